@@ -1,0 +1,23 @@
+# Thin on purpose: every target is a line that can be typed by hand.
+# `make demo` and `make test` do everything on a fresh machine; PYTHON names another interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test lint clean
+
+setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
+	@envs/setup.sh $(PYTHON) .venv
+
+demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/index.html
+	@snakemake --directory demo --profile profiles/local && onestep show demo/results/tables/digits.json --page demo/results/report/index.html
+
+test: setup lint  ## all tests
+	@python -m pytest -n 2 --dist loadgroup
+
+lint: setup  ## style, import contracts, rules
+	@ruff check . && ruff format --check . && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint --directory demo
+
+clean:  ## what the demo made; the environment stays
+	@rm -rf demo/results demo/state demo/inputs demo/logs demo/benchmarks demo/.snakemake

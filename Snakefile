@@ -1,0 +1,36 @@
+# From config.yaml to tables and a page; `snakemake -n` says what would run, and why.
+# Where it runs stands in profiles/; what is run stands in config.yaml of the working directory.
+
+from snakemake.utils import min_version
+
+from onestep.plan import Plan
+
+min_version("9.20")
+
+# A wrong key, name or type stops here, before any job, with its path in the file.
+plan = Plan.read("config.yaml")
+
+
+wildcard_constraints:
+    model=r"[a-z0-9_]+(@[0-9]+)?",
+    run=r"[a-z0-9_]+",
+    dataset=r"[a-z0-9_]+",
+    teacher=r"[a-z0-9_]+",
+    sampler=r"[a-z0-9_]+",
+    features=r"[a-z0-9_]+",
+    metric=r"[a-z0-9_]+",
+    table=r"[a-z0-9_]+",
+    seeds=r"[0-9]+-[0-9]+",
+
+
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/measure.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        plan.tables,
+        "results/report/index.html",

@@ -1,0 +1,267 @@
+"""The frozen values a config becomes. Lengths are counted in images; a name is the key under which a thing stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic.dataclasses import dataclass
+
+_T = TypeVar("_T")
+
+
+def _frozen(value: Any) -> Any:
+    """Return a JSON value whose mappings and lists cannot change."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _frozen(each) for key, each in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SeedBlock = Annotated[str, StringConstraints(pattern=r"^[0-9]+-[0-9]+$")]
+MetricValue = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Named = Annotated[Mapping[Name, _T], AfterValidator(_frozen)]
+Options = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
+
+EXPECTED_BY_PATTERN = MappingProxyType(
+    {
+        r"^[a-z][a-z0-9_]*$": "small letters, digits and _, first a letter",
+        r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+        r"^[0-9]+-[0-9]+$": "first-last, such as 0-1999",
+        r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$": "metric.value, such as fd.frechet",
+    }
+)
+
+# In JSON mode "strict" takes a list for a tuple and a whole number for a number, and no text for either.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_none: MappingProxyType[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Input:
+    """A file from outside: out of an installed Python package, or brought by hand.
+
+    Attributes:
+        package: Distribution that ships the file (then `path`, `sha256` and `licence` are given too).
+        path: The file inside the installed package.
+        file: A path on this machine.
+        sha256: Digest of the file.
+        licence: Under which terms it may be used.
+    """
+
+    package: Text | None = None
+    path: Text | None = None
+    file: Text | None = None
+    sha256: Digest | None = None
+    licence: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Component:
+    """A choice of a family folder with its options: a network, classifier, objective or sampler."""
+
+    name: str
+    options: Options
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Dataset:
+    """A choice of data/; `input` is what its `source` comes from."""
+
+    name: str
+    options: Options
+    input: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Extractor:
+    """A choice of features/; its weights are those of a classifier `run` or an `input`."""
+
+    name: str
+    options: Options
+    run: Name | None = None
+    input: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Metric:
+    """A choice of metrics/, on the vectors of one entry of the section `features`."""
+
+    name: str
+    options: Options
+    features: Name
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Network:
+    """A choice of networks/ and the preconditioning around it."""
+
+    name: str
+    options: Options
+    preconditioning: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Discriminator:
+    """A choice of discriminators/ that looks through entries of the section `backbones`."""
+
+    name: str
+    options: Options
+    backbones: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Teacher:
+    """A denoiser that runs start from: the last snapshot of a `run`, or an input that holds EDM's `pickle`."""
+
+    run: Name | None = None
+    pickle: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Backbone:
+    """A classifier that a discriminator looks through: the last snapshot of a `run`."""
+
+    run: Name
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Adam:
+    """Constants of one role's optimizer, as published."""
+
+    lr: Annotated[float, Field(gt=0)]
+    betas: Annotated[tuple[Beta, ...], Field(min_length=2, max_length=2)]
+    eps: Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MovingAverage:
+    """The average that snapshots publish.
+
+    Attributes:
+        half_life: Images after which a weight counts half.
+        ramp_up: The half-life never exceeds this share of the images seen; 0 is no limit.
+    """
+
+    half_life: Annotated[float, Field(gt=0)]
+    ramp_up: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Run:
+    """One training. It has exactly one of `network`, `teacher` and `classifier`.
+
+    Attributes:
+        dataset: What it learns from.
+        conditional: Whether it sees labels.
+        network: A denoiser from scratch.
+        teacher: The denoiser it starts from, with `preconditioning` and `dropout` in place of the teacher's.
+        classifier: A classifier from scratch.
+        freeze: Parts of parameter names; what they match inside a denoiser's blocks is not trained.
+        objective: What it trains for.
+        discriminator: The opponent, where the objective wants one.
+        optimizers: One for each role that the objective trains.
+        ema: The average that snapshots publish.
+        batch: Images a step, over all processes.
+        images: Images in all.
+        snapshot_every: Images between snapshots.
+        non_finite_limit: Share of gradient entries that may be not finite before the run stops.
+        seed: Of weights, data order and noise.
+    """
+
+    dataset: Name
+    conditional: bool
+    network: Network | None = None
+    teacher: Name | None = None
+    classifier: Component | None = None
+    preconditioning: Literal["edm", "d2o"] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    freeze: tuple[Text, ...] = ()
+    objective: Component
+    discriminator: Discriminator | None = None
+    optimizers: Named[Adam]
+    ema: MovingAverage
+    batch: Count
+    images: Count
+    snapshot_every: Count
+    non_finite_limit: Share
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """Counts of images that name the snapshots; each is taken at the first step that reaches its count."""
+        return (*range(self.snapshot_every, self.images, self.snapshot_every), self.images)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Row:
+    """A row of a table: a `run` or a `teacher`, through a sampler.
+
+    Attributes:
+        label: What readers call it, where that is not the run's name.
+        published: Numbers from the literature by column.
+    """
+
+    run: Name | None = None
+    teacher: Name | None = None
+    sampler: Name
+    label: Text | None = None
+    published: Named[float] = _none
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Curves:
+    """A column over the images seen, of every row that trains with more than one snapshot."""
+
+    column: Name
+    seeds: SeedBlock
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Table:
+    """What is measured and shown together.
+
+    Attributes:
+        dataset: What generated images are compared with.
+        seeds: Blocks "first-last", both included, of one size; each is measured by itself.
+        snapshot: Which snapshot of a run stands in the table.
+        columns: "metric.value" by column.
+    """
+
+    title: Text
+    dataset: Name
+    seeds: Annotated[tuple[SeedBlock, ...], Field(min_length=1)]
+    snapshot: Literal["last"]
+    columns: Annotated[Named[MetricValue], Field(min_length=1)]
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    curves: Curves | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Rerun:
+    """What a change leads to, where that is a matter of taste."""
+
+    training_on_code_change: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Experiment:
+    """A whole config, checked: every name in it exists, and every option that has a default is filled in."""
+
+    inputs: Named[Input] = _none
+    datasets: Named[Dataset] = _none
+    teachers: Named[Teacher] = _none
+    backbones: Named[Backbone] = _none
+    features: Named[Extractor] = _none
+    runs: Named[Run] = _none
+    samplers: Named[Component] = _none
+    metrics: Named[Metric] = _none
+    tables: Named[Table] = _none
+    rerun: Rerun = Rerun()

@@ -1,0 +1,46 @@
+"""Arrays on disk with a word about where they come from: .npz files that hold no pickles."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onestep.files import canonical_json, replacing
+
+
+class Arrays(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+        arrays: By name.
+        about: Where they come from: JSON-able facts.
+    """
+
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, about: Mapping[str, Any]) -> None:
+    """Write an .npz, whole or not at all; the same content gives the same bytes."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, about=np.array(canonical_json(about)), **arrays)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read what `write_arrays` wrote.
+
+    Raises:
+        ValueError: The file is not such an archive; the message names it and the way out.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        about = json.loads(arrays.pop("about").item())
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{path}: not an archive of this pipeline ({error}); delete it and run again to rebuild it") from error
+    return Arrays(arrays, about)

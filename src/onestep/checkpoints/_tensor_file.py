@@ -1,0 +1,95 @@
+"""Writes and reads safetensors files: tensors by name with texts beside them, in bytes that depend on nothing else.
+
+The library's own writer orders the texts of the header by chance; the format is a few lines, so they stand here
+(https://github.com/huggingface/safetensors#format). Files are read by the library, which checks them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from onestep.files import replacing
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> None:
+    """Write `tensors` and `texts`, whole or not at all; equal input gives equal bytes.
+
+    Tensors of any device, layout in memory and sharing; each is written in full.
+
+    Raises:
+        ValueError: A value is not a tensor, or has a number type that the format lacks.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES or name == "__metadata__":
+            what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{path}: {name!r} is {what}; expected a tensor of {', '.join(_DTYPES.values())}")
+    # Wide numbers first keeps every tensor aligned to its own width.
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(_header(tensors, order, texts))
+        for name in order:
+            _write_numbers(file, tensors[name])
+
+
+def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
+    """Return the header: its length, then JSON that lists the tensors in the order they were given."""
+    spans, end = {}, 0
+    for name in order:
+        start, end = end, end + tensors[name].nbytes
+        spans[name] = [start, end]
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))}
+    for name, tensor in tensors.items():
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": spans[name]}
+    content = json.dumps(entries, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
+
+
+def _write_numbers(file: BinaryIO, tensor: Tensor) -> None:
+    numbers = tensor.detach().cpu().contiguous().reshape(-1)
+    file.write(numbers.view(torch.uint8).numpy().data)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `write_tensors` wrote: tensors on the CPU in the order they were given, and the texts.
+
+    Raises:
+        ValueError: The file is not safetensors, or is truncated.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and make it again") from error
+    return {name: tensors[name] for name in _names(path)}, texts
+
+
+def _names(path: Path) -> list[str]:
+    """Return the tensors' names in the header's order, which the library does not keep."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return [name for name in json.loads(file.read(length)) if name != "__metadata__"]

@@ -1,0 +1,191 @@
+"""Reads the pickles in which EDM, and trainers made from it, keep networks, without executing anything in them.
+
+Source: NVlabs/edm, `torch_utils/persistence.py` (the format); an ordinary unpickler would run source text that the
+file carries. Here `_stack_machine` reads the stream, `_vocabulary` lists what it may name, and `_storage` reads the
+numbers.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep.checkpoints._stack_machine import Budget, interpret, kind, refuse_name
+from onestep.checkpoints._storage import Storage
+from onestep.checkpoints._vocabulary import Module, StoredTensor, edm_vocabulary
+
+# A file of NVIDIA's largest network takes about 90,000 steps; a trainer's file with three networks, three times that.
+_STEPS = 1_000_000
+_MOST_TENSORS = 20_000
+_DEEPEST = 64
+_LONGEST_NAME = 512
+# Tied weights are counted once for each of their names.
+_LARGEST_UNFOLDING = 4
+
+_SIGNATURES = {
+    b"PK": "a zip archive (TorchScript, or torch.save since 1.6)",
+    b"\x89PNG": "a PNG image",
+    b"\x1f\x8b": "a gzip archive, to be unpacked first",
+    b"<": "a web page, as a failed download leaves it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdmCheckpoint:
+    """A network out of a file.
+
+    Attributes:
+        config: The keyword arguments its constructor was given; plain Python values.
+        state_dict: Its parameters and buffers, with torch's names in torch's order. Tied weights share memory.
+        class_name: The class it had, for the record: nothing depends on it.
+    """
+
+    config: dict[str, Any]
+    state_dict: dict[str, Tensor]
+    class_name: str
+
+
+def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
+    """Read the network under `ema` from one of EDM's or D2O's network pickles (protocols 2 to 5).
+
+    Takes about the memory of the weights, beside the file's own pages.
+
+    Raises:
+        ValueError: The file is not such a pickle, is damaged, or names a global that is not on the list.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected one of EDM's network pickles, whole as published") from None
+
+
+def _read(path: Path) -> EdmCheckpoint:
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("the file is empty")
+    budget = Budget(steps=_STEPS, copies=_LARGEST_UNFOLDING * size)
+    with open(path, "rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    _check_signature(bytes(data[:256]))
+    document, end = interpret(data, 0, vocabulary=edm_vocabulary(budget), budget=budget)
+    if end != len(data):
+        raise ValueError(f"{len(data) - end} bytes follow the end of the pickle, so something was added to the file")
+    network = _network(document)
+    return EdmCheckpoint(
+        config=_config(network, budget), state_dict=_state_dict(network, budget), class_name=network.class_name[:200]
+    )
+
+
+def _check_signature(head: bytes) -> None:
+    """Raise ValueError unless the file begins as a pickle of protocol 2 or later."""
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise ValueError(f"the file is {what}, not a pickle")
+    if head[8:10] == b'{"':
+        raise ValueError("the file is safetensors already, which needs no conversion, not a pickle")
+    if old := re.match(rb"c([\w.]+)\n([\w.]+)\n", head):
+        refuse_name(old[1].decode(), old[2].decode())
+    if head[:1] != b"\x80":
+        raise ValueError(f"the file is not a pickle of protocol 2 to 5: it begins with {head[:32]!r}")
+
+
+def _network(document: Any) -> Module:
+    """Return the moving average of the network, which is what EDM samples from."""
+    if type(document) is not dict:
+        raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
+    if "ema" not in document:
+        found = ", ".join(repr(key)[:40] for key in list(document)[:8]) or "none"
+        raise ValueError(f"there is no key 'ema' in the file; its keys are: {found}")
+    network = document["ema"]
+    if type(network) is not Module:
+        raise ValueError(f"under 'ema' the file holds {kind(network)}, not a network")
+    return network
+
+
+def _config(network: Module, budget: Budget) -> dict[str, Any]:
+    arguments = network.state.get("_init_kwargs")
+    if type(arguments) is not dict:
+        raise ValueError("the network has no record (_init_kwargs) of the arguments that it was made with")
+    if network.state.get("_init_args", ()) != ():
+        raise ValueError("the network was made with arguments without names (_init_args), which cannot be told apart")
+    return _plain(arguments, budget=budget, depth=0)
+
+
+def _plain(value: Any, *, budget: Budget, depth: int) -> Any:
+    """Return a copy of `value` made of plain values; refuses what unfolds too far."""
+    budget.step()
+    if depth > _DEEPEST:
+        raise ValueError(f"the network's arguments are nested deeper than {_DEEPEST} levels")
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, budget=budget, depth=depth + 1) for item in value)
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: _plain(item, budget=budget, depth=depth + 1) for key, item in value.items()}
+    raise ValueError(f"among the network's arguments is {kind(value)}; numbers, texts, lists and dicts are read")
+
+
+def _state_dict(network: Module, budget: Budget) -> dict[str, Tensor]:
+    stored = {}
+    for name, tensor in _tensors(network, "", budget=budget, depth=0):
+        if name in stored or len(stored) >= _MOST_TENSORS or len(name) > _LONGEST_NAME:
+            raise ValueError(f"the tensor {name[:80]!r} is there twice, or has too long a name, or is one too many")
+        stored[name] = tensor
+        budget.copy(tensor.count * tensor.storage.dtype.itemsize)
+    if not stored:
+        raise ValueError("the network under 'ema' has no weights")
+    return _loaded(stored, budget)
+
+
+def _tensors(module: Module, prefix: str, *, budget: Budget, depth: int) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield a module's tensors as torch orders them: parameters, buffers that are saved, then the parts."""
+    budget.step()
+    if depth > _DEEPEST:
+        raise ValueError(f"networks are nested deeper than {_DEEPEST} levels, at {prefix[:80]!r}")
+    unsaved = module.state.get("_non_persistent_buffers_set", set())
+    if type(unsaved) is not set:
+        raise ValueError(f"the names of the buffers that are not saved are {kind(unsaved)}, not a set")
+    for name, tensor in _members(module, "_parameters", StoredTensor):
+        if not tensor.storage.dtype.is_floating_point:
+            raise ValueError(f"the parameter {(prefix + name)[:80]!r} is {tensor.storage.dtype}, not floating point")
+        yield prefix + name, tensor
+    for name, tensor in _members(module, "_buffers", StoredTensor):
+        if name not in unsaved:
+            yield prefix + name, tensor
+    for name, part in _members(module, "_modules", Module):
+        yield from _tensors(part, f"{prefix}{name}.", budget=budget, depth=depth + 1)
+
+
+def _members(module: Module, table: str, expected: type) -> Iterator[tuple[str, Any]]:
+    """Yield what `table` holds; None stands for what a network could have and has not."""
+    members = module.state.get(table)
+    if type(members) is not dict:
+        raise ValueError(f"a network's {table} are {kind(members)}, not a dict")
+    for name, member in members.items():
+        if type(name) is not str or not name or "." in name:
+            raise ValueError(f"a network's {table} hold the name {str(name)[:40]!r}; a text without dots is expected")
+        if member is not None and type(member) is not expected:
+            raise ValueError(f"{name[:40]!r} among a network's {table} is {kind(member)}")
+        if member is not None:
+            yield name, member
+
+
+def _loaded(stored: dict[str, StoredTensor], budget: Budget) -> dict[str, Tensor]:
+    """Copy the numbers out of the file, each storage once."""
+    storages: dict[Storage, Tensor] = {}
+    tensors = {}
+    for name, tensor in stored.items():
+        if tensor.storage not in storages:
+            budget.copy(len(tensor.storage.raw))
+            storages[tensor.storage] = tensor.storage.load()
+        tensors[name] = torch.as_strided(storages[tensor.storage], tensor.size, tensor.stride, tensor.offset)
+    return tensors

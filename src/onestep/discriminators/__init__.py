@@ -1,0 +1,50 @@
+"""The contract of a discriminator, images to logits, and its builder.
+
+Legend: B images, C H W an image, K classes, N logits a row. `images` are float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from onestep import plugins
+from onestep.discriminators._backbones import load_backbone
+
+
+class Discriminator(Protocol):
+    """What the files of this folder hold, as `nn.Module`s whose `parameters()` are what is trained.
+
+    Attributes:
+        splits: N as a sum: how many neighbouring logits belong to each independent critic. A loss takes the mean
+            within a critic and the sum over critics.
+    """
+
+    splits: tuple[int, ...]
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return logits [B, N] of images [B, C, H, W] under labels, one-hot [B, K] or None; large means real."""
+        ...
+
+
+def build_discriminator(config: dict[str, Any], *, backbones: Mapping[str, Path], classes: int, seed: int) -> nn.Module:
+    """Build the discriminator a config describes: `{name: projected, backbones: [digits], channels, resolution}`.
+
+    Args:
+        config: The choice and its options; `backbones` lists names.
+        backbones: The file of each backbone, by name.
+        classes: Number of classes it judges by; 0 for an unconditional run.
+        seed: Of all that is drawn.
+
+    Raises:
+        ValueError: A backbone has no file, or a file is damaged.
+    """
+    missing = [name for name in config["backbones"] if name not in backbones]
+    if missing:
+        raise ValueError(f"no backbone called {missing[0]!r}; there are: {', '.join(sorted(backbones)) or 'none'}")
+    options = {key: value for key, value in config.items() if key not in ("name", "backbones")}
+    networks = {name: load_backbone(backbones[name]) for name in config["backbones"]}
+    return plugins.load("discriminators", config["name"])(backbones=networks, classes=classes, seed=seed, **options)

@@ -1,0 +1,104 @@
+"""The frozen networks a discriminator looks through, and what makes them frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onestep.checkpoints.snapshot import read_snapshot
+from onestep.classifiers import build_classifier
+
+
+class Backbone(nn.Module):
+    """A frozen network as a discriminator uses it: images in, four inner feature maps out.
+
+    State dict: `network.` and the network's own names.
+
+    Attributes:
+        tap_channels: Channels of the four taps, fine to coarse.
+        strides: Pixels of the image, each way, that one pixel of each tap stands for.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        channels: int,
+        tap_channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        """Freeze `network`.
+
+        Args:
+            network: Takes normalised images, returns the taps, fine to coarse.
+            channels: Channels it takes; grey images are repeated to as many.
+            tap_channels: See the class.
+            strides: See the class.
+            mean: What it was trained to have subtracted from images in [0, 1], one number a channel.
+            std: What it was trained to have them divided by thereafter.
+        """
+        super().__init__()
+        self.network = freeze(network)
+        self.channels, self.tap_channels, self.strides = channels, tap_channels, strides
+        mean_, std_ = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+        # ((x + 1) / 2 - mean) / std of images x in [-1, 1], in the form that is exactly x for mean = std = 0.5.
+        self.register_buffer("scale", 0.5 / std_, persistent=False)
+        self.register_buffer("offset", (0.5 - mean_) / std_, persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the taps of images [B, C, H, W] in [-1, 1]."""
+        return self.network(self._as_trained(images) * self.scale + self.offset)
+
+    def _as_trained(self, images: Tensor) -> Tensor:
+        if images.shape[1] not in (1, self.channels):
+            raise ValueError(f"images have {images.shape[1]} channels, but the backbone looks at {self.channels}")
+        return images.expand(-1, self.channels, -1, -1)
+
+
+class ClassifierTaps(nn.Module):
+    """A classifier of `onestep.classifiers`, asked for its taps."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the four taps of images [B, C, H, W] in [-1, 1]."""
+        return self.classifier(images).taps
+
+
+def load_backbone(path: Path) -> Backbone:
+    """Read a classifier's snapshot and freeze it as a backbone.
+
+    Raises:
+        ValueError: The file is not a snapshot, or not one of a classifier.
+    """
+    snapshot = read_snapshot(path)
+    classifier = build_classifier(snapshot.config)
+    classifier.load_state_dict(snapshot.state_dict)
+    channels = snapshot.config["channels"]
+    return Backbone(
+        ClassifierTaps(classifier),
+        channels=channels,
+        tap_channels=classifier.tap_channels,
+        strides=(1, 2, 4, 8),
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+    )
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Turn all parameters of `module` into buffers of the same names, and put it into evaluation mode.
+
+    A buffer cannot be trained by mistake: it is in no `parameters()`, so no optimizer, no `requires_grad_` and no
+    gradient average reaches it. It still moves with `.to(...)` and is in the state dict.
+    """
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
+    return module.eval()

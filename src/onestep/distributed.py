@@ -1,0 +1,125 @@
+"""Ranks of one training run: who I am, what we share, and how gradients become the same everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+_STARTUP_LIMIT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: 0 for the process that logs and writes files.
+        world: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process logs and writes files."""
+        return self.rank == 0
+
+    def share_of(self, rows: int) -> int:
+        """Return how many of a batch's rows this process takes.
+
+        Raises:
+            ValueError: The rows do not divide evenly.
+        """
+        if rows % self.world:
+            raise ValueError(f"batch {rows} does not divide over {self.world} processes; choose a multiple of {self.world}")
+        return rows // self.world
+
+
+@contextlib.contextmanager
+def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
+    """Join the run's process group as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; leave it at the end.
+
+    Without RANK and WORLD_SIZE the run is a single process and no group is made. The backend is NCCL where a CUDA
+    device is visible, else gloo.
+
+    Raises:
+        ValueError: Only one of RANK and WORLD_SIZE is set.
+    """
+    environment = os.environ if environment is None else environment
+    present = [name for name in ("RANK", "WORLD_SIZE") if name in environment]
+    if len(present) == 1:
+        raise ValueError(f"environment sets {present[0]} alone; RANK and WORLD_SIZE must be set together, or neither")
+    rank, world = (int(environment.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    device = _device(int(environment.get("LOCAL_RANK", "0")))
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
+    try:
+        yield Ranks(rank=rank, world=world, device=device)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    """Return the CUDA device of this process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank if torch.cuda.device_count() > 1 else 0)
+    torch.cuda.set_device(device)
+    return device
+
+
+def rank_seed(seed: int, *, world: int, rank: int) -> int:
+    """Return the seed of one rank's global generator, as the reference derives it from the run's seed."""
+    return int(np.random.RandomState((seed * world + rank) % (1 << 31)).randint(1 << 31))
+
+
+def broadcast(tensors: Iterable[Tensor], *, ranks: Ranks) -> None:
+    """Overwrite `tensors` with those of rank 0, so that every rank starts from the same numbers."""
+    if ranks.world > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def average(tensor: Tensor, *, ranks: Ranks) -> Tensor:
+    """Replace `tensor` by its mean over the ranks, in place, and return it."""
+    if ranks.world > 1:
+        dist.all_reduce(tensor)
+        tensor /= ranks.world
+    return tensor
+
+
+def gather(tensor: Tensor, *, ranks: Ranks) -> list[Tensor]:
+    """Return every rank's `tensor` (same shape and type everywhere), in rank order, on the CPU."""
+    if ranks.world == 1:
+        return [tensor.cpu()]
+    local = tensor.to(ranks.device)
+    received = [torch.empty_like(local) for _ in range(ranks.world)]
+    dist.all_gather(received, local)
+    return [each.cpu() for each in received]
+
+
+def wait(*, ranks: Ranks) -> None:
+    """Wait until every rank is here."""
+    if ranks.world > 1:
+        dist.barrier()
+
+
+def leader_says(fact: bool, *, ranks: Ranks) -> bool:
+    """Return rank 0's `fact` on every rank, so that all take the same turn."""
+    if ranks.world == 1:
+        return fact
+    said = torch.tensor([float(fact)], device=ranks.device)
+    dist.broadcast(said, src=0)
+    return bool(said.item())

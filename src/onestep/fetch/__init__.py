@@ -1,0 +1,1 @@
+"""Inputs from outside: brought once, verified, recorded; nothing after this stage asks for more."""

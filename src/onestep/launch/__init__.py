@@ -1,0 +1,1 @@
+"""Starting the processes of a training run, here or on a cluster."""

@@ -1,0 +1,180 @@
+"""The layers EDM's two U-Nets are made of, with EDM's state-dict names (Karras et al., arXiv:2206.00364, appendix F).
+
+Legend: B images, C H W a feature map, E the width of the embedding of noise level and class.
+Every layer casts its weights to the type of its input, so the image path may run in half precision
+while the stored weights and the embedding path stay float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Resample = Literal["up", "down"]
+
+
+class Init(NamedTuple):
+    """How weights are drawn: the law, and the factors on weights and biases (0 draws nothing)."""
+
+    law: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"] = "kaiming_normal"
+    weight: float = 1.0
+    bias: float = 0.0
+
+    def draw(self, *shape: int, factor: float, fans: tuple[int, int]) -> nn.Parameter:
+        """Return `factor` times numbers of variance 1 / fan_in (kaiming) or 2 / (fan_in + fan_out) (xavier)."""
+        if factor == 0:
+            return nn.Parameter(torch.zeros(shape))
+        variance = 2 / sum(fans) if self.law == "xavier_uniform" else 1 / fans[0]
+        if self.law == "kaiming_normal":
+            return nn.Parameter(torch.randn(shape) * (factor * math.sqrt(variance)))
+        return nn.Parameter((torch.rand(shape) * 2 - 1) * (factor * math.sqrt(3 * variance)))
+
+
+class Linear(nn.Module):
+    """y = x W^T + b."""
+
+    def __init__(self, in_features: int, out_features: int, *, init: Init, bias: bool = True) -> None:
+        super().__init__()
+        fans = (in_features, out_features)
+        self.weight = init.draw(out_features, in_features, factor=init.weight, fans=fans)
+        self.bias = init.draw(out_features, factor=init.bias, fans=fans) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in] to [B, out]."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with at least 4 channels a group and at most 32 groups, computed in float32."""
+
+    def __init__(self, channels: int, *, eps: float) -> None:
+        super().__init__()
+        self.groups, self.eps = min(32, channels // 4), eps
+        if self.groups == 0 or channels % self.groups:
+            raise ValueError(
+                f"{channels} channels do not split into {self.groups} groups for normalisation (a quarter of them, at "
+                "most 32); multiples of 4 below 128 and of 32 above do: change model_channels or channel_mult"
+            )
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]; the result has the type of `x`."""
+        weight, bias = self.weight.to(torch.float32), self.bias.to(torch.float32)
+        return F.group_norm(x.to(torch.float32), self.groups, weight, bias, self.eps).to(x.dtype)
+
+
+class Conv2d(nn.Module):
+    """Convolution of odd kernel that keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, init: Init) -> None:
+        super().__init__()
+        self.padding = kernel // 2
+        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in, H, W] to [B, out, H, W]."""
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+
+
+class ResampleConv2d(nn.Module):
+    """Resampling by two, then a convolution; of kernel 0: resampling alone, without parameters."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        resample: Resample,
+        resample_filter: Sequence[int],
+        init: Init,
+    ) -> None:
+        super().__init__()
+        self.resample, self.padding = resample, kernel // 2
+        self.is_box = tuple(resample_filter) == (1, 1)
+        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init) if kernel else (None, None)
+        self.register_buffer("resample_filter", low_pass(resample_filter))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in, H, W] to [B, out, 2H, 2W] or [B, out, H/2, W/2]."""
+        x = self._resampled(x)
+        if self.weight is None:
+            return x
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        # The box filter [1, 1] is a mean of four pixels one way and a copy into four the other: no convolution needed.
+        if self.is_box:
+            return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else F.avg_pool2d(x, 2)
+        return (upsample if self.resample == "up" else downsample)(x, self.resample_filter)
+
+
+class ConvDownsample2d(nn.Module):
+    """A convolution, then downsampling by two: the side branch of the residual encoder.
+
+    The convolution pads for the filter as well, so that the filter sees the convolved border.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, resample_filter: Sequence[int], init: Init
+    ) -> None:
+        super().__init__()
+        self.padding = kernel // 2 + (len(resample_filter) - 1) // 2
+        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
+        self.register_buffer("resample_filter", low_pass(resample_filter))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in, H, W] to [B, out, H/2, W/2]."""
+        x = F.conv2d(x, self.weight.to(x.dtype), padding=self.padding)
+        return downsample(x, self.resample_filter, padding=0) + self.bias.to(x.dtype).reshape(-1, 1, 1)
+
+
+def _filters(in_channels: int, out_channels: int, kernel: int, init: Init) -> tuple[nn.Parameter, nn.Parameter]:
+    area = kernel * kernel
+    fans = (in_channels * area, out_channels * area)
+    weight = init.draw(out_channels, in_channels, kernel, kernel, factor=init.weight, fans=fans)
+    return weight, init.draw(out_channels, factor=init.bias, fans=fans)
+
+
+def low_pass(taps: Sequence[int]) -> Tensor:
+    """Return the separable filter of sum 1 with these `taps`, [1, 1, T, T]."""
+    line = torch.tensor(taps, dtype=torch.float32)
+    return (torch.outer(line, line) / line.sum() ** 2)[None, None]
+
+
+def downsample(x: Tensor, kernel: Tensor, *, padding: int | None = None) -> Tensor:
+    """Filter [B, C, H, W] by `kernel` [1, 1, T, T] and keep every second pixel."""
+    channels, size = x.shape[1], kernel.shape[-1]
+    weight = kernel.to(x.dtype).expand(channels, 1, size, size)
+    return F.conv2d(x, weight, stride=2, padding=(size - 1) // 2 if padding is None else padding, groups=channels)
+
+
+def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Put zeros between the pixels of [B, C, H, W] and filter by four times `kernel` [1, 1, T, T]."""
+    channels, size = x.shape[1], kernel.shape[-1]
+    weight = (4 * kernel).to(x.dtype).expand(channels, 1, size, size)
+    return F.conv_transpose2d(x, weight, stride=2, padding=(size - 1) // 2, groups=channels)
+
+
+def positional_angles(noise: Tensor, *, count: int, endpoint: bool) -> Tensor:
+    """Return `noise` [B] times `count` frequencies from 1 down to 1e-4 (reached if `endpoint`), [B, count]."""
+    steps = torch.arange(count, dtype=torch.float32, device=noise.device) / (count - endpoint)
+    return torch.outer(noise, (1 / 10000) ** steps)
+
+
+class FourierAngles(nn.Module):
+    """`noise` [B] times fixed random frequencies of standard deviation 2 pi 16, [B, count]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(count) * 16)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map [B] to [B, count]."""
+        return torch.outer(noise, (2 * math.pi * self.freqs).to(noise.dtype))

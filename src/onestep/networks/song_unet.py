@@ -1,0 +1,151 @@
+"""The U-Nets DDPM++ and NCSN++ of Song et al. (arXiv:2011.13456), as EDM builds them (arXiv:2206.00364, table 7)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onestep.networks._blocks import BlockStyle
+from onestep.networks._ladder import Ladder, ascend, decoder, descend, encoder
+from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
+
+__all__ = ["SongUNet"]
+
+_INIT = Init("xavier_uniform")
+_ALMOST_ZERO = Init("xavier_uniform", weight=1e-5)
+
+
+class SongUNet(nn.Module):
+    """DDPM++ (positional, standard, 1, [1, 1]) and NCSN++ (fourier, residual, 2, [1, 3, 3, 1]).
+
+    The defaults are those of EDM's constructor, because published checkpoints leave them out.
+
+    Args:
+        img_resolution: Pixels a side.
+        img_channels: Channels of the images, in and out.
+        label_dim: Classes; 0 is unconditional.
+        augment_dim: Width of the description of an augmentation; 0 is none.
+        model_channels: The width that `channel_mult` multiplies.
+        channel_mult: Factor on the width of each level, from fine to coarse; each level halves the resolution.
+        channel_mult_emb: Factor on the width of the embedding.
+        num_blocks: Blocks a level.
+        attn_resolutions: Resolutions with self-attention.
+        dropout: Probability of a zero between the convolutions of a block, in training.
+        label_dropout: Probability that a row's class is withheld, in training.
+        embedding_type: How the noise level is embedded.
+        channel_mult_noise: Factor on the width of the noise level's embedding.
+        encoder_type: `residual` carries the image down beside the blocks.
+        decoder_type: The only one that published checkpoints use.
+        resample_filter: Taps of the low-pass filter around resampling.
+
+    Raises:
+        ValueError: An option is none of its choices, or the numbers do not fit each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 128,
+        channel_mult: tuple[int, ...] = (1, 2, 2, 2),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 4,
+        attn_resolutions: tuple[int, ...] = (16,),
+        dropout: float = 0.10,
+        label_dropout: float = 0.0,
+        embedding_type: Literal["positional", "fourier"] = "positional",
+        channel_mult_noise: int = 1,
+        encoder_type: Literal["standard", "residual"] = "standard",
+        decoder_type: Literal["standard"] = "standard",
+        resample_filter: tuple[int, ...] = (1, 1),
+    ) -> None:
+        super().__init__()
+        _require("embedding_type", embedding_type, ("positional", "fourier"))
+        _require("encoder_type", encoder_type, ("standard", "residual"))
+        _require("decoder_type", decoder_type, ("standard",))
+        self.label_dropout = label_dropout
+        self.noise_channels = model_channels * channel_mult_noise
+        emb_channels = model_channels * channel_mult_emb
+        ladder = Ladder(
+            img_resolution=img_resolution,
+            widths=tuple(model_channels * factor for factor in channel_mult),
+            blocks=num_blocks,
+            attn_resolutions=tuple(attn_resolutions),
+            attn_blocks_up=(num_blocks,),
+            style=_style(emb_channels=emb_channels, dropout=dropout, resample_filter=tuple(resample_filter)),
+        )
+        self.map_noise = FourierAngles(self.noise_channels // 2) if embedding_type == "fourier" else None
+        self.map_label = Linear(label_dim, self.noise_channels, init=_INIT) if label_dim else None
+        self.map_augment = Linear(augment_dim, self.noise_channels, init=_INIT, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(self.noise_channels, emb_channels, init=_INIT)
+        self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
+        self.enc, left = encoder(
+            ladder, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
+        )
+        self.dec = decoder(ladder, left=left)
+        at, width = f"{img_resolution}x{img_resolution}", ladder.widths[0]
+        self.dec[f"{at}_aux_norm"] = GroupNorm(width, eps=1e-6)
+        self.dec[f"{at}_aux_conv"] = Conv2d(width, img_channels, kernel=3, init=_ALMOST_ZERO)
+        self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
+
+    def forward(
+        self, x: Tensor, noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: Scaled images [B, C, H, W].
+            noise: Scaled noise levels [B] (or [1]), float32.
+            labels: One-hot classes [B, K], float32; None for an unconditional network.
+            augment_labels: Descriptions of augmentations [B, augment_dim], float32, or None.
+
+        Returns:
+            [B, C, H, W] of the type of `x`.
+        """
+        emb = self._embed(noise, labels, augment_labels)
+        x = ascend(self.dec, descend(self.enc, x, emb), emb)
+        return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
+
+    def _embed(self, noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        angles = self._angles(noise)
+        emb = torch.cat([angles.sin(), angles.cos()], dim=1)
+        if self.map_label is not None:
+            if self.training and self.label_dropout:
+                labels = labels * (torch.rand_like(labels[:, :1]) >= self.label_dropout)
+            emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+    def _angles(self, noise: Tensor) -> Tensor:
+        if self.map_noise is not None:
+            return self.map_noise(noise)
+        return positional_angles(noise, count=self.noise_channels // 2, endpoint=True)
+
+
+def _style(*, emb_channels: int, dropout: float, resample_filter: tuple[int, ...]) -> BlockStyle:
+    return BlockStyle(
+        emb_channels=emb_channels,
+        channels_per_head=None,
+        dropout=dropout,
+        skip_scale=math.sqrt(0.5),
+        eps=1e-6,
+        resample_filter=resample_filter,
+        resample_proj=True,
+        adaptive_scale=False,
+        init=_INIT,
+        init_last=_ALMOST_ZERO,
+        init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
+    )
+
+
+def _require(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} is {value!r}; choices: {', '.join(choices)}")

@@ -1,0 +1,107 @@
+"""D2O: a pre-trained denoiser becomes a one-step generator by a GAN objective alone (arXiv:2506.09376, 2405.20750)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onestep.objectives import Batch, Loss, Phase, Players
+
+__all__ = ["D2O"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class D2O:
+    """Generator against discriminator, with a gradient penalty on real images in a lazy step of its own.
+
+    The discriminator's logits come in groups, one for each independent critic (its `splits`): a row's loss is the mean
+    within a critic, summed over critics. D2O-F is this objective on a network with frozen convolutions.
+
+    Attributes:
+        loss: `non_saturating` (arXiv:1406.2661, section 3) or `hinge` (arXiv:1705.02894).
+        sigma: Noise level from which the generator makes an image in one step; at this level and no other it trains.
+        rows_per_rank: Scale of the two adversarial losses. The reference sums over the rows that one GPU holds, and
+            takes the mean over GPUs, so that its gradients depend on the number of GPUs; the penalty is a mean over
+            rows, so their ratio does, too. Here all are means over rows, and the adversarial ones are multiplied by
+            this number: that of rows on each GPU in the run to be reproduced, on whatever number of GPUs this one runs.
+        r1_gamma: Weight of the gradient penalty.
+        r1_every: Steps between two gradient penalties, which also multiplies them.
+    """
+
+    loss: Literal["non_saturating", "hinge"]
+    sigma: float
+    rows_per_rank: float
+    r1_gamma: float
+    r1_every: int
+
+    publishes: ClassVar[str] = "generator"
+    needs: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("non_saturating", "hinge"):
+            raise ValueError(f"loss {self.loss!r}: expected non_saturating or hinge")
+        for name in ("sigma", "rows_per_rank", "r1_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step but the first."""
+        return (
+            Phase(name="generator", trains="generator", loss=self.generator_loss),
+            Phase(name="discriminator", trains="discriminator", loss=self.discriminator_loss),
+            Phase(name="r1", trains="discriminator", loss=self.r1_loss, every=self.r1_every, gain=float(self.r1_every)),
+        )
+
+    def generate(self, generator: nn.Module, batch: Batch) -> Tensor:
+        """Return images [B, C, H, W] of new noise, under the labels of the real rows: G(sigma z; sigma)."""
+        noise = batch.random.normal(*batch.images.shape[1:])
+        return generator(self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.labels)
+
+    def generator_loss(self, players: Players, batch: Batch) -> Loss:
+        """Return what makes generated images score high; the discriminator's parameters are held by the training step.
+
+        non_saturating: softplus(-D(G(z))); hinge: -D(G(z)).
+        """
+        discriminator = players["discriminator"]
+        logits = discriminator(self.generate(players["generator"], batch), batch.labels)
+        losses = F.softplus(-logits) if self.loss == "non_saturating" else -logits
+        return Loss(value=self.over_rows(losses, discriminator=discriminator))
+
+    def discriminator_loss(self, players: Players, batch: Batch) -> Loss:
+        """Return what tells generated images, of noise newly drawn, from real ones.
+
+        non_saturating: softplus(D(G(z))) + softplus(-D(x)); hinge: relu(1 + D(G(z))) + relu(1 - D(x)).
+        Two calls, generated images first: each has its own batch statistics.
+        """
+        discriminator = players["discriminator"]
+        with torch.no_grad():
+            generated = self.generate(players["generator"], batch)
+        fake = discriminator(generated, batch.labels)
+        real = discriminator(batch.images, batch.labels)
+        losses = self.adversarial(fake) + self.adversarial(-real)
+        observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
+        return Loss(value=self.over_rows(losses, discriminator=discriminator), observed=observed)
+
+    def adversarial(self, logits: Tensor) -> Tensor:
+        """Return the discriminator's loss of each logit that should be low."""
+        return F.softplus(logits) if self.loss == "non_saturating" else F.relu(1 + logits)
+
+    def r1_loss(self, players: Players, batch: Batch) -> Loss:
+        """Return gamma / 2 times the mean over rows of |d(sum of all logits)/d(image)|^2 on real images.
+
+        (Mescheder et al., arXiv:1801.04406, Eq. 9.) The reference draws noise here and does not use it.
+        """
+        images = batch.images.detach().requires_grad_()
+        logits = players["discriminator"](images, batch.labels)
+        (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+        return Loss(value=penalty * self.r1_gamma / 2, observed={"r1_penalty": penalty.detach()})
+
+    def over_rows(self, losses: Tensor, *, discriminator: nn.Module) -> Tensor:
+        """Return the scalar of losses [B, N]: mean in each critic, sum over critics, mean over rows, times the scale."""
+        critics = losses.split(discriminator.splits, dim=1)
+        return self.rows_per_rank * sum(critic.mean(dim=1) for critic in critics).mean()

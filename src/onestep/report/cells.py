@@ -1,0 +1,99 @@
+"""What stands in a table's cells and below it, in plain words; `formats` and `page` dress it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onestep.report import numbers
+from onestep.report.table import Row, Table
+
+DAGGER = "\N{DAGGER}"
+ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
+OTHER_CODE = "Trained with other code: the training code has changed since this snapshot was made."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A measured number as text.
+
+    Attributes:
+        mean: The mean over the blocks of seeds.
+        std: Their standard deviation; None for a single block.
+        best: Whether no other row of the column is better.
+        missing: E.g. "2 of 3 blocks"; empty where every block was measured.
+        published: The number in the literature, as given; None where the config names none.
+        difference: Ours minus the published one, with sign; None where there is none.
+    """
+
+    mean: str
+    std: str | None
+    best: bool
+    missing: str
+    published: str | None
+    difference: str | None
+
+    @property
+    def text(self) -> str:
+        """The number with its deviation: 2.31 +- 0.04."""
+        return self.mean if self.std is None else f"{self.mean} {numbers.PLUS_MINUS} {self.std}"
+
+
+def cell(row: Row, *, column: str, blocks: int) -> Cell | None:
+    """Return what stands in a cell; None where nothing was measured. `blocks` is the number the table asks for."""
+    value = row.metrics[column]
+    if value is None:
+        return None
+    mean, std = numbers.measured(value, row.std[column])
+    published = row.published.get(column)
+    return Cell(
+        mean=mean,
+        std=std,
+        best=column in row.best,
+        missing="" if row.blocks[column] == blocks else f"{row.blocks[column]} of {blocks} blocks",
+        published=None if published is None else numbers.plain(published),
+        difference=None if published is None else numbers.difference(value, published, ours_as_text=mean),
+    )
+
+
+def published_columns(table: Table) -> tuple[str, ...]:
+    """Return the columns in which a row has a number from the literature."""
+    return tuple(column for column in table.columns if any(column in row.published for row in table.rows))
+
+
+def title_of(column: str, *, table: Table) -> str:
+    """Return a column's heading with the arrow of the direction that is better."""
+    return f"{numbers.heading(column)} {ARROWS[table.directions[column]]}"
+
+
+def images_seen(row: Row) -> str:
+    """Return the images a row's network was trained on here."""
+    return "not trained here" if row.images_seen is None else numbers.count(row.images_seen)
+
+
+def frozen_share(row: Row) -> str:
+    """Return the share of a row's parameters that never moved."""
+    return "not trained here" if row.frozen_share is None else numbers.share(row.frozen_share)
+
+
+def notes(table: Table) -> list[str]:
+    """Return the sentences below a table: how its numbers were averaged, what the marks mean."""
+    sentences = [_averaged(table), _marks(table)]
+    if any(row.trained_with_other_code for row in table.rows):
+        sentences.append(f"{DAGGER} {OTHER_CODE}")
+    return sentences
+
+
+def _averaged(table: Table) -> str:
+    blocks = ", ".join(table.seeds)
+    policies = ", ".join(sorted({row.snapshot_policy for row in table.rows}))
+    snapshot = f"; snapshot of each run: {policies}." if policies else "."
+    if len(table.seeds) == 1:
+        return f"One block of seeds ({blocks}){snapshot}"
+    spread = f"Mean {numbers.PLUS_MINUS} standard deviation"
+    return f"{spread} over {len(table.seeds)} blocks of seeds ({blocks}){snapshot}"
+
+
+def _marks(table: Table) -> str:
+    used = [direction for direction in ARROWS if direction in table.directions.values()]
+    meanings = [f"{ARROWS[direction]} {direction} is better" for direction in used]
+    return f"Bold: the best of its column ({', '.join(meanings)})."

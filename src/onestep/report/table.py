@@ -1,0 +1,262 @@
+"""Tables: one row for each (run, sampler), one column for each metric; each number is a mean over blocks of seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onestep import files, plugins
+from onestep.metrics import Direction
+
+Measurement = Mapping[str, Any]
+"""The content of one metric file: `seeds`, `images`, `values`, `features`, `reference`, `feature_weights_sha256`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a row before its numbers are read.
+
+    Attributes:
+        run: The run, or the teacher's name where the network came from outside.
+        sampler: The sampler's name in config.yaml.
+        label: What readers call the row; the run's name where the config gives none.
+        nfe: Network evaluations for one image.
+        images_seen: Images the network was trained on by this pipeline; None where it came trained.
+        snapshot: The `{model}` of the paths below results/: `{run}@{images}`, or the teacher's name.
+        frozen_share: Share of the parameters that never moved, in [0, 1]; None where nothing was trained here.
+        trained_with_other_code: Whether the training code has changed since the snapshot was made.
+        published: Numbers from the literature by column.
+        measurements: Contents of the metric files by metric name, one for each block of seeds that was measured.
+    """
+
+    run: str
+    sampler: str
+    label: str
+    nfe: int
+    images_seen: int | None
+    snapshot: str
+    frozen_share: float | None
+    trained_with_other_code: bool
+    published: Mapping[str, float]
+    measurements: Mapping[str, Sequence[Measurement]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table, as it stands in tables/{table}.json; see `Entry` for what is not named here.
+
+    Attributes:
+        snapshot_policy: How the snapshot was selected ("last").
+        metrics: Mean over the blocks by column; None where nothing was measured.
+        std: Sample standard deviation (n - 1) over the blocks; None for fewer than two.
+        blocks: Number of blocks behind each mean.
+        best: The columns in which no other row is better; empty where only one row has a number.
+    """
+
+    run: str
+    sampler: str
+    label: str
+    nfe: int
+    images_seen: int | None
+    snapshot: str
+    snapshot_policy: str
+    metrics: Mapping[str, float | None]
+    std: Mapping[str, float | None]
+    blocks: Mapping[str, int]
+    best: tuple[str, ...]
+    published: Mapping[str, float]
+    frozen_share: float | None
+    trained_with_other_code: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows and how to read them.
+
+    Attributes:
+        name: Its name in config.yaml.
+        title: Its title there.
+        dataset: The real images it compares with.
+        seeds: The blocks of seeds, as written: "0-1999".
+        columns: `metric.value` by column, in the order they are shown.
+        directions: Which direction is better, by column.
+        rows: The rows, in the order of config.yaml.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    seeds: tuple[str, ...]
+    columns: Mapping[str, str]
+    directions: Mapping[str, Direction]
+    rows: tuple[Row, ...]
+
+
+def tabulate(config: Mapping[str, Any], *, name: str, entries: Sequence[Entry]) -> Table:
+    """Return the table `name` of a parsed config.yaml, filled with `entries`.
+
+    Raises:
+        ValueError: A metric gives no such value, or numbers of one column cannot be compared.
+    """
+    layout = config["tables"][name]
+    directions = column_directions(layout["columns"], metrics=config["metrics"])
+    rows = build_rows(
+        entries, columns=layout["columns"], directions=directions, snapshot_policy=layout.get("snapshot", "last")
+    )
+    return _lay_out(config, name=name, directions=directions, rows=rows)
+
+
+def read_table(path: Path | str, *, config: Mapping[str, Any]) -> Table:
+    """Read `tables/{table}.json` back; titles and directions come from the parsed config.yaml."""
+    name = Path(path).stem
+    rows = [Row(**{**row, "best": tuple(row["best"])}) for row in files.read_json(path)]
+    directions = column_directions(config["tables"][name]["columns"], metrics=config["metrics"])
+    return _lay_out(config, name=name, directions=directions, rows=rows)
+
+
+def _lay_out(
+    config: Mapping[str, Any], *, name: str, directions: Mapping[str, Direction], rows: Iterable[Row]
+) -> Table:
+    layout = config["tables"][name]
+    return Table(
+        name=name,
+        title=layout.get("title", name),
+        dataset=layout["dataset"],
+        seeds=tuple(str(block) for block in layout["seeds"]),
+        columns=dict(layout["columns"]),
+        directions=directions,
+        rows=tuple(rows),
+    )
+
+
+def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, Any]) -> dict[str, Direction]:
+    """Return the direction that is better for each column, as the metrics' classes state it.
+
+    Args:
+        columns: `metric.value` by column.
+        metrics: The section `metrics` of config.yaml.
+
+    Raises:
+        ValueError: The metric has no such value.
+    """
+    directions = {}
+    for column, source in columns.items():
+        metric, _, value = source.partition(".")
+        values = plugins.load("metrics", metrics[metric]["name"]).values
+        if value not in values:
+            raise ValueError(f"column {column}: metric {metric} gives no {value!r}; it gives {', '.join(values)}")
+        directions[column] = values[value]
+    return directions
+
+
+def build_rows(
+    entries: Sequence[Entry],
+    *,
+    columns: Mapping[str, str],
+    directions: Mapping[str, Direction],
+    snapshot_policy: str,
+) -> list[Row]:
+    """Average over the blocks of seeds and mark the best of each column.
+
+    Raises:
+        ValueError: Numbers of one column were measured against different references, through different feature
+            weights or on different numbers of images; or a measurement lacks the value a column asks for.
+    """
+    for column, source in columns.items():
+        refuse_mixed_sources(entries, column=column, metric=source.partition(".")[0])
+    means = [{column: _mean(_values(entry, source)) for column, source in columns.items()} for entry in entries]
+    best = {column: _best([mean[column] for mean in means], directions[column]) for column in columns}
+    return [
+        _row(entry, columns=columns, means=mean, best=best, snapshot_policy=snapshot_policy)
+        for entry, mean in zip(entries, means, strict=True)
+    ]
+
+
+def _row(
+    entry: Entry,
+    *,
+    columns: Mapping[str, str],
+    means: Mapping[str, float | None],
+    best: Mapping[str, float | None],
+    snapshot_policy: str,
+) -> Row:
+    found = {column: _values(entry, source) for column, source in columns.items()}
+    return Row(
+        run=entry.run,
+        sampler=entry.sampler,
+        label=entry.label,
+        nfe=entry.nfe,
+        images_seen=entry.images_seen,
+        snapshot=entry.snapshot,
+        snapshot_policy=snapshot_policy,
+        metrics=dict(means),
+        std={column: statistics.stdev(values) if len(values) > 1 else None for column, values in found.items()},
+        blocks={column: len(values) for column, values in found.items()},
+        best=tuple(column for column in columns if means[column] is not None and means[column] == best[column]),
+        published=dict(entry.published),
+        frozen_share=entry.frozen_share,
+        trained_with_other_code=entry.trained_with_other_code,
+    )
+
+
+def _values(entry: Entry, source: str) -> list[float]:
+    """Return the value `metric.value` of each measured block."""
+    metric, _, value = source.partition(".")
+    measurements = entry.measurements.get(metric, ())
+    for measurement in measurements:
+        if value not in measurement["values"]:
+            known = ", ".join(measurement["values"])
+            raise ValueError(
+                f"{_place(entry, measurement, metric)} holds no value {value!r}, only {known}; delete it to measure again"
+            )
+    return [float(measurement["values"][value]) for measurement in measurements]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _best(means: Sequence[float | None], direction: Direction) -> float | None:
+    """Return the best mean; None unless at least two rows can be compared."""
+    numbers = [mean for mean in means if mean is not None]
+    if len(numbers) < 2:
+        return None
+    return min(numbers) if direction == "lower" else max(numbers)
+
+
+def refuse_mixed_sources(entries: Sequence[Entry], *, column: str, metric: str) -> None:
+    """Raise ValueError unless all measurements of `metric` are comparable, naming two that are not."""
+    first: tuple[str, Measurement] | None = None
+    for entry in entries:
+        for measurement in entry.measurements.get(metric, ()):
+            place = _place(entry, measurement, metric)
+            if first is None:
+                first = (place, measurement)
+            for key in ("features", "feature_weights_sha256", "reference", "images"):
+                if measurement.get(key) != first[1].get(key):
+                    raise ValueError(
+                        f"column {column}: {key} is {first[1].get(key)!r} in {first[0]} but {measurement.get(key)!r} "
+                        f"in {place}; such numbers cannot stand in one column; delete the outdated file to measure again"
+                    )
+
+
+def _place(entry: Entry, measurement: Measurement, metric: str) -> str:
+    return f"metrics/{entry.snapshot}/{entry.sampler}/{measurement['seeds']}.{metric}.json"
+
+
+def read_measurements(
+    metrics_folder: Path | str, *, model: str, sampler: str, seeds: Sequence[str], metrics: Iterable[str]
+) -> dict[str, list[Measurement]]:
+    """Read the metric files of a row that exist, by metric name, one for each block of seeds."""
+    folder = Path(metrics_folder) / model / sampler
+    paths = {metric: [folder / f"{block}.{metric}.json" for block in seeds] for metric in metrics}
+    return {metric: [files.read_json(path) for path in found if path.exists()] for metric, found in paths.items()}
+
+
+def as_json(table: Table) -> list[dict[str, Any]]:
+    """Return the rows as tables/{table}.json holds them."""
+    return [dataclasses.asdict(row) for row in table.rows]

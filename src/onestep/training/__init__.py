@@ -1,0 +1,1 @@
+"""The loop that trains any objective: it knows phases, never papers."""

@@ -1,0 +1,139 @@
+"""From a run.yaml and its input files to everything the loop trains with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from onestep import plugins
+from onestep.checkpoints.snapshot import read_snapshot
+from onestep.classifiers import build_classifier
+from onestep.data._order import InfiniteOrder
+from onestep.data.image_zip import ImageZip
+from onestep.discriminators import build_discriminator
+from onestep.distributed import Ranks
+from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.training.ema import MovingAverage
+from onestep.training.loop import Training
+from onestep.training.optimizers import build_optimizers
+
+
+def assemble(
+    document: Mapping[str, Any], *, data: Path, teacher: Path | None, backbones: Mapping[str, Path], ranks: Ranks
+) -> Training:
+    """Build a run.
+
+    Args:
+        document: The resolved run, as run.yaml holds it.
+        data: The dataset archive.
+        teacher: Snapshot the generator starts from; None where it starts from scratch.
+        backbones: Classifier snapshots the discriminator looks through, by the name the config gives them.
+        ranks: This process among those of the run.
+
+    Raises:
+        ValueError: A file does not fit the config.
+    """
+    ranks.share_of(document["batch"])
+    archive = ImageZip(source=data)
+    torch.manual_seed(document["seed"])
+    config, published = _published(document, archive=archive, teacher=teacher)
+    objective = _component("objectives", document["objective"])
+    players: dict[str, nn.Module] = {objective.publishes: published}
+    if "discriminator" in objective.needs:
+        players["discriminator"] = build_discriminator(
+            document["discriminator"],
+            backbones=backbones,
+            classes=archive.classes if document["conditional"] else 0,
+            seed=document["seed"],
+        )
+    for player in players.values():
+        player.to(ranks.device)
+    phases = objective.phases()
+    pixels, labels = archive.read_all()
+    return Training(
+        name=document["run"],
+        phases=phases,
+        players=players,
+        optimizers=build_optimizers(players, phases=phases, options=document["optimizers"]),
+        published=published,
+        average=MovingAverage(published, **document["ema"]),
+        network=config,
+        pixels=torch.from_numpy(pixels),
+        labels=_one_hot(labels, classes=archive.classes) if document["conditional"] else None,
+        order=InfiniteOrder(size=len(archive), seed=document["seed"], world=ranks.world, rank=ranks.rank),
+        batch=document["batch"],
+        images=document["images"],
+        snapshots=tuple(document["snapshots"]),
+        seed=document["seed"],
+        non_finite_limit=document["non_finite_limit"],
+    )
+
+
+def _component(family: str, block: Mapping[str, Any]) -> Any:
+    return plugins.load(family, block["name"])(**{key: value for key, value in block.items() if key != "name"})
+
+
+def _published(
+    document: Mapping[str, Any], *, archive: ImageZip, teacher: Path | None
+) -> tuple[dict[str, Any], nn.Module]:
+    """Return the config and the network of the role that snapshots publish, frozen where the run says."""
+    if document.get("classifier") is not None:
+        config = {
+            **document["classifier"],
+            "resolution": archive.resolution,
+            "channels": archive.channels,
+            "classes": archive.classes,
+        }
+        return config, build_classifier(config)
+    if teacher is not None:
+        config, network = _from_teacher(document, archive=archive, teacher=teacher)
+    else:
+        shape = {
+            "img_resolution": archive.resolution,
+            "img_channels": archive.channels,
+            "label_dim": archive.classes if document["conditional"] else 0,
+        }
+        config = {**document["network"], **shape}
+        network = build_denoiser(config)
+    _freeze(network, document.get("freeze") or ())
+    return config, network
+
+
+def _from_teacher(
+    document: Mapping[str, Any], *, archive: ImageZip, teacher: Path
+) -> tuple[dict[str, Any], nn.Module]:
+    """Return the generator that begins as the teacher."""
+    snapshot = read_snapshot(teacher)
+    config = one_step_config(
+        snapshot.config, preconditioning=document["preconditioning"], dropout=document["dropout"]
+    )
+    expected = {"img_resolution": archive.resolution, "img_channels": archive.channels}
+    for key, value in expected.items():
+        if config[key] != value:
+            raise ValueError(f"{teacher}: its {key} is {config[key]}, the dataset's is {value}; name a teacher of this dataset")
+    classes = config.get("label_dim", 0)
+    if bool(classes) != document["conditional"]:
+        raise ValueError(
+            f"{teacher}: knows {classes} classes, but the run says conditional: {str(document['conditional']).lower()}"
+        )
+    network = build_denoiser(config)
+    network.load_state_dict(teacher_weights_for(network, snapshot.state_dict), strict=True)
+    return config, network
+
+
+def _freeze(network: nn.Module, patterns: Any) -> None:
+    """Hold the parameters the run's patterns name, in D2O-F most of the convolutions."""
+    frozen = set(frozen_parameters([name for name, _ in network.named_parameters()], tuple(patterns)))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def _one_hot(labels: np.ndarray, *, classes: int) -> Tensor:
+    """Return classes as one-hot float32 [N, K]."""
+    return functional.one_hot(torch.from_numpy(labels), classes).float()

@@ -1,0 +1,162 @@
+"""The loop: draw a batch, take a step, keep the average, write records, snapshots and states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onestep import distributed
+from onestep.checkpoints.snapshot import write_snapshot
+from onestep.data import to_images
+from onestep.distributed import Ranks
+from onestep.objectives import Batch, Phase, Players
+from onestep.training.ema import MovingAverage
+from onestep.training.log import Progress, RunLog, Window, peak_memory_mib
+from onestep.training.randomness import CountedRows
+from onestep.training.resume import Resume
+from onestep.training.step import Optimizers, PhaseReport, due, modules_in_training_mode, train_step
+
+# Records a run writes, whatever its length; states are written at records, so that a resumed window is whole.
+_RECORDS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that one run trains with, built from its run.yaml by `assembly.assemble`.
+
+    Attributes:
+        name: The run.
+        phases: The objective's optimizer steps.
+        players: The networks by role.
+        optimizers: One a trained role.
+        published: The player that snapshots publish.
+        average: Its moving average.
+        network: Its config, written into each snapshot.
+        pixels: The dataset, uint8 [N, C, H, W].
+        labels: Its classes, one-hot float32 [N, K]; None when the run is unconditional.
+        order: This rank's endless order of dataset indices, with `take(count)`, `state()` and `restore(state)`.
+        batch: Images a step, over all ranks.
+        images: Images the run sees in all.
+        snapshots: Counts of images at which a snapshot is taken (at the first step that reaches them).
+        seed: Seed of the run.
+        non_finite_limit: Largest share of gradient entries that may be not finite, over one record.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    players: Players
+    optimizers: Optimizers
+    published: nn.Module
+    average: MovingAverage
+    network: Mapping[str, Any]
+    pixels: Tensor
+    labels: Tensor | None
+    order: Any
+    batch: int
+    images: int
+    snapshots: tuple[int, ...]
+    seed: int
+    non_finite_limit: float
+
+    @property
+    def record_every(self) -> int:
+        """Images between two records, a multiple of the batch."""
+        return max(1, self.images // (_RECORDS * self.batch)) * self.batch
+
+
+def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: float, code: str) -> dict[str, Any]:
+    """Train to the end, from the newest valid state in `folder` or from the start.
+
+    Args:
+        training: What to train.
+        folder: Of this run and spec alone: receives states, snapshots/ and log.jsonl.
+        ranks: This process among those of the run.
+        state_seconds: Seconds between two states, which is what a killed run loses at most (plus one record).
+        code: Fingerprint of the training code now running.
+
+    Returns:
+        `lives`: how often the run was started, `seconds`: training time over all lives, `codes`: fingerprints of the
+        code that trained it, oldest first.
+
+    Raises:
+        ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
+    """
+    modules_in_training_mode(training.players)
+    resume = Resume(training, folder=folder, ranks=ranks, code=code)
+    images_seen = resume.restore()
+    log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
+    progress, window = Progress(training.name, images=training.images), Window()
+    state_due = time.monotonic() + state_seconds
+    recorded = time.monotonic()
+    while images_seen < training.images:
+        window.add(_step(training, images_seen=images_seen, ranks=ranks))
+        before, images_seen = images_seen, images_seen + training.batch
+        _snapshot(training, before=before, now=images_seen, folder=folder, ranks=ranks)
+        if images_seen % training.record_every and images_seen < training.images:
+            continue
+        record = _record(training, images_seen=images_seen, window=window, seconds=time.monotonic() - recorded, ranks=ranks)
+        recorded, window = time.monotonic(), Window()
+        if log is not None:
+            log.write(record)
+            progress.show(images_seen, losses=record["losses"])
+        # One clock decides for all ranks: writing a state is a collective act.
+        if distributed.leader_says(time.monotonic() >= state_due, ranks=ranks) and images_seen < training.images:
+            resume.save(images_seen=images_seen, log_bytes=log.settled_bytes() if log is not None else 0)
+            state_due = time.monotonic() + state_seconds
+    if log is not None:
+        log.settled_bytes()
+        log.close()
+    return resume.history()
+
+
+def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseReport]:
+    """Take one step on the next rows of this rank."""
+    rows = range(images_seen + ranks.rank, images_seen + training.batch, ranks.world)
+    indices = torch.as_tensor(training.order.take(len(rows)))
+    images = to_images(training.pixels[indices].to(ranks.device))
+    labels = None if training.labels is None else training.labels[indices].to(ranks.device)
+
+    def batch_for(phase: Phase) -> Batch:
+        random = CountedRows(seed=training.seed, phase=phase.name, rows=rows, device=ranks.device)
+        return Batch(images=images, labels=labels, random=random, images_seen=images_seen)
+
+    phases = due(training.phases, images_seen // training.batch)
+    reports = train_step(
+        phases, players=training.players, optimizers=training.optimizers, batch_for=batch_for, ranks=ranks
+    )
+    training.average.update(images_seen=images_seen, batch=training.batch)
+    return reports
+
+
+def _snapshot(training: Training, *, before: int, now: int, folder: Path, ranks: Ranks) -> None:
+    """Write the average where this step reached a snapshot's count."""
+    for count in training.snapshots:
+        if before < count <= now and ranks.leads:
+            path = folder / "snapshots" / f"{count}.safetensors"
+            write_snapshot(path, training.average.published(), dict(training.network))
+
+
+def _record(
+    training: Training, *, images_seen: int, window: Window, seconds: float, ranks: Ranks
+) -> dict[str, Any]:
+    """Return one line of the log; stop the run where too many gradients were not finite."""
+    replaced, share = window.replaced()
+    if share > training.non_finite_limit:
+        raise ValueError(
+            f"{training.name}: {100 * share:.2g}% of the gradient entries before image {images_seen:,} were not finite, "
+            f"more than non_finite_limit allows ({100 * training.non_finite_limit:.2g}%); "
+            "lower the learning rates, or raise the limit if this is known to pass"
+        )
+    return {
+        "images_seen": images_seen,
+        **window.means(ranks=ranks),
+        "images_per_second": round(training.record_every / max(seconds, 1e-9), 1),
+        "memory_mib": peak_memory_mib(ranks.device),
+        "non_finite": replaced,
+    }

@@ -1,0 +1,53 @@
+"""Adam with the constants the paper states, corrected where a network also takes lazy steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from onestep.objectives import Phase
+
+
+def laziness(phases: Sequence[Phase], role: str) -> float:
+    """Return k / (k + 1) where `role` takes a lazy step every k-th step, else 1.
+
+    The extra step every k steps is made up for by a smaller step and shorter memory (StyleGAN2, arXiv:1912.04958,
+    appendix B, lazy regularisation).
+    """
+    ratio = 1.0
+    for phase in phases:
+        if phase.trains == role and phase.every > 1:
+            ratio *= phase.every / (phase.every + 1)
+    return ratio
+
+
+def build_optimizers(
+    players: Mapping[str, nn.Module], *, phases: Sequence[Phase], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, torch.optim.Optimizer]:
+    """Return one Adam per trained role, over the parameters that require a gradient.
+
+    Args:
+        players: The networks by role; frozen parameters have `requires_grad` off already.
+        phases: The objective's steps; they say which roles train, and how lazily.
+        options: For each role `lr`, `betas` and `eps` as published, before the correction for laziness.
+
+    Raises:
+        ValueError: A trained role has no options, or nothing left to train.
+    """
+    optimizers = {}
+    for role in dict.fromkeys(phase.trains for phase in phases):
+        trainable = [p for p in players[role].parameters() if p.requires_grad]
+        if not trainable:
+            raise ValueError(f"every parameter of the {role} is frozen; nothing is left to train")
+        optimizers[role] = _adam(trainable, options=options[role], ratio=laziness(phases, role))
+    return optimizers
+
+
+def _adam(parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float) -> torch.optim.Adam:
+    first, second = (float(beta) ** ratio for beta in options["betas"])
+    return torch.optim.Adam(
+        parameters, lr=float(options["lr"]) * ratio, betas=(first, second), eps=float(options["eps"]), foreach=True
+    )

@@ -1,0 +1,153 @@
+"""From a running training to a complete state on disk and back: a resumed run ends bitwise as an undisturbed one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from onestep import distributed
+from onestep.checkpoints.training_state import (
+    TrainingState,
+    load_optimizer,
+    optimizer_tensors,
+    read_training_state,
+    write_training_state,
+)
+from onestep.distributed import Ranks
+
+if TYPE_CHECKING:
+    from onestep.training.loop import Training
+
+_logger = logging.getLogger(__name__)
+
+
+class Resume:
+    """Writes and reads the states of one run in one folder.
+
+    Batch-norm statistics of the discriminator's heads are local to a rank; those of rank 0 are kept. They never enter
+    a result, because the heads train in training mode only.
+    """
+
+    def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
+        self._training, self._folder, self._ranks = training, folder, ranks
+        self.log_bytes = 0
+        self._lives, self._codes, self._seconds = 1, [code], 0.0
+        self._began = time.monotonic()
+
+    def restore(self) -> int:
+        """Load the newest valid state and return its images seen; without one, make all ranks alike and return 0."""
+        state = read_training_state(self._folder)
+        self._agree(state)
+        if state is None:
+            self._seed()
+            for player in self._training.players.values():
+                distributed.broadcast(player.state_dict().values(), ranks=self._ranks)
+            self._training.average.restore(self._moving())
+            return 0
+        self._load(state)
+        _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
+        return state.images_seen
+
+    def save(self, *, images_seen: int, log_bytes: int) -> None:
+        """Write a state; every rank must call this at the same step."""
+        generators = self._generators()
+        if self._ranks.leads:
+            tensors, optimizers = self._tensors()
+            order = self._training.order.state()
+            tensors |= {
+                f"order.{name}": torch.as_tensor(value.astype("int64"))
+                for name, value in order.items()
+                if not isinstance(value, int)
+            }
+            values = {
+                "name": self._training.name,
+                "world": self._ranks.world,
+                "log_bytes": log_bytes,
+                "history": self.history(),
+                "order": {name: value for name, value in order.items() if isinstance(value, int)},
+                "optimizers": optimizers,
+            }
+            write_training_state(self._folder, images_seen=images_seen, tensors=tensors | generators, values=values)
+        distributed.wait(ranks=self._ranks)
+
+    def _agree(self, state: TrainingState | None) -> None:
+        """Stop where ranks found different states: they would train different networks."""
+        found = distributed.gather(torch.tensor([-1 if state is None else state.images_seen]), ranks=self._ranks)
+        if len({int(each) for each in found}) > 1:
+            raise ValueError(f"{self._folder}: ranks found states of different age {[int(each) for each in found]}; is it shared?")
+
+    def _seed(self) -> None:
+        """Seed this rank's global generator, which dropout draws from."""
+        seed = distributed.rank_seed(self._training.seed, world=self._ranks.world, rank=self._ranks.rank)
+        torch.manual_seed(seed)
+
+    def _moving(self) -> dict[str, Tensor]:
+        moving = self._training.average.state()
+        return {name: p.detach() for name, p in self._training.published.named_parameters() if name in moving}
+
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {
+            f"player.{role}.{name}": value
+            for role, player in self._training.players.items()
+            for name, value in player.state_dict().items()
+        }
+        tensors |= {f"average.{name}": value for name, value in self._training.average.state().items()}
+        values = {}
+        for role, optimizer in self._training.optimizers.items():
+            moments, values[role] = optimizer_tensors(optimizer)
+            tensors |= {f"optimizer.{role}.{name}": value for name, value in moments.items()}
+        return tensors, values
+
+    def _generators(self) -> dict[str, Tensor]:
+        """Return every rank's global random generators, stacked by rank."""
+        states = {"random.cpu": torch.get_rng_state()}
+        if self._ranks.device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self._ranks.device)
+        return {name: torch.stack(distributed.gather(state, ranks=self._ranks)) for name, state in states.items()}
+
+    def _load(self, state: TrainingState) -> None:
+        for role, player in self._training.players.items():
+            player.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
+        self._training.average.restore(_under("average.", state.tensors))
+        for role, optimizer in self._training.optimizers.items():
+            load_optimizer(optimizer, _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role])
+        arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
+        self._training.order.restore(state.values["order"] | arrays)
+        self.log_bytes = state.values["log_bytes"]
+        self._remember(state.values["history"])
+        self._load_generators(state)
+
+    def _load_generators(self, state: TrainingState) -> None:
+        if state.values["world"] != self._ranks.world:
+            _logger.warning(
+                "%s: resumed with %d processes after %d; dropout draws anew, so the end differs in the last digits",
+                self._training.name, self._ranks.world, state.values["world"],
+            )
+            self._seed()
+            return
+        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank])
+        if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
+            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank], self._ranks.device)
+
+    def _remember(self, history: Mapping[str, Any]) -> None:
+        """Take over what earlier lives of the run left: how many, how long, with which code."""
+        self._lives, self._seconds = history["lives"] + 1, history["seconds"]
+        if history["codes"][-1] != self._codes[-1]:
+            _logger.warning("%s: resumed with other training code than it began with", self._training.name)
+        self._codes = list(dict.fromkeys([*history["codes"], *self._codes]))
+
+    def history(self) -> dict[str, Any]:
+        """Return `lives`, `seconds` of training over all lives, and `codes`, the fingerprints that trained."""
+        seconds = round(self._seconds + time.monotonic() - self._began, 1)
+        return {"lives": self._lives, "seconds": seconds, "codes": self._codes}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

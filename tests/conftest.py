@@ -1,0 +1,76 @@
+"""Fixtures shared by all tests: the recordings of the reference implementations."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class Golden:
+    """A folder of arrays recorded from the reference implementations, with its manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Constants of the recordings: salts, seeds, hyperparameters."""
+        return self.manifest["parameters"]
+
+    def load(self, name: str) -> dict[str, np.ndarray]:
+        """Return all arrays of an .npz file, which must hold no pickles."""
+        with np.load(self.folder / name, allow_pickle=False) as archive:
+            return dict(archive)
+
+    def json(self, name: str) -> Any:
+        """Return a .json file."""
+        return json.loads((self.folder / name).read_text())
+
+    def constructor_kwargs(self, name: str) -> dict[str, Any]:
+        """Return the reference constructor's arguments for a recorded network."""
+        return self.manifest["files"][name]["constructor_kwargs"]
+
+    @staticmethod
+    def normal(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Regenerate the float64 standard normal numbers of the recipe, by the name of the tensor."""
+        seed = zlib.crc32(f"{salt}:{name}".encode()) & 0x7FFFFFFF
+        count = int(np.prod(shape)) if shape else 1
+        return np.random.RandomState(seed).standard_normal(count).reshape(shape)
+
+    @classmethod
+    def recipe(cls, salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Regenerate one recipe weight as float32; None where the constructor's value stays."""
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in ("resample_filter", "num_batches_tracked"):
+            return None
+        numbers = cls.normal(salt, name, shape)
+        if leaf == "freqs":
+            numbers = 16 * numbers
+        elif leaf in ("running_var", "var"):
+            numbers = 1 + 0.2 * np.tanh(numbers)
+        elif leaf in ("running_mean", "mean"):
+            numbers = 0.1 * numbers
+        elif leaf in ("weight_u", "weight_v"):
+            numbers = numbers / np.linalg.norm(numbers)
+        elif leaf in ("cls_token", "dist_token", "pos_embed"):
+            numbers = 0.1 * numbers
+        elif len(shape) >= 2:
+            numbers = numbers / np.sqrt(np.prod(shape[1:]))
+        elif len(shape) == 1 and leaf == "weight":
+            numbers = 1 + 0.1 * numbers
+        else:
+            numbers = 0.1 * numbers
+        return numbers.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """The recordings named by ONESTEP_GOLDEN, or the project's own copy."""
+    return Golden(Path(os.environ.get("ONESTEP_GOLDEN", Path(__file__).parent / "golden")))

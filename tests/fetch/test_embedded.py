@@ -1,0 +1,74 @@
+"""Files that installed distributions ship."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+
+import pytest
+import yaml
+
+from onestep.fetch.embedded import fetch_file, fetch_packaged
+
+PACKAGE, PATH = "scikit-learn", "sklearn/datasets/data/digits.csv.gz"
+
+
+@pytest.fixture(scope="module")
+def sha256():
+    from importlib import resources
+
+    return hashlib.sha256((resources.files("sklearn") / "datasets/data/digits.csv.gz").read_bytes()).hexdigest()
+
+
+def test_copies_verifies_and_records(tmp_path, sha256):
+    target = tmp_path / "inputs" / "digits.csv.gz"
+    fetch_packaged(PACKAGE, PATH, sha256, target=target)
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == sha256
+    subprocess.run(["sha256sum", "--check", "--quiet", f"{target.name}.sha256"], cwd=target.parent, check=True)
+    assert len(list(target.parent.iterdir())) == 2
+
+
+def test_the_demo_names_the_file_that_the_lock_installs(sha256, pytestconfig):
+    demo = yaml.safe_load((pytestconfig.rootpath / "demo" / "config.yaml").read_text())
+    entry = demo["inputs"]["digits"]
+    assert (entry["package"], entry["path"], entry["sha256"]) == (PACKAGE, PATH, sha256)
+
+
+def test_another_hash_is_refused_with_both_named(tmp_path, sha256):
+    with pytest.raises(ValueError, match=f"found sha256 {sha256}, expected {'0' * 64}; install"):
+        fetch_packaged(PACKAGE, PATH, "0" * 64, target=tmp_path / "digits.csv.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "message"),
+    [
+        ("no-such-distribution", PATH, "'no-such-distribution' is not installed"),
+        (PACKAGE, "sklearn/absent.csv", r"scikit-learn [\d.]+ ships no file 'sklearn/absent.csv'"),
+        (PACKAGE, "../../../../etc/hostname", "ships no file"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, package, path, message):
+    with pytest.raises(ValueError, match=message):
+        fetch_packaged(package, path, "0" * 64, target=tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_brought_by_hand_is_copied_and_recorded(tmp_path, known):
+    source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
+    source.write_bytes(b"content")
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    fetch_file(source, sha256.upper() if known else None, target=target)
+    assert target.read_bytes() == b"content"
+    assert (target.parent / "mine.bin.sha256").read_text() == f"{sha256}  mine.bin\n"
+
+
+def test_a_file_brought_by_hand_must_be_there_and_be_the_right_one(tmp_path):
+    source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
+    with pytest.raises(ValueError, match="there is no file .*mine.bin; bring it"):
+        fetch_file(source, None, target=target)
+    source.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"mine.bin: found sha256 \w{64}, expected 0{64}; bring the file again"):
+        fetch_file(source, "0" * 64, target=target)
+    assert not target.exists()

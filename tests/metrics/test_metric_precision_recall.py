@@ -1,0 +1,119 @@
+"""Precision and recall: recorded numbers, the two directions, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from onestep.metrics.precision_recall import PrecisionRecall
+
+
+@pytest.fixture
+def recorded(golden):
+    return golden.load("precision_recall.npz")
+
+
+def _cases(recorded: dict[str, np.ndarray]) -> list[str]:
+    return sorted({key.split("/")[0] for key in recorded})
+
+
+def _sets(recorded: dict[str, np.ndarray], case: str) -> dict[str, np.ndarray]:
+    return {"generated": recorded[f"{case}/feats_sample"], "real": recorded[f"{case}/feats_ref"]}
+
+
+def _clouds(generated: int, real: int, *, width: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.RandomState(seed)
+    shapes = {"generated": (generated, width), "real": (real, width)}
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.golden
+def test_shares_are_those_of_exact_arithmetic_and_near_the_references_half_precision(recorded):
+    for case in _cases(recorded):
+        for column, neighbours in enumerate(recorded[f"{case}/k"]):
+            found = PrecisionRecall(neighbours=int(neighbours))(**_sets(recorded, case))
+            for name, share in found.items():
+                assert share == recorded[f"{case}/{name}_float64_variant"][column]
+                others = [key for key in recorded if key.startswith(f"{case}/{name}") and "float64" not in key]
+                assert others, "the runs under TensorFlow and in float32"
+                for key in others:
+                    assert share == pytest.approx(recorded[key][column], abs=0.01), key
+
+
+@pytest.mark.golden
+def test_radii_and_distances_are_the_references_up_to_half_precision(recorded):
+    for case in _cases(recorded):
+        sets = {name: torch.from_numpy(features).double() for name, features in _sets(recorded, case).items()}
+        rounding = 4 * 2**-11 * max(float(features.square().sum(1).max()) for features in sets.values())
+        for name, features in (("radii_ref", sets["real"]), ("radii_sample", sets["generated"])):
+            for column, neighbours in enumerate(recorded[f"{case}/k"]):
+                found = PrecisionRecall(neighbours=int(neighbours))._squared_radii(features)
+                np.testing.assert_allclose(found, recorded[f"{case}/{name}"][:, column], atol=rounding)
+        block = recorded[f"{case}/pairwise_sqdist_block"]
+        ((_, squared),) = PrecisionRecall()._squared_distances(
+            sets["real"][: block.shape[0]], sets["generated"][: block.shape[1]]
+        )
+        np.testing.assert_allclose(squared, block, atol=rounding)
+
+
+def test_one_real_image_repeated_is_precise_and_covers_nothing():
+    real = _clouds(1, 300)["real"]
+    repeated = np.repeat(real[7:8], 200, axis=0)
+    found = PrecisionRecall(neighbours=3)(generated=repeated, real=real)
+    assert found == {"precision": 1.0, "recall": 1 / 300}
+    assert PrecisionRecall(neighbours=3)(generated=real, real=repeated) == {"precision": 1 / 300, "recall": 1.0}
+
+
+def test_exchanging_the_sets_exchanges_the_numbers():
+    sets = _clouds(150, 220)
+    sets["generated"] *= 1.3
+    there = PrecisionRecall(neighbours=2)(**sets)
+    back = PrecisionRecall(neighbours=2)(generated=sets["real"], real=sets["generated"])
+    assert there["precision"] != there["recall"]
+    assert (there["precision"], there["recall"]) == (back["recall"], back["precision"])
+
+
+def test_the_sets_cannot_be_given_by_position():
+    with pytest.raises(TypeError):
+        PrecisionRecall(neighbours=2)(*_clouds(5, 5).values())
+
+
+def test_a_set_covers_itself_and_nothing_far_away():
+    real = _clouds(1, 80)["real"]
+    assert PrecisionRecall(neighbours=1)(generated=real, real=real) == {"precision": 1.0, "recall": 1.0}
+    assert PrecisionRecall(neighbours=1)(generated=real + 100, real=real) == {"precision": 0.0, "recall": 0.0}
+
+
+def test_a_hand_made_case():
+    real = np.array([[0.0], [1.0], [3.0], [10.0]])  # radii to the nearest: 1, 1, 2, 7
+    generated = np.array([[-1.0], [-1.5], [2.5], [17.0], [17.5]])  # radii: 0.5, 0.5, 3.5, 0.5, 0.5
+    found = PrecisionRecall(neighbours=1)(generated=generated, real=real)
+    assert found == {"precision": 3 / 5, "recall": 3 / 4}  # a ball holds its boundary: -1, 2.5, 17; 0, 1, 3
+
+
+def test_memory_changes_no_result():
+    sets = _clouds(900, 1500, width=16)
+    assert PrecisionRecall(memory_mib=1)(**sets) == PrecisionRecall(memory_mib=4096)(**sets)
+
+
+def test_copies_are_at_distance_zero_also_far_from_the_origin():
+    real = _clouds(1, 60, width=300)["real"] + 1e3
+    doubled = np.concatenate([real, real])
+    found = PrecisionRecall(neighbours=1)(generated=doubled, real=real)
+    assert found == {"precision": 1.0, "recall": 1.0}
+    assert (PrecisionRecall(neighbours=1)._squared_radii(torch.from_numpy(doubled).double()) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({"neighbours": 5}, {"generated": np.zeros((5, 8))}, "generated features: found 5 images, needed at least 6"),
+        ({}, {"real": np.zeros((9, 7))}, "generated features are 8 wide, real features 7"),
+        ({}, {"real": np.full((9, 8), np.nan)}, "real features: 9 of 9 images"),
+        ({"neighbours": 0}, {}, "neighbours and memory_mib must be from 1 on, found 0"),
+    ],
+)
+def test_what_has_no_manifold_is_refused(options, change, message):
+    with pytest.raises(ValueError, match=message):
+        PrecisionRecall(**options)(**_clouds(9, 9) | change)

@@ -1,0 +1,53 @@
+"""The networks of the recordings: which there are, and each with its weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onestep.networks import build_denoiser
+
+_FOLDER = Path(os.environ.get("ONESTEP_GOLDEN", Path(__file__).parent / "golden"))
+
+
+def recordings(pattern: str) -> list[str]:
+    """Return the names of the recorded files that match, without their suffix."""
+    return sorted(path.stem for path in _FOLDER.glob(pattern))
+
+
+class RecordedNetwork:
+    """One net_*.npz: a small network's weights, inputs and outputs as tensors."""
+
+    def __init__(self, golden, name: str) -> None:
+        self.kwargs = golden.constructor_kwargs(f"{name}.npz")
+        self.said = golden.manifest["groups"]["net_*.npz"]["outputs"]
+        self.arrays = {key: torch.from_numpy(array) for key, array in golden.load(f"{name}.npz").items()}
+        self.state = {key.removeprefix("sd/"): t for key, t in self.arrays.items() if key.startswith("sd/")}
+
+    def network(self, preconditioning: str) -> nn.Module:
+        """Return the network in evaluation mode."""
+        network = build_denoiser({**self.kwargs, "preconditioning": preconditioning})
+        network.load_state_dict(self.state, strict=True)
+        return network.eval()
+
+    def labels(self, rows: int | None = None) -> Tensor | None:
+        """Return the recorded classes, of the first `rows`; None where the network is unconditional."""
+        return self.arrays["labels"][:rows] if "labels" in self.arrays else None
+
+    def keys(self, suffix: str) -> list[str]:
+        """Return the recorded outputs `edm/<suffix>` and `d2o/<suffix>` that this recording has."""
+        return [key for key in (f"edm/{suffix}", f"d2o/{suffix}") if key in self.arrays]
+
+
+def assert_close(given: Tensor, recorded: Tensor, *, tolerance: float) -> None:
+    """Compare values and types."""
+    assert given.dtype == recorded.dtype and given.shape == recorded.shape
+    assert (given - recorded).abs().max().item() <= tolerance
+
+
+def assert_relatively_close(given: Tensor, recorded: Tensor, *, tolerance: float) -> None:
+    """Compare by the largest recorded value."""
+    assert_close(given, recorded, tolerance=tolerance * recorded.abs().max().item())

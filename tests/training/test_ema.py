@@ -1,0 +1,57 @@
+"""The moving average against the reference's factors, and its promises."""
+
+import pytest
+import torch
+from torch import nn
+
+from onestep.training.ema import MovingAverage, ema_decay
+
+
+@pytest.mark.golden
+def test_factors_equal_the_reference(golden):
+    rows = golden.json("ema.json")["rows"]
+    assert rows
+    for row in rows:
+        if row["ema_beta"]:
+            continue  # a constant factor, which the reference can be told and our config cannot
+        found = ema_decay(
+            row["cur_nimg_before_increment"],
+            batch=row["batch_size"],
+            half_life=row["halflife_kimg"] * 1000,
+            ramp_up=row["rampup_ratio"] or 0.0,
+        )
+        assert found == pytest.approx(row["r"], rel=1e-12, abs=1e-300), row
+
+
+def test_first_step_copies_and_later_steps_average():
+    network = nn.Linear(3, 2)
+    average = MovingAverage(network, half_life=1000.0, ramp_up=0.05)
+    with torch.no_grad():
+        network.weight += 1
+    average.update(images_seen=0, batch=10)
+    assert torch.equal(average.published()["weight"], network.weight)
+
+    before = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight += 1
+    average.update(images_seen=1_000_000, batch=1000)
+    torch.testing.assert_close(average.published()["weight"], before + 0.5)
+
+
+def test_frozen_parameters_and_buffers_are_published_as_they_are():
+    network = nn.BatchNorm1d(3)
+    network.bias.requires_grad_(False)
+    average = MovingAverage(network, half_life=1000.0, ramp_up=0.0)
+    with torch.no_grad():
+        network.running_mean += 5
+        network.bias += 7
+    published = average.published()
+    assert set(average.state()) == {"weight"}
+    assert torch.equal(published["running_mean"], network.running_mean)
+    assert torch.equal(published["bias"], network.bias)
+
+
+def test_restoring_another_networks_average_is_refused():
+    average = MovingAverage(nn.Linear(3, 2), half_life=1000.0, ramp_up=0.0)
+    with pytest.raises(ValueError, match="'other'"):
+        average.restore({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "other": torch.zeros(1)})

@@ -1,0 +1,154 @@
+"""A killed run ends bitwise as an undisturbed one; ranks agree; one process equals two."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.xdist_group("training")
+
+
+def snapshot(folder, run, images):
+    return (folder / run / "snapshots" / f"{images}.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("run", ["digits_edm", "digits_d2o"])
+def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_path, run):
+    document = bench.document(run, images=2400, snapshots=[1600, 2400], dropout=0.1)
+    straight = bench.arguments(document, state=tmp_path / "a", output=tmp_path / "straight")
+    bench.run(straight)
+
+    killed = [*bench.arguments(document, state=tmp_path / "b", output=tmp_path / "killed"), "--state-seconds", "0"]
+    moments = random.Random(run)
+    deaths, resumed_at = 0, []
+    while deaths < 3:
+        states = len(list((tmp_path / "b").rglob("log.jsonl")))
+        process = bench.start(killed)
+        _wait_for_progress(tmp_path / "b", had=states)
+        time.sleep(moments.uniform(0.0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"ended before it was killed: {said}"
+        deaths += 1
+        resumed_at += [int(path.name.split("-")[1]) for path in (tmp_path / "b").rglob("state-*")]
+    said = bench.run(killed)
+    assert "resumed at" in said
+    assert max(resumed_at) > 0
+    for images in (1600, 2400):
+        assert snapshot(tmp_path / "killed", run, images) == snapshot(tmp_path / "straight", run, images)
+    summary = json.loads((tmp_path / "killed" / run / "summary.json").read_text())
+    assert summary["lives"] > 1
+    records = [json.loads(line) for line in (tmp_path / "killed" / run / "log.jsonl").read_text().splitlines()]
+    seen = [record["images_seen"] for record in records]
+    assert seen == sorted(set(seen)) and seen[-1] == 2400
+    undisturbed = [json.loads(line) for line in (tmp_path / "straight" / run / "log.jsonl").read_text().splitlines()]
+    assert [r["losses"] for r in records] == [r["losses"] for r in undisturbed]
+
+
+def _wait_for_progress(state, *, had):
+    """Wait until the run has written a state."""
+    deadline = time.monotonic() + 60
+    while not list(state.rglob("state-*/manifest.json")):
+        assert time.monotonic() < deadline, "no state within a minute"
+        time.sleep(0.01)
+
+
+def test_a_finished_run_is_published_again_without_training(bench, tmp_path):
+    document = bench.document("digits_edm", images=64, snapshots=[64])
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    bench.run(arguments)
+    before = snapshot(tmp_path / "runs", "digits_edm", 64)
+    log = (tmp_path / "runs/digits_edm/log.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "runs")
+    bench.run(arguments)
+    assert snapshot(tmp_path / "runs", "digits_edm", 64) == before
+    assert (tmp_path / "runs/digits_edm/log.jsonl").read_bytes() == log
+    assert not list((tmp_path / "state").rglob("state-*")), "a finished run keeps no training state"
+
+
+def test_another_spec_gets_its_own_folder(bench, tmp_path):
+    for seed in (0, 1):
+        document = bench.document("digits_edm", images=64, snapshots=[64], seed=seed)
+        bench.run(bench.arguments(document, state=tmp_path / "state", output=tmp_path / str(seed)))
+    assert len(list((tmp_path / "state/digits_edm").iterdir())) == 2
+    assert snapshot(tmp_path / "0", "digits_edm", 64) != snapshot(tmp_path / "1", "digits_edm", 64)
+
+
+def test_a_second_trainer_of_the_same_run_is_refused(bench, tmp_path):
+    document = bench.document("digits_edm", images=320_000, snapshots=[320_000])
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    first = bench.start([*arguments, "--state-seconds", "0"])
+    try:
+        _wait_for_progress(tmp_path / "state", had=0)
+        second = bench.start(arguments)
+        said, _ = second.communicate()
+    finally:
+        first.kill()
+        first.communicate()
+    assert second.returncode == 1
+    assert f"process {first.pid}" in said and "is training this run" in said and len(said.strip().splitlines()) == 1
+
+
+def test_one_process_equals_two_on_the_same_batch(bench, tmp_path):
+    document = bench.document("digits_edm", images=640, snapshots=[640])
+    losses, weights = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        arguments = bench.arguments(document, state=folder / "state", output=folder / "runs")
+        bench.run([*arguments, "--processes", str(processes)])
+        log = (folder / "runs/digits_edm/log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["losses"]["generator"] for line in log])
+        weights.append(load_file(folder / "runs/digits_edm/snapshots/640.safetensors"))
+    assert len(losses[0]) == 20
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-5)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", ["digits_edm", "digits_d2o"])
+def test_ranks_train_as_one_process_and_hold_the_same_parameters(bench, tmp_path, run):
+    document = bench.document(run, batch=16)
+    alone, together = (train_in_ranks(bench, document, tmp_path / str(world), world=world) for world in (1, 2))
+    assert together["ranks"] == 2 and together["equal"]
+    assert len(alone["losses"]) == 50
+    for one, two in zip(alone["losses"][:20], together["losses"][:20], strict=True):
+        assert one.keys() == two.keys()
+        for phase in one:
+            assert two[phase] == pytest.approx(one[phase], rel=1e-5, abs=1e-5), phase
+
+
+def train_in_ranks(bench, document, folder, *, world):
+    """Train 50 steps in `world` processes and return what rank 0 reports."""
+    folder.mkdir()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    worker = Path(__file__).with_name("ranks_worker.py")
+    command = [sys.executable, str(worker), str(document), str(bench.folder), "50", str(folder / "report.json")]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": str(world)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    for rank in ranks:
+        said, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0, said
+    return json.loads((folder / "report.json").read_text())

@@ -1,0 +1,81 @@
+"""A finished pipeline to ask questions of: a copy of the repository, and the tiny config run to its page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny import REPOSITORY, tiny_config, write_config
+
+_COPIED = ("Snakefile", "workflow", "profiles", "src", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A copy of the repository and a working directory."""
+
+    repository: Path
+    work: Path
+
+    @property
+    def package(self) -> Path:
+        """The copy's package, free to edit."""
+        return self.repository / "src" / "onestep"
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake on the copy in the working directory."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile")]
+        command += ["--directory", str(self.work), "--cores", "2", "--scheduler", "greedy", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(self.repository / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    def run(self) -> None:
+        """Run the pipeline to its end."""
+        done = self.snakemake("--rerun-incomplete")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def due(self) -> Counter[str]:
+        """Return which rules a dry run would run, and how often; the collecting rule `all` left out."""
+        dry = self.snakemake("--dry-run")
+        assert dry.returncode == 0, dry.stdout + dry.stderr
+        text = dry.stdout + dry.stderr
+        found = Counter(
+            {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, flags=re.M) if name not in ("all", "total")}
+        )
+        assert found or "Nothing to be done" in text, text
+        return found
+
+    def due_files(self) -> list[str]:
+        """Return the files a dry run would write."""
+        dry = self.snakemake("--dry-run")
+        listed = re.findall(r"^ +output: (.*)$", dry.stdout + dry.stderr, flags=re.M)
+        return [path.strip() for line in listed for path in line.split(",")]
+
+    def copy(self, folder: Path) -> Pipeline:
+        """Return a copy of both, dates kept."""
+        shutil.copytree(self.repository, folder / "repository", symlinks=True)
+        shutil.copytree(self.work, folder / "work", symlinks=True)
+        return Pipeline(folder / "repository", folder / "work")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The tiny pipeline after a first run; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    pipeline = Pipeline(folder / "repository", folder / "work")
+    for name in _COPIED:
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        pipeline.repository.mkdir(exist_ok=True)
+        copy(source, pipeline.repository / name)
+    write_config(pipeline.work, tiny_config())
+    pipeline.run()
+    return pipeline

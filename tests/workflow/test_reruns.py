@@ -1,0 +1,107 @@
+"""Rerun only what changed: after a finished pipeline, each kind of change schedules its own stages and no others."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from tiny import tiny_config, write_config
+
+from onestep.files import read_json
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+FRECHET = ("metrics/frechet.py", "return {", "_edited = 1\n        return {")
+D2O = ("objectives/d2o.py", "def phases(self) -> tuple[Phase, ...]:", "edited: ClassVar[int] = 1\n\n    def phases(self) -> tuple[Phase, ...]:")
+
+
+def edit(pipeline, change):
+    """Replace text in one file of the copied package."""
+    name, old, new = change
+    path = pipeline.package / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture
+def pipeline(finished, tmp_path):
+    return finished.copy(tmp_path)
+
+
+def test_a_finished_pipeline_has_nothing_to_do(finished):
+    assert not finished.due()
+
+
+def test_the_table_has_its_rows_and_names(finished):
+    rows = read_json(finished.work / "results/tables/digits.json")
+    assert [(row["run"], row["sampler"], row["nfe"]) for row in rows] == [
+        ("digits_edm", "heun", 5),
+        ("digits_edm", "one_step", 1),
+        ("digits_d2o", "one_step", 1),
+        ("digits_d2o_f", "one_step", 1),
+    ]
+    for row in rows:
+        assert set(row["metrics"]) == {"fd", "is", "precision", "recall"}
+        assert all(isinstance(value, float) for value in row["metrics"].values())
+
+
+def test_comments_docstrings_and_formatting_rerun_nothing(pipeline):
+    for path in pipeline.package.rglob("*.py"):
+        path.write_text(path.read_text() + "\n\n# a comment at the end\n")
+    edit(pipeline, ("metrics/frechet.py", '"""', '"""Edited. '))
+    assert not pipeline.due()
+
+
+def test_the_frechet_distances_code_reruns_its_measurements_alone(pipeline):
+    edit(pipeline, FRECHET)
+    due = pipeline.due()
+    assert set(due) == {"measure", "tabulate", "report"}
+    assert all(".fd.json" in path or "tables/" in path or "report/" in path for path in pipeline.due_files())
+
+
+def test_a_runs_option_reruns_that_run_alone(pipeline):
+    config = tiny_config()
+    config["runs"]["digits_d2o_f"]["objective"]["r1_gamma"] = 0.5
+    write_config(pipeline.work, config)
+    due = pipeline.due()
+    assert set(due) == {"resolve", "train_digits_d2o_f", "sample", "extract", "measure", "tabulate", "report"}
+    assert due["resolve"] == 1
+    assert all("digits_d2o_f" in path or "tables/" in path or "report/" in path for path in pipeline.due_files())
+
+
+def test_training_code_marks_the_table_and_trains_again_only_when_told(pipeline):
+    edit(pipeline, D2O)
+    assert set(pipeline.due()) == {"tabulate", "report"}
+    pipeline.run()
+    rows = {row["run"]: row for row in read_json(pipeline.work / "results/tables/digits.json")}
+    assert [rows[run]["trained_with_other_code"] for run in ("digits_edm", "digits_d2o", "digits_d2o_f")] == [False, True, True]
+    assert "other code" in (pipeline.work / "results/tables/digits.md").read_text()
+
+    config = tiny_config()
+    config["rerun"]["training_on_code_change"] = True
+    write_config(pipeline.work, config)
+    due = pipeline.due()
+    assert {"train_digits_d2o", "train_digits_d2o_f"} <= set(due)
+
+
+def test_a_fresh_clone_over_the_same_results_reruns_nothing(pipeline, tmp_path):
+    def git(*arguments, folder):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+    git("init", "--quiet", folder=pipeline.repository)
+    git("add", "--all", folder=pipeline.repository)
+    git("commit", "--quiet", "--message", "all", folder=pipeline.repository)
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", str(pipeline.repository), str(clone), folder=tmp_path)
+    shutil.rmtree(pipeline.repository)
+    write_config(pipeline.work, tiny_config())
+    assert not type(pipeline)(clone, pipeline.work).due()
+
+
+def test_editing_a_site_setting_reruns_nothing(pipeline):
+    profile = pipeline.repository / "profiles/local/config.v8+.yaml"
+    profile.write_text(profile.read_text().replace("train=1", "train=2"))
+    assert not pipeline.due()

@@ -1,0 +1,36 @@
+# INPUTS AND DATA
+# needs:  an installed package that ships the file, or a file brought by hand
+# makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip and its card {dataset}.json
+
+
+rule fetch:
+    """Bring an input from outside, verify its digest, record it."""
+    output:
+        "results/inputs/{input}/{file}",
+    log:
+        "logs/fetch/{input}/{file}.log",
+    benchmark:
+        "benchmarks/fetch/{input}/{file}.tsv"
+    localrule: True
+    params:
+        source=plan.fetch_source,
+    shell:
+        "onestep fetch --source {params.source:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule prepare:
+    """Write a dataset in EDM's archive format: the same bytes each time."""
+    input:
+        plan.dataset_source,
+    output:
+        archive="results/data/{dataset}.zip",
+        card="results/data/{dataset}.json",
+    log:
+        "logs/prepare/{dataset}.log",
+    benchmark:
+        "benchmarks/prepare/{dataset}.tsv"
+    params:
+        dataset=plan.dataset_options,
+        code=plan.prepare_code,
+    shell:
+        "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

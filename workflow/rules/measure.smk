@@ -1,0 +1,60 @@
+# NUMBERS, TABLES, PAGE
+# needs:  results/features/...npz
+# makes:  results/metrics/...json, results/tables/{table}.json .csv .md .tex, results/report/index.html
+
+
+rule measure:
+    """Compute one metric of one block of seeds."""
+    input:
+        generated=plan.generated_features,
+        real=plan.real_features,
+    output:
+        "results/metrics/{model}/{sampler}/{seeds}.{metric}.json",
+    log:
+        "logs/measure/{model}/{sampler}/{seeds}.{metric}.log",
+    benchmark:
+        "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
+    params:
+        metric=plan.metric_options,
+        code=plan.measure_code,
+    shell:
+        "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
+        " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule tabulate:
+    """Put numbers side by side, with what was published and what trained them."""
+    input:
+        metrics=plan.table_metrics,
+        summaries=plan.table_summaries,
+    output:
+        multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex"),
+    log:
+        "logs/tabulate/{table}.log",
+    benchmark:
+        "benchmarks/tabulate/{table}.tsv"
+    params:
+        table=plan.table_options,
+        training_code=plan.training_codes,
+        code=plan.tabulate_code,
+    shell:
+        "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
+        " --output results/tables > {log:q} 2>&1"
+
+
+rule report:
+    """Draw the results page: one file that opens from disk."""
+    input:
+        plan.page_inputs,
+    output:
+        "results/report/index.html",
+    log:
+        "logs/report.log",
+    benchmark:
+        "benchmarks/report.tsv"
+    localrule: True
+    params:
+        config=plan.page_options,
+        code=plan.report_code,
+    shell:
+        "onestep report --config config.yaml --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"

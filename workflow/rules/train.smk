@@ -1,0 +1,64 @@
+# RUNS AND TEACHERS
+# needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
+# makes:  results/runs/{run}/: run.yaml, snapshots/{images}.safetensors, log.jsonl, summary.json
+
+
+rule resolve:
+    """Write a run's configuration with every default filled in: all that its training reads of config.yaml."""
+    output:
+        "results/runs/{run}/run.yaml",
+    log:
+        "logs/resolve/{run}.log",
+    benchmark:
+        "benchmarks/resolve/{run}.tsv"
+    localrule: True
+    params:
+        # The whole content of the output: no code, so that editing a config check does not train anything again.
+        run=plan.run_document,
+    shell:
+        "onestep resolve --config config.yaml --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
+
+
+for run in plan.runs:
+
+    rule:
+        """Train a run, or take it up where it was cut off; publish its snapshots when it is done."""
+        name:
+            f"train_{run.name}"
+        input:
+            run=f"results/runs/{run.name}/run.yaml",
+            data=run.data,
+            weights=run.weights,
+        output:
+            snapshots=run.snapshots,
+            log=f"results/runs/{run.name}/log.jsonl",
+            summary=f"results/runs/{run.name}/summary.json",
+        log:
+            f"logs/train/{run.name}.log",
+        benchmark:
+            f"benchmarks/train/{run.name}.tsv"
+        retries: 0
+        params:
+            # Empty unless the config says that training follows its code.
+            code=run.code,
+            options=run.options,
+        shell:
+            "onestep train --run {input.run:q} --data {input.data:q} {params.options} --state state --output results/runs"
+            " 2>&1 | tee {log:q}"
+
+
+rule convert:
+    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
+    input:
+        plan.teacher_source,
+    output:
+        weights="results/teachers/{teacher}.safetensors",
+        architecture="results/teachers/{teacher}.yaml",
+    log:
+        "logs/convert/{teacher}.log",
+    benchmark:
+        "benchmarks/convert/{teacher}.tsv"
+    params:
+        code=plan.convert_code,
+    shell:
+        "onestep convert --source {input:q} --output {output.weights:q} > {log:q} 2>&1"
