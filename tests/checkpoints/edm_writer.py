@@ -11,8 +11,9 @@ import pickle
 import pickletools
 import sys
 import types
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,12 @@ _BUFFERS = ("resample_filter", "freqs", "running_mean", "running_var", "num_batc
 def reconstruct(meta: dict[str, Any]) -> nn.Module:
     """Make the module anew from its state, as EDM does, but of a class known here."""
     module = PersistentModule.__new__(PersistentModule)
-    module.__dict__.update(meta["state"], class_name=meta["class_name"])
+    module.__setstate__(meta["state"] | {"class_name": meta["class_name"]})
     return module
+
+
+class EasyDict(dict[str, Any]):
+    """Stands for dnnlib.util.EasyDict, a dict."""
 
 
 class PersistentModule(nn.Module):
@@ -66,20 +71,21 @@ def network(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Pers
 
 
 @contextlib.contextmanager
-def importable(function: Callable[..., Any] = reconstruct) -> Iterator[None]:
-    """Let pickle find `function` as torch_utils.persistence._reconstruct_persistent_obj."""
-    package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
-    module._reconstruct_persistent_obj = function
-    package.persistence = module
-    names = function.__module__, function.__name__, function.__qualname__
-    function.__module__ = "torch_utils.persistence"
-    function.__name__ = function.__qualname__ = "_reconstruct_persistent_obj"
-    sys.modules.update({"torch_utils": package, "torch_utils.persistence": module})
+def importable() -> Iterator[None]:
+    """Let pickle find what EDM's files name: torch_utils.persistence and dnnlib.util."""
+    names = ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")
+    modules = {name: types.ModuleType(name) for name in names}
+    modules["torch_utils.persistence"]._reconstruct_persistent_obj = reconstruct
+    modules["dnnlib.util"].EasyDict = EasyDict
+    EasyDict.__module__ = "dnnlib.util"
+    reconstruct.__module__ = "torch_utils.persistence"
+    reconstruct.__name__ = reconstruct.__qualname__ = "_reconstruct_persistent_obj"
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        del sys.modules["torch_utils"], sys.modules["torch_utils.persistence"]
-        function.__module__, function.__name__, function.__qualname__ = names
+        for name in names:
+            del sys.modules[name]
 
 
 def dump(document: Any, *, protocol: int = 4) -> bytes:
@@ -90,7 +96,8 @@ def dump(document: Any, *, protocol: int = 4) -> bytes:
 
 def unpickle(content: bytes) -> Any:
     """Load a file as EDM would: the oracle of what is in it. For files written here only."""
-    with importable():
+    # numpy and torch warn of the old names, which is what some of these files are about.
+    with importable(), warnings.catch_warnings(action="ignore"):
         return pickle.loads(content)
 
 

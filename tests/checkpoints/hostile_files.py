@@ -127,7 +127,7 @@ def ill_formed() -> dict[str, bytes]:
     module_dict = b"\x80\x02ctorch.nn.modules.container\nModuleDict\n)\x81"
     return {
         "builtins.open": file_of(Call(builtins.open, "/dev/null")),
-        "importlib.import_module": file_of(Call(importlib.import_module, "antigravity")),
+        "importlib.import_module": file_of(Call(importlib.import_module, "json")),
         "copyreg._reconstructor": file_of(Call(copyreg._reconstructor, object, object, None)),
         "an extension code (EXT1)": b"\x80\x02\x82\x01.",
         "an extension code (EXT2)": b"\x80\x02\x83\x01\x00.",
@@ -136,7 +136,10 @@ def ill_formed() -> dict[str, bytes]:
         "a persistent id of protocol 0": b"\x80\x02Pabc\n.",
         "a buffer out of band": b"\x80\x05\x97.",
         "a bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1) + b"a.",
-        "the storage reader's globals": b"\x80\x04" + text("torch") + text("storage._load_from_bytes.__globals__") + b"\x93.",
+        "the storage reader's globals": b"\x80\x04"
+        + text("torch")
+        + text("storage._load_from_bytes.__globals__")
+        + b"\x93.",
         "a name inside an allowed name": b"\x80\x04" + text("collections") + text("OrderedDict.fromkeys") + b"\x93.",
         "state for a name": b"\x80\x02ccollections\nOrderedDict\n}b.",
         "state for a dict": b"\x80\x02ccollections\nOrderedDict\n)R}" + text("__setstate__") + b"Nsb.",
@@ -173,7 +176,9 @@ def deceiving_tensors() -> dict[str, bytes]:
             b"".join([*blob_parts(count=TERABYTES // 4)[:5], *blob_parts()[5:]])
         ),
         "a storage of fewer than no numbers": tensor(b"".join(blob_parts(count=-2))),
-        "a storage of more numbers than 64 bits count": tensor(b"".join([*blob_parts()[:3], *blob_parts(count=2**40)[3:]])),
+        "a storage of more numbers than 64 bits count": tensor(
+            b"".join([*blob_parts()[:3], *blob_parts(count=2**40)[3:]])
+        ),
         "a storage of doubles with the bytes of floats": tensor(b"".join(blob_parts(type_name="DoubleStorage"))),
         "a storage of an unknown type": tensor(b"".join(blob_parts(type_name="ComplexFloatStorage"))),
         "a storage cut short": tensor(b"".join(blob_parts())[:-1]),
@@ -186,6 +191,9 @@ def deceiving_tensors() -> dict[str, bytes]:
         "a tensor beside its storage": tensor(b"".join(blob_parts()), offset=3, size=(0,)),
         "a tensor of 10 TB with stride 0": tensor(b"".join(blob_parts()), size=(TERABYTES,), stride=(0,)),
         "a tensor of huge strides": tensor(b"".join(blob_parts()), stride=(2**62,)),
+        "a number of endless stride": tensor(b"".join(blob_parts()), size=(1,), stride=(2**70,)),
+        "an empty tensor of endless stride": tensor(b"".join(blob_parts()), size=(0,), stride=(2**70,)),
+        "an empty tensor of endless size": tensor(b"".join(blob_parts()), size=(2**39, 2**39, 0), stride=(1, 1, 1)),
         "a tensor of negative strides": tensor(b"".join(blob_parts()), offset=1, stride=(-1,)),
         "a tensor of negative size": tensor(b"".join(blob_parts()), size=(-2,)),
         "a tensor at a negative place": tensor(b"".join(blob_parts()), offset=-1),
@@ -230,6 +238,9 @@ def bombs() -> dict[str, bytes]:
         "a frame of 10 TB": b"\x80\x04\x95" + struct.pack("<Q", TERABYTES) + b"N.",
         "a text decoded over and over": _decoded_over_and_over(),
         "a storage read over and over": _read_over_and_over(),
+        "a set made over and over": _set_over_and_over(),
+        "a tensor of endless shape over and over": _shape_over_and_over(),
+        "absent members looked at over and over": edm_writer.dump({"ema": _many_absent_members()}),
         "a storage under a thousand names": edm_writer.dump({"ema": _shared_storage()}),
     }
 
@@ -274,6 +285,25 @@ def _alike_numbers(count: int) -> bytes:
 def _decoded_over_and_over() -> bytes:
     start = b"\x80\x02(c_codecs\nencode\nq\x00" + text("a" * 10**6) + b"q\x01" + text("latin1") + b"q\x02"
     return start + b"h\x00h\x01h\x02\x86R" * 50_000 + b"t."
+
+
+def _set_over_and_over() -> bytes:
+    keys = b"".join(b"M" + struct.pack("<H", number) for number in range(50_000))
+    return b"\x80\x02(cbuiltins\nset\nq\x00](" + keys + b"eq\x01" + b"h\x00h\x01\x85R" * 50_000 + b"t."
+
+
+def _shape_over_and_over() -> bytes:
+    blob = b"".join(blob_parts())
+    start = b"\x80\x03(ctorch._utils\n_rebuild_tensor_v2\nq\x00ctorch.storage\n_load_from_bytes\nB"
+    start += struct.pack("<I", len(blob)) + blob + b"\x85Rq\x01(" + b"K\x01" * 100_000 + b"tq\x02"
+    return start + b"(h\x00(h\x01K\x00h\x02h\x02\x89tR" * 50_000 + b"t."
+
+
+def _many_absent_members() -> edm_writer.PersistentModule:
+    root, part = network(), torch.nn.ModuleDict()
+    part._buffers.update({str(number): None for number in range(20_000)})
+    root._modules.update({f"part{number}": part for number in range(20_000)})
+    return root
 
 
 def _read_over_and_over() -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,137 @@ def test_read_networks_compute_what_was_recorded(golden: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_the_written_files_are_genuine(writer: str, tmp_path: Path) -> None:
-    content = WRITERS[writer]({"ema": _varied(), "loss_fn": edm_writer.PersistentModule("EDMLoss"), "augment_pipe": None})
-    if "numpy 1" in writer:
-        content = content.replace(b"numpy.core.multiarray", b"numpy.core.multiarray")
-    else:
-        assert same(read(content, tmp_path).state_dict, edm_writer.unpickle(content)["ema"].state_dict())
+def test_all_kinds_of_tensors_are_read_as_an_ordinary_unpickler_would(writer: str, tmp_path: Path) -> None:
+    content = WRITERS[writer](_trained())
+    expected = edm_writer.unpickle(content)["ema"].state_dict()
+    checkpoint = read(content, tmp_path)
+    assert same(checkpoint.state_dict, expected)
+    assert len(expected) == 14
+    assert checkpoint.config == {"img_resolution": 8, "channel_mult": [1, 2], "gain": np.sqrt(0.5), "size": (2, 3)}
+    assert type(checkpoint.config["gain"]) is float
+    assert checkpoint.class_name == "EDMPrecond"
+
+
+def _trained() -> dict[str, Any]:
+    """Return what a trainer saves, with tensors of every kind in the network."""
+    arguments = {"img_resolution": 8, "channel_mult": [1, 2], "gain": np.sqrt(0.5), "size": torch.Size([2, 3])}
+    network = edm_writer.PersistentModule("EDMPrecond", **arguments)
+    network.weight = nn.Parameter(torch.randn(3, 4))
+    network.tied = network.weight
+    network.halves, network.brains = nn.Parameter(torch.randn(5).half()), nn.Parameter(torch.randn(5).bfloat16())
+    network.doubles, network.nothing = nn.Parameter(torch.randn(2).double()), nn.Parameter(torch.randn(0, 3))
+    network.tagged = nn.Parameter(torch.randn(2), requires_grad=False)
+    network.tagged.origin = "somewhere"
+    network.register_parameter("absent", None)
+    network.register_buffer("turned", torch.randn(4, 5).t())
+    network.register_buffer("part", torch.arange(20.0)[3:13:2])
+    network.register_buffer("scalar", torch.tensor(2.5))
+    network.register_buffer("counted", torch.tensor([1, -(2**40)]))
+    network.register_buffer("flags", torch.tensor([True, False, True]))
+    network.register_buffer("unsaved", torch.randn(3), persistent=False)
+    network.register_buffer("octets", torch.arange(7, dtype=torch.uint8))
+    network.enc = nn.ModuleDict({"8x8_conv": edm_writer.PersistentModule("Conv2d")})
+    network.enc["8x8_conv"].register_parameter("weight", nn.Parameter(torch.randn(2, 2)))
+    network.add_module("skip", None)
+    loss = edm_writer.PersistentModule("EDMLoss", P_mean=-1.2)
+    options = edm_writer.EasyDict(class_name="training.dataset.ImageFolderDataset", xflip=False)
+    return {"loss_fn": loss, "ema": network, "augment_pipe": None, "dataset_kwargs": options}
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    tensors = read(edm_writer.dump(_trained()), tmp_path).state_dict
+    assert tensors["weight"].data_ptr() == tensors["tied"].data_ptr()
+
+
+def test_the_moving_average_is_taken_and_its_absence_named(tmp_path: Path) -> None:
+    network = hostile_files.network()
+    other = edm_writer.network({"a": np.zeros(3, np.float32)}, {})
+    assert "a" not in read(edm_writer.dump({"net": other, "ema": network}), tmp_path).state_dict
+    with pytest.raises(ValueError, match="no key 'ema' in the file; its keys are: 'net', 'dataset_kwargs'"):
+        read(edm_writer.dump({"net": network, "dataset_kwargs": {}}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "the file is empty"),
+        (b"A text.\n" * 100, "begins with b'A text"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "is a PNG image"),
+        (b"PK\x03\x04" + b"\0" * 100, "is a zip archive .TorchScript"),
+        (b"<!DOCTYPE html><html></html>", "is a web page"),
+        (b"\x1f\x8b\x08" + b"\0" * 100, "is a gzip archive"),
+        (struct.pack("<Q", 2) + b'{"a":{}}', "is safetensors already"),
+        (b"cos\nsystem\n(Vtouch /tmp/never\ntR.", "names the global 'os.system'"),
+    ],
+)
+def test_a_file_that_is_no_pickle_is_called_what_it_is(content: bytes, found: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"network.pkl: .*{found}.*; expected one of EDM's network pickles"):
+        read(content, tmp_path)
+
+
+def test_a_file_that_is_missing_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_edm_pickle(tmp_path / "none.pkl")
+    with pytest.raises(IsADirectoryError):
+        read_edm_pickle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda network: network.__dict__.pop("_init_kwargs"), "no record ._init_kwargs."),
+        (lambda network: network.__dict__.update(_init_args=(8, 3)), "arguments without names"),
+        (lambda network: network._init_kwargs.update(more={1, 2}), "a value of type set"),
+        (lambda network: network._init_kwargs.update(more={1: 2}), "a value of type dict"),
+        (lambda network: network.__dict__.update(_buffers=[]), "_buffers are a value of type list"),
+        (lambda network: network.__dict__.update(_modules={}), "has no weights"),
+        (lambda network: network._buffers.update(more=1), "'more' among a network's _buffers is a value of type int"),
+        (lambda network: network._modules.update(more=1), "'more' among a network's _modules is a value of type int"),
+        (lambda network: network._buffers.update({"a.b": torch.ones(1)}), "the name 'a.b'"),
+        (lambda network: network._parameters.update(more=torch.ones(1).int()), "'more' is torch.int32, not floating"),
+        (lambda network: network._buffers.update(more=torch.ones(1).to_sparse()), "names the global"),
+    ],
+)
+def test_a_network_that_is_not_as_saved_is_refused(change: Callable[[Any], Any], found: str, tmp_path: Path) -> None:
+    network = hostile_files.network()
+    network._non_persistent_buffers_set = set()
+    change(network)
+    with pytest.raises(ValueError, match=found):
+        read(edm_writer.dump({"ema": network}), tmp_path)
+
+
+@pytest.mark.parametrize("meta", [{"version": 7}, {"type": "function"}, {"state": None}, {"class_name": 1}])
+def test_another_form_of_persistence_is_refused(meta: dict[str, Any], tmp_path: Path) -> None:
+    whole = {"type": "class", "version": 6, "module_src": "", "class_name": "Net", "state": {}} | meta
+    with pytest.raises(ValueError, match="persisten.* is expected"):
+        read(edm_writer.dump({"ema": hostile_files.Call(edm_writer.reconstruct, whole)}), tmp_path)
+
+
+def test_a_file_cut_at_any_byte_is_one_error(tmp_path: Path) -> None:
+    content = _small()
+    for length in range(1, len(content)):
+        with pytest.raises(ValueError, match=r"network\.pkl: .*expected one of EDM's network pickles"):
+            read(content[:length], tmp_path)
+
+
+def _small() -> bytes:
+    """Return a genuine file with little source text in it, so that a random byte is worth damaging."""
+    network = edm_writer.network({"weight": np.ones((2, 3), np.float32)}, {"img_resolution": 8})
+    content = edm_writer.dump({"ema": network, "augment_pipe": None}, protocol=3)
+    source = edm_writer.SOURCE.encode()
+    return content.replace(struct.pack("<I", len(source)) + source, struct.pack("<I", 1) + b"x")
+
+
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_file_is_read_or_is_one_error(changes: list[tuple[float, int]]) -> None:
+    content = bytearray(_small())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            checkpoint = read(bytes(content), Path(folder))
+        except ValueError as error:
+            assert "network.pkl: " in str(error)
+        else:
+            assert all(isinstance(tensor, torch.Tensor) for tensor in checkpoint.state_dict.values())

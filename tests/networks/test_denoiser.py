@@ -66,7 +66,8 @@ def test_edm_of_fresh_weights_is_the_best_linear_denoiser(config):
 def test_sigma_may_have_any_shape_that_broadcasts(config):
     network, x = _lively(build_denoiser(config)), _images()
     out = network(x, torch.full((3,), 2.0))
-    for sigma in (2.0, torch.tensor(2.0), torch.full((3, 1, 1, 1), 2.0, dtype=torch.float64)):
+    spread = torch.tensor([2.0]).expand(3)
+    for sigma in (2.0, torch.tensor(2.0), spread, torch.full((3, 1, 1, 1), 2.0, dtype=torch.float64)):
         assert torch.allclose(network(x, sigma), out, rtol=1e-4, atol=1e-5)
 
 

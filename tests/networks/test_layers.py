@@ -25,7 +25,9 @@ from onestep.networks._layers import (
 @pytest.mark.parametrize("heads", [1, 3])
 def test_both_ways_to_attend_agree(heads):
     parts = torch.randn(3, 2, heads, 5, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(_plain_attention(*parts), _fused_attention(*parts), atol=1e-6)
+    plain, fused = _plain_attention(*parts), _fused_attention(*parts)
+    assert torch.allclose(plain, fused, atol=1e-6)
+    assert plain.is_contiguous() and fused.is_contiguous()
 
 
 def test_attention_reads_triples_head_by_head():

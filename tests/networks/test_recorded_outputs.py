@@ -107,3 +107,18 @@ def test_the_image_path_runs_in_bfloat16_and_stays_near(recorded):
     half = network.model(x.to(torch.bfloat16), noise, recorded.labels())
     assert half.dtype == torch.bfloat16
     assert (half - exact).norm() <= 0.05 * exact.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_on_a_gpu_half_precision_is_an_option(recorded):
+    network = recorded.network("d2o").cuda()
+    network.use_fp16 = True
+    x, sigma = recorded.arrays["x"].cuda(), recorded.arrays["sigma"].cuda()
+    labels = None if recorded.labels() is None else recorded.labels().cuda()
+    exact = recorded.arrays["d2o/out"]
+    single = network(x, sigma, labels, force_fp32=True).cpu() - exact
+    half = network(x, sigma, labels).cpu() - exact
+    assert single.norm() <= 0.005 * exact.norm()
+    assert single.norm() < half.norm() <= 0.1 * exact.norm()

@@ -25,7 +25,7 @@ class Streams:
 
 
 class Shrink(nn.Module):
-    """The best denoiser of independent normal pixels of standard deviation 0.5 (arXiv:2206.00364, Eq. 57)."""
+    """The best denoiser of independent normal pixels of standard deviation 0.5."""
 
     def forward(self, noisy, sigma, labels):
         return noisy * (0.25 / (0.25 + sigma**2))[:, None, None, None]

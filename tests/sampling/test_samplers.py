@@ -42,7 +42,7 @@ def test_heun_follows_the_flow_to_the_data():
     exact = noise * sigma_max * _SPREAD / math.sqrt(sigma_max**2 + _SPREAD**2)
     errors = [(Heun(steps=steps)(_ideal, noise, None) - exact).abs().max().item() for steps in (9, 18, 36)]
     assert errors[0] > 3 * errors[1] > 9 * errors[2]
-    assert errors[2] < 0.02
+    assert errors[2] < 0.03
 
 
 def test_churn_keeps_the_distribution():
@@ -50,7 +50,7 @@ def test_churn_keeps_the_distribution():
     sampler = Heun(steps=36, churn=40.0, churn_min=0.05, churn_max=50.0)
     churned = sampler(_ideal, noise, None, random=random)
     assert (churned - Heun(steps=36)(_ideal, noise, None)).abs().max() > 0.5
-    assert churned.std().item() == pytest.approx(_SPREAD, rel=0.03)
+    assert churned.std().item() == pytest.approx(_SPREAD, rel=0.06)
 
 
 def test_a_step_outside_the_churned_range_draws_too():

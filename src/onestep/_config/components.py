@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from onestep import plugins
-from onestep._config.problems import Path, Problem, found, missing_key, not_among, not_exactly_one, unknown_key
+from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among, unknown_key
 from onestep._config.values import Name
 from onestep._config.wording import worded
 
@@ -27,28 +27,28 @@ class _Family:
 
     Attributes:
         folder: The family.
-        place: Path of its blocks, "*" for any name.
+        place: Where its blocks stand, "*" for any name.
         supplied: Arguments that the pipeline gives to the class, and no config.
-        names: For an argument in `supplied`, the keys by one of which the config says where it comes from.
+        sources: For an argument in `supplied`, the keys by one of which the config says where it comes from.
         keys: Further keys of every block, with their types.
     """
 
     folder: str
     place: tuple[str, ...]
     supplied: frozenset[str] = frozenset()
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 _FAMILIES = (
     _Family(
-        folder="data", place=("datasets", "*"), supplied=frozenset({"source"}), names={"source": ("input",)}
+        folder="data", place=("datasets", "*"), supplied=frozenset({"source"}), sources={"source": ("input",)}
     ),
     _Family(
         folder="features",
         place=("features", "*"),
         supplied=frozenset({"weights"}),
-        names={"weights": ("run", "input")},
+        sources={"weights": ("run", "input")},
     ),
     _Family(
         folder="networks",
@@ -66,12 +66,12 @@ _FAMILIES = (
         folder="discriminators",
         place=("runs", "*", "discriminator"),
         supplied=frozenset({"backbones", "classes", "seed"}),
-        names={"backbones": ("backbones",)},
+        sources={"backbones": ("backbones",)},
     ),
     _Family(folder="sampling", place=("samplers", "*")),
     _Family(folder="metrics", place=("metrics", "*"), keys={"features": Name}),
 )
-_REFERENCES = MappingProxyType(
+_SOURCES = MappingProxyType(
     {"input": Name, "run": Name, "backbones": Annotated[tuple[Name, ...], Field(min_length=1)]}
 )
 
@@ -81,10 +81,12 @@ class Resolved(NamedTuple):
 
     document: Any
     problems: list[Problem]
-    broken: tuple[Path, ...]
+    broken: tuple[Place, ...]
 
 
 class _Key(NamedTuple):
+    """A key that a block may have; `default` is `_REQUIRED` where it must."""
+
     hint: Any
     default: Any
 
@@ -93,24 +95,112 @@ def resolve_components(document: Any) -> Resolved:
     """Check each component block of a plain document and fill in its defaults, in a copy."""
     document = json.loads(json.dumps(document))
     problems: list[Problem] = []
-    broken: list[Path] = []
+    broken: list[Place] = []
     for family in _FAMILIES:
-        for path, holder in _places(document, family.place):
-            block = _Block(holder[path[-1]], family=family, path=path)
-            if block.problems:
-                problems += block.problems
-                broken.append(path)
-            else:
-                holder[path[-1]] = block.resolved
+        for place, holder in _blocks(document, family.place):
+            block, wrong = _resolve(holder[place[-1]], family=family, place=place)
+            holder[place[-1]] = block
+            if wrong:
+                problems += wrong
+                broken.append(place)
     return Resolved(document, problems, tuple(broken))
 
 
-def _places(value: Any, place: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the path of each block at `place`, and the mapping that holds it."""
+def _blocks(value: Any, pattern: tuple[str, ...], place: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the place of each block that matches `pattern`, and the mapping that holds it."""
     if not isinstance(value, dict):
         return
-    for key in list(value) if place[0] == "*" else [key for key in place[:1] if key in value]:
-        if place[1:]:
-            yield from _places(value[key], place[1:], (*path, key))
+    for key in [key for key in value if pattern[0] in ("*", key)]:
+        if pattern[1:]:
+            yield from _blocks(value[key], pattern[1:], (*place, key))
         elif isinstance(value[key], dict):
-            yield (*path, key), value
+            yield (*place, key), value
+
+
+def _resolve(block: dict[str, Any], *, family: _Family, place: Place) -> tuple[dict[str, Any], list[Problem]]:
+    """Return a block in its resolved form; or as it is, with all that is wrong with it."""
+    misnamed = _misnamed(block, folder=family.folder)
+    if misnamed is not None:
+        return block, [Problem((*place, "name"), misnamed)]
+    component = plugins.load(family.folder, block["name"])
+    parameters = inspect.signature(component).parameters
+    options = _options(component, but=family.supplied)
+    sources = [keys for argument, keys in family.sources.items() if argument in parameters]
+    others = {key: _Key(hint, _REQUIRED) for key, hint in family.keys.items()} | _source_keys(sources)
+    values, problems = _values(block, keys=others | options, place=place)
+    problems += _wrong_sources(block, sources, place=place)
+    chosen = {key: values.pop(key) for key in options if key in values}
+    if not problems and not family.supplied:
+        problems = _refused(component, chosen, place=place)
+    if problems:
+        return block, problems
+    return to_jsonable_python({"name": block["name"], **values, "options": chosen}), []
+
+
+def _misnamed(block: Mapping[str, Any], *, folder: str) -> str | None:
+    """Return what is wrong with a block's name; None where all is well."""
+    choices = plugins.choices(folder)
+    if "name" not in block:
+        return f"missing, expected one of the files of {folder}/: {', '.join(choices)}"
+    return None if block["name"] in choices else not_among(block["name"], choices, of=f"files of {folder}/")
+
+
+def _options(component: Any, *, but: frozenset[str]) -> dict[str, _Key]:
+    """Return the keyword arguments of a class that the config gives."""
+    hints = get_type_hints(component.__init__)
+    parameters = inspect.signature(component).parameters
+    return {name: _Key(hints[name], each.default) for name, each in parameters.items() if name not in but}
+
+
+def _source_keys(sources: Iterable[tuple[str, ...]]) -> dict[str, _Key]:
+    """Return the keys that name sources: a lone one must be there, one of several need not."""
+    keys = {}
+    for names in sources:
+        alone = len(names) == 1
+        keys |= {name: _Key(_SOURCES[name] if alone else _SOURCES[name] | None, _REQUIRED if alone else None) for name in names}
+    return keys
+
+
+def _wrong_sources(block: Mapping[str, Any], sources: Iterable[tuple[str, ...]], *, place: Place) -> Iterator[Problem]:
+    for names in sources:
+        wrong = exactly_one(names, given=[name for name in names if block.get(name) is not None])
+        if wrong and len(names) > 1:
+            yield Problem(place, wrong)
+
+
+def _values(
+    block: Mapping[str, Any], *, keys: Mapping[str, _Key], place: Place
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Return what a block says, defaults filled in, and what is wrong with it."""
+    allowed = ["name", *keys]
+    problems = [Problem((*place, key), unknown_key(key, allowed)) for key in block if key not in allowed]
+    values = {}
+    for name, key in keys.items():
+        if name in block:
+            try:
+                values[name] = TypeAdapter(key.hint, config=_STRICT).validate_json(json.dumps(block[name]))
+            except ValidationError as error:
+                problems += worded(error.errors(include_url=False), within=(*place, name))
+        elif key.default is _REQUIRED:
+            problems.append(Problem((*place, name), missing_key()))
+        elif _is_json(key.default):
+            values[name] = key.default
+    return values, problems
+
+
+def _is_json(default: Any) -> bool:
+    """Whether JSON has a word for a default; what it has none for, infinity, is left to the class."""
+    try:
+        json.dumps(to_jsonable_python(default), allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(component: Any, options: Mapping[str, Any], *, place: Place) -> list[Problem]:
+    """Return what a class itself says against its options."""
+    try:
+        component(**options)
+    except ValueError as error:
+        return [Problem(place, " ".join(str(error).split()))]
+    return []

@@ -41,7 +41,10 @@ EXPECTED_BY_PATTERN = MappingProxyType(
 
 # In JSON mode "strict" takes a list for a tuple and a whole number for a number, and no text for either.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-_none: MappingProxyType[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -213,7 +216,7 @@ class Row:
     teacher: Name | None = None
     sampler: Name
     label: Text | None = None
-    published: Named[float] = _none
+    published: Named[float] = Field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -255,13 +258,13 @@ class Rerun:
 class Experiment:
     """A whole config, checked: every name in it exists, and every option that has a default is filled in."""
 
-    inputs: Named[Input] = _none
-    datasets: Named[Dataset] = _none
-    teachers: Named[Teacher] = _none
-    backbones: Named[Backbone] = _none
-    features: Named[Extractor] = _none
-    runs: Named[Run] = _none
-    samplers: Named[Component] = _none
-    metrics: Named[Metric] = _none
-    tables: Named[Table] = _none
+    inputs: Named[Input] = Field(default_factory=_nothing)
+    datasets: Named[Dataset] = Field(default_factory=_nothing)
+    teachers: Named[Teacher] = Field(default_factory=_nothing)
+    backbones: Named[Backbone] = Field(default_factory=_nothing)
+    features: Named[Extractor] = Field(default_factory=_nothing)
+    runs: Named[Run] = Field(default_factory=_nothing)
+    samplers: Named[Component] = Field(default_factory=_nothing)
+    metrics: Named[Metric] = Field(default_factory=_nothing)
+    tables: Named[Table] = Field(default_factory=_nothing)
     rerun: Rerun = Rerun()

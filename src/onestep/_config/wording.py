@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from onestep._config.problems import Path, Problem, found, missing_key
+from onestep._config.problems import Place, Problem, found, missing_key
 from onestep._config.values import EXPECTED_BY_PATTERN
 
 _EXPECTED = MappingProxyType(
@@ -37,12 +37,12 @@ _LENGTHS = ("too_short", "too_long")
 _NUMBERS = ("int_type", "int_from_float", "float_type")
 
 
-def worded(errors: Iterable[Mapping[str, Any]], *, within: Path = ()) -> list[Problem]:
+def worded(errors: Iterable[Mapping[str, Any]], *, within: Place = ()) -> list[Problem]:
     """Return pydantic's errors about a value at `within` as problems, those of a missing key included."""
     return [Problem((*within, *place_of(error)), _text(error)) for error in errors]
 
 
-def place_of(error: Mapping[str, Any]) -> Path:
+def place_of(error: Mapping[str, Any]) -> Place:
     """Return where an error is; pydantic marks a mapping's own key by a step "[key]"."""
     return tuple(step for step in error["loc"] if step != "[key]")
 

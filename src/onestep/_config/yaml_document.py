@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from onestep._config.problems import ConfigError, Problem
-from onestep._config.problems import Path as Place
+from onestep._config.problems import ConfigError, Place, Problem
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
@@ -38,7 +37,7 @@ def _construct(text: str, *, source: str) -> Any:
         root = loader.get_single_node()
         if root is None:
             return None
-        problems = list(_odd_keys(root, path=(), above=(), seen=set()))
+        problems = list(_odd_keys(root, place=(), above=(), seen=set()))
         if problems:
             raise ConfigError([problem.line(source) for problem in problems])
         return loader.construct_document(root)
@@ -54,27 +53,27 @@ def _syntax(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {error.problem}"
 
 
-def _odd_keys(node: yaml.Node, *, path: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> Iterator[Problem]:
+def _odd_keys(node: yaml.Node, *, place: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> Iterator[Problem]:
     """Yield what is wrong with the keys of a node and of all below it; aliases are looked at once."""
     if node in above:
-        yield Problem(path, f"line {node.start_mark.line + 1}: an alias to the mapping or list that it stands in")
+        yield Problem(place, f"line {node.start_mark.line + 1}: an alias to the mapping or list that it stands in")
     if node in seen:
         return
     seen.add(node)
     if isinstance(node, yaml.MappingNode):
-        yield from _odd_keys_here(node, path=path)
+        yield from _odd_keys_here(node, place=place)
     for step, child in _children(node):
-        yield from _odd_keys(child, path=(*path, step), above=(*above, node), seen=seen)
+        yield from _odd_keys(child, place=(*place, step), above=(*above, node), seen=seen)
 
 
-def _odd_keys_here(mapping: yaml.MappingNode, *, path: Place) -> Iterator[Problem]:
+def _odd_keys_here(mapping: yaml.MappingNode, *, place: Place) -> Iterator[Problem]:
     first: dict[str, int] = {}
     for key, _ in mapping.value:
         line = key.start_mark.line + 1
         if key.tag not in (_TEXT, _MERGE):
-            yield Problem(path, f"line {line}: YAML does not read the key {_written(key)!r} as text; put it in quotes")
+            yield Problem(place, f"line {line}: YAML does not read the key {_written(key)!r} as text; put it in quotes")
         elif key.value in first:
-            yield Problem((*path, key.value), f"stands twice, in lines {first[key.value]} and {line}")
+            yield Problem((*place, key.value), f"stands twice, in lines {first[key.value]} and {line}")
         else:
             first[key.value] = line
 

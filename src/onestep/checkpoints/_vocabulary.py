@@ -16,6 +16,8 @@ from onestep.checkpoints._storage import Storage, read_storage
 # Of the persistence format, in which every network class is pickled as its source text and its state.
 _VERSION = 6
 _MOST_DIMENSIONS = 16
+# Torch counts in 64 bits; this also holds for tensors without numbers, which no storage bounds.
+_LARGEST_NUMBER = 2**40
 _SCALARS = {
     **{"b1": "?", "f2": "e", "f4": "f", "f8": "d"},
     **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
@@ -80,8 +82,8 @@ def edm_vocabulary(budget: Budget) -> Vocabulary:
         "numpy._core.multiarray scalar": _scalar,
         "numpy.core.multiarray scalar": _scalar,
         "numpy dtype": _dtype,
-        "builtins set": _set,
-        "__builtin__ set": _set,
+        "builtins set": lambda arguments: _set(arguments, budget),
+        "__builtin__ set": lambda arguments: _set(arguments, budget),
         "_codecs encode": lambda arguments: _encode(arguments, budget),
     }
     return Vocabulary(names=names_for(constructors), set_state=_set_state, persistent=_no_persistent)
@@ -113,9 +115,10 @@ def _empty_dict(arguments: Arguments) -> dict[Any, Any]:
     return {}
 
 
-def _set(arguments: Arguments) -> set[Any]:
+def _set(arguments: Arguments, budget: Budget) -> set[Any]:
     match arguments:
         case (list() as items,):
+            budget.step(len(items))
             return set(check_keys(items))
     _refuse("a set, made of one list,", arguments)
 
@@ -151,15 +154,18 @@ def _tensor(arguments: Arguments) -> StoredTensor:
 
 def _check_extent(storage: Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
     """Raise ValueError unless the view lies in its storage and has no more numbers than that."""
-    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
-        raise ValueError("a tensor's offset, size and stride must be integers of at least 0")
     if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
         raise ValueError(
             f"a tensor has {len(size)} sizes, {len(stride)} strides; at most {_MOST_DIMENSIONS} of each are read"
         )
+    if not all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in (offset, *size, *stride)):
+        raise ValueError("a tensor's offset, sizes and strides are not integers from 0 to 2**40")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     count = _product(size)
-    if offset > storage.count or count > storage.count or (count and last >= storage.count):
+    without_zeros = _product(tuple(length or 1 for length in size))
+    if offset > storage.count or without_zeros > (storage.count if count else _LARGEST_NUMBER):
+        raise ValueError(f"a tensor has more numbers than its storage of {storage.count}")
+    if count and last >= storage.count:
         raise ValueError(f"a tensor reaches beyond its storage of {storage.count} numbers")
 
 

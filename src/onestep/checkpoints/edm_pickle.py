@@ -21,12 +21,12 @@ from onestep.checkpoints._stack_machine import Budget, interpret, kind, refuse_n
 from onestep.checkpoints._storage import Storage
 from onestep.checkpoints._vocabulary import Module, StoredTensor, edm_vocabulary
 
-# A file of NVIDIA's largest network takes about 90,000 steps; a trainer's file with three networks, three times that.
+# Networks of the published sizes take about 90,000 steps each, and a file may hold three.
 _STEPS = 1_000_000
 _MOST_TENSORS = 20_000
 _DEEPEST = 64
 _LONGEST_NAME = 512
-# Tied weights are counted once for each of their names.
+# Bytes are counted when decoded (protocol 2), when copied, and once for each name of a tensor: tied weights have more.
 _LARGEST_UNFOLDING = 4
 
 _SIGNATURES = {
@@ -115,7 +115,7 @@ def _config(network: Module, budget: Budget) -> dict[str, Any]:
     arguments = network.state.get("_init_kwargs")
     if type(arguments) is not dict:
         raise ValueError("the network has no record (_init_kwargs) of the arguments that it was made with")
-    if network.state.get("_init_args", ()) != ():
+    if network.state.get("_init_args"):
         raise ValueError("the network was made with arguments without names (_init_args), which cannot be told apart")
     return _plain(arguments, budget=budget, depth=0)
 
@@ -154,23 +154,24 @@ def _tensors(module: Module, prefix: str, *, budget: Budget, depth: int) -> Iter
     unsaved = module.state.get("_non_persistent_buffers_set", set())
     if type(unsaved) is not set:
         raise ValueError(f"the names of the buffers that are not saved are {kind(unsaved)}, not a set")
-    for name, tensor in _members(module, "_parameters", StoredTensor):
+    for name, tensor in _members(module, "_parameters", StoredTensor, budget=budget):
         if not tensor.storage.dtype.is_floating_point:
             raise ValueError(f"the parameter {(prefix + name)[:80]!r} is {tensor.storage.dtype}, not floating point")
         yield prefix + name, tensor
-    for name, tensor in _members(module, "_buffers", StoredTensor):
+    for name, tensor in _members(module, "_buffers", StoredTensor, budget=budget):
         if name not in unsaved:
             yield prefix + name, tensor
-    for name, part in _members(module, "_modules", Module):
+    for name, part in _members(module, "_modules", Module, budget=budget):
         yield from _tensors(part, f"{prefix}{name}.", budget=budget, depth=depth + 1)
 
 
-def _members(module: Module, table: str, expected: type) -> Iterator[tuple[str, Any]]:
+def _members(module: Module, table: str, expected: type, *, budget: Budget) -> Iterator[tuple[str, Any]]:
     """Yield what `table` holds; None stands for what a network could have and has not."""
     members = module.state.get(table)
     if type(members) is not dict:
         raise ValueError(f"a network's {table} are {kind(members)}, not a dict")
     for name, member in members.items():
+        budget.step()
         if type(name) is not str or not name or "." in name:
             raise ValueError(f"a network's {table} hold the name {str(name)[:40]!r}; a text without dots is expected")
         if member is not None and type(member) is not expected:

@@ -44,10 +44,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = freeze(network)
         self.channels, self.tap_channels, self.strides = channels, tap_channels, strides
-        mean_, std_ = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+        means, stds = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
         # ((x + 1) / 2 - mean) / std of images x in [-1, 1], in the form that is exactly x for mean = std = 0.5.
-        self.register_buffer("scale", 0.5 / std_, persistent=False)
-        self.register_buffer("offset", (0.5 - mean_) / std_, persistent=False)
+        self.register_buffer("scale", 0.5 / stds, persistent=False)
+        self.register_buffer("offset", (0.5 - means) / stds, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the taps of images [B, C, H, W] in [-1, 1]."""

@@ -1,7 +1,7 @@
 """The trained part of a projected discriminator: one small convolutional critic a feature map.
 
-Source: Projected GANs (arXiv:2111.01007), section 3.3 and appendix; class conditioning by projection as in
-StyleGAN-XL (arXiv:2202.00273), section 3.2. Names and numbers as in the D2O reference.
+Source: Projected GANs (arXiv:2111.01007); class conditioning by projection (arXiv:1802.05637) as in StyleGAN-XL
+(arXiv:2202.00273). Names and numbers as in the D2O reference.
 """
 
 from __future__ import annotations
@@ -156,9 +156,9 @@ class MultiScaleHeads(nn.Module):
 
     def _widths_below(self, resolution: int, *, channels: int) -> list[int]:
         """Return the width after each halving from `resolution` to the end size."""
-        finest, end = self.resolutions[0], end_resolution(self.resolutions[-1])
-        halvings = int(math.log2(finest // resolution)), int(math.log2(finest // end))
-        return [channels << max(level - 1, 0) for level in range(halvings[0] + 1, halvings[1] + 1)]
+        end = end_resolution(self.resolutions[-1])
+        first, last = (int(math.log2(self.resolutions[0] // size)) for size in (resolution, end))
+        return [channels << max(level - 1, 0) for level in range(first + 1, last + 1)]
 
     def forward(self, features: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """Return logits [B, N], the heads' maps one after the other, fine to coarse."""
@@ -166,7 +166,7 @@ class MultiScaleHeads(nn.Module):
 
 
 def end_resolution(coarsest: int) -> int:
-    """Return the nominal size at which heads stop halving: 8, as published, or 4 where the coarsest map is 8 or less."""
+    """Return the nominal size at which heads stop halving: 8 as published, 4 where the coarsest map is 8 or less."""
     return 8 if coarsest > 8 else _KERNEL
 
 

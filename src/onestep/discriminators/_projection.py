@@ -1,4 +1,4 @@
-"""Random fixed mixing of feature maps, across channels and across scales (Projected GANs, arXiv:2111.01007, section 3.2)."""
+"""Random fixed mixing of feature maps, across channels and scales (Projected GANs, arXiv:2111.01007)."""
 
 from __future__ import annotations
 

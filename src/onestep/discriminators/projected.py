@@ -20,7 +20,7 @@ _EMBEDDING_WIDTH = 64  # of the class tables
 class Projected(nn.Module):
     """Frozen backbones, a fixed random mixing of their taps, and trained heads: one critic a backbone.
 
-    `parameters()` holds what is trained, which is the heads; all that is frozen is a buffer. Gradients reach the images.
+    `parameters()` holds what is trained, which is the heads; what is frozen are buffers. Gradients reach the images.
     In training mode every forward moves the heads' buffers (batch statistics, vectors of the spectral norm), whoever
     trains; the frozen parts are in evaluation mode always.
 
@@ -58,29 +58,26 @@ class Projected(nn.Module):
         if not backbones:
             raise ValueError("backbones: expected at least one network to look through, found none")
         self.resolution, self.classes = resolution, classes
+        self.splits = tuple(_logits(backbone, resolution=resolution) for backbone in backbones.values())
+        self.pretrained = nn.ModuleDict(backbones)
         # Differs from the reference: there each rank mixes by other numbers while all share the heads. Here all the
         # numbers follow from the seed, so ranks agree and a run can be made again.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            mixings = {name: _mixing(backbone, channels=channels) for name, backbone in backbones.items()}
+            self.scratch = nn.ModuleDict({name: _mixing(b, channels=channels) for name, b in backbones.items()})
             # Differs from the reference: there the table starts as ImageNet's class features, whatever the dataset.
             embedding = torch.randn(classes, _EMBEDDING_WIDTH) if classes else None
-            heads = {
-                name: MultiScaleHeads(
-                    in_channels=mixings[name].out_channels,
-                    resolutions=_nominal(backbone, resolution=resolution),
-                    channels=channels,
-                    embedding=embedding,
-                )
-                for name, backbone in backbones.items()
-            }
-        self.pretrained = nn.ModuleDict(backbones)
-        self.scratch = nn.ModuleDict(mixings)
-        self.discriminators = nn.ModuleDict(heads)
-        self.splits = tuple(
-            logits_of(_mixed_sizes(backbone, resolution=resolution), resolutions=heads[name].resolutions)
-            for name, backbone in backbones.items()
-        )
+            self.discriminators = nn.ModuleDict(
+                {
+                    name: MultiScaleHeads(
+                        in_channels=self.scratch[name].out_channels,
+                        resolutions=_nominal_sizes(backbone, resolution=resolution),
+                        channels=channels,
+                        embedding=embedding,
+                    )
+                    for name, backbone in backbones.items()
+                }
+            )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return logits [B, N] of images [B, C, H, W] in [-1, 1] under labels, one-hot [B, K]; large means real."""
@@ -121,11 +118,17 @@ def _mixing(backbone: Backbone, *, channels: int) -> nn.Module:
     return freeze(Mixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out))
 
 
+def _logits(backbone: Backbone, *, resolution: int) -> int:
+    """Return how many logits the heads give that look through a backbone."""
+    nominal = _nominal_sizes(backbone, resolution=resolution)
+    return logits_of(_mixed_sizes(backbone, resolution=resolution), resolutions=nominal)
+
+
 def _mixed_sizes(backbone: Backbone, *, resolution: int) -> list[int]:
     """Return the true sizes of the mixed maps: twice the taps'."""
     return [2 * (resolution // stride) for stride in backbone.strides]
 
 
-def _nominal(backbone: Backbone, *, resolution: int) -> list[int]:
+def _nominal_sizes(backbone: Backbone, *, resolution: int) -> list[int]:
     """Return the sizes the heads are laid out for: those under the next power of two (256 where images have 224)."""
     return _mixed_sizes(backbone, resolution=1 << (resolution - 1).bit_length())

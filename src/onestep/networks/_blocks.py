@@ -5,6 +5,7 @@ Legend: B images, C H W a feature map, E the width of the embedding of noise lev
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -129,10 +130,11 @@ def attend(qkv: Tensor, *, heads: int) -> Tensor:
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend in one kernel; all are [B, heads, width of a head, pixels]."""
     rows = (part.transpose(2, 3) for part in (query, key, value))
-    return F.scaled_dot_product_attention(*rows).transpose(2, 3)
+    # Contiguous, because the layers below would go on in the strides of this view, which is slow.
+    return F.scaled_dot_product_attention(*rows).transpose(2, 3).contiguous()
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend by two products, which is the faster way on a CPU; all are [B, heads, width of a head, pixels]."""
-    logits = query.transpose(2, 3).to(torch.float32) @ (key * key.shape[2] ** -0.5).to(torch.float32)
+    logits = query.transpose(2, 3).to(torch.float32) @ (key / math.sqrt(key.shape[2])).to(torch.float32)
     return value @ logits.softmax(dim=3).to(value.dtype).transpose(2, 3)

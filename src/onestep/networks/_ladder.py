@@ -97,7 +97,7 @@ def descend(blocks: nn.ModuleDict, x: Tensor, emb: Tensor) -> list[Tensor]:
         if isinstance(block, UNetBlock):
             left.append(block(left[-1], emb))
         elif isinstance(block, ConvDownsample2d):
-            beside = left[-1] = (left[-1] + block(beside)) * math.sqrt(0.5)
+            beside = left[-1] = (left[-1] + block(beside)) / math.sqrt(2)
         else:
             left.append(block(x))
     return left

@@ -114,8 +114,7 @@ class Preconditioned(nn.Module):
         """
         law = PRECONDITIONINGS[self.preconditioning]
         x = law.container(x)
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
-        scale = law.coefficients(sigma, self.sigma_data)
+        scale = law.coefficients(_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
         # Differs from the reference: EDM's half precision is float16; bfloat16, as in D2O, needs no loss scaling.
         half = self.use_fp16 and not force_fp32 and x.is_cuda
         inner = (scale.input * x).to(torch.bfloat16 if half else torch.float32)
@@ -131,3 +130,10 @@ class Preconditioned(nn.Module):
         if labels.shape[-1] != self.label_dim:
             raise ValueError(f"labels are one-hot [B, {self.label_dim}] for this network, not {list(labels.shape)}")
         return labels.to(torch.float32).reshape(-1, self.label_dim)
+
+
+def _levels(sigma: Tensor, x: Tensor) -> Tensor:
+    """Return the noise levels as float32 beside `x`; one level spread over all rows is one, to be embedded once."""
+    sigma = torch.as_tensor(sigma, device=x.device)
+    is_spread = sigma.ndim == 1 and sigma.stride(0) == 0
+    return (sigma[:1] if is_spread else sigma).to(torch.float32)

@@ -93,7 +93,7 @@ class D2O:
     def r1_loss(self, players: Players, batch: Batch) -> Loss:
         """Return gamma / 2 times the mean over rows of |d(sum of all logits)/d(image)|^2 on real images.
 
-        (Mescheder et al., arXiv:1801.04406, Eq. 9.) The reference draws noise here and does not use it.
+        The R1 penalty of Mescheder et al. (arXiv:1801.04406, Eq. 9). The reference draws noise here, too, in vain.
         """
         images = batch.images.detach().requires_grad_()
         logits = players["discriminator"](images, batch.labels)
@@ -102,6 +102,6 @@ class D2O:
         return Loss(value=penalty * self.r1_gamma / 2, observed={"r1_penalty": penalty.detach()})
 
     def over_rows(self, losses: Tensor, *, discriminator: nn.Module) -> Tensor:
-        """Return the scalar of losses [B, N]: mean in each critic, sum over critics, mean over rows, times the scale."""
+        """Return the scalar of losses [B, N]: mean in a critic, sum over critics, mean over rows, times the scale."""
         critics = losses.split(discriminator.splits, dim=1)
         return self.rows_per_rank * sum(critic.mean(dim=1) for critic in critics).mean()

@@ -34,7 +34,7 @@ class Edm:
         return (Phase(name="generator", trains="generator", loss=self.generator_loss),)
 
     def generator_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return the mean over rows of weight(sigma) |D(images + sigma noise; sigma) - images|^2 (Eq. 8).
+        """Return the mean over rows of weight(sigma) |D(images + sigma noise; sigma) - images|^2.
 
         The square is summed over channels and pixels, as in the reference, so its size grows with the image.
         `denoising_error` is the same with a mean over channels and pixels, for comparing resolutions.
@@ -52,5 +52,8 @@ class Edm:
         return (self.p_mean + self.p_std * batch.random.normal()).exp()
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Return lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2: unit loss at initialisation (Table 1)."""
+        """Return lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1).
+
+        A denoiser that returns its skip connection alone then has loss 1 for each pixel, at every level.
+        """
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2

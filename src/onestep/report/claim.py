@@ -87,9 +87,7 @@ def state_claim(table: Table, *, column: str, origin: Mapping[str, str]) -> Clai
 
 
 def _open(table: Table, column: str, reason: str, *, rows: tuple[Row, ...] = ()) -> Claim:
-    return Claim(
-        verdict="open", headline=f"{table.title}: no verdict", sentences=(reason,), column=column, rows=rows
-    )
+    return Claim(verdict="open", headline=f"{table.title}: no verdict", sentences=(reason,), column=column, rows=rows)
 
 
 def _judge(

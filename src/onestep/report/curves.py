@@ -110,7 +110,9 @@ def averaged(points: Sequence[Point]) -> list[Point]:
     if len(points) <= MOST_POINTS:
         return list(points)
     low, high = points[0][0], points[-1][0]
-    stretches = groupby(points, key=lambda point: min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1))
+    stretches = groupby(
+        points, key=lambda point: min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1)
+    )
     return [_mean_point(list(stretch)) for _, stretch in stretches]
 
 

@@ -212,15 +212,19 @@ def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
 
 def environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
     """Return what the runs were trained with, and the machine that made this page."""
-    trained_with = sorted({str(run.summary["torch"]) for run in runs if "torch" in run.summary})
-    facts = {"PyTorch (training)": ", ".join(trained_with)} if trained_with else {}
+    training = {
+        heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
+        for heading, key in (
+            ("Trained with PyTorch", "torch"),
+            ("Trained with Python", "python"),
+            ("Trained on", "device"),
+        )
+    }
     return {
-        **facts,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "System": f"{platform.system()} {platform.machine()}",
-        "Processor": processor(),
-        "Cores": str(os.cpu_count()),
+        **{heading: values for heading, values in training.items() if values},
+        "Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}",
+        "Page made on": f"{platform.system()} {platform.machine()}",
+        "Processor": f"{processor()}, {os.cpu_count()} cores",
     }
 
 

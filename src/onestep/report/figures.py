@@ -177,7 +177,7 @@ def _name(name: str, *, colour: int, x: float, y: float) -> str:
 
 
 def broken(name: str) -> list[str]:
-    """Break a long name at spaces, hyphens and underscores into rows of at most `NAME_LETTERS`, where that is possible."""
+    """Break a long name at spaces, hyphens and underscores into rows of at most `NAME_LETTERS`, if that can be."""
     rows = [""]
     for part in _parts(name):
         if rows[-1] and len(rows[-1]) + len(part.rstrip()) > NAME_LETTERS:

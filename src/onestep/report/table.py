@@ -208,11 +208,10 @@ def _values(entry: Entry, source: str) -> list[float]:
     metric, _, value = source.partition(".")
     measurements = entry.measurements.get(metric, ())
     for measurement in measurements:
-        if value not in measurement["values"]:
-            known = ", ".join(measurement["values"])
-            raise ValueError(
-                f"{_place(entry, measurement, metric)} holds no value {value!r}, only {known}; delete it to measure again"
-            )
+        known = measurement["values"]
+        if value not in known:
+            place = _place(entry, measurement, metric)
+            raise ValueError(f"{place}: no value {value!r}, only {', '.join(known)}; delete it to measure it again")
     return [float(measurement["values"][value]) for measurement in measurements]
 
 
@@ -230,18 +229,19 @@ def _best(means: Sequence[float | None], direction: Direction) -> float | None:
 
 def refuse_mixed_sources(entries: Sequence[Entry], *, column: str, metric: str) -> None:
     """Raise ValueError unless all measurements of `metric` are comparable, naming two that are not."""
-    first: tuple[str, Measurement] | None = None
-    for entry in entries:
-        for measurement in entry.measurements.get(metric, ()):
-            place = _place(entry, measurement, metric)
-            if first is None:
-                first = (place, measurement)
-            for key in ("features", "feature_weights_sha256", "reference", "images"):
-                if measurement.get(key) != first[1].get(key):
-                    raise ValueError(
-                        f"column {column}: {key} is {first[1].get(key)!r} in {first[0]} but {measurement.get(key)!r} "
-                        f"in {place}; such numbers cannot stand in one column; delete the outdated file to measure again"
-                    )
+    found = [
+        (_place(entry, measurement, metric), measurement)
+        for entry in entries
+        for measurement in entry.measurements.get(metric, ())
+    ]
+    for place, measurement in found[1:]:
+        first_place, first = found[0]
+        for key in ("features", "feature_weights_sha256", "reference", "images"):
+            if measurement.get(key) != first.get(key):
+                raise ValueError(
+                    f"column {column}: {key} is {first.get(key)!r} in {first_place} but {measurement.get(key)!r} in "
+                    f"{place}; such numbers cannot stand in one column; delete the outdated file to measure it again"
+                )
 
 
 def _place(entry: Entry, measurement: Measurement, metric: str) -> str:

@@ -17,14 +17,12 @@ __all__ = ["PerSeedRandom", "Sampler", "Samples", "generate", "per_seed_noise", 
 
 
 class Sampler(Protocol):
-    """What the files of this folder hold, as frozen dataclasses.
-
-    Attributes:
-        evaluations: How often an image passes through the network (NFE).
-    """
+    """What the files of this folder hold, as frozen dataclasses."""
 
     @property
-    def evaluations(self) -> int: ...  # noqa: D102
+    def evaluations(self) -> int:
+        """How often an image passes through the network (NFE)."""
+        ...
 
     def __call__(
         self,

@@ -105,5 +105,5 @@ def _step(
 
 
 def _slope(generator: Callable[..., Tensor], x: Tensor, labels: Tensor | None, *, level: float) -> Tensor:
-    sigma = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
+    sigma = torch.full((1,), level, dtype=torch.float64, device=x.device).expand(len(x))
     return (x - generator(x, sigma, labels).to(torch.float64)) / level

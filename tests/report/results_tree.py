@@ -1,0 +1,260 @@
+"""A results folder as the pipeline leaves it, with invented numbers and scikit-learn's real digits."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from sklearn.datasets import load_digits
+
+from onestep.report.formats import write_table
+from onestep.report.table import Entry, read_measurements, tabulate
+
+CONFIG = """\
+# A small experiment.
+inputs:
+  digits: {package: scikit-learn, path: digits.csv.gz, sha256: 09f66e6d, licence: CC BY 4.0}
+datasets:
+  digits: {name: digits, input: digits, resolution: 16}
+teachers:
+  digits: {run: digits_edm}
+backbones:
+  digits: {run: digits_backbone}
+features:
+  digits: {name: digits, run: digits_metric}
+runs:
+  digits_backbone: &classifier
+    dataset: digits
+    classifier: {name: convnet, width: 16}
+    objective: {name: cross_entropy, shift: 2}
+    images: 30_000
+    seed: 1
+  digits_metric: {<<: *classifier, classifier: {name: convnet, width: 24}, seed: 2}
+  digits_edm:
+    dataset: digits
+    objective: {name: edm, p_mean: -1.2}
+    images: 100_000
+    seed: 0
+  digits_d2o: &d2o
+    dataset: digits
+    teacher: digits
+    freeze: []
+    objective: {name: d2o, r1_gamma: 1.0e-4}     # the sum's scale is stated
+    discriminator: {name: projected, backbones: [digits]}
+    images: 40_000
+    seed: 0
+  digits_d2o_f: {<<: *d2o, freeze: [conv, proj]}
+samplers:
+  heun: {name: heun, steps: 18}
+  one_step: {name: one_step, sigma: 80.0}
+metrics:
+  fd: {name: frechet, features: digits}
+  is: {name: inception_score, features: digits, splits: 10}
+  pr: {name: precision_recall, features: digits, neighbours: 3}
+tables:
+  digits:
+    title: Digits
+    dataset: digits
+    seeds: [0-1999, 2000-3999, 4000-5999]
+    snapshot: last
+    columns: {fd: fd.frechet, is: is.inception_score, precision: pr.precision, recall: pr.recall}
+    rows:
+      - {run: digits_edm, sampler: heun}
+      - {run: digits_edm, sampler: one_step}
+      - {run: digits_d2o, sampler: one_step}
+      - {run: digits_d2o_f, sampler: one_step}
+    curves: {column: fd, seeds: 0-1999}
+rerun: {training_on_code_change: false}
+"""
+
+WEIGHTS = 189_281
+TRAINED = {"digits_d2o_f": 39_700}
+EVALUATIONS = {"heun": 35, "one_step": 1}
+FD = {
+    ("digits_edm", "heun"): 3.1,
+    ("digits_edm", "one_step"): 119.0,
+    ("digits_d2o", "one_step"): 1.9,
+    ("digits_d2o_f", "one_step"): 2.3,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """The invented numbers: mean Frechet distance by (run, sampler), and what deviates from a plain finished demo."""
+
+    config_text: str = CONFIG
+    fd: Mapping[tuple[str, str], float] = field(default_factory=lambda: dict(FD))
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    other_code: tuple[str, ...] = ()
+    images: int = 160
+    noisy: tuple[tuple[str, str], ...] = (("digits_edm", "one_step"),)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parsed config."""
+        return yaml.safe_load(self.config_text)
+
+
+def measurement(*, model: str, sampler: str, seeds: str, metric: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `onestep measure` writes."""
+    return {
+        "model": model,
+        "sampler": sampler,
+        "seeds": seeds,
+        "images": 2000,
+        "metric": metric,
+        "values": dict(values),
+        "features": "digits",
+        "feature_weights_sha256": "aa" * 32,
+        "reference": {"dataset": "digits", "images": 1797, "sha256": "bb" * 32},
+    }
+
+
+def write_results(results: Path, *, story: Story) -> None:
+    """Write everything the tables and the page read, below `results`, and the benchmarks beside it."""
+    config = story.config
+    for run, options in config["runs"].items():
+        _write_run(results / "runs" / run, run=run, options=options)
+    for name in config["tables"]:
+        _write_measurements(results, story=story, name=name)
+        write_table(results / "tables", table=tabulate(config, name=name, entries=entries(results, story, name=name)))
+    _write_benchmarks(results.parent / "benchmarks")
+
+
+def entries(results: Path, story: Story, *, name: str) -> list[Entry]:
+    """Return the rows of a table before they are averaged, measurements read from disk."""
+    layout = story.config["tables"][name]
+    return [_entry(results, row, story=story, layout=layout) for row in layout["rows"]]
+
+
+def _entry(results: Path, row: Mapping[str, Any], *, story: Story, layout: Mapping[str, Any]) -> Entry:
+    run, sampler = row["run"], row["sampler"]
+    images = story.config["runs"][run]["images"]
+    return Entry(
+        run=run,
+        sampler=sampler,
+        label=row.get("label", run),
+        nfe=EVALUATIONS[sampler],
+        images_seen=images,
+        snapshot=f"{run}@{images}",
+        frozen_share=1 - TRAINED.get(run, WEIGHTS) / WEIGHTS,
+        trained_with_other_code=run in story.other_code,
+        published=story.published.get(run, {}),
+        measurements=read_measurements(
+            results / "metrics",
+            model=f"{run}@{images}",
+            sampler=sampler,
+            seeds=layout["seeds"],
+            metrics=story.config["metrics"],
+        ),
+    )
+
+
+def _write_measurements(results: Path, *, story: Story, name: str) -> None:
+    layout = story.config["tables"][name]
+    for row in layout["rows"]:
+        key = (row["run"], row["sampler"])
+        images = story.config["runs"][row["run"]]["images"]
+        _write_samples(results, key=key, images=images, seeds=layout["seeds"][0], story=story)
+        if key not in story.fd:
+            continue
+        for block, seeds in enumerate(layout["seeds"]):
+            _write_block(results, key=key, images=images, seeds=seeds, fd=story.fd[key] * (1 + 0.015 * (block - 1)))
+        if "teacher" in story.config["runs"][row["run"]]:
+            for seen in (10_000, 20_000, 30_000):
+                fd = story.fd[key] + 30 * math.exp(-seen / 6_000)
+                _write_block(results, key=key, images=seen, seeds=layout["seeds"][0], fd=fd)
+
+
+def _write_block(results: Path, *, key: tuple[str, str], images: int, seeds: str, fd: float) -> None:
+    quality = 1 / (1 + fd / 30)
+    values = {
+        "fd": {"frechet": fd},
+        "is": {"inception_score": 1 + 8.6 * quality, "inception_score_std": 0.1},
+        "pr": {"precision": 0.93 * quality, "recall": 0.9 * quality**2},
+    }
+    model = f"{key[0]}@{images}"
+    for metric, numbers in values.items():
+        path = results / "metrics" / model / key[1] / f"{seeds}.{metric}.json"
+        found = measurement(model=model, sampler=key[1], seeds=seeds, metric=metric, values=numbers)
+        write(path, json.dumps(found))
+
+
+def _write_samples(results: Path, *, key: tuple[str, str], images: int, seeds: str, story: Story) -> None:
+    """Write real digits as the images of a row; noise for the rows the story calls noisy."""
+    count = story.images
+    digits = load_digits().images[:count] / 16
+    random = np.random.default_rng(sorted(EVALUATIONS).index(key[1]) + len(key[0]))
+    pixels = np.kron(digits, np.ones((2, 2)))
+    if key in story.noisy:
+        pixels = 0.5 + 0.35 * (np.roll(pixels, 1, axis=0) - 0.4) + 0.15 * random.standard_normal(pixels.shape)
+    pixels = np.clip(pixels * 255 + 12 * random.standard_normal(pixels.shape), 0, 255).astype(np.uint8)
+    path = results / "samples" / f"{key[0]}@{images}" / key[1] / f"{seeds}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, pixels=pixels[..., None], labels=np.zeros(count, np.int64), seeds=np.arange(count))
+
+
+def _write_run(folder: Path, *, run: str, options: Mapping[str, Any]) -> None:
+    images, trained = options["images"], TRAINED.get(run, WEIGHTS)
+    every = 10_000 if "teacher" in options else images
+    for seen in range(every, images + 1, every):
+        write(folder / "snapshots" / f"{seen}.safetensors", "")
+    summary = {
+        "run": run,
+        "spec": "0123456789abcdef",
+        "code": "fedcba9876543210",
+        "codes": ["fedcba9876543210"],
+        "images_seen": images,
+        "parameters": WEIGHTS,
+        "trainable": trained,
+        "frozen": WEIGHTS - trained,
+        "frozen_share": 1 - trained / WEIGHTS,
+        "seconds": images / 310,
+        "restarts": 0,
+        "world_size": 1,
+        "device": "CPU, 2 threads",
+        "torch": "2.12.1",
+        "python": "3.11.2",
+    }
+    write(folder / "summary.json", json.dumps(summary))
+    write(folder / "run.yaml", yaml.safe_dump({"run": run, **options}, sort_keys=False))
+    records = [_record(options["objective"]["name"], seen=seen, images=images) for seen in range(640, images + 1, 640)]
+    write(folder / "log.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _record(objective: str, *, seen: int, images: int) -> dict[str, Any]:
+    done, noise = seen / images, 0.08 * math.sin(seen * 12.9898)
+    losses: dict[str, Any] = {objective: 0.2 + 0.8 * math.exp(-6 * done) * (1 + noise)}
+    observed: dict[str, float] = {}
+    if objective == "d2o":
+        losses = {"generator": 0.9 + 0.5 * done + noise, "discriminator": 1.3 - 0.3 * done + noise}
+        losses["r1"] = 0.02 * math.exp(-2 * done) * (1.2 + 4 * noise)
+        observed = {"logits_fake": -0.4 * done + noise, "logits_real": 0.4 * done + noise}
+    return {
+        "images_seen": seen,
+        "losses": losses,
+        "observed": observed,
+        "images_per_second": 310 + 40 * noise,
+        "memory_mib": 812,
+        "non_finite": 0,
+    }
+
+
+def _write_benchmarks(folder: Path) -> None:
+    stages = {"train": [324.2, 131.0, 127.4, 42.0, 44.9], "sample": [61.0, 3.1, 3.0, 2.9], "prepare": [1.6]}
+    stages |= {"extract": [6.1] * 12, "measure": [0.8] * 36, "tabulate": [0.9]}
+    for rule, times in stages.items():
+        for number, seconds in enumerate(times):
+            write(folder / rule / f"{number}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t812.1\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
