@@ -3,12 +3,16 @@
 
 from snakemake.utils import min_version
 
+from onestep.config import ConfigError
 from onestep.plan import Plan
 
 min_version("9.20")
 
 # A wrong key, name or type stops here, before any job, with its path in the file.
-plan = Plan.read("config.yaml")
+try:
+    plan = Plan.read("config.yaml")
+except ConfigError as error:
+    raise SystemExit(str(error))
 
 
 wildcard_constraints:

@@ -12,7 +12,10 @@ def broken_promises(table):
     teacher, teacher_in_one = fd["digits_edm", "heun"], fd["digits_edm", "one_step"]
     full, frozen = fd["digits_d2o", "one_step"], fd["digits_d2o_f", "one_step"]
     promises = [
-        (frozen <= TENTH * teacher_in_one, f"D2O-F {frozen:.3g} is above a tenth of the teacher's {teacher_in_one:.3g} in one step"),
+        (
+            frozen <= TENTH * teacher_in_one,
+            f"D2O-F {frozen:.3g} is above a tenth of the teacher's {teacher_in_one:.3g} in one step",
+        ),
         (frozen <= TWICE * teacher, f"D2O-F {frozen:.3g} is above twice the teacher's {teacher:.3g} in 35 evaluations"),
         (full <= frozen, f"D2O {full:.3g} is worse than D2O-F {frozen:.3g}"),
     ]

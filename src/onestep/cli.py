@@ -102,9 +102,7 @@ def extract(options: argparse.Namespace) -> int:
     from onestep.evaluation.extraction import write_features
 
     extractor = _component("features", options.features, weights=options.weights)
-    write_features(
-        extractor, options.images, weights=options.weights, options=options.features, output=options.output
-    )
+    write_features(extractor, options.images, weights=options.weights, options=options.features, output=options.output)
     return 0
 
 
@@ -150,9 +148,13 @@ def show(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each run: how far it is, and whether the code that trained it is the code that is here."""
-    from onestep.plan import Plan, run_status
+    from onestep.plan import Plan
+    from onestep.report.status import status_lines
 
-    for line in run_status(Plan.read(options.config)):
+    plan = Plan.read(options.config)
+    runs = {name: run.images for name, run in plan.experiment.runs.items()}
+    codes = {name: plan.training_code(name) for name in runs}
+    for line in status_lines(runs, codes=codes, results=Path("results"), state=Path("state")):
         print(line)
     return 0
 

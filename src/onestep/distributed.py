@@ -42,13 +42,15 @@ class Ranks:
             ValueError: The rows do not divide evenly.
         """
         if rows % self.world:
-            raise ValueError(f"batch {rows} does not divide over {self.world} processes; choose a multiple of {self.world}")
+            raise ValueError(
+                f"batch {rows} does not divide over {self.world} processes; choose a multiple of {self.world}"
+            )
         return rows // self.world
 
 
 @contextlib.contextmanager
 def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
-    """Join the run's process group as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; leave it at the end.
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Without RANK and WORLD_SIZE the run is a single process and no group is made. The backend is NCCL where a CUDA
     device is visible, else gloo.
@@ -63,7 +65,9 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
     rank, world = (int(environment.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     device = _device(int(environment.get("LOCAL_RANK", "0")))
     if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT
+        )
     try:
         yield Ranks(rank=rank, world=world, device=device)
     finally:
@@ -72,7 +76,10 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
 
 
 def _device(local_rank: int) -> torch.device:
-    """Return the CUDA device of this process, or the CPU where there is none."""
+    """Return the CUDA device of this process, or the CPU where there is none; single precision means all of it."""
+    # As in the reference: TensorFloat-32 would round the fp32 path to 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", local_rank if torch.cuda.device_count() > 1 else 0)

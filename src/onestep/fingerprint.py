@@ -104,7 +104,9 @@ class Fingerprints:
     def _parse(self, module: str) -> tuple[_Unit, ...]:
         path = self._file(module)
         if path is None:
-            raise ValueError(f"no module {module!r} below {self._root}; expected '{_PACKAGE}.' and the path of a file there")
+            raise ValueError(
+                f"no module {module!r} below {self._root}; expected '{_PACKAGE}.' and the path of a file there"
+            )
         tree = _Normal().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         return tuple(
@@ -173,11 +175,17 @@ def _needed(units: Sequence[_Unit], function: str, *, where: str) -> tuple[_Unit
 class _Normal(ast.NodeTransformer):
     """Takes out what an imported module does not run: bare strings, type checking, and its part as a script."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: D102
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_text else node
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:  # noqa: D102
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        # Python 3.12 ends a nested format with an empty text; no other version does.
+        self.generic_visit(node)
+        node.values = [each for each in node.values if not (isinstance(each, ast.Constant) and each.value == "")]
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
         never = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
         return node.orelse if never else node
@@ -223,7 +231,7 @@ def _looked_up(node: ast.AST) -> set[str]:
 def _variables(function: ast.AST, body: list[ast.AST]) -> set[str]:
     """Return a function's own variables: its arguments and what its body binds, but for what it declares global."""
     shared = {name for part in body for node in ast.walk(part) if isinstance(node, ast.Global) for name in node.names}
-    arguments = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
+    arguments = {node.arg for node in ast.iter_child_nodes(function.args) if isinstance(node, ast.arg)}
     return arguments.union(*map(_bound, body)) - shared
 
 

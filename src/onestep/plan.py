@@ -55,7 +55,7 @@ class RowPlan:
 
 
 class Plan:
-    """The config of one experiment, as the rules see it. Methods that take `wildcards` are input or params functions."""
+    """The config as the rules see it; methods that take `wildcards` are input or params functions."""
 
     def __init__(self, experiment: Experiment, *, fingerprints: Fingerprints) -> None:
         self.experiment = experiment
@@ -122,10 +122,11 @@ class Plan:
                 weights=[*teacher, *dict.fromkeys(backbones.values())],
                 options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
                 snapshots=[self._snapshot(name, images) for images in run.snapshots],
-                code=self._training_code(name) if follows else "",
+                code=self.training_code(name) if follows else "",
             )
 
-    def _training_code(self, run: str) -> str:
+    def training_code(self, run: str) -> str:
+        """Return the fingerprint of the code that would train a run now."""
         return training_code(run_document(self.experiment, run), fingerprints=self._fingerprints)
 
     def _snapshot(self, run: str, images: int) -> str:
@@ -182,7 +183,9 @@ class Plan:
     def extract_code(self, wildcards: Any) -> str:
         """Fingerprint of the feature network."""
         classifiers = [f"onestep.classifiers.{name}" for name in plugins.choices("classifiers")]
-        return self._code("extract", f"onestep.features.{self.experiment.features[wildcards.features].name}", *classifiers)
+        return self._code(
+            "extract", f"onestep.features.{self.experiment.features[wildcards.features].name}", *classifiers
+        )
 
     # Numbers, tables, page
 
@@ -241,7 +244,9 @@ class Plan:
 
     def table_summaries(self, wildcards: Any) -> list[str]:
         """What each run of a table says of itself."""
-        return list(dict.fromkeys(f"{RESULTS}/runs/{row.name}/summary.json" for row in self._trained_rows(wildcards.table)))
+        return list(
+            dict.fromkeys(f"{RESULTS}/runs/{row.name}/summary.json" for row in self._trained_rows(wildcards.table))
+        )
 
     def table_options(self, wildcards: Any) -> str:
         """A table's layout, the metrics of its columns, and its rows."""
@@ -259,7 +264,11 @@ class Plan:
             }
             for row in self._rows(wildcards.table)
         ]
-        layout = {key: value for key, value in self._document["tables"][wildcards.table].items() if key not in ("rows", "curves")}
+        layout = {
+            key: value
+            for key, value in self._document["tables"][wildcards.table].items()
+            if key not in ("rows", "curves")
+        }
         chosen = {metric: {"name": self.experiment.metrics[metric].name} for metric in metrics}
         return canonical_json({"name": wildcards.table, "layout": layout, "metrics": chosen, "rows": rows})
 
@@ -269,7 +278,7 @@ class Plan:
 
     def training_codes(self, wildcards: Any) -> str:
         """The training code that is here now, by run: a table marks the runs that other code trained."""
-        return canonical_json({row.name: self._training_code(row.name) for row in self._trained_rows(wildcards.table)})
+        return canonical_json({row.name: self.training_code(row.name) for row in self._trained_rows(wildcards.table)})
 
     def tabulate_code(self, wildcards: Any) -> str:
         """Fingerprint of the table writers."""

@@ -14,7 +14,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from onestep.report.formats import write_table
-from onestep.report.table import Entry, read_measurements, tabulate
+from onestep.report.table import Entry, Row, read_measurements, tabulate
 
 CONFIG = """\
 # A small experiment.
@@ -114,6 +114,31 @@ def measurement(*, model: str, sampler: str, seeds: str, metric: str, values: Ma
         "feature_weights_sha256": "aa" * 32,
         "reference": {"dataset": "digits", "images": 1797, "sha256": "bb" * 32},
     }
+
+
+Number = tuple[float, float | None, int, bool] | None
+
+
+def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -> Row:
+    """Return a measured row; a number is (mean, deviation, blocks, is best)."""
+    given = {"fd": fd or (None, None, 0, False), "recall": recall or (None, None, 0, False)}
+    facts = {
+        "run": run,
+        "sampler": sampler,
+        "label": run,
+        "nfe": 1,
+        "images_seen": 40_000,
+        "snapshot": f"{run}@40000",
+        "snapshot_policy": "last",
+        "metrics": {column: number[0] for column, number in given.items()},
+        "std": {column: number[1] for column, number in given.items()},
+        "blocks": {column: number[2] for column, number in given.items()},
+        "best": tuple(column for column, number in given.items() if number[3]),
+        "published": {},
+        "frozen_share": 0.0,
+        "trained_with_other_code": False,
+    }
+    return Row(**(facts | changes))
 
 
 def write_results(results: Path, *, story: Story) -> None:
@@ -224,12 +249,13 @@ def _write_run(folder: Path, *, run: str, options: Mapping[str, Any]) -> None:
     }
     write(folder / "summary.json", json.dumps(summary))
     write(folder / "run.yaml", yaml.safe_dump({"run": run, **options}, sort_keys=False))
-    records = [_record(options["objective"]["name"], seen=seen, images=images) for seen in range(640, images + 1, 640)]
+    name, phase = options["objective"]["name"], len(run)
+    records = [_record(name, seen=seen, images=images, phase=phase) for seen in range(640, images + 1, 640)]
     write(folder / "log.jsonl", "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _record(objective: str, *, seen: int, images: int) -> dict[str, Any]:
-    done, noise = seen / images, 0.08 * math.sin(seen * 12.9898)
+def _record(objective: str, *, seen: int, images: int, phase: int) -> dict[str, Any]:
+    done, noise = seen / images, 0.08 * math.sin(seen * seen * 12.9898 + phase)
     losses: dict[str, Any] = {objective: 0.2 + 0.8 * math.exp(-6 * done) * (1 + noise)}
     observed: dict[str, float] = {}
     if objective == "d2o":

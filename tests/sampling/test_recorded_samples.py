@@ -16,6 +16,10 @@ from recorded_networks import RecordedNetwork, assert_close, recordings
 
 pytestmark = pytest.mark.golden
 
+# On the machine of the recordings, with two threads, all differences are 0. With another number of threads torch takes
+# other algorithms, which round otherwise by 1e-6 an evaluation; the last of few steps multiplies that by ten.
+_PATH = 3e-5
+
 _OURS = {
     "sigma_min": "sigma_min",
     "sigma_max": "sigma_max",
@@ -45,7 +49,7 @@ def test_heun_without_churn(recorded):
     for key in keys:
         noise = recorded.arrays["latents"]
         images = _heun(recorded, key)(recorded.network(key[:3]), noise, recorded.labels(len(noise)))
-        assert_close(images, recorded.arrays[key], tolerance=1e-5)
+        assert_close(images, recorded.arrays[key], tolerance=_PATH)
 
 
 def test_heun_with_churn(recorded):
@@ -57,7 +61,7 @@ def test_heun_with_churn(recorded):
     sampler = _heun(recorded, key)
     assert sampler.churn > 0
     images = sampler(recorded.network("edm"), noise, recorded.labels(len(noise)), random=random)
-    assert_close(images, recorded.arrays[key], tolerance=1e-5)
+    assert_close(images, recorded.arrays[key], tolerance=_PATH)
 
 
 def test_one_step(recorded):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import tiny_config, write_config
 
 from onestep.cli import main
 from onestep.config import read_experiment, run_document
+from tiny import tiny_config, write_config
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,20 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     source = config["inputs"]["digits"]
     assert main(["fetch", "--source", json.dumps(source), "--output", str(folder / "digits.csv.gz")]) == 0
     dataset = json.dumps({"name": "digits", "resolution": 16})
-    assert main(["prepare", "--dataset", dataset, "--source", str(folder / "digits.csv.gz"), "--output", str(folder / "digits.zip")]) == 0
+    assert (
+        main(
+            [
+                "prepare",
+                "--dataset",
+                dataset,
+                "--source",
+                str(folder / "digits.csv.gz"),
+                "--output",
+                str(folder / "digits.zip"),
+            ]
+        )
+        == 0
+    )
     made = Bench(folder)
     for run, target in (("digits_backbone", "backbone"), ("digits_edm", "teacher")):
         made.run(made.arguments(made.document(run), state=folder / "state", output=folder / "runs"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tiny import REPOSITORY, tiny_config, write_config
 
 _COPIED = ("Snakefile", "workflow", "profiles", "src", "pyproject.toml")
@@ -48,7 +49,11 @@ class Pipeline:
         assert dry.returncode == 0, dry.stdout + dry.stderr
         text = dry.stdout + dry.stderr
         found = Counter(
-            {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, flags=re.M) if name not in ("all", "total")}
+            {
+                name: int(count)
+                for name, count in re.findall(r"^(\w+) +(\d+)$", text, flags=re.M)
+                if name not in ("all", "total")
+            }
         )
         assert found or "Nothing to be done" in text, text
         return found

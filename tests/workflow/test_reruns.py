@@ -6,14 +6,18 @@ import shutil
 import subprocess
 
 import pytest
-from tiny import tiny_config, write_config
 
 from onestep.files import read_json
+from tiny import tiny_config, write_config
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
 FRECHET = ("metrics/frechet.py", "return {", "_edited = 1\n        return {")
-D2O = ("objectives/d2o.py", "def phases(self) -> tuple[Phase, ...]:", "edited: ClassVar[int] = 1\n\n    def phases(self) -> tuple[Phase, ...]:")
+D2O = (
+    "objectives/d2o.py",
+    "def phases(self) -> tuple[Phase, ...]:",
+    "edited: ClassVar[int] = 1\n\n    def phases(self) -> tuple[Phase, ...]:",
+)
 
 
 def edit(pipeline, change):
@@ -76,7 +80,11 @@ def test_training_code_marks_the_table_and_trains_again_only_when_told(pipeline)
     assert set(pipeline.due()) == {"tabulate", "report"}
     pipeline.run()
     rows = {row["run"]: row for row in read_json(pipeline.work / "results/tables/digits.json")}
-    assert [rows[run]["trained_with_other_code"] for run in ("digits_edm", "digits_d2o", "digits_d2o_f")] == [False, True, True]
+    assert [rows[run]["trained_with_other_code"] for run in ("digits_edm", "digits_d2o", "digits_d2o_f")] == [
+        False,
+        True,
+        True,
+    ]
     assert "other code" in (pipeline.work / "results/tables/digits.md").read_text()
 
     config = tiny_config()

@@ -12,6 +12,8 @@ rule fetch:
     benchmark:
         "benchmarks/fetch/{input}/{file}.tsv"
     localrule: True
+    conda:
+        "onestep"
     params:
         source=plan.fetch_source,
     shell:
@@ -29,6 +31,8 @@ rule prepare:
         "logs/prepare/{dataset}.log",
     benchmark:
         "benchmarks/prepare/{dataset}.tsv"
+    conda:
+        "onestep"
     params:
         dataset=plan.dataset_options,
         code=plan.prepare_code,

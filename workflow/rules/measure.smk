@@ -14,6 +14,8 @@ rule measure:
         "logs/measure/{model}/{sampler}/{seeds}.{metric}.log",
     benchmark:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
+    conda:
+        "onestep"
     params:
         metric=plan.metric_options,
         code=plan.measure_code,
@@ -33,6 +35,8 @@ rule tabulate:
         "logs/tabulate/{table}.log",
     benchmark:
         "benchmarks/tabulate/{table}.tsv"
+    conda:
+        "onestep"
     params:
         table=plan.table_options,
         training_code=plan.training_codes,
@@ -53,6 +57,8 @@ rule report:
     benchmark:
         "benchmarks/report.tsv"
     localrule: True
+    conda:
+        "onestep"
     params:
         config=plan.page_options,
         code=plan.report_code,

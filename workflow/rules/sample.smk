@@ -13,6 +13,8 @@ rule sample:
         "logs/sample/{model}/{sampler}/{seeds}.log",
     benchmark:
         "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
+    conda:
+        "onestep"
     params:
         sampler=plan.sampler_options,
         code=plan.sample_code,
@@ -32,6 +34,8 @@ rule extract:
         "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
     benchmark:
         "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
+    conda:
+        "onestep"
     params:
         features=plan.extractor_options,
         code=plan.extract_code,
@@ -51,6 +55,8 @@ rule extract_real:
         "logs/extract/{dataset}.{features}.log",
     benchmark:
         "benchmarks/extract/{dataset}.{features}.tsv"
+    conda:
+        "onestep"
     params:
         features=plan.extractor_options,
         code=plan.extract_code,

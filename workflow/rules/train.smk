@@ -12,6 +12,8 @@ rule resolve:
     benchmark:
         "benchmarks/resolve/{run}.tsv"
     localrule: True
+    conda:
+        "onestep"
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
@@ -38,6 +40,8 @@ for run in plan.runs:
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
         retries: 0
+        conda:
+            "onestep"
         params:
             # Empty unless the config says that training follows its code.
             code=run.code,
@@ -58,6 +62,8 @@ rule convert:
         "logs/convert/{teacher}.log",
     benchmark:
         "benchmarks/convert/{teacher}.tsv"
+    conda:
+        "onestep"
     params:
         code=plan.convert_code,
     shell:

@@ -41,9 +41,7 @@ class _Family:
 
 
 _FAMILIES = (
-    _Family(
-        folder="data", place=("datasets", "*"), supplied=frozenset({"source"}), sources={"source": ("input",)}
-    ),
+    _Family(folder="data", place=("datasets", "*"), supplied=frozenset({"source"}), sources={"source": ("input",)}),
     _Family(
         folder="features",
         place=("features", "*"),
@@ -71,9 +69,7 @@ _FAMILIES = (
     _Family(folder="sampling", place=("samplers", "*")),
     _Family(folder="metrics", place=("metrics", "*"), keys={"features": Name}),
 )
-_SOURCES = MappingProxyType(
-    {"input": Name, "run": Name, "backbones": Annotated[tuple[Name, ...], Field(min_length=1)]}
-)
+_SOURCES = MappingProxyType({"input": Name, "run": Name, "backbones": Annotated[tuple[Name, ...], Field(min_length=1)]})
 
 
 class Resolved(NamedTuple):
@@ -156,8 +152,10 @@ def _source_keys(sources: Iterable[tuple[str, ...]]) -> dict[str, _Key]:
     """Return the keys that name sources: a lone one must be there, one of several need not."""
     keys = {}
     for names in sources:
-        alone = len(names) == 1
-        keys |= {name: _Key(_SOURCES[name] if alone else _SOURCES[name] | None, _REQUIRED if alone else None) for name in names}
+        if len(names) == 1:
+            keys[names[0]] = _Key(_SOURCES[names[0]], _REQUIRED)
+        else:
+            keys |= {name: _Key(_SOURCES[name] | None, None) for name in names}
     return keys
 
 

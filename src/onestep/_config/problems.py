@@ -77,7 +77,7 @@ def not_among(value: Any, choices: Iterable[str], *, of: str) -> str:
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
     """Return the text for a key that is not among `allowed`."""
-    return f"unknown key{_closest(key, allowed)}; allowed: {', '.join(allowed)}"
+    return f"unknown key; allowed: {', '.join(allowed)}{_closest(key, allowed)}"
 
 
 def missing_key() -> str:

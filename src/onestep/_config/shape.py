@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,12 +16,12 @@ from onestep._config.wording import place_of, worded
 _UNKNOWN = "unexpected_keyword_argument"
 
 
-def shape(document: Any) -> tuple[Experiment | None, list[Problem]]:
-    """Return the values a document with resolved components stands for; None where something is wrong with it."""
+def to_values(document: Any) -> tuple[Experiment | None, list[Problem]]:
+    """Return the values that a document with resolved components stands for; None where something is wrong with it."""
     if not isinstance(document, dict):
-        sections = ", ".join(field.name for field in dataclasses.fields(Experiment))
-        return None, [Problem((), f"{found(document)}, expected a mapping with sections among: {sections}")]
+        return None, [Problem((), f"{found(document)}, expected a mapping of: {', '.join(_keys_at(()))}")]
     try:
+        # JSON, because only there is a list a tuple and yet a text no number.
         return TypeAdapter(Experiment).validate_json(json.dumps(document)), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
@@ -34,5 +34,24 @@ def _keys_at(place: Place) -> list[str]:
     """Return the keys that the mapping at a place may have."""
     kind: Any = Experiment
     for step in place:
-        kind = _inner(get_type_hints(kind)[step] if dataclasses.is_dataclass(kind) else get_args(kind)[-1])
+        kind = get_type_hints(kind)[step] if dataclasses.is_dataclass(kind) else _member(kind)
+        if type(None) in get_args(kind):
+            kind = _member(kind)
     return [field.name for field in dataclasses.fields(kind)]
+
+
+def _member(kind: Any) -> Any:
+    """Return the type X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`."""
+    return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
+
+
+def to_document(value: Any) -> Any:
+    """Return a value as mappings, lists and scalars; options stand beside their component's name, nothing is None."""
+    if dataclasses.is_dataclass(value):
+        named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        options = named.pop("options", {})
+        first = {"name": named.pop("name"), **options} if "name" in named else {}
+        return to_document(first | {key: each for key, each in named.items() if each is not None})
+    if isinstance(value, Mapping):
+        return {key: to_document(each) for key, each in value.items()}
+    return [to_document(each) for each in value] if isinstance(value, tuple) else value

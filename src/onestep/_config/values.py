@@ -19,25 +19,30 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
+_NAME = r"^[a-z][a-z0-9_]*$"
+_DIGEST = r"^[0-9a-f]{64}$"
+_SEED_BLOCK = r"^(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$"
+_METRIC_VALUE = r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$"
+
+EXPECTED_BY_PATTERN = MappingProxyType(
+    {
+        _NAME: "small letters, digits and _, first a letter",
+        _DIGEST: "64 hexadecimal digits",
+        _SEED_BLOCK: "first-last, such as 0-1999",
+        _METRIC_VALUE: "metric.value, such as fd.frechet",
+    }
+)
+
 Text = Annotated[str, StringConstraints(min_length=1)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-SeedBlock = Annotated[str, StringConstraints(pattern=r"^[0-9]+-[0-9]+$")]
-MetricValue = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Digest = Annotated[str, StringConstraints(pattern=_DIGEST)]
+SeedBlock = Annotated[str, StringConstraints(pattern=_SEED_BLOCK)]
+MetricValue = Annotated[str, StringConstraints(pattern=_METRIC_VALUE)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Named = Annotated[Mapping[Name, _T], AfterValidator(_frozen)]
 Options = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
-
-EXPECTED_BY_PATTERN = MappingProxyType(
-    {
-        r"^[a-z][a-z0-9_]*$": "small letters, digits and _, first a letter",
-        r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-        r"^[0-9]+-[0-9]+$": "first-last, such as 0-1999",
-        r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$": "metric.value, such as fd.frechet",
-    }
-)
 
 # In JSON mode "strict" takes a list for a tuple and a whole number for a number, and no text for either.
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)

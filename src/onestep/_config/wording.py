@@ -38,8 +38,12 @@ _NUMBERS = ("int_type", "int_from_float", "float_type")
 
 
 def worded(errors: Iterable[Mapping[str, Any]], *, within: Place = ()) -> list[Problem]:
-    """Return pydantic's errors about a value at `within` as problems, those of a missing key included."""
-    return [Problem((*within, *place_of(error)), _text(error)) for error in errors]
+    """Return pydantic's errors about a value at `within` as problems."""
+    # A list with a wrong entry is also too short to pydantic, which counts right ones; the entry's own error says it.
+    placed = [(place_of(error), error) for error in errors]
+    lists = {place[:-1] for place, _ in placed if place}
+    told = [(place, error) for place, error in placed if error["type"] not in _LENGTHS or place not in lists]
+    return [Problem((*within, *place), _text(error)) for place, error in told]
 
 
 def place_of(error: Mapping[str, Any]) -> Place:

@@ -53,7 +53,9 @@ def _syntax(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {error.problem}"
 
 
-def _odd_keys(node: yaml.Node, *, place: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> Iterator[Problem]:
+def _odd_keys(
+    node: yaml.Node, *, place: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]
+) -> Iterator[Problem]:
     """Yield what is wrong with the keys of a node and of all below it; aliases are looked at once."""
     if node in above:
         yield Problem(place, f"line {node.start_mark.line + 1}: an alias to the mapping or list that it stands in")

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from onestep.data.image_zip import ImageZip
 from onestep.archive import read_arrays, write_arrays
+from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor
 from onestep.files import sha256_of_file
 
 _BATCH = 256
 
 
-def write_features(extractor: Extractor, images: Path, *, weights: Path, options: Mapping[str, Any], output: Path) -> None:
+def write_features(
+    extractor: Extractor, images: Path, *, weights: Path, options: Mapping[str, Any], output: Path
+) -> None:
     """Write `features` [N, D] and, where the network classifies, `probabilities` [N, K] of the images of a file.
 
     Args:
@@ -42,7 +44,12 @@ def write_features(extractor: Extractor, images: Path, *, weights: Path, options
     if probabilities:
         arrays["probabilities"] = np.concatenate(probabilities)
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    about = {"pixels_sha256": digest, "images": len(pixels), "network": dict(options), "weights_sha256": sha256_of_file(weights)}
+    about = {
+        "pixels_sha256": digest,
+        "images": len(pixels),
+        "network": dict(options),
+        "weights_sha256": sha256_of_file(weights),
+    }
     write_arrays(output, arrays, about=about)
 
 

@@ -26,7 +26,9 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     """
     found, reference = read_arrays(generated), read_arrays(real)
     if found.about["weights_sha256"] != reference.about["weights_sha256"]:
-        raise ValueError(f"{generated} and {real} were made with different weights of the feature network; extract both again")
+        raise ValueError(
+            f"{generated} and {real} were made with different weights of the feature network; extract both again"
+        )
     available = {
         "generated": _array(found, "features", generated),
         "real": _array(reference, "features", real),
@@ -35,7 +37,9 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     compared = {}
     for role in metric.compares:
         if available[role] is None:
-            raise ValueError(f"{generated}: metric {name!r} needs class probabilities, and this feature network has none")
+            raise ValueError(
+                f"{generated}: metric {name!r} needs class probabilities, and this feature network has none"
+            )
         compared[role] = available[role]
     seeds, features, _ = generated.name.rsplit(".", 2)
     write_json(

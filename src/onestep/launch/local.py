@@ -18,7 +18,12 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
 
     When a rank fails, the others are ended: they would wait for it for ever. SIGINT and SIGTERM reach every rank.
     """
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(processes),
+    }
     command = [sys.executable, "-m", "onestep", *arguments]
     ranks = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})

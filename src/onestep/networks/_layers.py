@@ -147,7 +147,7 @@ def _convolved(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
 
 
 def _shifted(fresh: Tensor, bias: Tensor) -> Tensor:
-    """Add the bias in place. A convolution that adds it itself rounds otherwise than the reference, and saves no time."""
+    """Add the bias in place. A convolution that adds it rounds otherwise than the reference, and saves no time."""
     return fresh.add_(bias.to(fresh.dtype).reshape(-1, 1, 1))
 
 

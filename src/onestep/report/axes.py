@@ -80,34 +80,40 @@ def wants_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) > LOG_RATIO
 
 
-def spread_out(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart until neighbours are at least `gap` apart, within [low, high], moving as little as needed.
+def spread_out(centres: Sequence[float], *, sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """Move things apart until none overlaps, within [low, high], each as little as its neighbours allow.
 
-    Returns the new positions in the order given. Where there is no room for all, the gap shrinks.
+    Args:
+        centres: Where their middles would stand.
+        sizes: Their sizes; together at most `high - low`.
+        low: The least position that one of them may cover.
+        high: The greatest.
+
+    Returns:
+        Where their middles stand, in the order given.
     """
-    if not positions:
-        return []
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
-    gap = min(gap, (high - low) / max(1, len(positions) - 1))
     blocks: list[tuple[float, list[int]]] = []
-    for index in order:
-        blocks.append((positions[index], [index]))
-        while len(blocks) > 1 and _first(blocks[-1], gap, low, high) < _last(blocks[-2], gap, low, high) + gap:
+    for index in sorted(range(len(centres)), key=lambda index: centres[index]):
+        blocks.append((_start([index], centres, sizes, low, high), [index]))
+        while len(blocks) > 1 and blocks[-1][0] < blocks[-2][0] + _size(blocks[-2][1], sizes):
             members = blocks[-2][1] + blocks[-1][1]
-            blocks[-2:] = [(sum(positions[member] for member in members) / len(members), members)]
-    moved = list(positions)
-    for block in blocks:
-        for place, member in enumerate(block[1]):
-            moved[member] = _first(block, gap, low, high) + place * gap
+            blocks[-2:] = [(_start(members, centres, sizes, low, high), members)]
+    moved = list(centres)
+    for start, members in blocks:
+        for member in members:
+            moved[member] = start + sizes[member] / 2
+            start += sizes[member]
     return moved
 
 
-def _first(block: tuple[float, list[int]], gap: float, low: float, high: float) -> float:
-    """Return where the first of a block of neighbours stands: centred, but inside the bounds."""
-    centre, members = block
-    length = (len(members) - 1) * gap
-    return min(max(centre - length / 2, low), high - length)
+def _size(members: Sequence[int], sizes: Sequence[float]) -> float:
+    return sum(sizes[member] for member in members)
 
 
-def _last(block: tuple[float, list[int]], gap: float, low: float, high: float) -> float:
-    return _first(block, gap, low, high) + (len(block[1]) - 1) * gap
+def _start(members: Sequence[int], centres: Sequence[float], sizes: Sequence[float], low: float, high: float) -> float:
+    """Return where a stack of neighbours starts: as near to their centres as the bounds allow."""
+    wanted, above = [], 0.0
+    for member in members:
+        wanted.append(centres[member] - sizes[member] / 2 - above)
+        above += sizes[member]
+    return max(min(sum(wanted) / len(wanted), high - above), low)

@@ -17,6 +17,10 @@ from onestep.report import numbers
 from onestep.report.table import Row, Table
 
 Verdict = Literal["holds", "close", "fails", "open"]
+NO_BREAK = "\N{NO-BREAK SPACE}"
+ORDER: tuple[Verdict, ...] = ("holds", "close", "fails")
+MOST_ROWS = 4
+"""The claim names this many rows; a table may hold more."""
 CLOSE = 2.0
 """A fine-tuned row comes close if it is at most this many times worse than the row with many evaluations."""
 
@@ -31,7 +35,7 @@ class Claim:
         headline: One line without a full stop.
         sentences: The numbers behind it.
         column: The column the claim is judged by.
-        rows: The rows it speaks of: many evaluations, few, fine-tuned.
+        rows: The rows it speaks of: many evaluations, few, fine-tuned (the best, where there are too many to name).
     """
 
     verdict: Verdict
@@ -80,35 +84,48 @@ def state_claim(table: Table, *, column: str, origin: Mapping[str, str]) -> Clai
     tuned = [row for row in tuned if row.nfe == few]
     before = next((row for row in sources if row.run == many.run and row.nfe == few), None)
     rows = (many, *([before] if before else []), *tuned)
-    if any(row.metrics[column] is None for row in (many, *tuned)):
+    measured = [row for row in tuned if row.metrics[column] is not None]
+    if many.metrics[column] is None or not measured:
         missing = [f"{row.label} ({row.sampler})" for row in (many, *tuned) if row.metrics[column] is None]
-        return _open(table, column, f"{numbers.heading(column)} is not measured for {', '.join(missing)}.", rows=rows)
-    return _judge(table, column=column, many=many, before=before, tuned=tuned, rows=rows)
+        reason = f"{numbers.heading(column)} is not measured for {', '.join(missing)}."
+        return _open(table, column, reason, rows=rows[:MOST_ROWS])
+    return _judge(table, column=column, many=many, before=before, tuned=measured, unmeasured=len(tuned) - len(measured))
 
 
 def _open(table: Table, column: str, reason: str, *, rows: tuple[Row, ...] = ()) -> Claim:
     return Claim(verdict="open", headline=f"{table.title}: no verdict", sentences=(reason,), column=column, rows=rows)
 
 
-def _judge(
-    table: Table, *, column: str, many: Row, before: Row | None, tuned: list[Row], rows: tuple[Row, ...]
-) -> Claim:
+def _judge(table: Table, *, column: str, many: Row, before: Row | None, tuned: list[Row], unmeasured: int) -> Claim:
     direction = table.directions[column]
     judged = [_judge_row(row, many=many, before=before, column=column, direction=direction) for row in tuned]
-    order = ("holds", "close", "fails")
-    best = min(order.index(each.verdict) for each in judged)
-    verdict = order[best]
-    everywhere = all(each.verdict == verdict for each in judged)
-    few = tuned[0].nfe
-    sentences = [each.sentence for each in judged]
-    sentences += _untuned(before, tuned=tuned, column=column, direction=direction)
+    verdict = min((each.verdict for each in judged), key=ORDER.index)
+    reached = sum(each.verdict == verdict for each in judged)
+    start = (many,) if before is None else (many, before)
+    shown = _best(judged, column=column, direction=direction, count=MOST_ROWS - len(start))
+    first, *others = (each.sentence for each in shown)
+    sentences = [
+        _start(many, before=before, column=column, direction=direction),
+        f"Fine-tuned from it, {first}",
+        *others,
+    ]
+    if len(shown) < len(judged):
+        sentences.append(f"{reached} of {len(judged)} fine-tuned rows support the headline; the table shows them all.")
+    if unmeasured:
+        sentences.append(f"Fine-tuned rows not measured yet: {unmeasured}.")
     return Claim(
         verdict=verdict,
-        headline=_headline(verdict, everywhere=everywhere, few=few, many=many.nfe),
+        headline=_headline(verdict, everywhere=reached == len(judged), few=tuned[0].nfe, many=many.nfe),
         sentences=tuple(sentences),
         column=column,
-        rows=rows,
+        rows=(*start, *(each.row for each in shown)),
     )
+
+
+def _best(judged: list[_Judged], *, column: str, direction: Direction, count: int) -> list[_Judged]:
+    """Return the `count` best rows, in the order of the table."""
+    ranked = sorted(judged, key=lambda each: _excess(each.row, judged[0].row, column, direction))
+    return [each for each in judged if each in ranked[:count]]
 
 
 def _headline(verdict: Verdict, *, everywhere: bool, few: int, many: int) -> str:
@@ -123,41 +140,41 @@ def _headline(verdict: Verdict, *, everywhere: bool, few: int, many: int) -> str
 
 
 def _judge_row(row: Row, *, many: Row, before: Row | None, column: str, direction: Direction) -> _Judged:
-    ours, theirs = _number(row, column), _number(many, column)
     verdict, comparison = _compare(row, many, column=column, direction=direction)
-    if before is not None and before.metrics[column] is not None and _excess(row, before, column, direction) >= 0:
-        verdict = "fails"
-    frozen = f", with {numbers.share(row.frozen_share)} of its weights frozen" if row.frozen_share else ""
-    sentence = (
-        f"{row.label} draws an image with {evaluations(row.nfe)}{frozen}, and scores {numbers.heading(column)} {ours}: "
-        f"{comparison} the {theirs} that {many.label} reaches with {many.nfe}."
-    )
+    useless = before is not None and before.metrics[column] is not None and _excess(row, before, column, direction) >= 0
+    if useless:
+        verdict, comparison = "fails", f"{comparison}, and no better than before"
+    frozen = f", with {numbers.share(row.frozen_share)} of its weights frozen," if row.frozen_share else ""
+    sentence = f"{row.label}{frozen} scores {_number(row, column)} with {row.nfe}: {comparison}."
     return _Judged(row=row, verdict=verdict, sentence=sentence)
 
 
 def _compare(row: Row, other: Row, *, column: str, direction: Direction) -> tuple[Verdict, str]:
-    """Return how `row` compares with `other`, as a verdict and in words that a number follows."""
+    """Return how `row` compares with `other`, as a verdict and in words."""
     excess = _excess(row, other, column, direction)
     spread = math.hypot(row.std[column] or 0.0, other.std[column] or 0.0)
     if abs(excess) <= spread:
-        return "holds", "within the spread of the seeds of"
+        return "holds", f"as good as with {other.nfe}, within the spread of the seeds"
     if excess < 0:
-        return "holds", "better than"
+        return "holds", f"better than with {other.nfe}"
     factor = _factor(row, other, column, direction)
     if factor is None:
-        return "fails", "worse than"
-    return "close" if factor <= CLOSE else "fails", f"worse by a factor of {numbers.factor(factor)} than"
+        return "fails", f"worse than with {other.nfe}"
+    return (
+        "close" if factor <= CLOSE else "fails",
+        f"worse than with {other.nfe} by a factor of {numbers.factor(factor)}",
+    )
 
 
-def _untuned(before: Row | None, *, tuned: list[Row], column: str, direction: Direction) -> list[str]:
-    """Return the sentence on the network with few evaluations before it was fine-tuned."""
-    if before is None or before.metrics[column] is None:
-        return []
-    start = f"Before fine-tuning, {before.label} with {evaluations(before.nfe)} scores {_number(before, column)}"
-    useless = [row.label for row in tuned if _excess(row, before, column, direction) >= 0]
-    if not useless:
-        return [f"{start}."]
-    return [f"{start}, so {' and '.join(useless)} gained nothing from fine-tuning."]
+def _start(many: Row, *, before: Row | None, column: str, direction: Direction) -> str:
+    """Return the sentence on the network before it was fine-tuned."""
+    needed = (
+        f"{many.label} scores {numbers.heading(column)} {_number(many, column)} with {evaluations(many.nfe)} an image"
+    )
+    untuned = (
+        f" and {_number(before, column)} with {before.nfe}" if before and before.metrics[column] is not None else ""
+    )
+    return f"{needed}{untuned} ({direction} is better)."
 
 
 def evaluations(count: int) -> str:
@@ -169,7 +186,7 @@ def _number(row: Row, column: str) -> str:
     value = row.metrics[column]
     assert value is not None, (row.label, column)
     mean, std = numbers.measured(value, row.std[column])
-    return mean if std is None else f"{mean} {numbers.PLUS_MINUS} {std}"
+    return mean if std is None else f"{mean}{NO_BREAK}{numbers.PLUS_MINUS}{NO_BREAK}{std}"
 
 
 def _excess(row: Row, other: Row, column: str, direction: Direction) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -16,15 +15,6 @@ MOST_POINTS = 120
 """A logged curve with more records is drawn as means over equal stretches of training."""
 X_LABEL = "images seen in training"
 Point = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChartGroup:
-    """Charts that belong together: those of the runs that share an objective."""
-
-    name: str
-    runs: tuple[str, ...]
-    charts: tuple[Chart, ...]
 
 
 def row_name(row: Row, *, table: Table) -> str:
@@ -61,42 +51,39 @@ def metric_chart(shown: TableEvidence) -> Chart | None:
     if not lines:
         return None
     title = f"{numbers.heading(column)}, {table.directions[column]} is better"
-    return Chart(title=title, x_label=X_LABEL, lines=tuple(lines), levels=tuple(levels), width=560, height=330)
+    return Chart(title=title, x_label=X_LABEL, lines=tuple(lines), levels=tuple(levels), width=440, height=270)
 
 
-def log_groups(evidence: Evidence, *, colours: Mapping[str, int]) -> list[ChartGroup]:
-    """Draw what the runs logged, grouped by objective, objectives of the tables' rows first."""
+def log_charts(evidence: Evidence, *, colours: Mapping[str, int]) -> list[Chart]:
+    """Draw what the runs logged: a chart for each quantity of each objective, fine-tuning first."""
     logged = [run for run in evidence.runs if run.log]
-    shown = [row.run for each in evidence.tables for row in each.table.rows]
-    tuned = {run.name for run in logged if evidence.config["runs"][run.name].get("teacher") is not None}
-    logged.sort(key=lambda run: (run.name not in tuned, run.name not in shown))
-    names = dict.fromkeys(_objective(evidence, run) for run in logged)
-    groups = []
-    for name in names:
-        runs = [run for run in logged if _objective(evidence, run) == name]
-        charts = (*_charts(runs, kind="losses", colours=colours), *_charts(runs, kind="observed", colours=colours))
-        groups.append(ChartGroup(name=name, runs=tuple(run.name for run in runs), charts=charts))
-    return [group for group in groups if group.charts]
+    options = evidence.config["runs"]
+    logged.sort(key=lambda run: options[run.name].get("teacher") is None)
+    by_objective: dict[str, list[RunEvidence]] = {}
+    for run in logged:
+        by_objective.setdefault(options[run.name]["objective"]["name"], []).append(run)
+    return [
+        chart
+        for objective, runs in by_objective.items()
+        for kind in ("losses", "observed")
+        for chart in _charts(runs, kind=kind, objective=objective, colours=colours)
+    ]
 
 
-def _objective(evidence: Evidence, run: RunEvidence) -> str:
-    return evidence.config["runs"][run.name]["objective"]["name"]
-
-
-def _charts(runs: Sequence[RunEvidence], *, kind: str, colours: Mapping[str, int]) -> Iterable[Chart]:
+def _charts(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: Mapping[str, int]) -> Iterable[Chart]:
     """Yield one chart for each logged quantity, with one line a run."""
     names = dict.fromkeys(name for run in runs for record in run.log for name in record.get(kind, {}))
     for name in names:
         lines = [_logged(run, kind=kind, name=name, colour=colours[run.name]) for run in runs]
         drawn = tuple(line for line in lines if line.points)
         if drawn:
-            yield Chart(title=_quantity(kind, name), x_label=X_LABEL, lines=drawn)
+            yield Chart(title=_quantity(objective, kind=kind, name=name), x_label=X_LABEL, lines=drawn)
 
 
-def _quantity(kind: str, name: str) -> str:
-    """Return what a logged number is; losses and logits are in nats or without a unit, which the log does not say."""
-    words = name.replace("_", " ")
-    return f"loss: {words}" if kind == "losses" else words
+def _quantity(objective: str, *, kind: str, name: str) -> str:
+    """Return what a logged number is: 'd2o: generator loss', 'edm loss', 'd2o: logits real'."""
+    words = name.replace("_", " ") + (" loss" if kind == "losses" else "")
+    return words if name == objective else f"{objective.replace('_', ' ')}: {words}"
 
 
 def _logged(run: RunEvidence, *, kind: str, name: str, colour: int) -> Line:

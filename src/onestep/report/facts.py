@@ -8,46 +8,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from onestep import plugins
-from onestep.metrics import Direction
-from onestep.report import numbers
+from onestep.report import cells
 from onestep.report.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricFact:
-    """A column explained.
+    """A metric explained.
 
     Attributes:
-        heading: The column's name for readers.
-        source: `metric.value` in config.yaml.
-        direction: Which direction is better.
+        headings: Its columns, as the table heads them.
+        sources: `metric.value` in config.yaml, one a column.
         explanation: First paragraph of the metric's docstring.
         options: Its settings in config.yaml, as text: "neighbours 3".
         features: The network it looks through.
     """
 
-    heading: str
-    source: str
-    direction: Direction
+    headings: str
+    sources: str
     explanation: str
     options: str
     features: str
 
 
 def metric_facts(table: Table, *, config: Mapping[str, Any]) -> list[MetricFact]:
-    """Explain each column of a table."""
-    return [_metric_fact(table, column, config["metrics"]) for column in table.columns]
+    """Explain each metric that a table shows, in the order of the columns."""
+    columns: dict[str, list[str]] = {}
+    for column, source in table.columns.items():
+        columns.setdefault(source.partition(".")[0], []).append(column)
+    return [_metric_fact(table, shown, options=config["metrics"][metric]) for metric, shown in columns.items()]
 
 
-def _metric_fact(table: Table, column: str, metrics: Mapping[str, Any]) -> MetricFact:
-    source = table.columns[column]
-    options = dict(metrics[source.partition(".")[0]])
+def _metric_fact(table: Table, columns: list[str], *, options: Mapping[str, Any]) -> MetricFact:
+    options = dict(options)
     name, features = options.pop("name"), options.pop("features", "")
+    explanation = first_paragraph(plugins.load("metrics", name))
     return MetricFact(
-        heading=numbers.heading(column),
-        source=source,
-        direction=table.directions[column],
-        explanation=first_paragraph(plugins.load("metrics", name)),
+        headings=", ".join(cells.title_of(column, table=table) for column in columns),
+        sources=", ".join(table.columns[column] for column in columns),
+        explanation=explanation[:1].upper() + explanation[1:],
         options=", ".join(f"{key} {value}" for key, value in options.items()),
         features=features,
     )
@@ -75,25 +74,18 @@ def _backbones(runs: Iterable[str], *, config: Mapping[str, Any]) -> list[str]:
 
 
 def _apart(features: str, *, backbones: list[str], config: Mapping[str, Any]) -> str:
-    options = config["features"][features]
-    metric_run = options.get("run")
+    metric_run = config["features"][features].get("run")
     eyes = {name: (config.get("backbones", {}).get(name) or {}).get("run") for name in backbones}
-    start = f"The metrics look through {features}" + (f", trained here as {metric_run}" if metric_run else "")
+    start = f"The metrics look through {metric_run or features}"
     if not backbones:
         return f"{start}; no row was trained through a discriminator's backbone."
-    same = metric_run is not None and metric_run in eyes.values()
-    if same or (metric_run is None and features in backbones):
-        return f"Caution: {start}, which a discriminator looked through too. The metric is then the loss in disguise."
-    names = ", ".join(run or name for name, run in eyes.items())
+    if metric_run in eyes.values() if metric_run else features in backbones:
+        return f"Caution: {start}, and so did a discriminator. The metric is then the training loss in disguise."
+    names = " and ".join(run or name for name, run in eyes.items())
     differences = [_difference(metric_run, run, config=config) for run in eyes.values() if metric_run and run]
-    return f"{start}; the discriminators looked through {names}, another network" + _listed(differences)
-
-
-def _listed(differences: list[str]) -> str:
-    told = [each for each in differences if each]
-    if not told:
-        return ". The metric is not the loss in disguise."
-    return f" ({'; '.join(told)}). The metric is not the loss in disguise."
+    told = "; ".join(each for each in differences if each)
+    apart = f"a network trained apart from it ({told})" if told else "another network"
+    return f"{start}; the discriminators looked through {names}, {apart}. So the metric is not the loss in disguise."
 
 
 def _difference(metric_run: str, backbone_run: str, *, config: Mapping[str, Any]) -> str:

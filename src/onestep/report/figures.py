@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from onestep.report import axes, numbers
 from onestep.report.axes import Scale
 
 COLOURS = 8
 """Colours the style sheet knows (c0 to c7); further lines repeat them with a dash."""
-LETTER = 0.56
-"""Mean width of a letter, in font sizes."""
-NAME_LETTERS = 16
-"""A name longer than this is broken at a space, hyphen or underscore."""
+LETTER = 0.64
+"""Mean width of a letter, in font sizes: that of the widest of the page's fonts (DejaVu Sans)."""
+ROW = 12.0
+"""Height of a row of text."""
+TOP, BOTTOM = 26.0, 40.0
+"""Room above the plot for its title and below it for the x axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A curve: `points` (x, y), x ascending; `colour` an index; `faint` is for what only gives context."""
+    """A curve: `points` (x, y), x ascending; `colour` an index; `marked` draws the points too."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -45,15 +48,15 @@ class Chart:
         x_label: What x is, with its unit.
         lines: The curves; at least one line or level.
         levels: Values to compare with.
-        width, height: In user units; text is 11 units high, so wider charts have smaller text.
+        width, height: In user units, text being 11 units high; many names make a chart higher.
     """
 
     title: str
     x_label: str
     lines: tuple[Line, ...]
     levels: tuple[Level, ...] = ()
-    width: int = 360
-    height: int = 230
+    width: int = 336
+    height: int = 220
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,8 @@ class _Frame:
 
 def draw(chart: Chart) -> str:
     """Return a chart as an `<svg>` element. The same chart gives the same text."""
+    needed = sum(_name_height(each.name, chart) for each in (*chart.lines, *chart.levels))
+    chart = replace(chart, height=max(chart.height, math.ceil(needed + TOP + BOTTOM)))
     frame = _frame(chart)
     scale = " (log scale)" if frame.y.is_log else ""
     parts = [
@@ -96,8 +101,8 @@ def _spoken(chart: Chart) -> str:
 def _frame(chart: Chart) -> _Frame:
     ys = [y for line in chart.lines for _, y in line.points] + [level.value for level in chart.levels]
     xs = [x for line in chart.lines for x, _ in line.points] or [0.0, 1.0]
-    names = [part for each in (*chart.lines, *chart.levels) for part in broken(each.name)]
-    top, bottom = 26.0, chart.height - 40.0
+    names = [row for each in (*chart.lines, *chart.levels) for row in _rows(each.name, chart)]
+    top, bottom = TOP, chart.height - BOTTOM
     y = (axes.logarithmic if axes.wants_log(ys) else axes.linear)(ys, start=bottom, end=top)
     left = 10 + max(_width(_tick(tick, y)) for tick in y.ticks)
     right = chart.width - 14 - max(_width(name) for name in names)
@@ -158,29 +163,36 @@ def _names(chart: Chart, frame: _Frame) -> Iterable[str]:
     ends = [(each.name, each.colour, each.points[-1]) for each in chart.lines]
     ends += [(each.name, each.colour, (frame.x.high, each.value)) for each in chart.levels]
     wanted = [frame.y(y) for _, _, (_, y) in ends]
-    gap = 12.0 * max(len(broken(name)) for name, _, _ in ends) + 1
-    places = axes.spread_out(wanted, gap=gap, low=frame.top, high=frame.bottom)
+    sizes = [_name_height(name, chart) for name, _, _ in ends]
+    places = axes.spread_out(wanted, sizes=sizes, low=frame.top - 6, high=frame.bottom + 6)
     for (name, colour, (x, _)), at, place in zip(ends, wanted, places, strict=True):
         start, end = frame.x(x) + 3, frame.right + 9
         yield f'<path class="lead {colour_class(colour)}" d="M{_n(start)} {_n(at)} L{_n(end)} {_n(place)}"/>'
-        yield _name(name, colour=colour, x=frame.right + 12, y=place)
+        yield _name(_rows(name, chart), colour=colour, x=frame.right + 12, y=place)
 
 
-def _name(name: str, *, colour: int, x: float, y: float) -> str:
-    rows = broken(name)
-    first = y - 6.0 * (len(rows) - 1)
+def _rows(name: str, chart: Chart) -> list[str]:
+    return broken(name, letters=chart.width // 20)
+
+
+def _name_height(name: str, chart: Chart) -> float:
+    return ROW * len(_rows(name, chart)) + 1
+
+
+def _name(rows: Sequence[str], *, colour: int, x: float, y: float) -> str:
+    first = y - ROW / 2 * (len(rows) - 1)
     spans = "".join(
-        f'<tspan x="{_n(x)}" y="{_n(first + 12 * index)}" dy=".35em">{html.escape(row)}</tspan>'
+        f'<tspan x="{_n(x)}" y="{_n(first + ROW * index)}" dy=".35em">{html.escape(row)}</tspan>'
         for index, row in enumerate(rows)
     )
     return f'<text class="label {colour_class(colour)}">{spans}</text>'
 
 
-def broken(name: str) -> list[str]:
-    """Break a long name at spaces, hyphens and underscores into rows of at most `NAME_LETTERS`, if that can be."""
+def broken(name: str, *, letters: int) -> list[str]:
+    """Break a name behind spaces, hyphens and underscores into rows of at most `letters`, if that can be."""
     rows = [""]
     for part in _parts(name):
-        if rows[-1] and len(rows[-1]) + len(part.rstrip()) > NAME_LETTERS:
+        if rows[-1] and len(rows[-1]) + len(part.rstrip()) > letters:
             rows.append("")
         rows[-1] += part
     return [row.rstrip() for row in rows]

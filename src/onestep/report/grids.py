@@ -41,9 +41,9 @@ def pick(samples: Samples, *, seeds: Sequence[int]) -> np.ndarray:
     return samples.pixels[[places[seed] for seed in seeds]]
 
 
-def columns_for(resolution: int, *, width: int) -> int:
-    """Return how many images stand in a row of a sheet about `width` wide: 16, fewer for large images, at least 4."""
-    return min(16, max(4, width // resolution))
+def sheet_shape(resolution: int, *, width: int) -> tuple[int, int]:
+    """Return columns and rows of a sheet about `width` wide: 16 x 8 for small images, fewer for large ones."""
+    return min(16, max(4, width // resolution)), min(8, max(3, width // 3 // resolution))
 
 
 def contact_sheet(pixels: np.ndarray, *, columns: int, width: int) -> Picture:

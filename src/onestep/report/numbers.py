@@ -14,8 +14,8 @@ MOST_DECIMALS = 6
 def measured(value: float, std: float | None) -> tuple[str, str | None]:
     """Return a mean and its standard deviation as text with the same number of decimals.
 
-    The deviation keeps one significant digit, two where the first is a 1; without one (a single block) or with
-    a deviation of zero the mean keeps four significant digits.
+    The deviation keeps one significant digit, which is what a few blocks support; without one (a single block) or
+    with a deviation of zero the mean keeps four significant digits.
     """
     if std is None:
         return four_digits(value), None
@@ -26,11 +26,9 @@ def measured(value: float, std: float | None) -> tuple[str, str | None]:
 
 
 def decimals(std: float) -> int:
-    """Return the decimals that a standard deviation (> 0) supports."""
-    exponent = math.floor(math.log10(std))
-    leading = round(std / 10**exponent, 6)
-    significant = 2 if leading < 1.95 else 1
-    return min(MOST_DECIMALS, max(0, significant - 1 - exponent))
+    """Return the decimals at which a standard deviation (> 0) has one significant digit."""
+    exponent = int(f"{std:.0e}".partition("e")[2])
+    return min(MOST_DECIMALS, max(0, -exponent))
 
 
 def four_digits(value: float) -> str:
@@ -49,8 +47,8 @@ def plain(value: float) -> str:
 
 
 def difference(ours: float, theirs: float, *, ours_as_text: str) -> str:
-    """Return `ours - theirs` with sign, with the decimals of the coarser of the two as written."""
-    places = min(places_in(ours_as_text), places_in(plain(theirs)))
+    """Return `ours - theirs` with sign, and with the decimals that ours is written with."""
+    places = places_in(ours_as_text)
     rounded = round(ours - theirs, places)
     if rounded == 0:
         return f"{PLUS_MINUS}{0:.{places}f}"

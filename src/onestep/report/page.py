@@ -13,7 +13,7 @@ from onestep import files
 from onestep.report import curves, numbers
 from onestep.report.evidence import Evidence
 from onestep.report.figures import draw
-from onestep.report.views import ChartsView, run_view, stage_views, table_view
+from onestep.report.views import run_view, stage_views, table_view
 from onestep.report.yaml_markup import highlight_yaml
 
 
@@ -36,10 +36,7 @@ def render(evidence: Evidence) -> str:
         css=Markup(resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8")),
         tables=[table_view(shown, config=evidence.config) for shown in evidence.tables],
         runs=[run_view(run, colour=colours[run.name], config=evidence.config) for run in evidence.runs],
-        groups=[
-            ChartsView(name=group.name, runs=group.runs, charts=tuple(Markup(draw(chart)) for chart in group.charts))
-            for group in curves.log_groups(evidence, colours=colours)
-        ],
+        charts=[Markup(draw(chart)) for chart in curves.log_charts(evidence, colours=colours)],
         stages=stage_views(evidence.stages),
         total_time=numbers.duration(sum(stage.total for stage in evidence.stages)),
         environment=evidence.environment,

@@ -20,7 +20,7 @@ from onestep.report.table import Row
 from onestep.report.yaml_markup import highlight_yaml
 
 PANEL_IMAGES, PANEL_WIDTH = 16, 480
-SHEET_ROWS, SHEET_WIDTH = 8, 1080
+SHEET_WIDTH = 1080
 VERDICTS = {
     "holds": "The numbers below support this",
     "close": "The numbers below support this up to a factor of 2",
@@ -85,6 +85,7 @@ class RunView:
         trained, frozen: Numbers of weights.
         trained_share, frozen_share: The same as per cent.
         trained_percent: Length of the bar.
+        spec, code: The fingerprints the run was trained under.
     """
 
     name: str
@@ -96,16 +97,9 @@ class RunView:
     trained_share: str
     frozen_share: str
     trained_percent: str
+    spec: str
+    code: str
     resolved: Markup
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChartsView:
-    """The charts of the runs that share an objective."""
-
-    name: str
-    runs: tuple[str, ...]
-    charts: tuple[Markup, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +147,8 @@ def table_view(shown: TableEvidence, *, config: Mapping[str, Any]) -> TableView:
 def _sheet_layout(shown: TableEvidence) -> tuple[int, list[int]]:
     """Return how many images stand in a row of the large pictures, and their seeds."""
     resolutions = [each.pixels.shape[2] for each in shown.samples if each is not None]
-    columns = grids.columns_for(max(resolutions, default=16), width=SHEET_WIDTH)
-    return columns, grids.shared_seeds(shown.samples, count=columns * min(SHEET_ROWS, columns))
+    columns, rows = grids.sheet_shape(max(resolutions, default=16), width=SHEET_WIDTH)
+    return columns, grids.shared_seeds(shown.samples, count=columns * rows)
 
 
 def _pictures(
@@ -185,11 +179,11 @@ def _row_view(
 
 
 def span(seeds: Sequence[int]) -> str:
-    """Return seeds as text: '0-15' where they follow each other, else the first, the last and their number."""
+    """Return seeds as text: '0 to 15' where they follow each other, else the first, the last and their number."""
     if not seeds:
         return "none"
     if seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"{seeds[0]}-{seeds[-1]}"
+        return f"{seeds[0]} to {seeds[-1]}"
     return f"{len(seeds)} seeds from {seeds[0]} to {seeds[-1]}"
 
 
@@ -207,6 +201,8 @@ def run_view(run: RunEvidence, *, colour: int, config: Mapping[str, Any]) -> Run
         trained_share=numbers.share(trained / total),
         frozen_share=numbers.share(1 - trained / total),
         trained_percent=f"{100 * trained / total:.2f}",
+        spec=str(summary["spec"]),
+        code=str(summary["code"])[:16],
         resolved=highlight_yaml(run.resolved),
     )
 
@@ -225,8 +221,6 @@ def _run_facts(run: RunEvidence) -> dict[str, str]:
         "processes": str(summary["world_size"]),
         "restarts": str(summary["restarts"]),
         "non-finite gradients": numbers.count(sum(record.get("non_finite", 0) for record in run.log)),
-        "spec": str(summary["spec"])[:10],
-        "code": str(summary["code"])[:10],
     }
 
 

@@ -105,18 +105,16 @@ def _published(
     return config, network
 
 
-def _from_teacher(
-    document: Mapping[str, Any], *, archive: ImageZip, teacher: Path
-) -> tuple[dict[str, Any], nn.Module]:
+def _from_teacher(document: Mapping[str, Any], *, archive: ImageZip, teacher: Path) -> tuple[dict[str, Any], nn.Module]:
     """Return the generator that begins as the teacher."""
     snapshot = read_snapshot(teacher)
-    config = one_step_config(
-        snapshot.config, preconditioning=document["preconditioning"], dropout=document["dropout"]
-    )
+    config = one_step_config(snapshot.config, preconditioning=document["preconditioning"], dropout=document["dropout"])
     expected = {"img_resolution": archive.resolution, "img_channels": archive.channels}
     for key, value in expected.items():
         if config[key] != value:
-            raise ValueError(f"{teacher}: its {key} is {config[key]}, the dataset's is {value}; name a teacher of this dataset")
+            raise ValueError(
+                f"{teacher}: its {key} is {config[key]}, the dataset's is {value}; name a teacher of this dataset"
+            )
     classes = config.get("label_dim", 0)
     if bool(classes) != document["conditional"]:
         raise ValueError(

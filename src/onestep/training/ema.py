@@ -58,6 +58,8 @@ class MovingAverage:
         """
         if set(averages) != set(self._averages):
             odd = sorted(set(averages) ^ set(self._averages))
-            raise ValueError(f"moving average of other parameters than the network trains, first difference: {odd[0]!r}")
+            raise ValueError(
+                f"moving average of other parameters than the network trains, first difference: {odd[0]!r}"
+            )
         for name, value in averages.items():
             self._averages[name].copy_(value)

@@ -44,7 +44,7 @@ class Window:
         self._counts[key] += 1
 
     def means(self, *, ranks: Ranks) -> dict[str, dict[str, float | None]]:
-        """Return the means over steps and ranks: `{"losses": {phase: ...}, "observed": {name: ...}}`; None if not finite."""
+        """Return means over steps and ranks: {"losses": {phase: ...}, "observed": {name: ...}}; None if not finite."""
         keys = sorted(self._sums)
         values = distributed.average(torch.stack([self._sums[key] / self._counts[key] for key in keys]), ranks=ranks)
         found: dict[str, dict[str, float | None]] = {"losses": {}, "observed": {}}
@@ -98,12 +98,12 @@ class Progress:
             return
         self._said = now
         rate = (images_seen - self._first) / max(now - self._started, 1e-9)
-        print(progress_line(self._name, images_seen, self._images, rate=rate, losses=losses), file=sys.stderr, flush=True)
+        print(
+            progress_line(self._name, images_seen, self._images, rate=rate, losses=losses), file=sys.stderr, flush=True
+        )
 
 
-def progress_line(
-    name: str, images_seen: int, images: int, *, rate: float, losses: Mapping[str, float | None]
-) -> str:
+def progress_line(name: str, images_seen: int, images: int, *, rate: float, losses: Mapping[str, float | None]) -> str:
     """Return e.g. `digits_d2o  12,800/40,000 images  32%  310 images/s  1:28 left  discriminator 21.3`."""
     parts = [name, f"{images_seen:,}/{images:,} images", f"{100 * images_seen / images:.0f}%"]
     if rate > 0:

@@ -81,8 +81,8 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
         code: Fingerprint of the training code now running.
 
     Returns:
-        `lives`: how often the run was started, `seconds`: training time over all lives, `codes`: fingerprints of the
-        code that trained it, oldest first.
+        `restarts`: how often it was taken up again, `seconds`: training time over all lives, `codes`: fingerprints of
+        the code that trained it, oldest first.
 
     Raises:
         ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
@@ -100,7 +100,9 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
         _snapshot(training, before=before, now=images_seen, folder=folder, ranks=ranks)
         if images_seen % training.record_every and images_seen < training.images:
             continue
-        record = _record(training, images_seen=images_seen, window=window, seconds=time.monotonic() - recorded, ranks=ranks)
+        record = _record(
+            training, images_seen=images_seen, window=window, seconds=time.monotonic() - recorded, ranks=ranks
+        )
         recorded, window = time.monotonic(), Window()
         if log is not None:
             log.write(record)
@@ -142,15 +144,13 @@ def _snapshot(training: Training, *, before: int, now: int, folder: Path, ranks:
             write_snapshot(path, training.average.published(), dict(training.network))
 
 
-def _record(
-    training: Training, *, images_seen: int, window: Window, seconds: float, ranks: Ranks
-) -> dict[str, Any]:
+def _record(training: Training, *, images_seen: int, window: Window, seconds: float, ranks: Ranks) -> dict[str, Any]:
     """Return one line of the log; stop the run where too many gradients were not finite."""
     replaced, share = window.replaced()
     if share > training.non_finite_limit:
         raise ValueError(
-            f"{training.name}: {100 * share:.2g}% of the gradient entries before image {images_seen:,} were not finite, "
-            f"more than non_finite_limit allows ({100 * training.non_finite_limit:.2g}%); "
+            f"{training.name}: {100 * share:.2g}% of the gradient entries before image {images_seen:,} "
+            f"were not finite, more than non_finite_limit allows ({100 * training.non_finite_limit:.2g}%); "
             "lower the learning rates, or raise the limit if this is known to pass"
         )
     return {

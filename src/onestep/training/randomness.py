@@ -20,7 +20,8 @@ class CountedRows:
     def __init__(self, *, seed: int, phase: str, rows: Sequence[int], device: torch.device) -> None:
         key = np.array([seed, zlib.crc32(phase.encode())], dtype=np.uint64)
         self._streams = [
-            np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, row, 0], dtype=np.uint64))) for row in rows
+            np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, row, 0], dtype=np.uint64)))
+            for row in rows
         ]
         self._device = device
 

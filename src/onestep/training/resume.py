@@ -37,7 +37,7 @@ class Resume:
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
         self.log_bytes = 0
-        self._lives, self._codes, self._seconds = 1, [code], 0.0
+        self._restarts, self._codes, self._seconds = 0, [code], 0.0
         self._began = time.monotonic()
 
     def restore(self) -> int:
@@ -80,7 +80,9 @@ class Resume:
         """Stop where ranks found different states: they would train different networks."""
         found = distributed.gather(torch.tensor([-1 if state is None else state.images_seen]), ranks=self._ranks)
         if len({int(each) for each in found}) > 1:
-            raise ValueError(f"{self._folder}: ranks found states of different age {[int(each) for each in found]}; is it shared?")
+            raise ValueError(
+                f"{self._folder}: ranks found states of different age {[int(each) for each in found]}; is it shared?"
+            )
 
     def _seed(self) -> None:
         """Seed this rank's global generator, which dropout draws from."""
@@ -127,7 +129,9 @@ class Resume:
         if state.values["world"] != self._ranks.world:
             _logger.warning(
                 "%s: resumed with %d processes after %d; dropout draws anew, so the end differs in the last digits",
-                self._training.name, self._ranks.world, state.values["world"],
+                self._training.name,
+                self._ranks.world,
+                state.values["world"],
             )
             self._seed()
             return
@@ -137,15 +141,15 @@ class Resume:
 
     def _remember(self, history: Mapping[str, Any]) -> None:
         """Take over what earlier lives of the run left: how many, how long, with which code."""
-        self._lives, self._seconds = history["lives"] + 1, history["seconds"]
+        self._restarts, self._seconds = history["restarts"] + 1, history["seconds"]
         if history["codes"][-1] != self._codes[-1]:
             _logger.warning("%s: resumed with other training code than it began with", self._training.name)
         self._codes = list(dict.fromkeys([*history["codes"], *self._codes]))
 
     def history(self) -> dict[str, Any]:
-        """Return `lives`, `seconds` of training over all lives, and `codes`, the fingerprints that trained."""
+        """Return `restarts`, `seconds` of training over all lives, and `codes`, the fingerprints that trained."""
         seconds = round(self._seconds + time.monotonic() - self._began, 1)
-        return {"lives": self._lives, "seconds": seconds, "codes": self._codes}
+        return {"restarts": self._restarts, "seconds": seconds, "codes": self._codes}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

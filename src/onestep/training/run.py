@@ -1,4 +1,4 @@
-"""One run from its run.yaml to published snapshots: found finished, taken up, or begun; never mixed with another spec."""
+"""One run from its run.yaml to published snapshots: found finished, taken up, or begun; specs never mix."""
 
 from __future__ import annotations
 
@@ -74,13 +74,15 @@ def carry_out(
     folder = state / document["run"] / spec
     with distributed.joined() as ranks, _alone(folder, ranks=ranks):
         if not (folder / "done.json").exists():
-            _train(document, inputs=inputs, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds)
+            _train(
+                document, inputs=inputs, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds
+            )
         if ranks.leads:
             publish(folder, output / document["run"])
 
 
 def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: str | None) -> str:
-    """Return the 16-digit name of a run's science: its resolved config, its inputs' content and, where asked, its code."""
+    """Return the 16-digit name of a run's science: resolved config, content of inputs and, where asked, code."""
     science = {"run": document, "inputs": digests} | ({} if code is None else {"code": code})
     return sha256_of_text(canonical_json(science))[:16]
 
@@ -106,12 +108,19 @@ def _alone(folder: Path, *, ranks: Ranks) -> Iterator[None]:
 
 
 def _train(
-    document: Mapping[str, Any], *, inputs: Inputs, folder: Path, ranks: Ranks, spec: str, code: str, state_seconds: float
+    document: Mapping[str, Any],
+    *,
+    inputs: Inputs,
+    folder: Path,
+    ranks: Ranks,
+    spec: str,
+    code: str,
+    state_seconds: float,
 ) -> None:
     training = assemble(document, data=inputs.data, teacher=inputs.teacher, backbones=inputs.backbones, ranks=ranks)
-    lives = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code)
+    history = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code)
     if ranks.leads:
-        summary = {"run": document["run"], "spec": spec, "code": code, **lives, **_facts(training, ranks=ranks)}
+        summary = {"run": document["run"], "spec": spec, "code": code, **history, **_facts(training, ranks=ranks)}
         write_json(folder / "done.json", summary)
         # The quota is short: what was needed only to take the run up again goes.
         discard_training_states(folder)

@@ -43,11 +43,17 @@ def due(phases: Sequence[Phase], step: int) -> tuple[Phase, ...]:
 
 
 def train_step(
-    phases: Sequence[Phase], *, players: Players, optimizers: Optimizers, batch_for: Callable[[Phase], Batch], ranks: Ranks
+    phases: Sequence[Phase],
+    *,
+    players: Players,
+    optimizers: Optimizers,
+    batch_for: Callable[[Phase], Batch],
+    ranks: Ranks,
 ) -> list[PhaseReport]:
     """Run `phases`, each on its own batch value (same images, fresh random streams)."""
     return [
-        _run_phase(phase, players=players, optimizers=optimizers, batch=batch_for(phase), ranks=ranks) for phase in phases
+        _run_phase(phase, players=players, optimizers=optimizers, batch=batch_for(phase), ranks=ranks)
+        for phase in phases
     ]
 
 
@@ -65,7 +71,7 @@ def _run_phase(phase: Phase, *, players: Players, optimizers: Optimizers, batch:
 
 
 def _hold_all_but(role: str, optimizers: Optimizers) -> None:
-    """Let gradients reach the parameters of `role` alone; frozen parameters are in no optimizer and stay as they are."""
+    """Let gradients reach the parameters of `role` alone; frozen ones are in no optimizer and stay as they are."""
     for owner, optimizer in optimizers.items():
         for parameter in _parameters(optimizer):
             parameter.requires_grad_(owner == role)

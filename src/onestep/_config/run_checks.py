@@ -1,0 +1,141 @@
+"""What must hold between the sections of a config, up to the trained networks: names exist, runs are whole."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Iterator
+
+from onestep import plugins
+from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among
+from onestep._config.values import Experiment, Run
+
+
+def run_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield what is wrong with inputs, datasets, runs, and what is made of runs."""
+    yield from _input_problems(experiment)
+    yield from _source_problems(experiment)
+    for name, run in experiment.runs.items():
+        yield from _reference_problems(run, experiment, place=("runs", name))
+        yield from _part_problems(run, place=("runs", name))
+        yield from _role_problems(run, place=("runs", name))
+    yield from _cycles(experiment)
+
+
+def unknown(place: Place, name: str | None, known: Iterable[str], *, of: str) -> Iterator[Problem]:
+    """Yield a problem where a name is given that is none of the known ones."""
+    known = list(known)
+    if name is not None and name not in known:
+        yield Problem(place, not_among(name, known, of=of))
+
+
+def denoisers(experiment: Experiment) -> list[str]:
+    """Return the runs that train a denoiser."""
+    return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
+
+
+def _classifiers(experiment: Experiment) -> list[str]:
+    return [name for name, run in experiment.runs.items() if run.classifier is not None]
+
+
+def _input_problems(experiment: Experiment) -> Iterator[Problem]:
+    for name, source in experiment.inputs.items():
+        place = ("inputs", name)
+        given = [key for key in ("package", "file") if getattr(source, key) is not None]
+        if wrong := exactly_one(("package", "file"), given=given):
+            yield Problem(place, wrong)
+        elif source.package is None and source.path is not None:
+            yield Problem((*place, "path"), "a place inside a package, but none is named; the path of a file is `file`")
+        elif source.package is not None:
+            absent = [key for key in ("path", "sha256", "licence") if getattr(source, key) is None]
+            yield from (Problem((*place, key), missing_key()) for key in absent)
+
+
+def _source_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield what is wrong with where datasets, teachers, backbones and features come from."""
+    for name, dataset in experiment.datasets.items():
+        yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
+    for name, teacher in experiment.teachers.items():
+        place = ("teachers", name)
+        given = [key for key in ("run", "pickle") if getattr(teacher, key) is not None]
+        if wrong := exactly_one(("run", "pickle"), given=given):
+            yield Problem(place, wrong)
+        if name in experiment.runs:
+            yield Problem(place, "also the name of a run; samples are filed under either, so rename one of them")
+        yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
+        yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
+    for section in ("backbones", "features"):
+        for name, network in getattr(experiment, section).items():
+            place = (section, name, "run")
+            yield from unknown(place, network.run, _classifiers(experiment), of="runs of a classifier")
+    for name, extractor in experiment.features.items():
+        yield from unknown(("features", name, "input"), extractor.input, experiment.inputs, of="inputs")
+
+
+def _reference_problems(run: Run, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    yield from unknown((*place, "dataset"), run.dataset, experiment.datasets, of="datasets")
+    yield from unknown((*place, "teacher"), run.teacher, experiment.teachers, of="teachers")
+    for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
+        yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
+
+
+def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield what is wrong with what a run trains, and how far."""
+    kinds = ("network", "teacher", "classifier")
+    if wrong := exactly_one(kinds, given=[key for key in kinds if getattr(run, key) is not None]):
+        yield Problem(place, wrong)
+    elif run.classifier is not None:
+        yield from _classifier_problems(run, place=place)
+    for key in ("preconditioning", "dropout"):
+        if run.teacher is not None and getattr(run, key) is None:
+            yield Problem((*place, key), missing_key())
+        if run.teacher is None and getattr(run, key) is not None:
+            yield Problem((*place, key), "only a run with a teacher has it here; a network has it in its own block")
+    if run.snapshot_every < run.batch:
+        few = f"found {run.snapshot_every}, expected at least the batch ({run.batch}): a step takes one snapshot"
+        yield Problem((*place, "snapshot_every"), few)
+
+
+def _classifier_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    if run.freeze:
+        yield Problem((*place, "freeze"), "found a list, expected an empty one: only denoisers can be frozen")
+    if not run.conditional:
+        yield Problem((*place, "conditional"), "found false, expected true: a classifier learns from labels")
+
+
+def _role_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield where the parts of a run are not those that its objective trains and needs."""
+    objective = plugins.load("objectives", run.objective.name)(**run.objective.options)
+    present = {
+        "generator": run.network is not None or run.teacher is not None,
+        "teacher": run.teacher is not None,
+        "classifier": run.classifier is not None,
+        "discriminator": run.discriminator is not None,
+    }
+    for role in objective.needs:
+        if not present[role]:
+            yield Problem(place, f"objective {run.objective.name} needs a {role}, and the run names none")
+    if run.discriminator is not None and "discriminator" not in objective.needs:
+        useless = f"objective {run.objective.name} has no use for a discriminator; take it away"
+        yield Problem((*place, "discriminator"), useless)
+    trained = dict.fromkeys(phase.trains for phase in objective.phases())
+    for role in (role for role in trained if role not in run.optimizers):
+        yield Problem((*place, "optimizers", role), f"missing, but objective {run.objective.name} trains the {role}")
+    for role in run.optimizers:
+        yield from unknown((*place, "optimizers", role), role, trained, of=f"roles that {run.objective.name} trains")
+
+
+def _cycles(experiment: Experiment) -> Iterator[Problem]:
+    """Yield a cycle among runs that start from, or look through, one another."""
+    sorter = graphlib.TopologicalSorter({name: _before(run, experiment) for name, run in experiment.runs.items()})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        cycle = " -> ".join(reversed(error.args[1]))
+        yield Problem(("runs",), f"{cycle}: each waits for the next; let one of them start from something else")
+
+
+def _before(run: Run, experiment: Experiment) -> list[str]:
+    """Return the runs that must end before a run can begin."""
+    sources = [experiment.teachers.get(run.teacher)] if run.teacher else []
+    sources += map(experiment.backbones.get, run.discriminator.backbones if run.discriminator else ())
+    return [source.run for source in sources if source is not None and source.run is not None]

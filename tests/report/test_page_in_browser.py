@@ -1,0 +1,164 @@
+"""The page in a real browser: nothing sticks out, nothing is cut off, nothing is asked of the network."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from results_tree import Story, write_results
+
+from onestep.report.evidence import read_evidence
+from onestep.report.page import write_page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+WIDTHS = (1280, 420)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason=f"no browser here: none of {', '.join(NAMES)} is on the PATH"),
+]
+
+# Runs in a copy of the page. Within a box that scrolls sideways, things may be wider than the screen.
+MEASURE = """
+<script>
+addEventListener('load', () => {
+  const box = element => element.getBoundingClientRect();
+  const cut = [...document.querySelectorAll('body *')].filter(element =>
+    !element.closest('.scroll, pre, svg') && (box(element).right > innerWidth + .5 || box(element).left < -.5));
+  const charts = [...document.querySelectorAll('svg text')].filter(text => {
+    const outer = box(text.closest('svg')), inner = box(text);
+    return inner.right > outer.right + .5 || inner.left < outer.left - .5 || inner.top < outer.top - .5
+      || inner.bottom > outer.bottom + .5;
+  });
+  const labels = [...document.querySelectorAll('svg.chart')].flatMap(svg => {
+    const found = [...svg.querySelectorAll('.label tspan')].map(box).sort((a, b) => a.top - b.top);
+    return found.filter((each, index) => index && found[index - 1].bottom > each.top + 3);
+  });
+  parent.postMessage(JSON.stringify({
+    width: innerWidth,
+    page: document.documentElement.scrollWidth,
+    cut: cut.map(element => element.tagName + '.' + element.className).slice(0, 9),
+    charts: charts.map(text => text.textContent),
+    overlapping: labels.length,
+    images: [...document.images].map(image => image.naturalWidth),
+    smallest: Math.min(...[...document.querySelectorAll('svg text')].map(text =>
+      parseFloat(getComputedStyle(text).fontSize) * box(text.closest('svg')).width
+      / text.closest('svg').viewBox.baseVal.width)),
+  }), '*');
+});
+</script>
+"""
+# A window has a least width; a frame within it has none.
+FRAME = """<!doctype html><title>nothing measured</title>
+<script>addEventListener('message', event => { document.title = event.data; });</script>
+<iframe src="ADDRESS" width="WIDTH" height="900" style="border:0"></iframe>
+"""
+
+
+def browse(address, *flags, folder: Path):
+    """Return what the browser prints."""
+    profile = folder / "profile"
+    profile.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, address], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measured(page: Path, *, width: int, folder: Path):
+    """Return the sizes that the page has in a window `width` pixels wide, by a script put into a copy of it."""
+    text = page.read_text(encoding="utf-8")
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', text)[0]
+    copy, frame = folder / "measured.html", folder / "frame.html"
+    copy.write_text(text.replace(policy, "").replace("</body>", MEASURE + "</body>"), encoding="utf-8")
+    frame.write_text(FRAME.replace("ADDRESS", copy.as_uri()).replace("WIDTH", str(width)))
+    dom = browse(frame.as_uri(), "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom", folder=folder)
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1]))
+
+
+def requested(address, *, folder: Path):
+    """Return the addresses that a page asks the network for, in a browser that can reach no host.
+
+    The browser asks some hosts of its own, for the time or an update; those requests have no page as their initiator.
+    """
+    log = folder / "net.json"
+    browse(address, f"--log-net-log={log}", "--virtual-time-budget=2000", "--dump-dom", folder=folder)
+    recorded = json.loads(log.read_text())
+    start = recorded["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    starts = [event.get("params", {}) for event in recorded["events"] if event["type"] == start]
+    urls = [each["url"] for each in starts if "url" in each and each.get("initiator") != "not an origin"]
+    return [url for url in urls if not url.startswith(("file:", "data:"))]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("work")
+    story = Story(other_code=("digits_d2o",), published={"digits_d2o": {"fd": 1.66}})
+    write_results(root / "results", story=story)
+    evidence = read_evidence(
+        root / "results", config_text=story.config_text, benchmarks=root / "benchmarks", reproduce=("make demo",)
+    )
+    path = root / "results" / "report" / "index.html"
+    write_page(path, evidence=evidence)
+    return path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_sticks_out_and_nothing_is_cut_off(page, width, tmp_path):
+    found = measured(page, width=width, folder=tmp_path)
+    assert found["width"] == width
+    assert found["page"] <= width
+    assert found["cut"] == []
+    assert found["charts"] == []
+    assert found["overlapping"] == 0
+    assert found["smallest"] >= 9
+    assert len(found["images"]) == 8
+    assert min(found["images"]) > 0
+
+
+def test_what_sticks_out_would_be_seen(page, tmp_path):
+    text = page.read_text(encoding="utf-8").replace("<main>", '<main><div class="wide" style="width:2000px">x</div>')
+    (tmp_path / "broken.html").write_text(text, encoding="utf-8")
+    found = measured(tmp_path / "broken.html", width=420, folder=tmp_path)
+    assert found["page"] > 420
+    assert found["cut"] == ["DIV.wide"]
+
+
+def test_no_request_leaves_the_machine(page, tmp_path):
+    assert requested(page.as_uri(), folder=tmp_path) == []
+
+
+def test_a_request_would_be_seen(tmp_path):
+    (tmp_path / "asks.html").write_text('<!doctype html><img src="http://example.invalid/pixel.png">')
+    assert requested((tmp_path / "asks.html").as_uri(), folder=tmp_path) == ["http://example.invalid/pixel.png"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_is_painted(page, width, tmp_path):
+    picture = tmp_path / "page.png"
+    browse(page.as_uri(), f"--window-size={width},1400", f"--screenshot={picture}", folder=tmp_path)
+    pixels = np.asarray(Image.open(picture).convert("L")).astype(float)
+    assert pixels.shape == (1400, width)
+    # A page of text and pictures is neither blank nor one gray.
+    assert (pixels < 64).mean() > 0.02
+    assert (pixels > 192).mean() > 0.3

@@ -1,0 +1,138 @@
+import dataclasses
+import json
+
+import pytest
+import results_tree
+from results_tree import Story, measurement, write_results
+
+from onestep.report.formats import write_table
+from onestep.report.table import Entry, build_rows, column_directions, read_table, tabulate
+
+COLUMNS = {"fd": "fd.frechet", "recall": "pr.recall"}
+DIRECTIONS = {"fd": "lower", "recall": "higher"}
+
+
+def entry(run, *, fd=(), recall=(), **changes):
+    """Return a row with one measurement a number."""
+    values = {"fd": [{"frechet": value} for value in fd], "pr": [{"recall": value} for value in recall]}
+    found = {
+        metric: [
+            measurement(model=f"{run}@40", sampler="one_step", seeds=f"{block}", metric=metric, values=numbers)
+            for block, numbers in enumerate(blocks)
+        ]
+        for metric, blocks in values.items()
+    }
+    row = Entry(
+        run=run,
+        sampler="one_step",
+        label=run,
+        nfe=1,
+        images_seen=40,
+        snapshot=f"{run}@40",
+        frozen_share=0.5,
+        trained_with_other_code=False,
+        published={},
+        measurements=found,
+    )
+    return dataclasses.replace(row, **changes)
+
+
+def build(*entries):
+    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS, snapshot_policy="last")
+
+
+def test_numbers_are_means_over_the_blocks_with_their_sample_deviation():
+    (row,) = build(entry("a", fd=[1.0, 2.0, 6.0], recall=[0.5]))
+    assert row.metrics == {"fd": 3.0, "recall": 0.5}
+    assert row.std["fd"] == pytest.approx(7**0.5)
+    assert row.std["recall"] is None
+    assert row.blocks == {"fd": 3, "recall": 1}
+
+
+def test_the_best_follows_the_direction_of_each_column():
+    low, high = build(entry("low", fd=[1.0], recall=[0.1]), entry("high", fd=[5.0], recall=[0.9]))
+    assert low.best == ("fd",)
+    assert high.best == ("recall",)
+
+
+def test_equal_rows_are_both_best_and_a_lone_number_is_not():
+    first, second = build(entry("a", fd=[1.0], recall=[0.1]), entry("b", fd=[1.0]))
+    assert first.best == second.best == ("fd",)
+
+
+def test_what_was_not_measured_is_none_and_never_best():
+    measured, other, missing = build(entry("a", fd=[3.0]), entry("b", fd=[2.0]), entry("c"))
+    assert missing.metrics == {"fd": None, "recall": None}
+    assert missing.std == {"fd": None, "recall": None}
+    assert missing.blocks == {"fd": 0, "recall": 0}
+    assert (measured.best, other.best, missing.best) == ((), ("fd",), ())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reference", {"dataset": "digits", "images": 1797, "sha256": "cc" * 32}),
+        ("feature_weights_sha256", "dd" * 32),
+        ("features", "inception"),
+        ("images", 50_000),
+    ],
+)
+def test_numbers_that_cannot_be_compared_are_refused(key, value):
+    other = entry("b", fd=[2.0])
+    other.measurements["fd"][0][key] = value
+    with pytest.raises(ValueError, match=rf"column fd: {key} is .* in metrics/a@40/one_step/0.fd.json but .*b@40"):
+        build(entry("a", fd=[1.0]), other)
+
+
+def test_blocks_of_one_row_must_be_comparable_too():
+    row = entry("a", fd=[1.0, 2.0])
+    row.measurements["fd"][1]["feature_weights_sha256"] = "dd" * 32
+    with pytest.raises(ValueError, match="column fd: feature_weights_sha256"):
+        build(row)
+
+
+def test_a_measurement_without_the_value_is_refused():
+    row = entry("a", fd=[1.0])
+    row.measurements["fd"][0]["values"] = {"kernel": 1.0}
+    with pytest.raises(ValueError, match="no value 'frechet', only kernel"):
+        build(row)
+
+
+def test_directions_come_from_the_metrics_classes():
+    metrics = Story().config["metrics"]
+    columns = {"fd": "fd.frechet", "is": "is.inception_score", "recall": "pr.recall"}
+    assert column_directions(columns, metrics=metrics) == {"fd": "lower", "is": "higher", "recall": "higher"}
+    with pytest.raises(ValueError, match="column fd: metric fd gives no 'kernel'; it gives frechet"):
+        column_directions({"fd": "fd.kernel"}, metrics=metrics)
+
+
+def test_the_json_is_the_contract_and_reads_back_as_the_same_table(tmp_path):
+    story = Story(published={"digits_d2o": {"fd": 1.66}}, other_code=("digits_d2o_f",))
+    write_results(tmp_path / "results", story=story)
+    entries = results_tree.entries(tmp_path / "results", story, name="digits")
+    table = tabulate(story.config, name="digits", entries=entries)
+    path = tmp_path / "results" / "tables" / "digits.json"
+    rows = json.loads(path.read_text())
+    contract = {"run", "sampler", "nfe", "images_seen", "snapshot", "metrics", "published"}
+    assert all(contract <= row.keys() for row in rows)
+    assert [(row["run"], row["sampler"], row["nfe"], row["images_seen"], row["snapshot"]) for row in rows] == [
+        ("digits_edm", "heun", 35, 100_000, "digits_edm@100000"),
+        ("digits_edm", "one_step", 1, 100_000, "digits_edm@100000"),
+        ("digits_d2o", "one_step", 1, 40_000, "digits_d2o@40000"),
+        ("digits_d2o_f", "one_step", 1, 40_000, "digits_d2o_f@40000"),
+    ]
+    assert rows[2]["metrics"].keys() == {"fd", "is", "precision", "recall"}
+    assert rows[2]["metrics"]["fd"] == pytest.approx(1.9)
+    assert rows[2]["published"] == {"fd": 1.66}
+    assert [row["trained_with_other_code"] for row in rows] == [False, False, False, True]
+    assert read_table(path, config=story.config) == table
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    story = Story()
+    write_results(tmp_path / "results", story=story)
+    table = read_table(tmp_path / "results/tables/digits.json", config=story.config)
+    write_table(tmp_path / "again", table=table)
+    for suffix in ("json", "csv", "md", "tex"):
+        once, again = tmp_path / f"results/tables/digits.{suffix}", tmp_path / f"again/digits.{suffix}"
+        assert once.read_bytes() == again.read_bytes()

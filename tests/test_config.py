@@ -1,0 +1,634 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import yaml
+
+from onestep import plugins
+from onestep._config.components import resolve_components
+from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+
+DEMO = Path(__file__).parents[1] / "demo" / "config.yaml"
+TAKEN_AWAY = object()
+MIXING = {"channels": 8, "resolution": 16}
+
+
+def demo_with(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the demo's config with the values at dotted places replaced, or taken away."""
+    document = json.loads(json.dumps(yaml.safe_load(DEMO.read_text())))
+    for place, value in changes.items():
+        *above, last = place.split(".")
+        holder = document
+        for step in above:
+            holder = holder[int(step) if isinstance(holder, list) else step]
+        if value is TAKEN_AWAY:
+            del holder[last]
+        elif isinstance(holder, list):
+            holder[int(last) :] = [value]
+        else:
+            holder[last] = value
+    return document
+
+
+def problems(document: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment(document, source="config.yaml")
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+    return caught.value.problems
+
+
+def problems_of_text(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.chdir(folder)
+    Path("config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_experiment("config.yaml")
+    return caught.value.problems
+
+
+D2O = "runs.digits_d2o"
+WRONG = {
+    # Keys
+    "unknown key of an objective": (
+        {f"{D2O}.objective.r1_gama": 1},
+        f"{D2O}.objective.r1_gama: unknown key; "
+        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every; did you mean r1_gamma?",
+    ),
+    "unknown key of a run's average": (
+        {f"{D2O}.ema.half_live": 1},
+        f"{D2O}.ema.half_live: unknown key; allowed: half_life, ramp_up; did you mean half_life?",
+    ),
+    "unknown key of a row": (
+        {"tables.digits.rows.1": {"run": "digits_edm", "sampler": "heun", "smapler": "heun"}},
+        "tables.digits.rows[1].smapler: unknown key; "
+        "allowed: run, teacher, sampler, label, published; did you mean sampler?",
+    ),
+    "unknown section": (
+        {"zebra": 1},
+        "zebra: unknown key; allowed: inputs, datasets, teachers, backbones, features, runs, samplers, metrics, "
+        "tables, rerun",
+    ),
+    "an argument that the pipeline supplies": (
+        {"runs.digits_backbone.classifier.classes": 10},
+        "runs.digits_backbone.classifier.classes: unknown key; allowed: name, width",
+    ),
+    "missing key of a run": ({f"{D2O}.batch": TAKEN_AWAY}, f"{D2O}.batch: missing, and there is no default"),
+    "missing option of an objective": (
+        {f"{D2O}.objective.r1_gamma": TAKEN_AWAY},
+        f"{D2O}.objective.r1_gamma: missing, and there is no default",
+    ),
+    "missing key of a component": (
+        {"metrics.fd.features": TAKEN_AWAY},
+        "metrics.fd.features: missing, and there is no default",
+    ),
+    "missing input of a dataset": (
+        {"datasets.digits.input": TAKEN_AWAY},
+        "datasets.digits.input: missing, and there is no default",
+    ),
+    "missing name": (
+        {f"{D2O}.objective.name": TAKEN_AWAY},
+        f"{D2O}.objective.name: missing, expected one of the files of objectives/: cross_entropy, d2o, edm",
+    ),
+    "a name with capitals": (
+        {"samplers.Heun": {"name": "heun", "steps": 18}},
+        "samplers.Heun: found the text 'Heun', expected small letters, digits and _, first a letter",
+    ),
+    # Types and ranges
+    "a number YAML reads as text": (
+        {f"{D2O}.objective.r1_gamma": "1e-4"},
+        f"{D2O}.objective.r1_gamma: found the text '1e-4', expected a number; YAML reads 1e-4 as text, write 1.0e-4",
+    ),
+    "a number YAML reads as text, in a list": (
+        {f"{D2O}.optimizers.generator.betas": [0.0, "99e-2"]},
+        f"{D2O}.optimizers.generator.betas[1]: found the text '99e-2', expected a number; "
+        "YAML reads 99e-2 as text, write 99.0e-2",
+    ),
+    "an exponent without sign": (
+        {f"{D2O}.optimizers.generator.lr": "2.5E3"},
+        f"{D2O}.optimizers.generator.lr: found the text '2.5E3', expected a number; "
+        "YAML reads 2.5E3 as text, write 2.5e+3",
+    ),
+    "a whole number YAML reads as text": (
+        {f"{D2O}.images": "5e6"},
+        f"{D2O}.images: found the text '5e6', expected a whole number; YAML reads 5e6 as text, write 5_000_000",
+    ),
+    "a number in quotes": (
+        {f"{D2O}.ema.ramp_up": "0.05"},
+        f"{D2O}.ema.ramp_up: found the text '0.05', expected a number; take away the quotes",
+    ),
+    "a whole number with a point": (
+        {f"{D2O}.images": 5.0e6},
+        f"{D2O}.images: found 5000000.0, expected a whole number; write 5_000_000",
+    ),
+    "a fraction for a whole number": ({f"{D2O}.batch": 0.5}, f"{D2O}.batch: found 0.5, expected a whole number"),
+    "a whole number for text": ({"tables.digits.title": 1}, "tables.digits.title: found 1, expected text"),
+    "text for a truth value": (
+        {f"{D2O}.conditional": "nope"},
+        f"{D2O}.conditional: found the text 'nope', expected true or false",
+    ),
+    "a truth value for a number": ({f"{D2O}.seed": True}, f"{D2O}.seed: found true, expected a whole number"),
+    "nothing for a mapping": ({"tables": None}, "tables: found nothing, expected a mapping"),
+    "text for a component": (
+        {f"{D2O}.objective": "d2o"},
+        f"{D2O}.objective: found the text 'd2o', expected a mapping",
+    ),
+    "a list for a mapping": ({"runs": []}, "runs: found an empty list, expected a mapping"),
+    "a mapping for a list": ({f"{D2O}.freeze": {"a": 1}}, f"{D2O}.freeze: found a mapping, expected a list"),
+    "a wrong type inside an option": (
+        {"runs.digits_edm.network.channel_mult": [1, 2.5]},
+        "runs.digits_edm.network.channel_mult[1]: found 2.5, expected a whole number",
+    ),
+    "a value that is none of the choices": (
+        {f"{D2O}.objective.loss": "wgan"},
+        f"{D2O}.objective.loss: found the text 'wgan', expected 'non_saturating' or 'hinge'",
+    ),
+    "a preconditioning that is none": (
+        {"runs.digits_edm.network.preconditioning": "vp"},
+        "runs.digits_edm.network.preconditioning: found the text 'vp', expected 'edm' or 'd2o'",
+    ),
+    "zero images": ({f"{D2O}.images": 0}, f"{D2O}.images: found 0, expected a number above 0"),
+    "a share above one": (
+        {f"{D2O}.non_finite_limit": 1.5},
+        f"{D2O}.non_finite_limit: found 1.5, expected a number up to 1",
+    ),
+    "a number that is none": (
+        {f"{D2O}.ema.ramp_up": float("nan")},
+        f"{D2O}.ema.ramp_up: found nan, expected a finite number",
+    ),
+    "one beta too many": (
+        {f"{D2O}.optimizers.generator.betas": [0.0, 0.9, 0.99]},
+        f"{D2O}.optimizers.generator.betas: found 3 entries, expected at most 2",
+    ),
+    "no backbone": (
+        {f"{D2O}.discriminator.backbones": []},
+        f"{D2O}.discriminator.backbones: found 0 entries, expected at least 1",
+    ),
+    "a digest that is none": (
+        {"inputs.digits.sha256": "09f6"},
+        "inputs.digits.sha256: found the text '09f6', expected 64 hexadecimal digits",
+    ),
+    "what the class itself refuses": (
+        {"samplers.heun.steps": 1},
+        "samplers.heun: steps is 1; Heun's method takes at least 2 from sigma_max to 0",
+    ),
+    # Names
+    "unknown objective": (
+        {f"{D2O}.objective.name": "d3o"},
+        f"{D2O}.objective.name: found the text 'd3o', expected one of the files of objectives/: "
+        "cross_entropy, d2o, edm; did you mean d2o?",
+    ),
+    "unknown dataset": (
+        {f"{D2O}.dataset": "digit"},
+        f"{D2O}.dataset: found the text 'digit', expected one of the datasets: digits; did you mean digits?",
+    ),
+    "missing teacher": (
+        {f"{D2O}.teacher": "edm"},
+        f"{D2O}.teacher: found the text 'edm', expected one of the teachers: digits",
+    ),
+    "missing backbone": (
+        {f"{D2O}.discriminator.backbones": ["digits", "vgg"]},
+        f"{D2O}.discriminator.backbones[1]: found the text 'vgg', expected one of the backbones: digits",
+    ),
+    "missing input": (
+        {"datasets.digits.input": "numbers"},
+        "datasets.digits.input: found the text 'numbers', expected one of the inputs: digits",
+    ),
+    "a teacher of a missing run": (
+        {"teachers.digits.run": "digits_emd"},
+        "teachers.digits.run: found the text 'digits_emd', expected one of the runs of a denoiser: "
+        "digits_edm, digits_d2o, digits_d2o_f; did you mean digits_edm?",
+    ),
+    "a teacher of a missing pickle": (
+        {"teachers.other": {"pickle": "edm"}},
+        "teachers.other.pickle: found the text 'edm', expected one of the inputs: digits",
+    ),
+    "a backbone that is no classifier": (
+        {"backbones.digits.run": "digits_edm"},
+        "backbones.digits.run: found the text 'digits_edm', expected one of the runs of a classifier: "
+        "digits_backbone, digits_metric; did you mean digits_metric?",
+    ),
+    "features of a missing run": (
+        {"features.digits.run": "vgg"},
+        "features.digits.run: found the text 'vgg', expected one of the runs of a classifier: "
+        "digits_backbone, digits_metric",
+    ),
+    "missing features": (
+        {"metrics.pr.features": "inception"},
+        "metrics.pr.features: found the text 'inception', expected one of the features: digits",
+    ),
+    "missing sampler": (
+        {"tables.digits.rows.3": {"run": "digits_edm", "sampler": "huen"}},
+        "tables.digits.rows[3].sampler: found the text 'huen', expected one of the samplers: heun, one_step; "
+        "did you mean heun?",
+    ),
+    "a row of a missing run": (
+        {"tables.digits.rows.3": {"run": "edm", "sampler": "heun"}},
+        "tables.digits.rows[3].run: found the text 'edm', expected one of the runs of a denoiser: "
+        "digits_edm, digits_d2o, digits_d2o_f",
+    ),
+    "a row of a missing teacher": (
+        {"tables.digits.rows.3": {"teacher": "edm", "sampler": "heun"}},
+        "tables.digits.rows[3].teacher: found the text 'edm', expected one of the teachers: digits",
+    ),
+    "a row of another dataset": (
+        {"datasets.twins": {"name": "digits", "input": "digits", "resolution": 16}, "tables.digits.dataset": "twins"}
+        | {"tables.digits.rows": [{"teacher": "digits", "sampler": "heun"}]},
+        "tables.digits.rows[0]: learned from dataset digits, expected twins, as the table says",
+    ),
+    "a column of a missing metric": (
+        {"tables.digits.columns.fd": "fid.frechet"},
+        "tables.digits.columns.fd: found the text 'fid.frechet', expected one of the numbers: "
+        "fd.frechet, is.inception_score, pr.precision, pr.recall; did you mean fd.frechet?",
+    ),
+    "a column of a missing number": (
+        {"tables.digits.columns.recall": "pr.recal"},
+        "tables.digits.columns.recall: found the text 'pr.recal', expected one of the numbers: "
+        "fd.frechet, is.inception_score, pr.precision, pr.recall; did you mean pr.recall?",
+    ),
+    "a column that is no number": (
+        {"tables.digits.columns.fd": "fd"},
+        "tables.digits.columns.fd: found the text 'fd', expected metric.value, such as fd.frechet",
+    ),
+    "a curve of a missing column": (
+        {"tables.digits.curves.column": "fid"},
+        "tables.digits.curves.column: found the text 'fid', expected one of the columns: fd, is, precision, recall; "
+        "did you mean fd?",
+    ),
+    "a published number of a missing column": (
+        {"tables.digits.rows.3": {"run": "digits_edm", "sampler": "heun", "published": {"fid": 1.98}}},
+        "tables.digits.rows[3].published.fid: found the text 'fid', expected one of the columns: "
+        "fd, is, precision, recall; did you mean fd?",
+    ),
+    # What belongs together
+    "a run with two beginnings": (
+        {f"{D2O}.classifier": {"name": "convnet", "width": 16}},
+        f"{D2O}: found teacher and classifier, expected exactly one of: network, teacher, classifier",
+    ),
+    "an input from nowhere": (
+        {"inputs.other": {"licence": "CC0"}},
+        "inputs.other: found none, expected exactly one of: package, file",
+    ),
+    "an input out of a package, without its digest": (
+        {"inputs.digits.sha256": TAKEN_AWAY},
+        "inputs.digits.sha256: missing, and there is no default",
+    ),
+    "an input by hand with a place in a package": (
+        {"inputs.other": {"file": "a.zip", "path": "b"}},
+        "inputs.other.path: a place inside a package, but none is named; the path of a file is `file`",
+    ),
+    "a teacher from nowhere": (
+        {"teachers.digits": {}},
+        "teachers.digits: found none, expected exactly one of: run, pickle",
+    ),
+    "features from two sources": (
+        {"features.digits.input": "digits"},
+        "features.digits: found run and input, expected exactly one of: run, input",
+    ),
+    "a row of nothing": (
+        {"tables.digits.rows.3": {"sampler": "heun"}},
+        "tables.digits.rows[3]: found none, expected exactly one of: run, teacher",
+    ),
+    "a teacher called like a run": (
+        {"teachers.digits_d2o": {"run": "digits_edm"}},
+        "teachers.digits_d2o: also the name of a run; samples are filed under either, so rename one of them",
+    ),
+    "a run from a teacher that keeps its dropout unsaid": (
+        {f"{D2O}.dropout": TAKEN_AWAY},
+        f"{D2O}.dropout: missing, and there is no default",
+    ),
+    "a preconditioning beside a network": (
+        {"runs.digits_edm.preconditioning": "edm"},
+        "runs.digits_edm.preconditioning: only a run with a teacher has it here; a network has it in its own block",
+    ),
+    "a frozen classifier": (
+        {"runs.digits_metric.freeze": ["conv"]},
+        "runs.digits_metric.freeze: found a list, expected an empty one: only denoisers can be frozen",
+    ),
+    "a classifier without labels": (
+        {"runs.digits_metric.conditional": False},
+        "runs.digits_metric.conditional: found false, expected true: a classifier learns from labels",
+    ),
+    "an objective without its discriminator": (
+        {f"{D2O}.discriminator": None},
+        f"{D2O}: objective d2o needs a discriminator, and the run names none",
+    ),
+    "a discriminator without use": (
+        {
+            "runs.digits_edm.discriminator": {
+                "name": "projected",
+                "backbones": ["digits"],
+                "channels": 8,
+                "resolution": 16,
+            }
+        },
+        "runs.digits_edm.discriminator: objective edm has no use for a discriminator; take it away",
+    ),
+    "a role without optimizer": (
+        {f"{D2O}.optimizers.discriminator": TAKEN_AWAY},
+        f"{D2O}.optimizers.discriminator: missing, but objective d2o trains the discriminator",
+    ),
+    "an optimizer of no role": (
+        {"runs.digits_edm.optimizers.critic": {"lr": 0.1, "betas": [0.0, 0.9], "eps": 0.1}},
+        "runs.digits_edm.optimizers.critic: found the text 'critic', expected one of the roles that edm trains: "
+        "generator",
+    ),
+    "snapshots closer than steps": (
+        {f"{D2O}.batch": 64, f"{D2O}.snapshot_every": 63},
+        f"{D2O}.snapshot_every: found 63, expected at least the batch (64): a step takes one snapshot",
+    ),
+    "runs in a circle": (
+        {"teachers.digits.run": "digits_d2o_f"},
+        "runs: digits_d2o_f -> digits_d2o_f: each waits for the next; let one of them start from something else",
+    ),
+    # Seeds
+    "seeds that are no block": (
+        {"tables.digits.seeds": [2000]},
+        "tables.digits.seeds[0]: found 2000, expected text",
+    ),
+    "seeds with another dash": (
+        {"tables.digits.seeds": ["0..1999"]},
+        "tables.digits.seeds[0]: found the text '0..1999', expected first-last, such as 0-1999",
+    ),
+    "seeds from last to first": (
+        {"tables.digits.seeds": ["0-1999", "3999-2000"]},
+        "tables.digits.seeds[1]: found the text '3999-2000', expected first-last, the first not above the last",
+    ),
+    "blocks of other sizes": (
+        {"tables.digits.seeds": ["0-1999", "2000-2999"]},
+        "tables.digits.seeds[1]: 2000-2999 has 1000 seeds, expected 2000 as in 0-1999",
+    ),
+    "blocks with common seeds": (
+        {"tables.digits.seeds": ["0-1999", "2000-3999", "1999-3998"]},
+        "tables.digits.seeds[2]: 1999-3998 has seeds in common with 0-1999; blocks are independent samples",
+    ),
+    "fewer seeds than splits": (
+        {"tables.digits.seeds": ["0-8"], "metrics.is.splits": 10},
+        "tables.digits.seeds[0]: 0-8 has 9 seeds, expected at least 10: so many images metric is needs",
+    ),
+    "a curve's seeds from last to first": (
+        {"tables.digits.curves.seeds": "9-0"},
+        "tables.digits.curves.seeds: found the text '9-0', expected first-last, the first not above the last",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "line"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_config_is_refused_in_one_line(changes: dict[str, Any], line: str) -> None:
+    assert problems(demo_with(changes)) == (f"config.yaml: {line}",)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E4", "2.5e3", "1.e-4", ".5e7", "-3e+2", "5e6"])
+def test_the_spelling_that_a_message_offers_is_a_number_to_yaml(text: str) -> None:
+    assert yaml.safe_load(f"r1_gamma: {text}") == {"r1_gamma": text}
+    (line,) = problems(demo_with({f"{D2O}.objective.r1_gamma": text}))
+    offered = yaml.safe_load(line.rpartition("write ")[2])
+    assert (type(offered), offered) == (float, float(text))
+
+
+def test_all_problems_are_listed_in_the_order_of_the_file() -> None:
+    found = problems(
+        demo_with(
+            {
+                "tables.digits.snapshot": "best",
+                f"{D2O}.objective.r1_gamma": "1e-4",
+                f"{D2O}.objective.sigma": None,
+                f"{D2O}.batch": "64",
+                "samplers.heun.name": "euler",
+                "datasets.digits.resolution": 16.0,
+            }
+        )
+    )
+    assert [line.split(": ")[1] for line in found] == [
+        "datasets.digits.resolution",
+        f"{D2O}.objective.sigma",
+        f"{D2O}.objective.r1_gamma",
+        f"{D2O}.batch",
+        "samplers.heun.name",
+        "tables.digits.snapshot",
+    ]
+
+
+def test_a_circle_over_several_runs_is_named() -> None:
+    document = demo_with({"teachers.second": {"run": "digits_d2o"}, "teachers.digits.run": "digits_d2o_f"})
+    document["runs"]["digits_d2o_f"]["teacher"] = "second"
+    (line,) = problems(document)
+    assert "digits_d2o -> digits_d2o_f -> digits_d2o" in line or "digits_d2o_f -> digits_d2o -> digits_d2o_f" in line
+
+
+SECTIONS = "inputs, datasets, teachers, backbones, features, runs, samplers, metrics, tables, rerun"
+NO_CONFIG = {
+    "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),
+    "a list": ("- runs\n", f"found a list, expected a mapping of: {SECTIONS}"),
+    "an open bracket": (
+        "runs:\n  a: {seed: 1\n",
+        "line 3, column 1: not YAML: expected ',' or '}', but got '<stream end>'",
+    ),
+    "two colons": ("runs: a: b\n", "line 1, column 8: not YAML: mapping values are not allowed here"),
+    "a Python object": (
+        "runs:\n  a: !!python/name:os.system\n",
+        "line 2, column 6: not YAML: could not determine a constructor for the tag "
+        "'tag:yaml.org,2002:python/name:os.system'",
+    ),
+    "a bell": (
+        "runs: \x07\n",
+        'not YAML: unacceptable character #x0007: special characters are not allowed in "<unicode string>", position 6',
+    ),
+    "a key twice": (
+        "runs:\n  a:\n    seed: 1\n    batch: 2\n    seed: 3\n",
+        "runs.a.seed: stands twice, in lines 3 and 5",
+    ),
+    "a section twice": ("runs: {}\nmetrics: {}\nruns: {}\n", "runs: stands twice, in lines 1 and 3"),
+    "a key twice in what is merged": (
+        "runs:\n  a: &a {seed: 1, seed: 2}\n  b: {<<: *a, seed: 3}\n",
+        "runs.a.seed: stands twice, in lines 2 and 2",
+    ),
+    "a key that is no text": (
+        "rerun: {yes: 1}\n",
+        "rerun: line 1: YAML does not read the key 'yes' as text; put it in quotes",
+    ),
+    "an alias to itself": ("runs: &a [*a]\n", "runs[0]: line 1: an alias to the mapping or list that it stands in"),
+    "a number merged": (
+        "runs: {<<: 3}\n",
+        "line 1, column 12: not YAML: expected a mapping or list of mappings for merging, but found scalar",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "line"), NO_CONFIG.values(), ids=NO_CONFIG.keys())
+def test_a_file_that_is_no_config_is_refused_in_one_line(
+    text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert problems_of_text(text, tmp_path, monkeypatch) == (f"config.yaml: {line}",)
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "none.yaml", "No such file or directory; expected a YAML file, such as config.yaml"),
+        (tmp_path, "Is a directory; expected a YAML file, such as config.yaml"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read_experiment(path)
+        assert caught.value.problems == (f"{path}: {reason}",)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("title: Fr\xe9chet\n".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        read_experiment(latin)
+    assert caught.value.problems == (f"{latin}: not UTF-8 text (byte 9); save it as UTF-8",)
+
+
+def test_the_demo_is_read() -> None:
+    experiment = read_experiment(DEMO)
+    assert list(experiment.runs) == ["digits_backbone", "digits_metric", "digits_edm", "digits_d2o", "digits_d2o_f"]
+    plain, frozen = experiment.runs["digits_d2o"], experiment.runs["digits_d2o_f"]
+    assert frozen == dataclasses.replace(plain, freeze=("conv", "proj"))
+    assert experiment.teachers["digits"].run == "digits_edm"
+    assert experiment.metrics["pr"].features == "digits"
+    assert experiment.datasets["digits"].options == {"resolution": 16}
+    assert experiment.inputs["digits"].package == "scikit-learn"
+    assert experiment.tables["digits"].columns["fd"] == "fd.frechet"
+
+
+def test_values_cannot_be_changed() -> None:
+    experiment = read_experiment(DEMO)
+    run = experiment.runs["digits_edm"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.seed = 1  # type: ignore[misc]
+    for mapping in (experiment.runs, run.network.options, run.optimizers, experiment.tables["digits"].columns):
+        assert isinstance(mapping, MappingProxyType)
+    assert isinstance(run.network.options["channel_mult"], tuple)
+
+
+def test_anchors_merge_keys_and_numbers_are_read_as_yaml_means_them(tmp_path: Path) -> None:
+    text = DEMO.read_text()
+    assert "<<: *d2o" in text
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("digits_d2o_f: {<<: *d2o, ", "digits_d2o_f: {<<: *d2o, seed: 7, images: 5_000_000, "))
+    runs = read_experiment(path).runs
+    assert (runs["digits_d2o_f"].seed, runs["digits_d2o"].seed) == (7, 0)
+    assert runs["digits_d2o_f"].images == 5_000_000
+    assert runs["digits_d2o_f"].objective.options["r1_gamma"] == 1.0e-4
+    assert runs["digits_d2o_f"].objective == runs["digits_d2o"].objective
+
+
+def test_a_whole_number_is_a_number() -> None:
+    run = parse_experiment(demo_with({f"{D2O}.objective.sigma": 80, f"{D2O}.ema.half_life": 5})).runs["digits_d2o"]
+    assert (run.objective.options["sigma"], run.ema.half_life) == (80.0, 5.0)
+    assert isinstance(run.objective.options["sigma"], float)
+
+
+def test_options_left_out_take_the_defaults_of_the_signature() -> None:
+    block = {"name": "song_unet", "preconditioning": "edm", "model_channels": 16}
+    network = parse_experiment(demo_with({"runs.digits_edm.network": block})).runs["digits_edm"].network
+    assert network.options["model_channels"] == 16
+    assert network.options["channel_mult_emb"] == 4
+    assert not {"img_resolution", "img_channels", "label_dim", "name", "preconditioning"} & network.options.keys()
+
+
+def test_inputs_brought_by_hand_and_pickled_teachers_are_read() -> None:
+    changes = {
+        "inputs.edm": {"file": "downloads/edm.pkl"},
+        "teachers.published": {"pickle": "edm"},
+        "tables.digits.rows.3": {"teacher": "published", "sampler": "heun", "label": "EDM", "published": {"fd": 2}},
+    }
+    experiment = parse_experiment(demo_with(changes))
+    assert experiment.inputs["edm"].file == "downloads/edm.pkl"
+    assert experiment.teachers["published"].pickle == "edm"
+    assert experiment.tables["digits"].rows[3].published == {"fd": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("images", "every", "expected"),
+    [
+        (40_000, 10_000, (10_000, 20_000, 30_000, 40_000)),
+        (45_000, 10_000, (10_000, 20_000, 30_000, 40_000, 45_000)),
+        (30_000, 30_000, (30_000,)),
+        (30_000, 40_000, (30_000,)),
+    ],
+)
+def test_snapshots_are_named_by_counts_of_images_and_the_last_is_the_end(
+    images: int, every: int, expected: tuple[int, ...]
+) -> None:
+    changes = {f"{D2O}.images": images, f"{D2O}.snapshot_every": every}
+    assert parse_experiment(demo_with(changes)).runs["digits_d2o"].snapshots == expected
+
+
+def test_the_run_document_is_the_run_with_every_default_and_is_plain_json() -> None:
+    experiment = read_experiment(DEMO)
+    document = run_document(experiment, "digits_d2o_f")
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    written = yaml.safe_load(DEMO.read_text())["runs"]["digits_d2o_f"]
+    assert document.pop("run") == "digits_d2o_f"
+    assert document.pop("snapshots") == list(experiment.runs["digits_d2o_f"].snapshots)
+    assert document == written  # the demo states every option of this run
+    network = run_document(experiment, "digits_edm")["network"]
+    assert network["label_dropout"] == 0.0
+    assert network["preconditioning"] == "edm"
+    assert "teacher" not in run_document(experiment, "digits_edm")
+
+
+def test_a_resolved_config_resolves_to_itself() -> None:
+    experiment = read_experiment(DEMO)
+    document = experiment_document(experiment)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert parse_experiment(document) == experiment
+    assert "churn_max" not in document["samplers"]["heun"]  # infinite: JSON has no word for it, the class has
+
+
+def test_the_document_of_a_run_that_is_none_names_the_choices() -> None:
+    with pytest.raises(ValueError, match="no run called 'd2o'; choices: digits_backbone, digits_metric, digits_edm"):
+        run_document(read_experiment(DEMO), "d2o")
+
+
+@pytest.mark.parametrize(
+    ("family", "place", "with_source"),
+    [
+        ("data", ("datasets", "x"), {"input": "digits"}),
+        ("features", ("features", "x"), {"run": "digits_metric"}),
+        ("networks", ("runs", "x", "network"), {"preconditioning": "edm"}),
+        ("classifiers", ("runs", "x", "classifier"), {}),
+        ("objectives", ("runs", "x", "objective"), {}),
+        ("discriminators", ("runs", "x", "discriminator"), {"backbones": ["digits"]}),
+        ("sampling", ("samplers", "x"), {}),
+        ("metrics", ("metrics", "x"), {"features": "digits"}),
+    ],
+)
+def test_every_choice_of_every_family_has_a_signature_that_configs_can_be_checked_against(
+    family: str, place: tuple[str, ...], with_source: dict[str, Any]
+) -> None:
+    for choice in plugins.choices(family):
+        document: Any = {"name": choice, **with_source, "no_such_option": 1}
+        for step in reversed(place):
+            document = {step: document}
+        found = [problem for problem in resolve_components(document).problems if problem.place[-1] == "no_such_option"]
+        assert [problem.text.startswith("unknown key") for problem in found] == [True]
+
+
+def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield place
+    steps = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for step in steps:
+        yield from places_of(value[step], (*place, step))
+
+
+def test_whatever_stands_at_a_place_is_read_or_refused_line_by_line() -> None:
+    values = itertools.cycle([None, "x", [], {"name": ["a"]}, -1, True, "9-1", {}, 1e400, "1e-4", [[]]])
+    refused = 0
+    for place in list(places_of(demo_with({})))[1:]:
+        document = demo_with({})
+        holder = document
+        for step in place[:-1]:
+            holder = holder[step]
+        holder[place[-1]] = next(values)
+        try:
+            parse_experiment(document, source="config.yaml")
+        except ConfigError as error:
+            refused += 1
+            assert error.problems
+            assert all(line.startswith("config.yaml: ") and line.isprintable() for line in error.problems)
+    assert refused > 200
