@@ -14,7 +14,7 @@ from typing import Any
 
 from onestep import plugins
 from onestep.config import Experiment, experiment_document, read_experiment, run_document
-from onestep.files import canonical_json
+from onestep.files import canonical_json, sha256_of_file
 from onestep.fingerprint import Fingerprints
 from onestep.stages import training_code
 
@@ -316,5 +316,9 @@ class Plan:
         return canonical_json(self._document)
 
     def report_code(self, wildcards: Any) -> str:
-        """Fingerprint of the page."""
-        return self._code("report", *(f"onestep.metrics.{metric.name}" for metric in self.experiment.metrics.values()))
+        """Fingerprint of the page: its code, and the template and style sheet beside it."""
+        metrics = [f"onestep.metrics.{metric.name}" for metric in self.experiment.metrics.values()]
+        beside = sorted(
+            path for path in (Path(__file__).parent / "report").iterdir() if path.suffix in (".jinja", ".css")
+        )
+        return " ".join([self._code("report", *metrics), *(sha256_of_file(path)[:16] for path in beside)])

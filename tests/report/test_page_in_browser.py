@@ -30,7 +30,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
-WIDTHS = (1280, 420)
+WIDTHS = (1280, 720, 420)
 
 pytestmark = [
     pytest.mark.browser,
@@ -57,6 +57,7 @@ addEventListener('load', () => {
     width: innerWidth,
     page: document.documentElement.scrollWidth,
     cut: cut.map(element => element.tagName + '.' + element.className).slice(0, 9),
+    scrolled: [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length,
     charts: charts.map(text => text.textContent),
     overlapping: labels.length,
     images: [...document.images].map(image => image.naturalWidth),
@@ -130,6 +131,7 @@ def test_nothing_sticks_out_and_nothing_is_cut_off(page, width, tmp_path):
     assert found["page"] <= width
     assert found["cut"] == []
     assert found["charts"] == []
+    assert found["scrolled"] == (0 if width > 1000 else 2)
     assert found["overlapping"] == 0
     assert found["smallest"] >= 9
     assert len(found["images"]) == 8

@@ -15,7 +15,7 @@ import pytest
 
 from tiny import REPOSITORY, tiny_config, write_config
 
-_COPIED = ("Snakefile", "workflow", "profiles", "src", "pyproject.toml")
+_COPIED = ("Snakefile", "workflow", "profiles", "envs", "src", "pyproject.toml")
 
 
 @dataclass(frozen=True)

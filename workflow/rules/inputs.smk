@@ -13,7 +13,7 @@ rule fetch:
         "benchmarks/fetch/{input}/{file}.tsv"
     localrule: True
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         source=plan.fetch_source,
     shell:
@@ -32,7 +32,7 @@ rule prepare:
     benchmark:
         "benchmarks/prepare/{dataset}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         dataset=plan.dataset_options,
         code=plan.prepare_code,

@@ -15,7 +15,7 @@ rule measure:
     benchmark:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         metric=plan.metric_options,
         code=plan.measure_code,
@@ -36,7 +36,7 @@ rule tabulate:
     benchmark:
         "benchmarks/tabulate/{table}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         table=plan.table_options,
         training_code=plan.training_codes,
@@ -58,7 +58,7 @@ rule report:
         "benchmarks/report.tsv"
     localrule: True
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         config=plan.page_options,
         code=plan.report_code,

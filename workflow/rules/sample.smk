@@ -14,7 +14,7 @@ rule sample:
     benchmark:
         "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         sampler=plan.sampler_options,
         code=plan.sample_code,
@@ -35,7 +35,7 @@ rule extract:
     benchmark:
         "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         features=plan.extractor_options,
         code=plan.extract_code,
@@ -56,7 +56,7 @@ rule extract_real:
     benchmark:
         "benchmarks/extract/{dataset}.{features}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         features=plan.extractor_options,
         code=plan.extract_code,

@@ -13,7 +13,7 @@ rule resolve:
         "benchmarks/resolve/{run}.tsv"
     localrule: True
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
@@ -41,7 +41,7 @@ for run in plan.runs:
             f"benchmarks/train/{run.name}.tsv"
         retries: 0
         conda:
-            "onestep"
+            "../../envs/onestep.yaml"
         params:
             # Empty unless the config says that training follows its code.
             code=run.code,
@@ -63,7 +63,7 @@ rule convert:
     benchmark:
         "benchmarks/convert/{teacher}.tsv"
     conda:
-        "onestep"
+        "../../envs/onestep.yaml"
     params:
         code=plan.convert_code,
     shell:

@@ -216,11 +216,11 @@ def _run_facts(run: RunEvidence) -> dict[str, str]:
         "images": numbers.count(summary["images_seen"]),
         "weights": numbers.count(summary["parameters"]),
         "time": numbers.duration(summary["seconds"]),
-        "images per s": "not logged" if rate is None else f"{rate:.0f}",
-        "peak memory": "not logged" if memory is None else f"{numbers.count(memory)} MiB",
+        "images / s": "not logged" if rate is None else f"{rate:.0f}",
+        "memory": "not logged" if memory is None else f"{numbers.count(memory)} MiB",
         "processes": str(summary["world_size"]),
         "restarts": str(summary["restarts"]),
-        "non-finite gradients": numbers.count(sum(record.get("non_finite", 0) for record in run.log)),
+        "non-finite": numbers.count(sum(record.get("non_finite", 0) for record in run.log)),
     }
 
 
