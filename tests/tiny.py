@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ REPOSITORY = Path(__file__).parents[1]
 
 def tiny_config() -> dict[str, Any]:
     """Return demo/config.yaml with a few steps a run and a few images a block."""
-    config = yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())
+    # Through JSON, so that runs which share a block by a YAML alias each have their own.
+    config = json.loads(json.dumps(yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())))
     for run in config["runs"].values():
         run |= {"batch": 32, "images": 320, "snapshot_every": 160 if "discriminator" in run else 320}
         if "discriminator" in run:
             run["objective"] |= {"r1_every": 4}
     config["samplers"]["heun"]["steps"] = 3
     config["metrics"]["is"]["splits"] = 2
-    config["tables"]["digits"]["seeds"] = ["0-31", "32-63", "64-95"]
+    config["tables"]["digits"]["seeds"] = ["0-31", "32-63"]
     config["tables"]["digits"]["curves"]["seeds"] = "0-31"
     return config
 
