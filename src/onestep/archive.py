@@ -38,7 +38,7 @@ def read_arrays(path: Path) -> Arrays:
         ValueError: The file is not such an archive; the message names it and the way out.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
         about = json.loads(arrays.pop("about").item())
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:

@@ -1,0 +1,135 @@
+"""The command line: what the user can mend is one line and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from onestep.cli import main
+from onestep.fingerprint import Fingerprints
+from onestep.plan import Plan
+from onestep.report.status import status_lines
+from tiny import REPOSITORY, tiny_config, write_config
+
+SAMPLE = ["sample", "--seeds", "0-1", "--output", "o"]
+EXTRACT = ["extract", "--features", '{"name": "digits"}', "--weights", "text.pkl", "--output", "o"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*SAMPLE, "--weights", "absent.safetensors", "--sampler", '{"name": "one_step"}'], "absent.safetensors"),
+        ([*SAMPLE, "--weights", "x", "--sampler", '{"name": "two_step"}'], "no sampling called 'two_step'"),
+        (["convert", "--source", "text.pkl", "--output", "o.safetensors"], "text.pkl"),
+        ([*EXTRACT, "--images", "text.pkl"], "text.pkl"),
+        (["resolve", "--config", "absent.yaml", "--run", "r", "--output", "o"], "absent.yaml"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pkl").write_text("hello")
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"onestep {arguments[0]}: ") and said in line
+    assert not (tmp_path / "o").exists() and not (tmp_path / "o.safetensors").exists()
+
+
+def test_every_verb_explains_itself():
+    shown = subprocess.run(
+        [sys.executable, "-m", "onestep", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for verb in (
+        "fetch",
+        "prepare",
+        "resolve",
+        "train",
+        "convert",
+        "sample",
+        "extract",
+        "measure",
+        "tabulate",
+        "report",
+        "status",
+    ):
+        assert f" {verb} " in shown
+
+
+def test_a_wrong_config_stops_the_workflow_before_any_job(tmp_path):
+    config = tiny_config()
+    config["runs"]["digits_d2o"]["objective"]["r1_gamma"] = "1e-4"
+    config["runs"]["digits_d2o_f"]["objective"]["r1_gama"] = 1.0
+    write_config(tmp_path, config)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(REPOSITORY / "Snakefile"),
+        "--directory",
+        str(tmp_path),
+    ]
+    stopped = subprocess.run([*command, "--cores", "1"], capture_output=True, text=True)
+    assert stopped.returncode == 1
+    lines = [line for line in stopped.stderr.splitlines() if line.startswith("config.yaml: ")]
+    assert any("runs.digits_d2o.objective.r1_gamma: found the text '1e-4', expected a number" in line for line in lines)
+    assert any("runs.digits_d2o_f.objective.r1_gama: unknown key" in line for line in lines)
+    assert "Traceback" not in stopped.stderr and not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Plan.read(write_config(tmp_path, tiny_config()))
+
+
+def test_a_run_is_planned_from_its_own_inputs_alone(plan):
+    runs = {run.name: run for run in plan.runs}
+    assert runs["digits_edm"].weights == []
+    assert runs["digits_d2o"].weights == [
+        "results/teachers/digits.safetensors",
+        "results/runs/digits_backbone/snapshots/320.safetensors",
+    ]
+    assert runs["digits_d2o"].snapshots == [f"results/runs/digits_d2o/snapshots/{n}.safetensors" for n in (160, 320)]
+    assert runs["digits_d2o"].code == "" and "--code-in-spec" not in runs["digits_d2o"].options
+
+
+def test_the_metric_looks_through_another_network_than_the_discriminator(plan):
+    metric = plan.extractor_weights(SimpleNamespace(features="digits"))
+    (discriminator,) = [
+        path for run in plan.runs if run.name == "digits_d2o" for path in run.weights if "runs/" in path
+    ]
+    assert metric != discriminator
+
+
+def test_a_tables_options_hold_nothing_of_training(plan):
+    options = json.loads(plan.table_options(SimpleNamespace(table="digits")))
+    assert set(options) == {"name", "layout", "metrics", "rows"}
+    assert [row["nfe"] for row in options["rows"]] == [5, 1, 1, 1]
+
+
+def test_other_training_code_has_another_fingerprint(plan):
+    codes = json.loads(plan.training_codes(SimpleNamespace(table="digits")))
+    assert codes["digits_d2o"] == codes["digits_d2o_f"] != codes["digits_edm"]
+    closure = Fingerprints().closure("onestep.training.run")
+    assert "onestep.training.loop" in closure and not any(".report" in name or ".launch" in name for name in closure)
+
+
+def test_status_tells_finished_under_way_and_not_begun(tmp_path):
+    (tmp_path / "results/runs/a").mkdir(parents=True)
+    summary = {"codes": ["old"], "images_seen": 64, "seconds": 1.0}
+    (tmp_path / "results/runs/a/summary.json").write_text(json.dumps(summary))
+    (tmp_path / "state/b/spec").mkdir(parents=True)
+    record = {"images_seen": 1280, "losses": {"generator": 0.5, "r1": None}}
+    (tmp_path / "state/b/spec/log.jsonl").write_text(json.dumps(record) + "\n")
+    codes = {"a": "new", "b": "new", "c": "new"}
+    lines = status_lines(
+        {"a": 64, "b": 6400, "c": 64}, codes=codes, results=tmp_path / "results", state=tmp_path / "state"
+    )
+    assert list(lines) == [
+        "a  finished, 64 images in 1 s; trained with other code than is here now",
+        "b  at 1,280 of 6,400 images, generator 0.5",
+        "c  not begun",
+    ]
