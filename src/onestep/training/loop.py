@@ -93,17 +93,16 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
     progress, window = Progress(training.name, images=training.images), Window()
     state_due = time.monotonic() + state_seconds
-    recorded = time.monotonic()
+    began, begun_at = time.monotonic(), images_seen
     while images_seen < training.images:
         window.add(_step(training, images_seen=images_seen, ranks=ranks))
         before, images_seen = images_seen, images_seen + training.batch
         _snapshot(training, before=before, now=images_seen, folder=folder, ranks=ranks)
         if images_seen % training.record_every and images_seen < training.images:
             continue
-        record = _record(
-            training, images_seen=images_seen, window=window, seconds=time.monotonic() - recorded, ranks=ranks
-        )
-        recorded, window = time.monotonic(), Window()
+        rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
+        record = _record(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
+        began, begun_at, window = time.monotonic(), images_seen, Window()
         if log is not None:
             log.write(record)
             progress.show(images_seen, losses=record["losses"])
@@ -144,7 +143,7 @@ def _snapshot(training: Training, *, before: int, now: int, folder: Path, ranks:
             write_snapshot(path, training.average.published(), dict(training.network))
 
 
-def _record(training: Training, *, images_seen: int, window: Window, seconds: float, ranks: Ranks) -> dict[str, Any]:
+def _record(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:
     """Return one line of the log; stop the run where too many gradients were not finite."""
     replaced, share = window.replaced()
     if share > training.non_finite_limit:
@@ -156,7 +155,7 @@ def _record(training: Training, *, images_seen: int, window: Window, seconds: fl
     return {
         "images_seen": images_seen,
         **window.means(ranks=ranks),
-        "images_per_second": round(training.record_every / max(seconds, 1e-9), 1),
+        "images_per_second": round(rate, 1),
         "memory_mib": peak_memory_mib(ranks.device),
         "non_finite": replaced,
     }
