@@ -14,8 +14,8 @@ MOST_DECIMALS = 6
 def measured(value: float, std: float | None) -> tuple[str, str | None]:
     """Return a mean and its standard deviation as text with the same number of decimals.
 
-    The deviation keeps one significant digit, which is what a few blocks support; without one (a single block) or
-    with a deviation of zero the mean keeps four significant digits.
+    The deviation keeps one significant digit, which is what a few blocks support, or two where the first is a 1 (1.4
+    would lose a third of itself); without a deviation (a single block), or one of zero, the mean keeps four.
     """
     if std is None:
         return four_digits(value), None
@@ -26,9 +26,11 @@ def measured(value: float, std: float | None) -> tuple[str, str | None]:
 
 
 def decimals(std: float) -> int:
-    """Return the decimals at which a standard deviation (> 0) has one significant digit."""
-    exponent = int(f"{std:.0e}".partition("e")[2])
-    return min(MOST_DECIMALS, max(0, -exponent))
+    """Return the decimals at which a standard deviation (> 0) has one significant digit, or two from 1 to 2."""
+    digits, _, exponent = f"{std:.1e}".partition("e")
+    places = 1 if digits.startswith("1") else 0
+    rounded = int(exponent) if places else int(f"{std:.0e}".partition("e")[2])
+    return min(MOST_DECIMALS, max(0, places - rounded))
 
 
 def four_digits(value: float) -> str:
