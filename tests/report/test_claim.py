@@ -41,10 +41,10 @@ def test_the_claim_holds_where_few_evaluations_score_better():
     assert found.headline == "One network evaluation does the work of 35"
     sentences = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in found.sentences]
     assert sentences == [
-        "edm scores FD 3.1 \u00b1 0.1 with 35 network evaluations an image and 119.0 \u00b1 0.1 with 1 "
+        "edm scores FD 3.10 \u00b1 0.10 with 35 network evaluations an image and 119.00 \u00b1 0.10 with 1 "
         "(lower is better).",
-        "Fine-tuned from it, d2o scores 1.9 \u00b1 0.1 with 1: better than with 35.",
-        "d2o_f scores 2.3 \u00b1 0.1 with 1: better than with 35.",
+        "Fine-tuned from it, d2o scores 1.90 \u00b1 0.10 with 1: better than with 35.",
+        "d2o_f scores 2.30 \u00b1 0.10 with 1: better than with 35.",
     ]
     assert [(each.run, each.nfe) for each in found.rows] == [("edm", 35), ("edm", 1), ("d2o", 1), ("d2o_f", 1)]
 
