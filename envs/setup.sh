@@ -32,8 +32,16 @@ rm -f "$venv/complete"
 echo "setup: installing into $venv (about $needed_gb GB, some minutes) ..." >&2
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "could not make the virtual environment $venv (see above)"
 log=$venv/setup.log
-"$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r envs/requirements.lock >"$log" 2>&1 ||
-	fail "installing envs/requirements.lock failed: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
+"$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r envs/requirements.lock >"$log" 2>&1 &
+installer=$!
+trap 'kill $installer 2>/dev/null || true' EXIT
+began=$SECONDS
+while kill -0 "$installer" 2>/dev/null; do
+	sleep 1
+	waited=$((SECONDS - began))
+	[ $((waited % 10)) -ne 0 ] || echo "setup: $waited s, $(tail -n 1 "$log" | cut -c1-80), $(du -sm "$venv" | cut -f1) MB on disk" >&2
+done
+wait "$installer" || fail "installing envs/requirements.lock failed: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --editable . >>"$log" 2>&1 ||
 	fail "installing this package failed: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
 echo "$wanted" >"$venv/complete"

@@ -82,7 +82,7 @@ d2o\textbar{}\textless{}b\textgreater{} & one\_step & 1 & 40,000 & 0 \% & not me
 \multicolumn{9}{l}{\footnotesize Bold: the best of its column ($\downarrow$ lower is better, $\uparrow$ higher is better).} \\
 \multicolumn{9}{l}{\footnotesize $^\dagger$ Trained with other code: the training code has changed since this snapshot was made.} \\
 \end{tabular}
-"""  # noqa: E501 - as it is written
+"""
 
 
 def test_markdown_is_exactly_this():
