@@ -7,7 +7,7 @@ leave that range. Each row is changed by its own draw.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,16 +27,33 @@ class Augmented:
     labels: Tensor
 
 
+class RowNumbers(Protocol):
+    """Random numbers of which each row owns a stream, so that a draw does not depend on how rows are split."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return new standard normal numbers, float32 [B, *shape]."""
+        ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return new uniform numbers in [0, 1), float32 [B, *shape]."""
+        ...
+
+
+Source: TypeAlias = torch.Generator | RowNumbers | None
+"""Where random numbers come from: one stream for the batch, on whatever device the generator lives; one stream a row;
+or, None, the global generator of the images' device."""
+
+
 class Augmentation(Protocol):
     """What the files of this folder hold: frozen dataclasses of options."""
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator | None) -> Augmented:
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Change images [B, C, H, W].
 
         Args:
             images: The batch.
-            generator: Where the random numbers come from, on whatever device it lives; None is the global generator
-                of the images' device.
+            generator: Where the random numbers come from. With one stream a row, what becomes of a row does not depend
+                on the others (up to rounding, as the border that is computed follows from the whole batch).
 
         Raises:
             ValueError: The images have a number of channels whose colours the pipe cannot change.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented
+from onestep.augmentations import Augmented, Source
 from onestep.augmentations._draws import Draws
 
 __all__ = ["DiffAugment"]
@@ -30,9 +30,9 @@ class DiffAugment:
     translation: bool
     cutout: bool
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator | None) -> Augmented:
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Change images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
-        draws = Draws.of(images, generator=generator)
+        draws = Draws.of(images, source=generator)
         chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _blanked))
         for operation in [operation for wanted, operation in chosen if wanted]:
             images = operation(images, draws)
@@ -47,7 +47,7 @@ def _recoloured(images: Tensor, draws: Draws) -> Tensor:
 
 def _one_a_row(draws: Draws, like: Tensor) -> Tensor:
     """Return uniform numbers in [0, 1), [B, 1, 1, 1]."""
-    return draws.uniform(draws.rows, 1, 1, 1).to(like.dtype)
+    return draws.numbers.uniform(1, 1, 1).to(like.dtype)
 
 
 def _spread(images: Tensor, *, about: Tensor, factor: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def _shifted(images: Tensor, draws: Draws) -> Tensor:
 def _shift(draws: Draws, *, side: int) -> Tensor:
     """Return whole pixels [B], each way at most an eighth of the side, rounded."""
     most = int(side * _SHIFT + 0.5)
-    return draws.integers(draws.rows, low=-most, high=most + 1)
+    return draws.numbers.integers(low=-most, high=most + 1)
 
 
 def _blanked(images: Tensor, draws: Draws) -> Tensor:
@@ -79,6 +79,6 @@ def _blanked(images: Tensor, draws: Draws) -> Tensor:
 def _span(draws: Draws, *, side: int) -> Tensor:
     """Return which places along a side lie within a fifth of it, rounded, about a random one: bool [B, side]."""
     length = int(side * _CUTOUT + 0.5)
-    first = draws.integers(draws.rows, high=side + 1 - length % 2) - length // 2
+    first = draws.numbers.integers(low=0, high=side + 1 - length % 2) - length // 2
     place = torch.arange(side, device=draws.device)
     return (place >= first[:, None]) & (place < first[:, None] + length)

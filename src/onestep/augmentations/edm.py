@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented, _matrices, _pixels
+from onestep.augmentations import Augmented, Source, _matrices, _pixels
 from onestep.augmentations import _strengths as strength
 from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
 from onestep.augmentations._draws import Draws
@@ -47,14 +47,14 @@ class Edm:
         """How likely each operation is."""
         return Likelihoods(probability=self.probability, multipliers=self.operations)
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator | None) -> Augmented:
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Change images [B, C, H, W] in [-1, 1].
 
         Raises:
             ValueError: C is neither 3 nor 1, and colours are to be changed; or images are not square, and are to be
                 turned by quarters.
         """
-        draws = Draws.of(images, generator=generator)
+        draws = Draws.of(images, source=generator)
         labels = []
         for chance, operation in self.likelihoods.select(_PIXEL_MOVES):
             images, label = operation(images, draws, chance)
@@ -71,13 +71,13 @@ def _where(chosen: Tensor, drawn: Tensor) -> Tensor:
 
 def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
     """Return whole numbers in [0, below) [B], 0 for rows that stay."""
-    number = draws.integers(draws.rows, high=below)
+    number = draws.numbers.integers(low=0, high=below)
     return _where(draws.chosen(chance), number)
 
 
 def _normal(draws: Draws, chance: float) -> Tensor:
     """Return standard normal numbers [B], 0 for rows that stay."""
-    number = draws.normal(draws.rows)
+    number = draws.numbers.normal()
     return _where(draws.chosen(chance), number)
 
 
@@ -106,7 +106,7 @@ def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Te
 
 
 def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    share = draws.uniform(2, draws.rows) * 2 - 1
+    share = draws.numbers.uniform_pair() * 2 - 1
     share = _where(draws.chosen(chance), share)
     largest = share.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
     right, up = (share * largest).round().long()
@@ -126,7 +126,7 @@ def _rotate_frac(draws: Draws, chance: float) -> Change:
 
 def _aniso(draws: Draws, chance: float) -> Change:
     """Stretch along one direction and squeeze across, half of the time along x or y."""
-    amount, direction = draws.normal(draws.rows), draws.angles()
+    amount, direction = draws.numbers.normal(), draws.angles()
     amount = _where(draws.chosen(chance), amount)
     direction = _where(draws.chosen(0.5), direction)
     squeeze = _matrices.plane_stretch((-amount * strength.STRETCH).exp2())
@@ -135,7 +135,7 @@ def _aniso(draws: Draws, chance: float) -> Change:
 
 
 def _translate_frac(draws: Draws, chance: float) -> Change:
-    amount = draws.normal(2, draws.rows)
+    amount = draws.numbers.normal_pair()
     amount = _where(draws.chosen(chance), amount)
     shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
     return Change(matrix=_matrices.plane_shift(*-shift), labels=amount.T)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented, _matrices
+from onestep.augmentations import Augmented, Source, _matrices
 from onestep.augmentations import _strengths as strength
 from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
 from onestep.augmentations._draws import Draws
@@ -44,13 +44,13 @@ class StyleGan2Ada:
         """How likely each operation is."""
         return Likelihoods(probability=self.probability, multipliers=self.operations)
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator | None) -> Augmented:
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Change images [B, C, H, W] in [-1, 1]; all 12 operations have 18 labels.
 
         Raises:
             ValueError: C is neither 3 nor 1, and colours are to be changed.
         """
-        draws = Draws.of(images, generator=generator)
+        draws = Draws.of(images, source=generator)
         moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
         labels = joined(draws, [change.labels for change in (*moves, *tints)])
         return Augmented(images=recolour(move(images, moves), tints), labels=labels)
@@ -88,12 +88,12 @@ def _either(chosen: Tensor, drawn: Tensor, still: float) -> Tensor:
 
 def _whole(draws: Draws, *, below: int) -> Tensor:
     """Return whole numbers in [0, below) as float32 [B]."""
-    return (draws.uniform(draws.rows) * below).floor()
+    return (draws.numbers.uniform() * below).floor()
 
 
 def _factor(draws: Draws, chance: float, *, spread: float) -> Tensor:
     """Return factors [B] whose log2 is normal with this standard deviation, 1 for rows that stay."""
-    factor = (draws.normal(draws.rows) * spread).exp2()
+    factor = (draws.numbers.normal() * spread).exp2()
     return _either(draws.chosen(chance), factor, 1)
 
 
@@ -117,7 +117,7 @@ def _rotate90(draws: Draws, chance: float) -> Change:
 
 
 def _xint(draws: Draws, chance: float) -> Change:
-    share = (draws.uniform(draws.rows, 2) * 2 - 1) * strength.SHIFT
+    share = (draws.numbers.uniform(2) * 2 - 1) * strength.SHIFT
     share = _either(draws.chosen(chance)[:, None], share, 0)
     side = share.new_tensor([draws.width, draws.height])
     shift = (share * side).round()
@@ -141,14 +141,14 @@ def _aniso(draws: Draws, chance: float) -> Change:
 
 
 def _xfrac(draws: Draws, chance: float) -> Change:
-    share = draws.normal(draws.rows, 2) * strength.SHIFT
+    share = draws.numbers.normal(2) * strength.SHIFT
     share = _either(draws.chosen(chance)[:, None], share, 0)
     shift = share * share.new_tensor([draws.width, draws.height])
     return Change(matrix=_matrices.plane_shift(*-shift.T), labels=share)
 
 
 def _brightness(draws: Draws, chance: float) -> Change:
-    amount = draws.normal(draws.rows) * strength.BRIGHTNESS
+    amount = draws.numbers.normal() * strength.BRIGHTNESS
     amount = _either(draws.chosen(chance), amount, 0)
     return Change(matrix=_matrices.colour_shift(amount), labels=amount[:, None])
 
