@@ -14,6 +14,7 @@ import yaml
 from onestep import plugins
 from onestep._config.components import resolve_components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.stages import training_plugins
 
 DEMO = Path(__file__).parents[1] / "demo" / "config.yaml"
 TAKEN_AWAY = object()
@@ -58,7 +59,7 @@ WRONG = {
     "unknown key of an objective": (
         {f"{D2O}.objective.r1_gama": 1},
         f"{D2O}.objective.r1_gama: unknown key; "
-        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every; did you mean r1_gamma?",
+        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every, augment; did you mean r1_gamma?",
     ),
     "unknown key of a run's average": (
         {f"{D2O}.ema.half_live": 1},
@@ -632,3 +633,22 @@ def test_whatever_stands_at_a_place_is_read_or_refused_line_by_line() -> None:
             assert error.problems
             assert all(line.startswith("config.yaml: ") and line.isprintable() for line in error.problems)
     assert refused > 100
+
+
+AUGMENT = {"name": "stylegan2_ada", "probability": 0.12, "operations": {"xflip": 1, "hue": 0.5}}
+
+
+def test_an_augmentation_stands_in_the_run_document_and_counts_as_its_code() -> None:
+    experiment = parse_experiment(demo_with({f"{D2O}.objective.augment": AUGMENT}))
+    document = run_document(experiment, "digits_d2o")
+    assert document["objective"]["augment"] == AUGMENT
+    assert json.loads(json.dumps(document)) == document
+    assert "onestep.augmentations.stylegan2_ada" in training_plugins(document)
+    plain = run_document(parse_experiment(demo_with({})), "digits_d2o")
+    assert "augment" not in plain["objective"]
+    assert not any("augmentations" in module for module in training_plugins(plain))
+
+
+def test_a_wrong_augmentation_is_refused_at_its_objective() -> None:
+    (problem,) = problems(demo_with({f"{D2O}.objective.augment": AUGMENT | {"operations": {"xflp": 1}}}))
+    assert problem.startswith(f"config.yaml: {D2O}.objective: augment: operation 'xflp': expected one of xflip, ")

@@ -11,6 +11,7 @@ import pytest
 from onestep import plugins
 
 FAMILIES = (
+    "augmentations",
     "classifiers",
     "data",
     "discriminators",
@@ -48,6 +49,15 @@ def test_a_constructor_names_and_annotates_its_options(family, name):
     for option in options:
         assert option.name in resolved, f"{option.name} has no annotation"
         assert option.kind is option.KEYWORD_ONLY, f"{option.name} may be given by position, or is a corridor"
+
+
+@pytest.mark.parametrize("name", plugins.choices("augmentations"))
+def test_an_augmentation_is_frozen_and_takes_images_and_a_generator(name):
+    augmentation = plugins.load("augmentations", name)
+    assert augmentation.__dataclass_params__.frozen
+    call = inspect.signature(augmentation.__call__).parameters
+    assert list(call) == ["self", "images", "generator"]
+    assert call["generator"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @pytest.mark.parametrize("name", plugins.choices("metrics"))

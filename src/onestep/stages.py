@@ -19,6 +19,8 @@ def training_plugins(document: Mapping[str, Any]) -> list[str]:
     for key, family in (("network", "networks"), ("classifier", "classifiers"), ("discriminator", "discriminators")):
         if document.get(key):
             modules.append(f"onestep.{family}.{document[key]['name']}")
+    if document["objective"].get("augment"):
+        modules.append(f"onestep.augmentations.{document['objective']['augment']['name']}")
     if document.get("teacher"):
         modules += [f"onestep.networks.{name}" for name in plugins.choices("networks")]
     if document.get("discriminator"):

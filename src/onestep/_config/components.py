@@ -181,7 +181,7 @@ def _values(
                 problems += worded(error.errors(include_url=False), within=(*place, name))
         elif key.default is _REQUIRED:
             problems.append(Problem((*place, name), missing_key()))
-        elif _is_json(key.default):
+        elif key.default is not None and _is_json(key.default):
             values[name] = key.default
     return values, problems
 

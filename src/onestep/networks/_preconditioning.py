@@ -110,10 +110,12 @@ class Preconditioned(nn.Module):
         """Denoise `x` at noise level `sigma`: see `onestep.networks.Denoiser`.
 
         Raises:
-            ValueError: The labels are not those of `label_dim` classes.
+            ValueError: The labels are not those of `label_dim` classes, or the labels of augmentations not as many as
+                the network takes.
         """
         law = PRECONDITIONINGS[self.preconditioning]
         x = law.container(x)
+        _check_described(augment_labels, of=self.model)
         scale = law.coefficients(_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
         # Differs from the reference: EDM's half precision is float16; bfloat16, as in D2O, needs no loss scaling.
         half = self.use_fp16 and not force_fp32 and x.is_cuda
@@ -130,6 +132,18 @@ class Preconditioned(nn.Module):
         if labels.shape[-1] != self.label_dim:
             raise ValueError(f"labels are one-hot [B, {self.label_dim}] for this network, not {list(labels.shape)}")
         return labels.to(torch.float32).reshape(-1, self.label_dim)
+
+
+def _check_described(augment_labels: Tensor | None, *, of: nn.Module) -> None:
+    """Refuse a description of augmentations [B, augment_dim] that the network would not read."""
+    taken = 0 if of.map_augment is None else of.map_augment.weight.shape[1]
+    # Differs from the reference: there a network without augment_dim leaves the description unread, and learns to
+    # draw augmented images.
+    if augment_labels is not None and augment_labels.shape[1] != taken:
+        raise ValueError(
+            f"augmentations are described by {augment_labels.shape[1]} labels, the network takes {taken}: "
+            f"give it augment_dim: {augment_labels.shape[1]}"
+        )
 
 
 def _levels(sigma: Tensor, x: Tensor) -> Tensor:

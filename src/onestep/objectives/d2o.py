@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives._augmentation import build_pipe
 
 __all__ = ["D2O"]
 
@@ -30,6 +32,8 @@ class D2O:
             this number: that of rows on each GPU in the run to be reproduced, on whatever number of GPUs this one runs.
         r1_gamma: Weight of the gradient penalty.
         r1_every: Steps between two gradient penalties, which also multiplies them.
+        augment: A choice of augmentations/ with its options, by which all images that the discriminator sees are
+            changed, each by a draw of its own, but for those of the gradient penalty. Default, and in the paper: none.
     """
 
     loss: Literal["non_saturating", "hinge"]
@@ -37,6 +41,7 @@ class D2O:
     rows_per_rank: float
     r1_gamma: float
     r1_every: int
+    augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"
     needs: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
@@ -47,6 +52,8 @@ class D2O:
         for name in ("sigma", "rows_per_rank", "r1_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
+        if self.augment is not None:
+            build_pipe(self.augment)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step but the first."""
@@ -61,13 +68,18 @@ class D2O:
         noise = batch.random.normal(*batch.images.shape[1:])
         return generator(self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.labels)
 
+    def augmented(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return images [B, C, H, W], changed at random if they are to be."""
+        return images if self.augment is None else build_pipe(self.augment)(images, generator=batch.random).images
+
     def generator_loss(self, players: Players, batch: Batch) -> Loss:
         """Return what makes generated images score high; the discriminator's parameters are held by the training step.
 
         non_saturating: softplus(-D(G(z))); hinge: -D(G(z)).
         """
         discriminator = players["discriminator"]
-        logits = discriminator(self.generate(players["generator"], batch), batch.labels)
+        generated = self.generate(players["generator"], batch)
+        logits = discriminator(self.augmented(generated, batch), batch.labels)
         losses = F.softplus(-logits) if self.loss == "non_saturating" else -logits
         return Loss(value=self.over_rows(losses, discriminator=discriminator))
 
@@ -80,8 +92,8 @@ class D2O:
         discriminator = players["discriminator"]
         with torch.no_grad():
             generated = self.generate(players["generator"], batch)
-        fake = discriminator(generated, batch.labels)
-        real = discriminator(batch.images, batch.labels)
+        fake = discriminator(self.augmented(generated, batch), batch.labels)
+        real = discriminator(self.augmented(batch.images, batch), batch.labels)
         losses = self.adversarial(fake) + self.adversarial(-real)
         observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
         return Loss(value=self.over_rows(losses, discriminator=discriminator), observed=observed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives._augmentation import build_pipe
 
 __all__ = ["Edm"]
 
@@ -20,14 +22,21 @@ class Edm:
         p_mean: Mean of ln(sigma).
         p_std: Standard deviation of ln(sigma).
         sigma_data: Standard deviation of the images.
+        augment: A choice of augmentations/ with its options, by which images are changed; the network is told how, and
+            needs as many inputs for it (`augment_dim`) as the choice has labels. Default: none.
     """
 
     p_mean: float
     p_std: float
     sigma_data: float
+    augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"
     needs: ClassVar[tuple[str, ...]] = ("generator",)
+
+    def __post_init__(self) -> None:
+        if self.augment is not None:
+            build_pipe(self.augment)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the one step of the generator."""
@@ -41,11 +50,19 @@ class Edm:
         """
         sigma = self.noise_levels(batch)
         noise = batch.random.normal(*batch.images.shape[1:])
-        noisy = batch.images + sigma[:, None, None, None] * noise
-        denoised = players["generator"](noisy, sigma, batch.labels)
-        errors = (denoised - batch.images).square().flatten(1)
+        images, described = self.augmented(batch)
+        noisy = images + sigma[:, None, None, None] * noise
+        denoised = players["generator"](noisy, sigma, batch.labels, **described)
+        errors = (denoised - images).square().flatten(1)
         value = (self.weight(sigma) * errors.sum(dim=1)).mean()
         return Loss(value=value, observed={"denoising_error": value.detach() / errors.shape[1]})
+
+    def augmented(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the images [B, C, H, W], changed if they are to be, and what the network is told of it."""
+        if self.augment is None:
+            return batch.images, {}
+        changed = build_pipe(self.augment)(batch.images, generator=batch.random)
+        return changed.images, {"augment_labels": changed.labels}
 
     def noise_levels(self, batch: Batch) -> Tensor:
         """Return sigma [B], ln(sigma) ~ N(p_mean, p_std^2)."""

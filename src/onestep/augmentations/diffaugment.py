@@ -1,0 +1,84 @@
+"""Differentiable augmentation for training GANs on few images (Zhao et al., arXiv:2006.10738)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestep.augmentations import Augmented, Source
+from onestep.augmentations._draws import Draws
+
+__all__ = ["DiffAugment"]
+
+_SHIFT = 0.125
+_CUTOUT = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffAugment:
+    """Change every image, in this order, by what is chosen; there are no labels.
+
+    Attributes:
+        color: Brightness by an amount in [-1/2, 1/2), saturation by a factor in [0, 2), contrast by one in [1/2, 3/2).
+        translation: Shift by up to an eighth of each side, by whole pixels; what comes in is 0.
+        cutout: Blank a square of a fifth of the side (the paper: half), whose centre may be anywhere in the image.
+    """
+
+    color: bool
+    translation: bool
+    cutout: bool
+
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
+        """Change images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
+        draws = Draws.of(images, source=generator)
+        chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _blanked))
+        for operation in [operation for wanted, operation in chosen if wanted]:
+            images = operation(images, draws)
+        return Augmented(images=images, labels=torch.zeros(draws.rows, 0, device=draws.device))
+
+
+def _recoloured(images: Tensor, draws: Draws) -> Tensor:
+    images = images + (_one_a_row(draws, images) - 0.5)
+    images = _spread(images, about=images.mean(dim=1, keepdim=True), factor=_one_a_row(draws, images) * 2)
+    return _spread(images, about=images.mean(dim=(1, 2, 3), keepdim=True), factor=_one_a_row(draws, images) + 0.5)
+
+
+def _one_a_row(draws: Draws, like: Tensor) -> Tensor:
+    """Return uniform numbers in [0, 1), [B, 1, 1, 1]."""
+    return draws.numbers.uniform(1, 1, 1).to(like.dtype)
+
+
+def _spread(images: Tensor, *, about: Tensor, factor: Tensor) -> Tensor:
+    return (images - about) * factor + about
+
+
+def _shifted(images: Tensor, draws: Draws) -> Tensor:
+    down, right = (_shift(draws, side=side) for side in (draws.height, draws.width))
+    y = torch.arange(draws.height, device=images.device) + down[:, None]
+    x = torch.arange(draws.width, device=images.device) + right[:, None]
+    inside = ((y >= 0) & (y < draws.height))[:, None, :, None] & ((x >= 0) & (x < draws.width))[:, None, None, :]
+    row = torch.arange(draws.rows, device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    y, x = y.clamp(0, draws.height - 1), x.clamp(0, draws.width - 1)
+    return images[row, channel, y[:, None, :, None], x[:, None, None, :]] * inside
+
+
+def _shift(draws: Draws, *, side: int) -> Tensor:
+    """Return whole pixels [B], each way at most an eighth of the side, rounded."""
+    most = int(side * _SHIFT + 0.5)
+    return draws.numbers.integers(low=-most, high=most + 1)
+
+
+def _blanked(images: Tensor, draws: Draws) -> Tensor:
+    y, x = (_span(draws, side=side) for side in (draws.height, draws.width))
+    return images * ~(y[:, None, :, None] & x[:, None, None, :])
+
+
+def _span(draws: Draws, *, side: int) -> Tensor:
+    """Return which places along a side lie within a fifth of it, rounded, about a random one: bool [B, side]."""
+    length = int(side * _CUTOUT + 0.5)
+    first = draws.numbers.integers(low=0, high=side + 1 - length % 2) - length // 2
+    place = torch.arange(side, device=draws.device)
+    return (place >= first[:, None]) & (place < first[:, None] + length)

@@ -1,0 +1,189 @@
+"""The pipe of EDM's pre-training, whose denoisers are told what was done (arXiv:2206.00364, appendix F.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestep.augmentations import Augmented, Source, _matrices, _pixels
+from onestep.augmentations import _strengths as strength
+from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
+from onestep.augmentations._draws import Draws
+
+__all__ = ["Edm"]
+
+_PixelOperation = Callable[[Tensor, Draws, float], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edm:
+    """Flip, turn, shift, stretch and recolour images, and say so in labels, so that samples stay free of it.
+
+    Flips, quarter turns and whole-pixel shifts come first, and move pixels exactly; the other moves are one affine map,
+    which runs (to 4e-6 of the identity) also where the draw leaves a row as it is. All labels are 0 where nothing is
+    changed. Columns in order of the operations: xflip, yflip 0 or 1; rotate_int two bits; translate_int x and y in
+    shares of the largest shift; scale; rotate_frac cos - 1 and sin; aniso w cos(r) and w sin(r), stretched by w in
+    direction r; translate_frac x and y; brightness; contrast; lumaflip 0 or 1; hue cos - 1 and sin; saturation: all
+    that are not said to be something else are standard normal.
+
+    Attributes:
+        probability: Of each operation, before its multiplier; EDM's runs have 0.12, or 0.15 for FFHQ and AFHQv2.
+        operations: Multiplier of the probability by name. EDM's runs have xflip 1e8, which is always, and yflip, scale,
+            rotate_frac, aniso and translate_frac 1: 9 labels. There are rotate_int, translate_int, brightness,
+            contrast, lumaflip, hue and saturation, too: 19 labels in all.
+    """
+
+    probability: float
+    operations: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        self.likelihoods.check(known=[name for name, _ in (*_PIXEL_MOVES, *_MOVES, *_TINTS)])
+
+    @property
+    def likelihoods(self) -> Likelihoods:
+        """How likely each operation is."""
+        return Likelihoods(probability=self.probability, multipliers=self.operations)
+
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
+        """Change images [B, C, H, W] in [-1, 1].
+
+        Raises:
+            ValueError: C is neither 3 nor 1, and colours are to be changed; or images are not square, and are to be
+                turned by quarters.
+        """
+        draws = Draws.of(images, source=generator)
+        labels = []
+        for chance, operation in self.likelihoods.select(_PIXEL_MOVES):
+            images, label = operation(images, draws, chance)
+            labels.append(label)
+        moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
+        labels += [change.labels for change in (*moves, *tints)]
+        return Augmented(images=recolour(move(images, moves), tints), labels=joined(draws, labels))
+
+
+def _where(chosen: Tensor, drawn: Tensor) -> Tensor:
+    """Return what was drawn for the rows [..., B] that are chosen, and 0 for the others."""
+    return torch.where(chosen, drawn, torch.zeros_like(drawn))
+
+
+def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
+    """Return whole numbers in [0, below) [B], 0 for rows that stay."""
+    number = draws.numbers.integers(low=0, high=below)
+    return _where(draws.chosen(chance), number)
+
+
+def _normal(draws: Draws, chance: float) -> Tensor:
+    """Return standard normal numbers [B], 0 for rows that stay."""
+    number = draws.numbers.normal()
+    return _where(draws.chosen(chance), number)
+
+
+def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    """Return angles [B], 0 for rows that stay, and their labels [B, 2]."""
+    angle = draws.angles()
+    angle = _where(draws.chosen(chance), angle)
+    return angle, torch.stack([angle.cos() - 1, angle.sin()], dim=1)
+
+
+def _xflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    flipped = _whole(draws, chance, below=2)
+    return _pixels.flip(images, flipped=flipped == 1, dim=3), flipped[:, None]
+
+
+def _yflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    flipped = _whole(draws, chance, below=2)
+    return _pixels.flip(images, flipped=flipped == 1, dim=2), flipped[:, None]
+
+
+def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    if draws.height != draws.width:
+        raise ValueError(f"images of {draws.height}x{draws.width} pixels: rotate_int expects square ones")
+    turns = _whole(draws, chance, below=4)
+    return _pixels.quarter_turns(images, turns=turns), _pixels.quarter_turn_labels(turns)
+
+
+def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    share = draws.numbers.uniform_pair() * 2 - 1
+    share = _where(draws.chosen(chance), share)
+    largest = share.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
+    right, up = (share * largest).round().long()
+    return _pixels.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
+
+
+def _scale(draws: Draws, chance: float) -> Change:
+    amount = _normal(draws, chance)
+    factor = (amount * strength.SCALE).exp2()
+    return Change(matrix=_matrices.plane_scaling(1 / factor, 1 / factor), labels=amount[:, None])
+
+
+def _rotate_frac(draws: Draws, chance: float) -> Change:
+    angle, labels = _angle(draws, chance)
+    return Change(matrix=_matrices.plane_rotation(angle), labels=labels)
+
+
+def _aniso(draws: Draws, chance: float) -> Change:
+    """Stretch along one direction and squeeze across, half of the time along x or y."""
+    amount, direction = draws.numbers.normal(), draws.angles()
+    amount = _where(draws.chosen(chance), amount)
+    direction = _where(draws.chosen(0.5), direction)
+    squeeze = _matrices.plane_stretch((-amount * strength.STRETCH).exp2())
+    matrix = _matrices.plane_rotation(-direction) @ squeeze @ _matrices.plane_rotation(direction)
+    return Change(matrix=matrix, labels=torch.stack([amount * direction.cos(), amount * direction.sin()], dim=1))
+
+
+def _translate_frac(draws: Draws, chance: float) -> Change:
+    amount = draws.numbers.normal_pair()
+    amount = _where(draws.chosen(chance), amount)
+    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
+    return Change(matrix=_matrices.plane_shift(*-shift), labels=amount.T)
+
+
+def _brightness(draws: Draws, chance: float) -> Change:
+    amount = _normal(draws, chance)
+    return Change(matrix=_matrices.colour_shift(amount * strength.BRIGHTNESS), labels=amount[:, None])
+
+
+def _contrast(draws: Draws, chance: float) -> Change:
+    amount = _normal(draws, chance)
+    return Change(matrix=_matrices.colour_scaling((amount * strength.CONTRAST).exp2()), labels=amount[:, None])
+
+
+def _lumaflip(draws: Draws, chance: float) -> Change:
+    flipped = _whole(draws, chance, below=2).float()
+    return Change(matrix=_matrices.luma_flip(flipped), labels=flipped[:, None])
+
+
+def _hue(draws: Draws, chance: float) -> Change:
+    angle, labels = _angle(draws, chance)
+    return Change(matrix=_matrices.hue(angle), labels=labels)
+
+
+def _saturation(draws: Draws, chance: float) -> Change:
+    amount = _normal(draws, chance)
+    return Change(matrix=_matrices.saturation((amount * strength.SATURATION).exp2()), labels=amount[:, None])
+
+
+_PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
+    ("xflip", _xflip),
+    ("yflip", _yflip),
+    ("rotate_int", _rotate_int),
+    ("translate_int", _translate_int),
+)
+
+_MOVES: tuple[tuple[str, Operation], ...] = (
+    ("scale", _scale),
+    ("rotate_frac", _rotate_frac),
+    ("aniso", _aniso),
+    ("translate_frac", _translate_frac),
+)
+
+_TINTS: tuple[tuple[str, Operation], ...] = (
+    ("brightness", _brightness),
+    ("contrast", _contrast),
+    ("lumaflip", _lumaflip),
+    ("hue", _hue),
+    ("saturation", _saturation),
+)

@@ -1,0 +1,194 @@
+"""The pipe of StyleGAN2-ADA and its adaptive control (Karras et al., arXiv:2006.06676), as D2O's code has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestep.augmentations import Augmented, Source, _matrices
+from onestep.augmentations import _strengths as strength
+from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
+from onestep.augmentations._draws import Draws
+
+__all__ = ["StyleGan2Ada"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGan2Ada:
+    """Move, turn, stretch and recolour images, so that a discriminator cannot learn few of them by heart.
+
+    All moves are one affine map, which runs (to 4e-6 of the identity) also where the draw leaves a row as it is, and
+    which blurs a little where it flips or turns by quarters.
+    Labels, columns in order of the operations: xflip 0 or 1; rotate90 quarter turns; xint x and y in shares of the
+    largest shift; scale, a factor; rotate cos - 1 and sin of the first turn; aniso, a factor; rotate cos - 1 and sin of
+    the second; xfrac x and y in shares of the side; brightness, an amount; contrast, a factor; lumaflip 0 or 1;
+    hue cos - 1 and sin; saturation, a factor. Factors are 1 where nothing changes, all else is 0.
+
+    Attributes:
+        probability: Of each operation, before its multiplier.
+        operations: Multiplier of the probability by name; the training of D2O would have 1 for each of xflip, rotate90,
+            xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue and saturation.
+    """
+
+    probability: float
+    operations: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        self.likelihoods.check(known=[name for name, _ in (*_MOVES, *_TINTS)])
+
+    @property
+    def likelihoods(self) -> Likelihoods:
+        """How likely each operation is."""
+        return Likelihoods(probability=self.probability, multipliers=self.operations)
+
+    def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
+        """Change images [B, C, H, W] in [-1, 1]; all 12 operations have 18 labels.
+
+        Raises:
+            ValueError: C is neither 3 nor 1, and colours are to be changed.
+        """
+        draws = Draws.of(images, source=generator)
+        moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
+        labels = joined(draws, [change.labels for change in (*moves, *tints)])
+        return Augmented(images=recolour(move(images, moves), tints), labels=labels)
+
+
+def adapt(probability: float, *, sign: float, target: float, images: int, ramp_images: int = 500_000) -> float:
+    """Return the probability of the pipe after one step of its control (section 3.2).
+
+    It grows while the discriminator is surer of real images than it should be, and shrinks else.
+
+    Args:
+        probability: Until now.
+        sign: Mean sign of the discriminator's logits of real images since the last step, in [-1, 1].
+        target: What that mean is steered to.
+        images: Real images since the last step of the control, over all processes: D2O's code steps it after every 4
+            batches.
+        ramp_images: In how many images the probability goes from 0 to 1, when it grows all the time.
+
+    Returns:
+        At least 0. It has no upper bound: above 1 it takes as long to come back as it took to go.
+
+    Raises:
+        ValueError: `ramp_images` is not positive.
+    """
+    if not ramp_images > 0:
+        raise ValueError(f"ramp_images {ramp_images}: expected a positive number of images")
+    direction = (sign > target) - (sign < target)
+    return max(probability + direction * images / ramp_images, 0.0)
+
+
+def _either(chosen: Tensor, drawn: Tensor, still: float) -> Tensor:
+    """Return what was drawn for the rows that are chosen, and for the others the number that changes nothing."""
+    return torch.where(chosen, drawn, torch.full_like(drawn, still))
+
+
+def _whole(draws: Draws, *, below: int) -> Tensor:
+    """Return whole numbers in [0, below) as float32 [B]."""
+    return (draws.numbers.uniform() * below).floor()
+
+
+def _factor(draws: Draws, chance: float, *, spread: float) -> Tensor:
+    """Return factors [B] whose log2 is normal with this standard deviation, 1 for rows that stay."""
+    factor = (draws.numbers.normal() * spread).exp2()
+    return _either(draws.chosen(chance), factor, 1)
+
+
+def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+    """Return angles [B] and their labels [B, 2]."""
+    angle = draws.angles()
+    angle = _either(draws.chosen(chance), angle, 0)
+    return angle, torch.stack([angle.cos() - 1, angle.sin()], dim=1)
+
+
+def _xflip(draws: Draws, chance: float) -> Change:
+    flipped = _whole(draws, below=2)
+    flipped = _either(draws.chosen(chance), flipped, 0)
+    return Change(matrix=_matrices.plane_scaling(1 - 2 * flipped, torch.ones_like(flipped)), labels=flipped[:, None])
+
+
+def _rotate90(draws: Draws, chance: float) -> Change:
+    turns = _whole(draws, below=4)
+    turns = _either(draws.chosen(chance), turns, 0)
+    return Change(matrix=_matrices.plane_rotation(turns * (torch.pi / 2)), labels=turns[:, None])
+
+
+def _xint(draws: Draws, chance: float) -> Change:
+    share = (draws.numbers.uniform(2) * 2 - 1) * strength.SHIFT
+    share = _either(draws.chosen(chance)[:, None], share, 0)
+    side = share.new_tensor([draws.width, draws.height])
+    shift = (share * side).round()
+    return Change(matrix=_matrices.plane_shift(*-shift.T), labels=shift / (strength.SHIFT * side))
+
+
+def _scale(draws: Draws, chance: float) -> Change:
+    factor = _factor(draws, chance, spread=strength.SCALE)
+    return Change(matrix=_matrices.plane_scaling(1 / factor, 1 / factor), labels=factor[:, None])
+
+
+def _rotate(draws: Draws, chance: float) -> Change:
+    """One of two turns, before and after the stretch, of which each is so likely that `chance` is that of any."""
+    angle, labels = _angle(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
+    return Change(matrix=_matrices.plane_rotation(angle), labels=labels)
+
+
+def _aniso(draws: Draws, chance: float) -> Change:
+    factor = _factor(draws, chance, spread=strength.STRETCH)
+    return Change(matrix=_matrices.plane_stretch(1 / factor), labels=factor[:, None])
+
+
+def _xfrac(draws: Draws, chance: float) -> Change:
+    share = draws.numbers.normal(2) * strength.SHIFT
+    share = _either(draws.chosen(chance)[:, None], share, 0)
+    shift = share * share.new_tensor([draws.width, draws.height])
+    return Change(matrix=_matrices.plane_shift(*-shift.T), labels=share)
+
+
+def _brightness(draws: Draws, chance: float) -> Change:
+    amount = draws.numbers.normal() * strength.BRIGHTNESS
+    amount = _either(draws.chosen(chance), amount, 0)
+    return Change(matrix=_matrices.colour_shift(amount), labels=amount[:, None])
+
+
+def _contrast(draws: Draws, chance: float) -> Change:
+    factor = _factor(draws, chance, spread=strength.CONTRAST)
+    return Change(matrix=_matrices.colour_scaling(factor), labels=factor[:, None])
+
+
+def _lumaflip(draws: Draws, chance: float) -> Change:
+    flipped = _whole(draws, below=2)
+    flipped = _either(draws.chosen(chance), flipped, 0)
+    return Change(matrix=_matrices.luma_flip(flipped), labels=flipped[:, None])
+
+
+def _hue(draws: Draws, chance: float) -> Change:
+    angle, labels = _angle(draws, chance)
+    return Change(matrix=_matrices.hue(angle), labels=labels)
+
+
+def _saturation(draws: Draws, chance: float) -> Change:
+    factor = _factor(draws, chance, spread=strength.SATURATION)
+    return Change(matrix=_matrices.saturation(factor), labels=factor[:, None])
+
+
+_MOVES: tuple[tuple[str, Operation], ...] = (
+    ("xflip", _xflip),
+    ("rotate90", _rotate90),
+    ("xint", _xint),
+    ("scale", _scale),
+    ("rotate", _rotate),
+    ("aniso", _aniso),
+    ("rotate", _rotate),
+    ("xfrac", _xfrac),
+)
+
+_TINTS: tuple[tuple[str, Operation], ...] = (
+    ("brightness", _brightness),
+    ("contrast", _contrast),
+    ("lumaflip", _lumaflip),
+    ("hue", _hue),
+    ("saturation", _saturation),
+)
