@@ -58,7 +58,7 @@ WRONG = {
     "unknown key of an objective": (
         {f"{D2O}.objective.r1_gama": 1},
         f"{D2O}.objective.r1_gama: unknown key; "
-        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every; did you mean r1_gamma?",
+        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every, r1_gradient; did you mean r1_gamma?",
     ),
     "unknown key of a run's average": (
         {f"{D2O}.ema.half_live": 1},
