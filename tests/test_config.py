@@ -338,6 +338,10 @@ WRONG = {
         "runs.digits_edm.optimizers.critic: found the text 'critic', expected one of the roles that edm trains: "
         "generator",
     ),
+    "an optimizer that is none": (
+        {f"{D2O}.optimizers.generator.name": "sgd"},
+        f"{D2O}.optimizers.generator.name: found the text 'sgd', expected 'adam' or 'radam'",
+    ),
     "snapshots closer than steps": (
         {f"{D2O}.batch": 64, f"{D2O}.snapshot_every": 63},
         f"{D2O}.snapshot_every: found 63, expected at least the batch (64): a step takes one snapshot",
