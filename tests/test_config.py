@@ -59,7 +59,7 @@ WRONG = {
     "unknown key of an objective": (
         {f"{D2O}.objective.r1_gama": 1},
         f"{D2O}.objective.r1_gama: unknown key; "
-        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every, augment; did you mean r1_gamma?",
+        "allowed: name, loss, sigma, rows_per_rank, r1_gamma, r1_every, r1_gradient, augment; did you mean r1_gamma?",
     ),
     "unknown key of a run's average": (
         {f"{D2O}.ema.half_live": 1},
@@ -338,6 +338,10 @@ WRONG = {
         {"runs.digits_edm.optimizers.critic": {"lr": 0.1, "betas": [0.0, 0.9], "eps": 0.1}},
         "runs.digits_edm.optimizers.critic: found the text 'critic', expected one of the roles that edm trains: "
         "generator",
+    ),
+    "an optimizer that is none": (
+        {f"{D2O}.optimizers.generator.name": "sgd"},
+        f"{D2O}.optimizers.generator.name: found the text 'sgd', expected 'adam' or 'radam'",
     ),
     "snapshots closer than steps": (
         {f"{D2O}.batch": 64, f"{D2O}.snapshot_every": 63},

@@ -68,6 +68,7 @@ def train(options: argparse.Namespace) -> int:
         code=training_code(yaml.safe_load(options.run.read_text()), fingerprints=Fingerprints()),
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
+        rows_per_pass=options.rows_per_pass,
     )
     return 0
 
@@ -193,6 +194,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("code-in-spec", bool, False),
         ("processes", int, 1),
         ("state-seconds", float, 300.0),
+        ("rows-per-pass", int, None),
     ],
     convert: [("source", Path, ...), ("output", Path, ...)],
     sample: [

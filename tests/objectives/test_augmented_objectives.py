@@ -41,6 +41,13 @@ class Watching(nn.Module):
         self.seen = []
 
     def forward(self, images, labels):
+        return self.judge(self.features(images), labels)
+
+    def features(self, images):
+        return ((images,),)
+
+    def judge(self, features, labels):
+        ((images,),) = features
         self.seen.append(images.detach())
         return images.flatten(1).sum(dim=1, keepdim=True)
 

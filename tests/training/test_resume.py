@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 pytestmark = pytest.mark.xdist_group("training")
 
@@ -111,6 +112,41 @@ def test_one_process_equals_two_on_the_same_batch(bench, tmp_path):
         losses.append([json.loads(line)["losses"]["generator"] for line in log])
     assert len(losses[0]) == 20
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_in_passes_trains_as_the_whole_batch(bench, tmp_path):
+    document = bench.document("digits_edm", images=640, snapshots=[640])
+    losses = []
+    for passes, options in ((1, []), (5, ["--rows-per-pass", "7"])):
+        folder = tmp_path / str(passes)
+        bench.run([*bench.arguments(document, state=folder / "state", output=folder / "runs"), *options])
+        assert json.loads((folder / "runs/digits_edm/summary.json").read_text())["passes"] == passes
+        log = (folder / "runs/digits_edm/log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["losses"]["generator"] for line in log])
+    assert len(losses[0]) == 20
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_d2o_trains_in_passes_and_without_second_derivatives_of_features(bench, tmp_path):
+    document = bench.document("digits_d2o", images=160, snapshots=[160])
+    run = yaml.safe_load(document.read_text())
+    run["objective"] |= {"r1_gradient": "forward_mode"}
+    document.write_text(yaml.safe_dump(run))
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    bench.run([*arguments, "--rows-per-pass", "16"])
+    assert json.loads((tmp_path / "runs/digits_d2o/summary.json").read_text())["passes"] == 2
+    records = [json.loads(line) for line in (tmp_path / "runs/digits_d2o/log.jsonl").read_text().splitlines()]
+    assert {"generator", "discriminator", "r1"} == set().union(*(record["losses"] for record in records))
+    assert all(value is not None for record in records for value in record["losses"].values())
+
+
+def test_passes_of_no_rows_are_refused(bench, tmp_path):
+    document = bench.document("digits_edm", images=64, snapshots=[64])
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    process = bench.start([*arguments, "--rows-per-pass", "0"])
+    said, _ = process.communicate()
+    assert process.returncode == 1
+    assert "rows per pass 0: expected a positive number" in said and len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("run", ["digits_edm", "digits_d2o"])

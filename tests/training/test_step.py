@@ -1,11 +1,16 @@
 """The step: which phases are due, what moves, what becomes of gradients that are not finite."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Phase
+from onestep.objectives.cross_entropy import CrossEntropy
+from onestep.objectives.edm import Edm
+from onestep.training.loop import passes
 from onestep.training.optimizers import build_optimizers, laziness
 from onestep.training.randomness import CountedRows
 from onestep.training.step import due, settle_gradients, train_step
@@ -22,9 +27,9 @@ def _sum_of_outputs(role):
     return lambda players, batch: Loss(value=players[role](batch.images).sum())
 
 
-def batch_for(phase):
+def passes_for(phase):
     rows = CountedRows(seed=0, phase=phase.name, rows=range(2), device=ALONE.device)
-    return Batch(images=torch.ones(2, 3), labels=None, random=rows, images_seen=0)
+    return [Batch(images=torch.ones(2, 3), labels=None, random=rows, images_seen=0)]
 
 
 def test_lazy_phases_skip_step_zero_and_come_every_so_often():
@@ -38,7 +43,7 @@ def test_only_the_trained_role_moves():
     before = {role: {n: p.clone() for n, p in player.named_parameters()} for role, player in players.items()}
     phases = (phase("one", "a"),)
     optimizers = build_optimizers(players, phases=(*phases, phase("two", "b")), options={"a": ADAM, "b": ADAM})
-    train_step(phases, players=players, optimizers=optimizers, batch_for=batch_for, ranks=ALONE)
+    train_step(phases, players=players, optimizers=optimizers, passes_for=passes_for, ranks=ALONE)
     assert all(not torch.equal(p, before["a"][n]) for n, p in players["a"].named_parameters())
     assert all(torch.equal(p, before["b"][n]) for n, p in players["b"].named_parameters())
 
@@ -50,9 +55,18 @@ def test_frozen_parameters_never_move_nor_collect_gradients():
     phases = (phase("one"),)
     optimizers = build_optimizers({"a": network}, phases=phases, options={"a": ADAM})
     for _ in range(3):
-        train_step(phases, players={"a": network}, optimizers=optimizers, batch_for=batch_for, ranks=ALONE)
+        train_step(phases, players={"a": network}, optimizers=optimizers, passes_for=passes_for, ranks=ALONE)
     assert torch.equal(network[0].weight, before)
     assert network[0].weight.grad is None
+
+
+def test_a_parameter_that_a_loss_does_not_reach_stays_where_it_is():
+    network = nn.ModuleDict({"used": nn.Linear(3, 2), "idle": nn.Linear(3, 2)})
+    before = network["idle"].weight.clone()
+    phases = (phase("one", loss=lambda players, batch: Loss(value=players["a"]["used"](batch.images).sum())),)
+    optimizers = build_optimizers({"a": network}, phases=phases, options={"a": ADAM})
+    train_step(phases, players={"a": network}, optimizers=optimizers, passes_for=passes_for, ranks=ALONE)
+    assert torch.equal(network["idle"].weight, before)
 
 
 def test_gradients_that_are_not_finite_are_replaced_and_counted():
@@ -93,3 +107,92 @@ def test_rows_own_their_noise_however_they_are_split():
     other = CountedRows(seed=3, phase="discriminator", rows=range(8), device=ALONE.device)
     assert not torch.equal(first, other.normal(2, 4))
     assert abs(float(rows(range(2000)).normal(8).std()) - 1) < 0.02
+
+
+@pytest.mark.parametrize(("rows", "limit", "sizes"), [(8, None, [8]), (8, 8, [8]), (8, 99, [8]), (7, 3, [2, 2, 3])])
+def test_passes_are_few_and_even_and_hold_every_row_once(rows, limit, sizes):
+    parts = passes(rows, limit=limit)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+
+
+class Denoiser(nn.Module):
+    """Without batch statistics, as all denoisers here."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 1, 3))
+
+    def forward(self, noisy, sigma, labels):
+        return nn.functional.pad(self.mix(noisy / (1 + sigma[:, None, None, None])), (1, 1, 1, 1))
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(1), nn.Linear(4 * 6 * 6, 3))
+
+    def forward(self, images):
+        return SimpleNamespace(logits=self.mix(images))
+
+
+@pytest.mark.parametrize(
+    ("objective", "network"),
+    [(Edm(p_mean=-1.2, p_std=1.2, sigma_data=0.5), Denoiser), (CrossEntropy(shift=2), Classifier)],
+)
+@pytest.mark.parametrize("limit", [1, 3, 4])
+def test_a_step_in_passes_equals_the_undivided_step(objective, network, limit):
+    whole, parted = (_three_steps(objective, network, limit=chosen) for chosen in (None, limit))
+    assert whole["reports"].keys() == parted["reports"].keys() and len(whole["reports"]) == 6
+    for name, value in whole["reports"].items():
+        torch.testing.assert_close(parted["reports"][name], value, rtol=1e-6, atol=1e-6)
+    for name, value in whole["gradients"].items():
+        assert (parted["gradients"][name] - value).norm() <= 1e-6 * max(1.0, value.norm()), name
+    for name, value in whole["moved"].items():
+        torch.testing.assert_close(parted["moved"][name], value, rtol=0, atol=1e-6)
+
+
+def _three_steps(objective, network, *, limit):
+    """Return reports, last gradients and parameters after three steps of seven rows, in passes of `limit` at most."""
+    torch.manual_seed(0)
+    players = {objective.publishes: network().double()}
+    images, labels = torch.rand(7, 1, 8, 8).double() * 2 - 1, torch.eye(3)[torch.arange(7) % 3].double()
+    options = {"lr": 0.01, "betas": [0.9, 0.99], "eps": 1e-8}
+    optimizers = build_optimizers(players, phases=objective.phases(), options={objective.publishes: options})
+    reports = {}
+    for step in range(3):
+
+        def parts(phase, step=step):
+            for part in passes(7, limit=limit):
+                rows = range(7 * step, 7 * step + 7)[part]
+                random = CountedRows(seed=0, phase=phase.name, rows=rows, device=ALONE.device)
+                yield Batch(images=images[part], labels=labels[part], random=random, images_seen=7 * step)
+
+        (report,) = train_step(
+            objective.phases(),
+            players=players,
+            optimizers=optimizers,
+            passes_for=lambda phase, parts=parts: list(parts(phase)),
+            ranks=ALONE,
+        )
+        reports |= {f"loss {step}": report.loss, **{f"{name} {step}": v for name, v in report.observed.items()}}
+    parameters = dict(players[objective.publishes].named_parameters())
+    gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    return {"reports": reports, "gradients": gradients, "moved": {n: p.detach() for n, p in parameters.items()}}
+
+
+def test_an_optimizer_is_chosen_by_name():
+    def one_step(**options):
+        torch.manual_seed(0)
+        players, phases = {"a": nn.Linear(3, 2)}, (phase("one"), phase("lazy", every=16))
+        built = build_optimizers(players, phases=phases, options={"a": ADAM | options})
+        train_step(phases[:1], players=players, optimizers=built, passes_for=passes_for, ranks=ALONE)
+        return built["a"], players["a"].weight.detach()
+
+    (adam, by_default), (named, by_name), (radam, rectified) = one_step(), one_step(name="adam"), one_step(name="radam")
+    assert type(adam) is type(named) is torch.optim.Adam and type(radam) is torch.optim.RAdam
+    assert torch.equal(by_default, by_name) and not torch.equal(by_name, rectified)
+    assert radam.param_groups[0]["lr"] == pytest.approx(0.1 * 16 / 17)
+    assert radam.param_groups[0]["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
+    with pytest.raises(ValueError, match="optimizer 'sgd': expected adam or radam"):
+        one_step(name="sgd")

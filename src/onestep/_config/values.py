@@ -141,9 +141,10 @@ class Backbone:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Adam:
-    """Constants of one role's optimizer, as published."""
+class Optimizer:
+    """One role's optimizer and its constants, as published."""
 
+    name: Literal["adam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0)]
     betas: Annotated[tuple[Beta, ...], Field(min_length=2, max_length=2)]
     eps: Annotated[float, Field(gt=0)]
@@ -194,7 +195,7 @@ class Run:
     freeze: tuple[Text, ...] = ()
     objective: Component
     discriminator: Discriminator | None = None
-    optimizers: Named[Adam]
+    optimizers: Named[Optimizer]
     ema: MovingAverage
     batch: Count
     images: Count

@@ -1,11 +1,12 @@
 """The contract of a discriminator, images to logits, and its builder.
 
-Legend: B images, C H W an image, K classes, N logits a row. `images` are float32 in [-1, 1].
+Legend: B images, C H W an image, K classes, N logits a row. `images` are float32 in [-1, 1]. A discriminator is a part
+that nothing trains, images to feature maps, and a part that is trained, feature maps to logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,21 @@ class Discriminator(Protocol):
     splits: tuple[int, ...]
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return logits [B, N] of images [B, C, H, W] under labels, one-hot [B, K] or None; large means real."""
+        """Return logits [B, N] of images [B, C, H, W] under labels, one-hot [B, K] or None; large means real.
+
+        The same as `judge(features(images), labels)`.
+        """
+        ...
+
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        """Return feature maps [B, ...] of images [B, C, H, W], a tuple for each critic.
+
+        Nothing here is trained, no call changes what later calls return, and rows do not see each other.
+        """
+        ...
+
+    def judge(self, features: Sequence[Sequence[Tensor]], labels: Tensor | None) -> Tensor:
+        """Return logits [B, N] of what `features` returned; all that is trained is here, and rows may meet."""
         ...
 
 

@@ -25,7 +25,13 @@ from onestep.training.optimizers import build_optimizers
 
 
 def assemble(
-    document: Mapping[str, Any], *, data: Path, teacher: Path | None, backbones: Mapping[str, Path], ranks: Ranks
+    document: Mapping[str, Any],
+    *,
+    data: Path,
+    teacher: Path | None,
+    backbones: Mapping[str, Path],
+    ranks: Ranks,
+    rows_per_pass: int | None = None,
 ) -> Training:
     """Build a run.
 
@@ -35,10 +41,13 @@ def assemble(
         teacher: Snapshot the generator starts from; None where it starts from scratch.
         backbones: Classifier snapshots the discriminator looks through, by the name the config gives them.
         ranks: This process among those of the run.
+        rows_per_pass: Most rows of a rank that pass the networks at once; None for all.
 
     Raises:
-        ValueError: A file does not fit the config.
+        ValueError: A file does not fit the config, or `rows_per_pass` is not positive.
     """
+    if rows_per_pass is not None and rows_per_pass < 1:
+        raise ValueError(f"rows per pass {rows_per_pass}: expected a positive number; leave it out for all at once")
     ranks.share_of(document["batch"])
     archive = ImageZip(source=data)
     torch.manual_seed(document["seed"])
@@ -72,6 +81,7 @@ def assemble(
         snapshots=tuple(document["snapshots"]),
         seed=document["seed"],
         non_finite_limit=document["non_finite_limit"],
+        rows_per_pass=rows_per_pass,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ class Training:
         snapshots: Counts of images at which a snapshot is taken (at the first step that reaches them).
         seed: Seed of the run.
         non_finite_limit: Largest share of gradient entries that may be not finite, over one record.
+        rows_per_pass: Most rows of a rank that pass the networks at once; None for all. A matter of memory: the rest
+            follow and the gradients add up. Only what rows share differs then: batch norms see a pass at a time, and
+            dropout draws other masks.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Training:
     snapshots: tuple[int, ...]
     seed: int
     non_finite_limit: float
+    rows_per_pass: int | None = None
 
     @property
     def record_every(self) -> int:
@@ -123,16 +128,26 @@ def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseRe
     images = to_images(training.pixels[indices].to(ranks.device))
     labels = None if training.labels is None else training.labels[indices].to(ranks.device)
 
-    def batch_for(phase: Phase) -> Batch:
-        random = CountedRows(seed=training.seed, phase=phase.name, rows=rows, device=ranks.device)
-        return Batch(images=images, labels=labels, random=random, images_seen=images_seen)
+    def batch_of(part: slice, phase: Phase) -> Batch:
+        random = CountedRows(seed=training.seed, phase=phase.name, rows=rows[part], device=ranks.device)
+        chosen = None if labels is None else labels[part]
+        return Batch(images=images[part], labels=chosen, random=random, images_seen=images_seen)
+
+    def passes_for(phase: Phase) -> list[Batch]:
+        return [batch_of(part, phase) for part in passes(len(rows), limit=training.rows_per_pass)]
 
     phases = due(training.phases, images_seen // training.batch)
     reports = train_step(
-        phases, players=training.players, optimizers=training.optimizers, batch_for=batch_for, ranks=ranks
+        phases, players=training.players, optimizers=training.optimizers, passes_for=passes_for, ranks=ranks
     )
     training.average.update(images_seen=images_seen, batch=training.batch)
     return reports
+
+
+def passes(rows: int, *, limit: int | None) -> list[slice]:
+    """Return the fewest parts of `rows` rows of which none has more than `limit`, as even as can be."""
+    count = 1 if limit is None else -(-rows // limit)
+    return [slice(*edges) for edges in pairwise(rows * part // count for part in range(count + 1))]
 
 
 def _snapshot(training: Training, *, before: int, now: int, folder: Path, ranks: Ranks) -> None:

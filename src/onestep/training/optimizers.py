@@ -1,4 +1,4 @@
-"""Adam with the constants the paper states, corrected where a network also takes lazy steps."""
+"""Adam, or RAdam, with the constants the paper states, corrected where a network also takes lazy steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from onestep.objectives import Phase
+
+# arXiv:1412.6980 and arXiv:1908.03265.
+_ALGORITHMS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 
 
 def laziness(phases: Sequence[Phase], role: str) -> float:
@@ -27,27 +30,31 @@ def laziness(phases: Sequence[Phase], role: str) -> float:
 def build_optimizers(
     players: Mapping[str, nn.Module], *, phases: Sequence[Phase], options: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, torch.optim.Optimizer]:
-    """Return one Adam per trained role, over the parameters that require a gradient.
+    """Return one optimizer per trained role, over the parameters that require a gradient.
 
     Args:
         players: The networks by role; frozen parameters have `requires_grad` off already.
         phases: The objective's steps; they say which roles train, and how lazily.
-        options: For each role `lr`, `betas` and `eps` as published, before the correction for laziness.
+        options: For each role `lr`, `betas` and `eps` as published, before the correction for laziness, and `name`,
+            adam or radam; adam where there is none.
 
     Raises:
-        ValueError: A trained role has no options, or nothing left to train.
+        ValueError: A trained role has an unknown optimizer, or nothing left to train.
     """
     optimizers = {}
     for role in dict.fromkeys(phase.trains for phase in phases):
         trainable = [p for p in players[role].parameters() if p.requires_grad]
         if not trainable:
             raise ValueError(f"every parameter of the {role} is frozen; nothing is left to train")
-        optimizers[role] = _adam(trainable, options=options[role], ratio=laziness(phases, role))
+        optimizers[role] = _optimizer(trainable, options=options[role], ratio=laziness(phases, role))
     return optimizers
 
 
-def _adam(parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float) -> torch.optim.Adam:
+def _optimizer(parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float) -> torch.optim.Optimizer:
+    name = options.get("name", "adam")
+    if name not in _ALGORITHMS:
+        raise ValueError(f"optimizer {name!r}: expected {' or '.join(_ALGORITHMS)}")
     first, second = (float(beta) ** ratio for beta in options["betas"])
-    return torch.optim.Adam(
+    return _ALGORITHMS[name](
         parameters, lr=float(options["lr"]) * ratio, betas=(first, second), eps=float(options["eps"]), foreach=True
     )

@@ -22,7 +22,7 @@ from onestep.checkpoints.training_state import discard_training_states
 from onestep.distributed import Ranks
 from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
 from onestep.training.assembly import assemble
-from onestep.training.loop import Training, train
+from onestep.training.loop import Training, passes, train
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +54,14 @@ class Inputs:
 
 
 def carry_out(
-    inputs: Inputs, *, state: Path, output: Path, code: str, code_in_spec: bool, state_seconds: float
+    inputs: Inputs,
+    *,
+    state: Path,
+    output: Path,
+    code: str,
+    code_in_spec: bool,
+    state_seconds: float,
+    rows_per_pass: int | None = None,
 ) -> None:
     """Train a run to its end and publish it below `output`; what is done is not done again.
 
@@ -65,6 +72,7 @@ def carry_out(
         code: Fingerprint of the training code now running.
         code_in_spec: Whether other code makes another spec, and so trains anew.
         state_seconds: Seconds between two states.
+        rows_per_pass: Most rows of a process that pass the networks at once; None for all.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
@@ -74,9 +82,15 @@ def carry_out(
     folder = state / document["run"] / spec
     with distributed.joined() as ranks, _alone(folder, ranks=ranks):
         if not (folder / "done.json").exists():
-            _train(
-                document, inputs=inputs, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds
+            training = assemble(
+                document,
+                data=inputs.data,
+                teacher=inputs.teacher,
+                backbones=inputs.backbones,
+                ranks=ranks,
+                rows_per_pass=rows_per_pass,
             )
+            _train(training, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds)
         if ranks.leads:
             publish(folder, output / document["run"])
 
@@ -107,20 +121,10 @@ def _alone(folder: Path, *, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _train(
-    document: Mapping[str, Any],
-    *,
-    inputs: Inputs,
-    folder: Path,
-    ranks: Ranks,
-    spec: str,
-    code: str,
-    state_seconds: float,
-) -> None:
-    training = assemble(document, data=inputs.data, teacher=inputs.teacher, backbones=inputs.backbones, ranks=ranks)
+def _train(training: Training, *, folder: Path, ranks: Ranks, spec: str, code: str, state_seconds: float) -> None:
     history = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code)
     if ranks.leads:
-        summary = {"run": document["run"], "spec": spec, "code": code, **history, **_facts(training, ranks=ranks)}
+        summary = {"run": training.name, "spec": spec, "code": code, **history, **_facts(training, ranks=ranks)}
         write_json(folder / "done.json", summary)
         # The quota is short: what was needed only to take the run up again goes.
         discard_training_states(folder)
@@ -138,6 +142,7 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
         "frozen": total - trainable,
         "frozen_share": (total - trainable) / total,
         "world_size": ranks.world,
+        "passes": len(passes(ranks.share_of(training.batch), limit=training.rows_per_pass)),
         "device": _device_name(ranks.device),
         "torch": torch.__version__,
         "python": platform.python_version(),

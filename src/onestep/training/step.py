@@ -24,8 +24,8 @@ class PhaseReport:
 
     Attributes:
         name: The phase.
-        loss: Scalar before the gain, of this rank.
-        observed: Scalars the objective wants logged, of this rank.
+        loss: Scalar before the gain, of this rank; a mean over its rows, however many passes they took.
+        observed: Scalars the objective wants logged, of this rank; likewise.
         replaced: How many gradient entries were not finite, after averaging over ranks.
         entries: How many gradient entries there were.
     """
@@ -47,26 +47,56 @@ def train_step(
     *,
     players: Players,
     optimizers: Optimizers,
-    batch_for: Callable[[Phase], Batch],
+    passes_for: Callable[[Phase], Sequence[Batch]],
     ranks: Ranks,
 ) -> list[PhaseReport]:
-    """Run `phases`, each on its own batch value (same images, fresh random streams)."""
+    """Run `phases`, each on its own batch values (same images, fresh random streams).
+
+    Args:
+        phases: Those that are due.
+        players: The networks by role.
+        optimizers: One a trained role.
+        passes_for: Returns this rank's rows for a phase, in the parts that pass the networks one after the other.
+        ranks: This process among those of the run.
+    """
     return [
-        _run_phase(phase, players=players, optimizers=optimizers, batch=batch_for(phase), ranks=ranks)
+        _run_phase(phase, players=players, optimizers=optimizers, passes=passes_for(phase), ranks=ranks)
         for phase in phases
     ]
 
 
-def _run_phase(phase: Phase, *, players: Players, optimizers: Optimizers, batch: Batch, ranks: Ranks) -> PhaseReport:
+def _run_phase(
+    phase: Phase, *, players: Players, optimizers: Optimizers, passes: Sequence[Batch], ranks: Ranks
+) -> PhaseReport:
     _hold_all_but(phase.trains, optimizers)
     optimizer = optimizers[phase.trains]
     optimizer.zero_grad(set_to_none=True)
-    loss: Loss = phase.loss(players, batch)
-    (loss.value * phase.gain).backward()
+    loss = collect_gradients(phase, players=players, passes=passes, parameters=_parameters(optimizer))
     replaced, entries = settle_gradients(_parameters(optimizer), ranks=ranks)
     optimizer.step()
-    return PhaseReport(
-        name=phase.name, loss=loss.value.detach(), observed=loss.observed, replaced=replaced, entries=entries
+    return PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
+
+
+def collect_gradients(
+    phase: Phase, *, players: Players, passes: Sequence[Batch], parameters: Sequence[nn.Parameter]
+) -> Loss:
+    """Add to `parameters` the gradients of the mean over the rows of all passes; return that mean, detached.
+
+    A loss is a mean over the rows that it was given, so each pass counts by its share of the rows.
+    Differs from the reference: it computes a number of passes, and runs one.
+    """
+    rows = sum(len(batch.images) for batch in passes)
+    parts: list[Loss] = []
+    for batch in passes:
+        share = len(batch.images) / rows
+        loss: Loss = phase.loss(players, batch)
+        # Nothing but these: a penalty on slopes would work out a gradient of its images, too, for nobody.
+        (loss.value * (phase.gain * share)).backward(inputs=parameters)
+        observed = {name: value * share for name, value in loss.observed.items()}
+        parts.append(Loss(value=loss.value.detach() * share, observed=observed))
+    return Loss(
+        value=sum(part.value for part in parts),
+        observed={name: sum(part.observed[name] for part in parts) for name in parts[0].observed},
     )
 
 
