@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,27 @@ class Golden:
     def constructor_kwargs(self, name: str) -> dict[str, Any]:
         """Return the reference constructor's arguments for a recorded network."""
         return self.manifest["files"][name]["constructor_kwargs"]
+
+    def said(self, group: str, pattern: str) -> str:
+        """Return what `pattern` captures in the manifest's words on a group of files."""
+        words = self.manifest["groups"][group]["what"]
+        found = re.search(pattern, words)
+        assert found, f"the manifest of {self.folder} does not say {pattern!r} of {group}: {words}"
+        return found[1]
+
+    @staticmethod
+    def cases(arrays: dict[str, np.ndarray], *, parts: int = 1) -> list[str]:
+        """Return the names before the slashes of an .npz file's keys, of which there is at least one."""
+        found = {"/".join(key.split("/")[:parts]) for key in arrays if key.count("/") >= parts}
+        assert found, "the file holds no case"
+        return sorted(found)
+
+    @staticmethod
+    def stride(have: int, shown: int) -> int:
+        """Return the n of a recording `[::n]` that left `shown` of `have` entries: a power of two if one fits."""
+        fitting = [n for n in range(1, have + 1) if -(-have // n) == shown]
+        assert fitting, f"no stride leaves {shown} of {have}"
+        return next((n for n in fitting if n & (n - 1) == 0), fitting[0])
 
     @staticmethod
     def normal(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -43,7 +43,9 @@ def read(content: bytes, folder: Path) -> EdmCheckpoint:
 
 
 def recorded(golden: Any) -> list[str]:
-    return sorted(name for name in golden.manifest["files"] if name.startswith("net_") and name.endswith(".npz"))
+    names = sorted(name for name in golden.manifest["files"] if name.startswith("net_") and name.endswith(".npz"))
+    assert names, "the manifest lists no networks"
+    return names
 
 
 def weights(golden: Any, name: str) -> dict[str, np.ndarray]:

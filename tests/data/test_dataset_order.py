@@ -11,7 +11,9 @@ from onestep.files import canonical_json
 
 @pytest.mark.golden
 def test_order_is_the_references(golden):
-    for case in golden.json("data_order.json")["infinite_sampler"]:
+    cases = golden.json("data_order.json")["infinite_sampler"]
+    assert cases
+    for case in cases:
         order = InfiniteOrder(
             size=case["dataset_len"], seed=case["seed"], world=case["num_replicas"], rank=case["rank"]
         )
@@ -20,7 +22,9 @@ def test_order_is_the_references(golden):
 
 @pytest.mark.golden
 def test_subset_is_the_references(golden):
-    for case in golden.json("data_order.json")["max_size_subset"]:
+    cases = golden.json("data_order.json")["max_size_subset"]
+    assert cases
+    for case in cases:
         assert subset(case["dataset_len"], case["max_size"], case["random_seed"]).tolist() == case["indices"]
 
 

@@ -22,11 +22,11 @@ class Recording:
     def __init__(self, golden, case):
         arrays = golden.load(_FILE)
         self.arrays = {key.removeprefix(f"{case}/"): a for key, a in arrays.items() if key.startswith(f"{case}/")}
-        self.salt, what = golden.parameters["salts"]["disc"], golden.manifest["groups"][_FILE]["what"]
+        self.salt, self.rows = golden.parameters["salts"]["disc"], len(self.arrays["logits_call1"])
         conditioning, self.features_name = case.split("/")
         self.prefix, self.conditional = f"heads_{conditioning}:", conditioning == "cond1"
         self.channels, self.resolutions, self.classes = (
-            json.loads(re.search(rf"{word} (\[[^]]*\])", what)[1]) for word in ("channels", "resolutions", "classes")
+            json.loads(golden.said(_FILE, rf"{word} (\[[^]]*\])")) for word in ("channels", "resolutions", "classes")
         )
         self.golden = golden
 
@@ -51,9 +51,9 @@ class Recording:
 
     def features(self):
         """Return the recorded inputs."""
-        coarsest, rows = self.arrays["grad_feat3"].shape[-1], len(self.classes)
+        coarsest = self.arrays[f"grad_feat{len(self.channels) - 1}"].shape[-1]
         sizes = [coarsest << level for level in reversed(range(len(self.channels)))]
-        shapes = [(rows, channels, size, size) for channels, size in zip(self.channels, sizes, strict=True)]
+        shapes = [(self.rows, channels, size, size) for channels, size in zip(self.channels, sizes, strict=True)]
         numbers = [self.golden.normal(self.salt, f"{self.features_name}:feat{i}", s) for i, s in enumerate(shapes)]
         return [torch.from_numpy(n.astype(np.float32)).requires_grad_() for n in numbers]
 
@@ -65,9 +65,7 @@ class Recording:
 @pytest.fixture(scope="module")
 def recorded(golden):
     """Each case with all that was recorded of it, computed anew."""
-    cases = sorted({"/".join(key.split("/")[:2]) for key in golden.load(_FILE)})
-    recordings = [Recording(golden, case) for case in cases]
-    assert recordings
+    recordings = [Recording(golden, case) for case in golden.cases(golden.load(_FILE), parts=2)]
     return [(recording, _recompute(recording)) for recording in recordings]
 
 
@@ -78,20 +76,21 @@ def _recompute(recording):
     loss = F.softplus(-logits).mean(dim=1).sum()
     loss.backward()
     found |= {"logits_call1": logits, "loss_G_ns": loss}
-    found |= {"grad_feat0_slice": features[0].grad, "grad_feat3": features[3].grad}
-    for key, parameter in heads.named_parameters():
-        found[f"grad/{key}"] = found[f"grad_rows_0_8/{key}"] = parameter.grad
+    found |= {f"grad_feat{level}": feature.grad for level, feature in enumerate(features)}
+    found |= {f"grad/{key}": parameter.grad for key, parameter in heads.named_parameters()}
     with torch.no_grad():
         found["logits_call2"] = heads(features, labels)
     return found
 
 
-def _thinned(tensor, shape):
-    """Return every n-th entry of each axis, so that the shape results; tables are recorded by their first rows."""
-    if tensor.dim() == 2 and tensor.shape[1:] == shape[1:]:
-        return F.pad(tensor, (0, 0, 0, max(0, shape[0] - len(tensor))))[: shape[0]]
+def _shown(golden, found, key, shape):
+    """Return what the recording shows under `key`: some rows of a table's gradient, or every n-th entry of an axis."""
+    if rows := re.fullmatch(r"grad_rows_(\d+)_(\d+)/(.+)", key):
+        first, end, gradient = int(rows[1]), int(rows[2]), found[f"grad/{rows[3]}"]
+        return F.pad(gradient, (0, 0, 0, max(0, end - len(gradient))))[first:end]
+    tensor = found[key.removesuffix("_slice")].detach()
     for axis, (have, want) in enumerate(zip(tensor.shape, shape, strict=True)):
-        tensor = tensor[(slice(None),) * axis + (slice(None, None, have // want),)]
+        tensor = tensor[(slice(None),) * axis + (slice(None, None, golden.stride(have, want)),)]
     return tensor
 
 
@@ -99,13 +98,13 @@ def _thinned(tensor, shape):
 @pytest.mark.parametrize(
     "kind", ["logits_call1", "loss_G_ns", "grad_feat", "grad", "buffers_after_call1", "logits_call2"]
 )
-def test_heads_equal_the_recordings(recorded, kind):
+def test_heads_equal_the_recordings(golden, recorded, kind):
     for recording, found in recorded:
         keys = [key for key in recording.arrays if key.split("/")[0].startswith(kind)]
         assert keys
         for key in keys:
             wanted = torch.from_numpy(recording.arrays[key])
-            have = _thinned(found[key].detach(), wanted.shape)
+            have = _shown(golden, found, key, wanted.shape)
             torch.testing.assert_close(have, wanted, rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 

@@ -11,10 +11,6 @@ from torch import nn
 from onestep.discriminators._projection import Mixing, widths
 
 
-def _cases(arrays):
-    return sorted({key.split("/")[0] for key in arrays})
-
-
 def _numbered(arrays, prefix):
     keys = sorted(
         (key for key in arrays if re.fullmatch(re.escape(prefix) + r"\d+", key)),
@@ -26,8 +22,7 @@ def _numbered(arrays, prefix):
 @pytest.mark.golden
 def test_mixing_equals_the_recordings(golden):
     arrays = golden.load("ccm_csm.npz")
-    assert _cases(arrays)
-    for case in _cases(arrays):
+    for case in golden.cases(arrays):
         taps, expected = _numbered(arrays, f"{case}/in"), _numbered(arrays, f"{case}/out")
         ccm, out = (arrays[f"{case}/{kind}_channels"].tolist() for kind in ("ccm", "out"))
         mixing = Mixing(tap_channels=[tap.shape[1] for tap in taps], ccm_channels=ccm, out_channels=out)
@@ -43,8 +38,8 @@ def test_mixing_equals_the_recordings(golden):
 @pytest.mark.golden
 def test_published_widths_are_those_of_the_recording_that_expands(golden):
     arrays = golden.load("ccm_csm.npz")
-    expanding = [case for case in _cases(arrays) if len(set(arrays[f"{case}/ccm_channels"].tolist())) > 1]
-    assert expanding
+    expanding = [case for case in golden.cases(arrays) if len(set(arrays[f"{case}/ccm_channels"].tolist())) > 1]
+    assert expanding, "no recorded case has widths that grow"
     for case in expanding:
         ccm, out = (tuple(arrays[f"{case}/{kind}_channels"].tolist()) for kind in ("ccm", "out"))
         assert widths(ccm[0], levels=len(ccm)) == (ccm, out)

@@ -11,10 +11,6 @@ import torch
 from onestep.metrics.frechet import FrechetDistance, frechet_from_statistics, gaussian_fit
 
 
-def _cases(recorded: dict[str, np.ndarray]) -> list[str]:
-    return sorted({key.split("/")[0] for key in recorded})
-
-
 def _covariance(width: int, *, seed: int, rank: int | None = None) -> np.ndarray:
     factor = np.random.RandomState(seed).standard_normal((width, rank or 2 * width))
     return factor @ factor.T / factor.shape[1]
@@ -23,7 +19,7 @@ def _covariance(width: int, *, seed: int, rank: int | None = None) -> np.ndarray
 @pytest.mark.golden
 def test_distances_are_those_of_four_implementations(golden):
     recorded = golden.load("frechet.npz")
-    for case in _cases(recorded):
+    for case in golden.cases(recorded):
         a, b = recorded[f"{case}/feats_a"], recorded[f"{case}/feats_b"]
         implementations = [key for key in recorded if key.startswith(f"{case}/fid_")]
         assert implementations
@@ -34,7 +30,7 @@ def test_distances_are_those_of_four_implementations(golden):
 @pytest.mark.golden
 def test_statistics_are_edms(golden):
     recorded = golden.load("frechet.npz")
-    for case in _cases(recorded):
+    for case in golden.cases(recorded):
         for side in "ab":
             mean, covariance = gaussian_fit(recorded[f"{case}/feats_{side}"])
             np.testing.assert_allclose(mean, recorded[f"{case}/mu_{side}"], rtol=1e-5, atol=1e-12)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -16,13 +14,9 @@ def recorded(golden):
     return golden.load("inception_score.npz")
 
 
-def _cases(recorded: dict[str, np.ndarray]) -> list[str]:
-    return sorted({key.split("/")[0] for key in recorded})
-
-
 @pytest.mark.golden
-def test_splits_of_fixed_size_give_guided_diffusions_score(recorded):
-    for case in _cases(recorded):
+def test_splits_of_fixed_size_give_guided_diffusions_score(golden, recorded):
+    for case in golden.cases(recorded):
         size = int(recorded[f"{case}/split_size"])
         found = InceptionScore(split_size=size)(recorded[f"{case}/probs"])
         assert found["inception_score"] == pytest.approx(float(recorded[f"{case}/is"]), rel=1e-5)
@@ -30,9 +24,8 @@ def test_splits_of_fixed_size_give_guided_diffusions_score(recorded):
 
 @pytest.mark.golden
 def test_equal_splits_give_torch_fidelitys_score(golden, recorded):
-    what = golden.manifest["groups"]["inception_score.npz"]["what"]
-    splits, seed = map(int, re.search(r"splits=(\d+), shuffle, seed (\d+)", what).groups())
-    for case in _cases(recorded):
+    splits, seed = (int(golden.said("inception_score.npz", rf"{word}\W(\d+)")) for word in ("splits", "seed"))
+    for case in golden.cases(recorded):
         probabilities = torch.from_numpy(recorded[f"{case}/logits"]).double().softmax(dim=1)
         shuffled = probabilities[np.random.RandomState(seed).permutation(len(probabilities))]
         found = InceptionScore(splits=splits)(shuffled)

@@ -14,10 +14,6 @@ def recorded(golden):
     return golden.load("precision_recall.npz")
 
 
-def _cases(recorded: dict[str, np.ndarray]) -> list[str]:
-    return sorted({key.split("/")[0] for key in recorded})
-
-
 def _sets(recorded: dict[str, np.ndarray], case: str) -> dict[str, np.ndarray]:
     return {"generated": recorded[f"{case}/feats_sample"], "real": recorded[f"{case}/feats_ref"]}
 
@@ -29,8 +25,8 @@ def _clouds(generated: int, real: int, *, width: int = 8, seed: int = 0) -> dict
 
 
 @pytest.mark.golden
-def test_shares_are_those_of_exact_arithmetic_and_near_the_references_half_precision(recorded):
-    for case in _cases(recorded):
+def test_shares_are_those_of_exact_arithmetic_and_near_the_references_half_precision(golden, recorded):
+    for case in golden.cases(recorded):
         for column, neighbours in enumerate(recorded[f"{case}/k"]):
             found = PrecisionRecall(neighbours=int(neighbours))(**_sets(recorded, case))
             for name, share in found.items():
@@ -42,8 +38,8 @@ def test_shares_are_those_of_exact_arithmetic_and_near_the_references_half_preci
 
 
 @pytest.mark.golden
-def test_radii_and_distances_are_the_references_up_to_half_precision(recorded):
-    for case in _cases(recorded):
+def test_radii_and_distances_are_the_references_up_to_half_precision(golden, recorded):
+    for case in golden.cases(recorded):
         sets = {name: torch.from_numpy(features).double() for name, features in _sets(recorded, case).items()}
         rounding = 4 * 2**-11 * max(float(features.square().sum(1).max()) for features in sets.values())
         for name, features in (("radii_ref", sets["real"]), ("radii_sample", sets["generated"])):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from onestep.networks import build_denoiser, frozen_parameters
-from recorded_networks import assert_close, recordings
+from recorded_networks import assert_close, assert_recorded, recordings
 
 pytestmark = pytest.mark.golden
 
@@ -18,7 +18,8 @@ _PATTERNS = ["conv", "proj", "qkv", "skip"]
 
 
 def test_there_are_recordings():
-    assert recordings("arch_*.json") and recordings("full_*.npz")
+    assert_recorded("arch_*.json")
+    assert_recorded("full_*.npz")
 
 
 def _shell(kwargs, preconditioning="edm"):
@@ -52,19 +53,22 @@ def test_frozen_parameters(golden, name):
 @pytest.mark.parametrize("name", recordings("full_*.npz"))
 @torch.no_grad()
 def test_full_size_outputs(golden, name):
-    recorded, kwargs = golden.load(f"{name}.npz"), _kwargs(golden, name)
+    recorded, kwargs, arch = golden.load(f"{name}.npz"), _kwargs(golden, name), name.removeprefix("full_")
     salt = golden.parameters["salts"]["full"]
     weights = _recipe_state(golden, salt, kwargs)
-    latent = golden.normal(salt, f"latent:{name.removeprefix('full_')}", recorded["latent"].shape).astype(np.float32)
+    latent = golden.normal(salt, f"latent:{arch}", recorded["latent"].shape).astype(np.float32)
     assert np.array_equal(latent, recorded["latent"])
     outputs = [key for key in recorded if "_out_sigma" in key]
     assert outputs
     for key in outputs:
-        preconditioning, sigma = re.fullmatch(r"(edm|d2o)_out_sigma(\d+)", key).groups()
+        preconditioning, sigma, augmented = re.fullmatch(r"(edm|d2o)_out_sigma([\d.]+)(_aug)?", key).groups()
         network = _shell(kwargs, preconditioning).eval()
         network.load_state_dict(weights, strict=True, assign=True)
         x = torch.from_numpy(latent) * float(sigma)
-        out = network(x, torch.tensor([float(sigma)]), _label(golden, network.label_dim))
+        aug = golden.normal(salt, f"aug:{arch}", (len(x), kwargs["augment_dim"])) if augmented else None
+        described = torch.from_numpy(aug.astype(np.float32)) if augmented else None
+        labels = _labels(golden, network.label_dim, rows=len(x))
+        out = network(x, torch.full((len(x),), float(sigma)), labels, described)
         assert_close(out, torch.from_numpy(recorded[key]), tolerance=5e-5)
 
 
@@ -84,8 +88,8 @@ def _recipe_state(golden, salt, kwargs):
     return {name: low_pass if array is None else torch.from_numpy(array) for name, array in numbers.items()}
 
 
-def _label(golden, classes):
+def _labels(golden, classes, *, rows):
     if classes == 0:
         return None
-    largest = int(re.search(r"min\((\d+),", golden.manifest["groups"]["full_*.npz"]["what"])[1])
-    return F.one_hot(torch.tensor([min(largest, classes - 1)]), classes).float()
+    largest = int(golden.said("full_*.npz", r"min\((\d+),"))
+    return F.one_hot(torch.full((rows,), min(largest, classes - 1)), classes).float()

@@ -1,5 +1,7 @@
 """The moving average against the reference's factors, and its promises."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -12,13 +14,11 @@ def test_factors_equal_the_reference(golden):
     rows = golden.json("ema.json")["rows"]
     assert rows
     for row in rows:
-        if row["ema_beta"]:
-            continue  # a constant factor, which the reference can be told and our config cannot
+        half_life, ramp_up = row["halflife_kimg"] * 1000, row["rampup_ratio"] or 0.0
+        if row["ema_beta"]:  # a constant factor, which is here a half-life without limit
+            half_life, ramp_up = -row["batch_size"] / math.log2(row["ema_beta"]), 0.0
         found = ema_decay(
-            row["cur_nimg_before_increment"],
-            batch=row["batch_size"],
-            half_life=row["halflife_kimg"] * 1000,
-            ramp_up=row["rampup_ratio"] or 0.0,
+            row["cur_nimg_before_increment"], batch=row["batch_size"], half_life=half_life, ramp_up=ramp_up
         )
         assert found == pytest.approx(row["r"], rel=1e-12, abs=1e-300), row
 
