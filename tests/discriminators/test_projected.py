@@ -80,7 +80,7 @@ def test_only_the_heads_are_parameters_and_only_they_train(snapshot):
     for mode in (True, False, True):
         discriminator.train(mode)
         modes = {name.split(".")[0]: module.training for name, module in discriminator.named_modules() if name}
-        assert modes == {"pretrained": False, "scratch": False, "discriminators": mode}
+        assert modes == {"pretrained": False, "readouts": False, "scratch": False, "discriminators": mode}
 
 
 def test_names_of_the_state_dict_are_the_documented_ones(snapshot):
