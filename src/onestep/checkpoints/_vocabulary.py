@@ -1,7 +1,8 @@
-"""The globals that EDM's saved networks, and a saved class table, name, each with an inert stand-in for what it would have made.
+"""The globals that EDM's saved networks name, each with an inert stand-in for what it would have made.
 
 The list holds the names of old and new torch and numpy and of pickle protocols 2 to 5; there is no other way from a
-file to a function. Stand-ins are records and plain Python values.
+file to a function. A second, shorter list is that of a saved table of class embeddings. Stand-ins are records and plain
+Python values.
 """
 
 from __future__ import annotations

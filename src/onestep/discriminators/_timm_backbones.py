@@ -103,8 +103,8 @@ def _of_convnet(model: nn.Module, *, name: str) -> Backbone:
     reductions = [info["reduction"] for info in infos]
     if not set(strides) <= set(reductions):
         raise ValueError(
-            f"{name}: its feature maps have strides {sorted(set(reductions)) or 'unknown to timm'}, but a backbone is a "
-            f"convolutional network with strides {list(strides)}, or a plain vision transformer"
+            f"{name}: its feature maps have strides {sorted(set(reductions)) or 'unknown to timm'}, but a backbone is "
+            f"a convolutional network with strides {list(strides)}, or a plain vision transformer"
         )
     indices = [reductions.index(stride) for stride in strides]
     return Backbone(
@@ -118,14 +118,14 @@ def _of_convnet(model: nn.Module, *, name: str) -> Backbone:
 
 def _of_transformer(model: nn.Module, *, name: str) -> Backbone:
     (size, width), (patch, _) = model.patch_embed.img_size, model.patch_embed.patch_size
-    if size != width or size % (2 * patch) or len(model.blocks) % _TAPS:
+    if size != width or size % (2 * patch) or len(model.blocks) < _TAPS:
         raise ValueError(
-            f"{name}: {size}x{width} pixels in patches of {patch}, {len(model.blocks)} blocks; expected a square with an "
-            f"even number of patches a side, and a multiple of {_TAPS} blocks"
+            f"{name}: {size}x{width} pixels in patches of {patch}, {len(model.blocks)} blocks; expected a square with "
+            f"an even number of patches a side, and {_TAPS} blocks or more"
         )
-    quarter = len(model.blocks) // _TAPS
+    indices = [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)]
     return Backbone(
-        TimmTaps(model, indices=[quarter * (tap + 1) - 1 for tap in range(_TAPS)]),
+        TimmTaps(model, indices=indices),
         tap_channels=readout_channels(model.embed_dim),
         strides=readout_strides(patch),
         nominal_strides=_STRIDES,

@@ -38,8 +38,8 @@ class Projected(nn.Module):
     - Without classes `discriminators.{b}.mini_discs.{i}.main.{last}.{weight_orig,weight_u,weight_v}`; with classes
       `discriminators.{b}.mini_discs.{i}.{cls.{weight_orig,weight_u,weight_v},embed.weight,embed_proj.{weight,bias}}`.
 
-    The names under `discriminators` and below `scratch.{b}` are the reference's. Where each rank has its own projection,
-    `readouts` and `scratch` are not in it: they follow from seed and rank, and those of one rank would not fit another.
+    The names under `discriminators` and below `scratch.{b}` are the reference's. Where each rank has its own
+    projection, `readouts` and `scratch` are not in it: they follow from seed and rank, and no rank may take another's.
 
     Attributes:
         splits: Logits of each critic, in the order of the logits.
@@ -179,7 +179,7 @@ def _check(backbones: Mapping[str, Backbone], *, resolution: int, classes: int, 
     for name, backbone in backbones.items():
         if backbone.image_size not in (None, resolution):
             raise ValueError(
-                f"resolution {resolution}: the backbone {name} takes images of {backbone.image_size} pixels and no other"
+                f"resolution {resolution}: the backbone {name} takes images of {backbone.image_size} pixels, no others"
             )
     if embedding is not None and len(embedding) < classes:
         raise ValueError(f"the class embeddings have {len(embedding)} rows, but there are {classes} classes")
