@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import timm
 import torch
@@ -154,10 +156,19 @@ def test_class_tables_start_with_the_first_rows(folder):
         _projected(folder, _CONVNET, classes=6, embedding=table)
 
 
-def test_builder_takes_timms_networks_by_name(folder):
-    config = {"name": "projected", "backbones": ["eye"], "channels": 8, "resolution": _SIZE}
+def test_builder_takes_timms_networks_by_name_and_embeddings_from_a_file(folder, tmp_path):
+    config = {
+        "name": "projected",
+        "backbones": ["eye"],
+        "channels": 8,
+        "resolution": _SIZE,
+        "class_embeddings": "table",
+    }
     files, names = {"eye": folder / f"{_CONVNET}.pth"}, {"eye": _CONVNET}
-    built = build_discriminator(config, backbones=files, timm=names, classes=2, seed=0)
+    embedding, table = nn.Embedding(4, 6), tmp_path / "table.pkl"
+    table.write_bytes(pickle.dumps({"embed": embedding}, protocol=3))
+    built = build_discriminator(config, backbones=files, timm=names, class_embeddings=table, classes=2, seed=0)
+    assert torch.equal(built.discriminators["eye"].mini_discs[0].embed.weight, embedding.weight[:2])
     logits = built(_images(size=32), F.one_hot(torch.tensor([0, 1]), 2).float())
     assert logits.shape == (2, sum(built.splits))
 
