@@ -96,6 +96,19 @@ def test_a_run_is_planned_from_its_own_inputs_alone(plan):
     assert runs["digits_d2o"].code == "" and "--code-in-spec" not in runs["digits_d2o"].options
 
 
+def test_a_run_looks_through_timms_networks_and_starts_from_published_embeddings(tmp_path):
+    config = tiny_config()
+    config["inputs"] |= {"eye": {"file": "/data/eye.safetensors"}, "table": {"file": "/data/table.pkl"}}
+    config["backbones"]["eye"] = {"timm": "resnet18.tv_in1k", "input": "eye"}
+    run = config["runs"]["digits_d2o"]
+    run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "table"}
+    run["conditional"] = True
+    planned = {run.name: run for run in Plan.read(write_config(tmp_path, config)).runs}["digits_d2o"]
+    eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
+    assert planned.weights == ["results/teachers/digits.safetensors", eye, table]
+    assert f"--backbone eye={eye} --class-embeddings {table}" in planned.options
+
+
 def test_the_metric_looks_through_another_network_than_the_discriminator(plan):
     metric = plan.extractor_weights(SimpleNamespace(features="digits"))
     (discriminator,) = [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import itertools
 import json
 from collections.abc import Iterator
@@ -213,6 +214,48 @@ WRONG = {
         {"backbones.digits.run": "digits_edm"},
         "backbones.digits.run: found the text 'digits_edm', expected one of the runs of a classifier: "
         "digits_backbone, digits_metric; did you mean digits_metric?",
+    ),
+    "a backbone of nothing": (
+        {"backbones.vgg": {"input": "digits"}},
+        "backbones.vgg: found none, expected exactly one of: run, timm",
+    ),
+    "a backbone of two things": (
+        {"backbones.vgg": {"run": "digits_backbone", "timm": "vgg16_bn.tv_in1k", "input": "digits"}},
+        "backbones.vgg: found run and timm, expected exactly one of: run, timm",
+    ),
+    "a run with weights from elsewhere": (
+        {"backbones.digits.input": "digits"},
+        "backbones.digits.input: only timm's networks have it; the weights of a run are its last snapshot",
+    ),
+    "a network of timm without weights": (
+        {"backbones.vgg": {"timm": "vgg16_bn.tv_in1k"}},
+        "backbones.vgg.input: missing, and nothing is downloaded; name the input with vgg16_bn.tv_in1k",
+    ),
+    "a network of timm with weights of a missing input": (
+        {"backbones.vgg": {"timm": "vgg16_bn.tv_in1k", "input": "vgg"}},
+        "backbones.vgg.input: found the text 'vgg', expected one of the inputs: digits",
+    ),
+    "a network that timm does not have": (
+        {"backbones.vgg": {"timm": "vgg16_bm.tv_in1k", "input": "digits"}},
+        f"backbones.vgg.timm: found the text 'vgg16_bm.tv_in1k', expected the name of a network of timm "
+        f"{importlib.metadata.version('timm')}; did you mean vgg16_bn?",
+    ),
+    "a network of timm without the tag of its weights": (
+        {"backbones.vgg": {"timm": "vgg16_bn", "input": "digits"}},
+        "backbones.vgg.timm: found the text 'vgg16_bn', expected one of the weights of vgg16_bn: vgg16_bn.tv_in1k; "
+        "did you mean vgg16_bn.tv_in1k?",
+    ),
+    "statistics that are none": (
+        {f"{D2O}.discriminator.batch_norm": "probe"},
+        f"{D2O}.discriminator.batch_norm: found the text 'probe', expected 'pretrained' or 'probed'",
+    ),
+    "class embeddings of a missing input": (
+        {f"{D2O}.discriminator.class_embeddings": "imagenet", f"{D2O}.conditional": True},
+        f"{D2O}.discriminator.class_embeddings: found the text 'imagenet', expected one of the inputs: digits",
+    ),
+    "class embeddings without classes": (
+        {f"{D2O}.discriminator.class_embeddings": "digits"},
+        f"{D2O}.discriminator.class_embeddings: found an input, expected none: an unconditional run knows no classes",
     ),
     "features of a missing run": (
         {"features.digits.run": "vgg"},
@@ -583,6 +626,16 @@ def test_a_resolved_config_resolves_to_itself() -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert parse_experiment(document) == experiment
     assert "churn_max" not in document["samplers"]["heun"]  # infinite: JSON has no word for it, the class has
+
+
+def test_the_document_of_a_run_says_which_of_its_backbones_are_timms() -> None:
+    changes = {
+        "backbones.vgg": {"timm": "vgg16_bn.tv_in1k", "input": "digits"},
+        f"{D2O}.discriminator.backbones": ["digits", "vgg"],
+    }
+    experiment = parse_experiment(demo_with(changes))
+    assert run_document(experiment, "digits_d2o")["timm"] == {"vgg": "vgg16_bn.tv_in1k"}
+    assert "timm" not in run_document(experiment, "digits_edm")
 
 
 def test_the_document_of_a_run_that_is_none_names_the_choices() -> None:

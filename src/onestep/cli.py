@@ -60,7 +60,13 @@ def train(options: argparse.Namespace) -> int:
     from onestep.stages import training_code
     from onestep.training.run import Inputs, carry_out
 
-    inputs = Inputs(run=options.run, data=options.data, teacher=options.teacher, backbones=dict(options.backbone))
+    inputs = Inputs(
+        run=options.run,
+        data=options.data,
+        teacher=options.teacher,
+        backbones=dict(options.backbone),
+        class_embeddings=options.class_embeddings,
+    )
     carry_out(
         inputs,
         state=options.state,
@@ -189,6 +195,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("data", Path, ...),
         ("teacher", Path, None),
         ("backbone", _named_path, []),
+        ("class-embeddings", Path, None),
         ("state", Path, ...),
         ("output", Path, ...),
         ("code-in-spec", bool, False),

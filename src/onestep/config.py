@@ -70,7 +70,8 @@ def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
     """Return all that training one run reads of a config: what `onestep resolve` writes into run.yaml.
 
     It has the keys of the run's block, every default filled in, and `run`, its name, and `snapshots`, the counts of
-    images that name them. Dataset, teacher and backbones stand in it by name.
+    images that name them. Dataset, teacher and backbones stand in it by name; where backbones are networks of timm,
+    `timm` says which, by name.
 
     Raises:
         ValueError: There is no such run.
@@ -78,4 +79,17 @@ def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
     if run not in experiment.runs:
         raise ValueError(f"no run called {run!r}; choices: {', '.join(experiment.runs)}")
     values: Mapping[str, Any] = to_document(experiment.runs[run])
-    return {"run": run, **values, "snapshots": list(experiment.runs[run].snapshots)}
+    timm = _timm_names(experiment, run)
+    return {
+        "run": run,
+        **values,
+        **({"timm": timm} if timm else {}),
+        "snapshots": list(experiment.runs[run].snapshots),
+    }
+
+
+def _timm_names(experiment: Experiment, run: str) -> dict[str, str]:
+    """Return what timm calls those of a run's backbones that are its networks."""
+    discriminator = experiment.runs[run].discriminator
+    names = {name: experiment.backbones[name].timm for name in (discriminator.backbones if discriminator else ())}
+    return {name: timm for name, timm in names.items() if timm is not None}

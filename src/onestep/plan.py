@@ -114,12 +114,14 @@ class Plan:
         for name, run in self.experiment.runs.items():
             teacher = [] if run.teacher is None else [f"{RESULTS}/teachers/{run.teacher}.safetensors"]
             backbones = {} if run.discriminator is None else {b: self._backbone(b) for b in run.discriminator.backbones}
+            table = self._class_embeddings(name)
             options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]
+            options += [f"--class-embeddings {path}" for path in table]
             follows = self.experiment.rerun.training_on_code_change
             yield RunPlan(
                 name=name,
                 data=f"{RESULTS}/data/{run.dataset}.zip",
-                weights=[*teacher, *dict.fromkeys(backbones.values())],
+                weights=[*teacher, *dict.fromkeys(backbones.values()), *table],
                 options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
                 snapshots=[self._snapshot(name, images) for images in run.snapshots],
                 code=self.training_code(name) if follows else "",
@@ -136,7 +138,13 @@ class Plan:
         return self._snapshot(run, self.experiment.runs[run].snapshots[-1])
 
     def _backbone(self, name: str) -> str:
-        return self._last_snapshot(self.experiment.backbones[name].run)
+        backbone = self.experiment.backbones[name]
+        return self._last_snapshot(backbone.run) if backbone.run is not None else self._input(backbone.input)
+
+    def _class_embeddings(self, run: str) -> list[str]:
+        discriminator = self.experiment.runs[run].discriminator
+        table = None if discriminator is None else discriminator.class_embeddings
+        return [] if table is None else [self._input(table)]
 
     def teacher_source(self, wildcards: Any) -> str:
         """What a teacher is converted from."""

@@ -11,6 +11,8 @@ from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.discriminators import build_discriminator
 from onestep.discriminators._backbones import Backbone, ClassifierTaps, load_backbone
+from onestep.discriminators._heads import MultiScaleHeads
+from onestep.discriminators._projection import Mixing, widths
 from onestep.discriminators.projected import Projected
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
@@ -80,7 +82,7 @@ def test_only_the_heads_are_parameters_and_only_they_train(snapshot):
     for mode in (True, False, True):
         discriminator.train(mode)
         modes = {name.split(".")[0]: module.training for name, module in discriminator.named_modules() if name}
-        assert modes == {"pretrained": False, "scratch": False, "discriminators": mode}
+        assert modes == {"pretrained": False, "readouts": False, "scratch": False, "discriminators": mode}
 
 
 def test_names_of_the_state_dict_are_the_documented_ones(snapshot):
@@ -109,6 +111,20 @@ def test_mixing_and_heads_follow_from_the_seed_alone(snapshot):
     assert all(torch.equal(first[key], second[key]) for key in first)
     weights = [key for key in first if key.startswith("scratch.") and key.endswith("weight")]
     assert weights and not any(torch.equal(first[key], other[key]) for key in weights)
+
+
+def test_numbers_are_drawn_mixing_first_then_class_table_then_heads(snapshot):
+    # A published run is made again from its seed: what is drawn, and in which order, may never change.
+    backbone, seed = load_backbone(snapshot), 3
+    discriminator = _projected(snapshot, classes=3, seed=seed)
+    torch.manual_seed(seed)
+    ccm, out = widths(4)
+    mixing = Mixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
+    heads = MultiScaleHeads(in_channels=out, resolutions=(32, 16, 8, 4), channels=4, embedding=torch.randn(3, 64))
+    found = (discriminator.scratch["digits"], discriminator.discriminators["digits"])
+    for drawn, wanted in zip(found, (mixing, heads), strict=True):
+        assert set(drawn.state_dict()) == set(wanted.state_dict())
+        assert all(torch.equal(value, drawn.state_dict()[key]) for key, value in wanted.state_dict().items())
 
 
 def test_it_can_be_saved_and_loaded(snapshot):

@@ -31,6 +31,7 @@ class _Family:
         supplied: Arguments that the pipeline gives to the class, and no config.
         sources: For an argument in `supplied`, the keys by one of which the config says where it comes from.
         keys: Further keys of every block, with their types.
+        optional: Further keys that a block may have.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class _Family:
     supplied: frozenset[str] = frozenset()
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
+    optional: Mapping[str, Any] = field(default_factory=dict)
 
 
 _FAMILIES = (
@@ -63,8 +65,9 @@ _FAMILIES = (
     _Family(
         folder="discriminators",
         place=("runs", "*", "discriminator"),
-        supplied=frozenset({"backbones", "classes", "seed"}),
+        supplied=frozenset({"backbones", "embedding", "classes", "seed", "rank"}),
         sources={"backbones": ("backbones",)},
+        optional={"class_embeddings": Name | None},
     ),
     _Family(folder="sampling", place=("samplers", "*")),
     _Family(folder="metrics", place=("metrics", "*"), keys={"features": Name}),
@@ -123,6 +126,7 @@ def _resolve(block: dict[str, Any], *, family: _Family, place: Place) -> tuple[d
     options = _options(component, but=family.supplied)
     sources = [keys for argument, keys in family.sources.items() if argument in parameters]
     others = {key: _Key(hint, _REQUIRED) for key, hint in family.keys.items()} | _source_keys(sources)
+    others |= {key: _Key(hint, None) for key, hint in family.optional.items()}
     values, problems = _values(block, keys=others | options, place=place)
     problems += _wrong_sources(block, sources, place=place)
     chosen = {key: values.pop(key) for key in options if key in values}

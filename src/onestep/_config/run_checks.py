@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import graphlib
 from collections.abc import Iterable, Iterator
 
 from onestep import plugins
-from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among
-from onestep._config.values import Experiment, Run
+from onestep._config.problems import Place, Problem, exactly_one, found, missing_key, not_among
+from onestep._config.values import Backbone, Experiment, Run
 
 
 def run_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -63,12 +64,40 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
             yield Problem(place, "also the name of a run; samples are filed under either, so rename one of them")
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
         yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
-    for section in ("backbones", "features"):
-        for name, network in getattr(experiment, section).items():
-            place = (section, name, "run")
-            yield from unknown(place, network.run, _classifiers(experiment), of="runs of a classifier")
+    for name, backbone in experiment.backbones.items():
+        yield from _backbone_problems(backbone, experiment, place=("backbones", name))
     for name, extractor in experiment.features.items():
+        place = ("features", name, "run")
+        yield from unknown(place, extractor.run, _classifiers(experiment), of="runs of a classifier")
         yield from unknown(("features", name, "input"), extractor.input, experiment.inputs, of="inputs")
+
+
+def _backbone_problems(backbone: Backbone, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    given = [key for key in ("run", "timm") if getattr(backbone, key) is not None]
+    if wrong := exactly_one(("run", "timm"), given=given):
+        yield Problem(place, wrong)
+    elif backbone.run is not None and backbone.input is not None:
+        yield Problem((*place, "input"), "only timm's networks have it; the weights of a run are its last snapshot")
+    elif backbone.timm is not None and backbone.input is None:
+        yield Problem((*place, "input"), f"missing, and nothing is downloaded; name the input with {backbone.timm}")
+    elif backbone.timm is not None:
+        yield from _timm_problems(backbone.timm, place=(*place, "timm"))
+    yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
+    yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
+
+
+def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
+    """Yield a problem where timm has no such network."""
+    # Here and not above, because importing timm takes a second that most configs need not wait.
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        yield Problem(place, f"{found(name)}, expected the name of a network of timm {timm.__version__}{hint}")
+        return
+    yield from unknown(place, name, timm.list_pretrained(f"{architecture}.*"), of=f"weights of {architecture}")
 
 
 def _reference_problems(run: Run, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
@@ -76,6 +105,11 @@ def _reference_problems(run: Run, experiment: Experiment, *, place: Place) -> It
     yield from unknown((*place, "teacher"), run.teacher, experiment.teachers, of="teachers")
     for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
         yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
+    table = run.discriminator.class_embeddings if run.discriminator else None
+    place = (*place, "discriminator", "class_embeddings")
+    yield from unknown(place, table, experiment.inputs, of="inputs")
+    if table is not None and not run.conditional:
+        yield Problem(place, "found an input, expected none: an unconditional run knows no classes")
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:

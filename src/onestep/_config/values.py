@@ -118,11 +118,16 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Discriminator:
-    """A choice of discriminators/ that looks through entries of the section `backbones`."""
+    """A choice of discriminators/ that looks through entries of the section `backbones`.
+
+    Attributes:
+        class_embeddings: Input with the published table from which a conditional one starts; without it, from chance.
+    """
 
     name: str
     options: Options
     backbones: tuple[Name, ...] = ()
+    class_embeddings: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -135,9 +140,16 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Backbone:
-    """A classifier that a discriminator looks through: the last snapshot of a `run`."""
+    """What a discriminator looks through: the last snapshot of a classifier's `run`, or a network of `timm`.
 
-    run: Name
+    Attributes:
+        timm: What timm calls the network, with the tag of its weights: vgg16_bn.tv_in1k.
+        input: The input that holds the weights of timm's network.
+    """
+
+    run: Name | None = None
+    timm: Text | None = None
+    input: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

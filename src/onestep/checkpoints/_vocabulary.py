@@ -1,16 +1,27 @@
 """The globals that EDM's saved networks name, each with an inert stand-in for what it would have made.
 
 The list holds the names of old and new torch and numpy and of pickle protocols 2 to 5; there is no other way from a
-file to a function. Stand-ins are records and plain Python values.
+file to a function. A second, shorter list is that of a saved table of class embeddings. Stand-ins are records and plain
+Python values.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from onestep.checkpoints._stack_machine import Arguments, Budget, LongText, Vocabulary, check_keys, kind, names_for
+from onestep.checkpoints._stack_machine import (
+    Arguments,
+    Budget,
+    LongText,
+    Name,
+    Vocabulary,
+    check_keys,
+    kind,
+    names_for,
+)
 from onestep.checkpoints._storage import Storage, read_storage
 
 # Of the persistence format, in which every network class is pickled as its source text and its state.
@@ -69,24 +80,40 @@ class _Dtype:
 
 def edm_vocabulary(budget: Budget) -> Vocabulary:
     """Return what an EDM pickle may say; what its constructors copy and unfold is charged to `budget`."""
-    constructors = {
+    constructors = _tensor_constructors(budget) | {
         "torch_utils.persistence _reconstruct_persistent_obj": _persistent_object,
-        "collections OrderedDict": _empty_dict,
         "dnnlib.util EasyDict": _empty_dict,
-        "torch._utils _rebuild_tensor_v2": _tensor,
-        "torch._utils _rebuild_parameter": _parameter,
-        "torch._utils _rebuild_parameter_with_state": _parameter,
-        "torch.storage _load_from_bytes": lambda arguments: _storage(arguments, budget),
-        "torch.nn.modules.container ModuleDict": _module_dict,
+        "torch.nn.modules.container ModuleDict": lambda arguments: _empty_module("ModuleDict", arguments),
         "torch Size": _size,
         "numpy._core.multiarray scalar": _scalar,
         "numpy.core.multiarray scalar": _scalar,
         "numpy dtype": _dtype,
+    }
+    return Vocabulary(names=names_for(constructors), set_state=_set_state, persistent=_no_persistent)
+
+
+def embedding_vocabulary(budget: Budget) -> Vocabulary:
+    """Return what a pickled `torch.nn.Embedding` may say, as torch or, through dill, StyleGAN-XL's authors saved it."""
+    constructors = _tensor_constructors(budget) | {
+        "torch.nn.modules.sparse Embedding": lambda arguments: _empty_module("Embedding", arguments),
+        "dill._dill _load_type": lambda arguments: _type_by_name(arguments, names),
+    }
+    names = names_for(constructors)
+    return Vocabulary(names=names, set_state=_set_state, persistent=_no_persistent)
+
+
+def _tensor_constructors(budget: Budget) -> dict[str, Callable[[Arguments], Any]]:
+    """Return what the parts of any saved torch module are made by."""
+    return {
+        "collections OrderedDict": _empty_dict,
+        "torch._utils _rebuild_tensor_v2": _tensor,
+        "torch._utils _rebuild_parameter": _parameter,
+        "torch._utils _rebuild_parameter_with_state": _parameter,
+        "torch.storage _load_from_bytes": lambda arguments: _storage(arguments, budget),
         "builtins set": lambda arguments: _set(arguments, budget),
         "__builtin__ set": lambda arguments: _set(arguments, budget),
         "_codecs encode": lambda arguments: _encode(arguments, budget),
     }
-    return Vocabulary(names=names_for(constructors), set_state=_set_state, persistent=_no_persistent)
 
 
 def _refuse(what: str, arguments: Arguments) -> NoReturn:
@@ -103,10 +130,18 @@ def _persistent_object(arguments: Arguments) -> Module:
     _refuse("a persistent object, one dict of type 'class', version, class_name and state,", arguments)
 
 
-def _module_dict(arguments: Arguments) -> Module:
+def _empty_module(class_name: str, arguments: Arguments) -> Module:
     if arguments:
-        _refuse("an empty ModuleDict", arguments)
-    return Module("ModuleDict", {})
+        _refuse(f"an empty {class_name}", arguments)
+    return Module(class_name, {})
+
+
+def _type_by_name(arguments: Arguments, names: Mapping[str, Name]) -> Name:
+    """Return what dill's word for a built-in type stands for; of these a saved module has but one."""
+    match arguments:
+        case ("set",):
+            return names["builtins set"]
+    _refuse("the built-in type 'set'", arguments)
 
 
 def _empty_dict(arguments: Arguments) -> dict[Any, Any]:
@@ -207,7 +242,7 @@ def _encode(arguments: Arguments, budget: Budget) -> bytes:
 def _set_state(target: Any, state: Any) -> None:
     """Complete one of the two records that arrive in two parts."""
     match target, state:
-        case (Module(class_name="ModuleDict"), dict()) if not target.state:
+        case (Module(class_name="ModuleDict" | "Embedding"), dict()) if not target.state:
             target.state = state
         case (_Dtype(), tuple()) if len(state) == 8 and state[1] in ("<", ">", "=", "|"):
             target.order = "=" if state[1] == "|" else state[1]

@@ -7,8 +7,6 @@ numbers.
 
 from __future__ import annotations
 
-import mmap
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._stack_machine import Budget, interpret, kind, refuse_name
+from onestep.checkpoints._pickle_file import read_pickle_file
+from onestep.checkpoints._stack_machine import Budget, kind
 from onestep.checkpoints._storage import Storage
 from onestep.checkpoints._vocabulary import Module, StoredTensor, edm_vocabulary
 
-# Networks of the published sizes take about 90,000 steps each, and a file may hold three.
-_STEPS = 1_000_000
 _MOST_TENSORS = 20_000
 _DEEPEST = 64
 _LONGEST_NAME = 512
-# Bytes are counted when decoded (protocol 2), when copied, and once for each name of a tensor: tied weights have more.
-_LARGEST_UNFOLDING = 4
-
-_SIGNATURES = {
-    b"PK": "a zip archive (TorchScript, or torch.save since 1.6)",
-    b"\x89PNG": "a PNG image",
-    b"\x1f\x8b": "a gzip archive, to be unpacked first",
-    b"<": "a web page, as a failed download leaves it",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,33 +57,11 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
 
 
 def _read(path: Path) -> EdmCheckpoint:
-    size = path.stat().st_size
-    if size == 0:
-        raise ValueError("the file is empty")
-    budget = Budget(steps=_STEPS, copies=_LARGEST_UNFOLDING * size)
-    with open(path, "rb") as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    _check_signature(bytes(data[:256]))
-    document, end = interpret(data, 0, vocabulary=edm_vocabulary(budget), budget=budget)
-    if end != len(data):
-        raise ValueError(f"{len(data) - end} bytes follow the end of the pickle, so something was added to the file")
+    document, budget = read_pickle_file(path, vocabulary=edm_vocabulary)
     network = _network(document)
     return EdmCheckpoint(
         config=_config(network, budget), state_dict=_state_dict(network, budget), class_name=network.class_name[:200]
     )
-
-
-def _check_signature(head: bytes) -> None:
-    """Raise ValueError unless the file begins as a pickle of protocol 2 or later."""
-    for signature, what in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise ValueError(f"the file is {what}, not a pickle")
-    if head[8:10] == b'{"':
-        raise ValueError("the file is safetensors already, which needs no conversion, not a pickle")
-    if old := re.match(rb"c([\w.]+)\n([\w.]+)\n", head):
-        refuse_name(old[1].decode(), old[2].decode())
-    if head[:1] != b"\x80":
-        raise ValueError(f"the file is not a pickle of protocol 2 to 5: it begins with {head[:32]!r}")
 
 
 def _network(document: Any) -> Module:

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from onestep import plugins
-from onestep.discriminators._backbones import load_backbone
+from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.discriminators._backbones import Backbone, load_backbone
+from onestep.discriminators._timm_backbones import load_timm_backbone
 
 
 class Discriminator(Protocol):
@@ -45,14 +47,26 @@ class Discriminator(Protocol):
         ...
 
 
-def build_discriminator(config: dict[str, Any], *, backbones: Mapping[str, Path], classes: int, seed: int) -> nn.Module:
+def build_discriminator(
+    config: dict[str, Any],
+    *,
+    backbones: Mapping[str, Path],
+    timm: Mapping[str, str] | None = None,
+    class_embeddings: Path | None = None,
+    classes: int,
+    seed: int,
+    rank: int = 0,
+) -> nn.Module:
     """Build the discriminator a config describes: `{name: projected, backbones: [digits], channels, resolution}`.
 
     Args:
-        config: The choice and its options; `backbones` lists names.
+        config: The choice and its options; `backbones` lists names, and `class_embeddings` an input's, if any.
         backbones: The file of each backbone, by name.
+        timm: What timm calls those of the backbones that are its networks, by name; others are our classifiers.
+        class_embeddings: The published table with which the class tables start; None for random ones.
         classes: Number of classes it judges by; 0 for an unconditional run.
         seed: Of all that is drawn.
+        rank: Of this process.
 
     Raises:
         ValueError: A backbone has no file, or a file is damaged.
@@ -60,6 +74,13 @@ def build_discriminator(config: dict[str, Any], *, backbones: Mapping[str, Path]
     missing = [name for name in config["backbones"] if name not in backbones]
     if missing:
         raise ValueError(f"no backbone called {missing[0]!r}; there are: {', '.join(sorted(backbones)) or 'none'}")
-    options = {key: value for key, value in config.items() if key not in ("name", "backbones")}
-    networks = {name: load_backbone(backbones[name]) for name in config["backbones"]}
-    return plugins.load("discriminators", config["name"])(backbones=networks, classes=classes, seed=seed, **options)
+    options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
+    networks = {name: _backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
+    if class_embeddings is not None:
+        options["embedding"] = read_class_embeddings(class_embeddings)
+    component = plugins.load("discriminators", config["name"])
+    return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)
+
+
+def _backbone(path: Path, *, timm: str | None) -> Backbone:
+    return load_backbone(path) if timm is None else load_timm_backbone(path, name=timm)

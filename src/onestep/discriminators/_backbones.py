@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.checkpoints.snapshot import read_snapshot
@@ -19,6 +20,10 @@ class Backbone(nn.Module):
     Attributes:
         tap_channels: Channels of the four taps, fine to coarse.
         strides: Pixels of the image, each way, that one pixel of each tap stands for.
+        nominal_strides: Those for which heads are laid out; the reference lays them out alike for all networks.
+        token_width: Of a vision transformer: channels of its taps, which are token maps of one size and are yet to be
+            read out into `tap_channels` at `strides`. None where the taps are that already.
+        image_size: The one size of image that it takes; None where it takes any.
     """
 
     def __init__(
@@ -27,9 +32,12 @@ class Backbone(nn.Module):
         *,
         channels: int,
         tap_channels: tuple[int, ...],
-        strides: tuple[int, ...],
+        strides: tuple[float, ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        nominal_strides: tuple[float, ...] | None = None,
+        token_width: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         """Freeze `network`.
 
@@ -40,18 +48,27 @@ class Backbone(nn.Module):
             strides: See the class.
             mean: What it was trained to have subtracted from images in [0, 1], one number a channel.
             std: What it was trained to have them divided by thereafter.
+            nominal_strides: See the class; default: `strides`.
+            token_width: See the class.
+            image_size: See the class.
         """
         super().__init__()
         self.network = freeze(network)
         self.channels, self.tap_channels, self.strides = channels, tap_channels, strides
+        self.nominal_strides = strides if nominal_strides is None else nominal_strides
+        self.token_width, self.image_size = token_width, image_size
         means, stds = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
         # ((x + 1) / 2 - mean) / std of images x in [-1, 1], in the form that is exactly x for mean = std = 0.5.
         self.register_buffer("scale", 0.5 / stds, persistent=False)
         self.register_buffer("offset", (0.5 - means) / stds, persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the taps of images [B, C, H, W] in [-1, 1]."""
-        return self.network(self._as_trained(images) * self.scale + self.offset)
+    def forward(self, images: Tensor, *, size: int | None = None) -> tuple[Tensor, ...]:
+        """Return the taps of images [B, C, H, W] in [-1, 1], which are resized to `size` x `size` where it is given."""
+        images = self._as_trained(images) * self.scale + self.offset
+        # After the normalisation, as in the reference. The two commute, but at a kink of the network rounding decides.
+        if size is not None and images.shape[-2:] != (size, size):
+            images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        return self.network(images)
 
     def _as_trained(self, images: Tensor) -> Tensor:
         if images.shape[1] not in (1, self.channels):
@@ -91,14 +108,14 @@ def load_backbone(path: Path) -> Backbone:
     )
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
     """Turn all parameters of `module` into buffers of the same names, and put it into evaluation mode.
 
     A buffer cannot be trained by mistake: it is in no `parameters()`, so no optimizer, no `requires_grad_` and no
-    gradient average reaches it. It still moves with `.to(...)` and is in the state dict.
+    gradient average reaches it. It still moves with `.to(...)` and, where `persistent`, is in the state dict.
     """
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             delattr(part, name)
-            part.register_buffer(name, parameter.detach())
+            part.register_buffer(name, parameter.detach(), persistent=persistent)
     return module.eval()

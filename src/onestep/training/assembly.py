@@ -30,6 +30,7 @@ def assemble(
     data: Path,
     teacher: Path | None,
     backbones: Mapping[str, Path],
+    class_embeddings: Path | None = None,
     ranks: Ranks,
     rows_per_pass: int | None = None,
 ) -> Training:
@@ -39,7 +40,8 @@ def assemble(
         document: The resolved run, as run.yaml holds it.
         data: The dataset archive.
         teacher: Snapshot the generator starts from; None where it starts from scratch.
-        backbones: Classifier snapshots the discriminator looks through, by the name the config gives them.
+        backbones: Files of the networks the discriminator looks through, by the name the config gives them.
+        class_embeddings: The table with which the discriminator's class tables start; None for random ones.
         ranks: This process among those of the run.
         rows_per_pass: Most rows of a rank that pass the networks at once; None for all.
 
@@ -58,8 +60,11 @@ def assemble(
         players["discriminator"] = build_discriminator(
             document["discriminator"],
             backbones=backbones,
+            timm=document.get("timm"),
+            class_embeddings=class_embeddings,
             classes=archive.classes if document["conditional"] else 0,
             seed=document["seed"],
+            rank=ranks.rank,
         )
     for player in players.values():
         player.to(ranks.device)

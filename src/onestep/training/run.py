@@ -36,12 +36,14 @@ class Inputs:
         data: The dataset archive.
         teacher: The network it starts from, or None.
         backbones: What its discriminator looks through, by name.
+        class_embeddings: The table from which its discriminator's knowledge of classes starts, or None.
     """
 
     run: Path
     data: Path
     teacher: Path | None = None
     backbones: Mapping[str, Path] = field(default_factory=dict)
+    class_embeddings: Path | None = None
 
     def digests(self) -> dict[str, Any]:
         """Return the SHA-256 of each input's content; a dataset's is read from its card where there is one."""
@@ -50,6 +52,7 @@ class Inputs:
             "data": read_json(card)["sha256"] if card.exists() else sha256_of_file(self.data),
             "teacher": None if self.teacher is None else sha256_of_file(self.teacher),
             "backbones": {name: sha256_of_file(path) for name, path in self.backbones.items()},
+            **({"class_embeddings": sha256_of_file(self.class_embeddings)} if self.class_embeddings else {}),
         }
 
 
@@ -87,6 +90,7 @@ def carry_out(
                 data=inputs.data,
                 teacher=inputs.teacher,
                 backbones=inputs.backbones,
+                class_embeddings=inputs.class_embeddings,
                 ranks=ranks,
                 rows_per_pass=rows_per_pass,
             )

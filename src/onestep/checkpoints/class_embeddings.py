@@ -1,0 +1,59 @@
+"""Reads the published table of class embeddings, a pickled `torch.nn.Embedding`, without executing anything in it.
+
+Source: StyleGAN-XL (arXiv:2202.00273), `in_embeddings/tf_efficientnet_lite0.pkl`: features of EfficientNet-lite0,
+averaged over each class of ImageNet, [1000, 320] in the usual order of its classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep.checkpoints._pickle_file import read_pickle_file
+from onestep.checkpoints._stack_machine import kind
+from onestep.checkpoints._vocabulary import Module, StoredTensor, embedding_vocabulary
+
+_KEY = "embed"
+
+
+def read_class_embeddings(path: Path | str) -> Tensor:
+    """Read the table: float32 [K, E], a row a class.
+
+    Raises:
+        ValueError: The file is not a pickled dict with one `torch.nn.Embedding` under `embed`, is damaged, or names a
+            global that is not on the list.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        document, budget = read_pickle_file(path, vocabulary=embedding_vocabulary)
+        stored = _weight(document)
+        budget.copy(len(stored.storage.raw))
+        return _table(stored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected the published class embeddings, whole") from None
+
+
+def _weight(document: Any) -> StoredTensor:
+    """Return the one parameter of the one embedding in the file."""
+    if type(document) is not dict or set(document) != {_KEY}:
+        raise ValueError(f"the file holds {kind(document)}, not a dict with the one key {_KEY!r}")
+    module = document[_KEY]
+    if type(module) is not Module or module.class_name != "Embedding":
+        raise ValueError(f"under {_KEY!r} the file holds {kind(module)}, not an embedding")
+    parameters = module.state.get("_parameters")
+    if type(parameters) is not dict or set(parameters) != {"weight"} or type(parameters["weight"]) is not StoredTensor:
+        raise ValueError("the embedding does not have exactly one parameter, its weight")
+    return parameters["weight"]
+
+
+def _table(stored: StoredTensor) -> Tensor:
+    if len(stored.size) != 2 or stored.storage.dtype is not torch.float32 or not stored.count:
+        raise ValueError(f"the table is {stored.storage.dtype} {list(stored.size)}, not float32 [classes, width]")
+    table = torch.as_strided(stored.storage.load(), stored.size, stored.stride, stored.offset).contiguous()
+    if not torch.isfinite(table).all():
+        raise ValueError("the table has entries that are not finite")
+    return table

@@ -1,0 +1,45 @@
+"""Reads weights as their publishers share them: safetensors, or torch's own file, in which only tensors are read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep.checkpoints._tensor_file import read_tensors
+
+# Under one of these keys trainers keep the weights beside other things (DeiT's files: `model`).
+_WRAPPERS = ("model", "state_dict")
+
+
+def read_published_weights(path: Path | str) -> dict[str, Tensor]:
+    """Read a network's tensors by name from `.safetensors`, or from `.pth`, `.pt` or `.bin` of `torch.save`.
+
+    Raises:
+        ValueError: The file has another ending, is damaged, or holds anything but tensors by name.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    if path.suffix not in (".pth", ".pt", ".bin"):
+        raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None
+    return _tensors(document, path=path)
+
+
+def _tensors(document: Any, *, path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name, out of the dict that a trainer may have put them into."""
+    for key in _WRAPPERS:
+        if isinstance(document, dict) and isinstance(document.get(key), dict):
+            document = document[key]
+    if not isinstance(document, dict) or not document or not all(isinstance(v, Tensor) for v in document.values()):
+        raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
+    return dict(document)
