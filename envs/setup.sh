@@ -11,6 +11,11 @@ fail() {
 	exit 1
 }
 
+# The last error in pip's log, or its last line where pip names none.
+reason() {
+	grep -E '^(ERROR|error)' "$1" | tail -n 1 || tail -n 1 "$1"
+}
+
 command -v "$python" >/dev/null || fail "no '$python' on PATH; install Python 3.11 or newer (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=/path/to/python3.11"
 version=$("$python" -c 'import platform; print(platform.python_version())') || fail "'$python' does not start"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "'$python' is Python $version, expected 3.11 or newer; name a newer one: make setup PYTHON=/path/to/python3.11"
@@ -41,8 +46,8 @@ while kill -0 "$installer" 2>/dev/null; do
 	waited=$((SECONDS - began))
 	[ $((waited % 10)) -ne 0 ] || echo "setup: $waited s, $(tail -n 1 "$log" | cut -c1-80), $(du -sm "$venv" | cut -f1) MB on disk" >&2
 done
-wait "$installer" || fail "installing envs/requirements.lock failed: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
+wait "$installer" || fail "installing envs/requirements.lock failed: $(reason "$log") (log: $log)"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --editable . >>"$log" 2>&1 ||
-	fail "installing this package failed: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
+	fail "installing this package failed: $(reason "$log") (log: $log)"
 echo "$wanted" >"$venv/complete"
 echo "setup: done" >&2
