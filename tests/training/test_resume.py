@@ -101,6 +101,17 @@ def test_a_second_trainer_of_the_same_run_is_refused(bench, tmp_path):
     assert f"process {first.pid}" in said and "is training this run" in said and len(said.strip().splitlines()) == 1
 
 
+def logged_losses(folder):
+    """Return the losses that a tiny edm run has logged, one a step."""
+    log = (folder / "runs/digits_edm/log.jsonl").read_text().splitlines()
+    return [json.loads(line)["losses"]["generator"] for line in log]
+
+
+def assert_same_losses(one, other):
+    assert len(one) == 20
+    torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=1e-5, atol=1e-5)
+
+
 def test_one_process_equals_two_on_the_same_batch(bench, tmp_path):
     document = bench.document("digits_edm", images=640, snapshots=[640])
     losses = []
@@ -108,10 +119,8 @@ def test_one_process_equals_two_on_the_same_batch(bench, tmp_path):
         folder = tmp_path / str(processes)
         arguments = bench.arguments(document, state=folder / "state", output=folder / "runs")
         bench.run([*arguments, "--processes", str(processes)])
-        log = (folder / "runs/digits_edm/log.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["losses"]["generator"] for line in log])
-    assert len(losses[0]) == 20
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-5)
+        losses.append(logged_losses(folder))
+    assert_same_losses(*losses)
 
 
 def test_a_batch_in_passes_trains_as_the_whole_batch(bench, tmp_path):
@@ -121,10 +130,8 @@ def test_a_batch_in_passes_trains_as_the_whole_batch(bench, tmp_path):
         folder = tmp_path / str(passes)
         bench.run([*bench.arguments(document, state=folder / "state", output=folder / "runs"), *options])
         assert json.loads((folder / "runs/digits_edm/summary.json").read_text())["passes"] == passes
-        log = (folder / "runs/digits_edm/log.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["losses"]["generator"] for line in log])
-    assert len(losses[0]) == 20
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-5)
+        losses.append(logged_losses(folder))
+    assert_same_losses(*losses)
 
 
 def test_d2o_trains_in_passes_and_without_second_derivatives_of_features(bench, tmp_path):
