@@ -346,6 +346,10 @@ WRONG = {
         {f"{D2O}.dropout": TAKEN_AWAY},
         f"{D2O}.dropout: missing, and there is no default",
     ),
+    "a preconditioning of a teacher that is a run": (
+        {"teachers.digits.preconditioning": "d2o"},
+        "teachers.digits.preconditioning: only a pickle has it here; a run says its own",
+    ),
     "a preconditioning beside a network": (
         {"runs.digits_edm.preconditioning": "edm"},
         "runs.digits_edm.preconditioning: only a run with a teacher has it here; a network has it in its own block",

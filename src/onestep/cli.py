@@ -83,8 +83,11 @@ def convert(options: argparse.Namespace) -> int:
     """Turn a published pickle, or a run's snapshot, into safetensors and a YAML of the architecture."""
     from onestep.checkpoints.conversion import convert_edm_pickle, convert_snapshot
 
-    turn = convert_snapshot if options.source.suffix == ".safetensors" else convert_edm_pickle
-    turn(options.source, weights=options.output, architecture=options.output.with_suffix(".yaml"))
+    files = {"weights": options.output, "architecture": options.output.with_suffix(".yaml")}
+    if options.source.suffix == ".safetensors":
+        convert_snapshot(options.source, **files)
+    else:
+        convert_edm_pickle(options.source, **files, preconditioning=options.preconditioning)
     return 0
 
 
@@ -203,7 +206,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("state-seconds", float, 300.0),
         ("rows-per-pass", int, None),
     ],
-    convert: [("source", Path, ...), ("output", Path, ...)],
+    convert: [("source", Path, ...), ("preconditioning", str, "edm"), ("output", Path, ...)],
     sample: [
         ("weights", Path, ...),
         ("sampler", json.loads, ...),

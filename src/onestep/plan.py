@@ -151,6 +151,11 @@ class Plan:
         teacher = self.experiment.teachers[wildcards.teacher]
         return self._last_snapshot(teacher.run) if teacher.run is not None else self._input(teacher.pickle)
 
+    def teacher_options(self, wildcards: Any) -> str:
+        """What is said of a teacher that its file does not say."""
+        preconditioning = self.experiment.teachers[wildcards.teacher].preconditioning
+        return "" if preconditioning is None else f"--preconditioning {preconditioning}"
+
     def convert_code(self, wildcards: Any) -> str:
         """Fingerprint of the conversion."""
         return self._code("convert")

@@ -47,6 +47,14 @@ def test_a_pickle_becomes_a_teacher_that_builds_the_same_network(golden: Any, tm
 
 
 @pytest.mark.golden
+def test_what_stands_around_the_network_of_a_pickle_is_said_from_outside(golden: Any, tmp_path: Path) -> None:
+    source = published(golden, tmp_path / "d2o.pkl")
+    files = {"weights": tmp_path / "t.safetensors", "architecture": tmp_path / "t.yaml"}
+    convert_edm_pickle(source, **files, preconditioning="d2o")
+    assert read_snapshot(tmp_path / "t.safetensors").config["preconditioning"] == "d2o"
+
+
+@pytest.mark.golden
 def test_conversion_repeats_bitwise(golden: Any, tmp_path: Path) -> None:
     source = published(golden, tmp_path / "edm.pkl")
     for name in ("a", "b"):

@@ -65,6 +65,7 @@ rule convert:
     conda:
         "../../envs/onestep.yaml"
     params:
+        options=plan.teacher_options,
         code=plan.convert_code,
     shell:
-        "onestep convert --source {input:q} --output {output.weights:q} > {log:q} 2>&1"
+        "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

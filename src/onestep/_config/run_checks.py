@@ -60,6 +60,8 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         given = [key for key in ("run", "pickle") if getattr(teacher, key) is not None]
         if wrong := exactly_one(("run", "pickle"), given=given):
             yield Problem(place, wrong)
+        if teacher.run is not None and teacher.preconditioning is not None:
+            yield Problem((*place, "preconditioning"), "only a pickle has it here; a run says its own")
         if name in experiment.runs:
             yield Problem(place, "also the name of a run; samples are filed under either, so rename one of them")
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")

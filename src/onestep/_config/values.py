@@ -132,10 +132,17 @@ class Discriminator:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Teacher:
-    """A denoiser that runs start from: the last snapshot of a `run`, or an input that holds EDM's `pickle`."""
+    """A denoiser that runs start from: the last snapshot of a `run`, or an input that holds EDM's `pickle`.
+
+    Attributes:
+        run: A run of this config.
+        pickle: An input in EDM's format.
+        preconditioning: What stands around the pickle's network, `edm` where nothing is said: `d2o` for D2O's files.
+    """
 
     run: Name | None = None
     pickle: Name | None = None
+    preconditioning: Literal["edm", "d2o"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -19,14 +19,15 @@ from onestep.files import sha256_of_file, write_text
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
 
-def convert_edm_pickle(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
-    """Turn one of EDM's network pickles into a teacher; nothing in the pickle is executed.
-
-    Its preconditioning becomes `edm`, which all nine published networks have; the class name in the file, which
-    could say otherwise, is kept in the note only.
+def convert_edm_pickle(
+    source: Path | str, *, weights: Path | str, architecture: Path | str, preconditioning: str = "edm"
+) -> None:
+    """Turn one of EDM's network pickles, or one of the same form, into a teacher; nothing in it is executed.
 
     Args:
         source: The pickle.
+        preconditioning: What stands around its network: `edm` in all nine that EDM published, `d2o` in the one-step
+            generators that D2O did. The class name in the file is kept in the note and believed in nothing.
         weights: Where to write the safetensors file.
         architecture: Where to write the YAML card: the config, and the source with its SHA-256.
 
@@ -34,13 +35,15 @@ def convert_edm_pickle(source: Path | str, *, weights: Path | str, architecture:
         ValueError: The pickle is refused or damaged, or its network is neither a SongUNet nor a DhariwalUNet.
     """
     checkpoint = read_edm_pickle(source)
-    config = {**_our_spelling(source, checkpoint.config), "preconditioning": "edm"}
+    config = {**_our_spelling(source, checkpoint.config), "preconditioning": preconditioning}
     note = {**_origin(source), "class_name": checkpoint.class_name}
     _write_teacher(checkpoint.state_dict, config, note, weights=weights, architecture=architecture)
 
 
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
     """Turn a snapshot of one of our runs into a teacher of the same form; arguments as in `convert_edm_pickle`.
+
+    Its config says what its preconditioning is.
 
     Raises:
         ValueError: The file is not a snapshot, or its config names no network.
