@@ -1,5 +1,5 @@
 # From config.yaml to tables and a page; `snakemake -n` says what would run, and why.
-# Where it runs stands in profiles/; what is run stands in config.yaml of the working directory.
+# Where it runs stands in profiles/; what is run, in the working directory's config.yaml, or `--config experiment=FILE`.
 
 from snakemake.utils import min_version
 
@@ -10,7 +10,7 @@ min_version("9.20")
 
 # A wrong key, name or type stops here, before any job, with its path in the file.
 try:
-    plan = Plan.read("config.yaml")
+    plan = Plan.read(config.get("experiment", "config.yaml"))
 except ConfigError as error:
     raise SystemExit(str(error))
 

@@ -57,8 +57,8 @@ class RowPlan:
 class Plan:
     """The config as the rules see it; methods that take `wildcards` are input or params functions."""
 
-    def __init__(self, experiment: Experiment, *, fingerprints: Fingerprints) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, *, source: str, fingerprints: Fingerprints) -> None:
+        self.experiment, self.source = experiment, source
         self._document = experiment_document(experiment)
         self._fingerprints = fingerprints
 
@@ -69,7 +69,7 @@ class Plan:
         Raises:
             ConfigError: Something in it is wrong; one line a problem.
         """
-        return cls(read_experiment(config), fingerprints=Fingerprints())
+        return cls(read_experiment(config), source=str(config), fingerprints=Fingerprints())
 
     def _code(self, verb: str, *loaded: str) -> str:
         return self._fingerprints.fingerprint(f"onestep.cli:{verb}", plugins=loaded)

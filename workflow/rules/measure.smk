@@ -63,4 +63,4 @@ rule report:
         config=plan.page_options,
         code=plan.report_code,
     shell:
-        "onestep report --config config.yaml --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"
+        "onestep report --config {plan.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"

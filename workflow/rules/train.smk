@@ -18,7 +18,7 @@ rule resolve:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
     shell:
-        "onestep resolve --config config.yaml --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
+        "onestep resolve --config {plan.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
 
 
 for run in plan.runs:
