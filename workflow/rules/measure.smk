@@ -61,6 +61,7 @@ rule report:
         "../../envs/onestep.yaml"
     params:
         config=plan.page_options,
+        source=plan.source,
         code=plan.report_code,
     shell:
-        "onestep report --config {plan.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"
+        "onestep report --config {params.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"

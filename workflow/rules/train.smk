@@ -17,8 +17,9 @@ rule resolve:
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
+        source=plan.source,
     shell:
-        "onestep resolve --config {plan.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
+        "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
 
 
 for run in plan.runs:
