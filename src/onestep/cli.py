@@ -148,6 +148,15 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a generator for other people: one file of weights that builds itself, and a model card."""
+    from onestep.report.export import export as write_export
+
+    write_export(options.weights, run=options.run, table=options.table, licence=options.licence, folder=options.output)
+    print(f"{options.output}: generator.safetensors, README.md")
+    return 0
+
+
 def show(options: argparse.Namespace) -> int:
     """Print a table, and where its page is."""
     print(options.table.with_suffix(".md").read_text())
@@ -229,6 +238,14 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("output", Path, ...),
     ],
     report: [("config", Path, ...), ("results", Path, ...), ("benchmarks", Path, ...), ("output", Path, ...)],
+    export: [
+        ("weights", Path, ...),
+        ("run", Path, ...),
+        ("table", Path, None),
+        # What comes from one of EDM's networks stays under its terms; another network's owner says otherwise.
+        ("licence", str, "cc-by-nc-sa-4.0"),
+        ("output", Path, ...),
+    ],
     status: [("config", Path, Path("config.yaml"))],
 }
 

@@ -10,11 +10,18 @@ from typing import Protocol
 
 from torch import Tensor
 
-from onestep.networks._builder import build_denoiser
+from onestep.networks._builder import build_denoiser, load_denoiser
 from onestep.networks._freezing import frozen_parameters
 from onestep.networks._teacher import one_step_config, teacher_weights_for
 
-__all__ = ["Denoiser", "build_denoiser", "frozen_parameters", "one_step_config", "teacher_weights_for"]
+__all__ = [
+    "Denoiser",
+    "build_denoiser",
+    "frozen_parameters",
+    "load_denoiser",
+    "one_step_config",
+    "teacher_weights_for",
+]
 
 
 class Denoiser(Protocol):

@@ -1,14 +1,16 @@
-"""From a config to a denoiser."""
+"""From a config, or from a file, to a denoiser."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from onestep import plugins
+from onestep.checkpoints.snapshot import read_snapshot
 from onestep.networks._preconditioning import Preconditioned
 
 
@@ -32,6 +34,21 @@ def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
     model = network(**{key: value for key, value in options.items() if key in inner})
     outer_options = {key: value for key, value in options.items() if key in outer}
     return Preconditioned(model, preconditioning=preconditioning, **outer_options)
+
+
+def load_denoiser(weights: Path | str) -> nn.Module:
+    """Return the network of a snapshot or teacher, in evaluation mode.
+
+    Raises:
+        ValueError: The file is no snapshot, or not of a denoiser.
+    """
+    snapshot = read_snapshot(weights)
+    try:
+        network = build_denoiser(snapshot.config)
+        network.load_state_dict(snapshot.state_dict, strict=True)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{weights}: not a denoiser of this pipeline: {error}") from error
+    return network.eval().requires_grad_(False)
 
 
 def _network_class(options: dict[str, Any]) -> Callable[..., nn.Module]:

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from onestep.archive import write_arrays
-from onestep.checkpoints.snapshot import read_snapshot
 from onestep.files import sha256_of_file
-from onestep.networks import build_denoiser
+from onestep.networks import load_denoiser
 from onestep.sampling import Sampler, generate
 
 _EVERY_SECONDS = 10.0
@@ -54,21 +52,6 @@ def write_samples(
     }
     about = {"weights_sha256": sha256_of_file(weights), "sampler": dict(options), "evaluations": sampler.evaluations}
     write_arrays(output, arrays, about=about)
-
-
-def load_denoiser(weights: Path) -> nn.Module:
-    """Return the network of a snapshot or teacher, in evaluation mode.
-
-    Raises:
-        ValueError: The file is no snapshot, or not of a denoiser.
-    """
-    snapshot = read_snapshot(weights)
-    try:
-        network = build_denoiser(snapshot.config)
-        network.load_state_dict(snapshot.state_dict, strict=True)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights}: not a denoiser of this pipeline: {error}") from error
-    return network.eval().requires_grad_(False)
 
 
 def _say(output: Path, *, done: int, wanted: int, seconds: float) -> None:
