@@ -165,6 +165,15 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Put two measurements side by side; the exit code is 1 where they may not be compared."""
+    from onestep.report.comparison import compare as comparison
+
+    lines = comparison(options.first, options.second)
+    print("\n".join(lines))
+    return int(any(line.startswith("not comparable") for line in lines))
+
+
 def status(options: argparse.Namespace) -> int:
     """Say of each run: how far it is, and whether the code that trained it is the code that is here."""
     from onestep.plan import Plan
@@ -284,6 +293,10 @@ def _parser() -> argparse.ArgumentParser:
     shown.set_defaults(verb=show)
     shown.add_argument("table", type=Path)
     shown.add_argument("--page", type=Path)
+    compared = verbs.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
+    compared.set_defaults(verb=compare)
+    for name in ("first", "second"):
+        compared.add_argument(name, type=Path, metavar=f"{name.upper()}.json")
     return parser
 
 
