@@ -26,19 +26,25 @@ def entry(run, *, fd=(), recall=(), **changes):
         run=run,
         sampler="one_step",
         label=run,
+        dataset="digits",
         nfe=1,
         images_seen=40,
+        images=None,
         snapshot=f"{run}@40",
+        snapshot_policy="last",
+        model=f"{run}@40",
+        ema=1000.0,
         frozen_share=0.5,
         trained_with_other_code=False,
         published={},
+        sources={},
         measurements=found,
     )
     return dataclasses.replace(row, **changes)
 
 
 def build(*entries):
-    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS, snapshot_policy="last")
+    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS)
 
 
 def test_numbers_are_means_over_the_blocks_with_their_sample_deviation():
