@@ -64,12 +64,12 @@ WRONG = {
     ),
     "unknown key of a run's average": (
         {f"{D2O}.ema.half_live": 1},
-        f"{D2O}.ema.half_live: unknown key; allowed: half_life, ramp_up; did you mean half_life?",
+        f"{D2O}.ema.half_live: unknown key; allowed: half_life, ramp_up, others; did you mean half_life?",
     ),
     "unknown key of a row": (
         {"tables.digits.rows.1": {"run": "digits_edm", "sampler": "heun", "smapler": "heun"}},
         "tables.digits.rows[1].smapler: unknown key; "
-        "allowed: run, teacher, sampler, label, published; did you mean sampler?",
+        "allowed: run, teacher, sampler, label, dataset, ema, published, nfe, images; did you mean sampler?",
     ),
     "unknown section": (
         {"zebra": 1},
@@ -336,7 +336,8 @@ WRONG = {
     ),
     "a row of nothing": (
         {"tables.digits.rows.3": {"sampler": "heun"}},
-        "tables.digits.rows[3]: found none, expected exactly one of: run, teacher",
+        "tables.digits.rows[3]: found none, expected exactly one of: run, teacher; "
+        "another method's row has `published` instead",
     ),
     "a teacher called like a run": (
         {"teachers.digits_d2o": {"run": "digits_edm"}},
@@ -587,7 +588,7 @@ def test_inputs_brought_by_hand_and_pickled_teachers_are_read() -> None:
     experiment = parse_experiment(demo_with(changes))
     assert experiment.inputs["edm"].file == "downloads/edm.pkl"
     assert experiment.teachers["published"].pickle == "edm"
-    assert experiment.tables["digits"].rows[3].published == {"fd": 2.0}
+    assert experiment.tables["digits"].rows[3].published["fd"].value == 2.0
 
 
 @pytest.mark.parametrize(

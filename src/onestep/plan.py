@@ -1,9 +1,9 @@
 """Which file comes from which, and with which options: what the rules ask of config.yaml.
 
 All paths are relative to the working directory, below results/. A *model* is a snapshot of a run, `{run}@{images}`, the
-one chosen among them, `{run}@best-...`, or a teacher's name: `onestep.models` spells them. A stage's options are its own
-keys of the config alone, spelled as canonical JSON, so that nothing else can rerun it; its code is the fingerprint of
-what the stage's verb runs.
+one chosen among them, `{run}@best-...`, or a teacher's name: `onestep.models` spells them. A stage's options are its
+own keys of the config alone, spelled as canonical JSON, so that nothing else can rerun it; its code is the fingerprint
+of what the stage's verb runs.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -144,6 +145,13 @@ def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -
         "trained_with_other_code": False,
     }
     return Row(**(facts | changes))
+
+
+def other_method(label: str, **changes: Any) -> Row:
+    """Return a row that only has published numbers."""
+    nothing = dict.fromkeys(("run", "sampler", "snapshot", "snapshot_policy", "model", "ema", "images_seen"))
+    given = {"label": label, "frozen_share": None} | changes
+    return dataclasses.replace(row(label, "", fd=None, recall=None), **nothing, **given)
 
 
 def write_results(results: Path, *, story: Story) -> None:

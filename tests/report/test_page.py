@@ -127,10 +127,10 @@ def test_the_table_shows_every_row_with_its_best_values_and_marks(page):
     table = page[page.index('<table class="results">') : page.index("</table>")]
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[1:]
     assert [Page(row).text.replace(" \u00b1 ", "+-") for row in rows] == [
-        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 0 %",
-        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 0 %",
-        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 0 %",
-        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 79 %",
+        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 0 % last",
+        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 0 % last",
+        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 0 % last",
+        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 79 % last",
     ]
     assert [row.count("number best") for row in rows] == [0, 0, 4, 0]
     assert "Trained with other code" in page

@@ -131,7 +131,7 @@ def _markdown_number(found: Cell | None) -> str:
 
 def _markdown(text: str) -> str:
     """Escape what Markdown would read as markup; an underscore inside a word is none."""
-    escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
+    escaped = re.sub(r"([\\`*~\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
 
 
