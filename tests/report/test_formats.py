@@ -167,7 +167,10 @@ def several_datasets():
 def test_rows_of_several_datasets_and_averages_say_which():
     text = as_markdown(several_datasets())
     assert "| run | sampler | dataset | evaluations | images | frozen | snapshot | average |" in text
-    assert "| d2o_f \u2020 | one_step | letters | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | 100,000 images |" in text
+    assert (
+        "| d2o_f \u2020 | one_step | letters | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | 100,000 images |"
+        in text
+    )
     assert "| SiD | not run here | digits | 1 | \\~400 M | not published | not published | not published |" in text
     assert "best of its column within its dataset; datasets are not compared" in text
     assert "&".join(["run ", " sampler ", " dataset ", " evaluations "]) in as_latex(several_datasets())
