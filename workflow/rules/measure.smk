@@ -1,6 +1,7 @@
 # NUMBERS, TABLES, PAGE
 # needs:  results/features/...npz
-# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex, results/report/index.html
+# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex,
+#         results/report/index.html
 
 
 rule measure:
