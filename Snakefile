@@ -4,6 +4,7 @@
 from snakemake.utils import min_version
 
 from onestep.config import ConfigError
+from onestep.models import MODEL
 from onestep.plan import Plan
 
 min_version("9.20")
@@ -16,7 +17,7 @@ except ConfigError as error:
 
 
 wildcard_constraints:
-    model=r"[a-z0-9_]+(@[0-9]+)?",
+    model=MODEL,
     run=r"[a-z0-9_]+",
     dataset=r"[a-z0-9_]+",
     teacher=r"[a-z0-9_]+",

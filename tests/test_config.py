@@ -64,12 +64,12 @@ WRONG = {
     ),
     "unknown key of a run's average": (
         {f"{D2O}.ema.half_live": 1},
-        f"{D2O}.ema.half_live: unknown key; allowed: half_life, ramp_up; did you mean half_life?",
+        f"{D2O}.ema.half_live: unknown key; allowed: half_life, ramp_up, others; did you mean half_life?",
     ),
     "unknown key of a row": (
         {"tables.digits.rows.1": {"run": "digits_edm", "sampler": "heun", "smapler": "heun"}},
         "tables.digits.rows[1].smapler: unknown key; "
-        "allowed: run, teacher, sampler, label, published; did you mean sampler?",
+        "allowed: run, teacher, sampler, label, dataset, ema, published, nfe, images; did you mean sampler?",
     ),
     "unknown section": (
         {"zebra": 1},
@@ -309,6 +309,114 @@ WRONG = {
         "tables.digits.rows[3].published.fid: found the text 'fid', expected one of the columns: "
         "fd, is, precision, recall; did you mean fd?",
     ),
+    # Snapshots, averages, other methods, several datasets
+    "the old key of a table's policy": (
+        {"tables.digits.snapshot": "last"},
+        "tables.digits.snapshot: unknown key; "
+        "allowed: title, dataset, seeds, select, select_seeds, columns, rows, curves",
+    ),
+    "a policy that is none": (
+        {"tables.digits.select": "best"},
+        "tables.digits.select: found the text 'best', expected last, or best_ and a column, such as best_fd",
+    ),
+    "the best of a missing column": (
+        {"tables.digits.select": "best_fid"},
+        "tables.digits.select: found the text 'best_fid', expected one of the policies: last, best_fd, best_is, "
+        "best_precision, best_recall; did you mean best_fd?",
+    ),
+    "seeds to select by where nothing is selected": (
+        {"tables.digits.select_seeds": "9000-9999"},
+        "tables.digits.select_seeds: found the text '9000-9999', expected nothing: select: last measures no snapshots "
+        "to choose among",
+    ),
+    "too few seeds to select by": (
+        {"tables.digits.select": "best_is", "tables.digits.select_seeds": "9000-9003"},
+        "tables.digits.select_seeds: 9000-9003 has 4 seeds, expected at least 10: so many images metric is needs",
+    ),
+    "seeds to select by that run backwards": (
+        {"tables.digits.select": "best_fd", "tables.digits.select_seeds": "9-0"},
+        "tables.digits.select_seeds: found the text '9-0', expected first-last, the first not above the last",
+    ),
+    "an average that is the main one": (
+        {f"{D2O}.ema.others": [5000]},
+        f"{D2O}.ema.others[0]: found 5000, which is the main half-life; take it away",
+    ),
+    "an average twice": (
+        {f"{D2O}.ema.others": [100, 200, 100]},
+        f"{D2O}.ema.others[2]: found 100, which is in this list already; take it away",
+    ),
+    "an average over no whole number of images": (
+        {f"{D2O}.ema.others": [0.5]},
+        f"{D2O}.ema.others[0]: found 0.5, expected a whole number",
+    ),
+    "a row of an average that the run does not keep": (
+        {f"{D2O}.ema.others": [100], "tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "ema": 200}},
+        "tables.digits.rows[3].ema: found 200, expected one of the half-lives of digits_d2o: 5000, 100",
+    ),
+    "a row of a teacher's average": (
+        {"tables.digits.rows.3": {"teacher": "digits", "sampler": "heun", "ema": 200}},
+        "tables.digits.rows[3].ema: found 200, expected none: a teacher has one average",
+    ),
+    "a row without a sampler": (
+        {"tables.digits.rows.3": {"run": "digits_d2o"}},
+        "tables.digits.rows[3].sampler: missing, and there is no default",
+    ),
+    "another method without a name": (
+        {"tables.digits.rows.3": {"published": {"fd": 1.5}}},
+        "tables.digits.rows[3].label: missing, but a row without run or teacher has no other name",
+    ),
+    "another method through a sampler": (
+        {"tables.digits.rows.3": {"label": "SiD", "published": {"fd": 1.5}, "sampler": "heun"}},
+        "tables.digits.rows[3].sampler: a row without run or teacher has none, because nothing is measured for it",
+    ),
+    "a measured row that says what is measured": (
+        {"tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "nfe": 1}},
+        "tables.digits.rows[3].nfe: only another method's row has it; what is measured here knows its own",
+    ),
+    "a published number that is none": (
+        {"tables.digits.rows.3": {"label": "SiD", "published": {"fd": "1.5"}}},
+        "tables.digits.rows[3].published.fd.value: found the text '1.5', expected a number; take away the quotes",
+    ),
+    "an unknown key of a published number": (
+        {"tables.digits.rows.3": {"label": "SiD", "published": {"fd": {"value": 1.5, "sorce": "x"}}}},
+        "tables.digits.rows[3].published.fd.sorce: unknown key; allowed: value, source; did you mean source?",
+    ),
+    "a dataset of a row and of its table": (
+        {"tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "dataset": "digits"}},
+        "tables.digits.rows[3].dataset: found the text 'digits', but the table names digits; take one away",
+    ),
+    "a row without a dataset": (
+        {
+            "tables.digits.dataset": TAKEN_AWAY,
+            "tables.digits.rows": [
+                {"run": "digits_d2o", "sampler": "heun", "dataset": "digits"},
+                {"run": "digits_edm", "sampler": "heun"},
+            ],
+        },
+        "tables.digits.rows[1].dataset: missing, and the table names none; name one there, or one in each row",
+    ),
+    "a row of another dataset than its own": (
+        {
+            "datasets.letters": {"name": "digits", "input": "digits", "resolution": 16},
+            "tables.digits.dataset": TAKEN_AWAY,
+            "tables.digits.rows": [{"run": "digits_d2o", "sampler": "heun", "dataset": "letters"}],
+        },
+        "tables.digits.rows[0]: learned from dataset digits, expected letters, as the row says",
+    ),
+    "a teacher from outside on two datasets": (
+        {
+            "inputs.edm": {"file": "edm.pkl"},
+            "teachers.edm": {"pickle": "edm"},
+            "datasets.letters": {"name": "digits", "input": "digits", "resolution": 16},
+            "tables.digits.dataset": TAKEN_AWAY,
+            "tables.digits.rows": [
+                {"teacher": "edm", "sampler": "heun", "dataset": "digits"},
+                {"teacher": "edm", "sampler": "heun", "dataset": "letters"},
+            ],
+        },
+        "tables.digits.rows[1]: edm is compared with letters here and with digits elsewhere; "
+        "give it a second name in teachers",
+    ),
     # What belongs together
     "a run with two beginnings": (
         {f"{D2O}.classifier": {"name": "convnet", "width": 16}},
@@ -336,7 +444,8 @@ WRONG = {
     ),
     "a row of nothing": (
         {"tables.digits.rows.3": {"sampler": "heun"}},
-        "tables.digits.rows[3]: found none, expected exactly one of: run, teacher",
+        "tables.digits.rows[3]: found none, expected exactly one of: run, teacher; "
+        "another method's row has `published` instead",
     ),
     "a teacher called like a run": (
         {"teachers.digits_d2o": {"run": "digits_edm"}},
@@ -546,6 +655,29 @@ def test_the_demo_is_read() -> None:
     assert experiment.tables["digits"].columns["fd"] == "fd.frechet"
 
 
+def test_a_published_number_stands_alone_or_with_its_source_and_reads_back_the_same() -> None:
+    row = {"label": "SiD", "published": {"fd": 1.923, "is": {"value": 9.98, "source": "A Paper"}}, "images": "~400 M"}
+    experiment = parse_experiment(demo_with({"tables.digits.rows.3": row}))
+    published = experiment.tables["digits"].rows[3].published
+    assert [(each.value, each.source) for each in published.values()] == [(1.923, None), (9.98, "A Paper")]
+    assert not experiment.tables["digits"].rows[3].is_measured
+    assert parse_experiment(experiment_document(experiment)) == experiment
+
+
+def test_rows_of_a_table_without_a_dataset_name_their_own() -> None:
+    rows = [
+        {"run": "digits_d2o", "sampler": "one_step", "dataset": "digits"},
+        {"label": "SiD", "published": {"fd": 1.9}, "dataset": "letters"},
+    ]
+    changes = {
+        "datasets.letters": {"name": "digits", "input": "digits", "resolution": 16},
+        "tables.digits.dataset": TAKEN_AWAY,
+        "tables.digits.rows": rows,
+    }
+    table = parse_experiment(demo_with(changes)).tables["digits"]
+    assert [table.dataset_of(row) for row in table.rows] == ["digits", "letters"]
+
+
 def test_values_cannot_be_changed() -> None:
     experiment = read_experiment(DEMO)
     run = experiment.runs["digits_edm"]
@@ -591,7 +723,7 @@ def test_inputs_brought_by_hand_and_pickled_teachers_are_read() -> None:
     experiment = parse_experiment(demo_with(changes))
     assert experiment.inputs["edm"].file == "downloads/edm.pkl"
     assert experiment.teachers["published"].pickle == "edm"
-    assert experiment.tables["digits"].rows[3].published == {"fd": 2.0}
+    assert experiment.tables["digits"].rows[3].published["fd"].value == 2.0
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,24 @@ def tiny_config() -> dict[str, Any]:
     return config
 
 
+def selecting_config() -> dict[str, Any]:
+    """Return the tiny config with a second average, and a table of the best snapshot of it beside another method."""
+    config = tiny_config()
+    config["runs"]["digits_d2o"]["ema"]["others"] = [4]  # below what ramp_up leaves of the main one
+    config["tables"]["chosen"] = {
+        "title": "Chosen",
+        "dataset": "digits",
+        "seeds": ["0-31"],
+        "select": "best_fd",
+        "columns": {"fd": "fd.frechet"},
+        "rows": [
+            {"run": "digits_d2o", "sampler": "one_step", "ema": 4, "published": {"fd": 2.5}},
+            {"label": "Other", "nfe": 1, "images": "~9 M", "published": {"fd": {"value": 1.5, "source": "A Paper"}}},
+        ],
+    }
+    return config
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> Path:
     """Write `config` as the config.yaml of a working directory."""
     folder.mkdir(parents=True, exist_ok=True)

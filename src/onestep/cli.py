@@ -125,6 +125,14 @@ def measure(options: argparse.Namespace) -> int:
     return 0
 
 
+def select(options: argparse.Namespace) -> int:
+    """Choose among a run's snapshots by one number of each, and keep the chosen one."""
+    from onestep.evaluation.selection import write_selection
+
+    write_selection(options.choice, results=options.results, output=options.output)
+    return 0
+
+
 def tabulate(options: argparse.Namespace) -> int:
     """Write one table as JSON, CSV, Markdown and LaTeX, and print it."""
     from onestep.report.tabulation import write_tables
@@ -240,6 +248,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("real", Path, ...),
         ("output", Path, ...),
     ],
+    select: [("choice", json.loads, ...), ("results", Path, ...), ("output", Path, ...)],
     tabulate: [
         ("table", json.loads, ...),
         ("training-code", json.loads, ...),

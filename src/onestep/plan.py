@@ -1,21 +1,24 @@
 """Which file comes from which, and with which options: what the rules ask of config.yaml.
 
-All paths are relative to the working directory, below results/. A *model* is a snapshot of a run, `{run}@{images}`, or
-a teacher's name. A stage's options are its own keys of the config alone, spelled as canonical JSON, so that nothing
-else can rerun it; its code is the fingerprint of what the stage's verb runs.
+All paths are relative to the working directory, below results/. A *model* is a snapshot of a run, `{run}@{images}`, the
+one chosen among them, `{run}@best-...`, or a teacher's name: `onestep.models` spells them. A stage's options are its
+own keys of the config alone, spelled as canonical JSON, so that nothing else can rerun it; its code is the fingerprint
+of what the stage's verb runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onestep import plugins
+from onestep._config.values import Row, Table
 from onestep.config import Experiment, experiment_document, read_experiment, run_document
 from onestep.files import canonical_json, sha256_of_file
 from onestep.fingerprint import Fingerprints
+from onestep.models import Choice, Model
 from onestep.stages import training_code
 
 RESULTS = "results"
@@ -44,14 +47,19 @@ class RunPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """A row of a table: a model through a sampler."""
+    """A row of a table that is measured: a model of a run or teacher through a sampler.
+
+    Attributes:
+        name: The run or teacher.
+        model: Its network.
+        sampler: The sampler.
+        trains: Whether it is a run.
+    """
 
     name: str
-    model: str
+    model: Model
     sampler: str
-    images_seen: int | None
-    label: str
-    published: Mapping[str, float]
+    trains: bool
 
 
 class Plan:
@@ -123,7 +131,11 @@ class Plan:
                 data=f"{RESULTS}/data/{run.dataset}.zip",
                 weights=[*teacher, *dict.fromkeys(backbones.values()), *table],
                 options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
-                snapshots=[self._snapshot(name, images) for images in run.snapshots],
+                snapshots=[
+                    self._weights(Model(name=name, images=images, ema=ema))
+                    for images in run.snapshots
+                    for ema in (None, *run.ema.others)
+                ],
                 code=self.training_code(name) if follows else "",
             )
 
@@ -131,11 +143,11 @@ class Plan:
         """Return the fingerprint of the code that would train a run now."""
         return training_code(run_document(self.experiment, run), fingerprints=self._fingerprints)
 
-    def _snapshot(self, run: str, images: int) -> str:
-        return f"{RESULTS}/runs/{run}/snapshots/{images}.safetensors"
+    def _weights(self, model: Model) -> str:
+        return f"{RESULTS}/{model.weights}"
 
     def _last_snapshot(self, run: str) -> str:
-        return self._snapshot(run, self.experiment.runs[run].snapshots[-1])
+        return self._weights(Model(name=run, images=self.experiment.runs[run].images))
 
     def _backbone(self, name: str) -> str:
         backbone = self.experiment.backbones[name]
@@ -164,8 +176,40 @@ class Plan:
 
     def model_weights(self, wildcards: Any) -> str:
         """The network of a model."""
-        run, _, images = wildcards.model.partition("@")
-        return self._snapshot(run, int(images)) if images else f"{RESULTS}/teachers/{run}.safetensors"
+        return self._weights(Model.parse(wildcards.model))
+
+    def _candidates(self, model: Model) -> list[Model]:
+        """Return the snapshots among which a model is chosen, the earliest first."""
+        return [Model(name=model.name, images=n, ema=model.ema) for n in self.experiment.runs[model.name].snapshots]
+
+    def candidate_snapshots(self, wildcards: Any) -> list[str]:
+        """The networks among which one is chosen."""
+        return [self._weights(candidate) for candidate in self._candidates(Model.parse(wildcards.model))]
+
+    def candidate_measurements(self, wildcards: Any) -> list[str]:
+        """The numbers by which it is chosen."""
+        model = Model.parse(wildcards.model)
+        by = model.choice
+        return [self._measurement(each, by.sampler, by.seeds, by.metric) for each in self._candidates(model)]
+
+    def _measurement(self, model: Model, sampler: str, seeds: str, metric: str) -> str:
+        return f"{RESULTS}/metrics/{model}/{sampler}/{seeds}.{metric}.json"
+
+    def choice_options(self, wildcards: Any) -> str:
+        """The number, which direction of it is better, and the counts of images that name the snapshots."""
+        model = Model.parse(wildcards.model)
+        metric, value = self.experiment.metrics[model.choice.metric].name, model.choice.value
+        return canonical_json(
+            {
+                "model": str(model),
+                "direction": plugins.load("metrics", metric).values[value],
+                "images": [candidate.images for candidate in self._candidates(model)],
+            }
+        )
+
+    def select_code(self, wildcards: Any) -> str:
+        """Fingerprint of the choice."""
+        return self._code("select")
 
     def sampler_options(self, wildcards: Any) -> str:
         """The sampler and its options."""
@@ -173,7 +217,7 @@ class Plan:
 
     def sample_code(self, wildcards: Any) -> str:
         """Fingerprint of the sampler, the networks and what turns them into pixels."""
-        networks = [f"onestep.networks.{name}" for name in self._networks_of(wildcards.model.partition("@")[0])]
+        networks = [f"onestep.networks.{name}" for name in self._networks_of(Model.parse(wildcards.model).name)]
         return self._code("sample", f"onestep.sampling.{self.experiment.samplers[wildcards.sampler].name}", *networks)
 
     def _networks_of(self, model: str) -> Iterable[str]:
@@ -213,11 +257,14 @@ class Plan:
         return f"{RESULTS}/features/{self._dataset_of(wildcards.model)}.{features}.npz"
 
     def _dataset_of(self, model: str) -> str:
-        name = model.partition("@")[0]
+        name = Model.parse(model).name
         if name in self.experiment.runs:
             return self.experiment.runs[name].dataset
         return next(
-            table.dataset for table in self.experiment.tables.values() for row in table.rows if row.teacher == name
+            table.dataset_of(row)
+            for table in self.experiment.tables.values()
+            for row in table.rows
+            if row.teacher == name
         )
 
     def metric_options(self, wildcards: Any) -> str:
@@ -229,31 +276,37 @@ class Plan:
         return self._code("measure", f"onestep.metrics.{self.experiment.metrics[wildcards.metric].name}")
 
     def _rows(self, table: str) -> Iterator[RowPlan]:
-        for row in self.experiment.tables[table].rows:
-            images = None if row.run is None else self.experiment.runs[row.run].images
-            name = row.run or row.teacher
-            yield RowPlan(
-                name=name,
-                model=name if images is None else f"{name}@{images}",
-                sampler=row.sampler,
-                images_seen=images,
-                label=row.label or name,
-                published=row.published,
-            )
+        layout = self.experiment.tables[table]
+        return (self._row(row, layout) for row in layout.rows if row.is_measured)
+
+    def _row(self, row: Row, table: Table) -> RowPlan:
+        name = row.run or row.teacher
+        model = Model(name=name) if row.run is None else self._model(row, table)
+        return RowPlan(name=name, model=model, sampler=row.sampler, trains=row.run is not None)
+
+    def _model(self, row: Row, table: Table) -> Model:
+        """Return the model of a run's row: its last snapshot, or the one that the table has chosen."""
+        run = self.experiment.runs[row.run]
+        ema = None if row.ema == run.ema.half_life else row.ema
+        if table.selected_by is None or len(run.snapshots) == 1:
+            return Model(name=row.run, images=run.images, ema=ema)
+        metric, _, value = table.columns[table.selected_by].partition(".")
+        choice = Choice(metric=metric, value=value, sampler=row.sampler, seeds=table.selection_seeds)
+        return Model(name=row.run, choice=choice, ema=ema)
 
     def table_metrics(self, wildcards: Any) -> list[str]:
         """Every number of a table."""
         table = self.experiment.tables[wildcards.table]
         metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
         return [
-            f"{RESULTS}/metrics/{row.model}/{row.sampler}/{seeds}.{metric}.json"
+            self._measurement(row.model, row.sampler, seeds, metric)
             for row in self._rows(wildcards.table)
             for seeds in table.seeds
             for metric in metrics
         ]
 
     def _trained_rows(self, table: str) -> Iterator[RowPlan]:
-        return (row for row in self._rows(table) if row.images_seen is not None)
+        return (row for row in self._rows(table) if row.trains)
 
     def table_summaries(self, wildcards: Any) -> list[str]:
         """What each run of a table says of itself."""
@@ -261,22 +314,16 @@ class Plan:
             dict.fromkeys(f"{RESULTS}/runs/{row.name}/summary.json" for row in self._trained_rows(wildcards.table))
         )
 
+    def table_choices(self, wildcards: Any) -> list[str]:
+        """Which snapshots were chosen for a table."""
+        chosen = [row.model for row in self._rows(wildcards.table) if row.model.choice is not None]
+        return [str(Path(path).with_suffix(".json")) for path in dict.fromkeys(map(self._weights, chosen))]
+
     def table_options(self, wildcards: Any) -> str:
         """A table's layout, the metrics of its columns, and its rows."""
         table = self.experiment.tables[wildcards.table]
         metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
-        rows = [
-            {
-                "run": row.name,
-                "sampler": row.sampler,
-                "label": row.label,
-                "nfe": self._evaluations(row.sampler),
-                "images_seen": row.images_seen,
-                "snapshot": row.model,
-                "published": dict(row.published),
-            }
-            for row in self._rows(wildcards.table)
-        ]
+        rows = [self._row_options(row, table) for row in table.rows]
         layout = {
             key: value
             for key, value in self._document["tables"][wildcards.table].items()
@@ -284,6 +331,30 @@ class Plan:
         }
         chosen = {metric: {"name": self.experiment.metrics[metric].name} for metric in metrics}
         return canonical_json({"name": wildcards.table, "layout": layout, "metrics": chosen, "rows": rows})
+
+    def _row_options(self, row: Row, table: Table) -> dict[str, Any]:
+        """Return what `onestep tabulate` is told of a row."""
+        sources = {column: number.source for column, number in row.published.items() if number.source is not None}
+        told = {
+            "run": row.run or row.teacher,
+            "label": row.label or row.run or row.teacher,
+            "dataset": table.dataset_of(row),
+            "published": {column: number.value for column, number in row.published.items()},
+            "sources": sources,
+        }
+        if not row.is_measured:
+            nothing = dict.fromkeys(("sampler", "model", "images_seen", "ema"))
+            return {**told, **nothing, "nfe": row.nfe, "images": row.images}
+        model = self._row(row, table).model
+        return {
+            **told,
+            "sampler": row.sampler,
+            "nfe": self._evaluations(row.sampler),
+            "images": None,
+            "images_seen": model.images,
+            "model": str(model),
+            "ema": None if row.run is None else row.ema or self.experiment.runs[row.run].ema.half_life,
+        }
 
     def _evaluations(self, sampler: str) -> int:
         chosen = self.experiment.samplers[sampler]
@@ -322,7 +393,8 @@ class Plan:
         for row in self._trained_rows(name):
             snapshots = self.experiment.runs[row.name].snapshots
             for images in snapshots if len(snapshots) > 1 else ():
-                yield f"{RESULTS}/metrics/{row.name}@{images}/{row.sampler}/{table.curves.seeds}.{metric}.json"
+                point = Model(name=row.name, images=images, ema=row.model.ema)
+                yield self._measurement(point, row.sampler, table.curves.seeds, metric)
 
     def page_options(self, wildcards: Any) -> str:
         """The whole config: the page shows it."""

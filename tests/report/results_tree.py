@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ tables:
     title: Digits
     dataset: digits
     seeds: [0-1999, 2000-3999, 4000-5999]
-    snapshot: last
+    select: last
     columns: {fd: fd.frechet, is: is.inception_score, precision: pr.precision, recall: pr.recall}
     rows:
       - {run: digits_edm, sampler: heun}
@@ -127,18 +128,30 @@ def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -
         "sampler": sampler,
         "label": run,
         "nfe": 1,
+        "dataset": "digits",
         "images_seen": 40_000,
+        "images": None,
         "snapshot": f"{run}@40000",
         "snapshot_policy": "last",
+        "model": f"{run}@40000",
+        "ema": 5_000.0,
         "metrics": {column: number[0] for column, number in given.items()},
         "std": {column: number[1] for column, number in given.items()},
         "blocks": {column: number[2] for column, number in given.items()},
         "best": tuple(column for column, number in given.items() if number[3]),
         "published": {},
+        "sources": {},
         "frozen_share": 0.0,
         "trained_with_other_code": False,
     }
     return Row(**(facts | changes))
+
+
+def other_method(label: str, **changes: Any) -> Row:
+    """Return a row that only has published numbers."""
+    nothing = dict.fromkeys(("run", "sampler", "snapshot", "snapshot_policy", "model", "ema", "images_seen"))
+    given = {"label": label, "frozen_share": None} | changes
+    return dataclasses.replace(row(label, "", fd=None, recall=None), **nothing, **given)
 
 
 def write_results(results: Path, *, story: Story) -> None:
@@ -165,12 +178,18 @@ def _entry(results: Path, row: Mapping[str, Any], *, story: Story, layout: Mappi
         run=run,
         sampler=sampler,
         label=row.get("label", run),
+        dataset=story.config["runs"][run]["dataset"],
         nfe=EVALUATIONS[sampler],
         images_seen=images,
+        images=None,
         snapshot=f"{run}@{images}",
+        snapshot_policy="last",
+        model=f"{run}@{images}",
+        ema=5_000.0,
         frozen_share=1 - TRAINED.get(run, WEIGHTS) / WEIGHTS,
         trained_with_other_code=run in story.other_code,
         published=story.published.get(run, {}),
+        sources={},
         measurements=read_measurements(
             results / "metrics",
             model=f"{run}@{images}",

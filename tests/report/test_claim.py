@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from results_tree import row
+from results_tree import other_method, row
 
 from onestep.report.claim import origins, state_claim
 from onestep.report.table import Table
@@ -136,3 +136,14 @@ def test_origins_follow_the_teachers_run_or_name():
         "runs": {"edm": {}, "d2o": {"teacher": "ours"}, "other": {"teacher": "theirs"}},
     }
     assert origins(config) == {"d2o": "edm", "other": "theirs"}
+
+
+def test_of_several_datasets_the_claim_names_the_one_it_is_of():
+    shown = dataclasses.replace(table(many=3.1, before=119.0, tuned={"d2o": 1.9}), dataset=None)
+    assert state_claim(shown, column="fd", origin=ORIGIN).sentences[-1].startswith("This is of digits alone;")
+
+
+def test_another_methods_published_numbers_are_no_part_of_the_claim():
+    shown = table(many=3.1, before=119.0, tuned={"d2o": 1.9})
+    more = dataclasses.replace(shown, rows=(*shown.rows, other_method("SiD", nfe=None)))
+    assert state_claim(more, column="fd", origin=ORIGIN) == state_claim(shown, column="fd", origin=ORIGIN)

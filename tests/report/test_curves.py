@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import results_tree
@@ -30,6 +31,36 @@ def test_runs_with_snapshots_are_lines_and_the_others_levels(evidence):
         ("digits_edm, 1 evaluation", 117.2),
     ]
     assert [each.colour for each in (*chart.levels, *chart.lines)] == [0, 1, 2, 3]
+
+
+def test_a_chosen_snapshot_of_another_average_has_that_averages_curve(tmp_path):
+    story = Story(images=8)
+    write_results(tmp_path / "results", story=story)
+    path = tmp_path / "results/tables/digits.json"
+    rows = json.loads(path.read_text())
+    rows[2]["model"] = "digits_d2o@best-fd.frechet-one_step-0-1999-ema100"
+    path.write_text(json.dumps(rows))
+    for images, fd in ((10_000, 7.0), (20_000, 5.0)):
+        results_tree.write(tmp_path / f"results/runs/digits_d2o/snapshots/{images}-ema100.safetensors", "")
+        metric = tmp_path / f"results/metrics/digits_d2o@{images}-ema100/one_step/0-1999.fd.json"
+        results_tree.write(metric, json.dumps({"values": {"frechet": fd}}))
+    read = read_evidence(
+        tmp_path / "results", config_text=story.config_text, benchmarks=tmp_path / "benchmarks", reproduce=[]
+    )
+    assert [curve.points for curve in read.tables[0].curves][2] == ((10_000, 7.0), (20_000, 5.0))
+    assert [x for x, _ in read.tables[0].curves[3].points] == [10_000, 20_000, 30_000, 40_000]
+
+
+def test_rows_of_one_label_are_told_apart(evidence):
+    table = evidence.tables[0].table
+    one, other = (dataclasses.replace(table.rows[2], ema=half_life) for half_life in (5_000.0, 100_000.0))
+    table = dataclasses.replace(table, rows=(one, other))
+    assert [curves.row_name(row, table=table) for row in table.rows] == [
+        "digits_d2o, 1 evaluation, average over 5,000",
+        "digits_d2o, 1 evaluation, average over 100,000",
+    ]
+    mixed = dataclasses.replace(table, dataset=None, rows=(one, dataclasses.replace(one, dataset="letters")))
+    assert [curves.row_name(row, table=mixed) for row in mixed.rows] == ["digits_d2o, digits", "digits_d2o, letters"]
 
 
 def test_no_chart_without_several_snapshots(evidence):

@@ -3,12 +3,13 @@
 # ruff: noqa: E501
 
 import csv
+import dataclasses
 import io
 import json
 import re
 
 import pytest
-from results_tree import row
+from results_tree import other_method, row
 
 from onestep.report.formats import as_csv, as_latex, as_markdown, latex, write_table
 from onestep.report.table import Table
@@ -30,6 +31,10 @@ TABLE = Table(
             images_seen=None,
             frozen_share=None,
             published={"fd": 3.0},
+            sources={"fd": "EDM_1, Table 2 [v2]"},
+            snapshot="teacher",
+            snapshot_policy=None,
+            ema=None,
         ),
         row(
             "d2o_f",
@@ -38,49 +43,62 @@ TABLE = Table(
             recall=(0.5, 0.0625, 2, False),
             frozen_share=0.79,
             trained_with_other_code=True,
+            snapshot_policy="lowest FD of 4, seeds 0-1999",
         ),
         row("d2o|<b>", "one_step", fd=None, recall=None, published={"fd": 1.54}),
+        other_method("SiD", published={"fd": 1.923}, sources={"fd": "EDM_1, Table 2 [v2]"}, images="~400 M"),
     ),
 )
 
 MARKDOWN = """\
 ### Ours &amp; theirs_1 \\| 100 %
 
-| run | sampler | evaluations | images | frozen | FD \u2193 | FD published | difference | recall \u2191 |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| teacher | heun | 35 | not trained here | not trained here | 3.10 \u00b1 0.04 | 3 | +0.10 | **0.7000** \
-(1 of 2 blocks) |
-| d2o_f \u2020 | one_step | 1 | 40,000 | 79 % | **2.25 \u00b1 0.12** | not published | not published | 0.50 \u00b1 0.06 |
-| d2o\\|&lt;b> | one_step | 1 | 40,000 | 0 % | not measured | 1.54 | not measured | not measured |
+| run | sampler | evaluations | images | frozen | snapshot | FD \u2193 | FD published | difference | recall \u2191 |
+| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |
+| teacher | heun | 35 | not trained here | not trained here | not trained here | 3.10 \u00b1 0.04 | 3 \\[1\\] | +0.10 | \
+**0.7000** (1 of 2 blocks) |
+| d2o_f \u2020 | one_step | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | **2.25 \u00b1 0.12** | not published | \
+not published | 0.50 \u00b1 0.06 |
+| d2o\\|&lt;b> | one_step | 1 | 40,000 | 0 % | last | not measured | 1.54 | not measured | not measured |
+| SiD | not run here | 1 | \\~400 M | not published | not published | not measured | 1.923 \\[1\\] | not measured | \
+not measured |
 
-Mean \u00b1 standard deviation over 2 blocks of seeds (0-1999, 2000-3999); snapshot of each run: last.  
+Mean \u00b1 standard deviation over 2 blocks of seeds (0-1999, 2000-3999).  
 Bold: the best of its column (\u2193 lower is better, \u2191 higher is better).  
 \u2020 Trained with other code: the training code has changed since this snapshot was made.  
+Not run here: another method, with the numbers of its authors.  
+\\[1\\] EDM_1, Table 2 \\[v2\\]  
 """
 
 CSV = """\
-run,sampler,label,nfe,images_seen,snapshot,snapshot_policy,frozen_share,fd,fd_std,fd_blocks,fd_best,fd_published,\
-fd_difference,recall,recall_std,recall_blocks,recall_best,trained_with_other_code
-teacher,heun,teacher,35,not trained here,teacher@40000,last,not trained here,3.1041,0.0432,2,false,3.0,\
-0.10409999999999986,0.7,one block,1,true,false
-d2o_f,one_step,d2o_f,1,40000,d2o_f@40000,last,0.79,2.25,0.125,2,true,not published,not published,\
-0.5,0.0625,2,false,true
-d2o|<b>,one_step,d2o|<b>,1,40000,d2o|<b>@40000,last,0.0,not measured,not measured,0,false,1.54,not measured,\
-not measured,not measured,0,false,false
+run,sampler,label,dataset,nfe,images_seen,snapshot,snapshot_policy,average,frozen_share,\
+fd,fd_std,fd_blocks,fd_best,fd_published,fd_difference,fd_source,\
+recall,recall_std,recall_blocks,recall_best,trained_with_other_code
+teacher,heun,teacher,digits,35,not trained here,teacher,not trained here,not trained here,not trained here,\
+3.1041,0.0432,2,false,3.0,0.10409999999999986,"EDM_1, Table 2 [v2]",0.7,one block,1,true,false
+d2o_f,one_step,d2o_f,digits,1,40000,d2o_f@40000,"lowest FD of 4, seeds 0-1999",5000,0.79,\
+2.25,0.125,2,true,not published,not published,not published,0.5,0.0625,2,false,true
+d2o|<b>,one_step,d2o|<b>,digits,1,40000,d2o|<b>@40000,last,5000,0.0,\
+not measured,not measured,0,false,1.54,not measured,no source given,not measured,not measured,0,false,false
+not run here,not run here,SiD,digits,1,~400 M,not published,not published,not published,not published,\
+not measured,not measured,0,false,1.923,not measured,"EDM_1, Table 2 [v2]",not measured,not measured,0,false,false
 """
 
 LATEX = r"""% Ours & theirs_1 | 100 %
-\begin{tabular}{llrrrrrrr}
+\begin{tabular}{llrrrlrrrr}
 \toprule
-run & sampler & evaluations & images & frozen & FD $\downarrow$ & FD published & difference & recall $\uparrow$ \\
+run & sampler & evaluations & images & frozen & snapshot & FD $\downarrow$ & FD published & difference & recall $\uparrow$ \\
 \midrule
-teacher & heun & 35 & not trained here & not trained here & $3.10 \pm 0.04$ & 3 & +0.10 & $\mathbf{0.7000}$ (1 of 2 blocks) \\
-d2o\_f$^\dagger$ & one\_step & 1 & 40,000 & 79 \% & $\mathbf{2.25 \pm 0.12}$ & not published & not published & $0.50 \pm 0.06$ \\
-d2o\textbar{}\textless{}b\textgreater{} & one\_step & 1 & 40,000 & 0 \% & not measured & 1.54 & not measured & not measured \\
+teacher & heun & 35 & not trained here & not trained here & not trained here & $3.10 \pm 0.04$ & 3 [1] & +0.10 & $\mathbf{0.7000}$ (1 of 2 blocks) \\
+d2o\_f$^\dagger$ & one\_step & 1 & 40,000 & 79 \% & lowest FD of 4, seeds 0-1999 & $\mathbf{2.25 \pm 0.12}$ & not published & not published & $0.50 \pm 0.06$ \\
+d2o\textbar{}\textless{}b\textgreater{} & one\_step & 1 & 40,000 & 0 \% & last & not measured & 1.54 & not measured & not measured \\
+SiD & not run here & 1 & \textasciitilde{}400 M & not published & not published & not measured & 1.923 [1] & not measured & not measured \\
 \bottomrule
-\multicolumn{9}{l}{\footnotesize Mean $\pm$ standard deviation over 2 blocks of seeds (0-1999, 2000-3999); snapshot of each run: last.} \\
-\multicolumn{9}{l}{\footnotesize Bold: the best of its column ($\downarrow$ lower is better, $\uparrow$ higher is better).} \\
-\multicolumn{9}{l}{\footnotesize $^\dagger$ Trained with other code: the training code has changed since this snapshot was made.} \\
+\multicolumn{10}{l}{\footnotesize Mean $\pm$ standard deviation over 2 blocks of seeds (0-1999, 2000-3999).} \\
+\multicolumn{10}{l}{\footnotesize Bold: the best of its column ($\downarrow$ lower is better, $\uparrow$ higher is better).} \\
+\multicolumn{10}{l}{\footnotesize $^\dagger$ Trained with other code: the training code has changed since this snapshot was made.} \\
+\multicolumn{10}{l}{\footnotesize Not run here: another method, with the numbers of its authors.} \\
+\multicolumn{10}{l}{\footnotesize [1] EDM\_1, Table 2 [v2]} \\
 \end{tabular}
 """
 
@@ -111,7 +129,7 @@ def test_every_latex_row_fills_the_columns_and_every_brace_closes():
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     body = bare.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
-    assert [line.count("&") for line in body] == [8, 8, 8]
+    assert [line.count("&") for line in body] == [9] * 4
     assert all(line.endswith(r"\\") for line in body)
 
 
@@ -137,3 +155,23 @@ def test_all_four_files_are_written(tmp_path):
     rows = json.loads((tmp_path / "small.json").read_text())
     assert rows[2]["metrics"] == {"fd": None, "recall": None}
     assert rows[2]["published"] == {"fd": 1.54}
+
+
+def several_datasets():
+    """Return the table without a dataset of its own, its rows on two, one of them of another average."""
+    first, second, third, other = TABLE.rows
+    second = dataclasses.replace(second, dataset="letters", ema=100_000.0, snapshot="d2o_f@30000-ema100000")
+    return dataclasses.replace(TABLE, dataset=None, rows=(first, second, third, other))
+
+
+def test_rows_of_several_datasets_and_averages_say_which():
+    text = as_markdown(several_datasets())
+    assert "| run | sampler | dataset | evaluations | images | frozen | snapshot | average |" in text
+    assert (
+        "| d2o_f \u2020 | one_step | letters | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | 100,000 images |"
+        in text
+    )
+    assert "| SiD | not run here | digits | 1 | \\~400 M | not published | not published | not published |" in text
+    assert "best of its column within its dataset; datasets are not compared" in text
+    assert "&".join(["run ", " sampler ", " dataset ", " evaluations "]) in as_latex(several_datasets())
+    assert "letters,1,40000,d2o_f@30000-ema100000," in as_csv(several_datasets())

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from results_tree import CONFIG, FD, Story, write_results
+from results_tree import CONFIG, FD, Story, other_method, write_results
 
 from onestep.report import facts, grids
 from onestep.report.evidence import Samples, read_evidence
@@ -127,10 +128,10 @@ def test_the_table_shows_every_row_with_its_best_values_and_marks(page):
     table = page[page.index('<table class="results">') : page.index("</table>")]
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[1:]
     assert [Page(row).text.replace(" \u00b1 ", "+-") for row in rows] == [
-        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 0 %",
-        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 0 %",
-        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 0 %",
-        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 79 %",
+        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 0 % last",
+        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 0 % last",
+        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 0 % last",
+        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 79 % last",
     ]
     assert [row.count("number best") for row in rows] == [0, 0, 4, 0]
     assert "Trained with other code" in page
@@ -275,3 +276,31 @@ def test_yaml_stays_verbatim_under_its_markup():
     assert "".join(Page(f"<pre>{marked}</pre>").words) == text
     assert re.findall(r"<i>(.*?)</i>", str(marked)) == ["# yes", "# all"]
     assert re.findall(r"<b>(.*?)</b>", str(marked)) == ["a", "key.x", "item"]
+
+
+def test_another_method_stands_in_the_table_with_its_source_and_draws_nothing(finished):
+    shown = finished.tables[0]
+    columns = {column: None for column in shown.table.columns}
+    other = other_method("SiD", published={"fd": 1.923}, sources={"fd": "A <Paper>"}, images="~400 M", metrics=columns)
+    more = dataclasses.replace(shown.table, rows=(*shown.table.rows, other))
+    shown = dataclasses.replace(shown, table=more, samples=(*shown.samples, None))
+    text = render(dataclasses.replace(finished, tables=(shown,)))
+    table = text[text.index('<table class="results">') : text.index("</table>")]
+    assert Page(re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[-1]).text == (
+        "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured "
+        "~400 M not published not published"
+    )
+    found = Page(text)
+    assert "[1] A <Paper>" in found.text
+    assert len([attrs for attrs in found.all("img") if attrs["alt"].startswith("Sheet")]) == 4
+
+
+def test_rows_of_several_datasets_say_which(finished):
+    shown = finished.tables[0]
+    rows = tuple(dataclasses.replace(row, snapshot=f"{row.snapshot}-ema5000") for row in shown.table.rows)
+    shown = dataclasses.replace(shown, table=dataclasses.replace(shown.table, dataset=None, rows=rows), curves=())
+    text = render(dataclasses.replace(finished, tables=(shown,)))
+    table = text[text.index('<table class="results">') : text.index("</table>")]
+    heads, first = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[:2]
+    assert Page(heads).text.startswith("Row Dataset Evaluations") and Page(heads).text.endswith("Snapshot Average")
+    assert Page(first).text.startswith("digits_edm heun digits 35") and Page(first).text.endswith("last 5,000 images")

@@ -5,8 +5,10 @@ import pytest
 import results_tree
 from results_tree import Story, measurement, write_results
 
+from onestep.files import write_json
 from onestep.report.formats import write_table
 from onestep.report.table import Entry, build_rows, column_directions, read_table, tabulate
+from onestep.report.tabulation import write_tables
 
 COLUMNS = {"fd": "fd.frechet", "recall": "pr.recall"}
 DIRECTIONS = {"fd": "lower", "recall": "higher"}
@@ -26,19 +28,25 @@ def entry(run, *, fd=(), recall=(), **changes):
         run=run,
         sampler="one_step",
         label=run,
+        dataset="digits",
         nfe=1,
         images_seen=40,
+        images=None,
         snapshot=f"{run}@40",
+        snapshot_policy="last",
+        model=f"{run}@40",
+        ema=1000.0,
         frozen_share=0.5,
         trained_with_other_code=False,
         published={},
+        sources={},
         measurements=found,
     )
     return dataclasses.replace(row, **changes)
 
 
 def build(*entries):
-    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS, snapshot_policy="last")
+    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS)
 
 
 def test_numbers_are_means_over_the_blocks_with_their_sample_deviation():
@@ -136,3 +144,64 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for suffix in ("json", "csv", "md", "tex"):
         once, again = tmp_path / f"results/tables/digits.{suffix}", tmp_path / f"again/digits.{suffix}"
         assert once.read_bytes() == again.read_bytes()
+
+
+def test_datasets_are_not_compared_with_each_other():
+    here = [entry("a", fd=[1.0]), entry("b", fd=[2.0])]
+    there = [entry(run, fd=[fd], dataset="letters") for run, fd in (("c", 30.0), ("d", 20.0))]
+    for each in there:
+        each.measurements["fd"][0]["reference"] = {"dataset": "letters", "images": 26, "sha256": "ee" * 32}
+    assert [row.best for row in build(*here, *there)] == [("fd",), (), (), ("fd",)]
+    there[1].measurements["fd"][0]["images"] = 7
+    with pytest.raises(
+        ValueError, match=r"column fd: images is 2000 in metrics/c@40/one_step/0.fd.json but 7 in .*d@40"
+    ):
+        build(*here, *there)
+
+
+PLAN = {
+    "name": "small",
+    "layout": {"title": "Small", "seeds": ["0-9"], "select": "best_fd", "columns": {"fd": "fd.frechet"}},
+    "metrics": {"fd": {"name": "frechet"}},
+}
+CHOSEN = "d2o@best-fd.frechet-one_step-10-19-ema50"
+
+
+def planned(**changes):
+    """Return what the plan tells of a row."""
+    row = {"label": "x", "dataset": "digits", "published": {}, "sources": {}, "nfe": 1, "images": None, "ema": 50}
+    return row | {"run": "d2o", "sampler": "one_step", "images_seen": None, "model": CHOSEN} | changes
+
+
+def write_tabulated(root, *rows):
+    """Write a table of a run with a chosen snapshot, and return its rows."""
+    write_json(root / "runs/d2o/summary.json", {"frozen_share": 0.25, "codes": ["old"]})
+    choice = {"snapshot": "d2o@300-ema50", "images": 300, "direction": "lower", "seeds": "10-19"}
+    write_json(root / f"selections/{CHOSEN}.json", choice | {"candidates": {"200": 3.0, "300": 1.5, "400": 2.0}})
+    found = measurement(model=CHOSEN, sampler="one_step", seeds="0-9", metric="fd", values={"frechet": 1.75})
+    write_json(root / f"metrics/{CHOSEN}/one_step/0-9.fd.json", found)
+    write_tables({**PLAN, "rows": rows}, results=root, training_code={"d2o": "new"}, folder=root / "tables")
+    return json.loads((root / "tables/small.json").read_text())
+
+
+def test_a_chosen_snapshot_is_named_with_its_policy_and_carries_its_runs_facts(tmp_path):
+    (row,) = write_tabulated(tmp_path, planned(published={"fd": 1.5}, sources={"fd": "A"}))
+    assert (row["snapshot"], row["images_seen"], row["model"]) == ("d2o@300-ema50", 300, CHOSEN)
+    assert row["snapshot_policy"] == "lowest FD of 3, seeds 10-19"
+    assert (row["metrics"], row["published"], row["sources"]) == ({"fd": 1.75}, {"fd": 1.5}, {"fd": "A"})
+    assert (row["frozen_share"], row["trained_with_other_code"], row["ema"]) == (0.25, True, 50)
+    text = (tmp_path / "tables/small.md").read_text()
+    assert "| lowest FD of 3, seeds 10-19 | 50 images | 1.750 | 1.5 \\[1\\] | +0.250 |" in text
+
+
+def test_another_method_and_a_teacher_from_outside_have_no_policy(tmp_path):
+    nothing = dict.fromkeys(("run", "sampler", "model", "ema"))
+    other = planned(**nothing, label="SiD", published={"fd": 1.9}, images="~400 M")
+    teacher = planned(run="edm", model="edm", ema=None)
+    rows = write_tabulated(tmp_path, other, teacher)
+    assert [(row["run"], row["snapshot"], row["snapshot_policy"], row["images_seen"]) for row in rows] == [
+        (None, None, None, None),
+        ("edm", "edm", None, None),
+    ]
+    assert rows[0]["metrics"] == {"fd": None} and rows[0]["published"] == {"fd": 1.9}
+    assert not any(row["trained_with_other_code"] for row in rows)

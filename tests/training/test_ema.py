@@ -55,3 +55,15 @@ def test_restoring_another_networks_average_is_refused():
     average = MovingAverage(nn.Linear(3, 2), half_life=1000.0, ramp_up=0.0)
     with pytest.raises(ValueError, match="'other'"):
         average.restore({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "other": torch.zeros(1)})
+
+
+def test_a_shorter_half_life_follows_closer_and_each_average_keeps_its_own():
+    network = nn.Linear(3, 2)
+    short, long = (MovingAverage(network, half_life=half_life, ramp_up=0.0) for half_life in (10.0, 1000.0))
+    before = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight += 1
+    for average in (short, long):
+        average.update(images_seen=50_000, batch=10)
+    torch.testing.assert_close(short.published()["weight"], before + 0.5)
+    torch.testing.assert_close(long.published()["weight"], before + 1 - 0.5**0.01)

@@ -20,13 +20,14 @@ import yaml
 pytestmark = pytest.mark.xdist_group("training")
 
 
-def snapshot(folder, run, images):
-    return (folder / run / "snapshots" / f"{images}.safetensors").read_bytes()
+def snapshot(folder, run, name):
+    return (folder / run / "snapshots" / f"{name}.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("run", ["digits_edm", "digits_d2o"])
 def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_path, run):
-    document = bench.document(run, images=2400, snapshots=[1600, 2400], dropout=0.1)
+    averages = {"half_life": 5_000, "ramp_up": 0.05, "others": [20]}
+    document = bench.document(run, images=2400, snapshots=[1600, 2400], dropout=0.1, ema=averages)
     straight = bench.arguments(document, state=tmp_path / "a", output=tmp_path / "straight")
     bench.run(straight)
 
@@ -46,8 +47,9 @@ def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_p
     said = bench.run(killed)
     assert "resumed at" in said
     assert max(resumed_at) > 0
-    for images in (1600, 2400):
-        assert snapshot(tmp_path / "killed", run, images) == snapshot(tmp_path / "straight", run, images)
+    for name in ("1600", "1600-ema20", "2400", "2400-ema20"):
+        assert snapshot(tmp_path / "killed", run, name) == snapshot(tmp_path / "straight", run, name)
+    assert snapshot(tmp_path / "killed", run, "1600") != snapshot(tmp_path / "killed", run, "1600-ema20")
     summary = json.loads((tmp_path / "killed" / run / "summary.json").read_text())
     assert summary["restarts"] > 0
     records = [json.loads(line) for line in (tmp_path / "killed" / run / "log.jsonl").read_text().splitlines()]
@@ -76,6 +78,19 @@ def test_a_finished_run_is_published_again_without_training(bench, tmp_path):
     assert snapshot(tmp_path / "runs", "digits_edm", 64) == before
     assert (tmp_path / "runs/digits_edm/log.jsonl").read_bytes() == log
     assert not list((tmp_path / "state").rglob("state-*")), "a finished run keeps no training state"
+
+
+def test_other_averages_leave_the_main_one_as_it_is(bench, tmp_path):
+    for others in ([], [20, 5_000_000]):
+        averages = {"half_life": 100, "ramp_up": 0.0, "others": others}
+        document = bench.document("digits_edm", images=96, snapshots=[64, 96], ema=averages)
+        bench.run(bench.arguments(document, state=tmp_path / "state", output=tmp_path / str(len(others))))
+    alone, together = (sorted(path.name for path in (tmp_path / each).rglob("*.safetensors")) for each in "02")
+    assert alone == ["64.safetensors", "96.safetensors"]
+    assert together == sorted(
+        f"{images}{average}.safetensors" for images in (64, 96) for average in ("", "-ema20", "-ema5000000")
+    )
+    assert snapshot(tmp_path / "0", "digits_edm", 96) == snapshot(tmp_path / "2", "digits_edm", 96)
 
 
 def test_another_spec_gets_its_own_folder(bench, tmp_path):

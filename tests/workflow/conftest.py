@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import REPOSITORY, tiny_config, write_config
+from tiny import REPOSITORY, selecting_config, write_config
 
 _COPIED = ("Snakefile", "workflow", "profiles", "envs", "src", "pyproject.toml")
 
@@ -81,6 +81,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         pipeline.repository.mkdir(exist_ok=True)
         copy(source, pipeline.repository / name)
-    write_config(pipeline.work, tiny_config())
+    write_config(pipeline.work, selecting_config())
     pipeline.run()
     return pipeline

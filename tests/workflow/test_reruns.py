@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from onestep.files import read_json
-from tiny import tiny_config, write_config
+from tiny import selecting_config, write_config
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -58,15 +58,43 @@ def test_comments_docstrings_and_formatting_rerun_nothing(pipeline):
     assert not pipeline.due()
 
 
-def test_the_frechet_distances_code_reruns_its_measurements_alone(pipeline):
+def test_the_snapshot_with_the_best_number_stands_in_the_table_that_asks_for_it(finished):
+    results = finished.work / "results"
+    chosen, other = read_json(results / "tables/chosen.json")
+    values = {
+        images: read_json(results / f"metrics/digits_d2o@{images}-ema4/one_step/0-31.fd.json")["values"]["frechet"]
+        for images in (160, 320)
+    }
+    images = min(values, key=values.get)
+    assert chosen["snapshot"] == f"digits_d2o@{images}-ema4"
+    assert (chosen["images_seen"], chosen["ema"]) == (images, 4)
+    assert chosen["snapshot_policy"] == "lowest FD of 2, seeds 0-31"
+    assert chosen["metrics"]["fd"] == pytest.approx(values[images], rel=1e-12)
+    weights = results / "selections" / f"{chosen['model']}.safetensors"
+    snapshots = results / "runs/digits_d2o/snapshots"
+    assert weights.read_bytes() == (snapshots / f"{images}-ema4.safetensors").read_bytes()
+    assert weights.read_bytes() != (snapshots / f"{images}.safetensors").read_bytes()
+    assert (other["run"], other["metrics"]["fd"], other["published"], other["sources"]) == (
+        None,
+        None,
+        {"fd": 1.5},
+        {"fd": "A Paper"},
+    )
+    page = (results / "report/index.html").read_text()
+    assert "lowest FD of 2, seeds 0-31" in page and "[1] A Paper" in page
+
+
+def test_the_frechet_distances_code_reruns_its_measurements_and_what_they_chose_alone(pipeline):
     edit(pipeline, FRECHET)
     due = pipeline.due()
-    assert set(due) == {"measure", "tabulate", "report"}
-    assert all(".fd.json" in path or "tables/" in path or "report/" in path for path in pipeline.due_files())
+    assert set(due) == {"measure", "select", "sample", "extract", "tabulate", "report"}
+    assert (due["select"], due["sample"], due["extract"]) == (1, 1, 1)
+    parts = (".fd.json", "@best-fd.frechet-", "tables/", "report/")
+    assert all(any(part in path for part in parts) for path in pipeline.due_files())
 
 
 def test_a_runs_option_reruns_that_run_alone(pipeline):
-    config = tiny_config()
+    config = selecting_config()
     config["runs"]["digits_d2o_f"]["objective"]["r1_gamma"] = 0.5
     write_config(pipeline.work, config)
     due = pipeline.due()
@@ -87,7 +115,7 @@ def test_training_code_marks_the_table_and_trains_again_only_when_told(pipeline)
     ]
     assert "other code" in (pipeline.work / "results/tables/digits.md").read_text()
 
-    config = tiny_config()
+    config = selecting_config()
     config["rerun"]["training_on_code_change"] = True
     write_config(pipeline.work, config)
     due = pipeline.due()
@@ -105,7 +133,7 @@ def test_a_fresh_clone_over_the_same_results_reruns_nothing(pipeline, tmp_path):
     clone = tmp_path / "clone"
     git("clone", "--quiet", str(pipeline.repository), str(clone), folder=tmp_path)
     shutil.rmtree(pipeline.repository)
-    write_config(pipeline.work, tiny_config())
+    write_config(pipeline.work, selecting_config())
     assert not type(pipeline)(clone, pipeline.work).due()
 
 

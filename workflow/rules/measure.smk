@@ -1,6 +1,7 @@
 # NUMBERS, TABLES, PAGE
 # needs:  results/features/...npz
-# makes:  results/metrics/...json, results/tables/{table}.json .csv .md .tex, results/report/index.html
+# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex,
+#         results/report/index.html
 
 
 rule measure:
@@ -24,11 +25,33 @@ rule measure:
         " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
 
 
+rule select:
+    """Choose among a run's snapshots by one number of each; every candidate is measured, so a dry run knows all jobs."""
+    input:
+        snapshots=plan.candidate_snapshots,
+        measurements=plan.candidate_measurements,
+    output:
+        weights="results/selections/{model}.safetensors",
+        choice="results/selections/{model}.json",
+    log:
+        "logs/select/{model}.log",
+    benchmark:
+        "benchmarks/select/{model}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    params:
+        choice=plan.choice_options,
+        code=plan.select_code,
+    shell:
+        "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"
+
+
 rule tabulate:
     """Put numbers side by side, with what was published and what trained them."""
     input:
         metrics=plan.table_metrics,
         summaries=plan.table_summaries,
+        choices=plan.table_choices,
     output:
         multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex"),
     log:

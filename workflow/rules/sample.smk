@@ -1,5 +1,6 @@
 # SAMPLES AND FEATURES
-# needs:  results/runs/{run}/snapshots/{images}.safetensors, called {run}@{images}, or results/teachers/{teacher}.safetensors
+# needs:  results/runs/{run}/snapshots/{images}.safetensors, called {run}@{images}, or results/teachers/{teacher}.safetensors,
+#         or results/selections/{run}@best-....safetensors, chosen in measure.smk
 # makes:  results/samples/{model}/{sampler}/{seeds}.npz and results/features/...npz
 
 

@@ -1,6 +1,7 @@
 # RUNS AND TEACHERS
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
-# makes:  results/runs/{run}/: run.yaml, snapshots/{images}.safetensors, log.jsonl, summary.json
+# makes:  results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
+#         log.jsonl, summary.json
 
 
 rule resolve:

@@ -19,6 +19,7 @@ def run_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from _reference_problems(run, experiment, place=("runs", name))
         yield from _part_problems(run, place=("runs", name))
         yield from _role_problems(run, place=("runs", name))
+        yield from _average_problems(run, place=("runs", name, "ema", "others"))
     yield from _cycles(experiment)
 
 
@@ -136,6 +137,16 @@ def _classifier_problems(run: Run, *, place: Place) -> Iterator[Problem]:
         yield Problem((*place, "freeze"), "found a list, expected an empty one: only denoisers can be frozen")
     if not run.conditional:
         yield Problem((*place, "conditional"), "found false, expected true: a classifier learns from labels")
+
+
+def _average_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield half-lives that a run gives twice: an average's file is named by its own."""
+    known: list[float] = [run.ema.half_life]
+    for index, half_life in enumerate(run.ema.others):
+        if half_life in known:
+            where = "the main half-life" if half_life == known[0] else "in this list already"
+            yield Problem((*place, index), f"found {half_life}, which is {where}; take it away")
+        known.append(half_life)
 
 
 def _role_problems(run: Run, *, place: Place) -> Iterator[Problem]:

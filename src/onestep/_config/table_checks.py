@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onestep import plugins
-from onestep._config.problems import Place, Problem, exactly_one
+from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among
 from onestep._config.run_checks import denoisers, unknown
-from onestep._config.values import Experiment, Metric, Row, Table
+from onestep._config.values import Experiment, Metric, Row, Run, Table
 
 
 def table_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -19,9 +19,11 @@ def table_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown((*place, "dataset"), table.dataset, experiment.datasets, of="datasets")
         yield from _seed_problems(table.seeds, place=(*place, "seeds"))
         yield from _column_problems(table, experiment, place=place)
+        yield from _selection_problems(table, experiment, place=place)
         yield from _curve_problems(table, place=(*place, "curves"))
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
+    yield from _wanderers(experiment)
 
 
 def _seeds(text: str) -> range:
@@ -55,12 +57,32 @@ def _column_problems(table: Table, experiment: Experiment, *, place: Place) -> I
     numbers = _numbers(experiment)
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
-    images = len(_seeds(table.seeds[0]))
-    for name in dict.fromkeys(source.partition(".")[0] for source in table.columns.values()):
-        needed = _least_images(experiment.metrics[name]) if name in experiment.metrics else 0
-        if 0 < images < needed:
-            few = f"{table.seeds[0]} has {images} seeds, expected at least {needed}: so many images metric {name} needs"
-            yield Problem((*place, "seeds", 0), few)
+    for source in table.columns.values():
+        yield from _few_seeds(table.seeds[0], source, experiment, place=(*place, "seeds", 0))
+
+
+def _few_seeds(block: str, source: str, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield a block of seeds that has fewer of them than the metric of a column needs images."""
+    name, images = source.partition(".")[0], len(_seeds(block))
+    needed = _least_images(experiment.metrics[name]) if name in experiment.metrics else 0
+    if 0 < images < needed:
+        few = f"{block} has {images} seeds, expected at least {needed}: so many images metric {name} needs"
+        yield Problem(place, few)
+
+
+def _selection_problems(table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield what is wrong with how a table chooses snapshots."""
+    column, block = table.selected_by, table.select_seeds
+    if column is None and block is not None:
+        useless = f"found the text {block!r}, expected nothing: select: last measures no snapshots to choose among"
+        yield Problem((*place, "select_seeds"), useless)
+    if column is not None and column not in table.columns:
+        choices = ["last", *(f"best_{each}" for each in table.columns)]
+        yield Problem((*place, "select"), not_among(table.select, choices, of="policies"))
+    elif column is not None and block is not None:
+        yield from _few_seeds(block, table.columns[column], experiment, place=(*place, "select_seeds"))
+    if block is not None and not _seeds(block):
+        yield Problem((*place, "select_seeds"), _backwards(block))
 
 
 def _numbers(experiment: Experiment) -> list[str]:
@@ -82,9 +104,9 @@ def _curve_problems(table: Table, *, place: Place) -> Iterator[Problem]:
 
 
 def _row_problems(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    given = [key for key in ("run", "teacher") if getattr(row, key) is not None]
-    if wrong := exactly_one(("run", "teacher"), given=given):
-        yield Problem(place, wrong)
+    yield from _kind_problems(row, place=place)
+    yield from _dataset_problems(row, table, experiment, place=place)
+    yield from _ema_problems(row, experiment, place=place)
     yield from unknown((*place, "run"), row.run, denoisers(experiment), of="runs of a denoiser")
     yield from unknown((*place, "teacher"), row.teacher, experiment.teachers, of="teachers")
     yield from unknown((*place, "sampler"), row.sampler, experiment.samplers, of="samplers")
@@ -93,12 +115,78 @@ def _row_problems(row: Row, table: Table, experiment: Experiment, *, place: Plac
     yield from _strangers(row, table, experiment, place=place)
 
 
+def _kind_problems(row: Row, *, place: Place) -> Iterator[Problem]:
+    """Yield what is wrong with what a row is: a run or teacher through a sampler, or published numbers alone."""
+    given = [key for key in ("run", "teacher") if getattr(row, key) is not None]
+    if row.published and not given:
+        yield from _other_method_problems(row, place=place)
+        return
+    if wrong := exactly_one(("run", "teacher"), given=given):
+        hint = "" if given else "; another method's row has `published` instead"
+        yield Problem(place, wrong + hint)
+    if row.sampler is None:
+        yield Problem((*place, "sampler"), missing_key())
+    for key in ("nfe", "images"):
+        if getattr(row, key) is not None:
+            yield Problem((*place, key), "only another method's row has it; what is measured here knows its own")
+
+
+def _other_method_problems(row: Row, *, place: Place) -> Iterator[Problem]:
+    if row.label is None:
+        yield Problem((*place, "label"), "missing, but a row without run or teacher has no other name")
+    for key in ("sampler", "ema"):
+        if getattr(row, key) is not None:
+            yield Problem((*place, key), "a row without run or teacher has none, because nothing is measured for it")
+
+
+def _dataset_problems(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield a row that names no dataset where the table does not, or one where the table does."""
+    place = (*place, "dataset")
+    yield from unknown(place, row.dataset, experiment.datasets, of="datasets")
+    if row.dataset is None and table.dataset is None:
+        yield Problem(place, "missing, and the table names none; name one there, or one in each row")
+    elif row.dataset is not None and table.dataset is not None:
+        yield Problem(place, f"found the text {row.dataset!r}, but the table names {table.dataset}; take one away")
+
+
+def _ema_problems(row: Row, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield an average that the row's run does not keep."""
+    run = experiment.runs.get(row.run or "")
+    if row.ema is None or (run is None and row.teacher is None):
+        return
+    kept = [] if run is None else [run.ema.half_life, *run.ema.others]
+    if row.ema not in kept:
+        known = ", ".join(f"{each:.15g}" for each in kept)
+        expected = f"one of the half-lives of {row.run}: {known}" if kept else "none: a teacher has one average"
+        yield Problem((*place, "ema"), f"found {row.ema}, expected {expected}")
+
+
 def _strangers(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield a row whose network learned from another dataset than the one the table compares with.
+    """Yield a row whose network learned from another dataset than the one it is compared with.
 
     A model's numbers are filed under the model alone, so they are of one dataset.
     """
+    run, dataset = _learner(row, experiment), row.dataset or table.dataset
+    if run is not None and run.dataset != dataset and {run.dataset, dataset} <= experiment.datasets.keys():
+        said = "the table" if row.dataset is None else "the row"
+        yield Problem(place, f"learned from dataset {run.dataset}, expected {dataset}, as {said} says")
+
+
+def _learner(row: Row, experiment: Experiment) -> Run | None:
+    """Return the run that trained a row's network; None where it came trained."""
     teacher = experiment.teachers.get(row.teacher or "")
-    run = experiment.runs.get(row.run or (teacher and teacher.run) or "")
-    if run is not None and run.dataset != table.dataset and {run.dataset, table.dataset} <= experiment.datasets.keys():
-        yield Problem(place, f"learned from dataset {run.dataset}, expected {table.dataset}, as the table says")
+    return experiment.runs.get(row.run or (teacher and teacher.run) or "")
+
+
+def _wanderers(experiment: Experiment) -> Iterator[Problem]:
+    """Yield a teacher from outside that is compared with another dataset than before: see `_strangers`."""
+    met: dict[str, str] = {}
+    for name, table in experiment.tables.items():
+        for index, row in enumerate(table.rows):
+            dataset = row.dataset or table.dataset
+            if row.teacher is None or dataset is None or _learner(row, experiment) is not None:
+                continue
+            first = met.setdefault(row.teacher, dataset)
+            if first != dataset:
+                clash = f"{row.teacher} is compared with {dataset} here and with {first} elsewhere"
+                yield Problem(("tables", name, "rows", index), f"{clash}; give it a second name in teachers")

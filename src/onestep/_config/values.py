@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
 _T = TypeVar("_T")
@@ -22,6 +22,7 @@ def _frozen(value: Any) -> Any:
 _NAME = r"^[a-z][a-z0-9_]*$"
 _DIGEST = r"^[0-9a-f]{64}$"
 _SEED_BLOCK = r"^(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$"
+_POLICY = r"^(last|best_[a-z][a-z0-9_]*)$"
 _METRIC_VALUE = r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$"
 
 EXPECTED_BY_PATTERN = MappingProxyType(
@@ -29,6 +30,7 @@ EXPECTED_BY_PATTERN = MappingProxyType(
         _NAME: "small letters, digits and _, first a letter",
         _DIGEST: "64 hexadecimal digits",
         _SEED_BLOCK: "first-last, such as 0-1999",
+        _POLICY: "last, or best_ and a column, such as best_fd",
         _METRIC_VALUE: "metric.value, such as fd.frechet",
     }
 )
@@ -37,6 +39,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 Digest = Annotated[str, StringConstraints(pattern=_DIGEST)]
 SeedBlock = Annotated[str, StringConstraints(pattern=_SEED_BLOCK)]
+Policy = Annotated[str, StringConstraints(pattern=_POLICY)]
 MetricValue = Annotated[str, StringConstraints(pattern=_METRIC_VALUE)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -171,15 +174,17 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class MovingAverage:
-    """The average that snapshots publish.
+    """The averages that snapshots publish.
 
     Attributes:
-        half_life: Images after which a weight counts half.
-        ramp_up: The half-life never exceeds this share of the images seen; 0 is no limit.
+        half_life: Images after which a weight counts half, in the main one.
+        ramp_up: No half-life ever exceeds this share of the images seen; 0 is no limit.
+        others: Half-lives of further averages, in images; each has its own file beside every snapshot.
     """
 
     half_life: Annotated[float, Field(gt=0)]
     ramp_up: Annotated[float, Field(ge=0)]
+    others: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -229,19 +234,45 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Published:
+    """A number from the literature, and where it stands; a config may give the number alone."""
+
+    value: float
+    source: Text | None = None
+
+
+def _alone(value: Any) -> Any:
+    """Return a number that stands alone as one without a source."""
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Row:
-    """A row of a table: a `run` or a `teacher`, through a sampler.
+    """A row of a table: a `run` or a `teacher` through a sampler, or another method's published numbers.
 
     Attributes:
         label: What readers call it, where that is not the run's name.
+        dataset: What its images are compared with, in a table that names none.
+        ema: Half-life in images of the run's average that is shown; None for its main one.
         published: Numbers from the literature by column.
+        nfe: Network evaluations of another method, as published.
+        images: Images that another method trained on, in the words of its authors.
     """
 
     run: Name | None = None
     teacher: Name | None = None
-    sampler: Name
+    sampler: Name | None = None
     label: Text | None = None
-    published: Named[float] = Field(default_factory=_nothing)
+    dataset: Name | None = None
+    ema: Count | None = None
+    published: Named[Annotated[Published, BeforeValidator(_alone)]] = Field(default_factory=_nothing)
+    nfe: Count | None = None
+    images: Text | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether this pipeline measures it."""
+        return self.run is not None or self.teacher is not None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -257,19 +288,39 @@ class Table:
     """What is measured and shown together.
 
     Attributes:
-        dataset: What generated images are compared with.
+        dataset: What generated images are compared with; None where each row names its own.
         seeds: Blocks "first-last", both included, of one size; each is measured by itself.
-        snapshot: Which snapshot of a run stands in the table.
+        select: Which snapshot of a run stands in the table: its last, or the one with the best number of a column.
+        select_seeds: The block by which the best is chosen; None for the first of `seeds`. The best of several noisy
+            numbers flatters: seeds other than those of `seeds` keep that bias out of the table. The paper reports the
+            lowest FID over snapshots, which is the default's way.
         columns: "metric.value" by column.
     """
 
     title: Text
-    dataset: Name
+    dataset: Name | None = None
     seeds: Annotated[tuple[SeedBlock, ...], Field(min_length=1)]
-    snapshot: Literal["last"]
+    select: Policy = "last"
+    select_seeds: SeedBlock | None = None
     columns: Annotated[Named[MetricValue], Field(min_length=1)]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     curves: Curves | None = None
+
+    @property
+    def selected_by(self) -> str | None:
+        """The column by which snapshots are chosen; None where the last one stands."""
+        return None if self.select == "last" else self.select.removeprefix("best_")
+
+    @property
+    def selection_seeds(self) -> str:
+        """The block of seeds by which they are chosen."""
+        return self.select_seeds or self.seeds[0]
+
+    def dataset_of(self, row: Row) -> str:
+        """Return what a row is compared with."""
+        dataset = row.dataset or self.dataset
+        assert dataset is not None, row
+        return dataset
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

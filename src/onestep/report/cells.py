@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onestep.models import average_suffix
 from onestep.report import numbers
 from onestep.report.table import Row, Table
 
@@ -38,6 +39,10 @@ class Cell:
         return self.mean if self.std is None else f"{self.mean} {numbers.PLUS_MINUS} {self.std}"
 
 
+NOT_HERE, NOT_PUBLISHED = "not trained here", "not published"
+ELSEWHERE = "not run here"
+
+
 def cell(row: Row, *, column: str, blocks: int) -> Cell | None:
     """Return what stands in a cell; None where nothing was measured. `blocks` is the number the table asks for."""
     value = row.metrics[column]
@@ -55,6 +60,22 @@ def cell(row: Row, *, column: str, blocks: int) -> Cell | None:
     )
 
 
+def published_cells(row: Row, *, column: str, table: Table) -> tuple[str, str]:
+    """Return the published number, marked with its source, and our difference to it, in words where one is missing."""
+    if column not in row.published:
+        return NOT_PUBLISHED, NOT_PUBLISHED
+    found = cell(row, column=column, blocks=len(table.seeds))
+    mark = sources(table).get(row.sources.get(column, ""))
+    theirs = numbers.plain(row.published[column]) + (f" [{mark}]" if mark else "")
+    return theirs, numbers.NOT_MEASURED if found is None or found.difference is None else found.difference
+
+
+def sources(table: Table) -> dict[str, int]:
+    """Number the sources of a table's published numbers in the order in which they appear."""
+    named = (row.sources[column] for row in table.rows for column in table.columns if column in row.sources)
+    return {source: number for number, source in enumerate(dict.fromkeys(named), start=1)}
+
+
 def published_columns(table: Table) -> tuple[str, ...]:
     """Return the columns in which a row has a number from the literature."""
     return tuple(column for column in table.columns if any(column in row.published for row in table.rows))
@@ -65,14 +86,42 @@ def title_of(column: str, *, table: Table) -> str:
     return f"{numbers.heading(column)} {ARROWS[table.directions[column]]}"
 
 
+def facts(row: Row, *, table: Table) -> dict[str, str]:
+    """Return what stands beside a row's numbers, by heading: the same headings for all rows of a table."""
+    told = {"sampler": row.sampler or ELSEWHERE}
+    if table.dataset is None:
+        told["dataset"] = row.dataset
+    told |= {
+        "evaluations": NOT_PUBLISHED if row.nfe is None else str(row.nfe),
+        "images": images_seen(row),
+        "frozen": frozen_share(row),
+        "snapshot": row.snapshot_policy or untrained(row),
+    }
+    if has_averages(table):
+        told["average"] = untrained(row) if row.ema is None else f"{row.ema:,.15g} images"
+    return told
+
+
+def has_averages(table: Table) -> bool:
+    """Whether a row shows another average than its run's main one, so that readers need to know which."""
+    return any(row.ema is not None and str(row.snapshot).endswith(average_suffix(int(row.ema))) for row in table.rows)
+
+
+def untrained(row: Row) -> str:
+    """Return what is said of a row's training where it was not here."""
+    return NOT_PUBLISHED if row.run is None else NOT_HERE
+
+
 def images_seen(row: Row) -> str:
-    """Return the images a row's network was trained on here."""
-    return "not trained here" if row.images_seen is None else numbers.count(row.images_seen)
+    """Return the images a row's network was trained on here; of another method, what its authors say."""
+    if row.images_seen is None:
+        return row.images or untrained(row)
+    return numbers.count(row.images_seen)
 
 
 def frozen_share(row: Row) -> str:
     """Return the share of a row's parameters that never moved."""
-    return "not trained here" if row.frozen_share is None else numbers.share(row.frozen_share)
+    return untrained(row) if row.frozen_share is None else numbers.share(row.frozen_share)
 
 
 def notes(table: Table) -> list[str]:
@@ -80,20 +129,20 @@ def notes(table: Table) -> list[str]:
     sentences = [_averaged(table), _marks(table)]
     if any(row.trained_with_other_code for row in table.rows):
         sentences.append(f"{DAGGER} {OTHER_CODE}")
-    return sentences
+    if any(row.run is None for row in table.rows):
+        sentences.append(f"{ELSEWHERE[:1].upper()}{ELSEWHERE[1:]}: another method, with the numbers of its authors.")
+    return [*sentences, *(f"[{number}] {source}" for source, number in sources(table).items())]
 
 
 def _averaged(table: Table) -> str:
     blocks = ", ".join(table.seeds)
-    policies = ", ".join(sorted({row.snapshot_policy for row in table.rows}))
-    snapshot = f"; snapshot of each run: {policies}." if policies else "."
     if len(table.seeds) == 1:
-        return f"One block of seeds ({blocks}){snapshot}"
-    spread = f"Mean {numbers.PLUS_MINUS} standard deviation"
-    return f"{spread} over {len(table.seeds)} blocks of seeds ({blocks}){snapshot}"
+        return f"One block of seeds ({blocks})."
+    return f"Mean {numbers.PLUS_MINUS} standard deviation over {len(table.seeds)} blocks of seeds ({blocks})."
 
 
 def _marks(table: Table) -> str:
     used = [direction for direction in ARROWS if direction in table.directions.values()]
     meanings = [f"{ARROWS[direction]} {direction} is better" for direction in used]
-    return f"Bold: the best of its column ({', '.join(meanings)})."
+    within = "" if table.dataset is not None else " within its dataset; datasets are not compared"
+    return f"Bold: the best of its column{within} ({', '.join(meanings)})."

@@ -111,6 +111,8 @@ def _judge(table: Table, *, column: str, many: Row, before: Row | None, tuned: l
     ]
     if len(shown) < len(judged):
         sentences.append(f"{reached} of {len(judged)} fine-tuned rows support the headline; the table shows them all.")
+    if table.dataset is None:
+        sentences.append(f"This is of {many.dataset} alone; the table shows the other datasets.")
     if unmeasured:
         sentences.append(f"Fine-tuned rows not measured yet: {unmeasured}.")
     return Claim(

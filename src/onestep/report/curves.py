@@ -18,10 +18,14 @@ Point = tuple[float, float]
 
 
 def row_name(row: Row, *, table: Table) -> str:
-    """Return a row's label, with its evaluations where another row of the table has the same label."""
-    if sum(each.label == row.label for each in table.rows) == 1:
-        return row.label
-    return f"{row.label}, {row.nfe} evaluation" + ("" if row.nfe == 1 else "s")
+    """Return a row's label, with what tells it from rows of the same label: dataset, evaluations, average."""
+    name = row.label if table.dataset is not None else f"{row.label}, {row.dataset}"
+    same = [each for each in table.rows if (each.label, each.dataset) == (row.label, row.dataset)]
+    if len(same) == 1:
+        return name
+    name = f"{name}, {row.nfe} evaluation" + ("" if row.nfe == 1 else "s")
+    alike = [each for each in same if each.nfe == row.nfe]
+    return name if len(alike) == 1 or row.ema is None else f"{name}, average over {row.ema:,.15g}"
 
 
 def run_colours(evidence: Evidence) -> dict[str, int]:
@@ -29,7 +33,8 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
     rows = [(index, row) for shown in evidence.tables for index, row in enumerate(shown.table.rows)]
     colours: dict[str, int] = {}
     for index, row in rows:
-        colours.setdefault(row.run, index)
+        if row.run is not None:
+            colours.setdefault(row.run, index)
     free = max((index for index, _ in rows), default=-1) + 1
     for run in evidence.runs:
         if run.name not in colours:

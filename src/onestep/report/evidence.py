@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from onestep import files
+from onestep.models import Model, average_suffix
 from onestep.report.table import Row, Table, read_table
 
 
@@ -146,7 +147,9 @@ def _read_table(results: Path, *, config: Mapping[str, Any], name: str) -> Table
 
 
 def _read_samples(results: Path, row: Row, *, seeds: str) -> Samples | None:
-    path = results / "samples" / row.snapshot / row.sampler / f"{seeds}.npz"
+    if row.model is None or row.sampler is None:
+        return None
+    path = results / "samples" / row.model / row.sampler / f"{seeds}.npz"
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as archive:
@@ -158,7 +161,7 @@ def _read_curve(results: Path, row: Row, *, source: str, seeds: str) -> MetricCu
     metric, _, value = source.partition(".")
     points = []
     for images, model in _snapshots(results, row):
-        path = results / "metrics" / model / row.sampler / f"{seeds}.{metric}.json"
+        path = results / "metrics" / model / str(row.sampler) / f"{seeds}.{metric}.json"
         if path.exists():
             points.append((images, float(files.read_json(path)["values"][value])))
     return MetricCurve(row=row, points=tuple(points))
@@ -166,9 +169,15 @@ def _read_curve(results: Path, row: Row, *, source: str, seeds: str) -> MetricCu
 
 def _snapshots(results: Path, row: Row) -> list[tuple[int, str]]:
     """Return (images seen, model) of each snapshot, ascending; a network from outside counts as 0 images."""
-    found = (results / "runs" / row.run / "snapshots").glob("*.safetensors")
-    images = sorted(int(path.stem) for path in found)
-    return [(count, f"{row.run}@{count}") for count in images] or [(row.images_seen or 0, row.snapshot)]
+    if row.model is None:
+        return []
+    model = Model.parse(row.model)
+    suffix = average_suffix(model.ema)
+    found = (results / "runs" / model.name / "snapshots").glob(f"*{suffix}.safetensors")
+    counts = [path.stem.removesuffix(suffix) for path in found]
+    images = sorted(int(count) for count in counts if count.isdecimal())
+    models = [(count, str(replace(model, images=count, choice=None))) for count in images]
+    return models or [(row.images_seen or 0, row.model)]
 
 
 def read_run(folder: Path) -> RunEvidence:

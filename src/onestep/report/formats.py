@@ -13,8 +13,8 @@ from onestep.report import cells, numbers
 from onestep.report.cells import DAGGER, Cell
 from onestep.report.table import Row, Table, as_json
 
-NOT_PUBLISHED = "not published"
-LEADING = ("run", "sampler", "evaluations", "images", "frozen")
+WORDS = ("run", "sampler", "dataset", "snapshot")
+"""Headings of the columns that stand at the left; the others are numbers."""
 TEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -44,11 +44,12 @@ def as_csv(table: Table) -> str:
     """Return a table as CSV: numbers in full, words where there is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ["run", "sampler", "label", "nfe", "images_seen", "snapshot", "snapshot_policy", "frozen_share"]
+    names = ["run", "sampler", "label", "dataset", "nfe", "images_seen", "snapshot", "snapshot_policy", "average"]
+    names.append("frozen_share")
     published = cells.published_columns(table)
     for column in table.columns:
         names += [column, f"{column}_std", f"{column}_blocks", f"{column}_best"]
-        names += [f"{column}_published", f"{column}_difference"] if column in published else []
+        names += [f"{column}_{each}" for each in ("published", "difference", "source") if column in published]
     writer.writerow([*names, "trained_with_other_code"])
     for row in table.rows:
         writer.writerow(_csv_row(row, table=table, published=published))
@@ -56,9 +57,12 @@ def as_csv(table: Table) -> str:
 
 
 def _csv_row(row: Row, *, table: Table, published: Sequence[str]) -> list[str]:
-    seen = "not trained here" if row.images_seen is None else str(row.images_seen)
-    frozen = "not trained here" if row.frozen_share is None else repr(row.frozen_share)
-    line = [row.run, row.sampler, row.label, str(row.nfe), seen, row.snapshot, row.snapshot_policy, frozen]
+    said = cells.facts(row, table=table)
+    line = [row.run or cells.ELSEWHERE, said["sampler"], row.label, row.dataset, said["evaluations"]]
+    line += [said["images"] if row.images_seen is None else str(row.images_seen)]
+    line += [row.snapshot or cells.NOT_PUBLISHED, said["snapshot"]]
+    line += [cells.untrained(row) if row.ema is None else numbers.plain(row.ema)]
+    line += [said["frozen"] if row.frozen_share is None else repr(row.frozen_share)]
     for column in table.columns:
         line += _csv_number(row, column)
         line += _csv_published(row, column) if column in published else []
@@ -76,18 +80,23 @@ def _csv_number(row: Row, column: str) -> list[str]:
 def _csv_published(row: Row, column: str) -> list[str]:
     value, published = row.metrics[column], row.published.get(column)
     if published is None:
-        return [NOT_PUBLISHED, NOT_PUBLISHED]
-    return [repr(published), numbers.NOT_MEASURED if value is None else repr(value - published)]
+        return [cells.NOT_PUBLISHED] * 3
+    difference = numbers.NOT_MEASURED if value is None else repr(value - published)
+    return [repr(published), difference, row.sources.get(column, "no source given")]
 
 
 def as_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown, with its title above and its notes below."""
-    names = [*LEADING, *_number_headings(table)]
-    ruler = ["---", "---", *["---:"] * (len(names) - 2)]
+    names = [*_leading_headings(table), *_number_headings(table)]
+    ruler = ["---" if name in WORDS else "---:" for name in names]
     lines = [_markdown_line(_markdown(name) for name in names), _markdown_line(ruler)]
     lines += [_markdown_line(_markdown_row(row, table=table)) for row in table.rows]
     notes = "\n".join(f"{_markdown(note)}  " for note in cells.notes(table))
     return f"### {_markdown(table.title)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def _leading_headings(table: Table) -> list[str]:
+    return ["run", *cells.facts(table.rows[0], table=table)]
 
 
 def _number_headings(table: Table) -> list[str]:
@@ -105,13 +114,12 @@ def _markdown_line(parts: object) -> str:
 
 def _markdown_row(row: Row, *, table: Table) -> list[str]:
     mark = f" {DAGGER}" if row.trained_with_other_code else ""
-    line = [_markdown(row.label) + mark, _markdown(row.sampler), str(row.nfe)]
-    line += [cells.images_seen(row), cells.frozen_share(row)]
+    line = [_markdown(row.label) + mark, *map(_markdown, cells.facts(row, table=table).values())]
     for column in table.columns:
         found = cells.cell(row, column=column, blocks=len(table.seeds))
         line.append(_markdown_number(found))
         if column in cells.published_columns(table):
-            line += _published(row, column, found)
+            line += map(_markdown, cells.published_cells(row, column=column, table=table))
     return line
 
 
@@ -121,25 +129,17 @@ def _markdown_number(found: Cell | None) -> str:
     return (f"**{found.text}**" if found.best else found.text) + (f" ({found.missing})" if found.missing else "")
 
 
-def _published(row: Row, column: str, found: Cell | None) -> list[str]:
-    """Return the published number and our difference to it, in words where one is missing."""
-    if column not in row.published:
-        return [NOT_PUBLISHED, NOT_PUBLISHED]
-    if found is None or found.difference is None:
-        return [numbers.plain(row.published[column]), numbers.NOT_MEASURED]
-    return [numbers.plain(row.published[column]), found.difference]
-
-
 def _markdown(text: str) -> str:
     """Escape what Markdown would read as markup; an underscore inside a word is none."""
-    escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
+    escaped = re.sub(r"([\\`*~\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
 
 
 def as_latex(table: Table) -> str:
     """Return a table as a booktabs `tabular`, to be put in a `table` environment; needs no other package."""
-    names = [*LEADING, *_number_headings(table)]
-    lines = [f"% {table.title}".replace("\n", " "), rf"\begin{{tabular}}{{ll{'r' * (len(names) - 2)}}}", r"\toprule"]
+    names = [*_leading_headings(table), *_number_headings(table)]
+    sides = "".join("l" if name in WORDS else "r" for name in names)
+    lines = [f"% {table.title}".replace("\n", " "), rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
     lines += [_latex_line([latex(name) for name in names]), r"\midrule"]
     lines += [_latex_line(_latex_row(row, table=table)) for row in table.rows]
     lines += [r"\bottomrule"]
@@ -153,13 +153,12 @@ def _latex_line(parts: Sequence[str]) -> str:
 
 def _latex_row(row: Row, *, table: Table) -> list[str]:
     mark = r"$^\dagger$" if row.trained_with_other_code else ""
-    line = [latex(row.label) + mark, latex(row.sampler), str(row.nfe)]
-    line += [latex(cells.images_seen(row)), latex(cells.frozen_share(row))]
+    line = [latex(row.label) + mark, *map(latex, cells.facts(row, table=table).values())]
     for column in table.columns:
         found = cells.cell(row, column=column, blocks=len(table.seeds))
         line.append(_latex_number(found))
         if column in cells.published_columns(table):
-            line += [latex(text) for text in _published(row, column, found)]
+            line += map(latex, cells.published_cells(row, column=column, table=table))
     return line
 
 

@@ -21,27 +21,41 @@ class Entry:
     """What is known of a row before its numbers are read.
 
     Attributes:
-        run: The run, or the teacher's name where the network came from outside.
-        sampler: The sampler's name in config.yaml.
+        run: The run, or the teacher's name where the network came from outside; None for another method, of which
+            published numbers are all there is.
+        sampler: The sampler's name in config.yaml; None for another method.
         label: What readers call the row; the run's name where the config gives none.
-        nfe: Network evaluations for one image.
+        dataset: The real images it is compared with.
+        nfe: Network evaluations for one image; None where another method's are not given.
         images_seen: Images the network was trained on by this pipeline; None where it came trained.
-        snapshot: The `{model}` of the paths below results/: `{run}@{images}`, or the teacher's name.
+        images: What another method trained on, in words ("~400 M"); None for all other rows.
+        snapshot: The network: `{run}@{images}`, with `-ema{half_life}` for another average, or the teacher's name.
+        snapshot_policy: How the snapshot was selected: "last", or "lowest FD of 4, seeds 0-1999"; None where there
+            was none to select.
+        model: The `{model}` of the paths below results/: `snapshot`, or what it is called where it was chosen.
+        ema: Half-life in images of the average that the snapshot holds; None where nothing was trained here.
         frozen_share: Share of the parameters that never moved, in [0, 1]; None where nothing was trained here.
         trained_with_other_code: Whether the training code has changed since the snapshot was made.
         published: Numbers from the literature by column.
+        sources: Where these stand, by column, as far as the config says.
         measurements: Contents of the metric files by metric name, one for each block of seeds that was measured.
     """
 
-    run: str
-    sampler: str
+    run: str | None
+    sampler: str | None
     label: str
-    nfe: int
+    dataset: str
+    nfe: int | None
     images_seen: int | None
-    snapshot: str
+    images: str | None
+    snapshot: str | None
+    snapshot_policy: str | None
+    model: str | None
+    ema: float | None
     frozen_share: float | None
     trained_with_other_code: bool
     published: Mapping[str, float]
+    sources: Mapping[str, str]
     measurements: Mapping[str, Sequence[Measurement]]
 
 
@@ -50,25 +64,29 @@ class Row:
     """A row of a table, as it stands in tables/{table}.json; see `Entry` for what is not named here.
 
     Attributes:
-        snapshot_policy: How the snapshot was selected ("last").
         metrics: Mean over the blocks by column; None where nothing was measured.
         std: Sample standard deviation (n - 1) over the blocks; None for fewer than two.
         blocks: Number of blocks behind each mean.
-        best: The columns in which no other row is better; empty where only one row has a number.
+        best: The columns in which no other row of its dataset is better; empty where only one row has a number.
     """
 
-    run: str
-    sampler: str
+    run: str | None
+    sampler: str | None
     label: str
-    nfe: int
+    dataset: str
+    nfe: int | None
     images_seen: int | None
-    snapshot: str
-    snapshot_policy: str
+    images: str | None
+    snapshot: str | None
+    snapshot_policy: str | None
+    model: str | None
+    ema: float | None
     metrics: Mapping[str, float | None]
     std: Mapping[str, float | None]
     blocks: Mapping[str, int]
     best: tuple[str, ...]
     published: Mapping[str, float]
+    sources: Mapping[str, str]
     frozen_share: float | None
     trained_with_other_code: bool
 
@@ -80,7 +98,7 @@ class Table:
     Attributes:
         name: Its name in config.yaml.
         title: Its title there.
-        dataset: The real images it compares with.
+        dataset: The real images it compares with; None where each row has its own.
         seeds: The blocks of seeds, as written: "0-1999".
         columns: `metric.value` by column, in the order they are shown.
         directions: Which direction is better, by column.
@@ -89,7 +107,7 @@ class Table:
 
     name: str
     title: str
-    dataset: str
+    dataset: str | None
     seeds: tuple[str, ...]
     columns: Mapping[str, str]
     directions: Mapping[str, Direction]
@@ -104,9 +122,7 @@ def tabulate(config: Mapping[str, Any], *, name: str, entries: Sequence[Entry]) 
     """
     layout = config["tables"][name]
     directions = column_directions(layout["columns"], metrics=config["metrics"])
-    rows = build_rows(
-        entries, columns=layout["columns"], directions=directions, snapshot_policy=layout.get("snapshot", "last")
-    )
+    rows = build_rows(entries, columns=layout["columns"], directions=directions)
     return _lay_out(config, name=name, directions=directions, rows=rows)
 
 
@@ -125,7 +141,7 @@ def _lay_out(
     return Table(
         name=name,
         title=layout.get("title", name),
-        dataset=layout["dataset"],
+        dataset=layout.get("dataset"),
         seeds=tuple(str(block) for block in layout["seeds"]),
         columns=dict(layout["columns"]),
         directions=directions,
@@ -154,24 +170,23 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, Any])
 
 
 def build_rows(
-    entries: Sequence[Entry],
-    *,
-    columns: Mapping[str, str],
-    directions: Mapping[str, Direction],
-    snapshot_policy: str,
+    entries: Sequence[Entry], *, columns: Mapping[str, str], directions: Mapping[str, Direction]
 ) -> list[Row]:
-    """Average over the blocks of seeds and mark the best of each column.
+    """Average over the blocks of seeds and mark the best of each column; datasets are not compared with each other.
 
     Raises:
-        ValueError: Numbers of one column were measured against different references, through different feature
-            weights or on different numbers of images; or a measurement lacks the value a column asks for.
+        ValueError: Numbers of one column and dataset were measured against different references, through different
+            feature weights or on different numbers of images; or a measurement lacks the value a column asks for.
     """
     for column, source in columns.items():
         refuse_mixed_sources(entries, column=column, metric=source.partition(".")[0])
     means = [{column: _mean(_values(entry, source)) for column, source in columns.items()} for entry in entries]
-    best = {column: _best([mean[column] for mean in means], directions[column]) for column in columns}
+    best = {}
+    for dataset in dict.fromkeys(entry.dataset for entry in entries):
+        compared = [mean for entry, mean in zip(entries, means, strict=True) if entry.dataset == dataset]
+        best[dataset] = {column: _best([mean[column] for mean in compared], directions[column]) for column in columns}
     return [
-        _row(entry, columns=columns, means=mean, best=best, snapshot_policy=snapshot_policy)
+        _row(entry, columns=columns, means=mean, best=best[entry.dataset])
         for entry, mean in zip(entries, means, strict=True)
     ]
 
@@ -182,22 +197,26 @@ def _row(
     columns: Mapping[str, str],
     means: Mapping[str, float | None],
     best: Mapping[str, float | None],
-    snapshot_policy: str,
 ) -> Row:
     found = {column: _values(entry, source) for column, source in columns.items()}
     return Row(
         run=entry.run,
         sampler=entry.sampler,
         label=entry.label,
+        dataset=entry.dataset,
         nfe=entry.nfe,
         images_seen=entry.images_seen,
+        images=entry.images,
         snapshot=entry.snapshot,
-        snapshot_policy=snapshot_policy,
+        snapshot_policy=entry.snapshot_policy,
+        model=entry.model,
+        ema=entry.ema,
         metrics=dict(means),
         std={column: statistics.stdev(values) if len(values) > 1 else None for column, values in found.items()},
         blocks={column: len(values) for column, values in found.items()},
         best=tuple(column for column in columns if means[column] is not None and means[column] == best[column]),
         published=dict(entry.published),
+        sources=dict(entry.sources),
         frozen_share=entry.frozen_share,
         trained_with_other_code=entry.trained_with_other_code,
     )
@@ -228,14 +247,12 @@ def _best(means: Sequence[float | None], direction: Direction) -> float | None:
 
 
 def refuse_mixed_sources(entries: Sequence[Entry], *, column: str, metric: str) -> None:
-    """Raise ValueError unless all measurements of `metric` are comparable, naming two that are not."""
-    found = [
-        (_place(entry, measurement, metric), measurement)
-        for entry in entries
-        for measurement in entry.measurements.get(metric, ())
-    ]
-    for place, measurement in found[1:]:
-        first_place, first = found[0]
+    """Raise ValueError unless all measurements of `metric` on a dataset are comparable, naming two that are not."""
+    firsts: dict[str, tuple[str, Measurement]] = {}
+    found = [(entry, measurement) for entry in entries for measurement in entry.measurements.get(metric, ())]
+    for entry, measurement in found:
+        place = _place(entry, measurement, metric)
+        first_place, first = firsts.setdefault(entry.dataset, (place, measurement))
         for key in ("features", "feature_weights_sha256", "reference", "images"):
             if measurement.get(key) != first.get(key):
                 raise ValueError(
@@ -245,7 +262,7 @@ def refuse_mixed_sources(entries: Sequence[Entry], *, column: str, metric: str) 
 
 
 def _place(entry: Entry, measurement: Measurement, metric: str) -> str:
-    return f"metrics/{entry.snapshot}/{entry.sampler}/{measurement['seeds']}.{metric}.json"
+    return f"metrics/{entry.model}/{entry.sampler}/{measurement['seeds']}.{metric}.json"
 
 
 def read_measurements(

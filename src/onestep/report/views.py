@@ -31,14 +31,19 @@ VERDICTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowView:
-    """A row as the page shows it: texts, its colour class, its cells by column, and its images."""
+    """A row as the page shows it: texts, its colour class, its cells by column, and its images.
+
+    Attributes:
+        facts: What stands beside its numbers, by heading.
+        published: The published number and our difference to it, by column; of the columns that have any.
+    """
 
     row: Row
     colour: str
-    images_seen: str
-    frozen: str
+    facts: Mapping[str, str]
     evaluations: str
     cells: Mapping[str, Cell | None]
+    published: Mapping[str, tuple[str, str]]
     panel: Picture | None
     sheet: Picture | None
 
@@ -51,7 +56,8 @@ class TableView:
         anchor: The section's address within the page.
         headings: A column's heading by column, with the arrow of the better direction.
         judged, direction: Heading of the column the claim is judged by, and which direction is better.
-        claimed: The rows the claim speaks of; all rows where it speaks of none.
+        claimed: The rows the claim speaks of; all that draw images where it speaks of none.
+        drawn: The rows that draw images: all but those of other methods.
         panel_seeds, sheet_seeds: The seeds of the small and the large pictures, as text.
         sheet_columns: Images in a row of the large pictures.
         curve: The metric over training as `<svg>`; None where no row has several measured snapshots.
@@ -66,6 +72,7 @@ class TableView:
     direction: Direction
     rows: tuple[RowView, ...]
     claimed: tuple[RowView, ...]
+    drawn: tuple[RowView, ...]
     notes: tuple[str, ...]
     panel_seeds: str
     sheet_seeds: str
@@ -122,6 +129,7 @@ def table_view(shown: TableEvidence, *, config: Mapping[str, Any]) -> TableView:
     rows = tuple(
         _row_view(row, shown=shown, index=index, pictures=pictures[index]) for index, row in enumerate(table.rows)
     )
+    drawn = tuple(view for view in rows if view.row.run is not None)
     chart = curves.metric_chart(shown)
     return TableView(
         anchor=f"table-{table.name}",
@@ -132,7 +140,8 @@ def table_view(shown: TableEvidence, *, config: Mapping[str, Any]) -> TableView:
         judged=numbers.heading(claim.column),
         direction=table.directions[claim.column],
         rows=rows,
-        claimed=tuple(view for row in claim.rows for view in rows if view.row is row) or rows,
+        claimed=tuple(view for row in claim.rows for view in rows if view.row is row) or drawn,
+        drawn=drawn,
         notes=tuple(cells.notes(table)),
         panel_seeds=span(seeds),
         sheet_seeds=span(sheet_seeds),
@@ -169,10 +178,13 @@ def _row_view(
     return RowView(
         row=row,
         colour=colour_class(index),
-        images_seen=cells.images_seen(row),
-        frozen=cells.frozen_share(row),
-        evaluations=evaluations(row.nfe),
+        facts=cells.facts(row, table=shown.table),
+        evaluations=cells.NOT_PUBLISHED if row.nfe is None else evaluations(row.nfe),
         cells={column: cells.cell(row, column=column, blocks=blocks) for column in shown.table.columns},
+        published={
+            column: cells.published_cells(row, column=column, table=shown.table)
+            for column in cells.published_columns(shown.table)
+        },
         panel=pictures[0],
         sheet=pictures[1],
     )

@@ -76,7 +76,8 @@ def assemble(
         players=players,
         optimizers=build_optimizers(players, phases=phases, options=document["optimizers"]),
         published=published,
-        average=MovingAverage(published, **document["ema"]),
+        average=_average(published, document["ema"], half_life=document["ema"]["half_life"]),
+        other_averages={each: _average(published, document["ema"], half_life=each) for each in _others(document)},
         network=config,
         pixels=torch.from_numpy(pixels),
         labels=_one_hot(labels, classes=archive.classes) if document["conditional"] else None,
@@ -92,6 +93,15 @@ def assemble(
 
 def _component(family: str, block: Mapping[str, Any]) -> Any:
     return plugins.load(family, block["name"])(**{key: value for key, value in block.items() if key != "name"})
+
+
+def _average(published: nn.Module, options: Mapping[str, Any], *, half_life: float) -> MovingAverage:
+    return MovingAverage(published, half_life=half_life, ramp_up=options["ramp_up"])
+
+
+def _others(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the further half-lives; a run.yaml of an older version names none."""
+    return tuple(document["ema"].get("others", ()))
 
 
 def _published(

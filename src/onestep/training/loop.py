@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.data import to_images
 from onestep.distributed import Ranks
+from onestep.models import average_suffix
 from onestep.objectives import Batch, Phase, Players
 from onestep.training.ema import MovingAverage
 from onestep.training.log import Progress, RunLog, Window, peak_memory_mib
@@ -37,7 +38,8 @@ class Training:
         players: The networks by role.
         optimizers: One a trained role.
         published: The player that snapshots publish.
-        average: Its moving average.
+        average: Its main moving average.
+        other_averages: Its averages of other half-lives, by half-life in images.
         network: Its config, written into each snapshot.
         pixels: The dataset, uint8 [N, C, H, W].
         labels: Its classes, one-hot float32 [N, K]; None when the run is unconditional.
@@ -58,6 +60,7 @@ class Training:
     optimizers: Optimizers
     published: nn.Module
     average: MovingAverage
+    other_averages: Mapping[int, MovingAverage] = field(default_factory=dict)
     network: Mapping[str, Any]
     pixels: Tensor
     labels: Tensor | None
@@ -73,6 +76,12 @@ class Training:
     def record_every(self) -> int:
         """Images between two records, a multiple of the batch."""
         return max(1, self.images // (_RECORDS * self.batch)) * self.batch
+
+    @property
+    def averages(self) -> dict[str, MovingAverage]:
+        """All averages by what their files' names end in: nothing for the main one."""
+        others = {average_suffix(half_life): average for half_life, average in self.other_averages.items()}
+        return {average_suffix(None): self.average} | others
 
 
 def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: float, code: str) -> dict[str, Any]:
@@ -140,7 +149,8 @@ def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseRe
     reports = train_step(
         phases, players=training.players, optimizers=training.optimizers, passes_for=passes_for, ranks=ranks
     )
-    training.average.update(images_seen=images_seen, batch=training.batch)
+    for average in training.averages.values():
+        average.update(images_seen=images_seen, batch=training.batch)
     return reports
 
 
@@ -151,11 +161,12 @@ def passes(rows: int, *, limit: int | None) -> list[slice]:
 
 
 def _snapshot(training: Training, *, before: int, now: int, folder: Path, ranks: Ranks) -> None:
-    """Write the average where this step reached a snapshot's count."""
-    for count in training.snapshots:
-        if before < count <= now and ranks.leads:
-            path = folder / "snapshots" / f"{count}.safetensors"
-            write_snapshot(path, training.average.published(), dict(training.network))
+    """Write each average where this step reached a snapshot's count."""
+    reached = [count for count in training.snapshots if before < count <= now and ranks.leads]
+    for count in reached:
+        for suffix, average in training.averages.items():
+            path = folder / "snapshots" / f"{count}{suffix}.safetensors"
+            write_snapshot(path, average.published(), dict(training.network))
 
 
 def _record(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Resume:
             self._seed()
             for player in self._training.players.values():
                 distributed.broadcast(player.state_dict().values(), ranks=self._ranks)
-            self._training.average.restore(self._moving())
+            for average in self._training.averages.values():
+                average.restore(self._moving())
             return 0
         self._load(state)
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
@@ -99,7 +100,8 @@ class Resume:
             for role, player in self._training.players.items()
             for name, value in player.state_dict().items()
         }
-        tensors |= {f"average.{name}": value for name, value in self._training.average.state().items()}
+        for suffix, average in self._training.averages.items():
+            tensors |= {f"average{suffix}.{name}": value for name, value in average.state().items()}
         values = {}
         for role, optimizer in self._training.optimizers.items():
             moments, values[role] = optimizer_tensors(optimizer)
@@ -116,7 +118,8 @@ class Resume:
     def _load(self, state: TrainingState) -> None:
         for role, player in self._training.players.items():
             player.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
-        self._training.average.restore(_under("average.", state.tensors))
+        for suffix, average in self._training.averages.items():
+            average.restore(_under(f"average{suffix}.", state.tensors))
         for role, optimizer in self._training.optimizers.items():
             load_optimizer(optimizer, _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role])
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}

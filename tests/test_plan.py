@@ -1,0 +1,74 @@
+"""What the rules are told of snapshots, averages and choices among them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+from onestep.config import parse_experiment
+from onestep.fingerprint import Fingerprints
+from onestep.plan import Plan
+from tiny import selecting_config
+
+CHOSEN = "digits_d2o@best-fd.frechet-one_step-0-31-ema4"
+
+
+def plan_of(config):
+    return Plan(parse_experiment(config), fingerprints=Fingerprints())
+
+
+def options(plan, table):
+    return json.loads(plan.table_options(SimpleNamespace(table=table)))
+
+
+def models(plan, table):
+    return [row["model"] for row in options(plan, table)["rows"]]
+
+
+def test_every_average_is_a_declared_output_of_its_run():
+    (run,) = (run for run in plan_of(selecting_config()).runs if run.name == "digits_d2o")
+    folder = "results/runs/digits_d2o/snapshots"
+    assert run.snapshots == [f"{folder}/{name}.safetensors" for name in ("160", "160-ema4", "320", "320-ema4")]
+
+
+def test_a_choice_waits_for_every_snapshot_of_its_average_and_its_number():
+    plan, wildcards = plan_of(selecting_config()), SimpleNamespace(model=CHOSEN)
+    assert models(plan, "chosen") == [CHOSEN, None]
+    assert plan.candidate_snapshots(wildcards) == [
+        f"results/runs/digits_d2o/snapshots/{images}-ema4.safetensors" for images in (160, 320)
+    ]
+    assert plan.candidate_measurements(wildcards) == [
+        f"results/metrics/digits_d2o@{images}-ema4/one_step/0-31.fd.json" for images in (160, 320)
+    ]
+    assert json.loads(plan.choice_options(wildcards))["direction"] == "lower"
+    assert plan.model_weights(wildcards) == f"results/selections/{CHOSEN}.safetensors"
+    assert plan.table_choices(SimpleNamespace(table="chosen")) == [f"results/selections/{CHOSEN}.json"]
+    assert plan.table_choices(SimpleNamespace(table="digits")) == []
+
+
+def test_tables_of_different_policies_share_no_file():
+    config = selecting_config()
+    config["tables"]["other"] = {**config["tables"]["chosen"], "select_seeds": "64-95"}
+    config["tables"]["last"] = {**config["tables"]["chosen"], "select": "last"}
+    plan = plan_of(config)
+    assert models(plan, "other")[0] == "digits_d2o@best-fd.frechet-one_step-64-95-ema4"
+    assert models(plan, "last")[0] == "digits_d2o@320-ema4"
+
+
+def test_the_main_average_by_name_is_the_main_average():
+    config = selecting_config()
+    config["tables"]["chosen"]["rows"][0]["ema"] = 5000
+    config["tables"]["chosen"]["rows"].append({"run": "digits_edm", "sampler": "heun"})
+    rows = options(plan_of(config), "chosen")["rows"]
+    assert rows[0]["model"] == "digits_d2o@best-fd.frechet-one_step-0-31"
+    # A run with one snapshot has nothing to choose among.
+    assert (rows[2]["model"], rows[2]["images_seen"]) == ("digits_edm@320", 320)
+
+
+def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
+    config = selecting_config()
+    config["tables"]["chosen"]["curves"] = {"column": "fd", "seeds": "0-31"}
+    inputs = plan_of(config).page_inputs(None)
+    assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in inputs
+    assert f"results/samples/{CHOSEN}/one_step/0-31.npz" in inputs
+    assert not any("None" in path for path in inputs)
