@@ -48,22 +48,19 @@ class Expected:
         Raises:
             Mismatch: It is not the expected one; one line, which begins with `called`.
         """
-        size = path.stat().st_size
-        self._compare(
-            "bytes", f"{size:,}", self.size is None or size == self.size, f"{self.size or 0:,}", called=called
-        )
-        sha256 = _digest(path, "sha256")
-        self._compare("sha256", sha256, self.sha256 in (None, sha256), self.sha256, called=called)
-        begins = self.sha256_begins or ""
-        self._compare("sha256", sha256, sha256.startswith(begins), f"{begins}...", called=called)
-        if self.md5 is not None:
-            md5 = _digest(path, "md5")
-            self._compare("md5", md5, md5 == self.md5, self.md5, called=called)
-        return Verified(sha256=sha256, size=size)
+        found = Verified(sha256=_digest(path, "sha256"), size=path.stat().st_size)
+        if self.size not in (None, found.size):
+            raise self._mismatch(f"{found.size:,} bytes", f"{self.size:,}", called=called)
+        if self.sha256 not in (None, found.sha256):
+            raise self._mismatch(f"sha256 {found.sha256}", self.sha256, called=called)
+        if not found.sha256.startswith(self.sha256_begins or ""):
+            raise self._mismatch(f"sha256 {found.sha256}", f"{self.sha256_begins}...", called=called)
+        if self.md5 is not None and (md5 := _digest(path, "md5")) != self.md5:
+            raise self._mismatch(f"md5 {md5}", self.md5, called=called)
+        return found
 
-    def _compare(self, what: str, found: str, agrees: bool, expected: str | None, *, called: str) -> None:
-        if not agrees:
-            raise Mismatch(f"{called}: found {what} {found}, expected {expected} ({self.said_by})")
+    def _mismatch(self, found: str, expected: str | None, *, called: str) -> Mismatch:
+        return Mismatch(f"{called}: found {found}, expected {expected} ({self.said_by})")
 
 
 def _digest(path: Path, algorithm: str) -> str:

@@ -1,4 +1,4 @@
-"""A file from an address that may drop, lie, change or be slow: it arrives whole, or the error says what came instead."""
+"""A file from an address that may drop, lie, change or be slow: it arrives whole, or the error says what came."""
 
 from __future__ import annotations
 
@@ -293,9 +293,7 @@ def _check_room(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
-            f"{folder}: found {free:,} bytes free, expected {needed:,} for what is still to come; make room"
-        )
+        raise ValueError(f"{folder}: found {free:,} bytes free, expected {needed:,} for what is to come; make room")
 
 
 def _retry_after(text: str) -> float:

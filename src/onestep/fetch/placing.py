@@ -1,4 +1,4 @@
-"""Giving a file of this machine a second name: small ones are copied, large ones are linked, because disks are short."""
+"""Giving a file of this machine a second name: small ones are copied, large ones linked, because disks are short."""
 
 from __future__ import annotations
 
