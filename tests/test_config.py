@@ -15,6 +15,7 @@ import yaml
 from onestep import plugins
 from onestep._config.components import resolve_components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.inputs import read_registry
 from onestep.stages import training_plugins
 
 DEMO = Path(__file__).parents[1] / "demo" / "config.yaml"
@@ -73,8 +74,8 @@ WRONG = {
     ),
     "unknown section": (
         {"zebra": 1},
-        "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, metrics, "
-        "tables, rerun",
+        "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, "
+        "metrics, tables, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
