@@ -22,7 +22,7 @@ from onestep.fetch.partial import Origin, Part
 from onestep.fetch.placing import copy_or_link
 from onestep.fetch.progress import Progress
 
-_PIECE = 2**18
+_PIECE = 2**16
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
 
 
