@@ -31,7 +31,7 @@ def snakemake(work, *arguments, **environment):
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     variables |= {"PYTHONPATH": str(REPOSITORY / "src"), **environment}
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
-    command += ["--cores", "1", "--scheduler", "greedy", *arguments]
+    command += [str(work), "--cores", "1", "--scheduler", "greedy", *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
