@@ -6,6 +6,7 @@ block of config.yaml as a mapping: `{package, path, ...}`, `{file}`, `{url, ...}
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,9 +56,11 @@ class Published:
     md5: str | None = None
 
 
-def read_registry(path: Path = REGISTRY) -> Mapping[str, Published]:
+# The file is part of the package and the values are frozen, so that reading it once is only quicker.
+@functools.cache
+def read_registry() -> Mapping[str, Published]:
     """Return the registry's entries by name, in its order."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
     return MappingProxyType({name: _published(entry) for name, entry in document.items()})
 
 

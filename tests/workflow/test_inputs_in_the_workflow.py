@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from onestep.plan import Plan
 from tiny import REPOSITORY, tiny_config, write_config
 
 EDM = "results/inputs/edm/edm.pkl"
+MINE = "results/inputs/mine/table.pkl"
 
 
 def snakemake(work, *arguments, **environment):
@@ -31,7 +34,7 @@ def snakemake(work, *arguments, **environment):
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     variables |= {"PYTHONPATH": str(REPOSITORY / "src"), **environment}
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
-    command += [str(work), "--cores", "1", "--scheduler", "greedy", *arguments]
+    command += ["--cores", "1", "--scheduler", "greedy", *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
@@ -72,26 +75,30 @@ def config(tmp_path, site):
     return config
 
 
-def test_the_workflow_is_planned_with_no_input_there(config, tmp_path):
-    code, text = snakemake(tmp_path / "work", "--dry-run")
-    assert code == 0, text
-    assert EDM in text and "results/inputs/mine/table.pkl" in text and "ffhq" not in text  # a run needs its own alone
-    code, text = snakemake(tmp_path / "work", "results/inputs/mine/table.pkl")
-    assert code != 0 and "there is no file brought/table.pkl; bring it there" in text
-
-
-def test_offline_a_missing_input_stops_it_before_any_job_and_a_present_one_does_not(config, tmp_path):
+def test_inputs_are_planned_unseen_asked_for_before_any_job_offline_and_fetched_one_by_one(config, tmp_path):
     work = tmp_path / "work"
+    code, text = snakemake(work, "--dry-run")
+    assert code == 0, text
+    assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
     code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
     assert code != 0 and "there is no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
     assert not (work / "results").exists()
-    code, text = snakemake(work, EDM)
-    assert code == 0, text
+    code, text = snakemake(work, EDM, MINE, "--keep-going")
+    assert code != 0 and "there is no file brought/table.pkl; bring it there" in text
     assert (work / EDM).read_bytes() == b"weights"
-    # Where it came from does not count: neither does a mirror run the rule again, nor does it need a network now.
-    write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}})
-    code, text = snakemake(work, EDM, ONESTEP_OFFLINE="1")
-    assert code == 0 and "Nothing to be done" in text, text
-    (work / EDM).unlink()
-    code, text = snakemake(work, EDM, ONESTEP_OFFLINE="1")
-    assert code == 0 and (work / EDM).read_bytes() == b"weights", text
+
+
+def test_what_is_here_is_fine_offline_and_where_it_came_from_reruns_nothing(config, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("ONESTEP_OFFLINE", "1")
+    edm = SimpleNamespace(input="edm")
+    plan = Plan.read("config.yaml")
+    with pytest.raises(ValueError, match="`onestep fetch --only edm`"):
+        plan.fetch_waits_for(edm)
+    Path("inputs/edm").mkdir(parents=True)
+    Path("inputs/edm/edm.pkl").write_bytes(b"weights")
+    assert plan.fetch_waits_for(edm) == []
+    mirrored = Plan.read(write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}}))
+    assert mirrored.fetch_source(edm) == plan.fetch_source(edm)
+    assert mirrored.page_options(None) == plan.page_options(None)
