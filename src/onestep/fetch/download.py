@@ -43,6 +43,10 @@ class Patience:
     silence: float = 60.0
 
 
+class Unobtainable(ValueError):
+    """No address brought the file; a line for each: the address, what was found, what was expected."""
+
+
 class _Unusable(Exception):
     """An address from which the file will not come; the next one is tried."""
 
@@ -78,8 +82,8 @@ def download(
         What it is; it is whole and the expected one.
 
     Raises:
-        ValueError: No address brought it (a line for each: the address, what was found, what was expected), or there
-            is no room. What has arrived of the right file stays for the next time.
+        Unobtainable: No address brought it. What has arrived of the right file stays for the next time.
+        ValueError: There is no room; what has arrived stays as well.
     """
     complaints = []
     with requests.Session() as session:
@@ -92,7 +96,7 @@ def download(
                 complaints.append(str(error))
             finally:
                 progress.end()
-    raise ValueError("\n".join(complaints))
+    raise Unobtainable("\n".join(complaints))
 
 
 @dataclass(frozen=True, kw_only=True)

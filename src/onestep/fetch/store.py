@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep.fetch.digests import Expected, Mismatch, Verified
-from onestep.fetch.download import Patience, download
+from onestep.fetch.download import Patience, Unobtainable, download
 from onestep.fetch.lockfile import InputsLock
 from onestep.fetch.partial import Part
 from onestep.fetch.placing import describe_folder
@@ -155,7 +155,7 @@ class Store:
                 progress=Progress(thing.path.name),
                 patience=self.patience,
             )
-        except ValueError as error:
+        except Unobtainable as error:
             way_out = f"{thing.name}: run again to continue, or bring it by hand to {thing.path}, or {_accept(thing)}"
             raise ValueError(f"{error}\n{way_out}") from error
 
