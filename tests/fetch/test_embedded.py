@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 
 import pytest
 import yaml
 
-from onestep.fetch.embedded import fetch_file, fetch_packaged
+from onestep.fetch.embedded import fetch_file, fetch_packaged, verify_placed
 
 PACKAGE, PATH = "scikit-learn", "sklearn/datasets/data/digits.csv.gz"
 
@@ -72,3 +73,52 @@ def test_a_file_brought_by_hand_must_be_there_and_be_the_right_one(tmp_path):
     with pytest.raises(ValueError, match=r"mine.bin: found sha256 \w{64}, expected 0{64}; bring the file again"):
         fetch_file(source, "0" * 64, target=target)
     assert not target.exists()
+
+
+def test_a_large_file_is_linked_and_verified_all_the_same(tmp_path):
+    source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
+    source.write_bytes(b"content")
+    with pytest.raises(ValueError, match="expected 0{64}"):
+        fetch_file(source, "0" * 64, target=target, linked_from=7)
+    assert not target.exists() and source.read_bytes() == b"content"
+    fetch_file(source, None, target=target, linked_from=7)
+    assert target.samefile(source)
+    fetch_file(source, None, target=target, linked_from=8)
+    assert not target.samefile(source) and target.read_bytes() == b"content"
+
+
+def test_a_large_file_of_another_disk_is_linked_by_name(tmp_path, monkeypatch):
+    def another_disk(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", another_disk)
+    source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
+    source.write_bytes(b"content")
+    fetch_file(source, None, target=target, linked_from=7)
+    assert target.is_symlink() and target.read_bytes() == b"content"
+
+
+def test_a_folder_becomes_its_description(tmp_path):
+    folder, target = tmp_path / "pictures", tmp_path / "inputs" / "pictures.folder"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "2.png").write_bytes(b"22")
+    (folder / "1.png").write_bytes(b"1")
+    fetch_file(folder, None, target=target)
+    described = json.loads(target.read_text())
+    listing = hashlib.sha256(b'[["1.png",1],["b/2.png",2]]').hexdigest()
+    assert described == {"folder": str(folder), "files": 2, "bytes": 3, "listing_sha256": listing}
+    fetch_file(folder, listing, target=target)
+    verify_placed(target)
+    (folder / "1.png").unlink()
+    with pytest.raises(ValueError, match="found 1 files, 2 bytes, listing_sha256 .*, expected 2, 3, "):
+        verify_placed(target)
+    with pytest.raises(ValueError, match=f"found listing_sha256 .*, expected {listing}"):
+        fetch_file(folder, listing, target=target)
+
+
+def test_a_folder_where_a_file_was_planned_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="found a folder, but a file was planned with; run the workflow again"):
+        fetch_file(tmp_path, None, target=tmp_path / "x" / "pictures")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="found an empty folder, expected files in it"):
+        fetch_file(tmp_path / "empty", None, target=tmp_path / "x" / "empty.folder")

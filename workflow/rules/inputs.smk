@@ -1,10 +1,13 @@
 # INPUTS AND DATA
-# needs:  an installed package that ships the file, or a file brought by hand
+# needs:  an installed package that ships the file, a file or folder brought by hand, or the network (no other rule does)
 # makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip and its card {dataset}.json
 
 
 rule fetch:
     """Bring an input from outside, verify its digest, record it."""
+    input:
+        # None; but offline this stops the workflow before any job if the input is not here.
+        plan.fetch_waits_for,
     output:
         "results/inputs/{input}/{file}",
     log:
@@ -17,7 +20,7 @@ rule fetch:
     params:
         source=plan.fetch_source,
     shell:
-        "onestep fetch --source {params.source:q} --output {output:q} > {log:q} 2>&1"
+        "onestep fetch --source {params.source:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule prepare:

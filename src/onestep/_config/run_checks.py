@@ -8,12 +8,17 @@ from collections.abc import Iterable, Iterator
 
 from onestep import plugins
 from onestep._config.problems import Place, Problem, exactly_one, found, missing_key, not_among
-from onestep._config.values import Backbone, Experiment, Run
+from onestep._config.values import Backbone, Experiment, Input, Run
+from onestep.inputs import address_filename, read_registry
+
+_SCHEMES = ("http://", "https://", "file://")
+_ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 
 
 def run_problems(experiment: Experiment) -> Iterator[Problem]:
     """Yield what is wrong with inputs, datasets, runs, and what is made of runs."""
     yield from _input_problems(experiment)
+    yield from _mirror_problems(experiment)
     yield from _source_problems(experiment)
     for name, run in experiment.runs.items():
         yield from _reference_problems(run, experiment, place=("runs", name))
@@ -40,16 +45,45 @@ def _classifiers(experiment: Experiment) -> list[str]:
 
 
 def _input_problems(experiment: Experiment) -> Iterator[Problem]:
+    kinds = ("package", "file", "url", "published")
     for name, source in experiment.inputs.items():
         place = ("inputs", name)
-        given = [key for key in ("package", "file") if getattr(source, key) is not None]
-        if wrong := exactly_one(("package", "file"), given=given):
+        if wrong := exactly_one(kinds, given=[key for key in kinds if getattr(source, key) is not None]):
             yield Problem(place, wrong)
-        elif source.package is None and source.path is not None:
+            continue
+        if source.package is None and source.path is not None:
             yield Problem((*place, "path"), "a place inside a package, but none is named; the path of a file is `file`")
-        elif source.package is not None:
+        if source.url is None and source.size is not None:
+            yield Problem((*place, "size"), "only what has a `url` has it; take it away")
+        if source.package is not None:
             absent = [key for key in ("path", "sha256", "licence") if getattr(source, key) is None]
             yield from (Problem((*place, key), missing_key()) for key in absent)
+        elif source.url is not None:
+            yield from _address_problems(source.url, place=(*place, "url"))
+        elif source.published is not None:
+            yield from _published_problems(source, place=place)
+
+
+def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
+    if not address.startswith(_SCHEMES) or not address_filename(address):
+        yield Problem(place, f"{found(address)}, expected {_ONE_OF_SCHEMES} and, at its end, the name of a file")
+    elif "//drive.google.com/" in address:
+        yield Problem(place, "Google Drive asks a person first; get the file by hand and name its path as `file`")
+
+
+def _published_problems(source: Input, *, place: Place) -> Iterator[Problem]:
+    registry = read_registry()
+    yield from unknown((*place, "published"), source.published, registry, of="names of fetch/registry.yaml")
+    for key in ("sha256", "licence"):
+        if getattr(source, key) is not None:
+            yield Problem((*place, key), "fetch/registry.yaml says it, and inputs.lock.yaml keeps it; take it away")
+
+
+def _mirror_problems(experiment: Experiment) -> Iterator[Problem]:
+    for original, mirror in experiment.mirrors.items():
+        for address in (original, mirror):
+            if not address.startswith(_SCHEMES):
+                yield Problem(("mirrors", original), f"{found(address)}, expected {_ONE_OF_SCHEMES}")
 
 
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:

@@ -57,19 +57,25 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Input:
-    """A file from outside: out of an installed Python package, or brought by hand.
+    """A file or folder from outside. It has exactly one of `package`, `file`, `url` and `published`.
 
     Attributes:
         package: Distribution that ships the file (then `path`, `sha256` and `licence` are given too).
         path: The file inside the installed package.
-        file: A path on this machine.
-        sha256: Digest of the file.
+        file: A path on this machine: a file, or a folder.
+        url: An address: http, https or file.
+        published: An entry of fetch/registry.yaml, which knows the rest.
+        size: Bytes behind the `url`.
+        sha256: Digest of the file; of a folder, that of its listing.
         licence: Under which terms it may be used.
     """
 
     package: Text | None = None
     path: Text | None = None
     file: Text | None = None
+    url: Text | None = None
+    published: Text | None = None
+    size: Count | None = None
     sha256: Digest | None = None
     licence: Text | None = None
 
@@ -332,9 +338,14 @@ class Rerun:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Experiment:
-    """A whole config, checked: every name in it exists, and every option that has a default is filled in."""
+    """A whole config, checked: every name in it exists, and every option that has a default is filled in.
+
+    Attributes:
+        mirrors: What addresses begin with, and what they may begin with instead; a mirror is tried first.
+    """
 
     inputs: Named[Input] = Field(default_factory=_nothing)
+    mirrors: Annotated[Mapping[Text, Text], AfterValidator(_frozen)] = Field(default_factory=_nothing)
     datasets: Named[Dataset] = Field(default_factory=_nothing)
     teachers: Named[Teacher] = Field(default_factory=_nothing)
     backbones: Named[Backbone] = Field(default_factory=_nothing)

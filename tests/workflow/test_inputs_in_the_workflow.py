@@ -1,0 +1,107 @@
+"""Inputs in the workflow: planned without being there, fetched by local rules, and asked for before any job offline."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from onestep.cli import main
+from onestep.plan import Plan
+from tiny import REPOSITORY, tiny_config, write_config
+
+EDM = "results/inputs/edm/edm.pkl"
+MINE = "results/inputs/mine/table.pkl"
+
+
+def snakemake(work, *arguments, **environment):
+    """Run Snakemake in a working directory with this checkout's package."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(REPOSITORY / "Snakefile"),
+        "--directory",
+        str(work),
+    ]
+    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    variables |= {"PYTHONPATH": str(REPOSITORY / "src"), **environment}
+    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+    command += ["--cores", "1", "--scheduler", "greedy", *arguments]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def site(tmp_path):
+    """The address of a server of one file."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "edm.pkl").write_bytes(b"weights")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        with contextlib.suppress(OSError):
+            server.shutdown()
+
+
+@pytest.fixture
+def config(tmp_path, site):
+    config = tiny_config()
+    config["inputs"] |= {
+        "edm": {"url": f"{site}/edm.pkl"},
+        "faces": {"published": "ffhq"},
+        "mine": {"file": "brought/table.pkl"},
+    }
+    config["teachers"]["edm"] = {"pickle": "edm"}
+    config["runs"]["digits_d2o"] |= {"teacher": "edm", "conditional": True}
+    config["runs"]["digits_d2o"]["discriminator"] |= {"class_embeddings": "mine"}
+    write_config(tmp_path / "work", config)
+    return config
+
+
+def test_inputs_are_planned_unseen_asked_for_before_any_job_offline_and_then_found(config, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    code, text = snakemake(work, "--dry-run")
+    assert code == 0, text
+    assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
+    code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
+    assert code != 0 and "there is no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
+    assert not (work / "results").exists()
+    monkeypatch.chdir(work)
+    assert main(["fetch", "--only", "edm"]) == 0
+    code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
+    assert code == 0, text
+    assert (work / EDM).read_bytes() == b"weights"
+
+
+def test_what_is_here_is_fine_offline_and_where_it_came_from_reruns_nothing(config, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("ONESTEP_OFFLINE", "1")
+    edm = SimpleNamespace(input="edm")
+    plan = Plan.read("config.yaml")
+    with pytest.raises(ValueError, match="`onestep fetch --only edm`"):
+        plan.fetch_waits_for(edm)
+    Path("inputs/edm").mkdir(parents=True)
+    Path("inputs/edm/edm.pkl").write_bytes(b"weights")
+    assert plan.fetch_waits_for(edm) == []
+    mirrored = Plan.read(write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}}))
+    assert mirrored.fetch_source(edm) == plan.fetch_source(edm)
+    assert mirrored.page_options(None) == plan.page_options(None)
