@@ -55,8 +55,17 @@ class VggFeatures:
 
 
 def _without_classes(weights: Weights, network: nn.Module) -> Weights:
-    """Return the weights under timm's names and in its shapes, without the layer of the classes."""
-    from timm.models.vgg import checkpoint_filter_fn
+    """Return the weights in timm's shapes, without the layer of the classes.
 
-    converted = checkpoint_filter_fn(dict(weights), network)
-    return {name: tensor for name, tensor in converted.items() if not name.startswith(("head.", "classifier.6."))}
+    timm has the fully connected layers of torchvision's file as convolutions, the first over the last 7 x 7 maps.
+    """
+    renamed = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    converted = {}
+    for name, tensor in weights.items():
+        if not name.startswith(("head.", "classifier.6.")):
+            for old, new in renamed.items():
+                name = name.replace(old, new)
+            fits = name in wanted and wanted[name].numel() == tensor.numel()
+            converted[name] = tensor.reshape(wanted[name]) if fits else tensor
+    return converted

@@ -22,6 +22,7 @@ class PrecisionRecall:
 
     values: ClassVar[Mapping[str, Direction]] = {"precision": "higher", "recall": "higher"}
     compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, neighbours: int = 3, memory_mib: int = 1024) -> None:
         """Choose the manifold.
