@@ -55,9 +55,10 @@ def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] 
         ValueError: The file is no .npz, is damaged, or what it holds under the names are no plain arrays.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is no zip archive, or cut off")
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no zip archive, or cut off")
+        with np.load(path, allow_pickle=False) as archive:
             return None if "about" in archive else {name: archive[name] for name in names if name in archive}
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a whole .npz of plain arrays ({error}); fetch it again") from error
