@@ -203,8 +203,15 @@ class Plan:
         return f"{RESULTS}/features/{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}.{features}.npz"
 
     def real_features(self, wildcards: Any) -> str:
-        """The reference that the dataset of the model has for the metric, or else the dataset's own features."""
+        """The reference that the dataset of the model has for the metric, or else the dataset's own features.
+
+        Of a dataset with published references the images need not be here. Then a metric of generated images alone is
+        given these in place of real ones, which it does not look at.
+        """
         dataset = self._dataset_of(wildcards.model)
+        metric = plugins.load("metrics", self.experiment.metrics[wildcards.metric].name)
+        if "real" not in metric.compares and self.experiment.datasets[dataset].references:
+            return self.generated_features(wildcards)
         return self._reference(dataset, wildcards.metric) or self._dataset_features(dataset, wildcards.metric)
 
     def dataset_features(self, wildcards: Any) -> str:

@@ -15,6 +15,7 @@ from onestep.evaluation.references import read_reference
 from onestep.features import Features
 from onestep.files import read_json, sha256_of_file
 from onestep.metrics.frechet import FrechetDistance
+from onestep.metrics.inception_score import InceptionScore
 from onestep.metrics.precision_recall import PrecisionRecall
 
 _WIDTH = 6
@@ -147,6 +148,15 @@ def test_a_datasets_own_features_are_held_against_its_reference(published, tmp_p
     found = _measured(FrechetDistance(), own, published(**_statistics(real)), tmp_path)
     assert found["dataset"] == "cifar10" and "model" not in found
     assert found["values"]["frechet"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_number_of_generated_images_alone_has_no_reference(generated, tmp_path):
+    rows = np.full((200, 4), 0.25, np.float32)
+    found = read_arrays(generated)
+    write_arrays(generated, {**found.arrays, "probabilities": rows}, about=found.about)
+    measured = _measured(InceptionScore(splits=2), generated, generated, tmp_path)
+    assert measured["reference"] is None and measured["values"]["inception_score"] == pytest.approx(1)
+    assert _measured(FrechetDistance(), generated, generated, tmp_path)["reference"] is not None
 
 
 def test_a_faster_precision_is_written_down(generated, tmp_path):

@@ -18,7 +18,8 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
         name: What the config calls it.
         generated: Features of generated images, `.../{model}/{sampler}/{seeds}.{features}.npz`; or those of a dataset,
             `features/{dataset}.{features}.npz`, which are then held against a reference.
-        real: Features of the dataset, `.../{dataset}.{features}.npz`, or what `read_reference` reads beside them.
+        real: Features of the dataset, `.../{dataset}.{features}.npz`, or what `read_reference` reads beside them; for a
+            metric of generated images alone it may be `generated` again, and then the number has no reference.
         output: The JSON to write.
 
     Raises:
@@ -26,14 +27,13 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     """
     found = read_arrays(generated)
     features = features_of(found, path=generated)
-    reference = read_reference(real, width=features.shape[1], takes_statistics=metric.takes_statistics)
-    if reference.weights_sha256 not in (None, found.about["weights_sha256"]):
-        raise ValueError(
-            f"{generated} and {real} were made with different weights of the feature network; extract both again"
-        )
+    reference = None
+    if "real" in metric.compares or real != generated:
+        reference = read_reference(real, width=features.shape[1], takes_statistics=metric.takes_statistics)
+        _refuse_other_weights(found.about["weights_sha256"], reference.weights_sha256, generated=generated, real=real)
     available = {
         "generated": features,
-        "real": reference.real,
+        "real": None if reference is None else reference.real,
         "probabilities": found.arrays.get("probabilities"),
     }
     compared = {}
@@ -53,9 +53,16 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
             "features": generated.name.rsplit(".", 2)[1],
             "feature_weights_sha256": found.about["weights_sha256"],
             "precision": found.about["network"].get("precision", "float32"),
-            "reference": dict(reference.facts),
+            "reference": None if reference is None else dict(reference.facts),
         },
     )
+
+
+def _refuse_other_weights(ours: str, theirs: str | None, *, generated: Path, real: Path) -> None:
+    if theirs not in (None, ours):
+        raise ValueError(
+            f"{generated} and {real} were made with different weights of the feature network; extract both again"
+        )
 
 
 def _subject(path: Path) -> dict[str, str]:
