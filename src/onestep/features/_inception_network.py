@@ -7,7 +7,7 @@ there are 1,008 classes. Its normalisation is constant, so it is folded into the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,35 +244,30 @@ def read_inception(path: Path) -> InceptionNetwork:
         OSError: The file cannot be opened.
     """
     tensors = read_metric_pickle(path) if path.suffix == ".pkl" else read_published_weights(path)
-    layouts: dict[str, tuple[Callable[[_Convolution], str], tuple[str | None, ...]]] = {
-        "output.weight": (
-            lambda unit: f"layers.{unit.name}.",
-            ("weight", None, "beta", "mean", "var"),
-        ),
-        "fc.weight": (
-            lambda unit: f"{unit.alias}.",
-            ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"),
-        ),
-    }
+    layouts = {"output.weight": _names_in_graph, "fc.weight": _names_in_torch_fidelity}
     output = next((name for name in layouts if name in tensors), None)
     if output is None:
         raise ValueError(
             f"{path}: holds neither {' nor '.join(map(repr, layouts))}; expected the Inception network of 2015-12-05, "
             "as torch-fidelity (.pth) or NVIDIA (.pkl) publish it"
         )
-    prefix, leaves = layouts[output]
     source = _Tensors(tensors, path=path)
     network = InceptionNetwork()
-    for unit in _convolutions(network):
-        names = [None if leaf is None else prefix(unit) + leaf for leaf in leaves]
-        weight, bias = _folded(source, names, shape=tuple(unit.weight.shape))
+    for unit in [part for part in network.modules() if isinstance(part, _Convolution)]:
+        weight, bias = _folded(source, layouts[output](unit), shape=tuple(unit.weight.shape))
         unit.weight, unit.bias = nn.Parameter(weight), nn.Parameter(bias)
     network.output.weight = nn.Parameter(source.take(output, (CLASSES, POOL_WIDTH)).float())
     return network.eval().requires_grad_(False)
 
 
-def _convolutions(network: nn.Module) -> Iterator[_Convolution]:
-    return (part for part in network.modules() if isinstance(part, _Convolution))
+# Each gives the kernel's name, then those of the normalisation's scale, shift, mean and variance.
+def _names_in_graph(unit: _Convolution) -> list[str | None]:
+    return [leaf and f"layers.{unit.name}.{leaf}" for leaf in ("weight", None, "beta", "mean", "var")]
+
+
+def _names_in_torch_fidelity(unit: _Convolution) -> list[str | None]:
+    normalisation = [f"bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")]
+    return [f"{unit.alias}.{leaf}" for leaf in ("conv.weight", *normalisation)]
 
 
 class _Tensors:

@@ -15,7 +15,7 @@ Weights = Mapping[str, Tensor]
 
 
 def load_timm_network(
-    path: Path, *, name: str, convert: Callable[[Weights, nn.Module], Weights], **options: Any
+    path: Path, *, name: str, convert: Callable[[Weights, nn.Module], Weights], options: Mapping[str, Any]
 ) -> nn.Module:
     """Build a network of timm with the weights of a file, in evaluation mode.
 

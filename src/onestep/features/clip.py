@@ -37,7 +37,9 @@ class ClipFeatures:
         Raises:
             ValueError: The file does not hold the network.
         """
-        self._network = load_timm_network(weights, name=_NETWORK, convert=_under_timms_names, num_classes=_WIDTH)
+        self._network = load_timm_network(
+            weights, name=_NETWORK, convert=_under_timms_names, options={"num_classes": _WIDTH}
+        )
         self._precision = precision
 
     def __call__(self, pixels: Tensor) -> Features:

@@ -57,7 +57,8 @@ def load_dinov2(path: Path, *, name: str) -> nn.Module:
     Raises:
         ValueError: The file does not hold it.
     """
-    return load_timm_network(path, name=name, convert=_for_smaller_images, num_classes=0, img_size=_SIZE)
+    options = {"num_classes": 0, "img_size": _SIZE}
+    return load_timm_network(path, name=name, convert=_for_smaller_images, options=options)
 
 
 def dinov2_features(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:

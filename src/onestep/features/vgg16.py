@@ -35,7 +35,7 @@ class VggFeatures:
         Raises:
             ValueError: The file does not hold the network.
         """
-        self._network = load_timm_network(weights, name="vgg16", convert=_without_classes, num_classes=0)
+        self._network = load_timm_network(weights, name="vgg16", convert=_without_classes, options={"num_classes": 0})
         self._precision = precision
 
     def __call__(self, pixels: Tensor) -> Features:
