@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,3 +46,19 @@ def read_arrays(path: Path) -> Arrays:
             f"{path}: not an archive of this pipeline ({error}); delete it and run again to rebuild it"
         ) from error
     return Arrays(arrays, about)
+
+
+def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+    """Return those of `names` that an .npz from outside holds; None where it is one of this pipeline.
+
+    Raises:
+        ValueError: The file is no .npz, is damaged, or what it holds under the names are no plain arrays.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no zip archive, or cut off")
+        with np.load(path, allow_pickle=False) as archive:
+            return None if "about" in archive else {name: archive[name] for name in names if name in archive}
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole .npz of plain arrays ({error}); fetch it again") from error

@@ -86,7 +86,7 @@ class Plan:
     def _block(self, section: str, name: str) -> dict[str, Any]:
         """Return a component's name and options as the config has them, references to other sections left out."""
         block = self._document[section][name]
-        return {key: value for key, value in block.items() if key not in ("input", "run", "features")}
+        return {key: value for key, value in block.items() if key not in ("input", "run", "features", "references")}
 
     # Inputs and data
 
@@ -286,9 +286,44 @@ class Plan:
         return f"{RESULTS}/features/{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}.{features}.npz"
 
     def real_features(self, wildcards: Any) -> str:
-        """The features of the dataset of the table that shows the model."""
-        features = self.experiment.metrics[wildcards.metric].features
-        return f"{RESULTS}/features/{self._dataset_of(wildcards.model)}.{features}.npz"
+        """The reference that the dataset of the model has for the metric, or else the dataset's own features.
+
+        Of a dataset with published references the images need not be here. Then a metric of generated images alone is
+        given these in place of real ones, which it does not look at.
+        """
+        dataset = self._dataset_of(wildcards.model)
+        metric = plugins.load("metrics", self.experiment.metrics[wildcards.metric].name)
+        if "real" not in metric.compares and self.experiment.datasets[dataset].references:
+            return self.generated_features(wildcards)
+        return self._reference(dataset, wildcards.metric) or self._dataset_features(dataset, wildcards.metric)
+
+    def dataset_features(self, wildcards: Any) -> str:
+        """A dataset's own features that a metric looks at."""
+        return self._dataset_features(wildcards.dataset, wildcards.metric)
+
+    def _dataset_features(self, dataset: str, metric: str) -> str:
+        return f"{RESULTS}/features/{dataset}.{self.experiment.metrics[metric].features}.npz"
+
+    def dataset_reference(self, wildcards: Any) -> str:
+        """The published reference of a dataset for a metric."""
+        reference = self._reference(wildcards.dataset, wildcards.metric)
+        if reference is None:
+            raise ValueError(f"datasets.{wildcards.dataset}.references: names no reference for {wildcards.metric}")
+        return reference
+
+    def _reference(self, dataset: str, metric: str) -> str | None:
+        """Return published statistics as they are, or the features of published images, where a metric needs those."""
+        source = self.experiment.datasets[dataset].references.get(metric)
+        if source is None:
+            return None
+        chosen = self.experiment.metrics[metric]
+        if plugins.load("metrics", chosen.name).takes_statistics:
+            return self._input(source)
+        return f"{RESULTS}/features/reference/{source}.{chosen.features}.npz"
+
+    def reference_images(self, wildcards: Any) -> str:
+        """An input with real images that others compare with."""
+        return self._input(wildcards.input)
 
     def _dataset_of(self, model: str) -> str:
         name = Model.parse(model).name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -47,3 +49,12 @@ def test_what_is_damaged_or_something_else_is_refused(tmp_path):
         read_published_weights(path)
     with pytest.raises(ValueError, match=r"are read from .safetensors, .pth, .pt and .bin, not from '.h5'"):
         read_published_weights(tmp_path / "model.h5")
+
+
+def test_a_program_is_refused_with_the_way_out(tmp_path):
+    path = tmp_path / "ViT-B-32.pt"
+    with zipfile.ZipFile(path, "w") as archive:  # as torch.jit.save writes them
+        archive.writestr("ViT-B-32/data.pkl", b"")
+        archive.writestr("ViT-B-32/code/__torch__.py", "")
+    with pytest.raises(ValueError, match=r"ViT-B-32\.pt: a TorchScript program, .*fetch the same weights as tensors"):
+        read_published_weights(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from onestep.metrics import Statistics
 from onestep.metrics.frechet import FrechetDistance, frechet_from_statistics, gaussian_fit
 
 
@@ -126,3 +127,11 @@ def test_what_has_no_distance_is_refused(generated, real, message):
 def test_statistics_of_different_widths_are_refused():
     with pytest.raises(ValueError, match=r"of one width D; found \[3\], \[3, 3\], \[2\], \[2, 2\]"):
         frechet_from_statistics(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
+
+
+def test_statistics_stand_for_the_features_they_were_made_of():
+    random = np.random.RandomState(0)
+    generated, real = random.standard_normal((80, 5)), random.standard_normal((90, 5)) + 0.5
+    mean, covariance = gaussian_fit(real)
+    found = FrechetDistance()(generated=generated, real=Statistics(mean=mean.numpy(), covariance=covariance.numpy()))
+    assert found == FrechetDistance()(generated=generated, real=real)

@@ -53,6 +53,25 @@ def test_radii_and_distances_are_the_references_up_to_half_precision(golden, rec
         np.testing.assert_allclose(squared, block, atol=rounding)
 
 
+@pytest.mark.golden
+def test_half_precision_comes_nearer_to_the_reference(golden, recorded):
+    gaps = {"float16": 0.0, "float64": 0.0}
+    for case in golden.cases(recorded):
+        for column, neighbours in enumerate(recorded[f"{case}/k"]):
+            for arithmetic in gaps:
+                found = PrecisionRecall(neighbours=int(neighbours), arithmetic=arithmetic)(**_sets(recorded, case))
+                gap = max(abs(found[name] - recorded[f"{case}/{name}"][column]) for name in found)
+                gaps[arithmetic] = max(gaps[arithmetic], gap)
+    assert gaps["float16"] < 0.005 < gaps["float64"] <= 0.01
+
+
+def test_features_too_large_for_half_precision_take_single_precision():
+    sets = {name: 1e3 * rows for name, rows in _clouds(150, 220).items()}
+    found = PrecisionRecall(arithmetic="float16")(**sets)
+    assert found == pytest.approx(PrecisionRecall()(**sets), abs=0.01)
+    assert PrecisionRecall(arithmetic="float16", memory_mib=1)(**sets) == found
+
+
 def test_one_real_image_repeated_is_precise_and_covers_nothing():
     real = _clouds(1, 300)["real"]
     repeated = np.repeat(real[7:8], 200, axis=0)
@@ -90,7 +109,9 @@ def test_a_hand_made_case():
 
 def test_memory_changes_no_result():
     sets = _clouds(900, 1500, width=16)
-    assert PrecisionRecall(memory_mib=1)(**sets) == PrecisionRecall(memory_mib=4096)(**sets)
+    for arithmetic in ("float64", "float16"):
+        few, many = (PrecisionRecall(memory_mib=size, arithmetic=arithmetic)(**sets) for size in (1, 4096))
+        assert few == many
 
 
 def test_copies_are_at_distance_zero_also_far_from_the_origin():

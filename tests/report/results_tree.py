@@ -113,6 +113,7 @@ def measurement(*, model: str, sampler: str, seeds: str, metric: str, values: Ma
         "values": dict(values),
         "features": "digits",
         "feature_weights_sha256": "aa" * 32,
+        "precision": "float32",
         "reference": {"dataset": "digits", "images": 1797, "sha256": "bb" * 32},
     }
 

@@ -83,6 +83,7 @@ def test_what_was_not_measured_is_none_and_never_best():
         ("feature_weights_sha256", "dd" * 32),
         ("features", "inception"),
         ("images", 50_000),
+        ("precision", "tf32"),
     ],
 )
 def test_numbers_that_cannot_be_compared_are_refused(key, value):
@@ -97,6 +98,23 @@ def test_blocks_of_one_row_must_be_comparable_too():
     row.measurements["fd"][1]["feature_weights_sha256"] = "dd" * 32
     with pytest.raises(ValueError, match="column fd: feature_weights_sha256"):
         build(row)
+
+
+def test_a_column_of_another_precision_is_marked(tmp_path):
+    row = entry("a", fd=[1.0, 2.0], recall=[0.5])
+    for measured in row.measurements["fd"]:
+        measured["precision"] = "tf32"
+    row.measurements["pr"][0]["precision"] = "float32"
+    metrics = {"fd": {"name": "frechet"}, "pr": {"name": "precision_recall"}}
+    layout = {"dataset": "digits", "seeds": ["0-1", "2-3"], "columns": COLUMNS}
+    table = tabulate({"tables": {"t": layout}, "metrics": metrics}, name="t", entries=[row])
+    assert table.rows[0].precisions == {"fd": "tf32"}
+    write_table(tmp_path, table=table)
+    markdown, latex = ((tmp_path / f"t.{suffix}").read_text() for suffix in ("md", "tex"))
+    note = "features computed in tf32, not in float32."
+    assert markdown.count("\N{DOUBLE DAGGER}") == latex.count(r"$^\ddagger$") == 2
+    assert markdown.count(note) == latex.count(note) == 1
+    assert json.loads((tmp_path / "t.json").read_text())[0]["precisions"] == {"fd": "tf32"}
 
 
 def test_a_measurement_without_the_value_is_refused():

@@ -46,6 +46,30 @@ rule select:
         "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"
 
 
+rule check_reference:
+    """Hold a dataset's own features against its published reference: near 0 where both are of the same images.
+
+    Asked for by name: snakemake results/references/{dataset}.{metric}.json
+    """
+    input:
+        generated=plan.dataset_features,
+        real=plan.dataset_reference,
+    output:
+        "results/references/{dataset}.{metric}.json",
+    log:
+        "logs/measure/references/{dataset}.{metric}.log",
+    benchmark:
+        "benchmarks/measure/references/{dataset}.{metric}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    params:
+        metric=plan.metric_options,
+        code=plan.measure_code,
+    shell:
+        "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
+        " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
+
+
 rule tabulate:
     """Put numbers side by side, with what was published and what trained them."""
     input:

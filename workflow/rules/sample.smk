@@ -64,3 +64,24 @@ rule extract_real:
     shell:
         "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
         " --output {output:q} > {log:q} 2>&1"
+
+
+rule extract_reference:
+    """Pass published real images through a feature network."""
+    input:
+        images=plan.reference_images,
+        weights=plan.extractor_weights,
+    output:
+        "results/features/reference/{input}.{features}.npz",
+    log:
+        "logs/extract/reference/{input}.{features}.log",
+    benchmark:
+        "benchmarks/extract/reference/{input}.{features}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    params:
+        features=plan.extractor_options,
+        code=plan.extract_code,
+    shell:
+        "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -43,7 +43,13 @@ class _Family:
 
 
 _FAMILIES = (
-    _Family(folder="data", place=("datasets", "*"), supplied=frozenset({"source"}), sources={"source": ("input",)}),
+    _Family(
+        folder="data",
+        place=("datasets", "*"),
+        supplied=frozenset({"source"}),
+        sources={"source": ("input",)},
+        optional={"references": dict[Name, Name] | None},
+    ),
     _Family(
         folder="features",
         place=("features", "*"),

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from onestep import plugins
 from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among
 from onestep._config.run_checks import denoisers, unknown
-from onestep._config.values import Experiment, Metric, Row, Run, Table
+from onestep._config.values import Dataset, Experiment, Metric, Row, Run, Table
 
 
 def table_problems(experiment: Experiment) -> Iterator[Problem]:
     """Yield what is wrong with metrics and tables."""
     for name, metric in experiment.metrics.items():
         yield from unknown(("metrics", name, "features"), metric.features, experiment.features, of="features")
+    for name, dataset in experiment.datasets.items():
+        yield from _reference_problems(dataset, experiment, place=("datasets", name, "references"))
     for name, table in experiment.tables.items():
         place = ("tables", name)
         yield from unknown((*place, "dataset"), table.dataset, experiment.datasets, of="datasets")
@@ -24,6 +26,18 @@ def table_problems(experiment: Experiment) -> Iterator[Problem]:
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
     yield from _wanderers(experiment)
+
+
+def _reference_problems(dataset: Dataset, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield what is wrong with the published references of a dataset."""
+    comparing = {
+        name: metric
+        for name, metric in experiment.metrics.items()
+        if "real" in plugins.load("metrics", metric.name).compares
+    }
+    for metric, source in dataset.references.items():
+        yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")
+        yield from unknown((*place, metric), source, experiment.inputs, of="inputs")
 
 
 def _seeds(text: str) -> range:

@@ -90,11 +90,18 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Dataset:
-    """A choice of data/; `input` is what its `source` comes from."""
+    """A choice of data/.
+
+    Attributes:
+        input: What its `source` comes from.
+        references: By metric, the input with published statistics or images that models of this dataset are compared
+            with, in place of the dataset's own features.
+    """
 
     name: str
     options: Options
     input: Name | None = None
+    references: Named[Name] = Field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -84,6 +84,8 @@ def edm_vocabulary(budget: Budget) -> Vocabulary:
         "torch_utils.persistence _reconstruct_persistent_obj": _persistent_object,
         "dnnlib.util EasyDict": _empty_dict,
         "torch.nn.modules.container ModuleDict": lambda arguments: _empty_module("ModuleDict", arguments),
+        "torch.nn.modules.container Sequential": lambda arguments: _empty_module("Sequential", arguments),
+        "torch.nn.modules.container ModuleList": lambda arguments: _empty_module("ModuleList", arguments),
         "torch Size": _size,
         "numpy._core.multiarray scalar": _scalar,
         "numpy.core.multiarray scalar": _scalar,
@@ -242,7 +244,7 @@ def _encode(arguments: Arguments, budget: Budget) -> bytes:
 def _set_state(target: Any, state: Any) -> None:
     """Complete one of the two records that arrive in two parts."""
     match target, state:
-        case (Module(class_name="ModuleDict" | "Embedding"), dict()) if not target.state:
+        case (Module(class_name="ModuleDict" | "Sequential" | "ModuleList" | "Embedding"), dict()) if not target.state:
             target.state = state
         case (_Dtype(), tuple()) if len(state) == 8 and state[1] in ("<", ">", "=", "|"):
             target.order = "=" if state[1] == "|" else state[1]

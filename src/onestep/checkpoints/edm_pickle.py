@@ -56,6 +56,23 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
         raise ValueError(f"{path}: {error}; expected one of EDM's network pickles, whole as published") from None
 
 
+def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
+    """Read the tensors of a pickle that is one network, as NVIDIA publishes those that metrics look through.
+
+    Raises:
+        ValueError: The file is not such a pickle, is damaged, or names a global that is not on the list.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        network, budget = read_pickle_file(path, vocabulary=edm_vocabulary)
+        if type(network) is not Module:
+            raise ValueError(f"the file holds {kind(network)}, not a network")
+        return _state_dict(network, budget)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected one of NVIDIA's metric networks as a pickle") from None
+
+
 def _read(path: Path) -> EdmCheckpoint:
     document, budget = read_pickle_file(path, vocabulary=edm_vocabulary)
     network = _network(document)
@@ -108,7 +125,7 @@ def _state_dict(network: Module, budget: Budget) -> dict[str, Tensor]:
         stored[name] = tensor
         budget.copy(tensor.count * tensor.storage.dtype.itemsize)
     if not stored:
-        raise ValueError("the network under 'ema' has no weights")
+        raise ValueError("the network has no weights")
     return _loaded(stored, budget)
 
 

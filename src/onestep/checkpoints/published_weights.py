@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,25 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
+    if _is_program(path):
+        raise ValueError(
+            f"{path}: a TorchScript program, which could only be executed; fetch the same weights as tensors "
+            "(safetensors, or a file of torch.save)"
+        )
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None
     return _tensors(document, path=path)
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is what `torch.jit.save` writes: a zip that holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _tensors(document: Any, *, path: Path) -> dict[str, Tensor]:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from onestep.archive import read_arrays, write_arrays
+from onestep.archive import published_arrays, read_arrays, write_arrays
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor
+from onestep.features._arithmetic import computing
 from onestep.files import sha256_of_file
 
 _BATCH = 256
+_PUBLISHED = "arr_0"  # the images in guided-diffusion's reference batches
 
 
 def write_features(
@@ -25,7 +27,8 @@ def write_features(
 
     Args:
         extractor: The feature network.
-        images: Samples (.npz with `pixels` uint8 [N, H, W, C]) or a dataset archive (.zip).
+        images: Samples (.npz with `pixels` uint8 [N, H, W, C]), a dataset archive (.zip), or a published batch of
+            real images (.npz with `arr_0`, guided-diffusion's).
         weights: The network's weights; their digest is recorded, so that tables can refuse a mixture.
         options: The config block that names the network.
         output: The .npz to write.
@@ -34,9 +37,11 @@ def write_features(
         ValueError: The images are of another kind, or not readable.
     """
     pixels = read_pixels(images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features, probabilities = [], []
     for start in range(0, len(pixels), _BATCH):
-        found = extractor(torch.from_numpy(pixels[start : start + _BATCH]))
+        with computing("float32", device=device):  # where the network does not choose another precision itself
+            found = extractor(torch.from_numpy(pixels[start : start + _BATCH]).to(device))
         features.append(found.features.cpu().numpy())
         if found.probabilities is not None:
             probabilities.append(found.probabilities.cpu().numpy())
@@ -54,14 +59,17 @@ def write_features(
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Return the images of a sample file or a dataset archive as uint8 [N, C, H, W].
+    """Return the images of a sample file, a dataset archive or a published batch as uint8 [N, C, H, W].
 
     Raises:
-        ValueError: The file is neither.
+        ValueError: The file is none of them.
     """
     if path.suffix == ".zip":
         return ImageZip(source=path).read_all()[0]
-    pixels = read_arrays(path).arrays.get("pixels")
+    published = published_arrays(path, [_PUBLISHED])
+    name, expected = ("pixels", "what `onestep sample` writes") if published is None else (_PUBLISHED, "a batch of ADM")
+    pixels = (read_arrays(path).arrays if published is None else published).get(name)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise ValueError(f"{path}: holds no uint8 [N, H, W, C] array 'pixels'; expected what `onestep sample` writes")
+        found = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"{path}: holds no uint8 [N, H, W, C] array {name!r} (found {found}); expected {expected}")
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

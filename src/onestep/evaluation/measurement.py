@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from onestep.archive import Arrays, read_arrays
+from onestep.archive import read_arrays
+from onestep.evaluation.references import features_of, read_reference
 from onestep.files import write_json
 from onestep.metrics import Metric
 
@@ -17,21 +16,24 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     Args:
         metric: The metric.
         name: What the config calls it.
-        generated: Features of generated images, `.../{model}/{sampler}/{seeds}.{features}.npz`.
-        real: Features of the dataset, `.../{dataset}.{features}.npz`.
+        generated: Features of generated images, `.../{model}/{sampler}/{seeds}.{features}.npz`; or those of a dataset,
+            `features/{dataset}.{features}.npz`, which are then held against a reference.
+        real: Features of the dataset, `.../{dataset}.{features}.npz`, or what `read_reference` reads beside them; for a
+            metric of generated images alone it may be `generated` again, and then the number has no reference.
         output: The JSON to write.
 
     Raises:
         ValueError: The two files were made with different feature networks, or lack what the metric compares.
     """
-    found, reference = read_arrays(generated), read_arrays(real)
-    if found.about["weights_sha256"] != reference.about["weights_sha256"]:
-        raise ValueError(
-            f"{generated} and {real} were made with different weights of the feature network; extract both again"
-        )
+    found = read_arrays(generated)
+    features = features_of(found, path=generated)
+    reference = None
+    if "real" in metric.compares or real != generated:
+        reference = read_reference(real, width=features.shape[1], takes_statistics=metric.takes_statistics)
+        _refuse_other_weights(found.about["weights_sha256"], reference.weights_sha256, generated=generated, real=real)
     available = {
-        "generated": _array(found, "features", generated),
-        "real": _array(reference, "features", real),
+        "generated": features,
+        "real": None if reference is None else reference.real,
         "probabilities": found.arrays.get("probabilities"),
     }
     compared = {}
@@ -41,28 +43,31 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
                 f"{generated}: metric {name!r} needs class probabilities, and this feature network has none"
             )
         compared[role] = available[role]
-    seeds, features, _ = generated.name.rsplit(".", 2)
     write_json(
         output,
         {
-            "model": generated.parent.parent.name,
-            "sampler": generated.parent.name,
-            "seeds": seeds,
+            **_subject(generated),
             "images": found.about["images"],
             "metric": name,
             "values": {key: float(value) for key, value in metric(**compared).items()},
-            "features": features,
+            "features": generated.name.rsplit(".", 2)[1],
             "feature_weights_sha256": found.about["weights_sha256"],
-            "reference": {
-                "dataset": real.name.split(".")[0],
-                "images": reference.about["images"],
-                "sha256": reference.about["pixels_sha256"],
-            },
+            "precision": found.about["network"].get("precision", "float32"),
+            "reference": None if reference is None else dict(reference.facts),
         },
     )
 
 
-def _array(source: Arrays, name: str, path: Path) -> np.ndarray:
-    if name not in source.arrays:
-        raise ValueError(f"{path}: holds no array {name!r}; expected what `onestep extract` writes")
-    return source.arrays[name]
+def _refuse_other_weights(ours: str, theirs: str | None, *, generated: Path, real: Path) -> None:
+    if theirs not in (None, ours):
+        raise ValueError(
+            f"{generated} and {real} were made with different weights of the feature network; extract both again"
+        )
+
+
+def _subject(path: Path) -> dict[str, str]:
+    """Return whose features a file holds, by where it is."""
+    first = path.name.rsplit(".", 2)[0]
+    if path.parent.name == "features":
+        return {"dataset": first}
+    return {"model": path.parent.parent.name, "sampler": path.parent.name, "seeds": first}

@@ -6,9 +6,23 @@ Legend: N generated images, M real images, D feature width, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """A Gaussian fitted to features that are not at hand, as references are published.
+
+    Attributes:
+        mean: [D].
+        covariance: [D, D], over N - 1.
+    """
+
+    mean: Any
+    covariance: Any
 
 
 class Metric(Protocol):
@@ -20,10 +34,12 @@ class Metric(Protocol):
     Attributes:
         values: The names of the numbers it returns, each with the direction that is better.
         compares: The arrays it is given: ("generated", "real"), or ("probabilities",).
+        takes_statistics: Whether `real` may be `Statistics` instead.
     """
 
     values: ClassVar[Mapping[str, Direction]]
     compares: ClassVar[tuple[str, ...]]
+    takes_statistics: ClassVar[bool]
 
     def __call__(self, **arrays: object) -> dict[str, float]:
         """Return one number for each name in `values` (and none else that a table may show)."""

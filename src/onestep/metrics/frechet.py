@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from onestep.metrics import Direction
+from onestep.metrics import Direction, Statistics
 from onestep.metrics._arrays import finite_rows, same_width
 
 __all__ = ["FrechetDistance"]
@@ -24,13 +24,14 @@ class FrechetDistance:
 
     values: ClassVar[Mapping[str, Direction]] = {"frechet": "lower"}
     compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    takes_statistics: ClassVar[bool] = True
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays; all arithmetic is float64.
 
         Args:
             generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D].
+            real: Features of real images, [M, D], or their `Statistics`.
 
         Returns:
             `frechet`: the distance, in squared units of the features.
@@ -39,6 +40,8 @@ class FrechetDistance:
             ValueError: A set has fewer than two images or values that are not finite, or the widths differ.
         """
         generated = finite_rows(generated, called="generated features", at_least=2)
+        if isinstance(real, Statistics):
+            return {"frechet": frechet_from_statistics(*gaussian_fit(generated), real.mean, real.covariance)}
         real = finite_rows(real, called="real features", at_least=2)
         same_width(generated=generated, real=real)
         return {"frechet": frechet_from_statistics(*gaussian_fit(generated), *gaussian_fit(real))}

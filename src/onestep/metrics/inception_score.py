@@ -23,6 +23,7 @@ class InceptionScore:
 
     values: ClassVar[Mapping[str, Direction]] = {"inception_score": "higher"}
     compares: ClassVar[tuple[str, ...]] = ("probabilities",)
+    takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, splits: int | None = None, split_size: int | None = None) -> None:
         """Choose one of two ways to split.

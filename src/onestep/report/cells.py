@@ -9,6 +9,7 @@ from onestep.report import numbers
 from onestep.report.table import Row, Table
 
 DAGGER = "\N{DAGGER}"
+DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 OTHER_CODE = "Trained with other code: the training code has changed since this snapshot was made."
 
@@ -83,7 +84,13 @@ def published_columns(table: Table) -> tuple[str, ...]:
 
 def title_of(column: str, *, table: Table) -> str:
     """Return a column's heading with the arrow of the direction that is better."""
-    return f"{numbers.heading(column)} {ARROWS[table.directions[column]]}"
+    mark = f" {DOUBLE_DAGGER}" if precisions(column, table=table) else ""
+    return f"{numbers.heading(column)} {ARROWS[table.directions[column]]}{mark}"
+
+
+def precisions(column: str, *, table: Table) -> list[str]:
+    """Return how the features behind a column were computed, where not in float32, the reported path."""
+    return sorted({row.precisions[column] for row in table.rows if column in row.precisions})
 
 
 def facts(row: Row, *, table: Table) -> dict[str, str]:
@@ -131,6 +138,12 @@ def notes(table: Table) -> list[str]:
         sentences.append(f"{DAGGER} {OTHER_CODE}")
     if any(row.run is None for row in table.rows):
         sentences.append(f"{ELSEWHERE[:1].upper()}{ELSEWHERE[1:]}: another method, with the numbers of its authors.")
+    faster = {column: precisions(column, table=table) for column in table.columns}
+    sentences += [
+        f"{DOUBLE_DAGGER} {numbers.heading(column)}: features computed in {', '.join(names)}, not in float32."
+        for column, names in faster.items()
+        if names
+    ]
     return [*sentences, *(f"[{number}] {source}" for source, number in sources(table).items())]
 
 

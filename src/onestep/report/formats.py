@@ -26,6 +26,7 @@ TEX = {
     numbers.PLUS_MINUS: r"$\pm$",
     numbers.MINUS: "$-$",
     DAGGER: r"$^\dagger$",
+    cells.DOUBLE_DAGGER: r"$^\ddagger$",
     cells.ARROWS["lower"]: r"$\downarrow$",
     cells.ARROWS["higher"]: r"$\uparrow$",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from onestep import files, plugins
 from onestep.metrics import Direction
 
 Measurement = Mapping[str, Any]
-"""The content of one metric file: `seeds`, `images`, `values`, `features`, `reference`, `feature_weights_sha256`."""
+"""The content of one metric file: `seeds`, `images`, `values`, `features`, `reference`, `feature_weights_sha256`,
+`precision`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Row:
         std: Sample standard deviation (n - 1) over the blocks; None for fewer than two.
         blocks: Number of blocks behind each mean.
         best: The columns in which no other row of its dataset is better; empty where only one row has a number.
+        precisions: How the features of a column were computed, where not in float32.
     """
 
     run: str | None
@@ -89,6 +91,7 @@ class Row:
     sources: Mapping[str, str]
     frozen_share: float | None
     trained_with_other_code: bool
+    precisions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +222,14 @@ def _row(
         sources=dict(entry.sources),
         frozen_share=entry.frozen_share,
         trained_with_other_code=entry.trained_with_other_code,
+        precisions={column: name for column, source in columns.items() if (name := _precision(entry, source))},
     )
+
+
+def _precision(entry: Entry, source: str) -> str | None:
+    """Return how the features behind a column were computed; None where in float32, or where nothing was measured."""
+    found = {measured.get("precision") for measured in entry.measurements.get(source.partition(".")[0], ())}
+    return next(iter(found - {None, "float32"}), None)
 
 
 def _values(entry: Entry, source: str) -> list[float]:
@@ -253,7 +263,7 @@ def refuse_mixed_sources(entries: Sequence[Entry], *, column: str, metric: str) 
     for entry, measurement in found:
         place = _place(entry, measurement, metric)
         first_place, first = firsts.setdefault(entry.dataset, (place, measurement))
-        for key in ("features", "feature_weights_sha256", "reference", "images"):
+        for key in ("features", "feature_weights_sha256", "precision", "reference", "images"):
             if measurement.get(key) != first.get(key):
                 raise ValueError(
                     f"column {column}: {key} is {first.get(key)!r} in {first_place} but {measurement.get(key)!r} in "
