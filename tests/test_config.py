@@ -706,6 +706,25 @@ def test_an_augmentation_stands_in_the_run_document_and_counts_as_its_code() -> 
     assert not any("augmentations" in module for module in training_plugins(plain))
 
 
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {"name": "diffaugment", "color": True, "translation": True, "cutout": False},
+        AUGMENT | {"probability": 0.0, "target": 0.6, "interval": 4, "ramp_images": 500_000},
+        AUGMENT | {"target": None},
+    ],
+)
+def test_every_augmentation_of_images_that_a_discriminator_sees_is_read(augment: dict[str, Any]) -> None:
+    experiment = parse_experiment(demo_with({f"{D2O}.objective.augment": augment}))
+    given = run_document(experiment, "digits_d2o")["objective"]["augment"]
+    assert given == augment
+
+
+def test_a_target_needs_a_discriminator() -> None:
+    (problem,) = problems(demo_with({"runs.digits_edm.objective.augment": AUGMENT | {"target": 0.6}}))
+    assert problem.startswith("config.yaml: runs.digits_edm.objective: augment: target: here is no discriminator")
+
+
 def test_a_wrong_augmentation_is_refused_at_its_objective() -> None:
     (problem,) = problems(demo_with({f"{D2O}.objective.augment": AUGMENT | {"operations": {"xflp": 1}}}))
     assert problem.startswith(f"config.yaml: {D2O}.objective: augment: operation 'xflp': expected one of xflip, ")

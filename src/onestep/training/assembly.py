@@ -19,6 +19,7 @@ from onestep.data.image_zip import ImageZip
 from onestep.discriminators import build_discriminator
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.training.controls import Controls
 from onestep.training.ema import MovingAverage
 from onestep.training.loop import Training
 from onestep.training.optimizers import build_optimizers
@@ -77,6 +78,7 @@ def assemble(
         optimizers=build_optimizers(players, phases=phases, options=document["optimizers"]),
         published=published,
         average=MovingAverage(published, **document["ema"]),
+        controls=Controls(phases),
         network=config,
         pixels=torch.from_numpy(pixels),
         labels=_one_hot(labels, classes=archive.classes) if document["conditional"] else None,
