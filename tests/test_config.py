@@ -55,6 +55,14 @@ def problems_of_text(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 D2O = "runs.digits_d2o"
+
+
+def embeddings() -> dict[str, Any]:
+    """Return the section that the demo has no use for, one entry of each kind."""
+    own = {"backbone": "digits", "dataset": "digits", "resolution": 16}
+    return {"class_embeddings": {"published": {"input": "digits"}, "own": own}}
+
+
 WRONG = {
     # Keys
     "unknown key of an objective": (
@@ -73,8 +81,8 @@ WRONG = {
     ),
     "unknown section": (
         {"zebra": 1},
-        "zebra: unknown key; allowed: inputs, datasets, teachers, backbones, features, runs, samplers, metrics, "
-        "tables, rerun",
+        "zebra: unknown key; allowed: inputs, datasets, teachers, backbones, class_embeddings, features, runs, "
+        "samplers, metrics, tables, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -249,13 +257,40 @@ WRONG = {
         {f"{D2O}.discriminator.batch_norm": "probe"},
         f"{D2O}.discriminator.batch_norm: found the text 'probe', expected 'pretrained' or 'probed'",
     ),
-    "class embeddings of a missing input": (
-        {f"{D2O}.discriminator.class_embeddings": "imagenet", f"{D2O}.conditional": True},
-        f"{D2O}.discriminator.class_embeddings: found the text 'imagenet', expected one of the inputs: digits",
+    "class embeddings that are none": (
+        {**embeddings(), f"{D2O}.discriminator.class_embeddings": "imagenet", f"{D2O}.conditional": True},
+        f"{D2O}.discriminator.class_embeddings: found the text 'imagenet', "
+        "expected one of the class embeddings: published, own",
     ),
     "class embeddings without classes": (
-        {f"{D2O}.discriminator.class_embeddings": "digits"},
-        f"{D2O}.discriminator.class_embeddings: found an input, expected none: an unconditional run knows no classes",
+        {**embeddings(), f"{D2O}.discriminator.class_embeddings": "own"},
+        f"{D2O}.discriminator.class_embeddings: found class embeddings, expected none: "
+        "an unconditional run knows no classes",
+    ),
+    "class embeddings of a missing input": (
+        {**embeddings(), "class_embeddings.published.input": "table"},
+        "class_embeddings.published.input: found the text 'table', expected one of the inputs: digits",
+    ),
+    "class embeddings of a missing backbone": (
+        {**embeddings(), "class_embeddings.own.backbone": "vgg"},
+        "class_embeddings.own.backbone: found the text 'vgg', expected one of the backbones: digits",
+    ),
+    "class embeddings of a missing dataset": (
+        {**embeddings(), "class_embeddings.own.dataset": "digit"},
+        "class_embeddings.own.dataset: found the text 'digit', expected one of the datasets: digits; "
+        "did you mean digits?",
+    ),
+    "class embeddings of images without a size": (
+        {**embeddings(), "class_embeddings.own.resolution": TAKEN_AWAY},
+        "class_embeddings.own.resolution: missing, and there is no default",
+    ),
+    "class embeddings out of two sources": (
+        {**embeddings(), "class_embeddings.own.input": "digits"},
+        "class_embeddings.own: found input and backbone, expected exactly one of: input, backbone",
+    ),
+    "published class embeddings of a dataset": (
+        {**embeddings(), "class_embeddings.published.dataset": "digits"},
+        "class_embeddings.published.dataset: only a table that is computed has it; a published one is an input alone",
     ),
     "features of a missing run": (
         {"features.digits.run": "vgg"},

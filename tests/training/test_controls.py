@@ -13,8 +13,8 @@ from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
 from onestep.training.assembly import assemble
 from onestep.training.controls import Controls
-from onestep.training.loop import _record, _step
 from onestep.training.log import Window
+from onestep.training.loop import _record, _step
 from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, modules_in_training_mode
 
