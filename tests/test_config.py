@@ -504,7 +504,7 @@ def test_a_circle_over_several_runs_is_named() -> None:
     assert "digits_d2o -> digits_d2o_f -> digits_d2o" in line or "digits_d2o_f -> digits_d2o -> digits_d2o_f" in line
 
 
-SECTIONS = "inputs, datasets, teachers, backbones, features, runs, samplers, metrics, tables, rerun"
+SECTIONS = "inputs, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, rerun"
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),
     "a list": ("- runs\n", f"found a list, expected a mapping of: {SECTIONS}"),
