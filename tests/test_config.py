@@ -727,6 +727,7 @@ def test_whatever_stands_at_a_place_is_read_or_refused_line_by_line() -> None:
     assert refused > 100
 
 
+DIFFAUGMENT = {"name": "diffaugment", "color": True, "translation": True, "cutout": False}
 AUGMENT = {"name": "stylegan2_ada", "probability": 0.12, "operations": {"xflip": 1, "hue": 0.5}}
 
 
@@ -744,7 +745,7 @@ def test_an_augmentation_stands_in_the_run_document_and_counts_as_its_code() -> 
 @pytest.mark.parametrize(
     "augment",
     [
-        {"name": "diffaugment", "color": True, "translation": True, "cutout": False},
+        DIFFAUGMENT,
         AUGMENT | {"probability": 0.0, "target": 0.6, "interval": 4, "ramp_images": 500_000},
         AUGMENT | {"target": None},
     ],
@@ -763,3 +764,5 @@ def test_a_target_needs_a_discriminator() -> None:
 def test_a_wrong_augmentation_is_refused_at_its_objective() -> None:
     (problem,) = problems(demo_with({f"{D2O}.objective.augment": AUGMENT | {"operations": {"xflp": 1}}}))
     assert problem.startswith(f"config.yaml: {D2O}.objective: augment: operation 'xflp': expected one of xflip, ")
+    (problem,) = problems(demo_with({f"{D2O}.objective.augment": DIFFAUGMENT | {"cutout": "no"}}))
+    assert problem == f"config.yaml: {D2O}.objective: augment: cutout 'no': expected true or false"
