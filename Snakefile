@@ -21,6 +21,7 @@ wildcard_constraints:
     run=r"[a-z0-9_]+",
     dataset=r"[a-z0-9_]+",
     teacher=r"[a-z0-9_]+",
+    class_embeddings=r"[a-z0-9_]+",
     sampler=r"[a-z0-9_]+",
     features=r"[a-z0-9_]+",
     metric=r"[a-z0-9_]+",

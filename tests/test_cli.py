@@ -101,12 +101,24 @@ def test_a_run_looks_through_timms_networks_and_starts_from_published_embeddings
     config["inputs"] |= {"eye": {"file": "/data/eye.safetensors"}, "table": {"file": "/data/table.pkl"}}
     config["backbones"]["eye"] = {"timm": "resnet18.tv_in1k", "input": "eye"}
     run = config["runs"]["digits_d2o"]
-    run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "table"}
+    config["class_embeddings"] = {
+        "published": {"input": "table"},
+        "own": {"backbone": "eye", "dataset": "digits", "resolution": 64},
+    }
+    run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "published"}
     run["conditional"] = True
     planned = {run.name: run for run in Plan.read(write_config(tmp_path, config)).runs}["digits_d2o"]
     eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
     assert planned.weights == ["results/teachers/digits.safetensors", eye, table]
     assert f"--backbone eye={eye} --class-embeddings {table}" in planned.options
+
+    run["discriminator"]["class_embeddings"] = "own"
+    plan, own = Plan.read(write_config(tmp_path, config)), SimpleNamespace(class_embeddings="own")
+    planned = {run.name: run for run in plan.runs}["digits_d2o"]
+    assert planned.weights[-1] == "results/class_embeddings/own.safetensors"
+    assert plan.embedding_backbone(own) == eye and plan.embedding_data(own) == "results/data/digits.zip"
+    assert plan.embedding_options(own) == "--resolution 64 --timm resnet18.tv_in1k"
+    assert "onestep.evaluation.class_means" in Fingerprints().closure("onestep.cli:embed")
 
 
 def test_the_metric_looks_through_another_network_than_the_discriminator(plan):

@@ -56,6 +56,14 @@ def problems_of_text(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 D2O = "runs.digits_d2o"
+
+
+def embeddings() -> dict[str, Any]:
+    """Return the section that the demo has no use for, one entry of each kind."""
+    own = {"backbone": "digits", "dataset": "digits", "resolution": 16}
+    return {"class_embeddings": {"published": {"input": "digits"}, "own": own}}
+
+
 WRONG = {
     # Keys
     "unknown key of an objective": (
@@ -74,8 +82,8 @@ WRONG = {
     ),
     "unknown section": (
         {"zebra": 1},
-        "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, "
-        "metrics, tables, rerun",
+        "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
+        "runs, samplers, metrics, tables, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -250,13 +258,40 @@ WRONG = {
         {f"{D2O}.discriminator.batch_norm": "probe"},
         f"{D2O}.discriminator.batch_norm: found the text 'probe', expected 'pretrained' or 'probed'",
     ),
-    "class embeddings of a missing input": (
-        {f"{D2O}.discriminator.class_embeddings": "imagenet", f"{D2O}.conditional": True},
-        f"{D2O}.discriminator.class_embeddings: found the text 'imagenet', expected one of the inputs: digits",
+    "class embeddings that are none": (
+        {**embeddings(), f"{D2O}.discriminator.class_embeddings": "imagenet", f"{D2O}.conditional": True},
+        f"{D2O}.discriminator.class_embeddings: found the text 'imagenet', "
+        "expected one of the class embeddings: published, own",
     ),
     "class embeddings without classes": (
-        {f"{D2O}.discriminator.class_embeddings": "digits"},
-        f"{D2O}.discriminator.class_embeddings: found an input, expected none: an unconditional run knows no classes",
+        {**embeddings(), f"{D2O}.discriminator.class_embeddings": "own"},
+        f"{D2O}.discriminator.class_embeddings: found class embeddings, expected none: "
+        "an unconditional run knows no classes",
+    ),
+    "class embeddings of a missing input": (
+        {**embeddings(), "class_embeddings.published.input": "table"},
+        "class_embeddings.published.input: found the text 'table', expected one of the inputs: digits",
+    ),
+    "class embeddings of a missing backbone": (
+        {**embeddings(), "class_embeddings.own.backbone": "vgg"},
+        "class_embeddings.own.backbone: found the text 'vgg', expected one of the backbones: digits",
+    ),
+    "class embeddings of a missing dataset": (
+        {**embeddings(), "class_embeddings.own.dataset": "digit"},
+        "class_embeddings.own.dataset: found the text 'digit', expected one of the datasets: digits; "
+        "did you mean digits?",
+    ),
+    "class embeddings of images without a size": (
+        {**embeddings(), "class_embeddings.own.resolution": TAKEN_AWAY},
+        "class_embeddings.own.resolution: missing, and there is no default",
+    ),
+    "class embeddings out of two sources": (
+        {**embeddings(), "class_embeddings.own.input": "digits"},
+        "class_embeddings.own: found input and backbone, expected exactly one of: input, backbone",
+    ),
+    "published class embeddings of a dataset": (
+        {**embeddings(), "class_embeddings.published.dataset": "digits"},
+        "class_embeddings.published.dataset: only a table that is computed has it; a published one is an input alone",
     ),
     "features of a missing run": (
         {"features.digits.run": "vgg"},
@@ -618,7 +653,9 @@ def test_a_circle_over_several_runs_is_named() -> None:
     assert "digits_d2o -> digits_d2o_f -> digits_d2o" in line or "digits_d2o_f -> digits_d2o -> digits_d2o_f" in line
 
 
-SECTIONS = "inputs, mirrors, datasets, teachers, backbones, features, runs, samplers, metrics, tables, rerun"
+SECTIONS = (
+    "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, rerun"
+)
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),
     "a list": ("- runs\n", f"found a list, expected a mapping of: {SECTIONS}"),
@@ -864,6 +901,7 @@ def test_whatever_stands_at_a_place_is_read_or_refused_line_by_line() -> None:
     assert refused > 100
 
 
+DIFFAUGMENT = {"name": "diffaugment", "color": True, "translation": True, "cutout": False}
 AUGMENT = {"name": "stylegan2_ada", "probability": 0.12, "operations": {"xflip": 1, "hue": 0.5}}
 
 
@@ -878,6 +916,27 @@ def test_an_augmentation_stands_in_the_run_document_and_counts_as_its_code() -> 
     assert not any("augmentations" in module for module in training_plugins(plain))
 
 
+@pytest.mark.parametrize(
+    "augment",
+    [
+        DIFFAUGMENT,
+        AUGMENT | {"probability": 0.0, "target": 0.6, "interval": 4, "ramp_images": 500_000},
+        AUGMENT | {"target": None},
+    ],
+)
+def test_every_augmentation_of_images_that_a_discriminator_sees_is_read(augment: dict[str, Any]) -> None:
+    experiment = parse_experiment(demo_with({f"{D2O}.objective.augment": augment}))
+    given = run_document(experiment, "digits_d2o")["objective"]["augment"]
+    assert given == augment
+
+
+def test_a_target_needs_a_discriminator() -> None:
+    (problem,) = problems(demo_with({"runs.digits_edm.objective.augment": AUGMENT | {"target": 0.6}}))
+    assert problem.startswith("config.yaml: runs.digits_edm.objective: augment: target: here is no discriminator")
+
+
 def test_a_wrong_augmentation_is_refused_at_its_objective() -> None:
     (problem,) = problems(demo_with({f"{D2O}.objective.augment": AUGMENT | {"operations": {"xflp": 1}}}))
     assert problem.startswith(f"config.yaml: {D2O}.objective: augment: operation 'xflp': expected one of xflip, ")
+    (problem,) = problems(demo_with({f"{D2O}.objective.augment": DIFFAUGMENT | {"cutout": "no"}}))
+    assert problem == f"config.yaml: {D2O}.objective: augment: cutout 'no': expected true or false"

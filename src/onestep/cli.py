@@ -63,6 +63,16 @@ def resolve(options: argparse.Namespace) -> int:
     return 0
 
 
+def embed(options: argparse.Namespace) -> int:
+    """Average a backbone's last features over the images of each class of a dataset."""
+    from onestep.discriminators import build_backbone
+    from onestep.evaluation.class_means import write_class_means
+
+    backbone = build_backbone(options.backbone, timm=options.timm)
+    write_class_means(backbone, options.data, resolution=options.resolution, output=options.output)
+    return 0
+
+
 def train(options: argparse.Namespace) -> int:
     """Train a run to its end, taking it up where it was cut off, and publish it; a finished run is only published."""
     if options.processes > 1 and "RANK" not in os.environ:
@@ -242,6 +252,13 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
     ],
     prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...)],
     resolve: [("config", Path, ...), ("run", str, ...), ("output", Path, ...)],
+    embed: [
+        ("backbone", Path, ...),
+        ("timm", str, None),
+        ("data", Path, ...),
+        ("resolution", int, ...),
+        ("output", Path, ...),
+    ],
     train: [
         ("run", Path, ...),
         ("data", Path, ...),

@@ -189,8 +189,29 @@ class Plan:
 
     def _class_embeddings(self, run: str) -> list[str]:
         discriminator = self.experiment.runs[run].discriminator
-        table = None if discriminator is None else discriminator.class_embeddings
-        return [] if table is None else [self._input(table)]
+        name = None if discriminator is None else discriminator.class_embeddings
+        if name is None:
+            return []
+        table = self.experiment.class_embeddings[name]
+        return [f"{RESULTS}/class_embeddings/{name}.safetensors" if table.input is None else self._input(table.input)]
+
+    def embedding_backbone(self, wildcards: Any) -> str:
+        """The network whose features make a table of class embeddings."""
+        return self._backbone(self.experiment.class_embeddings[wildcards.class_embeddings].backbone)
+
+    def embedding_data(self, wildcards: Any) -> str:
+        """The images that make a table of class embeddings."""
+        return f"{RESULTS}/data/{self.experiment.class_embeddings[wildcards.class_embeddings].dataset}.zip"
+
+    def embedding_options(self, wildcards: Any) -> str:
+        """How a table of class embeddings is made, as options of `onestep embed`."""
+        table = self.experiment.class_embeddings[wildcards.class_embeddings]
+        timm = self.experiment.backbones[table.backbone].timm
+        return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
+
+    def embedding_code(self, wildcards: Any) -> str:
+        """Fingerprint of what makes tables of class embeddings."""
+        return self._code("embed", *(f"onestep.classifiers.{name}" for name in plugins.choices("classifiers")))
 
     def teacher_source(self, wildcards: Any) -> str:
         """What a teacher is converted from."""

@@ -17,10 +17,10 @@ EDM = {"p_mean": -1.2, "p_std": 1.2, "sigma_data": 0.5}
 D2O_OPTIONS = {"loss": "non_saturating", "sigma": 80.0, "rows_per_rank": 4.0, "r1_gamma": 0.1, "r1_every": 16}
 
 
-def _batch(rows=range(6)):
+def _batch(rows=range(6), **controls):
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))[rows.start : rows.stop] - 0.5
     random = CountedRows(seed=1, phase="any", rows=rows, device=torch.device("cpu"))
-    return Batch(images=images, labels=None, random=random, images_seen=0)
+    return Batch(images=images, labels=None, random=random, images_seen=0, controls=controls)
 
 
 class Told(nn.Module):
@@ -138,6 +138,26 @@ def test_the_generator_is_trained_through_the_augmentation():
     factors = (seen / noise).flatten(1)
     assert factors[:, 0].unique().numel() == 6
     torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+
+
+@pytest.mark.parametrize("steered", [0.0, 0.5, 1.0])
+def test_a_steered_probability_takes_the_place_of_the_first(steered):
+    bright = {"name": "stylegan2_ada", "probability": 0.5, "operations": {"brightness": 1.0}}
+    objective, images = D2O(**D2O_OPTIONS, augment={**bright, "target": 0.6}), _batch().images
+    found = objective.augmented(images, _batch(augment_probability=steered))
+    changed = (found - images).abs().amax(dim=(1, 2, 3)) > 1e-3
+    assert changed.all() if steered == 1 else not changed.any() if steered == 0 else changed.any() and not changed.all()
+    assert torch.equal(
+        objective.augmented(images, _batch()), objective.augmented(images, _batch(augment_probability=0.5))
+    )
+
+
+def test_only_augmented_objectives_observe_signs():
+    players = {"generator": Told(), "discriminator": Watching()}
+    plain = D2O(**D2O_OPTIONS).discriminator_loss(players, _batch())
+    loss = D2O(**D2O_OPTIONS, augment={**PIPE, "operations": {}}).discriminator_loss(players, _batch())
+    assert set(plain.observed) == {"logits_fake", "logits_real"}
+    torch.testing.assert_close(loss.observed["signs_real"], _batch().images.sum(dim=(1, 2, 3)).sign().mean())
 
 
 def test_the_gradient_penalty_sees_the_images_themselves():

@@ -1,6 +1,7 @@
-"""One rank of the test of ranks: trains some steps, compares parameters over ranks, writes what it saw.
+"""One rank of the tests of ranks: trains some steps of some runs, compares parameters over ranks, writes what it saw.
 
-Usage: python ranks_worker.py RUN_YAML FOLDER STEPS OUTPUT, with RANK and WORLD_SIZE in the environment.
+Usage: python ranks_worker.py TASKS_JSON FOLDER OUTPUT, with RANK and WORLD_SIZE in the environment. A task is
+{"run": a run's document, "steps": how many, "batch_norm": "held" or "training"}.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from onestep import distributed
@@ -22,40 +23,72 @@ from onestep.training.resume import Resume
 from onestep.training.step import modules_in_training_mode
 
 
-def digest(players):
-    """Return the hash of all parameters of all players, as a tensor that can be gathered."""
-    found = hashlib.sha256()
-    for player in players.values():
-        for parameter in player.parameters():
-            found.update(parameter.detach().numpy().tobytes())
+def parameters(training):
+    """Return all parameters of all players by role and name."""
+    players = training.players.items()
+    return {f"{role}.{name}": p.detach() for role, player in players for name, p in player.named_parameters()}
+
+
+def digest(training):
+    """Return the hash of all parameters and of the steered numbers, as a tensor that can be gathered."""
+    found = hashlib.sha256(json.dumps(training.controls.state()).encode())
+    for parameter in parameters(training).values():
+        found.update(parameter.numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
-def main(document, folder, steps, output):
-    """Train and report."""
-    run = yaml.safe_load(document.read_text())
+def projection(training):
+    """Return the hash of what is random and fixed in the discriminator, if there is one."""
+    found, discriminator = hashlib.sha256(), training.players.get("discriminator")
+    for buffer in () if discriminator is None else discriminator.scratch.buffers():
+        found.update(buffer.numpy().tobytes())
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
+
+
+def carry_out(task, *, folder, output, ranks):
+    """Train the run of one task, and return what came of it; rank 0 writes the parameters before and after."""
+    run = task["run"]
     teacher = folder / "teacher.safetensors" if run.get("teacher") else None
     backbones = {"digits": folder / "backbone.safetensors"}
-    torch.set_num_threads(1)
-    with distributed.joined() as ranks:
-        training = assemble(run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, ranks=ranks)
-        Resume(training, folder=output.parent / "state", ranks=ranks, code="").restore()
-        modules_in_training_mode(training.players)
+    training = assemble(run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, ranks=ranks)
+    Resume(training, folder=output.parent / "state", ranks=ranks, code="").restore()
+    modules_in_training_mode(training.players)
+    if task["batch_norm"] == "held":
         # The heads' batch norm is local to a rank, as in the reference; held still, ranks compute the same.
         for player in training.players.values():
             for part in player.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.eval()
-        losses = []
-        for step in range(steps):
-            window = Window()
-            window.add(_step(training, images_seen=step * training.batch, ranks=ranks))
-            losses.append(window.means(ranks=ranks)["losses"])
-        digests = distributed.gather(digest(training.players), ranks=ranks)
+    before = {name: p.clone() for name, p in parameters(training).items()}
+    losses, controls = [], []
+    for step in range(task["steps"]):
+        window = Window()
+        window.add(_step(training, images_seen=step * training.batch, ranks=ranks))
+        losses.append(window.means(ranks=ranks)["losses"])
+        controls.append(dict(training.controls.values()))
+    if ranks.leads:
+        save_file({name: p - before[name] for name, p in parameters(training).items()}, output)
+    ends, projections = (distributed.gather(f(training), ranks=ranks) for f in (digest, projection))
+    return {
+        "losses": losses,
+        "controls": controls,
+        "equal": all(torch.equal(ends[0], other) for other in ends),
+        "projections": len({tuple(each.tolist()) for each in projections}),
+        "ranks": len(ends),
+    }
+
+
+def main(tasks, folder, output):
+    """Carry out the tasks one after the other; write reports to `output`, updates to NUMBER.safetensors beside it."""
+    torch.set_num_threads(1)
+    with distributed.joined() as ranks:
+        reports = [
+            carry_out(task, folder=folder, output=output.with_name(f"{number}.safetensors"), ranks=ranks)
+            for number, task in enumerate(json.loads(tasks.read_text()))
+        ]
         if ranks.leads:
-            equal = all(torch.equal(digests[0], other) for other in digests)
-            output.write_text(json.dumps({"losses": losses, "equal": equal, "ranks": len(digests)}))
+            output.write_text(json.dumps(reports))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(*map(Path, sys.argv[1:]))

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -169,41 +164,3 @@ def test_passes_of_no_rows_are_refused(bench, tmp_path):
     said, _ = process.communicate()
     assert process.returncode == 1
     assert "rows per pass 0: expected a positive number" in said and len(said.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("run", ["digits_edm", "digits_d2o"])
-def test_ranks_train_as_one_process_and_hold_the_same_parameters(bench, tmp_path, run):
-    document = bench.document(run, batch=16)
-    alone, together = (train_in_ranks(bench, document, tmp_path / str(world), world=world) for world in (1, 2))
-    assert together["ranks"] == 2 and together["equal"]
-    assert len(alone["losses"]) == 50
-    # A GAN under Adam amplifies rounding: 1e-7 apart for a dozen steps, then ten times more every few.
-    for one, two in zip(alone["losses"][:10], together["losses"][:10], strict=True):
-        assert one.keys() == two.keys()
-        for phase in one:
-            assert two[phase] == pytest.approx(one[phase], rel=1e-5, abs=1e-5), phase
-
-
-def train_in_ranks(bench, document, folder, *, world):
-    """Train 50 steps in `world` processes and return what rank 0 reports."""
-    folder.mkdir()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    worker = Path(__file__).with_name("ranks_worker.py")
-    command = [sys.executable, str(worker), str(document), str(bench.folder), "50", str(folder / "report.json")]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "WORLD_SIZE": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    for rank in ranks:
-        said, _ = rank.communicate(timeout=120)
-        assert rank.returncode == 0, said
-    return json.loads((folder / "report.json").read_text())

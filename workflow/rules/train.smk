@@ -1,6 +1,7 @@
 # RUNS AND TEACHERS
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
-# makes:  results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
+# makes:  results/class_embeddings/{class_embeddings}.safetensors
+#         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
 #         log.jsonl, summary.json
 
 
@@ -21,6 +22,27 @@ rule resolve:
         source=plan.source,
     shell:
         "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
+
+
+rule embed:
+    """Average a backbone's features over each class of a dataset: what a discriminator knows of the classes at first."""
+    input:
+        backbone=plan.embedding_backbone,
+        data=plan.embedding_data,
+    output:
+        "results/class_embeddings/{class_embeddings}.safetensors",
+    log:
+        "logs/embed/{class_embeddings}.log",
+    benchmark:
+        "benchmarks/embed/{class_embeddings}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    params:
+        options=plan.embedding_options,
+        code=plan.embedding_code,
+    shell:
+        "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
+        " > {log:q} 2>&1"
 
 
 for run in plan.runs:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from onestep import plugins
 from onestep._config.problems import Place, Problem, exactly_one, found, missing_key, not_among
-from onestep._config.values import Backbone, Experiment, Input, Run
+from onestep._config.values import Backbone, ClassEmbeddings, Experiment, Input, Run
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
@@ -103,6 +103,8 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
     for name, backbone in experiment.backbones.items():
         yield from _backbone_problems(backbone, experiment, place=("backbones", name))
+    for name, table in experiment.class_embeddings.items():
+        yield from _embedding_problems(table, experiment, place=("class_embeddings", name))
     for name, extractor in experiment.features.items():
         place = ("features", name, "run")
         yield from unknown(place, extractor.run, _classifiers(experiment), of="runs of a classifier")
@@ -121,6 +123,21 @@ def _backbone_problems(backbone: Backbone, experiment: Experiment, *, place: Pla
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
     yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
     yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
+
+
+def _embedding_problems(table: ClassEmbeddings, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    given = [key for key in ("input", "backbone") if getattr(table, key) is not None]
+    if wrong := exactly_one(("input", "backbone"), given=given):
+        yield Problem(place, wrong)
+        return
+    for key in ("dataset", "resolution"):
+        if table.backbone is not None and getattr(table, key) is None:
+            yield Problem((*place, key), missing_key())
+        if table.input is not None and getattr(table, key) is not None:
+            yield Problem((*place, key), "only a table that is computed has it; a published one is an input alone")
+    yield from unknown((*place, "input"), table.input, experiment.inputs, of="inputs")
+    yield from unknown((*place, "backbone"), table.backbone, experiment.backbones, of="backbones")
+    yield from unknown((*place, "dataset"), table.dataset, experiment.datasets, of="datasets")
 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
@@ -144,9 +161,9 @@ def _reference_problems(run: Run, experiment: Experiment, *, place: Place) -> It
         yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
     table = run.discriminator.class_embeddings if run.discriminator else None
     place = (*place, "discriminator", "class_embeddings")
-    yield from unknown(place, table, experiment.inputs, of="inputs")
+    yield from unknown(place, table, experiment.class_embeddings, of="class embeddings")
     if table is not None and not run.conditional:
-        yield Problem(place, "found an input, expected none: an unconditional run knows no classes")
+        yield Problem(place, "found class embeddings, expected none: an unconditional run knows no classes")
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
@@ -218,5 +235,8 @@ def _cycles(experiment: Experiment) -> Iterator[Problem]:
 def _before(run: Run, experiment: Experiment) -> list[str]:
     """Return the runs that must end before a run can begin."""
     sources = [experiment.teachers.get(run.teacher)] if run.teacher else []
-    sources += map(experiment.backbones.get, run.discriminator.backbones if run.discriminator else ())
+    discriminator = run.discriminator
+    table = experiment.class_embeddings.get(discriminator.class_embeddings) if discriminator else None
+    looked_through = [*discriminator.backbones, *([table.backbone] if table else [])] if discriminator else []
+    sources += map(experiment.backbones.get, looked_through)
     return [source.run for source in sources if source is not None and source.run is not None]

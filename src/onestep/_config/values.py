@@ -137,7 +137,7 @@ class Discriminator:
     """A choice of discriminators/ that looks through entries of the section `backbones`.
 
     Attributes:
-        class_embeddings: Input with the published table from which a conditional one starts; without it, from chance.
+        class_embeddings: Entry of the section of that name with which a conditional one starts; by default, chance.
     """
 
     name: str
@@ -173,6 +173,23 @@ class Backbone:
     run: Name | None = None
     timm: Text | None = None
     input: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassEmbeddings:
+    """A table with a row a class: a published one, or the mean features of each class of a dataset.
+
+    Attributes:
+        input: The input that holds the published table.
+        backbone: Whose last features are averaged, over the pixels and over the images of a class.
+        dataset: Whose images.
+        resolution: Size to which they are resized before the backbone; a discriminator's, so that both see the same.
+    """
+
+    input: Name | None = None
+    backbone: Name | None = None
+    dataset: Name | None = None
+    resolution: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -356,6 +373,7 @@ class Experiment:
     datasets: Named[Dataset] = Field(default_factory=_nothing)
     teachers: Named[Teacher] = Field(default_factory=_nothing)
     backbones: Named[Backbone] = Field(default_factory=_nothing)
+    class_embeddings: Named[ClassEmbeddings] = Field(default_factory=_nothing)
     features: Named[Extractor] = Field(default_factory=_nothing)
     runs: Named[Run] = Field(default_factory=_nothing)
     samplers: Named[Component] = Field(default_factory=_nothing)

@@ -30,6 +30,11 @@ class DiffAugment:
     translation: bool
     cutout: bool
 
+    def __post_init__(self) -> None:
+        for name in ("color", "translation", "cutout"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected true or false")
+
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Change images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
         draws = Draws.of(images, source=generator)

@@ -31,13 +31,25 @@ class StyleGan2Ada:
         probability: Of each operation, before its multiplier.
         operations: Multiplier of the probability by name; the training of D2O would have 1 for each of xflip, rotate90,
             xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue and saturation.
+        target: Mean sign of the discriminator's logits of real images to which the probability is steered, in [-1, 1];
+            it starts as `probability`, see `adapt`. Default: none, the probability stays (arXiv:2006.06676: 0.6).
+        interval: Steps between two changes of a probability that is steered.
+        ramp_images: In how many images a probability that is steered goes from 0 to 1, when it grows all the time.
     """
 
     probability: float
     operations: Mapping[str, float]
+    target: float | None = None
+    interval: int = 4
+    ramp_images: int = 500_000
 
     def __post_init__(self) -> None:
         self.likelihoods.check(known=[name for name, _ in (*_MOVES, *_TINTS)])
+        if self.target is not None and not -1 <= self.target <= 1:
+            raise ValueError(f"target {self.target}: expected a mean of signs, from -1 to 1")
+        for name in ("interval", "ramp_images"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
 
     @property
     def likelihoods(self) -> Likelihoods:
@@ -54,6 +66,10 @@ class StyleGan2Ada:
         moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
         labels = joined(draws, [change.labels for change in (*moves, *tints)])
         return Augmented(images=recolour(move(images, moves), tints), labels=labels)
+
+    def adapted(self, value: float, *, mean: float, images: int) -> float:
+        """Return the probability after one step of its control, see `adapt`; `mean` is the mean sign."""
+        return adapt(value, sign=mean, target=self.target, images=images, ramp_images=self.ramp_images)
 
 
 def adapt(probability: float, *, sign: float, target: float, images: int, ramp_images: int = 500_000) -> float:

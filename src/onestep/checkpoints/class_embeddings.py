@@ -1,11 +1,13 @@
-"""Reads the published table of class embeddings, a pickled `torch.nn.Embedding`, without executing anything in it.
+"""Tables of class embeddings: those that this pipeline makes, and the published one, of which nothing is executed.
 
-Source: StyleGAN-XL (arXiv:2202.00273), `in_embeddings/tf_efficientnet_lite0.pkl`: features of EfficientNet-lite0,
-averaged over each class of ImageNet, [1000, 320] in the usual order of its classes.
+Ours are safetensors. The published one is a pickled `torch.nn.Embedding` of StyleGAN-XL (arXiv:2202.00273),
+`in_embeddings/tf_efficientnet_lite0.pkl`: features of EfficientNet-lite0, averaged over each class of ImageNet,
+[1000, 320] in the usual order of its classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,53 @@ from torch import Tensor
 
 from onestep.checkpoints._pickle_file import read_pickle_file
 from onestep.checkpoints._stack_machine import kind
+from onestep.checkpoints._tensor_file import read_tensors, write_tensors
 from onestep.checkpoints._vocabulary import Module, StoredTensor, embedding_vocabulary
+from onestep.files import canonical_json
 
 _KEY = "embed"
+_FORMAT = "onestep-class-embeddings-1"
+_SUFFIX = ".safetensors"
+
+
+def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str, Any]) -> None:
+    """Write a table, float32 [K, E], a row a class, whole or not at all; equal input gives equal bytes.
+
+    Args:
+        path: Ends in `.safetensors`.
+        table: The rows.
+        note: Where they come from: JSON-able facts.
+
+    Raises:
+        ValueError: The name has another ending.
+    """
+    if Path(path).suffix != _SUFFIX:
+        raise ValueError(f"{path}: expected a name that ends in {_SUFFIX}, by which the file is known again")
+    write_tensors(path, {_KEY: table}, texts={"format": _FORMAT, "note": canonical_json(dict(note))})
 
 
 def read_class_embeddings(path: Path | str) -> Tensor:
-    """Read the table: float32 [K, E], a row a class.
+    """Read a table: float32 [K, E], a row a class.
+
+    Args:
+        path: What `write_class_embeddings` wrote, if it ends in `.safetensors`; else the published pickle.
 
     Raises:
         ValueError: The file is not a pickled dict with one `torch.nn.Embedding` under `embed`, is damaged, or names a
-            global that is not on the list.
+            global that is not on the list; or is not what `write_class_embeddings` wrote.
         OSError: The file cannot be opened.
     """
-    path = Path(path)
+    return _read_ours(Path(path)) if Path(path).suffix == _SUFFIX else _read_published(Path(path))
+
+
+def _read_ours(path: Path) -> Tensor:
+    tensors, texts = read_tensors(path)
+    if texts.get("format") != _FORMAT:
+        raise ValueError(f"{path}: not a table of class embeddings (format {texts.get('format')!r}, not {_FORMAT!r})")
+    return tensors[_KEY]
+
+
+def _read_published(path: Path) -> Tensor:
     try:
         document, budget = read_pickle_file(path, vocabulary=embedding_vocabulary)
         stored = _weight(document)

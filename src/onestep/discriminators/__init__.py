@@ -60,10 +60,10 @@ def build_discriminator(
     """Build the discriminator a config describes: `{name: projected, backbones: [digits], channels, resolution}`.
 
     Args:
-        config: The choice and its options; `backbones` lists names, and `class_embeddings` an input's, if any.
+        config: The choice and its options; `backbones` and `class_embeddings` name what the files below hold.
         backbones: The file of each backbone, by name.
         timm: What timm calls those of the backbones that are its networks, by name; others are our classifiers.
-        class_embeddings: The published table with which the class tables start; None for random ones.
+        class_embeddings: The table with which the class tables start, published or ours; None for random ones.
         classes: Number of classes it judges by; 0 for an unconditional run.
         seed: Of all that is drawn.
         rank: Of this process.
@@ -75,12 +75,17 @@ def build_discriminator(
     if missing:
         raise ValueError(f"no backbone called {missing[0]!r}; there are: {', '.join(sorted(backbones)) or 'none'}")
     options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
-    networks = {name: _backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
+    networks = {name: build_backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
     if class_embeddings is not None:
         options["embedding"] = read_class_embeddings(class_embeddings)
     component = plugins.load("discriminators", config["name"])
     return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)
 
 
-def _backbone(path: Path, *, timm: str | None) -> Backbone:
+def build_backbone(path: Path, *, timm: str | None) -> Backbone:
+    """Build the frozen network of a file: timm's of that name, or, where there is none, a classifier's snapshot.
+
+    Raises:
+        ValueError: The file does not hold it.
+    """
     return load_backbone(path) if timm is None else load_timm_backbone(path, name=timm)

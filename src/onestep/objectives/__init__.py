@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -37,12 +38,14 @@ class Batch:
         labels: Their classes, one-hot float32 [B, K]; None when the run is unconditional.
         random: Fresh random streams of this phase, one a row.
         images_seen: Images trained on before this step, over all processes.
+        controls: What the numbers that the phases steer (`Phase.controls`) are now, by name.
     """
 
     images: Tensor
     labels: Tensor | None
     random: RowRandom
     images_seen: int
+    controls: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,41 @@ class Loss:
     observed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class Rule(Protocol):
+    """How a steered number follows what is observed."""
+
+    def __call__(self, value: float, *, mean: float, images: int) -> float:
+        """Return the number from now on.
+
+        Args:
+            value: Until now.
+            mean: What was observed since the last change: the mean over rows, steps and processes.
+            images: Real images that it was observed on, over all processes.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A number that is steered while a run trains, by what its own losses observe.
+
+    It is a part of the run's state, the same in all processes, and every phase finds it in its batch.
+
+    Attributes:
+        name: Its name in the batch and in the log.
+        start: What it is at first.
+        observes: The name under which the loss returns what steers it, a mean over rows (`Loss.observed`).
+        every: Steps of the phase between two changes.
+        rule: How it changes.
+    """
+
+    name: str
+    start: float
+    observes: str
+    every: int
+    rule: Rule
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One optimizer step: `loss` trains the network of role `trains`.
@@ -68,6 +106,7 @@ class Phase:
         loss: The equation.
         every: Runs on each `every`-th step, and a lazy phase (`every` > 1) not on step 0.
         gain: Factor on the loss; lazy regularisation multiplies by `every` (StyleGAN2, arXiv:1912.04958, appendix B).
+        controls: Numbers that what this phase observes steers.
     """
 
     name: str
@@ -75,6 +114,7 @@ class Phase:
     loss: Callable[[Players, Batch], Loss]
     every: int = 1
     gain: float = 1.0
+    controls: tuple[Control, ...] = ()
 
 
 class Objective(Protocol):

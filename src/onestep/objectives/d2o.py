@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onestep.objectives import Batch, Loss, Phase, Players
-from onestep.objectives._augmentation import build_pipe
+from onestep.objectives._augmentation import SIGN_OF_REAL_LOGITS, build_pipe, pipe_of, probability_controls
 
 __all__ = ["D2O"]
 
@@ -39,7 +39,8 @@ class D2O:
             one then (fused attention has none), and quicker where they are large. They need a derivative in forward
             mode; torch 2.12 stops at a GroupNorm with channels innermost.
         augment: A choice of augmentations/ with its options, by which all images that the discriminator sees are
-            changed, each by a draw of its own, but for those of the gradient penalty. Default, and in the paper: none.
+            changed, each by a draw of its own, but for those of the gradient penalty. Where it has a `target`, its
+            probability is steered by the signs of the logits of real images. Default, and in the paper: none.
     """
 
     loss: Literal["non_saturating", "hinge"]
@@ -68,7 +69,12 @@ class D2O:
         """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step but the first."""
         return (
             Phase(name="generator", trains="generator", loss=self.generator_loss),
-            Phase(name="discriminator", trains="discriminator", loss=self.discriminator_loss),
+            Phase(
+                name="discriminator",
+                trains="discriminator",
+                loss=self.discriminator_loss,
+                controls=probability_controls(self.augment),
+            ),
             Phase(name="r1", trains="discriminator", loss=self.r1_loss, every=self.r1_every, gain=float(self.r1_every)),
         )
 
@@ -79,7 +85,11 @@ class D2O:
 
     def augmented(self, images: Tensor, batch: Batch) -> Tensor:
         """Return images [B, C, H, W], changed at random if they are to be."""
-        return images if self.augment is None else build_pipe(self.augment)(images, generator=batch.random).images
+        return (
+            images
+            if self.augment is None
+            else pipe_of(self.augment, batch=batch)(images, generator=batch.random).images
+        )
 
     def generator_loss(self, players: Players, batch: Batch) -> Loss:
         """Return what makes generated images score high; the discriminator's parameters are held by the training step.
@@ -108,6 +118,8 @@ class D2O:
         real = discriminator.judge([[m[rows:] for m in maps] for maps in features], batch.labels)
         losses = self.adversarial(fake) + self.adversarial(-real)
         observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
+        if self.augment is not None:
+            observed[SIGN_OF_REAL_LOGITS] = real.detach().sign().mean()
         return Loss(value=self.over_rows(losses, discriminator=discriminator), observed=observed)
 
     def adversarial(self, logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from onestep.objectives import Batch, Loss, Phase, Players
-from onestep.objectives._augmentation import build_pipe
+from onestep.objectives._augmentation import build_pipe, probability_controls
 
 __all__ = ["Edm"]
 
@@ -35,8 +35,8 @@ class Edm:
     needs: ClassVar[tuple[str, ...]] = ("generator",)
 
     def __post_init__(self) -> None:
-        if self.augment is not None:
-            build_pipe(self.augment)
+        if probability_controls(self.augment):
+            raise ValueError("augment: target: here is no discriminator that could steer the probability; take it away")
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the one step of the generator."""

@@ -70,7 +70,7 @@ def log_charts(evidence: Evidence, *, colours: Mapping[str, int]) -> list[Chart]
     return [
         chart
         for objective, runs in by_objective.items()
-        for kind in ("losses", "observed")
+        for kind in ("losses", "observed", "controls")
         for chart in _charts(runs, kind=kind, objective=objective, colours=colours)
     ]
 

@@ -19,6 +19,7 @@ from onestep.data.image_zip import ImageZip
 from onestep.discriminators import build_discriminator
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.training.controls import Controls
 from onestep.training.ema import MovingAverage
 from onestep.training.loop import Training
 from onestep.training.optimizers import build_optimizers
@@ -78,6 +79,7 @@ def assemble(
         published=published,
         average=_average(published, document["ema"], half_life=document["ema"]["half_life"]),
         other_averages={each: _average(published, document["ema"], half_life=each) for each in _others(document)},
+        controls=Controls(phases),
         network=config,
         pixels=torch.from_numpy(pixels),
         labels=_one_hot(labels, classes=archive.classes) if document["conditional"] else None,

@@ -18,6 +18,7 @@ from onestep.data import to_images
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
 from onestep.objectives import Batch, Phase, Players
+from onestep.training.controls import Controls
 from onestep.training.ema import MovingAverage
 from onestep.training.log import Progress, RunLog, Window, peak_memory_mib
 from onestep.training.randomness import CountedRows
@@ -40,6 +41,7 @@ class Training:
         published: The player that snapshots publish.
         average: Its main moving average.
         other_averages: Its averages of other half-lives, by half-life in images.
+        controls: The numbers that the phases steer.
         network: Its config, written into each snapshot.
         pixels: The dataset, uint8 [N, C, H, W].
         labels: Its classes, one-hot float32 [N, K]; None when the run is unconditional.
@@ -60,6 +62,7 @@ class Training:
     optimizers: Optimizers
     published: nn.Module
     average: MovingAverage
+    controls: Controls
     other_averages: Mapping[int, MovingAverage] = field(default_factory=dict)
     network: Mapping[str, Any]
     pixels: Tensor
@@ -136,11 +139,12 @@ def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseRe
     indices = torch.as_tensor(training.order.take(len(rows)))
     images = to_images(training.pixels[indices].to(ranks.device))
     labels = None if training.labels is None else training.labels[indices].to(ranks.device)
+    controls = training.controls.values()
 
     def batch_of(part: slice, phase: Phase) -> Batch:
         random = CountedRows(seed=training.seed, phase=phase.name, rows=rows[part], device=ranks.device)
         chosen = None if labels is None else labels[part]
-        return Batch(images=images[part], labels=chosen, random=random, images_seen=images_seen)
+        return Batch(images=images[part], labels=chosen, random=random, images_seen=images_seen, controls=controls)
 
     def passes_for(phase: Phase) -> list[Batch]:
         return [batch_of(part, phase) for part in passes(len(rows), limit=training.rows_per_pass)]
@@ -151,6 +155,7 @@ def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseRe
     )
     for average in training.averages.values():
         average.update(images_seen=images_seen, batch=training.batch)
+    training.controls.observe(reports, images=training.batch, ranks=ranks)
     return reports
 
 
@@ -181,6 +186,7 @@ def _record(training: Training, *, images_seen: int, window: Window, rate: float
     return {
         "images_seen": images_seen,
         **window.means(ranks=ranks),
+        **({"controls": dict(controls)} if (controls := training.controls.values()) else {}),
         "images_per_second": round(rate, 1),
         "memory_mib": peak_memory_mib(ranks.device),
         "non_finite": replaced,

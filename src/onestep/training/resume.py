@@ -73,6 +73,7 @@ class Resume:
                 "history": self.history(),
                 "order": {name: value for name, value in order.items() if isinstance(value, int)},
                 "optimizers": optimizers,
+                "controls": self._training.controls.state(),
             }
             write_training_state(self._folder, images_seen=images_seen, tensors=tensors | generators, values=values)
         distributed.wait(ranks=self._ranks)
@@ -124,6 +125,7 @@ class Resume:
             load_optimizer(optimizer, _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role])
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
         self._training.order.restore(state.values["order"] | arrays)
+        self._training.controls.restore(state.values.get("controls", {}))
         self.log_bytes = state.values["log_bytes"]
         self._remember(state.values["history"])
         self._load_generators(state)

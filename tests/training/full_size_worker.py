@@ -1,0 +1,134 @@
+"""What the tests at full size run in processes of their own, so that each peak of memory is one recipe's.
+
+Usage: python full_size_worker.py weights FOLDER
+       python full_size_worker.py teacher FOLDER TEACHER_JSON
+       python full_size_worker.py train FOLDER RUN_JSON OUTPUT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from onestep import distributed
+from onestep.checkpoints.snapshot import write_snapshot
+from onestep.data._archive import write_archive
+from onestep.networks import build_denoiser
+from onestep.training.assembly import assemble
+from onestep.training.loop import train
+
+_TIMM = {
+    "vgg16_bn": "vgg16_bn.tv_in1k",
+    "lite0": "tf_efficientnet_lite0.in1k",
+    "deit": "deit_base_distilled_patch16_224.fb_in1k",
+}
+
+
+def weights(folder):
+    """Write timm's networks with the random weights they begin with, and a table of class embeddings."""
+    torch.manual_seed(0)
+    for name, network in _TIMM.items():
+        save_file(timm.create_model(network, pretrained=False).state_dict(), folder / f"{name}.safetensors")
+    (folder / "table.pkl").write_bytes(pickle.dumps({"embed": nn.Embedding(1000, 320)}, protocol=3))
+
+
+def teacher(folder, config):
+    """Write a teacher of that config, no parameter of it zero as none of a trained one is, and images for it."""
+    torch.manual_seed(1)
+    network = build_denoiser(config)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn_like(parameter)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            else:
+                parameter.copy_(float(name.endswith("weight")) + 0.1 * noise)
+    write_snapshot(folder / "teacher.safetensors", network.state_dict(), config)
+    size, classes = config["img_resolution"], config.get("label_dim", 0)
+    pixels = np.random.RandomState(2).randint(256, size=(8, 3, size, size), dtype=np.uint8)
+    labels = [None] * 8 if not classes else [index % classes for index in range(7)] + [classes - 1]
+    write_archive(folder / "data.zip", zip(pixels, labels, strict=True))
+    (folder / "teacher.json").write_text(json.dumps({"parameters": sum(p.numel() for p in network.parameters())}))
+
+
+def digests(tensors):
+    """Return the hash of each tensor's bytes, by name."""
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+def moved_shares(tensors, before):
+    """Return which share of each tensor's entries is not what the file `before` holds, by name."""
+    with safe_open(before, framework="pt") as file:
+        return {name: float((tensor != file.get_tensor(name)).double().mean()) for name, tensor in tensors.items()}
+
+
+def state_of(players):
+    """Return what an optimizer moves, and all other parameters and buffers, by role and name."""
+    parts = [
+        (f"{role}.{name}", tensor)
+        for role, player in players.items()
+        for name, tensor in (*player.named_parameters(), *player.named_buffers())
+    ]
+    trained = {name: tensor.detach() for name, tensor in parts if tensor.requires_grad}
+    return trained, {name: tensor.detach() for name, tensor in parts if not tensor.requires_grad}
+
+
+def run(folder, weights_folder, document, output):
+    """Train to the end and report what moved, how long it took, and the peak of memory."""
+    backbones = {name: weights_folder / f"{name}.safetensors" for name in document["discriminator"]["backbones"]}
+    named = document["discriminator"].get("class_embeddings")
+    with distributed.joined() as ranks:
+        training = assemble(
+            document,
+            data=folder / "data.zip",
+            teacher=folder / "teacher.safetensors",
+            backbones=backbones,
+            class_embeddings=None if named is None else weights_folder / "table.pkl",
+            ranks=ranks,
+        )
+        trained, held = state_of(training.players)
+        before = folder / "before.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in trained.items()}, before)
+        held_before = digests(held)
+        began = time.monotonic()
+        train(training, folder=folder / "state", ranks=ranks, state_seconds=math.inf, code="")
+        seconds = time.monotonic() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        held_after = digests(held)
+        generator = training.published
+        total = sum(p.numel() for p in generator.parameters())
+        frozen = total - sum(tensor.numel() for name, tensor in trained.items() if name.startswith("generator."))
+        report = {
+            "parameters": total,
+            "frozen_share": frozen / total,
+            "held": sorted(held),
+            "held_changed": sorted(name for name in held if held_before[name] != held_after[name]),
+            "moved": moved_shares(trained, before),
+            "seconds": seconds,
+            "peak_mib": peak >> 10,
+            "finite": all(bool(torch.isfinite(tensor).all()) for tensor in (*trained.values(), *held.values())),
+        }
+        output.write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    verb, place, *rest = sys.argv[1:]
+    if verb == "weights":
+        weights(Path(place))
+    elif verb == "teacher":
+        teacher(Path(place), json.loads(rest[0]))
+    else:
+        run(Path(place), Path(rest[0]), json.loads(Path(rest[1]).read_text()), Path(rest[2]))

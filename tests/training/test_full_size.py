@@ -1,0 +1,131 @@
+"""Each published recipe at full size, on a CPU: two plain steps and one with the penalty, of two images each.
+
+Deselected unless asked for (`make test-full-size`): minutes, and several GiB of memory and of disk.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes import RECIPES, recipe
+
+pytestmark = [pytest.mark.full_size, pytest.mark.xdist_group("full_size")]
+
+_WORKER = Path(__file__).with_name("full_size_worker.py")
+
+# EDM's published networks (arXiv:2206.00364): constructor arguments and number of parameters.
+_NCSNPP = {
+    "img_channels": 3,
+    "model_type": "SongUNet",
+    "model_channels": 128,
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "decoder_type": "standard",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+    "augment_dim": 9,
+}
+_CIFAR = {**_NCSNPP, "img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13}
+_FACES = {**_NCSNPP, "img_resolution": 64, "channel_mult": [1, 2, 2, 2]}
+_ADM = {"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.1}
+_TEACHERS = {
+    "cifar10_uncond_d2o_f": (_CIFAR, 56_397_827),
+    "cifar10_cond_d2o_f": (_CIFAR | {"label_dim": 10}, 56_400_643),
+    "afhqv2_d2o_f": (_FACES | {"dropout": 0.25}, 62_761_091),
+    "ffhq_d2o_f": (_FACES | {"dropout": 0.05}, 62_761_091),
+    "imagenet64_d2o_f": (_ADM | {"img_resolution": 64, "img_channels": 3, "label_dim": 1000}, 295_899_267),
+}
+# What D2O-F holds of each generator, by the optimizer's rule of the reference.
+_GENERATORS = {
+    "cifar10_uncond_d2o_f": (56_395_523, 47_597_568),
+    "cifar10_cond_d2o_f": (56_398_339, 47_597_568),
+    "afhqv2_d2o_f": (62_758_787, 52_614_144),
+    "ffhq_d2o_f": (62_758_787, 52_614_144),
+    "imagenet64_d2o_f": (295_899_267, 233_065_920),
+}
+# Not trained, and yet a part of the heads that follows the training: batch statistics, vectors of the spectral norm.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
+
+
+def _work(*arguments):
+    """Run a task of the worker; this process stays small, because a child's peak begins at its parent's size."""
+    done = subprocess.run([sys.executable, _WORKER, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with the networks of timm and a table of class embeddings, all random; 0.9 GB, removed at the end."""
+    folder = tmp_path_factory.mktemp("weights")
+    _work("weights", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that is emptied at once: a state of these networks is a GB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("run", RECIPES)
+def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, weights, folder, capsys):
+    config, parameters = _TEACHERS[run]
+    _work("teacher", folder, json.dumps(config))
+    assert json.loads((folder / "teacher.json").read_text()) == {"parameters": parameters}
+
+    # Lazy phases wait for their first full interval, so the third step is the first that may have the penalty.
+    document = recipe(run) | {"batch": 2, "images": 6, "snapshots": [6]}
+    document["objective"] |= {"r1_every": 2}
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(
+            f"\n{run}: {report['parameters']:,} parameters, {100 * report['frozen_share']:.2f} % frozen, "
+            f"{report['seconds']:.0f} s for 3 steps of 2 images, peak memory {report['peak_mib']:,} MiB"
+        )
+
+    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    assert [sorted(record["losses"]) for record in records] == [
+        ["discriminator", "generator"],
+        ["discriminator", "generator"],
+        ["discriminator", "generator", "r1"],
+    ]
+    for record in records:
+        assert record["non_finite"] == 0
+        assert None not in (*record["losses"].values(), *record["observed"].values())
+    assert report["finite"]
+
+    total, frozen = _GENERATORS[run]
+    assert (report["parameters"], round(report["frozen_share"] * total)) == (total, frozen)
+    _assert_held(report, document["discriminator"]["backbones"])
+    assert sorted(name for name, share in report["moved"].items() if share == 0) == []
+    _assert_moved_whole(report, conditional=document["conditional"])
+
+
+def _assert_held(report, backbones):
+    """Frozen weights and what is fixed between backbones and heads: there is some of each, and none has changed."""
+    parts = [f"discriminator.{part}.{name}." for part in ("pretrained", "scratch") for name in backbones]
+    parts += ["discriminator.readouts.deit."] if "deit" in backbones else []
+    for part in ("generator.", *parts):
+        assert any(name.startswith(part) for name in report["held"]), part
+    changed = set(report["held_changed"])
+    heads = {name for name in report["held"] if name.startswith("discriminator.discriminators.")}
+    assert all(name.endswith(_STATISTICS) for name in heads)
+    assert changed <= heads
+
+
+def _assert_moved_whole(report, *, conditional):
+    """Nearly every entry of a tensor has moved; of a table of classes, only the rows whose class was drawn."""
+    tables = {name for name in report["moved"] if name.endswith((".embed.weight", ".map_label.weight"))}
+    assert bool(tables) == conditional
+    partly = {name: share for name, share in report["moved"].items() if share < 0.9 and name not in tables}
+    assert not partly
