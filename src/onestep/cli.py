@@ -28,11 +28,16 @@ def fetch(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Write a dataset archive and its card."""
+    """Write a dataset archive, its card and its contact sheet; work that was cut off is taken up."""
     from onestep.data._archive import prepare
+    from onestep.data._origin import origin_of
+    from onestep.data._processes import cores
+    from onestep.fingerprint import Fingerprints
 
     dataset = _component("data", options.dataset, source=options.source)
-    prepare(dataset, target=options.output)
+    code = Fingerprints().fingerprint("onestep.cli:prepare", plugins=[f"onestep.data.{options.dataset['name']}"])
+    origin = origin_of(options.source, options=options.dataset, code=code)
+    prepare(dataset, target=options.output, origin=origin, workers=options.workers or cores())
     return 0
 
 
@@ -188,7 +193,7 @@ def _named_path(text: str) -> tuple[str, Path]:
 # Each verb's options: name, how to read it, and its default (... where it must be given).
 _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[str], Any], Any]]] = {
     fetch: [("source", json.loads, ...), ("output", Path, ...)],
-    prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...)],
+    prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...), ("workers", int, None)],
     resolve: [("config", Path, ...), ("run", str, ...), ("output", Path, ...)],
     train: [
         ("run", Path, ...),
