@@ -27,7 +27,7 @@ class CifarBatch(NamedTuple):
     """The pictures of one batch.
 
     Attributes:
-        pixels: uint8 [N, 3, 32, 32].
+        pixels: uint8 [N, 3, 32, 32]; a view of the file's content where that is possible, not to be written to.
         labels: int64 [N], in 0..9.
     """
 
@@ -78,8 +78,7 @@ def _pixels(entries: Mapping[Any, Any]) -> np.ndarray:
         raise ValueError(f"its pixels are an array {list(array.shape)}, expected [N, {_NUMBERS}]")
     if len(array.raw) != array.shape[0] * _NUMBERS:
         raise ValueError(f"its pixels {list(array.shape)} are {len(array.raw)} bytes, so it is damaged")
-    # A copy, so that the file's own bytes need not stay in memory.
-    return np.frombuffer(array.raw, np.uint8).reshape(-1, 3, SIDE, SIDE).copy()
+    return np.frombuffer(array.raw, np.uint8).reshape(-1, 3, SIDE, SIDE)
 
 
 def _labels(entries: Mapping[Any, Any]) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onestep.data import Dataset
 from onestep.data._contact_sheet import write_contact_sheet
-from onestep.data._parts import Parts, parts_of, processes_for
+from onestep.data._parts import Parts, parts_of
 from onestep.data._png import checked, png
 from onestep.data._processes import answers
 from onestep.data.image_zip import ImageZip
@@ -23,7 +23,7 @@ from onestep.files import replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
 
-_DESCRIBED_AT_ONCE = 2048
+_DESCRIBED_AT_ONCE = 256
 _LISTED_IN_AN_ERROR = 3
 
 
@@ -85,7 +85,7 @@ def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
     """
     starts = range(0, len(archive), _DESCRIBED_AT_ONCE)
     sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    for _, some in answers(_sums, archive, starts, processes=processes_for(len(archive), workers=workers)):
+    for _, some in answers(_sums, archive, starts, processes=workers):
         sums += some
     count = len(archive) * archive.resolution**2
     moments = [_mean_and_std(int(total), int(squares), count) for total, squares in sums.T]
@@ -148,11 +148,9 @@ def _name(index: int) -> str:
 
 def _sums(archive: ImageZip, start: int) -> np.ndarray:
     """Return the sum and the sum of squares of each channel over some pictures, exact integers [2, C]."""
-    sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    for index in range(start, min(start + _DESCRIBED_AT_ONCE, len(archive))):
-        numbers = archive[index][0].numpy().astype(np.uint64)
-        sums += np.stack([numbers.sum(axis=(1, 2)), (numbers**2).sum(axis=(1, 2))])
-    return sums
+    indices = range(start, min(start + _DESCRIBED_AT_ONCE, len(archive)))
+    numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
+    return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
 def _mean_and_std(total: int, squares: int, count: int) -> tuple[float, float]:

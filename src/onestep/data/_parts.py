@@ -25,7 +25,6 @@ from onestep.files import canonical_json, read_json, write_json
 _logger = logging.getLogger(__name__)
 
 _PICTURES = 256  # in a part: a few MB, and less than a minute of work whatever the pictures
-_WORTH_A_PROCESS = 1000  # pictures; starting one takes a second or two
 _SECONDS_BETWEEN_LINES = 10
 
 
@@ -91,15 +90,9 @@ def parts_of(dataset: Dataset, *, folder: Path, origin: object, workers: int) ->
     parts = Parts(folder=folder, pictures=len(dataset))
     missing = [number for number in parts.numbers if not parts.path(number).exists()]
     progress = _Progress(parts, missing=missing)
-    processes = processes_for(sum(len(parts.indices(number)) for number in missing), workers=workers)
-    for number, _ in answers(_make, (dataset, parts), missing, processes=processes):
+    for number, _ in answers(_make, (dataset, parts), missing, processes=workers):
         progress.made(number)
     return parts
-
-
-def processes_for(pictures: int, *, workers: int) -> int:
-    """Return how many processes are worth starting."""
-    return max(1, min(workers, pictures // _WORTH_A_PROCESS))
 
 
 def _clear_unless(folder: Path, *, origin: object) -> None:
@@ -158,7 +151,12 @@ class _Progress:
         self._left -= len(self._parts.indices(number))
         now = time.monotonic()
         if now - self._said >= _SECONDS_BETWEEN_LINES and self._left:
-            done = self._parts.pictures - self._left
-            rate = (done - self._taken_up) / (now - self._begun)
-            _logger.info("%s of %s pictures, %.0f/s, %.0f s left", f"{done:,}", f"{self._parts.pictures:,}", rate, self._left / rate)
             self._said = now
+            self._say(seconds=now - self._begun)
+
+    def _say(self, *, seconds: float) -> None:
+        total = self._parts.pictures
+        rate = (total - self._left - self._taken_up) / seconds
+        _logger.info(
+            "%s of %s pictures, %.0f/s, %.0f s left", f"{total - self._left:,}", f"{total:,}", rate, self._left / rate
+        )

@@ -10,12 +10,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
+
+_WORTH_STARTING = 8.0  # seconds of work for one process; each of several takes some two to start
+_TRIED = 1.0  # seconds of work here that tell how long the rest would take
 
 
 def cores() -> int:
@@ -28,18 +32,29 @@ def answers(
 ) -> Iterator[tuple[Any, _T]]:
     """Yield each item with `work(shared, item)`, in the order in which they are done.
 
+    The work begins here; processes are started once the first items show that they are worth it.
+
     Args:
         work: A function at the top level of a module.
         shared: What every process gets once.
         items: What is to be done.
-        processes: How many; with 1 the work is done here.
+        processes: Most processes to start; with 1 all the work is done here.
 
     Raises:
         ValueError: What `work` raised, ValueError and OSError alike; or a process ended by itself.
     """
-    if processes <= 1 or len(items) <= 1:
-        yield from ((item, work(shared, item)) for item in items)
-        return
+    begun = time.monotonic()
+    for done, item in enumerate(items):
+        spent = time.monotonic() - begun
+        if processes > 1 and done and spent > _TRIED and spent / done * (len(items) - done) > _WORTH_STARTING:
+            yield from _by_others(work, shared, items[done:], processes=processes)
+            return
+        yield item, work(shared, item)
+
+
+def _by_others(
+    work: Callable[[_S, Any], _T], shared: _S, items: Sequence[Any], *, processes: int
+) -> Iterator[tuple[Any, _T]]:
     # Spawned, not forked: a fork would share the locks of this process's threads, and the ends of the others' pipes.
     context = multiprocessing.get_context("spawn")
     started: dict[connection.Connection, multiprocessing.process.BaseProcess] = {}
