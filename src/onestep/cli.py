@@ -80,6 +80,7 @@ def train(options: argparse.Namespace) -> int:
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
         rows_per_pass=options.rows_per_pass,
+        cache=options.cache,
     )
     return 0
 
@@ -207,6 +208,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("processes", int, 1),
         ("state-seconds", float, 300.0),
         ("rows-per-pass", int, None),
+        ("cache", Path, None),
     ],
     convert: [("source", Path, ...), ("output", Path, ...)],
     sample: [

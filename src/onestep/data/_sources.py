@@ -12,10 +12,10 @@ import io
 import json
 import lzma
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -205,25 +205,28 @@ class TarSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unpacked = _unpacked(path)
-        self._place = str(path) if self._unpacked is None else f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"
-        self._open: IO[bytes] | None = None
+        unpacked = _unpacked(path)
+        self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
+
+    def _own(self, descriptor: int) -> None:
+        """Keep an open file for as long as this source lives."""
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open files behind when going to another process; the one without a name is reached by its place."""
-        return {**self.__dict__, "_open": None, "_unpacked": None}
+        """Tell another process where the file is, which may have no name."""
+        return {"_path": self._path, "place": f"/proc/{os.getpid()}/fd/{self._descriptor}"}
 
-    def _file(self) -> IO[bytes]:
-        if self._open is None:
-            self._open = open(self._place, "rb", buffering=0)  # noqa: SIM115 (lives as long as the source)
-        return self._open
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file there."""
+        self._path = state["_path"]
+        self._own(os.open(state["place"], os.O_RDONLY))
 
     def entries(self) -> list[Entry]:
         """Return all pictures."""
         found: list[Entry] = []
-        file = self._file()
         try:
-            for member in _members(file):
+            for member in _members(_Window(self._descriptor, 0, os.fstat(self._descriptor).st_size)):
                 if member.isreg() and member.name.endswith(".tar") and member.sparse is None:
                     found += self._entries_within(member)
                 elif _is_picture(member.name) and not member.isdir():
@@ -236,7 +239,7 @@ class TarSource:
 
     def _entries_within(self, outer: tarfile.TarInfo) -> Iterator[Entry]:
         """Yield the pictures of a tar in the tar, as if it were a folder of its name."""
-        window = _Window(self._file().fileno(), outer.offset_data, outer.size)
+        window = _Window(self._descriptor, outer.offset_data, outer.size)
         try:
             for member in _members(window):
                 if _is_picture(member.name) and not member.isdir():
@@ -247,7 +250,7 @@ class TarSource:
     def read(self, entry: Entry) -> bytes:
         """Return the content of a file."""
         offset, size = entry.place
-        content = os.pread(self._file().fileno(), size, offset)
+        content = os.pread(self._descriptor, size, offset)
         if len(content) != size:
             raise ValueError("the archive ends within it")
         return content
@@ -274,28 +277,27 @@ def _tar_entry(member: tarfile.TarInfo, *, below: str = "", offset: int = 0) -> 
 _UNPACKERS: dict[bytes, Callable[..., IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 
 
-def _unpacked(path: Path) -> IO[bytes] | None:
-    """Return the unpacked content of a compressed file as a file without a name; None where it is not compressed."""
+def _unpacked(path: Path) -> int | None:
+    """Return a descriptor of a compressed file's content, in a file without a name; None if it is not compressed."""
     head = _head(path)
     unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
     if unpacker is None:
         return None
     limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
-    target = tempfile.TemporaryFile(prefix="onestep-")  # noqa: SIM115 (lives as long as the source)
-    try:
-        with unpacker(path, "rb") as packed:
-            while piece := packed.read(_PIECE):
-                target.write(piece)
-                if target.tell() > limit:
-                    raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as no pictures do")
-        target.flush()
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        raise ValueError(
-            f"{path}: cannot be unpacked ({error}); bring it again, or, with {free:,} bytes free in "
-            f"{tempfile.gettempdir()}, let TMPDIR name a larger place"
-        ) from error
-    return target
+    with tempfile.TemporaryFile(prefix="onestep-") as target:
+        try:
+            with unpacker(path, "rb") as packed:
+                while piece := packed.read(_PIECE):
+                    target.write(piece)
+                    if target.tell() > limit:
+                        raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as none does")
+            target.flush()
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(
+                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}); bring it again, or, if there is "
+                "too little room, name a larger place in TMPDIR"
+            ) from error
+        return os.dup(target.fileno())
 
 
 def _bounded(file: IO[bytes]) -> bytes:
