@@ -1,7 +1,7 @@
 """How many pictures a second one process gets from the decoded cache: order, indexing, to float32 in [-1, 1].
 
-Usage: python tests/data/measure_loader.py [--images 50000] [--batch 512] [--seconds 5]. Prints a line for each resolution, for
-pixels in memory and for pixels in a mapped file, as `onestep train` reads them.
+Usage: python tests/data/measure_loader.py [--images 50000] [--batch 512] [--seconds 5]. Prints a line for each
+resolution, for pixels in memory and for pixels in a mapped file, as `onestep train` reads them.
 """
 
 from __future__ import annotations
