@@ -26,6 +26,7 @@ EXTRACT = ["extract", "--features", '{"name": "digits"}', "--weights", "text.pkl
         ([*SAMPLE, "--weights", "x", "--sampler", '{"name": "two_step"}'], "no sampling called 'two_step'"),
         (["convert", "--source", "text.pkl", "--output", "o.safetensors"], "text.pkl"),
         ([*EXTRACT, "--images", "text.pkl"], "text.pkl"),
+        (["prepare", "--dataset", '{"name": "cifar10"}', "--source", "text.pkl", "--output", "o"], "text.pkl"),
         (["resolve", "--config", "absent.yaml", "--run", "r", "--output", "o"], "absent.yaml"),
     ],
 )

@@ -43,11 +43,16 @@ def fetch(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Write a dataset archive and its card."""
+    """Write a dataset archive, its card and its contact sheet; work that was cut off is taken up."""
     from onestep.data._archive import prepare
+    from onestep.data._origin import origin_of
+    from onestep.data._processes import cores
+    from onestep.fingerprint import Fingerprints
 
     dataset = _component("data", options.dataset, source=options.source)
-    prepare(dataset, target=options.output)
+    code = Fingerprints().fingerprint("onestep.cli:prepare", plugins=[f"onestep.data.{options.dataset['name']}"])
+    origin = origin_of(options.source, options=options.dataset, code=code)
+    prepare(dataset, target=options.output, origin=origin, workers=options.workers or cores())
     return 0
 
 
@@ -100,6 +105,7 @@ def train(options: argparse.Namespace) -> int:
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
         rows_per_pass=options.rows_per_pass,
+        cache=options.cache,
     )
     return 0
 
@@ -250,7 +256,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("source", json.loads, None),
         ("output", Path, None),
     ],
-    prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...)],
+    prepare: [("dataset", json.loads, ...), ("source", Path, ...), ("output", Path, ...), ("workers", int, None)],
     resolve: [("config", Path, ...), ("run", str, ...), ("output", Path, ...)],
     embed: [
         ("backbone", Path, ...),
@@ -271,6 +277,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("processes", int, 1),
         ("state-seconds", float, 300.0),
         ("rows-per-pass", int, None),
+        ("cache", Path, None),
     ],
     convert: [("source", Path, ...), ("preconditioning", str, "edm"), ("output", Path, ...)],
     sample: [

@@ -1,6 +1,6 @@
 # INPUTS AND DATA
 # needs:  an installed package that ships the file, a file or folder brought by hand, or the network (no other rule does)
-# makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip and its card {dataset}.json
+# makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip, its card {dataset}.json and contact sheet {dataset}.png
 
 
 rule fetch:
@@ -30,6 +30,7 @@ rule prepare:
     output:
         archive="results/data/{dataset}.zip",
         card="results/data/{dataset}.json",
+        sheet="results/data/{dataset}.png",
     log:
         "logs/prepare/{dataset}.log",
     benchmark:

@@ -210,6 +210,15 @@ def _bytes(machine: _Machine, form: str) -> None:
     machine.push(bytes(view) if len(view) <= _SHORT else view)
 
 
+def _python2_text(machine: _Machine, form: str) -> None:
+    """Push a text of Python 2, which may be text or bytes: short ones as text, byte by byte; long ones are bytes."""
+    size = machine.number(form)
+    if size < 0:
+        raise ValueError("a text has a negative length, so the pickle is damaged")
+    view = machine.take(size)
+    machine.push(str(view, "latin-1") if len(view) <= _SHORT else view)
+
+
 def _long(machine: _Machine) -> None:
     machine.push(int.from_bytes(machine.take(machine.number("<B")), "little", signed=True))
 
@@ -252,13 +261,13 @@ def _add_items(machine: _Machine, items: list[Any]) -> None:
 
 
 def check_keys(keys: list[Any]) -> list[Any]:
-    """Return `keys` if all are texts or 32-bit integers.
+    """Return `keys` if all are texts, bytes or 32-bit integers.
 
     Others are refused because the stream could choose them such that hashing them takes forever: a tuple of tuples
     that doubles at each level, or large numbers with equal hashes.
     """
     for key in keys:
-        if type(key) is not str and not (type(key) is int and abs(key) < 2**31):
+        if type(key) not in (str, bytes) and not (type(key) is int and abs(key) < 2**31):
             raise ValueError(f"{kind(key)} is used as a key; texts and small integers are read")
     return keys
 
@@ -304,6 +313,8 @@ _PLAIN: dict[str, Callable[[_Machine], Any]] = {
     "X": lambda m: _text(m, "<I"),
     "\x8c": lambda m: _text(m, "<B"),
     "\x8d": lambda m: _text(m, "<Q"),
+    "U": lambda m: _python2_text(m, "<B"),
+    "T": lambda m: _python2_text(m, "<i"),
     "B": lambda m: _bytes(m, "<I"),
     "C": lambda m: _bytes(m, "<B"),
     "\x8e": lambda m: _bytes(m, "<Q"),

@@ -71,7 +71,7 @@ class StoredTensor:
 
 
 @dataclass(eq=False)
-class _Dtype:
+class Dtype:
     """A numpy number type; its byte order arrives later, with BUILD."""
 
     code: str
@@ -89,7 +89,7 @@ def edm_vocabulary(budget: Budget) -> Vocabulary:
         "torch Size": _size,
         "numpy._core.multiarray scalar": _scalar,
         "numpy.core.multiarray scalar": _scalar,
-        "numpy dtype": _dtype,
+        "numpy dtype": dtype_named,
     }
     return Vocabulary(names=names_for(constructors), set_state=_set_state, persistent=_no_persistent)
 
@@ -114,7 +114,7 @@ def _tensor_constructors(budget: Budget) -> dict[str, Callable[[Arguments], Any]
         "torch.storage _load_from_bytes": lambda arguments: _storage(arguments, budget),
         "builtins set": lambda arguments: _set(arguments, budget),
         "__builtin__ set": lambda arguments: _set(arguments, budget),
-        "_codecs encode": lambda arguments: _encode(arguments, budget),
+        "_codecs encode": lambda arguments: encode_latin1(arguments, budget),
     }
 
 
@@ -213,24 +213,33 @@ def _product(size: tuple[int, ...]) -> int:
     return product
 
 
-def _dtype(arguments: Arguments) -> _Dtype:
+def dtype_named(arguments: Arguments) -> Dtype:
+    """Return the number type that numpy names by a code such as "u1".
+
+    Raises:
+        ValueError: It is none of the plain ones.
+    """
     match arguments:
         case (str() as code, int(), int()) if code in _SCALARS:
-            return _Dtype(code)
+            return Dtype(code)
     _refuse("a number type of numpy", arguments)
 
 
 def _scalar(arguments: Arguments) -> float | int | bool:
     match arguments:
-        case (_Dtype() as dtype, bytes() as raw):
+        case (Dtype() as dtype, bytes() as raw):
             form = dtype.order + _SCALARS[dtype.code]
             if struct.calcsize(form) == len(raw):
                 return struct.unpack(form, raw)[0]
     _refuse("a number of numpy, made of its type and its bytes,", arguments)
 
 
-def _encode(arguments: Arguments, budget: Budget) -> bytes:
-    """Turn the text that stands for bytes in protocol 2 back into them."""
+def encode_latin1(arguments: Arguments, budget: Budget) -> bytes:
+    """Turn the text that stands for bytes in protocol 2 back into them.
+
+    Raises:
+        ValueError: The arguments are others, or unfold too far.
+    """
     match arguments:
         case (str() as text, "latin1" | "latin-1"):
             budget.copy(len(text))
@@ -246,10 +255,21 @@ def _set_state(target: Any, state: Any) -> None:
     match target, state:
         case (Module(class_name="ModuleDict" | "Sequential" | "ModuleList" | "Embedding"), dict()) if not target.state:
             target.state = state
-        case (_Dtype(), tuple()) if len(state) == 8 and state[1] in ("<", ">", "=", "|"):
-            target.order = "=" if state[1] == "|" else state[1]
+        case (Dtype(), tuple()):
+            set_byte_order(target, state)
         case _:
             raise ValueError(f"it sets the state of {kind(target)} to {kind(state)}, which no saved network does")
+
+
+def set_byte_order(target: Dtype, state: Arguments) -> None:
+    """Complete a number type with the state that numpy gives it.
+
+    Raises:
+        ValueError: numpy gives no such state to a plain number type.
+    """
+    if len(state) != 8 or state[1] not in ("<", ">", "=", "|"):
+        raise ValueError(f"it sets the state of {kind(target)} to {kind(state)}, which no saved network does")
+    target.order = "=" if state[1] == "|" else state[1]
 
 
 def _no_persistent(identity: Any) -> NoReturn:

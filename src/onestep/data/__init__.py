@@ -18,19 +18,40 @@ class Dataset(Protocol):
         resolution: H and W, a power of two.
         channels: C: 1 (grey) or 3 (RGB).
         classes: The number of classes; 0 where the pictures carry no labels (every label is then 0).
+        class_names: What the source calls them, in order; empty where it has no names for them.
+        unreadable_share: Largest share of the pictures that may turn out unreadable; the others are left out then.
     """
 
     resolution: int
     channels: int
     classes: int
+    class_names: tuple[str, ...]
+    unreadable_share: float
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one picture, uint8 [C, H, W], and its class."""
+        """Return the pixels of one picture, uint8 [C, H, W], and its class.
+
+        Raises:
+            UnreadablePicture: This one cannot be used, and that says nothing about the others.
+        """
         ...
+
+
+class UnreadablePicture(ValueError):
+    """One picture of a dataset cannot be used.
+
+    Attributes:
+        name: What the source calls it.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
 
 
 def to_images(pixels: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import math
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -11,52 +11,85 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from onestep.data import Dataset
+from onestep.data._contact_sheet import write_contact_sheet
+from onestep.data._parts import Parts, parts_of
+from onestep.data._png import checked, png
+from onestep.data._processes import answers
 from onestep.data.image_zip import ImageZip
 from onestep.files import replacing, sha256_of_file, write_json
 
+_logger = logging.getLogger(__name__)
 
-def prepare(dataset: Dataset, *, target: Path | str) -> dict[str, Any]:
-    """Write a dataset as the one file that all later stages read and, beside it, its card: `{target stem}.json`.
+_DESCRIBED_AT_ONCE = 256
+_LISTED_IN_AN_ERROR = 3
 
-    The card is taken from the archive as read back, so that it also proves that the archive can be read.
+
+def prepare(dataset: Dataset, *, target: Path | str, origin: object = None, workers: int = 1) -> dict[str, Any]:
+    """Write a dataset as the one file that all later stages read and, beside it, its card and its contact sheet.
+
+    The same pictures give the same bytes for any number of workers. Work that was cut off is taken up: until the
+    archive is whole, what is done stands in `.{target name}.parts` beside it. The card, `{target stem}.json`, is taken
+    from the archive as read back, so that it also proves that the archive can be read.
 
     Args:
         dataset: The pictures.
         target: The archive, `.zip`.
+        origin: What the pictures follow from, as JSON: work of another origin is not taken up. None: none is.
+        workers: Most processes that work at once.
 
     Returns:
-        The card, see `describe`.
+        The card, see `describe`; besides, `class_names` as the source has them, and `unreadable`: name and reason of
+        each picture that was left out.
 
     Raises:
-        ValueError: The pictures do not fit the format.
+        ValueError: The pictures do not fit the format, or more than `dataset.unreadable_share` of them are unreadable.
     """
     target = Path(target)
-    write_archive(target, _pictures(dataset))
-    card = describe(ImageZip(source=target))
+    folder = target.with_name(f".{target.name}.parts")
+    parts = parts_of(dataset, folder=folder, origin=origin, workers=workers)
+    unreadable = _unreadable(parts, limit=dataset.unreadable_share)
+    _write(target, (picture for part in parts.read() for picture in part.pictures))
+    archive = ImageZip(source=target)
+    card = describe(archive, workers=workers)
+    card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
+    write_contact_sheet(target.with_suffix(".png"), archive, labels=archive.labels())
     write_json(target.with_suffix(".json"), card)
+    parts.remove()
     return card
 
 
-def describe(archive: ImageZip) -> dict[str, Any]:
-    """Return the card of an archive.
+def _unreadable(parts: Parts, *, limit: float) -> list[dict[str, str]]:
+    """Return what could not be read, and say it; refuse too much of it."""
+    found = [{"name": name, "reason": reason} for part in parts.read() for name, reason in part.unreadable]
+    for picture in found:
+        _logger.warning("left out: %s: %s", picture["name"], picture["reason"])
+    if found and (len(found) > limit * parts.pictures or len(found) == parts.pictures):
+        first = "; ".join(f"{picture['name']}: {picture['reason']}" for picture in found[:_LISTED_IN_AN_ERROR])
+        raise ValueError(
+            f"{len(found):,} of {parts.pictures:,} pictures cannot be read, more than unreadable_share ({limit:g}) "
+            f"allows: {first}{' ...' if found[_LISTED_IN_AN_ERROR:] else ''}; all are listed above; mend them, or "
+            "raise unreadable_share"
+        )
+    return found
+
+
+def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
+    """Return the card of an archive, which is read from its first picture to its last by at most so many processes.
 
     Returns:
         `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if unlabelled);
         `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive.
     """
+    starts = range(0, len(archive), _DESCRIBED_AT_ONCE)
     sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    per_class = np.zeros(archive.classes, dtype=np.int64)
-    for index in range(len(archive)):
-        pixels, label = archive[index]
-        sums += _sums(pixels)
-        if archive.classes:
-            per_class[label] += 1
+    for _, some in answers(_sums, archive, starts, processes=workers):
+        sums += some
     count = len(archive) * archive.resolution**2
     moments = [_mean_and_std(int(total), int(squares), count) for total, squares in sums.T]
+    per_class = np.bincount(archive.labels(), minlength=archive.classes) if archive.classes else np.zeros(0, np.int64)
     return {
         "images": len(archive),
         "resolution": archive.resolution,
@@ -83,50 +116,46 @@ def write_archive(path: Path | str, pictures: Iterable[tuple[Tensor | np.ndarray
     Raises:
         ValueError: There are no pictures, or one does not fit the format.
     """
-    labels: list[tuple[str, int | None]] = []
+    _write(Path(path), _encoded(pictures))
+
+
+def _encoded(
+    pictures: Iterable[tuple[Tensor | np.ndarray, int | None]],
+) -> Iterator[tuple[bytes, int | None]]:
     expected: tuple[int, ...] | None = None
+    for index, (picture, label) in enumerate(pictures):
+        pixels = checked(picture, name=_name(index), expected=expected)
+        expected = pixels.shape
+        yield png(pixels), None if label is None else int(label)
+
+
+def _write(path: Path, pictures: Iterable[tuple[bytes, int | None]]) -> None:
+    """Write encoded pictures and their labels as an archive."""
+    labels: list[tuple[str, int | None]] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for index, (picture, label) in enumerate(pictures):
-            name = f"{index:08d}"
-            name = f"{name[:5]}/img{name}.png"
-            pixels = np.asarray(picture)
-            _check(pixels, name=name, expected=expected)
-            expected = pixels.shape
-            archive.writestr(_member(name), _png(pixels))
-            labels.append((name, None if label is None else int(label)))
+        for index, (content, label) in enumerate(pictures):
+            archive.writestr(_member(_name(index)), content)
+            labels.append((_name(index), label))
         if not labels:
             raise ValueError(f"{path}: there are no pictures to write")
         archive.writestr(_member("dataset.json"), _labels_json(labels))
 
 
-def _pictures(dataset: Dataset) -> Iterator[tuple[Tensor, int | None]]:
-    """Return all pictures with their labels, or with none if the dataset is unlabelled."""
-    for index in range(len(dataset)):
-        pixels, label = dataset[index]
-        yield pixels, label if dataset.classes else None
+def _name(index: int) -> str:
+    name = f"{index:08d}"
+    return f"{name[:5]}/img{name}.png"
 
 
-def _sums(pixels: Tensor) -> np.ndarray:
-    """Return the sum and the sum of squares of each channel, exact integers [2, C]."""
-    numbers = pixels.numpy().astype(np.uint64)
-    return np.stack([numbers.sum(axis=(1, 2)), (numbers**2).sum(axis=(1, 2))])
+def _sums(archive: ImageZip, start: int) -> np.ndarray:
+    """Return the sum and the sum of squares of each channel over some pictures, exact integers [2, C]."""
+    indices = range(start, min(start + _DESCRIBED_AT_ONCE, len(archive)))
+    numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
+    return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
 def _mean_and_std(total: int, squares: int, count: int) -> tuple[float, float]:
     """Return both from exact sums, so that they do not depend on the order of the pictures."""
     return total / count, math.sqrt(count * squares - total**2) / count
-
-
-def _check(pixels: np.ndarray, *, name: str, expected: tuple[int, ...] | None) -> None:
-    """Refuse a picture that EDM's reader would refuse, or that differs in shape from those before it."""
-    found = f"{name}: found {pixels.dtype} {list(pixels.shape)}"
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
-        raise ValueError(f"{found}, expected uint8 [C, H, W] with 1 or 3 channels; convert the pictures first")
-    _, height, width = pixels.shape
-    if height != width or height & (height - 1) or not height:
-        raise ValueError(f"{found}, expected a square whose side is a power of two; crop or scale the pictures first")
-    if expected is not None and pixels.shape != expected:
-        raise ValueError(f"{found}, but the pictures before it are {list(expected)}; bring all to one shape first")
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -135,14 +164,6 @@ def _member(name: str) -> zipfile.ZipInfo:
     member.create_system = 3  # Unix, whatever the machine
     member.external_attr = 0o644 << 16
     return member
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """Encode one picture, uint8 [C, H, W], as an uncompressed PNG."""
-    grey_or_rgb = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grey_or_rgb)).save(content, format="png", compress_level=0, optimize=False)
-    return content.getvalue()
 
 
 def _labels_json(labels: list[tuple[str, int | None]]) -> str:

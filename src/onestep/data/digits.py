@@ -28,10 +28,14 @@ class Digits:
         resolution: H and W.
         channels: 1 (grey: ink is white).
         classes: 10, the digit itself.
+        class_names: The digits.
+        unreadable_share: 0: all digits are needed.
     """
 
     channels = 1
     classes = 10
+    class_names = tuple("0123456789")
+    unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str, resolution: int) -> None:
         """Read all digits.

@@ -30,7 +30,12 @@ class ImageZip:
         resolution: H and W.
         channels: C: 1 (grey) or 3 (RGB).
         classes: The largest label + 1; 0 if unlabelled.
+        class_names: None: the format has no place for them.
+        unreadable_share: 0: an archive that is damaged anywhere is refused.
     """
+
+    class_names: tuple[str, ...] = ()
+    unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str) -> None:
         """Read the list of pictures, the labels, and the first picture.
@@ -66,6 +71,10 @@ class ImageZip:
             ValueError: The picture cannot be read, or its shape is not that of the first.
         """
         return torch.from_numpy(self._checked(self._names[index])), int(self._labels[index])
+
+    def labels(self) -> np.ndarray:
+        """Return all classes, int64 [N]."""
+        return self._labels.copy()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open file behind when going to another process."""

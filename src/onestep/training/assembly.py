@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from onestep import plugins
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.classifiers import build_classifier
+from onestep.data._cache import OneHot, decoded
 from onestep.data._order import InfiniteOrder
 from onestep.data.image_zip import ImageZip
 from onestep.discriminators import build_discriminator
@@ -34,6 +33,7 @@ def assemble(
     class_embeddings: Path | None = None,
     ranks: Ranks,
     rows_per_pass: int | None = None,
+    cache: Path | None = None,
 ) -> Training:
     """Build a run.
 
@@ -45,6 +45,7 @@ def assemble(
         class_embeddings: The table with which the discriminator's class tables start; None for random ones.
         ranks: This process among those of the run.
         rows_per_pass: Most rows of a rank that pass the networks at once; None for all.
+        cache: Folder for decoded pixels that memory has no room for; None keeps all in memory.
 
     Raises:
         ValueError: A file does not fit the config, or `rows_per_pass` is not positive.
@@ -70,7 +71,6 @@ def assemble(
     for player in players.values():
         player.to(ranks.device)
     phases = objective.phases()
-    pixels, labels = archive.read_all()
     return Training(
         name=document["run"],
         phases=phases,
@@ -81,8 +81,8 @@ def assemble(
         other_averages={each: _average(published, document["ema"], half_life=each) for each in _others(document)},
         controls=Controls(phases),
         network=config,
-        pixels=torch.from_numpy(pixels),
-        labels=_one_hot(labels, classes=archive.classes) if document["conditional"] else None,
+        pixels=decoded(archive, cache=cache),
+        labels=OneHot(archive.labels(), classes=archive.classes) if document["conditional"] else None,
         order=InfiniteOrder(size=len(archive), seed=document["seed"], world=ranks.world, rank=ranks.rank),
         batch=document["batch"],
         images=document["images"],
@@ -157,8 +157,3 @@ def _freeze(network: nn.Module, patterns: Any) -> None:
     frozen = set(frozen_parameters([name for name, _ in network.named_parameters()], tuple(patterns)))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-
-
-def _one_hot(labels: np.ndarray, *, classes: int) -> Tensor:
-    """Return classes as one-hot float32 [N, K]."""
-    return functional.one_hot(torch.from_numpy(labels), classes).float()

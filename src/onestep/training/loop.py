@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.data import to_images
+from onestep.data._cache import OneHot
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
 from onestep.objectives import Batch, Phase, Players
@@ -44,7 +45,7 @@ class Training:
         controls: The numbers that the phases steer.
         network: Its config, written into each snapshot.
         pixels: The dataset, uint8 [N, C, H, W].
-        labels: Its classes, one-hot float32 [N, K]; None when the run is unconditional.
+        labels: Its classes: `labels[indices]` is one-hot float32 [B, K]; None when the run is unconditional.
         order: This rank's endless order of dataset indices, with `take(count)`, `state()` and `restore(state)`.
         batch: Images a step, over all ranks.
         images: Images the run sees in all.
@@ -66,7 +67,7 @@ class Training:
     other_averages: Mapping[int, MovingAverage] = field(default_factory=dict)
     network: Mapping[str, Any]
     pixels: Tensor
-    labels: Tensor | None
+    labels: OneHot | None
     order: Any
     batch: int
     images: int

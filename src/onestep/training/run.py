@@ -19,6 +19,7 @@ import yaml
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
+from onestep.data._cache import digest_of
 from onestep.distributed import Ranks
 from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
 from onestep.training.assembly import assemble
@@ -47,9 +48,8 @@ class Inputs:
 
     def digests(self) -> dict[str, Any]:
         """Return the SHA-256 of each input's content; a dataset's is read from its card where there is one."""
-        card = self.data.with_suffix(".json")
         return {
-            "data": read_json(card)["sha256"] if card.exists() else sha256_of_file(self.data),
+            "data": digest_of(self.data),
             "teacher": None if self.teacher is None else sha256_of_file(self.teacher),
             "backbones": {name: sha256_of_file(path) for name, path in self.backbones.items()},
             **({"class_embeddings": sha256_of_file(self.class_embeddings)} if self.class_embeddings else {}),
@@ -65,6 +65,7 @@ def carry_out(
     code_in_spec: bool,
     state_seconds: float,
     rows_per_pass: int | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Train a run to its end and publish it below `output`; what is done is not done again.
 
@@ -76,6 +77,7 @@ def carry_out(
         code_in_spec: Whether other code makes another spec, and so trains anew.
         state_seconds: Seconds between two states.
         rows_per_pass: Most rows of a process that pass the networks at once; None for all.
+        cache: Folder for decoded pixels that memory has no room for; None is `{state}/.cache`.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
@@ -93,6 +95,7 @@ def carry_out(
                 class_embeddings=inputs.class_embeddings,
                 ranks=ranks,
                 rows_per_pass=rows_per_pass,
+                cache=state / ".cache" if cache is None else cache,
             )
             _train(training, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds)
         if ranks.leads:

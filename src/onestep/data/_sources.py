@@ -1,0 +1,335 @@
+"""Where pictures come from: a folder, a zip, a tar (also compressed, also of tars); read in place, never unpacked.
+
+Each source lists its pictures once and then hands out one file's bytes at a time. What cannot be used is listed too,
+with the reason. Sources go to other processes by pickle; each process opens the files for itself.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import stat
+import tarfile
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, Protocol
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_LARGEST_FILE = 2**26
+_SMALL = 2**30  # a tar up to here may have been compressed as well as it likes
+_LARGEST_RATIO = 100
+_PIECE = 2**20
+
+
+class Entry(NamedTuple):
+    """A file that a source lists as a picture.
+
+    Attributes:
+        name: Its path in the source, with slashes.
+        place: What the source needs to find it.
+        refused: Why it is not read; None where it can be tried.
+    """
+
+    name: str
+    place: Any = None
+    refused: str | None = None
+
+
+class Source(Protocol):
+    """Pictures by name."""
+
+    def entries(self) -> list[Entry]:
+        """Return all pictures, in no certain order."""
+        ...
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            ValueError: It cannot be read, or not within bounds.
+        """
+        ...
+
+
+def open_source(path: Path) -> Source:
+    """Return the source that a path holds: a folder, the `.folder` file that names one, a zip or a tar.
+
+    Raises:
+        ValueError: There is nothing, or something else.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file or folder; bring it there, or correct the path")
+    if path.suffix == ".folder":
+        return FolderSource(_named_folder(path))
+    return ZipSource(path) if _head(path).startswith(b"PK") else TarSource(path)
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(8)
+
+
+def _named_folder(path: Path) -> Path:
+    """Return the folder that a `.folder` file names."""
+    try:
+        folder = Path(json.loads(path.read_text())["folder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: not {{"folder": PATH, ...}} ({error!r}); fetch the input again') from error
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}; bring it back, or fetch the input again")
+    return folder
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
+    """Return the entry of a picture, refused where its name or its size says so."""
+    parts = name.split("/")
+    if name.startswith("/") or "\\" in name or ".." in parts:
+        refused = "its name leads out of the archive"
+    elif size > _LARGEST_FILE:
+        refused = refused or f"it has {size:,} bytes, more than the {_LARGEST_FILE:,} that are read"
+    clean = "/".join(part for part in parts if part not in ("", "."))
+    return Entry(name if refused else clean, None if refused else place, refused)
+
+
+class FolderSource:
+    """A folder with all below it. Links are followed to files inside of it only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder.resolve()
+
+    def entries(self) -> list[Entry]:
+        """Return all pictures."""
+        return [entry for folder, _, names in self._walk() for entry in self._listed(folder, names)]
+
+    def _walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        def fail(error: OSError) -> None:
+            raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); mend the rights") from error
+
+        for folder, folders, names in os.walk(self._root, onerror=fail):
+            # Links to folders are not walked into; named as files are, they are refused one by one.
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            yield folder, folders, names + links
+
+    def _listed(self, folder: str, names: Iterable[str]) -> Iterator[Entry]:
+        for name in names:
+            path = Path(folder, name)
+            if _is_picture(name) or (path.is_symlink() and path.is_dir()):
+                yield self._entry_of(path)
+
+    def _entry_of(self, path: Path) -> Entry:
+        name = path.relative_to(self._root).as_posix()
+        try:
+            real = path.resolve(strict=True)
+            known = real.stat()
+        except (OSError, RuntimeError):
+            return Entry(name, refused="it is a link to nothing")
+        if not real.is_relative_to(self._root):
+            return Entry(name, refused="it is a link out of the folder")
+        if stat.S_ISDIR(known.st_mode):
+            return Entry(name, refused="it is a link to a folder" if path.is_symlink() else "it is a folder")
+        if not stat.S_ISREG(known.st_mode):
+            return Entry(name, refused="it is no regular file")
+        return _entry(name, str(real), size=known.st_size)
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a file."""
+        try:
+            with open(entry.place, "rb") as file:
+                return _bounded(file)
+        except OSError as error:
+            raise ValueError(f"cannot be opened ({error.strerror})") from error
+
+
+class ZipSource:
+    """A zip archive."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: zipfile.ZipFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind when going to another process."""
+        return {**self.__dict__, "_open": None}
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._open is None:
+            self._open = zipfile.ZipFile(self._path)
+        return self._open
+
+    def entries(self) -> list[Entry]:
+        """Return all pictures."""
+        try:
+            members = self._archive().infolist()
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); bring it again") from error
+        return [self._entry_of(member) for member in members if not member.is_dir() and _is_picture(member.filename)]
+
+    @staticmethod
+    def _entry_of(member: zipfile.ZipInfo) -> Entry:
+        refused = None
+        if stat.S_ISLNK(member.external_attr >> 16):
+            refused = "it is a link"
+        elif member.flag_bits & 1:
+            refused = "it is encrypted"
+        return _entry(member.filename, member, size=member.file_size, refused=refused)
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a file."""
+        try:
+            with self._archive().open(entry.place) as file:
+                return _bounded(file)
+        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            raise ValueError(f"cannot be unpacked ({error})") from error
+
+
+class TarSource:
+    """A tar archive, plain or compressed as a whole; tars in it count as folders, one level deep.
+
+    A compressed one is unpacked once, as it is, into a temporary file without a name, because its members cannot be
+    reached otherwise; the file is gone when this process ends, however it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        unpacked = _unpacked(path)
+        self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
+
+    def _own(self, descriptor: int) -> None:
+        """Keep an open file for as long as this source lives."""
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tell another process where the file is, which may have no name."""
+        return {"_path": self._path, "place": f"/proc/{os.getpid()}/fd/{self._descriptor}"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file there."""
+        self._path = state["_path"]
+        self._own(os.open(state["place"], os.O_RDONLY))
+
+    def entries(self) -> list[Entry]:
+        """Return all pictures."""
+        found: list[Entry] = []
+        try:
+            for member in _members(_Window(self._descriptor, 0, os.fstat(self._descriptor).st_size)):
+                if member.isreg() and member.name.endswith(".tar") and member.sparse is None:
+                    found += self._entries_within(member)
+                elif _is_picture(member.name) and not member.isdir():
+                    found.append(_tar_entry(member))
+        except (OSError, tarfile.TarError, EOFError) as error:
+            raise ValueError(
+                f"{self._path}: cannot be read as a zip or tar archive ({error}); bring it again"
+            ) from error
+        return found
+
+    def _entries_within(self, outer: tarfile.TarInfo) -> Iterator[Entry]:
+        """Yield the pictures of a tar in the tar, as if it were a folder of its name."""
+        window = _Window(self._descriptor, outer.offset_data, outer.size)
+        try:
+            for member in _members(window):
+                if _is_picture(member.name) and not member.isdir():
+                    yield _tar_entry(member, below=outer.name.removesuffix(".tar"), offset=outer.offset_data)
+        except (OSError, tarfile.TarError, EOFError) as error:
+            yield Entry(outer.name, refused=f"it cannot be read as a tar archive ({error})")
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a file."""
+        offset, size = entry.place
+        content = os.pread(self._descriptor, size, offset)
+        if len(content) != size:
+            raise ValueError("the archive ends within it")
+        return content
+
+
+def _members(file: Any) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar without keeping them: a million would take a gigabyte."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            yield member
+            archive.members.clear()
+
+
+def _tar_entry(member: tarfile.TarInfo, *, below: str = "", offset: int = 0) -> Entry:
+    refused = None
+    if member.issym() or member.islnk():
+        refused = "it is a link"
+    elif not member.isreg() or member.sparse is not None:
+        refused = "it is no regular file"
+    name = f"{below}/{member.name}" if below else member.name
+    return _entry(name, (offset + member.offset_data, member.size), size=member.size, refused=refused)
+
+
+_UNPACKERS: dict[bytes, Callable[..., IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+
+
+def _unpacked(path: Path) -> int | None:
+    """Return a descriptor of a compressed file's content, in a file without a name; None if it is not compressed."""
+    head = _head(path)
+    unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
+    if unpacker is None:
+        return None
+    limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
+    with tempfile.TemporaryFile(prefix="onestep-") as target:
+        try:
+            with unpacker(path, "rb") as packed:
+                while piece := packed.read(_PIECE):
+                    target.write(piece)
+                    if target.tell() > limit:
+                        raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as none does")
+            target.flush()
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(
+                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}); bring it again, or, if there is "
+                "too little room, name a larger place in TMPDIR"
+            ) from error
+        return os.dup(target.fileno())
+
+
+def _bounded(file: IO[bytes]) -> bytes:
+    """Read a file to its end, unless it goes on for too long."""
+    content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"it has more than the {_LARGEST_FILE:,} bytes that are read")
+    return content
+
+
+class _Window(io.RawIOBase):
+    """A stretch of an open file, as a file."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        content = os.pread(self._descriptor, wanted, self._start + self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)

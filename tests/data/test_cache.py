@@ -1,0 +1,95 @@
+"""Decoded pixels: the same from memory and from the mapped file, decoded once for all processes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from onestep.data._archive import prepare, write_archive
+from onestep.data._cache import OneHot, decoded, digest_of
+from onestep.data.image_zip import ImageZip
+
+
+@pytest.fixture
+def archive(tmp_path):
+    pixels = np.random.RandomState(0).randint(256, size=(20, 3, 8, 8)).astype(np.uint8)
+    write_archive(tmp_path / "d.zip", zip(pixels, [index % 3 for index in range(20)], strict=True))
+    return ImageZip(source=tmp_path / "d.zip")
+
+
+def test_what_fits_is_kept_in_memory_and_what_does_not_is_mapped(archive, tmp_path):
+    cache = tmp_path / "cache"
+    expected = torch.from_numpy(archive.read_all()[0])
+    assert torch.equal(decoded(archive, cache=cache, in_memory=20 * 192), expected) and not cache.exists()
+    assert torch.equal(decoded(archive, cache=None, in_memory=0), expected)
+    mapped = decoded(archive, cache=cache, in_memory=20 * 192 - 1)
+    assert torch.equal(mapped, expected) and mapped.dtype == torch.uint8
+    (path,) = cache.glob("*.npy")
+    assert path.name == f"d-{digest_of(archive.source)[:16]}.npy"
+    indices = torch.tensor([3, 3, 19, 0])
+    assert torch.equal(mapped[indices], expected[indices])
+
+
+def test_a_second_process_does_not_decode_again(archive, tmp_path, monkeypatch):
+    expected = decoded(archive, cache=tmp_path / "cache", in_memory=0)
+    monkeypatch.setattr(ImageZip, "__getitem__", None)
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+
+
+def test_processes_that_come_together_decode_once(archive, tmp_path, caplog):
+    caplog.set_level("INFO")
+    found = []
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(decoded(ImageZip(source=archive.source), cache=tmp_path / "cache", in_memory=0))
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(torch.equal(each, found[0]) for each in found)
+    assert caplog.text.count("decoding 20 pictures") == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other shape", "text"])
+def test_a_damaged_cache_is_made_again(archive, tmp_path, damage):
+    expected = decoded(archive, cache=tmp_path / "cache", in_memory=0).clone()
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        np.save(path, np.zeros((19, 3, 8, 8), np.uint8))
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+
+
+def test_another_archive_of_the_same_name_has_its_own_file(archive, tmp_path):
+    decoded(archive, cache=tmp_path / "cache", in_memory=0)
+    write_archive(archive.source, ((np.full((3, 8, 8), 9, np.uint8), 0) for _ in range(20)))
+    assert (decoded(ImageZip(source=archive.source), cache=tmp_path / "cache", in_memory=0) == 9).all()
+
+
+def test_writing_to_mapped_pixels_does_not_reach_the_file(archive, tmp_path):
+    expected = decoded(archive, cache=tmp_path / "cache", in_memory=0).clone()
+    decoded(archive, cache=tmp_path / "cache", in_memory=0).zero_()
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+
+
+def test_the_digest_is_the_cards_where_there_is_one(archive, tmp_path):
+    card = prepare(archive, target=tmp_path / "out" / "e.zip")
+    assert digest_of(tmp_path / "out" / "e.zip") == card["sha256"] == digest_of(archive.source)
+
+
+def test_one_hot_rows_are_those_of_the_whole_table():
+    labels = np.array([2, 0, 1, 1, 3])
+    table = functional.one_hot(torch.from_numpy(labels), 5).float()
+    indices = torch.tensor([4, 0, 0, 2])
+    rows = OneHot(labels, classes=5)[indices]
+    assert torch.equal(rows, table[indices]) and rows.dtype == torch.float32
