@@ -69,7 +69,14 @@ class D2O:
         return (
             Phase(name="generator", trains="generator", loss=self.generator_loss),
             Phase(name="discriminator", trains="discriminator", loss=self.discriminator_loss),
-            Phase(name="r1", trains="discriminator", loss=self.r1_loss, every=self.r1_every, gain=float(self.r1_every)),
+            Phase(
+                name="r1",
+                trains="discriminator",
+                loss=self.r1_loss,
+                every=self.r1_every,
+                gain=float(self.r1_every),
+                second_order=True,
+            ),
         )
 
     def generate(self, generator: nn.Module, batch: Batch) -> Tensor:
