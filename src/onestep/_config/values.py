@@ -195,7 +195,8 @@ class Compile:
     """Who carries the operations of a training out; numbers differ by rounding alone.
 
     Attributes:
-        networks: torch.compile writes the kernels, but not of penalties on gradients. Costs minutes at the start.
+        networks: torch.compile writes the kernels of generator and frozen features, but not for penalties on gradients.
+            Costs minutes at the start.
         cuda_graphs: Records these kernels and replays them; needs `networks` and a CUDA device.
         fused_optimizer: One kernel a step; of adam alone.
         channels_last: The generator computes with channels innermost.

@@ -40,14 +40,12 @@ def view_of(
         discriminator: In its final state, as far as it is frozen.
         half: Whether convolutions and products of matrices are taken in bfloat16 (torch's autocast; what it keeps in
             single precision, and the spectral norm, stay). Logits are float32. Frozen weights are cast once.
-        compiled: Turns a function into a quicker one.
+        compiled: Turns the frozen features into a quicker function. The heads stay as they are: each judgement moves
+            their buffers in place, and a compiled one would save them for its backward pass, which comes after the
+            next judgement.
     """
     if not half:
-        return View(
-            splits=discriminator.splits,
-            features=compiled(discriminator.features),
-            judge=compiled(discriminator.judge),
-        )
+        return View(splits=discriminator.splits, features=compiled(discriminator.features), judge=discriminator.judge)
     frozen = cast_once(discriminator)
 
     def features(images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
@@ -58,7 +56,7 @@ def view_of(
         with torch.autocast(maps[0][0].device.type, dtype=torch.bfloat16):
             return discriminator.judge(maps, labels).float()
 
-    return View(splits=discriminator.splits, features=compiled(features), judge=compiled(judge))
+    return View(splits=discriminator.splits, features=compiled(features), judge=judge)
 
 
 def cast_once(discriminator: nn.Module) -> nn.Module:

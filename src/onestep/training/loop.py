@@ -126,9 +126,7 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
     return resume.history()
 
 
-def _step(
-    training: Training, *, images_seen: int, ranks: Ranks, views: Players | None = None
-) -> list[PhaseReport]:
+def _step(training: Training, *, images_seen: int, ranks: Ranks, views: Players | None = None) -> list[PhaseReport]:
     """Take one step on the next rows of this rank."""
     training.speed.begin_step()
     reports = train_step(

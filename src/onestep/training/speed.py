@@ -34,7 +34,8 @@ class Speed:
         half_generator: Whether the generator's image path runs in bfloat16; weights, embedding, group norms and the
             softmax of its attention stay float32.
         half_discriminator: Whether frozen features and the heads' convolutions run in bfloat16.
-        networks: Whether torch.compile writes the kernels of forward and backward passes.
+        networks: Whether torch.compile writes the kernels of the generator (or classifier) and of the frozen features,
+            forward and backward.
         cuda_graphs: Whether these are recorded as CUDA graphs and replayed, which spares their launches.
         fused_optimizer: Whether an optimizer's step is one kernel.
         channels_last: Whether the generator computes with channels innermost; the frozen features always do.
