@@ -167,7 +167,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def bench_train(options: argparse.Namespace) -> int:
-    """Measure how fast a run trains here under option sets, with random weights in place of its files; print a table."""
+    """Measure how fast a run trains here under option sets, with random weights and no files; print a table."""
     from onestep import distributed
     from onestep.bench.option_sets import OPTION_SETS
     from onestep.bench.random_run import GivenShape
