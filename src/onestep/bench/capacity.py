@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from onestep.training.speed import set_tf32
 
 _SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices that measure the peak
-_TRIES = 10
+_TRIES = 20
 
 
 def counted_flops(work: Callable[[], object]) -> int:
