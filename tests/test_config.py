@@ -940,3 +940,30 @@ def test_a_wrong_augmentation_is_refused_at_its_objective() -> None:
     assert problem.startswith(f"config.yaml: {D2O}.objective: augment: operation 'xflp': expected one of xflip, ")
     (problem,) = problems(demo_with({f"{D2O}.objective.augment": DIFFAUGMENT | {"cutout": "no"}}))
     assert problem == f"config.yaml: {D2O}.objective: augment: cutout 'no': expected true or false"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"runs.digits_edm.precision.discriminator": "bfloat16"},
+            "runs.digits_edm.precision.discriminator: found bfloat16, but the run has no discriminator; take it away",
+        ),
+        (
+            {"runs.digits_metric.precision": {"generator": "bfloat16"}},
+            "runs.digits_metric.precision.generator: found bfloat16, but the run has no generator; take it away",
+        ),
+        (
+            {f"{D2O}.compile.cuda_graphs": True},
+            f"{D2O}.compile.cuda_graphs: found true, expected false without networks: true, because compiled networks "
+            "are what is recorded",
+        ),
+        (
+            {f"{D2O}.compile.fused_optimizer": True, f"{D2O}.optimizers.generator.name": "radam"},
+            f"{D2O}.compile.fused_optimizer: found true, but torch has no fused radam, which trains the generator",
+        ),
+    ],
+)
+def test_options_of_speed_that_a_run_has_no_use_for_are_refused(changes: dict[str, Any], line: str) -> None:
+    (problem,) = problems(demo_with(changes))
+    assert problem.endswith(line)

@@ -226,6 +226,31 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_train(options: argparse.Namespace) -> int:
+    """Measure how fast a run trains here under option sets, with random weights and no files; print a table."""
+    from onestep import distributed
+    from onestep.bench.option_sets import OPTION_SETS
+    from onestep.bench.random_run import GivenShape
+    from onestep.bench.train import bench_training, report_lines, write_findings
+    from onestep.config import read_experiment
+
+    given = GivenShape(resolution=options.resolution, channels=options.channels, classes=options.classes)
+    with distributed.joined() as ranks:
+        found = bench_training(
+            read_experiment(options.config),
+            options.run,
+            sets=options.sets.split(",") if options.sets else OPTION_SETS,
+            batch=options.batch,
+            rounds=options.steps,
+            given=given,
+            ranks=ranks,
+        )
+    print("\n".join(report_lines(found)))
+    if options.output is not None:
+        write_findings(options.output, found)
+    return 0
+
+
 def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
     """Build the component a config block names, with what the pipeline supplies."""
     from onestep import plugins
@@ -314,6 +339,21 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
     status: [("config", Path, Path("config.yaml"))],
 }
 
+# The same for the verbs below `onestep bench`.
+_BENCH_OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[str], Any], Any]]] = {
+    bench_train: [
+        ("config", Path, Path("config.yaml")),
+        ("run", str, ...),
+        ("batch", int, None),
+        ("steps", int, 5),
+        ("sets", str, None),
+        ("resolution", int, None),
+        ("channels", int, None),
+        ("classes", int, None),
+        ("output", Path, None),
+    ],
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return its exit code. What the user can mend is said in one line, without a traceback."""
@@ -324,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = options.verb(options)
     except (ValueError, OSError) as error:
         for line in str(error).splitlines() or [repr(error)]:
-            print(f"onestep {options.verb.__name__}: {line}", file=sys.stderr)
+            print(f"onestep {options.verb.__name__.replace('_', ' ')}: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -336,18 +376,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="onestep", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb, options in _OPTIONS.items():
-        described = verbs.add_parser(verb.__name__, help=verb.__doc__, description=verb.__doc__)
-        described.set_defaults(verb=verb)
-        for name, read, default in options:
-            if read is bool:
-                described.add_argument(f"--{name}", action="store_true")
-            elif isinstance(default, list):
-                metavar = "NAME=PATH" if read is _named_path else "NAME"
-                described.add_argument(
-                    f"--{name}", type=read, action="extend", nargs="+", default=default, metavar=metavar
-                )
-            else:
-                described.add_argument(f"--{name}", type=read, required=default is ..., default=default)
+        _describe(verbs, verb.__name__, verb=verb, options=options)
+    benches = verbs.add_parser("bench", help="Measure speed.").add_subparsers(required=True, metavar="WHAT")
+    for verb, options in _BENCH_OPTIONS.items():
+        _describe(benches, verb.__name__.removeprefix("bench_"), verb=verb, options=options)
     shown = verbs.add_parser("show", help=show.__doc__, description=show.__doc__)
     shown.set_defaults(verb=show)
     shown.add_argument("table", type=Path)
@@ -357,6 +389,22 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("first", "second"):
         compared.add_argument(name, type=Path, metavar=f"{name.upper()}.json")
     return parser
+
+
+def _describe(verbs: Any, name: str, *, verb: Callable[[argparse.Namespace], int], options: list) -> None:
+    """Add a verb and its options to a parser's verbs."""
+    described = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
+    described.set_defaults(verb=verb)
+    for option, read, default in options:
+        if read is bool:
+            described.add_argument(f"--{option}", action="store_true")
+        elif isinstance(default, list):
+            metavar = "NAME=PATH" if read is _named_path else "NAME"
+            described.add_argument(
+                f"--{option}", type=read, action="extend", nargs="+", default=default, metavar=metavar
+            )
+        else:
+            described.add_argument(f"--{option}", type=read, required=default is ..., default=default)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def run_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from _part_problems(run, place=("runs", name))
         yield from _role_problems(run, place=("runs", name))
         yield from _average_problems(run, place=("runs", name, "ema", "others"))
+        yield from _speed_problems(run, place=("runs", name))
     yield from _cycles(experiment)
 
 
@@ -220,6 +221,21 @@ def _role_problems(run: Run, *, place: Place) -> Iterator[Problem]:
         yield Problem((*place, "optimizers", role), f"missing, but objective {run.objective.name} trains the {role}")
     for role in run.optimizers:
         yield from unknown((*place, "optimizers", role), role, trained, of=f"roles that {run.objective.name} trains")
+
+
+def _speed_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield where number types and kernels are asked for that the run has no use for, or that exclude each other."""
+    present = {"generator": run.classifier is None, "discriminator": run.discriminator is not None}
+    for role in (role for role in present if not present[role]):
+        if getattr(run.precision, role) != "float32":
+            yield Problem((*place, "precision", role), f"found bfloat16, but the run has no {role}; take it away")
+    if run.compile.cuda_graphs and not run.compile.networks:
+        lone = "found true, expected false without networks: true, because compiled networks are what is recorded"
+        yield Problem((*place, "compile", "cuda_graphs"), lone)
+    for role, optimizer in run.optimizers.items():
+        if run.compile.fused_optimizer and optimizer.name != "adam":
+            lone = f"found true, but torch has no fused {optimizer.name}, which trains the {role}"
+            yield Problem((*place, "compile", "fused_optimizer"), lone)
 
 
 def _cycles(experiment: Experiment) -> Iterator[Problem]:

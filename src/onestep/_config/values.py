@@ -218,6 +218,39 @@ class MovingAverage:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Precision:
+    """Number types of a training; sampling has its own. Penalties on gradients and optimizers stay in float32.
+
+    Attributes:
+        tf32: Whether CUDA devices may round the factors of float32 products to 10 bits. The reference does not.
+        generator: Of the image path of the denoiser that is trained, whatever its teacher's was.
+        discriminator: Of frozen features and the convolutions of heads.
+    """
+
+    tf32: bool = False
+    generator: Literal["float32", "bfloat16"] = "float32"
+    discriminator: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Compile:
+    """Who carries the operations of a training out; numbers differ by rounding alone.
+
+    Attributes:
+        networks: torch.compile writes the kernels of generator and frozen features, but not for penalties on gradients.
+            Costs minutes at the start.
+        cuda_graphs: Records these kernels and replays them; needs `networks` and a CUDA device.
+        fused_optimizer: One kernel a step; of adam alone.
+        channels_last: The generator computes with channels innermost.
+    """
+
+    networks: bool = False
+    cuda_graphs: bool = False
+    fused_optimizer: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Run:
     """One training. It has exactly one of `network`, `teacher` and `classifier`.
 
@@ -232,6 +265,8 @@ class Run:
         discriminator: The opponent, where the objective wants one.
         optimizers: One for each role that the objective trains.
         ema: The average that snapshots publish.
+        precision: Number types.
+        compile: Who carries the operations out.
         batch: Images a step, over all processes.
         images: Images in all.
         snapshot_every: Images between snapshots.
@@ -251,6 +286,8 @@ class Run:
     discriminator: Discriminator | None = None
     optimizers: Named[Optimizer]
     ema: MovingAverage
+    precision: Precision = Precision()
+    compile: Compile = Compile()
     batch: Count
     images: Count
     snapshot_every: Count

@@ -74,10 +74,33 @@ def build_discriminator(
     missing = [name for name in config["backbones"] if name not in backbones]
     if missing:
         raise ValueError(f"no backbone called {missing[0]!r}; there are: {', '.join(sorted(backbones)) or 'none'}")
-    options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
     networks = {name: build_backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
-    if class_embeddings is not None:
-        options["embedding"] = read_class_embeddings(class_embeddings)
+    embedding = None if class_embeddings is None else read_class_embeddings(class_embeddings)
+    return join_discriminator(config, networks=networks, embedding=embedding, classes=classes, seed=seed, rank=rank)
+
+
+def join_discriminator(
+    config: Mapping[str, Any],
+    *,
+    networks: Mapping[str, Backbone],
+    embedding: Tensor | None,
+    classes: int,
+    seed: int,
+    rank: int = 0,
+) -> nn.Module:
+    """Build the discriminator a config describes from what it looks through.
+
+    Args:
+        config: See `build_discriminator`; likewise the others.
+        networks: The backbones by name.
+        embedding: Rows with which the class tables start; None for random ones.
+        classes: See there.
+        seed: See there.
+        rank: See there.
+    """
+    options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
+    if embedding is not None:
+        options["embedding"] = embedding
     component = plugins.load("discriminators", config["name"])
     return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)
 

@@ -97,7 +97,11 @@ def load_backbone(path: Path) -> Backbone:
     snapshot = read_snapshot(path)
     classifier = build_classifier(snapshot.config)
     classifier.load_state_dict(snapshot.state_dict)
-    channels = snapshot.config["channels"]
+    return classifier_backbone(classifier, channels=snapshot.config["channels"])
+
+
+def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
+    """Freeze a classifier of images with `channels` as a backbone."""
     return Backbone(
         ClassifierTaps(classifier),
         channels=channels,

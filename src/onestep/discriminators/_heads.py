@@ -38,12 +38,17 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve [B, in, H, W]."""
+        # In single precision whatever the convolution's: the singular value divides every weight.
+        with torch.autocast(features.device.type, enabled=False):
+            weight = self._normalised()
+        return F.conv2d(features, weight, self.bias, stride=self.stride, padding=self.padding)
+
+    def _normalised(self) -> Tensor:
         if self.training:
             self._iterate()
         # Copies: a second forward advances the vectors in place before the first one's backward reads them.
         u, v = self.weight_u.clone(), self.weight_v.clone()
-        largest = torch.dot(u, torch.mv(self._matrix(), v))
-        return F.conv2d(features, self.weight_orig / largest, self.bias, stride=self.stride, padding=self.padding)
+        return self.weight_orig / torch.dot(u, torch.mv(self._matrix(), v))
 
     @torch.no_grad()
     def _iterate(self) -> None:
@@ -109,8 +114,9 @@ class ConditionalHead(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return logits [B, h w] of a feature map [B, C, H, W] under labels, one-hot [B, K]."""
-        condition = self.embed_proj(self.embed(labels.argmax(dim=1)))
-        maps = self.cls(self.main(features))
+        with torch.autocast(features.device.type, enabled=False):
+            condition = self.embed_proj(self.embed(labels.argmax(dim=1)))
+        maps = self.cls(self.main(features)).to(condition.dtype)
         return (maps * condition[:, :, None, None]).sum(dim=1).flatten(1) / math.sqrt(_CONDITION_WIDTH)
 
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from onestep.networks._builder import build_denoiser, load_denoiser
 from onestep.networks._freezing import frozen_parameters
+from onestep.networks._layers import cast_once
+from onestep.networks._published import published_architecture
 from onestep.networks._teacher import one_step_config, teacher_weights_for
 
 __all__ = [
     "Denoiser",
     "build_denoiser",
+    "cast_once",
     "frozen_parameters",
     "load_denoiser",
     "one_step_config",
+    "published_architecture",
     "teacher_weights_for",
 ]
 
@@ -35,6 +40,7 @@ class Denoiser(Protocol):
         sigma_max: Largest noise level it takes.
         sigma_data: Standard deviation of the data it was made for.
         use_fp16: Whether it runs in half precision where the images are on a CUDA device.
+        image_type: In which it runs instead, on any device; None leaves it to `use_fp16`.
     """
 
     img_resolution: int
@@ -44,6 +50,7 @@ class Denoiser(Protocol):
     sigma_max: float
     sigma_data: float
     use_fp16: bool
+    image_type: torch.dtype | None
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 Legend: B images, C H W a feature map, E the width of the embedding of noise level and class.
 Every layer casts its weights to the type of its input, so the image path may run in half precision
-while the stored weights and the embedding path stay float32.
+while the stored weights and the embedding path stay float32. Weights that never move may be cast once (`cast_once`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, H, W] to [B, out, H, W]."""
-        return _shifted(_convolved(x, self.weight, padding=self.padding), self.bias)
+        return _shifted(_convolved(x, self, padding=self.padding), self)
 
 
 class ResampleConv2d(nn.Module):
@@ -106,7 +106,7 @@ class ResampleConv2d(nn.Module):
         x = self._resampled(x)
         if self.weight is None:
             return x
-        return _shifted(_convolved(x, self.weight, padding=self.padding), self.bias)
+        return _shifted(_convolved(x, self, padding=self.padding), self)
 
     def _resampled(self, x: Tensor) -> Tensor:
         # The box filter [1, 1] is a mean of four pixels one way and a copy into four the other: no convolution needed.
@@ -131,8 +131,8 @@ class ConvDownsample2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, H, W] to [B, out, H/2, W/2]."""
-        x = _convolved(x, self.weight, padding=self.padding)
-        return _shifted(downsample(x, self.resample_filter, padding=0), self.bias)
+        x = _convolved(x, self, padding=self.padding)
+        return _shifted(downsample(x, self.resample_filter, padding=0), self)
 
 
 def _filters(in_channels: int, out_channels: int, kernel: int, init: Init) -> tuple[nn.Parameter, nn.Parameter]:
@@ -142,13 +142,37 @@ def _filters(in_channels: int, out_channels: int, kernel: int, init: Init) -> tu
     return weight, init.draw(out_channels, factor=init.bias, fans=fans)
 
 
-def _convolved(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
-    return F.conv2d(x, weight.to(x.dtype), padding=padding)
+def _convolved(x: Tensor, layer: nn.Module, *, padding: int) -> Tensor:
+    return F.conv2d(x, _as(x.dtype, layer, "weight"), padding=padding)
 
 
-def _shifted(fresh: Tensor, bias: Tensor) -> Tensor:
+def _shifted(fresh: Tensor, layer: nn.Module) -> Tensor:
     """Add the bias in place. A convolution that adds it rounds otherwise than the reference, and saves no time."""
-    return fresh.add_(bias.to(fresh.dtype).reshape(-1, 1, 1))
+    return fresh.add_(_as(fresh.dtype, layer, "bias").reshape(-1, 1, 1))
+
+
+def _as(dtype: torch.dtype, layer: nn.Module, name: str) -> Tensor:
+    """Return a layer's weight or bias in a type: what `cast_once` left, or cast now."""
+    cast = getattr(layer, f"{name}_cast", None)
+    return cast if cast is not None and cast.dtype == dtype else getattr(layer, name).to(dtype)
+
+
+def cast_once(network: nn.Module, *, dtype: torch.dtype) -> int:
+    """Keep the frozen weights and biases of convolutions in `dtype` as well, so that no forward need cast them.
+
+    To be called when they hold their final numbers and all that trains requires a gradient. State dicts do not change.
+
+    Returns:
+        How many were cast.
+    """
+    count = 0
+    for layer in network.modules():
+        if isinstance(layer, (Conv2d, ResampleConv2d, ConvDownsample2d)):
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                if not parameter.requires_grad:
+                    layer.register_buffer(f"{name}_cast", parameter.detach().to(dtype), persistent=False)
+                    count += 1
+    return count
 
 
 def low_pass(taps: Sequence[int]) -> Tensor:

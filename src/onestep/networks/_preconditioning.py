@@ -75,6 +75,10 @@ class Preconditioned(nn.Module):
         sigma_min: Smallest noise level the denoiser takes; samplers stay above it.
         sigma_max: Largest noise level the denoiser takes; samplers stay below it.
         sigma_data: Standard deviation of the data.
+
+    Attributes:
+        image_type: In which the network runs on any device, `use_fp16` or not, where it is set: by a training, whose
+            config decides, and which leaves no trace in the config of the network.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Preconditioned(nn.Module):
         self.preconditioning, self.use_fp16 = preconditioning, use_fp16
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
+        self.image_type: torch.dtype | None = None
         self.model = model
 
     def forward(
@@ -117,11 +122,15 @@ class Preconditioned(nn.Module):
         x = law.container(x)
         _check_described(augment_labels, of=self.model)
         scale = law.coefficients(_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
-        # Differs from the reference: EDM's half precision is float16; bfloat16, as in D2O, needs no loss scaling.
-        half = self.use_fp16 and not force_fp32 and x.is_cuda
-        inner = (scale.input * x).to(torch.bfloat16 if half else torch.float32)
+        inner = (scale.input * x).to(torch.float32 if force_fp32 else self._image_type(x))
         raw = self.model(inner, scale.noise.flatten(), self._one_hot(labels, x), augment_labels)
         return scale.skip * x + scale.out * raw.to(torch.float32)
+
+    def _image_type(self, x: Tensor) -> torch.dtype:
+        if self.image_type is not None:
+            return self.image_type
+        # Differs from the reference: EDM's half precision is float16; bfloat16, as in D2O, needs no loss scaling.
+        return torch.bfloat16 if self.use_fp16 and x.is_cuda else torch.float32
 
     def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         """Return labels [B, K] float32; all zero where a conditional network is given none."""

@@ -105,6 +105,8 @@ class Phase:
         trains: The role whose parameters move; all others are held.
         loss: The equation.
         every: Runs on each `every`-th step, and a lazy phase (`every` > 1) not on step 0.
+        second_order: Whether the loss differentiates a gradient. It is then given the networks as they are: in single
+            precision, and not compiled, because compiled code has no second derivative.
         gain: Factor on the loss; lazy regularisation multiplies by `every` (StyleGAN2, arXiv:1912.04958, appendix B).
         controls: Numbers that what this phase observes steers.
     """
@@ -115,6 +117,7 @@ class Phase:
     every: int = 1
     gain: float = 1.0
     controls: tuple[Control, ...] = ()
+    second_order: bool = False
 
 
 class Objective(Protocol):

@@ -75,7 +75,14 @@ class D2O:
                 loss=self.discriminator_loss,
                 controls=probability_controls(self.augment),
             ),
-            Phase(name="r1", trains="discriminator", loss=self.r1_loss, every=self.r1_every, gain=float(self.r1_every)),
+            Phase(
+                name="r1",
+                trains="discriminator",
+                loss=self.r1_loss,
+                every=self.r1_every,
+                gain=float(self.r1_every),
+                second_order=True,
+            ),
         )
 
     def generate(self, generator: nn.Module, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onestep import plugins
 from onestep.checkpoints.snapshot import read_snapshot
@@ -22,6 +22,7 @@ from onestep.training.controls import Controls
 from onestep.training.ema import MovingAverage
 from onestep.training.loop import Training
 from onestep.training.optimizers import build_optimizers
+from onestep.training.speed import speed_of
 
 
 def assemble(
@@ -56,10 +57,9 @@ def assemble(
     archive = ImageZip(source=data)
     torch.manual_seed(document["seed"])
     config, published = _published(document, archive=archive, teacher=teacher)
-    objective = _component("objectives", document["objective"])
-    players: dict[str, nn.Module] = {objective.publishes: published}
-    if "discriminator" in objective.needs:
-        players["discriminator"] = build_discriminator(
+    discriminator = None
+    if document.get("discriminator") is not None:
+        discriminator = build_discriminator(
             document["discriminator"],
             backbones=backbones,
             timm=document.get("timm"),
@@ -68,6 +68,49 @@ def assemble(
             seed=document["seed"],
             rank=ranks.rank,
         )
+    return compose(
+        document,
+        network=config,
+        published=published,
+        discriminator=discriminator,
+        pixels=decoded(archive, cache=cache),
+        labels=OneHot(archive.labels(), classes=archive.classes) if document["conditional"] else None,
+        ranks=ranks,
+        rows_per_pass=rows_per_pass,
+    )
+
+
+def compose(
+    document: Mapping[str, Any],
+    *,
+    network: Mapping[str, Any],
+    published: nn.Module,
+    discriminator: nn.Module | None,
+    pixels: Tensor,
+    labels: OneHot | Tensor | None,
+    ranks: Ranks,
+    rows_per_pass: int | None = None,
+) -> Training:
+    """Put a run together from its networks and its data.
+
+    Args:
+        document: The resolved run.
+        network: Config of the role that snapshots publish.
+        published: The network of that role, frozen where the run says.
+        discriminator: Its opponent, where the objective wants one.
+        pixels: The dataset, uint8 [N, C, H, W].
+        labels: Its classes, one-hot float32 [N, K]; None for an unconditional run.
+        ranks: This process among those of the run.
+        rows_per_pass: See `assemble`.
+
+    Raises:
+        ValueError: The device cannot compute as the run says.
+    """
+    speed = speed_of(document, device=ranks.device)
+    objective = _component("objectives", document["objective"])
+    players: dict[str, nn.Module] = {objective.publishes: published}
+    if discriminator is not None:
+        players["discriminator"] = discriminator
     for player in players.values():
         player.to(ranks.device)
     phases = objective.phases()
@@ -75,21 +118,24 @@ def assemble(
         name=document["run"],
         phases=phases,
         players=players,
-        optimizers=build_optimizers(players, phases=phases, options=document["optimizers"]),
+        optimizers=build_optimizers(
+            players, phases=phases, options=document["optimizers"], fused=speed.fused_optimizer
+        ),
         published=published,
         average=_average(published, document["ema"], half_life=document["ema"]["half_life"]),
         other_averages={each: _average(published, document["ema"], half_life=each) for each in _others(document)},
         controls=Controls(phases),
-        network=config,
-        pixels=decoded(archive, cache=cache),
-        labels=OneHot(archive.labels(), classes=archive.classes) if document["conditional"] else None,
-        order=InfiniteOrder(size=len(archive), seed=document["seed"], world=ranks.world, rank=ranks.rank),
+        network=network,
+        pixels=pixels,
+        labels=labels,
+        order=InfiniteOrder(size=len(pixels), seed=document["seed"], world=ranks.world, rank=ranks.rank),
         batch=document["batch"],
         images=document["images"],
         snapshots=tuple(document["snapshots"]),
         seed=document["seed"],
         non_finite_limit=document["non_finite_limit"],
         rows_per_pass=rows_per_pass,
+        speed=speed,
     )
 
 
@@ -128,7 +174,7 @@ def _published(
         }
         config = {**document["network"], **shape}
         network = build_denoiser(config)
-    _freeze(network, document.get("freeze") or ())
+    freeze(network, document.get("freeze") or ())
     return config, network
 
 
@@ -152,7 +198,7 @@ def _from_teacher(document: Mapping[str, Any], *, archive: ImageZip, teacher: Pa
     return config, network
 
 
-def _freeze(network: nn.Module, patterns: Any) -> None:
+def freeze(network: nn.Module, patterns: Any) -> None:
     """Hold the parameters the run's patterns name, in D2O-F most of the convolutions."""
     frozen = set(frozen_parameters([name for name, _ in network.named_parameters()], tuple(patterns)))
     for name, parameter in network.named_parameters():

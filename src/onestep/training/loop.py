@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from onestep.training.ema import MovingAverage
 from onestep.training.log import Progress, RunLog, Window, peak_memory_mib
 from onestep.training.randomness import CountedRows
 from onestep.training.resume import Resume
+from onestep.training.speed import Speed, set_tf32, views_of
 from onestep.training.step import Optimizers, PhaseReport, due, modules_in_training_mode, train_step
 
 # Records a run writes, whatever its length; states are written at records, so that a resumed window is whole.
@@ -55,6 +56,7 @@ class Training:
         rows_per_pass: Most rows of a rank that pass the networks at once; None for all. A matter of memory: the rest
             follow and the gradients add up. Only what rows share differs then: batch norms see a pass at a time, and
             dropout draws other masks.
+        speed: Number types, and who carries the operations out.
     """
 
     name: str
@@ -67,7 +69,7 @@ class Training:
     other_averages: Mapping[int, MovingAverage] = field(default_factory=dict)
     network: Mapping[str, Any]
     pixels: Tensor
-    labels: OneHot | None
+    labels: OneHot | Tensor | None
     order: Any
     batch: int
     images: int
@@ -75,6 +77,7 @@ class Training:
     seed: int
     non_finite_limit: float
     rows_per_pass: int | None = None
+    speed: Speed = Speed()
 
     @property
     def record_every(self) -> int:
@@ -108,12 +111,14 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
     modules_in_training_mode(training.players)
     resume = Resume(training, folder=folder, ranks=ranks, code=code)
     images_seen = resume.restore()
+    set_tf32(training.speed.tf32)
+    views = views_of(training.players, speed=training.speed)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
     progress, window = Progress(training.name, images=training.images), Window()
     state_due = time.monotonic() + state_seconds
     began, begun_at = time.monotonic(), images_seen
     while images_seen < training.images:
-        window.add(_step(training, images_seen=images_seen, ranks=ranks))
+        window.add(_step(training, views=views, images_seen=images_seen, ranks=ranks))
         before, images_seen = images_seen, images_seen + training.batch
         _snapshot(training, before=before, now=images_seen, folder=folder, ranks=ranks)
         if images_seen % training.record_every and images_seen < training.images:
@@ -134,8 +139,25 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
     return resume.history()
 
 
-def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseReport]:
+def _step(training: Training, *, images_seen: int, ranks: Ranks, views: Players | None = None) -> list[PhaseReport]:
     """Take one step on the next rows of this rank."""
+    training.speed.begin_step()
+    reports = train_step(
+        due(training.phases, images_seen // training.batch),
+        players=training.players,
+        views=views,
+        optimizers=training.optimizers,
+        passes_for=next_batches(training, images_seen=images_seen, ranks=ranks),
+        ranks=ranks,
+    )
+    for average in training.averages.values():
+        average.update(images_seen=images_seen, batch=training.batch)
+    training.controls.observe(reports, images=training.batch, ranks=ranks)
+    return reports
+
+
+def next_batches(training: Training, *, images_seen: int, ranks: Ranks) -> Callable[[Phase], list[Batch]]:
+    """Take the next rows of this rank; return what gives them to a phase, in passes, with fresh random streams."""
     rows = range(images_seen + ranks.rank, images_seen + training.batch, ranks.world)
     indices = torch.as_tensor(training.order.take(len(rows)))
     images = to_images(training.pixels[indices].to(ranks.device))
@@ -150,14 +172,7 @@ def _step(training: Training, *, images_seen: int, ranks: Ranks) -> list[PhaseRe
     def passes_for(phase: Phase) -> list[Batch]:
         return [batch_of(part, phase) for part in passes(len(rows), limit=training.rows_per_pass)]
 
-    phases = due(training.phases, images_seen // training.batch)
-    reports = train_step(
-        phases, players=training.players, optimizers=training.optimizers, passes_for=passes_for, ranks=ranks
-    )
-    for average in training.averages.values():
-        average.update(images_seen=images_seen, batch=training.batch)
-    training.controls.observe(reports, images=training.batch, ranks=ranks)
-    return reports
+    return passes_for
 
 
 def passes(rows: int, *, limit: int | None) -> list[slice]:

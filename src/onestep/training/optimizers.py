@@ -28,7 +28,11 @@ def laziness(phases: Sequence[Phase], role: str) -> float:
 
 
 def build_optimizers(
-    players: Mapping[str, nn.Module], *, phases: Sequence[Phase], options: Mapping[str, Mapping[str, Any]]
+    players: Mapping[str, nn.Module],
+    *,
+    phases: Sequence[Phase],
+    options: Mapping[str, Mapping[str, Any]],
+    fused: bool = False,
 ) -> dict[str, torch.optim.Optimizer]:
     """Return one optimizer per trained role, over the parameters that require a gradient.
 
@@ -37,6 +41,7 @@ def build_optimizers(
         phases: The objective's steps; they say which roles train, and how lazily.
         options: For each role `lr`, `betas` and `eps` as published, before the correction for laziness, and `name`,
             adam or radam; adam where there is none.
+        fused: Whether a step is one kernel; torch has one for adam. Default: one kernel an operation.
 
     Raises:
         ValueError: A trained role has an unknown optimizer, or nothing left to train.
@@ -46,15 +51,20 @@ def build_optimizers(
         trainable = [p for p in players[role].parameters() if p.requires_grad]
         if not trainable:
             raise ValueError(f"every parameter of the {role} is frozen; nothing is left to train")
-        optimizers[role] = _optimizer(trainable, options=options[role], ratio=laziness(phases, role))
+        optimizers[role] = _optimizer(trainable, options=options[role], ratio=laziness(phases, role), fused=fused)
     return optimizers
 
 
-def _optimizer(parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float, fused: bool
+) -> torch.optim.Optimizer:
     name = options.get("name", "adam")
     if name not in _ALGORITHMS:
         raise ValueError(f"optimizer {name!r}: expected {' or '.join(_ALGORITHMS)}")
+    if fused and name != "adam":
+        raise ValueError(f"compile.fused_optimizer: true, but torch has no fused {name}; only adam")
     first, second = (float(beta) ** ratio for beta in options["betas"])
+    kernels = {"fused": True} if fused else {"foreach": True}
     return _ALGORITHMS[name](
-        parameters, lr=float(options["lr"]) * ratio, betas=(first, second), eps=float(options["eps"]), foreach=True
+        parameters, lr=float(options["lr"]) * ratio, betas=(first, second), eps=float(options["eps"]), **kernels
     )

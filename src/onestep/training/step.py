@@ -49,6 +49,7 @@ def train_step(
     optimizers: Optimizers,
     passes_for: Callable[[Phase], Sequence[Batch]],
     ranks: Ranks,
+    views: Players | None = None,
 ) -> list[PhaseReport]:
     """Run `phases`, each on its own batch values (same images, fresh random streams).
 
@@ -58,9 +59,18 @@ def train_step(
         optimizers: One a trained role.
         passes_for: Returns this rank's rows for a phase, in the parts that pass the networks one after the other.
         ranks: This process among those of the run.
+        views: The networks as they are given to phases that are not of second order: quicker, with the same weights.
+            Default: as they are.
     """
+    quick = players if views is None else views
     return [
-        _run_phase(phase, players=players, optimizers=optimizers, passes=passes_for(phase), ranks=ranks)
+        _run_phase(
+            phase,
+            players=players if phase.second_order else quick,
+            optimizers=optimizers,
+            passes=passes_for(phase),
+            ranks=ranks,
+        )
         for phase in phases
     ]
 

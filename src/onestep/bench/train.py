@@ -1,0 +1,185 @@
+"""`onestep bench train`: images a second, shares of the phases, memory and utilisation of a run, by option set."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onestep.bench.capacity import MemoryMeter, matmul_peak
+from onestep.bench.option_sets import OURS, OptionSet, option_set
+from onestep.bench.random_run import GivenShape, ImageShape, random_training, random_views, shape_of
+from onestep.bench.timing import Contestant, medians, paired_ratio, race
+from onestep.config import Experiment
+from onestep.distributed import Ranks
+from onestep.files import write_json
+
+# A compiled network is written at its first step, recorded at its second and replayed from the third on.
+_WARM_UP = {"compiled": 3, "plain": 1}
+
+
+def bench_training(
+    experiment: Experiment,
+    run: str,
+    *,
+    sets: Sequence[str],
+    batch: int | None,
+    rounds: int,
+    given: GivenShape,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Measure a run under option sets.
+
+    Args:
+        experiment: The config.
+        run: Which of its runs.
+        sets: Names of option sets; ratios are to the first that can be computed here.
+        batch: Images a step; None for the run's own.
+        rounds: Timed steps of each set.
+        given: The shape of the images, where the config does not know it.
+        ranks: This process alone.
+
+    Returns:
+        What `report_lines` prints, as JSON keeps it.
+
+    Raises:
+        ValueError: No such run or option set, or the shape or the teacher's architecture is not known.
+    """
+    if run not in experiment.runs:
+        raise ValueError(f"no run called {run!r}; choices: {', '.join(experiment.runs)}")
+    if rounds < 1 or (batch is not None and batch < 1):
+        raise ValueError(f"steps {rounds}, batch {batch}: expected positive numbers")
+    wanted = [option_set(name) for name in dict.fromkeys(sets)]
+    shape = shape_of(experiment, run, given=given)
+    # The plain one is always built, because its operations are those that are counted.
+    plain = _contestant(experiment, run, option_set(OURS), shape=shape, batch=batch, ranks=ranks)
+    flops = plain.count()
+    contestants, left_out = [], []
+    for options in wanted:
+        try:
+            chosen = _ready(experiment, run, options, plain=plain, shape=shape, batch=batch, ranks=ranks)
+            contestants.append(chosen)
+        # Whatever a device or compiler has against a set is a finding about the set; the others are measured.
+        except Exception as error:
+            left_out.append({"name": options.name, "reason": _one_line(error)})
+    # Before and after, because a machine that others use, too, is rarely at its best.
+    peaks = _peaks(contestants, device=ranks.device)
+    race(contestants, rounds=rounds)
+    peaks = {kind: max(value, peaks[kind]) for kind, value in _peaks(contestants, device=ranks.device).items()}
+    per_step = sum(count / _every(plain, name) for name, count in flops.items())
+    return {
+        "run": run,
+        "weights": "random",
+        "shape": shape._asdict(),
+        "batch": plain.training.batch,
+        "rounds": rounds,
+        "device": _device_name(ranks.device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "flops_per_image": per_step / plain.training.batch,
+        "sets": list(_findings(contestants, flops=per_step, peaks=peaks)),
+        "left_out": left_out,
+    }
+
+
+def _every(contestant: Contestant, phase: str) -> int:
+    return next((each.every for each in contestant.training.phases if each.name == phase), 1)
+
+
+def _ready(experiment: Experiment, run: str, options: OptionSet, *, plain: Contestant, **where: Any) -> Contestant:
+    """Return a contestant that has taken its first steps; the plain one is there already."""
+    chosen = plain if options.name == OURS else _contestant(experiment, run, options, **where)
+    chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.speed.networks else "plain"])
+    return chosen
+
+
+def _contestant(
+    experiment: Experiment, run: str, options: OptionSet, *, shape: ImageShape, batch: int | None, ranks: Ranks
+) -> Contestant:
+    meter = MemoryMeter(ranks.device)
+    before = meter.in_use()
+    training = random_training(experiment, run, options=options, shape=shape, batch=batch, ranks=ranks)
+    views = random_views(training, options=options)
+    resident = max(0, meter.in_use() - before)
+    return Contestant(options=options, training=training, views=views, ranks=ranks, resident=resident)
+
+
+def _peaks(contestants: Sequence[Contestant], *, device: torch.device) -> dict[str, float]:
+    """Return the device's operations a second in each type that a set uses."""
+    types = {contestant.options.number_type for contestant in contestants}
+    return {kind: matmul_peak(device, number_type=kind) for kind in types}
+
+
+def _findings(
+    contestants: Sequence[Contestant], *, flops: float, peaks: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    """Yield what was measured of each option set."""
+    steps = [contestant.per_step() for contestant in contestants]
+    for contestant, rounds in zip(contestants, steps, strict=True):
+        seconds = medians(rounds)
+        total, kind = sum(seconds.values()), contestant.options.number_type
+        yield {
+            "name": contestant.options.name,
+            "options": {"precision": contestant.options.precision, "compile": contestant.options.compile},
+            "as_released": contestant.options.as_released,
+            "images_per_second": contestant.training.batch / total,
+            "ratio": paired_ratio(steps[0], rounds),
+            "seconds": seconds,
+            "shares": {name: value / total for name, value in seconds.items()},
+            "memory_mib": contestant.peak >> 20,
+            "utilisation": flops / total / peaks[kind],
+            "peak_type": kind,
+            "peak_flops": peaks[kind],
+            "every_round": rounds,
+        }
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error in one line that is not too long for a list."""
+    lines = str(error).strip().splitlines()
+    return f"{lines[0] if lines else type(error).__name__}"[:300]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def report_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the findings as Markdown."""
+    shape = found["shape"]
+    yield (
+        f"{found['run']}: random weights, synthetic pixels {shape['channels']}x{shape['resolution']}x"
+        f"{shape['resolution']}, batch {found['batch']}, {found['flops_per_image'] / 1e9:.1f} GFLOP an image; "
+        f"{found['device']}, torch {found['torch']}; medians of {found['rounds']} interleaved steps."
+    )
+    yield ""
+    if found["sets"]:
+        yield from _table(found["sets"])
+        yield ""
+        peaks = {each["peak_type"]: each["peak_flops"] for each in found["sets"]}
+        measured = ", ".join(f"{kind} {value / 1e12:.3g} TFLOP/s" for kind, value in sorted(peaks.items()))
+        yield f"Utilisation is of the best product of large matrices measured here: {measured}."
+        if found["device"].startswith("CPU"):
+            yield "Peak memory is that of the whole process, which holds the networks of all sets."
+    for each in found["left_out"]:
+        yield f"Left out: {each['name']}: {each['reason']}."
+
+
+def _table(sets: Sequence[dict[str, Any]]) -> Iterator[str]:
+    phases = list(sets[0]["seconds"])
+    columns = ["set", "images/s", "ratio", *phases, "peak memory", "utilisation"]
+    yield f"| {' | '.join(columns)} |"
+    yield f"| --- |{' ---: |' * (len(columns) - 1)}"
+    for each in sets:
+        cells = [f"{1000 * each['seconds'][p]:.1f} ms, {100 * each['shares'][p]:.0f} %" for p in phases]
+        numbers = [f"{each['images_per_second']:.4g}", f"{each['ratio']:.2f}", *cells]
+        last = [f"{each['memory_mib']:,} MiB", f"{100 * each['utilisation']:.1f} % of {each['peak_type']}"]
+        yield f"| {' | '.join([each['name'], *numbers, *last])} |"
+
+
+def write_findings(path: Path, found: dict[str, Any]) -> None:
+    """Write the findings as JSON."""
+    write_json(path, found)

@@ -1,0 +1,110 @@
+"""The bench: every set asked for is measured or left out with its reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from onestep.bench.capacity import counted_flops
+from onestep.bench.option_sets import OPTION_SETS, option_set
+from onestep.bench.random_run import GivenShape, random_training, random_views, shape_of
+from onestep.bench.timing import paired_ratio
+from onestep.cli import main
+from onestep.config import parse_experiment
+from onestep.distributed import Ranks
+from onestep.training.loop import next_batches
+from tiny import tiny_config, write_config
+
+_RANKS = Ranks(rank=0, world=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def config():
+    return tiny_config()
+
+
+def test_a_tiny_run_prints_all_columns_and_what_is_left_out_with_its_reason(config, tmp_path, capsys):
+    path = write_config(tmp_path, config)
+    sets = "reference,ours,bf16_generator+bf16_discriminator,cuda_graphs,all"
+    arguments = ["bench", "train", "--config", str(path), "--run", "digits_d2o_f", "--batch", "4", "--steps", "2"]
+    assert main([*arguments, "--sets", sets, "--output", str(tmp_path / "bench.json")]) == 0
+    said = capsys.readouterr().out
+    columns = ["set", "images/s", "ratio", "generator", "discriminator", "r1", "rest", "peak memory", "utilisation"]
+    assert f"| {' | '.join(columns)} |" in said and "random weights" in said
+    rows = [line for line in said.splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| reference", "| ours", "| bf16_generator+bf16_discriminator"]
+    for name in ("cuda_graphs", "all"):
+        assert f"Left out: {name}: compile.cuda_graphs: true needs a CUDA device" in said
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["weights"] == "random" and found["batch"] == 4 and len(found["left_out"]) == 2
+    for each in found["sets"]:
+        assert sum(each["shares"].values()) == pytest.approx(1) and each["utilisation"] > 0
+        assert each["images_per_second"] == pytest.approx(4 / sum(each["seconds"].values()))
+        assert len(each["every_round"]) == 2
+    assert found["sets"][0]["ratio"] == 1 and found["sets"][2]["peak_type"] == "bfloat16"
+
+
+def test_all_is_every_option_and_sets_can_be_joined():
+    whole = option_set("all")
+    assert whole.precision == {"tf32": True, "generator": "bfloat16", "discriminator": "bfloat16"}
+    assert set(whole.compile) == {"networks", "cuda_graphs", "fused_optimizer", "channels_last"}
+    assert all(option_set(name).name == name for name in OPTION_SETS)
+    assert option_set("tf32+compile").number_type == "tf32"
+    with pytest.raises(ValueError, match="no option set 'tf33'; choices: reference, ours, tf32"):
+        option_set("tf33")
+
+
+def test_the_reference_goes_another_way_to_the_same_loss(config):
+    experiment = parse_experiment(config)
+    shape = shape_of(experiment, "digits_d2o", given=GivenShape())
+    losses = {}
+    for name in ("reference", "ours"):
+        options = option_set(name)
+        training = random_training(experiment, "digits_d2o", options=options, shape=shape, batch=4, ranks=_RANKS)
+        batches = next_batches(training, images_seen=0, ranks=_RANKS)
+        phase = next(each for each in training.phases if each.name == "discriminator")
+        losses[name] = phase.loss(random_views(training, options=options), *batches(phase)).value
+        (group,) = training.optimizers["generator"].param_groups
+        assert group["foreach"] is (name == "ours")
+    torch.testing.assert_close(losses["reference"], losses["ours"], rtol=1e-5, atol=0)
+
+
+def test_the_shape_comes_from_the_command_line_the_teacher_or_the_dataset(config):
+    experiment = parse_experiment(config)
+    assert shape_of(experiment, "digits_d2o", given=GivenShape()) == (16, 1, 10)
+    assert shape_of(experiment, "digits_d2o", given=GivenShape(resolution=32)) == (32, 1, 10)
+    config["inputs"] |= {"edm_cifar10_32x32_uncond_ve": {"file": "x.pkl"}, "zip": {"file": "x.zip"}}
+    config["datasets"]["other"] = {"name": "image_zip", "input": "zip"}
+    config["teachers"]["other"] = {"pickle": "edm_cifar10_32x32_uncond_ve"}
+    config["runs"]["digits_d2o"] |= {"teacher": "other"}
+    config["runs"]["digits_edm"] |= {"dataset": "other"}
+    del config["tables"]
+    changed = parse_experiment(config)
+    assert shape_of(changed, "digits_d2o", given=GivenShape()) == (32, 3, 0)
+    with pytest.raises(ValueError, match="nothing says the resolution and channels of the dataset other"):
+        shape_of(changed, "digits_edm", given=GivenShape())
+
+
+def test_operations_are_counted_through_a_gradient_of_a_gradient():
+    weight, images = torch.randn(5, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+
+    def work():
+        (slope,) = torch.autograd.grad((images @ weight.t()).square().sum(), images, create_graph=True)
+        slope.square().sum().backward()
+
+    assert counted_flops(lambda: images @ weight.t()) == 2 * 3 * 4 * 5
+    assert counted_flops(work) > 3 * 2 * 3 * 4 * 5
+
+
+def test_ratios_are_of_rounds():
+    slow, quick = [{"a": 4.0}, {"a": 8.0}, {"a": 6.0}], [{"a": 2.0}, {"a": 4.0}, {"a": 1.0}]
+    assert paired_ratio(slow, quick) == 2.0
+    assert paired_ratio(slow, slow) == 1.0
+
+
+def test_an_unknown_run_is_one_line(config, tmp_path, capsys):
+    path = write_config(tmp_path, config)
+    assert main(["bench", "train", "--config", str(path), "--run", "x"]) == 1
+    assert "onestep bench train: no run called 'x'; choices: digits_backbone" in capsys.readouterr().err
