@@ -120,14 +120,25 @@ class Plan:
         """Yield what runs and tables come from: the names of inputs, and None for what no input is needed for."""
         experiment = self.experiment
         runs, tables = experiment.runs.values(), experiment.tables.values()
-        yield from (experiment.datasets[each.dataset].input for each in (*runs, *tables))
+        for name in self._needed_datasets():
+            yield experiment.datasets[name].input
+            yield from experiment.datasets[name].references.values()
         teachers = {run.teacher for run in runs} | {row.teacher for table in tables for row in table.rows}
         yield from (experiment.teachers[name].pickle for name in teachers - {None})
         for discriminator in (run.discriminator for run in runs if run.discriminator is not None):
             yield from (experiment.backbones[name].input for name in discriminator.backbones)
-            yield discriminator.class_embeddings
+            if discriminator.class_embeddings is not None:
+                yield experiment.class_embeddings[discriminator.class_embeddings].input
         metrics = {source.partition(".")[0] for table in tables for source in table.columns.values()}
         yield from (experiment.features[experiment.metrics[name].features].input for name in metrics)
+
+    def _needed_datasets(self) -> set[str]:
+        """Return the datasets that runs learn from, tables compare with, or class embeddings are computed of."""
+        experiment = self.experiment
+        tables = experiment.tables.values()
+        compared = {each.dataset for table in tables for each in (table, *table.rows)}
+        computed = {each.dataset for each in experiment.class_embeddings.values()}
+        return {run.dataset for run in experiment.runs.values()} | (compared | computed) - {None}
 
     def _input(self, name: str) -> str:
         return str(placed_at(self.input_source(name), name=name))

@@ -106,8 +106,9 @@ def _numbers(experiment: Experiment) -> list[str]:
 
 
 def _least_images(metric: Metric) -> int:
-    """Return how many images a metric needs: one in each split, or one more than neighbours."""
-    return max(metric.options.get("splits") or 1, (metric.options.get("neighbours") or 0) + 1)
+    """Return how many images a metric needs: one in each split, a subset of them, or one more than neighbours."""
+    options = metric.options
+    return max(options.get("splits") or 1, options.get("subset_images") or 1, (options.get("neighbours") or 0) + 1)
 
 
 def _curve_problems(table: Table, *, place: Place) -> Iterator[Problem]:

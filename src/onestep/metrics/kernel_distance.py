@@ -24,6 +24,7 @@ class KernelDistance:
 
     values: ClassVar[Mapping[str, Direction]] = {"kernel_distance": "lower"}
     compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, subsets: int = 100, subset_images: int = 1000, seed: int = 0) -> None:
         """Choose the subsets; the published numbers are over 100 of 1,000 images.
