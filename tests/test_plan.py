@@ -14,7 +14,7 @@ CHOSEN = "digits_d2o@best-fd.frechet-one_step-0-31-ema4"
 
 
 def plan_of(config):
-    return Plan(parse_experiment(config), fingerprints=Fingerprints())
+    return Plan(parse_experiment(config), source="config.yaml", fingerprints=Fingerprints())
 
 
 def options(plan, table):
@@ -70,5 +70,5 @@ def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
     config["tables"]["chosen"]["curves"] = {"column": "fd", "seeds": "0-31"}
     inputs = plan_of(config).page_inputs(None)
     assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in inputs
-    assert f"results/samples/{CHOSEN}/one_step/0-31.npz" in inputs
+    assert f"results/grids/{CHOSEN}/one_step/0-31.npz" in inputs
     assert not any("None" in path for path in inputs)

@@ -126,15 +126,7 @@ def sample(options: argparse.Namespace) -> int:
     """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
     from onestep.sampling._files import write_samples
 
-    sampler = _component("sampling", options.sampler)
-    write_samples(
-        options.weights,
-        sampler,
-        seeds=_seeds(options.seeds),
-        batch=options.batch,
-        options=options.sampler,
-        output=options.output,
-    )
+    write_samples(_drawing(options), output=options.output, grid=options.grid)
     return 0
 
 
@@ -144,6 +136,26 @@ def extract(options: argparse.Namespace) -> int:
 
     extractor = _component("features", options.features, weights=options.weights)
     write_features(extractor, options.images, weights=options.weights, options=options.features, output=options.output)
+    return 0
+
+
+def observe(options: argparse.Namespace) -> int:
+    """Generate one image a seed and pass it through feature networks at once; only features and a grid are written."""
+    from onestep.evaluation.extraction import FeatureNetwork, write_all_features
+    from onestep.sampling._files import drawn
+
+    weights, stem = dict(options.feature_weights), options.output
+    networks = [
+        FeatureNetwork(
+            extractor=_component("features", block, weights=weights[name]),
+            weights=weights[name],
+            options=block,
+            output=stem.with_name(f"{stem.name}.{name}.npz"),
+        )
+        for name, block in options.features.items()
+    ]
+    parts = drawn(_drawing(options), called="/".join(stem.parts[-3:]), grid=options.grid)
+    write_all_features(networks, (part.pixels.permute(0, 3, 1, 2) for part in parts))
     return 0
 
 
@@ -259,6 +271,19 @@ def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
     return plugins.load(family, options["name"])(**named, **supplied)
 
 
+def _drawing(options: argparse.Namespace) -> Any:
+    """Return which images a verb draws."""
+    from onestep.sampling._files import Drawing
+
+    return Drawing(
+        weights=options.weights,
+        sampler=_component("sampling", options.sampler),
+        seeds=_seeds(options.seeds),
+        batch=options.batch,
+        options=options.sampler,
+    )
+
+
 def _seeds(text: str) -> range:
     """Return the seeds of `first-last`, both included."""
     first, last = (int(part) for part in text.split("-"))
@@ -310,6 +335,17 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
         ("batch", int, 256),
+        ("grid", Path, None),
+        ("output", Path, ...),
+    ],
+    observe: [
+        ("weights", Path, ...),
+        ("sampler", json.loads, ...),
+        ("seeds", str, ...),
+        ("batch", int, 256),
+        ("features", json.loads, ...),
+        ("feature-weights", _named_path, []),
+        ("grid", Path, None),
         ("output", Path, ...),
     ],
     extract: [("images", Path, ...), ("features", json.loads, ...), ("weights", Path, ...), ("output", Path, ...)],
