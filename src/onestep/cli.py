@@ -145,15 +145,12 @@ def observe(options: argparse.Namespace) -> int:
     from onestep.sampling._files import drawn
 
     weights, stem = dict(options.feature_weights), options.output
-    networks = [
-        FeatureNetwork(
-            extractor=_component("features", block, weights=weights[name]),
-            weights=weights[name],
-            options=block,
-            output=stem.with_name(f"{stem.name}.{name}.npz"),
+    networks = {
+        stem.with_name(f"{stem.name}.{name}.npz"): FeatureNetwork(
+            extractor=_component("features", block, weights=weights[name]), weights=weights[name], options=block
         )
         for name, block in options.features.items()
-    ]
+    }
     parts = drawn(_drawing(options), called="/".join(stem.parts[-3:]), grid=options.grid)
     write_all_features(networks, (part.pixels.permute(0, 3, 1, 2) for part in parts))
     return 0
@@ -165,6 +162,24 @@ def measure(options: argparse.Namespace) -> int:
 
     metric = _component("metrics", options.metric)
     write_measurement(metric, name=options.name, generated=options.generated, real=options.real, output=options.output)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure images from anywhere: a folder of pictures, a zip, an .npz or a .pt, against others or statistics."""
+    from onestep.evaluation.anywhere import NamedMetric, write_evaluation
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    try:
+        extractor = _component("features", options.features, weights=options.weights)
+        metrics = [NamedMetric(metric=_component("metrics", block), options=block) for block in options.metrics]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
+    network = FeatureNetwork(extractor=extractor, weights=options.weights, options=options.features)
+    values = write_evaluation(
+        network, metrics, images=options.images, reference=options.reference, output=options.output
+    )
+    print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
     return 0
 
 
@@ -356,6 +371,14 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("real", Path, ...),
         ("output", Path, ...),
     ],
+    evaluate: [
+        ("images", Path, ...),
+        ("reference", Path, None),
+        ("features", json.loads, ...),
+        ("weights", Path, ...),
+        ("metrics", json.loads, []),
+        ("output", Path, ...),
+    ],
     select: [("choice", json.loads, ...), ("results", Path, ...), ("output", Path, ...)],
     tabulate: [
         ("table", json.loads, ...),
@@ -435,7 +458,7 @@ def _describe(verbs: Any, name: str, *, verb: Callable[[argparse.Namespace], int
         if read is bool:
             described.add_argument(f"--{option}", action="store_true")
         elif isinstance(default, list):
-            metavar = "NAME=PATH" if read is _named_path else "NAME"
+            metavar = {_named_path: "NAME=PATH", json.loads: "JSON"}.get(read, "NAME")
             described.add_argument(
                 f"--{option}", type=read, action="extend", nargs="+", default=default, metavar=metavar
             )

@@ -21,24 +21,22 @@ from onestep.files import sha256_of_file
 # Images of every call of a network but the last, however they come: a convolution may round otherwise when it is given
 # another number of them.
 _BATCH = 256
-_PUBLISHED = "arr_0"  # the images in guided-diffusion's reference batches
+_PUBLISHED, _OURS = "arr_0", "pixels"  # the images in guided-diffusion's batches, and in our sample files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureNetwork:
-    """A network that images pass through, and where its features go.
+    """A network that images pass through.
 
     Attributes:
         extractor: The network.
         weights: Its weights; their digest is recorded, so that tables can refuse a mixture.
         options: The config block that names it.
-        output: The .npz to write.
     """
 
     extractor: Extractor
     weights: Path
     options: Mapping[str, Any]
-    output: Path
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,29 +70,29 @@ def write_features(
     Raises:
         ValueError: The images are of another kind, or not readable.
     """
-    network = FeatureNetwork(extractor=extractor, weights=weights, options=options, output=output)
-    write_all_features([network], [torch.from_numpy(read_pixels(images))])
+    network = FeatureNetwork(extractor=extractor, weights=weights, options=options)
+    write_all_features({output: network}, [torch.from_numpy(read_pixels(images))])
 
 
-def write_all_features(networks: Sequence[FeatureNetwork], batches: Iterable[Tensor]) -> None:
+def write_all_features(networks: Mapping[Path, FeatureNetwork], batches: Iterable[Tensor]) -> None:
     """Write what `write_features` writes for several networks, through which each image passes once.
 
     Args:
-        networks: The networks and their files.
+        networks: The networks, by the .npz to write for each.
         batches: The images, uint8 [B, C, H, W] on the CPU; their sizes leave no trace.
 
     Raises:
         ValueError: A network takes no such images.
     """
-    passed = pass_through([network.extractor for network in networks], batches)
-    for network, arrays in zip(networks, passed.arrays, strict=True):
+    passed = pass_through([network.extractor for network in networks.values()], batches)
+    for (output, network), arrays in zip(networks.items(), passed.arrays, strict=True):
         about = {
             "pixels_sha256": passed.pixels_sha256,
             "images": passed.images,
             "network": dict(network.options),
             "weights_sha256": sha256_of_file(network.weights),
         }
-        write_arrays(network.output, arrays, about=about)
+        write_arrays(output, arrays, about=about)
 
 
 def pass_through(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> Passed:
@@ -111,7 +109,7 @@ def pass_through(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> 
     digest, images = hashlib.sha256(), 0
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in extractors]
     for pixels in _regrouped(batches, size=_BATCH):
-        digest.update(pixels.contiguous().numpy().data)
+        digest.update(pixels.numpy().data)
         images += len(pixels)
         shown = pixels.to(device)
         for extractor, parts in zip(extractors, found, strict=True):
@@ -131,17 +129,24 @@ def _arrays(extractor: Extractor, pixels: Tensor) -> dict[str, np.ndarray]:
 
 
 def _regrouped(batches: Iterable[Tensor], *, size: int) -> Iterator[Tensor]:
-    """Yield the same rows in the same order, `size` at a time, the last ones as they are."""
+    """Yield the same rows in the same order, `size` at a time and at last fewer, each row's numbers as they are named.
+
+    A convolution may round otherwise where the numbers lie in another order in memory, too; of grey images torch takes
+    either order for contiguous, so they are copied.
+    """
     waiting: list[Tensor] = []
     for batch in batches:
         waiting.append(batch)
         if sum(map(len, waiting)) >= size:
             *full, rest = _joined(waiting).tensor_split(_cuts(sum(map(len, waiting)), size=size))
-            yield from full
-            waiting = [rest]
-    rest = _joined(waiting) if waiting else ()
-    if len(rest):
-        yield rest
+            yield from map(_in_order, full)
+            waiting = [rest] if len(rest) else []
+    if waiting:
+        yield _in_order(_joined(waiting))
+
+
+def _in_order(pixels: Tensor) -> Tensor:
+    return pixels.clone(memory_format=torch.contiguous_format)
 
 
 def _cuts(count: int, *, size: int) -> list[int]:
@@ -155,16 +160,18 @@ def _joined(batches: list[Tensor]) -> Tensor:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Return the images of a sample file, a dataset archive or a published batch as uint8 [N, C, H, W].
+    """Return the images of a sample file, a dataset archive or a batch of others as uint8 [N, C, H, W].
 
     Raises:
         ValueError: The file is none of them.
     """
     if path.suffix == ".zip":
         return ImageZip(source=path).read_all()[0]
-    published = published_arrays(path, [_PUBLISHED])
-    name, expected = ("pixels", "what `onestep sample` writes") if published is None else (_PUBLISHED, "a batch of ADM")
-    pixels = (read_arrays(path).arrays if published is None else published).get(name)
+    published = published_arrays(path, [_PUBLISHED, _OURS])
+    arrays = read_arrays(path).arrays if published is None else published
+    name = _OURS if published is None or (_OURS in arrays and _PUBLISHED not in arrays) else _PUBLISHED
+    expected = "what `onestep sample` writes" if name == _OURS else "a batch of ADM"
+    pixels = arrays.get(name)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
         found = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
         raise ValueError(f"{path}: holds no uint8 [N, H, W, C] array {name!r} (found {found}); expected {expected}")
