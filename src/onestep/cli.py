@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def sample(options: argparse.Namespace) -> int:
     """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
     from onestep.sampling._files import write_samples
 
-    write_samples(_drawing(options), output=options.output, grid=options.grid)
+    write_samples(_drawing(options, seeds=_seeds(options.seeds)), output=options.output, grid=options.grid)
     return 0
 
 
@@ -141,7 +141,12 @@ def extract(options: argparse.Namespace) -> int:
 
 def observe(options: argparse.Namespace) -> int:
     """Generate one image a seed and pass it through feature networks at once; only features and a grid are written."""
-    from onestep.evaluation.extraction import FeatureNetwork, write_all_features
+    if options.processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import run_locally
+
+        return run_locally(sys.argv[1:], processes=options.processes)
+    from onestep import distributed
+    from onestep.evaluation.extraction import FeatureNetwork, places, write_features_of_ranks
     from onestep.sampling._files import drawn
 
     weights, stem = dict(options.feature_weights), options.output
@@ -151,8 +156,13 @@ def observe(options: argparse.Namespace) -> int:
         )
         for name, block in options.features.items()
     }
-    parts = drawn(_drawing(options), called="/".join(stem.parts[-3:]), grid=options.grid)
-    write_all_features(networks, (part.pixels.permute(0, 3, 1, 2) for part in parts))
+    with distributed.joined() as ranks:
+        seeds = _seeds(options.seeds)
+        mine = [seeds[place] for place in places(len(seeds), rank=ranks.rank, world=ranks.world)]
+        grid = options.grid if ranks.leads else None  # the first images are rank 0's
+        parts = drawn(_drawing(options, seeds=mine), called="/".join(stem.parts[-3:]), grid=grid)
+        batches = (part.pixels.permute(0, 3, 1, 2) for part in parts)
+        write_features_of_ranks(networks, batches, images=len(seeds), ranks=ranks)
     return 0
 
 
@@ -286,14 +296,14 @@ def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
     return plugins.load(family, options["name"])(**named, **supplied)
 
 
-def _drawing(options: argparse.Namespace) -> Any:
+def _drawing(options: argparse.Namespace, *, seeds: Sequence[int]) -> Any:
     """Return which images a verb draws."""
     from onestep.sampling._files import Drawing
 
     return Drawing(
         weights=options.weights,
         sampler=_component("sampling", options.sampler),
-        seeds=_seeds(options.seeds),
+        seeds=seeds,
         batch=options.batch,
         options=options.sampler,
     )
@@ -360,6 +370,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("batch", int, 256),
         ("features", json.loads, ...),
         ("feature-weights", _named_path, []),
+        ("processes", int, 1),
         ("grid", Path, None),
         ("output", Path, ...),
     ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from onestep.archive import read_arrays
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
-from onestep.evaluation.extraction import pass_through
+from onestep.evaluation.extraction import pass_through, places
 from onestep.features import Features
 from onestep.networks import build_denoiser
 
@@ -59,23 +62,42 @@ def through_files(weights, tmp_path_factory):
     return folder
 
 
-def observed(weights, folder, *, batch):
+def observation(weights, folder, *, batch):
+    """Return the arguments of an observation."""
     names = ("narrow", "wide")
     drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS]
     looked = ["--features", json.dumps({name: {"name": "digits"} for name in names}), "--feature-weights"]
     looked += [f"{name}={weights}/{name}.safetensors" for name in names]
     written = ["--grid", f"{folder}/grid.npz", "--output", f"{folder}/{SEEDS}"]
-    assert main(["observe", *drawn, "--batch", str(batch), *looked, *written]) == 0
+    return ["observe", *drawn, "--batch", str(batch), *looked, *written]
 
 
 @pytest.mark.parametrize("batch", [7, 64, 256])
 def test_one_pass_writes_the_bytes_that_files_give_in_whatever_batch(through_files, weights, tmp_path, batch):
-    observed(weights, tmp_path, batch=batch)
+    assert main(observation(weights, tmp_path, batch=batch)) == 0
     expected = {path.name: path.read_bytes() for path in through_files.iterdir()}
     images = expected.pop(f"{SEEDS}.npz")
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert found == expected and len(found) == 3
     assert sum(map(len, found.values())) < 2 * len(images)
+
+
+def test_two_processes_write_the_bytes_of_one(through_files, weights, tmp_path):
+    command = [sys.executable, "-m", "onestep", *observation(weights, tmp_path, batch=64), "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (through_files / path.name).read_bytes(), path
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_processes_share_whole_calls():
+    shares = [places(600, rank=rank, world=2) for rank in range(2)]
+    assert shares == [[*range(256), *range(512, 600)], [*range(256, 512)]]
+    assert places(10, rank=0, world=1) == [*range(10)]
+    with pytest.raises(ValueError, match="256 images are 1 calls of 256; use no more processes than that, not 2"):
+        places(256, rank=0, world=2)
 
 
 def test_the_grid_holds_the_first_images(through_files):

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from onestep.archive import published_arrays, read_arrays, write_arrays
 from onestep.data.image_zip import ImageZip
+from onestep.distributed import Ranks, gather
 from onestep.features import Extractor
 from onestep.features._arithmetic import computing
 from onestep.files import sha256_of_file
 
 # Images of every call of a network but the last, however they come: a convolution may round otherwise when it is given
 # another number of them.
-_BATCH = 256
+BATCH = 256
 _PUBLISHED, _OURS = "arr_0", "pixels"  # the images in guided-diffusion's batches, and in our sample files
 
 
@@ -84,7 +85,72 @@ def write_all_features(networks: Mapping[Path, FeatureNetwork], batches: Iterabl
     Raises:
         ValueError: A network takes no such images.
     """
-    passed = pass_through([network.extractor for network in networks.values()], batches)
+    _write_passed(networks, pass_through([network.extractor for network in networks.values()], batches))
+
+
+def write_features_of_ranks(
+    networks: Mapping[Path, FeatureNetwork], batches: Iterable[Tensor], *, images: int, ranks: Ranks
+) -> None:
+    """Write the same files from images that several processes have made, each those at its `places`.
+
+    Args:
+        networks: The networks, by the .npz to write for each; rank 0 writes.
+        batches: The images of this process, uint8 [B, C, H, W] on the CPU, in order.
+        images: N, over all processes.
+        ranks: This process among them.
+
+    Raises:
+        ValueError: A network takes no such images.
+    """
+    if ranks.world == 1:
+        write_all_features(networks, batches)
+        return
+    pixels: list[Tensor] = []  # for the digest, which is over all images in order
+    passed = pass_through([network.extractor for network in networks.values()], _kept(batches, pixels))
+    shares = [places(images, rank=rank, world=ranks.world) for rank in range(ranks.world)]
+    arrays = tuple(
+        {name: _merged(torch.from_numpy(array), shares, ranks=ranks).numpy() for name, array in found.items()}
+        for found in passed.arrays
+    )
+    whole = _merged(torch.cat(pixels), shares, ranks=ranks)
+    if ranks.leads:
+        digest = hashlib.sha256(whole.numpy().data).hexdigest()
+        _write_passed(networks, Passed(arrays=arrays, images=images, pixels_sha256=digest))
+
+
+def places(images: int, *, rank: int, world: int) -> list[int]:
+    """Return which of N images, from 0, one process takes: whole calls of a network, dealt out in turn.
+
+    So every call is of the same images as with one process, and rounds alike.
+
+    Raises:
+        ValueError: There are fewer calls than processes.
+    """
+    calls = -(-images // BATCH)
+    if calls < world:
+        raise ValueError(f"{images} images are {calls} calls of {BATCH}; use no more processes than that, not {world}")
+    starts = range(rank * BATCH, images, world * BATCH)
+    return [place for start in starts for place in range(start, min(start + BATCH, images))]
+
+
+def _kept(batches: Iterable[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
+    for batch in batches:
+        kept.append(batch)
+        yield batch
+
+
+def _merged(rows: Tensor, shares: Sequence[Sequence[int]], *, ranks: Ranks) -> Tensor:
+    """Return the rows of all processes, each at its place."""
+    longest = max(map(len, shares))
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    merged = rows.new_empty(sum(map(len, shares)), *rows.shape[1:])
+    for share, received in zip(shares, gather(padded, ranks=ranks), strict=True):
+        merged[list(share)] = received[: len(share)]
+    return merged
+
+
+def _write_passed(networks: Mapping[Path, FeatureNetwork], passed: Passed) -> None:
     for (output, network), arrays in zip(networks.items(), passed.arrays, strict=True):
         about = {
             "pixels_sha256": passed.pixels_sha256,
@@ -108,7 +174,7 @@ def pass_through(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digest, images = hashlib.sha256(), 0
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in extractors]
-    for pixels in _regrouped(batches, size=_BATCH):
+    for pixels in _regrouped(batches, size=BATCH):
         digest.update(pixels.numpy().data)
         images += len(pixels)
         shown = pixels.to(device)

@@ -35,7 +35,7 @@ class Drawing:
 
     weights: Path
     sampler: Sampler
-    seeds: range
+    seeds: Sequence[int]
     batch: int
     options: Mapping[str, Any]
 
