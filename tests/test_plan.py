@@ -88,7 +88,7 @@ def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_i
     assert not re.fullmatch(looks["observe_digits"].blocks, f"{CHOSEN}/one_step/0-31")
     # A candidate is looked at through the network of the number that chooses, and no other.
     assert re.fullmatch(looks["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
-    assert json.loads(both.networks) == {"digits": {"name": "digits"}, "second": {"name": "digits"}}
+    assert json.loads(both.networks) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
     assert both.weight_options == " ".join(f"{n}={w}" for n, w in zip(both.features, both.weights, strict=True))
     asked = [path for table in config["tables"] for path in plan.table_metrics(SimpleNamespace(table=table))]
     blocks = {path.removeprefix("results/metrics/").split(".fd")[0] for path in asked if ".fd" in path[-20:]}

@@ -105,7 +105,7 @@ class _Number(NamedTuple):
 class Plan:
     """The config as the rules see it; methods that take `wildcards` are input or params functions."""
 
-    def __init__(self, experiment: Experiment, *, source: str, fingerprints: Fingerprints) -> None:
+    def __init__(self, experiment: Experiment, *, source: str = "config.yaml", fingerprints: Fingerprints) -> None:
         self.experiment, self.source = experiment, source
         self._document = experiment_document(experiment)
         self._fingerprints = fingerprints

@@ -72,7 +72,7 @@ def tensor_of(path, pixels):
 
 @pytest.fixture
 def evaluate(tmp_path):
-    def run(images, reference, *metrics, weights=None, features='{"name": "digits"}'):
+    def run(images, reference, *metrics, weights=None, features='{"name": "classifier"}'):
         output = tmp_path / "found.json"
         weights = weights or classifier(tmp_path / "weights.safetensors")
         options = ["--images", images, "--features", features, "--weights", weights, "--output", output]
@@ -106,7 +106,7 @@ def test_published_statistics_stand_in_for_images(evaluate, tmp_path):
     images, real = npz_of(tmp_path / "a.npz", arr_0=ONE_COLOUR), npz_of(tmp_path / "b.npz", arr_0=OTHERS)
     expected = evaluate(images, real, FRECHET)
     weights, features = tmp_path / "weights.safetensors", tmp_path / "features.npz"
-    options = ["--features", '{"name": "digits"}', "--weights", str(weights), "--output", str(features)]
+    options = ["--features", '{"name": "classifier"}', "--weights", str(weights), "--output", str(features)]
     assert main(["extract", "--images", str(real), *options]) == 0
     assert evaluate(images, features, FRECHET)["values"] == expected["values"]
     mean, covariance = gaussian_fit(np.load(features)["features"])

@@ -57,7 +57,7 @@ def through_files(weights, tmp_path_factory):
     images, grid = f"{folder}/{SEEDS}.npz", f"{folder}/grid.npz"
     assert main(["sample", *drawn, "--batch", "64", "--grid", grid, "--output", images]) == 0
     for name in ("narrow", "wide"):
-        options = ["--features", '{"name": "digits"}', "--weights", f"{weights}/{name}.safetensors"]
+        options = ["--features", '{"name": "classifier"}', "--weights", f"{weights}/{name}.safetensors"]
         assert main(["extract", "--images", images, *options, "--output", f"{folder}/{SEEDS}.{name}.npz"]) == 0
     return folder
 
@@ -66,7 +66,7 @@ def observation(weights, folder, *, batch):
     """Return the arguments of an observation."""
     names = ("narrow", "wide")
     drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS]
-    looked = ["--features", json.dumps({name: {"name": "digits"} for name in names}), "--feature-weights"]
+    looked = ["--features", json.dumps({name: {"name": "classifier"} for name in names}), "--feature-weights"]
     looked += [f"{name}={weights}/{name}.safetensors" for name in names]
     written = ["--grid", f"{folder}/grid.npz", "--output", f"{folder}/{SEEDS}"]
     return ["observe", *drawn, "--batch", str(batch), *looked, *written]

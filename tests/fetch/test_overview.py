@@ -25,6 +25,7 @@ def config(server, work):
         "idle": {"published": "d2o-ffhq-f"},
     }
     config["teachers"]["edm"] = {"pickle": "edm"}
+    config["class_embeddings"] = {"eye": {"input": "eye"}}
     config["runs"]["digits_d2o"] |= {"teacher": "edm", "conditional": True}
     config["runs"]["digits_d2o"]["discriminator"] |= {"class_embeddings": "eye"}
     write_config(work, config)

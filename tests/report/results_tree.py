@@ -28,7 +28,7 @@ teachers:
 backbones:
   digits: {run: digits_backbone}
 features:
-  digits: {name: digits, run: digits_metric}
+  digits: {name: classifier, run: digits_metric}
 runs:
   digits_backbone: &classifier
     dataset: digits

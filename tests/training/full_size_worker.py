@@ -32,8 +32,8 @@ from onestep.training.loop import train
 
 _TIMM = {
     "vgg16_bn": "vgg16_bn.tv_in1k",
-    "lite0": "tf_efficientnet_lite0.in1k",
-    "deit": "deit_base_distilled_patch16_224.fb_in1k",
+    "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
+    "deit_base": "deit_base_distilled_patch16_224.fb_in1k",
 }
 
 

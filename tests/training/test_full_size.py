@@ -114,7 +114,7 @@ def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, w
 def _assert_held(report, backbones):
     """Frozen weights and what is fixed between backbones and heads: there is some of each, and none has changed."""
     parts = [f"discriminator.{part}.{name}." for part in ("pretrained", "scratch") for name in backbones]
-    parts += ["discriminator.readouts.deit."] if "deit" in backbones else []
+    parts += ["discriminator.readouts.deit_base."] if "deit_base" in backbones else []
     for part in ("generator.", *parts):
         assert any(name.startswith(part) for name in report["held"]), part
     changed = set(report["held_changed"])

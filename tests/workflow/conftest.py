@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from netless import WITHOUT_NETWORK, may_leave_network
 from tiny import REPOSITORY, selecting_config, write_config
 
 _COPIED = ("Snakefile", "workflow", "profiles", "envs", "src", "pyproject.toml")
@@ -30,17 +31,17 @@ class Pipeline:
         """The copy's package, free to edit."""
         return self.repository / "src" / "onestep"
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake on the copy in the working directory."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile")]
+    def snakemake(self, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake on the copy in the working directory, by the command `within` if there is one."""
+        command = [*within, sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile")]
         command += ["--directory", str(self.work), "--cores", "2", "--scheduler", "greedy", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(self.repository / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     def run(self) -> None:
-        """Run the pipeline to its end."""
-        done = self.snakemake("--rerun-incomplete")
+        """Run the pipeline to its end, as on a compute node: without a network where that can be had."""
+        done = self.snakemake("--rerun-incomplete", within=WITHOUT_NETWORK if may_leave_network() else ())
         assert done.returncode == 0, done.stdout + done.stderr
 
     def due(self) -> Counter[str]:

@@ -70,6 +70,7 @@ def config(tmp_path, site):
         "mine": {"file": "brought/table.pkl"},
     }
     config["teachers"]["edm"] = {"pickle": "edm"}
+    config["class_embeddings"] = {"mine": {"input": "mine"}}
     config["runs"]["digits_d2o"] |= {"teacher": "edm", "conditional": True}
     config["runs"]["digits_d2o"]["discriminator"] |= {"class_embeddings": "mine"}
     write_config(tmp_path / "work", config)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import sys
 
 import pytest
 
+from netless import WITHOUT_NETWORK, may_leave_network
 from onestep.files import read_json
 from tiny import selecting_config, write_config
 
@@ -36,6 +39,18 @@ def pipeline(finished, tmp_path):
 
 def test_a_finished_pipeline_has_nothing_to_do(finished):
     assert not finished.due()
+
+
+@pytest.mark.skipif(not may_leave_network(), reason="this machine does not let its users have networks of their own")
+def test_all_of_it_ran_where_there_is_no_network(finished):
+    assert (finished.work / "results/report/index.html").exists()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = f"import socket; socket.create_connection({server.getsockname()!r}, timeout=5)"
+        reached = [
+            subprocess.run([*within, sys.executable, "-c", call], capture_output=True)
+            for within in ((), WITHOUT_NETWORK)
+        ]
+    assert [each.returncode == 0 for each in reached] == [True, False]
 
 
 def test_the_table_has_its_rows_and_names(finished):

@@ -160,7 +160,7 @@ def next_batches(training: Training, *, images_seen: int, ranks: Ranks) -> Calla
     """Take the next rows of this rank; return what gives them to a phase, in passes, with fresh random streams."""
     rows = range(images_seen + ranks.rank, images_seen + training.batch, ranks.world)
     indices = torch.as_tensor(training.order.take(len(rows)))
-    images = to_images(training.pixels[indices].to(ranks.device))
+    images = to_images(training.pixels.index_select(0, indices).to(ranks.device))
     labels = None if training.labels is None else training.labels[indices].to(ranks.device)
     controls = training.controls.values()
 

@@ -1,4 +1,4 @@
-"""Features of digits, by a classifier that this pipeline trained for the purpose."""
+"""Features of a classifier that this pipeline trained for the purpose, where no published network fits the pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from onestep.checkpoints.snapshot import read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.features import Features
 
-__all__ = ["DigitsFeatures"]
+__all__ = ["ClassifierFeatures"]
 
 _ROWS = 100  # rows of every call of the network: one size, so one order of additions, whatever batch was asked for
 
 
-class DigitsFeatures:
+class ClassifierFeatures:
     """The layer below the logits, and the class probabilities, of a classifier's snapshot."""
 
     def __init__(self, *, weights: Path) -> None:

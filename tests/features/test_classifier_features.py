@@ -7,7 +7,7 @@ import torch
 
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
-from onestep.features.digits import DigitsFeatures
+from onestep.features.classifier import ClassifierFeatures
 
 _CLASSIFIER = {"name": "convnet", "resolution": 16, "channels": 1, "classes": 10, "width": 8}
 
@@ -22,7 +22,7 @@ def classifier():
 def extractor(classifier, tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "classifier.safetensors"
     write_snapshot(path, classifier.state_dict(), _CLASSIFIER)
-    return DigitsFeatures(weights=path)
+    return ClassifierFeatures(weights=path)
 
 
 def _pixels(rows):
