@@ -77,7 +77,7 @@ def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
 
 def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_is_measured_of_it():
     config = selecting_config() | {"storage": {"images": "none", "features": "none"}}
-    config["features"]["second"] = {"name": "digits", "run": "digits_backbone"}
+    config["features"]["second"] = {"name": "classifier", "run": "digits_backbone"}
     config["metrics"]["fd_second"] = {"name": "frechet", "features": "second"}
     config["tables"]["chosen"]["columns"]["fd_second"] = "fd_second.frechet"
     plan = plan_of(config)
