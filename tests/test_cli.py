@@ -16,7 +16,7 @@ from onestep.report.status import status_lines
 from tiny import REPOSITORY, tiny_config, write_config
 
 SAMPLE = ["sample", "--seeds", "0-1", "--output", "o"]
-EXTRACT = ["extract", "--features", '{"name": "digits"}', "--weights", "text.pkl", "--output", "o"]
+EXTRACT = ["extract", "--features", '{"name": "classifier"}', "--weights", "text.pkl", "--output", "o"]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ WRONG = {
     "unknown section": (
         {"zebra": 1},
         "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
-        "runs, samplers, metrics, tables, rerun",
+        "runs, samplers, metrics, tables, storage, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -654,7 +654,8 @@ def test_a_circle_over_several_runs_is_named() -> None:
 
 
 SECTIONS = (
-    "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, rerun"
+    "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, "
+    "storage, rerun"
 )
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),

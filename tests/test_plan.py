@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 from onestep.config import parse_experiment
@@ -14,7 +15,7 @@ CHOSEN = "digits_d2o@best-fd.frechet-one_step-0-31-ema4"
 
 
 def plan_of(config):
-    return Plan(parse_experiment(config), fingerprints=Fingerprints())
+    return Plan(parse_experiment(config), source="config.yaml", fingerprints=Fingerprints())
 
 
 def options(plan, table):
@@ -70,5 +71,33 @@ def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
     config["tables"]["chosen"]["curves"] = {"column": "fd", "seeds": "0-31"}
     inputs = plan_of(config).page_inputs(None)
     assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in inputs
-    assert f"results/samples/{CHOSEN}/one_step/0-31.npz" in inputs
+    assert f"results/grids/{CHOSEN}/one_step/0-31.npz" in inputs
     assert not any("None" in path for path in inputs)
+
+
+def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_is_measured_of_it():
+    config = selecting_config() | {"storage": {"images": "none", "features": "none"}}
+    config["features"]["second"] = {"name": "classifier", "run": "digits_backbone"}
+    config["metrics"]["fd_second"] = {"name": "frechet", "features": "second"}
+    config["tables"]["chosen"]["columns"]["fd_second"] = "fd_second.frechet"
+    plan = plan_of(config)
+    looks = {look.rule: look for look in plan.observations}
+    assert set(looks) == {"observe_digits", "observe_digits_and_second"}
+    both = looks["observe_digits_and_second"]
+    assert re.fullmatch(both.blocks, f"{CHOSEN}/one_step/0-31")
+    assert not re.fullmatch(looks["observe_digits"].blocks, f"{CHOSEN}/one_step/0-31")
+    # A candidate is looked at through the network of the number that chooses, and no other.
+    assert re.fullmatch(looks["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
+    assert json.loads(both.networks) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
+    assert both.weight_options == " ".join(f"{n}={w}" for n, w in zip(both.features, both.weights, strict=True))
+    asked = [path for table in config["tables"] for path in plan.table_metrics(SimpleNamespace(table=table))]
+    blocks = {path.removeprefix("results/metrics/").split(".fd")[0] for path in asked if ".fd" in path[-20:]}
+    assert all(sum(bool(re.fullmatch(look.blocks, block)) for look in looks.values()) == 1 for block in blocks)
+    wildcards = SimpleNamespace(block=f"{CHOSEN}/one_step/0-31")
+    assert plan.observed_weights(wildcards) == f"results/selections/{CHOSEN}.safetensors"
+    assert (json.loads(plan.observed_sampler(wildcards))["name"], plan.observed_seeds(wildcards)) == (
+        "one_step",
+        "0-31",
+    )
+    first = SimpleNamespace(block="digits_d2o@160-ema4/one_step/0-31")
+    assert len(plan.observe_code(first)) == 16 and not plan.keeps_images and not plan.keeps_features

@@ -20,7 +20,7 @@ def _config(**references):
 
 
 def _plan(**references):
-    return Plan(parse_experiment(_config(**references)), fingerprints=Fingerprints())
+    return Plan(parse_experiment(_config(**references)), source="config.yaml", fingerprints=Fingerprints())
 
 
 def _asked(**wildcards):

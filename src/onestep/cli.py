@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +126,7 @@ def sample(options: argparse.Namespace) -> int:
     """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
     from onestep.sampling._files import write_samples
 
-    sampler = _component("sampling", options.sampler)
-    write_samples(
-        options.weights,
-        sampler,
-        seeds=_seeds(options.seeds),
-        batch=options.batch,
-        options=options.sampler,
-        output=options.output,
-    )
+    write_samples(_drawing(options, seeds=_seeds(options.seeds)), output=options.output, grid=options.grid)
     return 0
 
 
@@ -147,12 +139,57 @@ def extract(options: argparse.Namespace) -> int:
     return 0
 
 
+def observe(options: argparse.Namespace) -> int:
+    """Generate one image a seed and pass it through feature networks at once; only features and a grid are written."""
+    if options.processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import run_locally
+
+        return run_locally(sys.argv[1:], processes=options.processes)
+    from onestep import distributed
+    from onestep.evaluation.extraction import FeatureNetwork, places, write_features_of_ranks
+    from onestep.sampling._files import drawn
+
+    weights, stem = dict(options.feature_weights), options.output
+    networks = {
+        stem.with_name(f"{stem.name}.{name}.npz"): FeatureNetwork(
+            extractor=_component("features", block, weights=weights[name]), weights=weights[name], options=block
+        )
+        for name, block in options.features.items()
+    }
+    with distributed.joined() as ranks:
+        seeds = _seeds(options.seeds)
+        mine = [seeds[place] for place in places(len(seeds), rank=ranks.rank, world=ranks.world)]
+        grid = options.grid if ranks.leads else None  # the first images are rank 0's
+        parts = drawn(_drawing(options, seeds=mine), called="/".join(stem.parts[-3:]), grid=grid)
+        batches = (part.pixels.permute(0, 3, 1, 2) for part in parts)
+        write_features_of_ranks(networks, batches, images=len(seeds), ranks=ranks)
+    return 0
+
+
 def measure(options: argparse.Namespace) -> int:
     """Compute one metric of one block of seeds."""
     from onestep.evaluation.measurement import write_measurement
 
     metric = _component("metrics", options.metric)
     write_measurement(metric, name=options.name, generated=options.generated, real=options.real, output=options.output)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure images from anywhere: a folder of pictures, a zip, an .npz or a .pt, against others or statistics."""
+    from onestep.evaluation.anywhere import NamedMetric, write_evaluation
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    try:
+        extractor = _component("features", options.features, weights=options.weights)
+        metrics = [NamedMetric(metric=_component("metrics", block), options=block) for block in options.metrics]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
+    network = FeatureNetwork(extractor=extractor, weights=options.weights, options=options.features)
+    values = write_evaluation(
+        network, metrics, images=options.images, reference=options.reference, output=options.output
+    )
+    print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
     return 0
 
 
@@ -259,6 +296,19 @@ def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
     return plugins.load(family, options["name"])(**named, **supplied)
 
 
+def _drawing(options: argparse.Namespace, *, seeds: Sequence[int]) -> Any:
+    """Return which images a verb draws."""
+    from onestep.sampling._files import Drawing
+
+    return Drawing(
+        weights=options.weights,
+        sampler=_component("sampling", options.sampler),
+        seeds=seeds,
+        batch=options.batch,
+        options=options.sampler,
+    )
+
+
 def _seeds(text: str) -> range:
     """Return the seeds of `first-last`, both included."""
     first, last = (int(part) for part in text.split("-"))
@@ -310,6 +360,18 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
         ("batch", int, 256),
+        ("grid", Path, None),
+        ("output", Path, ...),
+    ],
+    observe: [
+        ("weights", Path, ...),
+        ("sampler", json.loads, ...),
+        ("seeds", str, ...),
+        ("batch", int, 256),
+        ("features", json.loads, ...),
+        ("feature-weights", _named_path, []),
+        ("processes", int, 1),
+        ("grid", Path, None),
         ("output", Path, ...),
     ],
     extract: [("images", Path, ...), ("features", json.loads, ...), ("weights", Path, ...), ("output", Path, ...)],
@@ -318,6 +380,14 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("name", str, ...),
         ("generated", Path, ...),
         ("real", Path, ...),
+        ("output", Path, ...),
+    ],
+    evaluate: [
+        ("images", Path, ...),
+        ("reference", Path, None),
+        ("features", json.loads, ...),
+        ("weights", Path, ...),
+        ("metrics", json.loads, []),
         ("output", Path, ...),
     ],
     select: [("choice", json.loads, ...), ("results", Path, ...), ("output", Path, ...)],
@@ -399,7 +469,7 @@ def _describe(verbs: Any, name: str, *, verb: Callable[[argparse.Namespace], int
         if read is bool:
             described.add_argument(f"--{option}", action="store_true")
         elif isinstance(default, list):
-            metavar = "NAME=PATH" if read is _named_path else "NAME"
+            metavar = {_named_path: "NAME=PATH", json.loads: "JSON"}.get(read, "NAME")
             described.add_argument(
                 f"--{option}", type=read, action="extend", nargs="+", default=default, metavar=metavar
             )

@@ -8,10 +8,11 @@ of what the stage's verb runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onestep import plugins
 from onestep._config.values import Row, Table
@@ -61,6 +62,44 @@ class RowPlan:
     model: Model
     sampler: str
     trains: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationPlan:
+    """Blocks of images that pass through the same feature networks while they are generated.
+
+    Attributes:
+        rule: What the rule is called.
+        blocks: Matches `{model}/{sampler}/{seeds}` of these blocks alone.
+        features: The networks.
+        weights: Their weights, in this order.
+        networks: The networks and their options, as an option of `onestep observe`.
+        weight_options: The same for their weights.
+    """
+
+    rule: str
+    blocks: str
+    features: tuple[str, ...]
+    weights: list[str]
+    networks: str
+    weight_options: str
+
+
+class _Number(NamedTuple):
+    """A metric of one block of a model's images."""
+
+    model: Model
+    sampler: str
+    seeds: str
+    metric: str
+
+    @property
+    def block(self) -> str:
+        return f"{self.model}/{self.sampler}/{self.seeds}"
+
+    @property
+    def path(self) -> str:
+        return f"{RESULTS}/metrics/{self.block}.{self.metric}.json"
 
 
 class Plan:
@@ -254,12 +293,11 @@ class Plan:
 
     def candidate_measurements(self, wildcards: Any) -> list[str]:
         """The numbers by which it is chosen."""
-        model = Model.parse(wildcards.model)
-        by = model.choice
-        return [self._measurement(each, by.sampler, by.seeds, by.metric) for each in self._candidates(model)]
+        return [number.path for number in self._candidate_numbers(Model.parse(wildcards.model))]
 
-    def _measurement(self, model: Model, sampler: str, seeds: str, metric: str) -> str:
-        return f"{RESULTS}/metrics/{model}/{sampler}/{seeds}.{metric}.json"
+    def _candidate_numbers(self, model: Model) -> Iterator[_Number]:
+        by = model.choice
+        return (_Number(each, by.sampler, by.seeds, by.metric) for each in self._candidates(model))
 
     def choice_options(self, wildcards: Any) -> str:
         """The number, which direction of it is better, and the counts of images that name the snapshots."""
@@ -283,8 +321,12 @@ class Plan:
 
     def sample_code(self, wildcards: Any) -> str:
         """Fingerprint of the sampler, the networks and what turns them into pixels."""
-        networks = [f"onestep.networks.{name}" for name in self._networks_of(Model.parse(wildcards.model).name)]
-        return self._code("sample", f"onestep.sampling.{self.experiment.samplers[wildcards.sampler].name}", *networks)
+        return self._code("sample", *self._drawn_with(wildcards.model, wildcards.sampler))
+
+    def _drawn_with(self, model: str, sampler: str) -> list[str]:
+        """Return the modules that a model and a sampler are loaded from by name."""
+        networks = [f"onestep.networks.{name}" for name in self._networks_of(Model.parse(model).name)]
+        return [f"onestep.sampling.{self.experiment.samplers[sampler].name}", *networks]
 
     def _networks_of(self, model: str) -> Iterable[str]:
         """Return the network files a run or teacher may be built from; one, unless only its pickle knows."""
@@ -296,7 +338,10 @@ class Plan:
 
     def extractor_weights(self, wildcards: Any) -> str:
         """The weights of a feature network."""
-        extractor = self.experiment.features[wildcards.features]
+        return self._extractor_weights(wildcards.features)
+
+    def _extractor_weights(self, features: str) -> str:
+        extractor = self.experiment.features[features]
         return self._input(extractor.input) if extractor.input is not None else self._last_snapshot(extractor.run)
 
     def extractor_options(self, wildcards: Any) -> str:
@@ -305,10 +350,74 @@ class Plan:
 
     def extract_code(self, wildcards: Any) -> str:
         """Fingerprint of the feature network."""
-        classifiers = [f"onestep.classifiers.{name}" for name in plugins.choices("classifiers")]
-        return self._code(
-            "extract", f"onestep.features.{self.experiment.features[wildcards.features].name}", *classifiers
-        )
+        return self._code("extract", *self._looked_through(wildcards.features))
+
+    def _looked_through(self, *features: str) -> list[str]:
+        """Return the modules that feature networks are loaded from by name."""
+        chosen = [f"onestep.features.{self.experiment.features[name].name}" for name in features]
+        return [*chosen, *(f"onestep.classifiers.{name}" for name in plugins.choices("classifiers"))]
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether generated images go into files, from which features are extracted."""
+        return self.experiment.storage.images == "keep"
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the features of generated images stay when everything is measured."""
+        return self.experiment.storage.features == "keep"
+
+    @property
+    def observations(self) -> Iterator[ObservationPlan]:
+        """All blocks that anything is measured of, by the feature networks that this takes."""
+        blocks: dict[tuple[str, ...], list[str]] = {}
+        for block, features in self._features_by_block().items():
+            blocks.setdefault(tuple(sorted(features)), []).append(block)
+        for features, members in blocks.items():
+            weights = [self._extractor_weights(name) for name in features]
+            pairs = zip(features, weights, strict=True)
+            yield ObservationPlan(
+                rule=f"observe_{'_and_'.join(features)}",
+                blocks="|".join(map(re.escape, members)),
+                features=features,
+                weights=weights,
+                networks=canonical_json({name: self._block("features", name) for name in features}),
+                weight_options=" ".join(f"{name}={path}" for name, path in pairs),
+            )
+
+    def _features_by_block(self) -> dict[str, set[str]]:
+        """Return for each block of images the feature networks that metrics of it look through."""
+        found: dict[str, set[str]] = {}
+        for number in self._numbers():
+            found.setdefault(number.block, set()).add(self.experiment.metrics[number.metric].features)
+        return found
+
+    def _numbers(self) -> Iterator[_Number]:
+        """Yield everything that is measured: for tables, for their curves, and to choose snapshots by."""
+        for name in self.experiment.tables:
+            yield from self._table_numbers(name)
+            yield from self._curve_numbers(name)
+            for row in self._rows(name):
+                if row.model.choice is not None:
+                    yield from self._candidate_numbers(row.model)
+
+    def observed_weights(self, wildcards: Any) -> str:
+        """The network whose images are observed."""
+        return self._weights(Model.parse(wildcards.block.split("/")[0]))
+
+    def observed_sampler(self, wildcards: Any) -> str:
+        """What draws them."""
+        return canonical_json(self._block("samplers", wildcards.block.split("/")[1]))
+
+    def observed_seeds(self, wildcards: Any) -> str:
+        """Their seeds."""
+        return wildcards.block.split("/")[2]
+
+    def observe_code(self, wildcards: Any) -> str:
+        """Fingerprint of the sampler, the networks and the feature networks."""
+        model, sampler, _ = wildcards.block.split("/")
+        features = sorted(self._features_by_block()[wildcards.block])
+        return self._code("observe", *self._drawn_with(model, sampler), *self._looked_through(*features))
 
     # Numbers, tables, page
 
@@ -397,14 +506,14 @@ class Plan:
 
     def table_metrics(self, wildcards: Any) -> list[str]:
         """Every number of a table."""
-        table = self.experiment.tables[wildcards.table]
+        return [number.path for number in self._table_numbers(wildcards.table)]
+
+    def _table_numbers(self, name: str) -> Iterator[_Number]:
+        table = self.experiment.tables[name]
         metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
-        return [
-            self._measurement(row.model, row.sampler, seeds, metric)
-            for row in self._rows(wildcards.table)
-            for seeds in table.seeds
-            for metric in metrics
-        ]
+        for row in self._rows(name):
+            for seeds in table.seeds:
+                yield from (_Number(row.model, row.sampler, seeds, metric) for metric in metrics)
 
     def _trained_rows(self, table: str) -> Iterator[RowPlan]:
         return (row for row in self._rows(table) if row.trains)
@@ -479,13 +588,13 @@ class Plan:
         wanted = []
         for name, table in self.experiment.tables.items():
             wanted.append(f"{RESULTS}/tables/{name}.json")
-            wanted += [f"{RESULTS}/samples/{row.model}/{row.sampler}/{table.seeds[0]}.npz" for row in self._rows(name)]
-            wanted += self._curve_points(name)
+            wanted += [f"{RESULTS}/grids/{row.model}/{row.sampler}/{table.seeds[0]}.npz" for row in self._rows(name)]
+            wanted += [number.path for number in self._curve_numbers(name)]
         for run in self.experiment.runs:
             wanted += [f"{RESULTS}/runs/{run}/{file}" for file in ("run.yaml", "log.jsonl", "summary.json")]
         return list(dict.fromkeys(wanted))
 
-    def _curve_points(self, name: str) -> Iterator[str]:
+    def _curve_numbers(self, name: str) -> Iterator[_Number]:
         """Yield the numbers of a table's curves: each snapshot of each row whose run has several."""
         table = self.experiment.tables[name]
         if table.curves is None:
@@ -495,7 +604,7 @@ class Plan:
             snapshots = self.experiment.runs[row.name].snapshots
             for images in snapshots if len(snapshots) > 1 else ():
                 point = Model(name=row.name, images=images, ema=row.model.ema)
-                yield self._measurement(point, row.sampler, table.curves.seeds, metric)
+                yield _Number(point, row.sampler, table.curves.seeds, metric)
 
     def page_options(self, wildcards: Any) -> str:
         """The whole config: the page shows it. But it says nothing of where inputs were downloaded."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from onestep.metrics._neighbours import squared_distances, squared_radii
 from onestep.metrics.precision_recall import PrecisionRecall
 
 
@@ -44,11 +45,11 @@ def test_radii_and_distances_are_the_references_up_to_half_precision(golden, rec
         rounding = 4 * 2**-11 * max(float(features.square().sum(1).max()) for features in sets.values())
         for name, features in (("radii_ref", sets["real"]), ("radii_sample", sets["generated"])):
             for column, neighbours in enumerate(recorded[f"{case}/k"]):
-                found = PrecisionRecall(neighbours=int(neighbours))._squared_radii(features)
+                found = squared_radii(features, neighbours=int(neighbours), memory_mib=1024)
                 np.testing.assert_allclose(found, recorded[f"{case}/{name}"][:, column], atol=rounding)
         block = recorded[f"{case}/pairwise_sqdist_block"]
-        ((_, squared),) = PrecisionRecall()._squared_distances(
-            sets["real"][: block.shape[0]], sets["generated"][: block.shape[1]]
+        ((_, squared),) = squared_distances(
+            sets["real"][: block.shape[0]], sets["generated"][: block.shape[1]], memory_mib=1024
         )
         np.testing.assert_allclose(squared, block, atol=rounding)
 
@@ -119,7 +120,7 @@ def test_copies_are_at_distance_zero_also_far_from_the_origin():
     doubled = np.concatenate([real, real])
     found = PrecisionRecall(neighbours=1)(generated=doubled, real=real)
     assert found == {"precision": 1.0, "recall": 1.0}
-    assert (PrecisionRecall(neighbours=1)._squared_radii(torch.from_numpy(doubled).double()) == 0).all()
+    assert (squared_radii(torch.from_numpy(doubled).double(), neighbours=1, memory_mib=1024) == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def _write_samples(results: Path, *, key: tuple[str, str], images: int, seeds: s
     if key in story.noisy:
         pixels = 0.5 + 0.35 * (np.roll(pixels, 1, axis=0) - 0.4) + 0.15 * random.standard_normal(pixels.shape)
     pixels = np.clip(pixels * 255 + 12 * random.standard_normal(pixels.shape), 0, 255).astype(np.uint8)
-    path = results / "samples" / f"{key[0]}@{images}" / key[1] / f"{seeds}.npz"
+    path = results / "grids" / f"{key[0]}@{images}" / key[1] / f"{seeds}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, pixels=pixels[..., None], labels=np.zeros(count, np.int64), seeds=np.arange(count))
 

@@ -245,7 +245,7 @@ def test_several_tables_have_their_own_claims(tmp_path):
 def test_a_row_without_images_says_so(tmp_path):
     story = Story(images=8)
     write_results(tmp_path / "results", story=story)
-    (tmp_path / "results/samples/digits_d2o@40000/one_step/0-1999.npz").unlink()
+    (tmp_path / "results/grids/digits_d2o@40000/one_step/0-1999.npz").unlink()
     evidence = read_evidence(tmp_path / "results", config_text=CONFIG, benchmarks=tmp_path / "benchmarks", reproduce=())
     assert Page(render(evidence)).text.count("not sampled") == 2
 

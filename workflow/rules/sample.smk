@@ -1,48 +1,91 @@
 # SAMPLES AND FEATURES
 # needs:  results/runs/{run}/snapshots/{images}.safetensors, called {run}@{images}, or results/teachers/{teacher}.safetensors,
 #         or results/selections/{run}@best-....safetensors, chosen in measure.smk
-# makes:  results/samples/{model}/{sampler}/{seeds}.npz and results/features/...npz
+# makes:  results/samples/{model}/{sampler}/{seeds}.npz if images are kept, results/grids/... with the first of them, and
+#         results/features/...npz, which go once they are measured unless they are kept
 
 
-rule sample:
-    """Generate one image a seed."""
-    input:
-        plan.model_weights,
-    output:
-        "results/samples/{model}/{sampler}/{seeds}.npz",
-    log:
-        "logs/sample/{model}/{sampler}/{seeds}.log",
-    benchmark:
-        "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
-    conda:
-        "../../envs/onestep.yaml"
-    params:
-        sampler=plan.sampler_options,
-        code=plan.sample_code,
-    shell:
-        "onestep sample --weights {input:q} --sampler {params.sampler:q} --seeds {wildcards.seeds} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+def stored(features):
+    """Return how features of generated images are declared."""
+    return features if plan.keeps_features else temp(features)
 
 
-rule extract:
-    """Pass generated images through a feature network."""
-    input:
-        images="results/samples/{model}/{sampler}/{seeds}.npz",
-        weights=plan.extractor_weights,
-    output:
-        "results/features/{model}/{sampler}/{seeds}.{features}.npz",
-    log:
-        "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
-    benchmark:
-        "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
-    conda:
-        "../../envs/onestep.yaml"
-    params:
-        features=plan.extractor_options,
-        code=plan.extract_code,
-    shell:
-        "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
-        " --output {output:q} > {log:q} 2>&1"
+if plan.keeps_images:
+
+    rule sample:
+        """Generate one image a seed."""
+        input:
+            plan.model_weights,
+        output:
+            images="results/samples/{model}/{sampler}/{seeds}.npz",
+            grid="results/grids/{model}/{sampler}/{seeds}.npz",
+        log:
+            "logs/sample/{model}/{sampler}/{seeds}.log",
+        benchmark:
+            "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
+        conda:
+            "../../envs/onestep.yaml"
+        params:
+            sampler=plan.sampler_options,
+            code=plan.sample_code,
+        shell:
+            "onestep sample --weights {input:q} --sampler {params.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
+            " --output {output.images:q} 2>&1 | tee {log:q}"
+
+    rule extract:
+        """Pass generated images through a feature network."""
+        input:
+            images="results/samples/{model}/{sampler}/{seeds}.npz",
+            weights=plan.extractor_weights,
+        output:
+            stored("results/features/{model}/{sampler}/{seeds}.{features}.npz"),
+        log:
+            "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
+        benchmark:
+            "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
+        conda:
+            "../../envs/onestep.yaml"
+        params:
+            features=plan.extractor_options,
+            code=plan.extract_code,
+        shell:
+            "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
+            " --output {output:q} > {log:q} 2>&1"
+
+
+for look in [] if plan.keeps_images else plan.observations:
+
+    rule:
+        """Generate one image a seed and pass it at once through every feature network that anything asks for."""
+        name:
+            look.rule
+        input:
+            model=plan.observed_weights,
+            networks=look.weights,
+        output:
+            features=[
+                stored(f"results/features/{{block}}.{features}.npz")
+                for features in look.features
+            ],
+            grid="results/grids/{block}.npz",
+        log:
+            "logs/observe/{block}.log",
+        benchmark:
+            "benchmarks/observe/{block}.tsv"
+        wildcard_constraints:
+            block=look.blocks,
+        conda:
+            "../../envs/onestep.yaml"
+        params:
+            sampler=plan.observed_sampler,
+            seeds=plan.observed_seeds,
+            features=look.networks,
+            weights=look.weight_options,
+            code=plan.observe_code,
+        shell:
+            "onestep observe --weights {input.model:q} --sampler {params.sampler:q} --seeds {params.seeds}"
+            " --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
+            " --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"
 
 
 rule extract_real:

@@ -391,6 +391,19 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Storage:
+    """What of the way from generated images to numbers stays on disk; grids of a few images always do.
+
+    Attributes:
+        images: `none` passes each block of images through the feature networks while it is generated, in one job.
+        features: `none` deletes the features of generated images once everything is measured that looks at them.
+    """
+
+    images: Literal["keep", "none"] = "keep"
+    features: Literal["keep", "none"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Rerun:
     """What a change leads to, where that is a matter of taste."""
 
@@ -416,4 +429,5 @@ class Experiment:
     samplers: Named[Component] = Field(default_factory=_nothing)
     metrics: Named[Metric] = Field(default_factory=_nothing)
     tables: Named[Table] = Field(default_factory=_nothing)
+    storage: Storage = Storage()
     rerun: Rerun = Rerun()

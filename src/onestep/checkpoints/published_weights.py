@@ -28,17 +28,35 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
+    return _tensors(_document(path), path=path)
+
+
+def read_published_tensor(path: Path | str) -> Tensor:
+    """Read the one tensor in a file of `torch.save`.
+
+    Raises:
+        ValueError: The file is damaged, or holds anything else.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    tensor = _document(path)
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{path}: holds a {type(tensor).__name__}, expected one tensor")
+    return tensor
+
+
+def _document(path: Path) -> Any:
+    """Return what `torch.save` has written, in which nothing but tensors and plain values is read."""
     if _is_program(path):
         raise ValueError(
             f"{path}: a TorchScript program, which could only be executed; fetch the same weights as tensors "
             "(safetensors, or a file of torch.save)"
         )
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None
-    return _tensors(document, path=path)
 
 
 def _is_program(path: Path) -> bool:

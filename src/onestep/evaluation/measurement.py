@@ -30,7 +30,7 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     reference = None
     if "real" in metric.compares or real != generated:
         reference = read_reference(real, width=features.shape[1], takes_statistics=metric.takes_statistics)
-        _refuse_other_weights(found.about["weights_sha256"], reference.weights_sha256, generated=generated, real=real)
+        refuse_other_weights(found.about["weights_sha256"], reference.weights_sha256, generated=generated, real=real)
     available = {
         "generated": features,
         "real": None if reference is None else reference.real,
@@ -58,7 +58,12 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
     )
 
 
-def _refuse_other_weights(ours: str, theirs: str | None, *, generated: Path, real: Path) -> None:
+def refuse_other_weights(ours: str, theirs: str | None, *, generated: Path, real: Path) -> None:
+    """Refuse features of two networks, where both are known.
+
+    Raises:
+        ValueError: The digests of their weights differ.
+    """
     if theirs not in (None, ours):
         raise ValueError(
             f"{generated} and {real} were made with different weights of the feature network; extract both again"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from onestep.metrics import Direction
 from onestep.metrics._arrays import finite_rows, same_width
+from onestep.metrics._neighbours import Arithmetic, prepared, squared_distances, squared_radii
 
 __all__ = ["PrecisionRecall"]
 
@@ -24,9 +24,7 @@ class PrecisionRecall:
     compares: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    def __init__(
-        self, *, neighbours: int = 3, memory_mib: int = 1024, arithmetic: Literal["float64", "float16"] = "float64"
-    ) -> None:
+    def __init__(self, *, neighbours: int = 3, memory_mib: int = 1024, arithmetic: Arithmetic = "float64") -> None:
         """Choose the manifold.
 
         Args:
@@ -61,60 +59,14 @@ class PrecisionRecall:
         generated = finite_rows(generated, called="generated features", at_least=self.neighbours + 1)
         real = finite_rows(real, called="real features", at_least=self.neighbours + 1)
         same_width(generated=generated, real=real)
-        generated, real = (_exact if self.arithmetic == "float64" else _halved)(generated, real)
-        generated_radii, real_radii = self._squared_radii(generated), self._squared_radii(real)
+        generated, real = prepared(generated, real, arithmetic=self.arithmetic)
+        generated_radii, real_radii = (
+            squared_radii(members, neighbours=self.neighbours, memory_mib=self.memory_mib)
+            for members in (generated, real)
+        )
         in_real = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
         in_generated = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-        for rows, squared in self._squared_distances(generated, real):
+        for rows, squared in squared_distances(generated, real, memory_mib=self.memory_mib):
             in_real[rows] = (squared <= real_radii).any(dim=1)
             in_generated |= (squared <= generated_radii[rows, None]).any(dim=0)
         return {"precision": float(in_real.double().mean()), "recall": float(in_generated.double().mean())}
-
-    def _squared_radii(self, members: Tensor) -> Tensor:
-        """Return the squared distance of each member to its k-th nearest neighbour, [N]."""
-        radii = torch.empty(len(members), dtype=members.dtype, device=members.device)
-        for rows, squared in self._squared_distances(members, members):
-            itself = torch.arange(rows.start, rows.stop, device=members.device)
-            squared[itself - rows.start, itself] = torch.inf
-            radii[rows] = squared.kthvalue(self.neighbours, dim=1).values
-        return radii
-
-    def _squared_distances(self, a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield, for some rows of `a` at a time, their squared distances to all rows of `b`."""
-        tables = 4  # the distances, and what is made of them on the way
-        count = max(1, self.memory_mib * 2**20 // (tables * max(4, b.element_size()) * len(b)))
-        table = _rounded_table if a.dtype == torch.float16 else _table
-        a_squared, b_squared = a.square().sum(dim=1), b.square().sum(dim=1)
-        for start in range(0, len(a), count):
-            rows = slice(start, min(start + count, len(a)))
-            yield rows, table(a[rows], b, a_squared=a_squared[rows, None], b_squared=b_squared)
-
-
-def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
-    """Return squared distances [N, M] of rows a [N, D] and b [M, D], given their squares [N, 1] and [M]."""
-    size = a_squared + b_squared
-    squared = torch.addmm(size, a, b.T, alpha=-2)
-    # Below this all is rounding: copies of one image shall be at distance 0, whatever the matrix product says.
-    return torch.where(squared > 1e-12 * size, squared, 0.0)
-
-
-def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
-    """Return them, in float32, as float16 has them: the product is summed in float32 and rounded once."""
-    product = (a.float() @ b.float().T).half()
-    return (a_squared - 2 * product + b_squared).clamp(min=0).float()
-
-
-def _exact(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets in float64, around 0: distances stay, the numbers they are differences of get smaller."""
-    # Differs from the reference: guided-diffusion computes in float16.
-    generated, real = generated.double(), real.double()
-    centre = real.mean(dim=0)
-    return generated - centre, real - centre
-
-
-def _halved(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets in float16, or in float32 where a squared distance might exceed what float16 holds."""
-    largest = max(float(rows.double().square().sum(dim=1).max()) for rows in (generated, real))
-    fits = 4 * largest < torch.finfo(torch.float16).max
-    dtype = torch.float16 if fits else torch.float32
-    return generated.to(dtype), real.to(dtype)

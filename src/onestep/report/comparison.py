@@ -37,6 +37,8 @@ def _names(measurement: Mapping[str, Any]) -> str:
 
 
 def _origin(measurement: Mapping[str, Any]) -> str:
+    if "source" in measurement:  # by `onestep evaluate`
+        return str(measurement["source"])
     return f"{measurement['model']}, {measurement['sampler']}, seeds {measurement['seeds']}"
 
 

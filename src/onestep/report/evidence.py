@@ -149,7 +149,7 @@ def _read_table(results: Path, *, config: Mapping[str, Any], name: str) -> Table
 def _read_samples(results: Path, row: Row, *, seeds: str) -> Samples | None:
     if row.model is None or row.sampler is None:
         return None
-    path = results / "samples" / row.model / row.sampler / f"{seeds}.npz"
+    path = results / "grids" / row.model / row.sampler / f"{seeds}.npz"
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as archive:

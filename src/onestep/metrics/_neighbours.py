@@ -1,0 +1,79 @@
+"""Distances between two sets of features and to nearest neighbours, a chunk at a time: never the whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Arithmetic = Literal["float64", "float16"]
+
+_TABLES = 4  # the distances, and what is made of them on the way
+
+
+def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """Return two sets of features [N, D] and [M, D] in the number type of their distances."""
+    return (_exact if arithmetic == "float64" else _halved)(generated, real)
+
+
+def squared_radii(members: Tensor, *, neighbours: int, memory_mib: int) -> Tensor:
+    """Return the squared distance of each member to its k-th nearest neighbour, [N]; none is its own neighbour.
+
+    Args:
+        members: A set that `prepared` has returned, [N, D].
+        neighbours: k.
+        memory_mib: About how much memory the distances may take at a time; it changes no result.
+    """
+    radii = torch.empty(len(members), dtype=members.dtype, device=members.device)
+    for rows, squared in squared_distances(members, members, memory_mib=memory_mib):
+        itself = torch.arange(rows.start, rows.stop, device=members.device)
+        squared[itself - rows.start, itself] = torch.inf
+        radii[rows] = squared.kthvalue(neighbours, dim=1).values
+    return radii
+
+
+def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield, for some rows of `a` [N, D] at a time, their squared distances to all rows of `b` [M, D]."""
+    count = rows_at_a_time(len(b), itemsize=b.element_size(), memory_mib=memory_mib)
+    table = _rounded_table if a.dtype == torch.float16 else _table
+    a_squared, b_squared = a.square().sum(dim=1), b.square().sum(dim=1)
+    for start in range(0, len(a), count):
+        rows = slice(start, min(start + count, len(a)))
+        yield rows, table(a[rows], b, a_squared=a_squared[rows, None], b_squared=b_squared)
+
+
+def rows_at_a_time(width: int, *, itemsize: int, memory_mib: int) -> int:
+    """Return how many rows of a table of distances, each of `width` numbers, fit into the memory; at least one."""
+    return max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
+
+
+def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
+    """Return squared distances [N, M] of rows a [N, D] and b [M, D], given their squares [N, 1] and [M]."""
+    size = a_squared + b_squared
+    squared = torch.addmm(size, a, b.T, alpha=-2)
+    # Below this all is rounding: copies of one image shall be at distance 0, whatever the matrix product says.
+    return torch.where(squared > 1e-12 * size, squared, 0.0)
+
+
+def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
+    """Return them, in float32, as float16 has them: the product is summed in float32 and rounded once."""
+    product = (a.float() @ b.float().T).half()
+    return (a_squared - 2 * product + b_squared).clamp(min=0).float()
+
+
+def _exact(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sets in float64, around 0: distances stay, the numbers they are differences of get smaller."""
+    # Differs from the reference: guided-diffusion computes in float16.
+    generated, real = generated.double(), real.double()
+    centre = real.mean(dim=0)
+    return generated - centre, real - centre
+
+
+def _halved(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sets in float16, or in float32 where a squared distance might exceed what float16 holds."""
+    largest = max(float(rows.double().square().sum(dim=1).max()) for rows in (generated, real))
+    fits = 4 * largest < torch.finfo(torch.float16).max
+    dtype = torch.float16 if fits else torch.float32
+    return generated.to(dtype), real.to(dtype)
