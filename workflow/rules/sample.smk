@@ -5,10 +5,8 @@
 #         results/features/...npz, which go once they are measured unless they are kept
 
 
-def stored(features):
-    """Return how features of generated images are declared."""
-    return features if plan.keeps_features else temp(features)
-
+# Features go once they are measured, unless the config keeps them.
+stored = (lambda features: features) if plan.keeps_features else temp
 
 if plan.keeps_images:
 
