@@ -102,3 +102,8 @@ class Golden:
 def golden() -> Golden:
     """The recordings named by ONESTEP_GOLDEN, or the project's own copy."""
     return Golden(Path(os.environ.get("ONESTEP_GOLDEN", Path(__file__).parent / "golden")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that share a long preparation: begun last, they would leave the other process idle."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
