@@ -14,7 +14,7 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 	@snakemake --directory demo --profile profiles/local && onestep show demo/results/tables/digits.json --page demo/results/report/index.html
 
 test: setup lint  ## all tests
-	@python -m pytest -n 2 --dist loadgroup
+	@python -m pytest -n 2
 
 test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: half an hour, 7 GB of memory, 3 GB of disk
 	@python -m pytest -m full_size

@@ -104,6 +104,26 @@ def golden() -> Golden:
     return Golden(Path(os.environ.get("ONESTEP_GOLDEN", Path(__file__).parent / "golden")))
 
 
+# Their tests share preparations of a minute each, so one process takes all of a folder.
+_TOGETHER = ("tests/training/", "tests/workflow/")
+
+
+def _shared(nodeid: str) -> str | None:
+    return next((folder for folder in _TOGETHER if nodeid.startswith(folder)), None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the groups that share a long preparation: begun last, they would leave the other process idle."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Begin with what shares a long preparation: begun last, it would leave the other process idle."""
+    items.sort(key=lambda item: _shared(item.nodeid) is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep those folders together; the groups of pytest-xdist have no effect with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Folders(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared(nodeid) or nodeid
+
+    return Folders(config, log)

@@ -15,7 +15,7 @@ import pytest
 
 from recipes import RECIPES, recipe
 
-pytestmark = [pytest.mark.full_size, pytest.mark.xdist_group("full_size")]
+pytestmark = pytest.mark.full_size
 
 _WORKER = Path(__file__).with_name("full_size_worker.py")
 

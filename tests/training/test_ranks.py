@@ -16,8 +16,6 @@ from safetensors.torch import load_file
 from onestep.data._archive import write_archive
 from onestep.data.image_zip import ImageZip
 
-pytestmark = pytest.mark.xdist_group("training")
-
 _ADA = {
     "name": "stylegan2_ada",
     "probability": 0.5,

@@ -12,8 +12,6 @@ import pytest
 import torch
 import yaml
 
-pytestmark = pytest.mark.xdist_group("training")
-
 
 def snapshot(folder, run, name):
     return (folder / run / "snapshots" / f"{name}.safetensors").read_bytes()

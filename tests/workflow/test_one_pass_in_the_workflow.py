@@ -5,12 +5,9 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-import pytest
 
 from onestep.files import read_json
 from tiny import selecting_config, write_config
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 TABLE = "results/tables/digits.json"
 

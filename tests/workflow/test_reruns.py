@@ -13,8 +13,6 @@ from netless import WITHOUT_NETWORK, may_leave_network
 from onestep.files import read_json
 from tiny import selecting_config, write_config
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 FRECHET = ("metrics/frechet.py", "return {", "_edited = 1\n        return {")
 D2O = (
     "objectives/d2o.py",
