@@ -128,10 +128,10 @@ def test_the_table_shows_every_row_with_its_best_values_and_marks(page):
     table = page[page.index('<table class="results">') : page.index("</table>")]
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[1:]
     assert [Page(row).text.replace(" \u00b1 ", "+-") for row in rows] == [
-        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 last 0 %",
-        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 last 0 %",
-        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 last 0 %",
-        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 last 79 %",
+        "digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 100,000 last 0 % frozen",
+        "digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 100,000 last 0 % frozen",
+        "digits_d2o \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 last 0 % frozen",
+        "digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 last 79 % frozen",
     ]
     assert [row.count("number best") for row in rows] == [0, 0, 4, 0]
     assert "Trained with other code" in page
@@ -288,7 +288,7 @@ def test_another_method_stands_in_the_table_with_its_source_and_draws_nothing(fi
     table = text[text.index('<table class="results">') : text.index("</table>")]
     assert Page(re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[-1]).text == (
         "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured "
-        "~400 M not published"
+        "~400 M"
     )
     found = Page(text)
     assert "[1] A <Paper>" in found.text
@@ -303,7 +303,7 @@ def test_rows_of_several_datasets_say_which(finished):
     table = text[text.index('<table class="results">') : text.index("</table>")]
     heads, first = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[:2]
     assert Page(heads).text.startswith("Row Dataset Evaluations")
-    assert Page(heads).text.endswith("Images seen, snapshot Frozen Average")
+    assert Page(heads).text.endswith("Images seen Average")
     assert Page(first).text.startswith("digits_edm heun digits 35") and Page(first).text.endswith(
-        "last 0 % 5,000 images"
+        "last 0 % frozen 5,000 images"
     )
