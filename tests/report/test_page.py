@@ -287,8 +287,7 @@ def test_another_method_stands_in_the_table_with_its_source_and_draws_nothing(fi
     text = render(dataclasses.replace(finished, tables=(shown,)))
     table = text[text.index('<table class="results">') : text.index("</table>")]
     assert Page(re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)[-1]).text == (
-        "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured "
-        "~400 M"
+        "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured ~400 M"
     )
     found = Page(text)
     assert "[1] A <Paper>" in found.text
