@@ -16,7 +16,7 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 test: setup lint  ## all tests
 	@python -m pytest -n 2
 
-test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: half an hour, 7 GB of memory, 3 GB of disk
+test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: ten minutes, 7 GB of memory, 3 GB of disk
 	@python -m pytest -m full_size
 
 lint: setup  ## style, import contracts, rules
