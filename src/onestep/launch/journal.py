@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Job:
         attempt: How many jobs went before it without the run getting on.
         images_seen: How far the run was when it was submitted.
         processes: Processes of the job.
+        ended: How it ended, where a launcher has seen and said it.
     """
 
     job_id: str
@@ -39,6 +40,7 @@ class Job:
     attempt: int
     images_seen: int
     processes: int
+    ended: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,10 @@ class Journal:
         write_json(self.folder / "job.json", asdict(job))
         self._intention.unlink(missing_ok=True)
 
+    def close(self, job: Job, *, because: str) -> None:
+        """Remember how a job ended: nobody need look for it again."""
+        write_json(self.folder / "job.json", asdict(replace(job, ended=because)))
+
     @property
     def _intention(self) -> Path:
         return self.folder / "submitting"
@@ -102,7 +108,7 @@ class Journal:
         return Ending(restarts=int(found[1]), code=int(found[2]))
 
     def stopped(self, job_id: str) -> bool:
-        """Whether any life of a job was told to leave, and left its state behind."""
+        """Whether the last life of a job was told to leave, and left its state behind; a new one clears the mark."""
         return any(self.folder.glob(f"stopped.{job_id}.*"))
 
     @property

@@ -5,18 +5,15 @@ What decides is on disk, in the run's work folder, and in SLURM; nothing that is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from onestep.exits import Exit
 from onestep.launch.cluster import Cluster
-from onestep.launch.driver import driver_of
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
@@ -47,7 +44,7 @@ def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster
         ValueError: sbatch refused the job.
     """
     said = False
-    with Asked() as asked, _leaving_with_driver(asked):
+    with Asked() as asked:
         while asked.by is None:
             with journal.watching() as mine:
                 if mine:
@@ -68,25 +65,6 @@ def say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def _leaving_with_driver(asked: Asked) -> Iterator[None]:
-    """While it is entered, the death of the Snakemake above us counts as SIGHUP."""
-    driver = driver_of()
-    previous = signal.getsignal(signal.SIGALRM)
-
-    def look(*_: object) -> None:
-        if driver is not None and not driver.lives and asked.by is None:
-            asked.by = signal.SIGHUP
-
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)
-
-
 class _Launcher:
     """The one launcher of a run, for as long as it holds the run's lock."""
 
@@ -100,8 +78,10 @@ class _Launcher:
         if self._journal.is_done:
             return self._publish()
         self._settle_others()
-        job = self._find() or self._submit(attempt=0)
-        return Exit.DETACHED if job is None else self._watch(job)
+        job, lives = self._found()
+        if job is None:
+            job, lives = self._submit(attempt=0), True
+        return Exit.DETACHED if job is None else self._watch(job, lives=lives)
 
     def _publish(self) -> Exit:
         publish(self._journal.folder, self._target)
@@ -124,18 +104,18 @@ class _Launcher:
                         f"(launch.on_change), `scancel {job_id}` ends it"
                     )
 
-    def _find(self) -> Job | None:
-        """Return the run's job that lives, or whose end nobody has judged yet."""
+    def _found(self) -> tuple[Job | None, bool]:
+        """Return the run's job, unless its end is known, and whether it is known to live."""
         job, name = self._journal.job, job_name(self._run, self._journal.folder)
         active = self._active(name)
-        if job is not None and (active is None or job.job_id in active):
-            say(f"{self._run}: found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
-            self._journal.event("attached", job=job.job_id)
-            return job
-        if active:
+        if active and (job is None or job.job_id not in active):
             say(f"{self._run}: found job {active[0]} under the name {name}")
-            return adopt(active[0], self._request, journal=self._journal)
-        return None
+            return adopt(active[0], self._request, journal=self._journal), True
+        if job is None or job.ended is not None:
+            return None, False
+        say(f"{self._run}: found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
+        self._journal.event("attached", job=job.job_id)
+        return job, bool(active)
 
     def _active(self, name: str) -> list[str] | None:
         """Return the ids of living jobs under a name, oldest first; after a submission of unknown end, wait for it."""
@@ -166,8 +146,11 @@ class _Launcher:
         say(f"{self._run}: submitted job {job.job_id}; rank 0 prints to {log_of(job.job_id, journal=self._journal)}")
         return job
 
-    def _watch(self, job: Job) -> Exit:
-        """Watch jobs until the run has ended, or until this process is asked to leave."""
+    def _watch(self, job: Job, *, lives: bool) -> Exit:
+        """Watch jobs until the run has ended, or until this process is asked to leave.
+
+        A job that had failed before it was found (`lives` is false) is no reason to fail now: it is submitted anew.
+        """
         while True:
             judgement = self._judged(job)
             if judgement is None:
@@ -177,10 +160,14 @@ class _Launcher:
             if judgement.verdict is Verdict.UNREACHABLE:
                 say(f"{self._run}: {judgement.because}; job {job.job_id} may go on, the same command comes back to it")
                 return Exit.DETACHED
-            successor = self._successor(job, judgement)
-            if successor is None:
+            self._journal.close(job, because=judgement.because)
+            if lives and not self._may_follow(job, judgement):
                 return self._fail(job, judgement)
-            job = successor
+            say(f"{self._run}: job {job.job_id}: {judgement.because}; submitting it anew")
+            successor = self._submit(attempt=self._attempt_after(job))
+            if successor is None:
+                return Exit.DETACHED
+            job, lives = successor, True
 
     def _judged(self, job: Job) -> Judgement | None:
         """Return the first judgement that is not to wait; None when asked to leave before that."""
@@ -220,6 +207,7 @@ class _Launcher:
         by = self._asked.by
         if by == signal.SIGINT and self._site.on_interrupt == "cancel":
             gone = self._cluster.cancel(job.job_id)
+            self._journal.close(job, because="cancelled by Ctrl-C")
             self._journal.event("cancelled", job=job.job_id, because=by.name)
             said = "cancelled" if gone else f"asked to end, but still there; `scancel {job.job_id}` asks again"
             say(f"{self._run}: job {job.job_id} {said}; the same command goes on from its last state")
@@ -231,20 +219,17 @@ class _Launcher:
         )
         return Exit.DETACHED
 
-    def _successor(self, job: Job, judgement: Judgement) -> Job | None:
-        """Submit a job in place of one that SLURM lost, unless too many were lost already without any progress."""
-        if judgement.verdict is not Verdict.LOST:
-            return None
+    def _may_follow(self, job: Job, judgement: Judgement) -> bool:
+        """Whether another job takes the place of one that SLURM lost, and is certain not to put back now."""
         ending = self._journal.ending_of(job.job_id)
-        if ending is not None and ending.restarts >= self._site.requeues > 0:
-            return None
-        attempt = 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
-        if attempt > self._site.resubmissions:
-            return None
-        # SLURM might still put it back.
-        self._cluster.cancel(job.job_id)
-        say(f"{self._run}: job {job.job_id}: {judgement.because}; submitting it anew")
-        return self._submit(attempt=attempt)
+        spent = ending is not None and ending.restarts >= self._site.requeues > 0
+        if judgement.verdict is not Verdict.LOST or spent or self._attempt_after(job) > self._site.resubmissions:
+            return False
+        return self._cluster.cancel(job.job_id)
+
+    def _attempt_after(self, job: Job) -> int:
+        """Return the number of the job that would follow: those count between which the run did not get on."""
+        return 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
 
     def _fail(self, job: Job, judgement: Judgement) -> Exit:
         self._journal.event("failed", job=job.job_id, because=judgement.because)

@@ -1,4 +1,4 @@
-"""Signals that ask a launcher to leave: noted here, answered by the launcher where it stands."""
+"""What asks a launcher to leave, signals and the death of its Snakemake: noted here, answered where it stands."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from types import FrameType
 from typing import Any
 
 from onestep.exits import Exit
+from onestep.launch.driver import Process, driver_of
 
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Asked:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP are remembered; a second SIGINT ends the process at once.
+    """While it is entered, SIGINT, SIGTERM and SIGHUP are remembered; a second SIGINT ends the process at once."""
 
-    Attributes:
-        by: The first signal that came, or None.
-    """
-
-    def __init__(self) -> None:
-        self.by: signal.Signals | None = None
+    def __init__(self, driver: Process | None = None) -> None:
+        """Watch `driver` as well, by default the Snakemake above this process."""
+        self._driver = driver_of() if driver is None else driver
+        self._signal: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
+
+    @property
+    def by(self) -> signal.Signals | None:
+        """The first signal that came, or None; a dead Snakemake counts as SIGHUP, its terminal went with it."""
+        if self._signal is None and self._driver is not None and not self._driver.lives:
+            self._signal = signal.SIGHUP
+        return self._signal
 
     def __enter__(self) -> Asked:
         self._previous = {number: signal.signal(number, self._note) for number in _ASKING}
@@ -32,7 +38,7 @@ class Asked:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.by == signal.SIGINT:
+        if number == signal.SIGINT and self._signal == signal.SIGINT:
             os._exit(Exit.CANCELLED)
-        if self.by is None:
-            self.by = signal.Signals(number)
+        if self._signal is None:
+            self._signal = signal.Signals(number)

@@ -163,10 +163,8 @@ def _gpus(site: Any) -> Mapping[str, Any]:
 
 def _first_lines(folder: Path) -> list[str]:
     """Return the lines that every life of a job begins with."""
-    return [
-        f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}",
-        f"rm -f {shlex.quote(str(folder / 'exit_code'))}",
-    ]
+    place = shlex.quote(str(folder))
+    return [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
 
 
 def _last_lines(folder: Path, *, requeues: int) -> list[str]:
