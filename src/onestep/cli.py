@@ -84,11 +84,24 @@ def train(options: argparse.Namespace) -> int:
         from onestep.launch.local import run_locally
 
         return run_locally(sys.argv[1:], processes=options.processes)
-    import yaml
+    from onestep.exits import Exit
+    from onestep.training.stopping import listening
 
-    from onestep.fingerprint import Fingerprints
-    from onestep.stages import training_code
-    from onestep.training.run import Inputs, carry_out
+    # Before torch is imported, which takes a while: a signal then would end the process as any other.
+    with listening() as stop:
+        from onestep.fingerprint import Fingerprints
+        from onestep.stages import training_code
+        from onestep.training.run import carry_out
+
+        assignment = _assignment(options)
+        code = training_code(assignment.document(), fingerprints=Fingerprints())
+        finished = carry_out(assignment, code=code, output=options.output, stop=stop.asked)
+    return Exit.FINISHED if finished else Exit.STOPPED
+
+
+def _assignment(options: argparse.Namespace) -> Any:
+    """Return which run a verb trains."""
+    from onestep.training.assignment import Assignment, Inputs
 
     inputs = Inputs(
         run=options.run,
@@ -97,17 +110,14 @@ def train(options: argparse.Namespace) -> int:
         backbones=dict(options.backbone),
         class_embeddings=options.class_embeddings,
     )
-    carry_out(
-        inputs,
+    return Assignment(
+        inputs=inputs,
         state=options.state,
-        output=options.output,
-        code=training_code(yaml.safe_load(options.run.read_text()), fingerprints=Fingerprints()),
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
         rows_per_pass=options.rows_per_pass,
         cache=options.cache,
     )
-    return 0
 
 
 def convert(options: argparse.Namespace) -> int:
