@@ -126,7 +126,13 @@ class Journal:
 
     def event(self, what: str, **facts: Any) -> None:
         """Append a line to events.jsonl: what was done to the run's jobs, and when."""
-        line = {"at": round(time.time(), 3), "what": what, **facts, "host": socket.gethostname(), "process": os.getpid()}
+        line = {
+            "at": round(time.time(), 3),
+            "what": what,
+            **facts,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
         with open(self.folder / "events.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 

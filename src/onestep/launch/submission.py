@@ -1,4 +1,4 @@
-"""A run becomes a job of SLURM: its batch script by submitit, its environment clean, its code a copy of what is here."""
+"""A run becomes a job of SLURM: batch script by submitit, a clean environment, a copy of the code that is here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 import onestep
 from onestep.files import sha256_of_text
 from onestep.launch.journal import Job, Journal
+from onestep.launch.task import TrainingTask
+from onestep.training.assignment import Assignment
 
 # A job gets these from its own site, not from the machine it was submitted on: Snakemake sets the first ones for its
 # local jobs, and the temporary folder of a login node is none on a compute node.
@@ -38,13 +40,25 @@ class Request:
 
     Attributes:
         run: The run.
-        task: What each process of the job calls; plain data.
+        task: What each process of the job calls.
         site: What `launch` of config.yaml says of the run.
     """
 
     run: str
-    task: Any
+    task: TrainingTask
     site: Any
+
+
+def request_for(run: str, *, assignment: Assignment, site: Any) -> Request:
+    """Return what is submitted for a run, which `launch` of config.yaml says of it."""
+    task = TrainingTask(
+        assignment=assignment,
+        nodes=site.nodes,
+        processes_per_node=site.processes_per_node,
+        cpus_per_process=site.cpus_per_process,
+        device=site.device,
+    )
+    return Request(run=run, task=task, site=site)
 
 
 def job_name(run: str, folder: Path) -> str:
@@ -70,7 +84,9 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
         with _clean_environment():
             job_id = executor.submit(request.task).job_id
     except submitit.core.utils.FailedJobError as error:
-        raise Refused(f"sbatch refused the job of {request.run}: {_words(error)}; see `launch` in config.yaml") from error
+        raise Refused(
+            f"sbatch refused the job of {request.run}: {_words(error)}; see `launch` in config.yaml"
+        ) from error
     job = _job(job_id, request, name=name, journal=journal, attempt=attempt)
     journal.record(job)
     journal.event("submitted", job=job_id, attempt=attempt)
@@ -183,7 +199,7 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
         '\t\techo "onestep: the state is saved, and the job goes back into the queue"',
         '\t\tscontrol requeue "$SLURM_JOB_ID"',
         "\telse",
-        f'\t\techo "onestep: the state is saved; the job was put back into the queue {requeues} times, which is enough"',
+        f'\t\techo "onestep: the state is saved; {requeues} times back in the queue are enough"',
         "\tfi",
         "fi",
         'exit "$code"',
