@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from onestep.exits import Exit
-from onestep.launch.cluster import Cluster
+from onestep.launch.cluster import Cluster, Sighting
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
@@ -199,7 +199,7 @@ class _Launcher:
             exit_code=None if ending is None else ending.code,
             stopped=self._journal.stopped(job.job_id),
         )
-        news.tell(sighting.state, because=judgement.because, nodes=sighting.nodes, restarts=sighting.restarts)
+        news.tell(sighting, because=judgement.because)
         return judgement
 
     def _leave(self, job: Job) -> Exit:
@@ -248,21 +248,20 @@ class _News:
     def __init__(self, run: str, job_id: str, journal: Journal) -> None:
         self._run, self._job_id, self._journal = run, job_id, journal
         self._told: tuple[str | None, int | None] | None = None
-        self._said_at = self._since = time.monotonic()
+        self._said_at = time.monotonic()
 
-    def tell(self, state: str | None, *, because: str, nodes: str, restarts: int | None) -> None:
+    def tell(self, sighting: Sighting, *, because: str) -> None:
         """Print a line if it is worth one."""
-        now, fresh = time.monotonic(), (state, restarts) != self._told
-        if not fresh and (state == "RUNNING" or now - self._said_at < _SAY_EVERY_SECONDS):
+        now, state = time.monotonic(), (sighting.state, sighting.restarts)
+        if state == self._told and (sighting.state == "RUNNING" or now - self._said_at < _SAY_EVERY_SECONDS):
             return
-        if fresh:
-            self._told, self._since = (state, restarts), now
-            self._journal.event("state", job=self._job_id, state=state, restarts=restarts, nodes=nodes)
+        if state != self._told:
+            self._told = state
+            facts = {"state": sighting.state, "restarts": sighting.restarts, "nodes": sighting.nodes}
+            self._journal.event("state", job=self._job_id, **facts)
         self._said_at = now
-        where = f" on {nodes}" if nodes else ""
-        lives = f", life {restarts + 1}" if restarts else ""
-        why = "" if state == "RUNNING" or not because else f" ({because})"
-        say(f"{self._run}: job {self._job_id} {state or 'unknown to SLURM'}{where}{lives}{why}")
+        life = f", life {sighting.restarts + 1}" if sighting.restarts else ""
+        say(f"{self._run}: job {self._job_id} {because}{life}")
 
 
 def _ago(at: float) -> str:

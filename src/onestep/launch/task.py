@@ -176,7 +176,10 @@ def _speak(*, leads: bool) -> None:
     """Let the leading rank report, and the others say what went wrong."""
     level = logging.INFO if leads else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("submitit").setLevel(level)
+    submitit = logging.getLogger("submitit")
+    submitit.setLevel(level)
+    # It has a handler of its own.
+    submitit.propagate = False
 
 
 def _refuse(error: ValueError, *, leads: bool) -> NoReturn:
