@@ -607,8 +607,8 @@ class Plan:
                 yield _Number(point, row.sampler, table.curves.seeds, metric)
 
     def page_options(self, wildcards: Any) -> str:
-        """The whole config: the page shows it. But it says nothing of where inputs were downloaded."""
-        return canonical_json({key: value for key, value in self._document.items() if key != "mirrors"})
+        """The whole config: the page shows it. But it says nothing of where inputs were downloaded and runs trained."""
+        return canonical_json({key: value for key, value in self._document.items() if key not in ("mirrors", "launch")})
 
     def report_code(self, wildcards: Any) -> str:
         """Fingerprint of the page: its code, and the template and style sheet beside it."""
