@@ -16,6 +16,8 @@ rule resolve:
     localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
@@ -37,6 +39,13 @@ rule embed:
         "benchmarks/embed/{class_embeddings}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+        gpu=plan.gpu,
+        gpu_model=plan.gpu_model,
+        gres=plan.gres,
     params:
         options=plan.embedding_options,
         code=plan.embedding_code,
@@ -66,6 +75,11 @@ for run in plan.runs:
         retries: 0
         conda:
             "../../envs/onestep.yaml"
+        # Its job's image is that of launch.python: what submits it stands outside.
+        container:
+            None
+        resources:
+            train_jobs=1,
         params:
             # Empty unless the config says that training follows its code.
             code=run.code,
@@ -88,6 +102,10 @@ rule convert:
         "benchmarks/convert/{teacher}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime="30m",
     params:
         options=plan.teacher_options,
         code=plan.convert_code,

@@ -138,4 +138,4 @@ wait_for 30 nodes all_idle
 job=$(sbatch --parsable -o /dev/null --wrap true) || die "the trial job was refused"
 remembered() { sacct -n -X -j "$job" -o State | grep -q COMPLETED; }
 wait_for 20 "trial job" remembered
-sinfo -N -o '%N %T %c %m %G'
+sinfo -N -p main -o '%N %T %c %m %G'
