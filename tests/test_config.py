@@ -102,7 +102,7 @@ WRONG = {
     "unknown section": (
         {"zebra": 1},
         "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
-        "runs, samplers, metrics, tables, launch, storage, rerun",
+        "runs, samplers, metrics, tables, launch, container, storage, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -674,7 +674,7 @@ def test_a_circle_over_several_runs_is_named() -> None:
 
 SECTIONS = (
     "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, "
-    "launch, storage, rerun"
+    "launch, container, storage, rerun"
 )
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),

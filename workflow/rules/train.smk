@@ -16,6 +16,8 @@ rule resolve:
     localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
@@ -37,6 +39,13 @@ rule embed:
         "benchmarks/embed/{class_embeddings}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+        gpu=plan.gpu,
+        gpu_model=plan.gpu_model,
+        gres=plan.gres,
     params:
         options=plan.embedding_options,
         code=plan.embedding_code,
@@ -63,11 +72,12 @@ for run in plan.runs:
             f"logs/train/{run.name}.log",
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
-        retries: 0
         # Not a job of SLURM itself: it submits one, finds it again, and watches it.
         localrule: True
+        retries: 0
         conda:
             "../../envs/onestep.yaml"
+        # Its job's image is that of launch.python: what submits it stands outside.
         container:
             None
         resources:
@@ -95,6 +105,10 @@ rule convert:
         "benchmarks/convert/{teacher}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime="30m",
     params:
         options=plan.teacher_options,
         code=plan.convert_code,

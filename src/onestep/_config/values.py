@@ -429,7 +429,7 @@ class Launch:
         backend: A job of SLURM, or processes of this machine; `auto` is SLURM where there is an `sbatch`.
         nodes: Nodes of a job.
         processes_per_node: Processes of a run on each node, one a GPU.
-        cpus_per_process: Processor cores of each.
+        cpus_per_process: Processor cores of each; as many has every other job that samples, looks at images or measures.
         memory_gib: Memory of a node; None is what the site gives.
         device: What each process of a job must find: a GPU of its own, or (`cpu`) nothing, and it looks for none.
         gpus: How GPUs are asked for: `--gres=gpu:8`, `--gpus-per-node=8`, or not at all.
@@ -500,6 +500,7 @@ class Experiment:
 
     Attributes:
         mirrors: What addresses begin with, and what they may begin with instead; a mirror is tried first.
+        container: The image in which rules run where Snakemake is told to use one; trainings have `launch.python`.
     """
 
     inputs: Named[Input] = Field(default_factory=_nothing)
@@ -514,5 +515,6 @@ class Experiment:
     metrics: Named[Metric] = Field(default_factory=_nothing)
     tables: Named[Table] = Field(default_factory=_nothing)
     launch: Launch = Field(default_factory=Launch)
+    container: Text | None = None
     storage: Storage = Storage()
     rerun: Rerun = Rerun()
