@@ -72,9 +72,9 @@ for run in plan.runs:
             f"logs/train/{run.name}.log",
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
+        retries: 0
         # Not a job of SLURM itself: it submits one, finds it again, and watches it.
         localrule: True
-        retries: 0
         conda:
             "../../envs/onestep.yaml"
         # Its job's image is that of launch.python: what submits it stands outside.
