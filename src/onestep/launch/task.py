@@ -79,7 +79,7 @@ class TrainingTask:
             output=None,
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
-            when_stopped=lambda folder: stopped_marker(folder, job_id=job.job_id, restarts=_restarts()).touch(),
+            when_stopped=lambda folder: stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch(),
         )
 
     def _environment(self, job: JobEnvironment) -> dict[str, str]:
