@@ -38,7 +38,7 @@ def start_pair(arguments, *, stop_by="SIGTERM", stop_at=(0, 0)):
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-X", "faulthandler", str(Path(__file__).with_name("stopping_worker.py")), *arguments]
+    command = [sys.executable, str(Path(__file__).with_name("stopping_worker.py")), *arguments]
     return [
         subprocess.Popen(
             command,
