@@ -204,7 +204,7 @@ def test_a_forgotten_job_is_judged_by_what_it_left(slurm, site, undisturbed, fin
             until(lambda: not _is_known(slurm, launch.job), seconds=180, what="the job is forgotten")  # noqa: B023
             launch.process.send_signal(signal.SIGCONT)
         assert failed.ends() == 1, failed.said
-        assert "exit code 137" in failed.said.splitlines()[-1]
+        assert "failed with exit code" in failed.said.splitlines()[-1]
         assert finished.ends() == 0, finished.said
     assert finished.result == undisturbed.result
     happened = "judged by exit_code and done.json"
@@ -225,7 +225,7 @@ def test_a_rank_that_dies_ends_the_job_at_once(slurm, site, undisturbed, finding
     assert launch.ends() == 1
     assert time.monotonic() - killed_at < 45
     assert f"{launch.job}_0_log.out, its last lines:" in launch.said
-    assert "exit code 137" in launch.said.splitlines()[-1]
+    assert "failed with exit code" in launch.said.splitlines()[-1]
     findings.note(launch, fault="`kill -9` of a rank", happened="the job fails, last lines of its log", resumed=False)
     again = site.launch("rank_died")
     _finishes(again, undisturbed, lives=2, jobs=2)

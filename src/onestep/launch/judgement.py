@@ -81,8 +81,9 @@ class Judge:
         if seen.state is not None and seen.state not in _OWN_ENDS | _NO_FAULT | {"COMPLETED"}:
             return self._strange(seen, now=now)
         self._heard = now
-        if now - self._since < self._delay(seen):
-            return _wait(f"{_described(seen)}; looking again for up to {self._delay(seen):g} s before this counts")
+        delay = self._delay(seen, left_code=exit_code is not None)
+        if now - self._since < delay:
+            return _wait(f"{_described(seen)}; looking again for up to {delay:g} s before this counts")
         return _ended(seen, exit_code=exit_code, stopped=stopped)
 
     def _remember(self, sighting: Sighting, *, now: float) -> Sighting:
@@ -110,11 +111,14 @@ class Judge:
             because=because,
         )
 
-    def _delay(self, seen: Sighting) -> float:
-        """Return how long an end must stand before it counts, in seconds."""
+    def _delay(self, seen: Sighting, *, left_code: bool) -> float:
+        """Return how long an end must stand before it counts, in seconds.
+
+        A job that SLURM does not know, and whose batch script wrote down its end, has nothing more to say.
+        """
         if seen.state in _NO_FAULT:
             return self.grace_seconds
-        if seen.state in _OWN_ENDS:
+        if seen.state in _OWN_ENDS or (seen.state is None and left_code):
             return min(_CONFIRMATION_SECONDS, self.grace_seconds)
         return self.vanished_seconds
 
