@@ -69,6 +69,11 @@ class Journal:
         return (self.folder / "done.json").exists()
 
     @property
+    def streamed(self) -> Path:
+        """File that says how far the newest job's log was passed on."""
+        return self.folder / "streamed.json"
+
+    @property
     def job(self) -> Job | None:
         """The job that was submitted last."""
         path = self.folder / "job.json"

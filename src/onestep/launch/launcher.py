@@ -18,7 +18,7 @@ from onestep.launch.cluster import ALIVE, Cluster, Sighting
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
-from onestep.launch.stream import LogStream, endings
+from onestep.launch.stream import LogStream, endings, retell
 from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, submit
 from onestep.training.publication import is_published, publish
 
@@ -30,13 +30,16 @@ _SAY_EVERY_SECONDS = 300.0
 _IN_FLIGHT_SECONDS = 15.0
 
 
-def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster | None = None) -> Exit:
+def launch(
+    request: Request, *, journal: Journal, target: Path, log: Path | None = None, cluster: Cluster | None = None
+) -> Exit:
     """See a run to its end and publish it; take up what another launcher began.
 
     Args:
         request: The run, what its processes call, and what its site wants to be told.
         journal: Of the run's work folder.
         target: Receives the published run.
+        log: Where what this prints goes as well; receives what earlier launchers passed on, if it is not there.
         cluster: SLURM.
 
     Returns:
@@ -53,6 +56,8 @@ def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster
                 if mine and said and journal.is_done and is_published(journal.folder, target):
                     say(f"{request.run}: finished, and published by who watched it")
                     return Exit.FINISHED
+                if mine and log is not None:
+                    retell(log_of("", journal=journal).parent, place=journal.streamed, log=log)
                 if mine:
                     return _Launcher(request, journal, target, cluster or Cluster(), asked).carry_out()
             if not said:
@@ -203,7 +208,7 @@ class _Launcher:
 
     def _judged(self, job: Job) -> Judgement | None:
         """Return the first judgement that is not to wait; None when asked to leave before that."""
-        stream = LogStream(log_of(job.job_id, journal=self._journal), place=self._journal.folder / "streamed.json")
+        stream = LogStream(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
         judge = Judge(
             grace_seconds=self._site.grace_seconds,
             vanished_seconds=_VANISHED_SECONDS,
