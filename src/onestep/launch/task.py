@@ -34,6 +34,7 @@ class TrainingTask:
         processes_per_node: Processes on each, and GPUs, if that is what it trains on.
         cpus_per_process: Cores of each.
         device: What it trains on.
+        folder: Where the run works, if its files are still those that it was submitted with; None does not ask.
         lock_seconds: How long to wait for an earlier life of the run that is about to leave.
     """
 
@@ -42,6 +43,7 @@ class TrainingTask:
     processes_per_node: int
     cpus_per_process: int
     device: Literal["cuda", "cpu"]
+    folder: Path | None = None
     lock_seconds: float = 180.0
 
     def __call__(self) -> None:
@@ -73,9 +75,11 @@ class TrainingTask:
         from onestep.stages import training_code
         from onestep.training.run import carry_out
 
+        code = training_code(self.assignment.document(), fingerprints=Fingerprints())
+        self._check_files(code)
         return carry_out(
             self.assignment,
-            code=training_code(self.assignment.document(), fingerprints=Fingerprints()),
+            code=code,
             output=None,
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
@@ -116,6 +120,18 @@ class TrainingTask:
             raise ValueError(
                 f"launch.processes_per_node: SLURM started {', '.join(map(str, found))} tasks on the nodes, expected "
                 f"{each} on each; see that launch.sbatch asks for no other distribution"
+            )
+
+    def _check_files(self, code: str) -> None:
+        """Stop where a file has changed since the job was submitted: that is another run, and has a job of its own.
+
+        Raises:
+            ValueError: The run would work in another folder.
+        """
+        if self.folder is not None and self.assignment.folder(code).resolve() != self.folder:
+            raise ValueError(
+                f"{self.folder}: what this run is trained from has changed since its job was submitted "
+                f"({self.assignment.inputs.data}, or a network); launch it again, for what the files are now"
             )
 
     def _check_gpus(self, job: JobEnvironment) -> None:
