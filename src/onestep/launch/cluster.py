@@ -8,15 +8,33 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 # A job in one of these has not ended, or comes back by itself. REQUEUED is what sacct calls a life that is over while
-# the job waits for its next one. The last line: words of versions after 22.05, and two that belong to nodes as well.
+# the job waits for its next one.
 ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING SUSPENDED COMPLETING REQUEUED REQUEUE_HOLD REQUEUE_FED RESIZING SIGNALING STAGE_OUT "
-    "STOPPED SPECIAL_EXIT RESV_DEL_HOLD "
-    "POWER_UP_NODE EXPEDITING UPDATE_DB LAUNCH_FAILED".split()
+    (
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "SUSPENDED",
+        "COMPLETING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+        # Words of versions after 22.05.
+        "EXPEDITING",
+        "LAUNCH_FAILED",
+        "POWER_UP_NODE",
+        "UPDATE_DB",
+    )
 )
 
 # Variables that change what the commands print or whom they ask.
@@ -124,13 +142,18 @@ class Cluster:
         seconds = [life["ElapsedRaw"] for life in lives or ()]
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
-    def ask(self, *command: str) -> Answer | None:
-        """Run a command; return what it printed, or None where it is absent or takes too long."""
+    def ask(self, *command: str, unset: Collection[str] = ()) -> Answer | None:
+        """Run a command; return what it printed, or None where it is absent or takes too long.
+
+        Args:
+            *command: The program and its arguments.
+            unset: Variables of the environment that it does not see.
+        """
         try:
             # A session of its own: Ctrl-C at the launcher must not reach the command that cancels its job.
             process = subprocess.Popen(
                 command,
-                env=_environment(),
+                env=_environment(unset),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -167,11 +190,11 @@ class Cluster:
             return lives
         state, *reason = lives[-1]["State"].split()
         code = lives[-1]["ExitCode"]
-        said = [*reason, *(["exit code", code] if code != "0:0" else [])]
+        said = [" ".join(reason), f"exit code {code}" if code != "0:0" else ""]
         return [
             _Seen(
                 state=state.rstrip("+"),
-                reason=" ".join(said),
+                reason=", ".join(filter(None, said)),
                 restarts=len(lives) - (state != "REQUEUED"),
                 nodes=_nodes(lives[-1]["NodeList"]),
             )
@@ -196,9 +219,9 @@ class Cluster:
         return [life for life in lives if life["JobName"] == lives[-1]["JobName"]]
 
 
-def _environment() -> dict[str, str]:
+def _environment(unset: Collection[str]) -> dict[str, str]:
     """Return this process's environment, SLURM_CONF included, without what would change the commands' words."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith((*_CHANGING, *unset))}
     return {**kept, "LC_ALL": "C"}
 
 
