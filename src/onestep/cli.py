@@ -266,17 +266,19 @@ def status(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Look whether this site is ready for the runs of config.yaml; the exit code is 1 where something will fail."""
     from onestep.launch.cluster import Cluster
-    from onestep.launch.doctor import Doctor, report
+    from onestep.launch.doctor import Doctor, profile_lines
     from onestep.launch.finding import Mark
 
     # Without --config and without a config.yaml here, the site is looked at all the same.
     config = options.config or Path("config.yaml")
+    found = []
     with contextlib.chdir(config.parent):
         named = Path(config.name) if options.config or config.exists() else None
-        found = []
-        site = Doctor.of(named, state=Path("state"), cluster=Cluster())
-        for line in report(found.append(each) or each for each in site.findings()):
-            print(line, flush=True)
+        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+            print(finding.line(), flush=True)
+            found.append(finding)
+    for line in profile_lines(found):
+        print(line)
     return int(any(each.mark is Mark.BAD for each in found))
 
 

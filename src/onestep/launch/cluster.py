@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+
+from onestep.launch.commands import Answer, ask
 
 # A job in one of these has not ended, or comes back by itself. REQUEUED is what sacct calls a life that is over while
 # the job waits for its next one.
@@ -37,9 +35,6 @@ ALIVE = frozenset(
     )
 )
 
-# Variables that change what the commands print or whom they ask.
-_CHANGING = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
-_UNKNOWN_JOB = "invalid job id specified"
 _QUEUE_WIDTHS = {"State": 32, "Reason": 128, "NodeList": 256, "RestartCnt": 12}
 _ACCOUNT_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,NodeList,JobName"
 _ANSWER_AFTER_CANCEL_SECONDS = 10.0
@@ -77,20 +72,6 @@ class _Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    complaint: str
-
-    @property
-    def unknown_job(self) -> bool:
-        """Whether the command says that there is no such job."""
-        return self.code != 0 and _UNKNOWN_JOB in self.complaint.lower()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """SLURM as its commands show it. No method raises because a command fails.
 
@@ -108,8 +89,8 @@ class Cluster:
             "sacct": self._in_accounting,
             "scontrol": self._in_controller,
         }
-        for program, ask in programs.items():
-            seen = ask(job_id)
+        for program, question in programs.items():
+            seen = question(job_id)
             if seen is None:
                 continue
             answered.add(program)
@@ -143,34 +124,8 @@ class Cluster:
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
     def ask(self, *command: str, unset: Collection[str] = ()) -> Answer | None:
-        """Run a command; return what it printed, or None where it is absent or takes too long.
-
-        Args:
-            *command: The program and its arguments.
-            unset: Variables of the environment that it does not see.
-        """
-        try:
-            # A session of its own: Ctrl-C at the launcher must not reach the command that cancels its job.
-            process = subprocess.Popen(
-                command,
-                env=_environment(unset),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError:
-            return None
-        with process:
-            try:
-                output, complaint = process.communicate(timeout=self.timeout_seconds)
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                _end(process)
-        return Answer(code=process.returncode, output=output, complaint=complaint)
+        """Run a command of SLURM, as `onestep.launch.commands.ask` does."""
+        return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
     def _going(self, job_id: str) -> bool:
         """Whether the controller says of a cancelled job that it has ended, or is ending."""
@@ -180,7 +135,7 @@ class Cluster:
     def _in_queue(self, job_id: str) -> list[_Seen] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
         answer = self.ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        if answer is None or (answer.code != 0 and not answer.unknown_job):
+        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
             return None
         return [_row(line) for line in answer.output.splitlines() if line.strip()]
 
@@ -202,7 +157,7 @@ class Cluster:
 
     def _in_controller(self, job_id: str) -> list[_Seen] | None:
         answer = self.ask("scontrol", "--oneliner", "show", "job", job_id)
-        if answer is None or (answer.code != 0 and not answer.unknown_job):
+        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
             return None
         return [_record(line) for line in answer.output.splitlines() if "JobState=" in line]
 
@@ -219,17 +174,9 @@ class Cluster:
         return [life for life in lives if life["JobName"] == lives[-1]["JobName"]]
 
 
-def _environment(unset: Collection[str]) -> dict[str, str]:
-    """Return this process's environment, SLURM_CONF included, without what would change the commands' words."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith((*_CHANGING, *unset))}
-    return {**kept, "LC_ALL": "C"}
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a command and all that it started: a wrapper's child would hold the pipe open."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _does_not_know(answer: Answer) -> bool:
+    """Whether a command that failed says that there is no such job."""
+    return "invalid job id specified" in answer.complaint.lower()
 
 
 def _row(line: str) -> _Seen:

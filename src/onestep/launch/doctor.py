@@ -23,7 +23,7 @@ class Doctor:
         launch: The section `launch` of the config, as far as it is there.
         config: The config, None where there is none to look at.
         state: The folder that runs keep their state in.
-        cluster: SLURM's commands, and this machine's.
+        cluster: SLURM's commands.
     """
 
     launch: Mapping[str, Any]
@@ -51,10 +51,10 @@ class Doctor:
             yield from slurm_checks.Site.of(self.cluster, launch=self.launch).findings()
             yield machine_checks.driver_finding()
         yield from machine_checks.state_findings(self.state, shared=remote)
-        yield from machine_checks.quota_findings(self.cluster)
+        yield from machine_checks.quota_findings()
         yield machine_checks.python_finding(self.launch if remote else {})
         yield machine_checks.container_finding()
-        yield machine_checks.gpu_finding(self.cluster, needed=not remote)
+        yield machine_checks.gpu_finding(needed=not remote)
         if self.config is not None:
             yield from machine_checks.input_findings(self.config)
 
@@ -71,16 +71,13 @@ class Doctor:
         return Finding(mark=Mark.OK, subject=subject, found=f"local ({why}): everything runs on this machine")
 
 
-def report(findings: Iterable[Finding]) -> Iterator[str]:
-    """Yield a line for each finding as it comes, then the lines that the profile needs."""
+def profile_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield the lines that the profile needs by what was found; none where it needs none."""
     profile: dict[str, Any] = {}
     for finding in findings:
-        yield finding.line()
         _merge(profile, finding.profile)
     if profile:
-        yield ""
-        yield "Put into your profile:"
-        yield yaml.safe_dump(profile, sort_keys=False).rstrip()
+        yield from ("", "Put into your profile:", *yaml.safe_dump(profile, sort_keys=False).splitlines())
 
 
 def _merge(profile: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from onestep.config import ConfigError
 from onestep.inputs import absent
-from onestep.launch.cluster import Cluster
+from onestep.launch.commands import ask
 from onestep.launch.finding import Finding, Mark, judged
 from onestep.plan import Plan
 
@@ -54,6 +54,7 @@ _SHARED = frozenset(
 # Options under which a lock is not seen by other nodes.
 _LOCKS_STAY_HERE = ("nolock", "local_lock=all", "local_lock=flock", "localflock")
 _LITTLE_GIB, _NONE_GIB = 50, 1
+_COMMAND_SECONDS = 30.0
 # Importing torch for the first time from a busy shared file system takes its time.
 _PYTHON_SECONDS = 180.0
 _PYTHON_QUESTION = """
@@ -89,7 +90,7 @@ class Mount:
 
 
 def mount_of(folder: Path, *, mounts: str) -> Mount:
-    """Return what a folder lies on, by the text of /proc/mounts; the longest mount point counts, and the last of those."""
+    """Return what a folder lies on, by the text of /proc/mounts: the innermost of its mounts, and the last."""
     found = Mount(kind="unknown", at=Path("/"), options=())
     for line in mounts.splitlines():
         _, place, kind, options = line.split()[:4]
@@ -158,11 +159,11 @@ def _space(folder: Path) -> Finding:
     )
 
 
-def quota_findings(machine: Cluster) -> Iterator[Finding]:
+def quota_findings() -> Iterator[Finding]:
     """Yield what `quota` says, where a site has it; it ends with 1 where one is used up."""
     if shutil.which("quota") is None:
         return
-    answer = machine.ask("quota", "--human-readable", "--no-wrap")
+    answer = ask("quota", "--human-readable", "--no-wrap", timeout_seconds=_COMMAND_SECONDS)
     if answer is None:
         return
     limits = [" ".join(line.split()) for line in answer.output.splitlines()[2:] if line.strip()]
@@ -190,7 +191,7 @@ def python_finding(launch: Mapping[str, Any]) -> Finding:
     """
     command = shlex.split(launch.get("python") or sys.executable)
     ours = sys.version_info[:2]
-    answer = Cluster(timeout_seconds=_PYTHON_SECONDS).ask(*command, "-c", _PYTHON_QUESTION)
+    answer = ask(*command, "-c", _PYTHON_QUESTION, timeout_seconds=_PYTHON_SECONDS)
     said = re.search(r"^onestep-doctor (.*)$", answer.output, re.MULTILINE) if answer else None
     # What the lines of launch.setup would load is not loaded here.
     bad = Mark.NOTE if launch.get("setup") else Mark.BAD
@@ -217,23 +218,19 @@ def driver_finding() -> Finding:
     """Return whether this interpreter can send the other rules to SLURM."""
     needed = ("snakemake", "snakemake_executor_plugin_slurm", "snakemake_executor_plugin_slurm_jobstep", "submitit")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    there = f"without {', '.join(missing)}" if missing else "snakemake, its executor, submitit"
     return judged(
         not missing,
         otherwise=Mark.BAD,
         subject="Python of the workflow",
-        found=f"{sys.executable}, {'without ' + ', '.join(missing) if missing else 'snakemake, its executor, submitit'}",
+        found=f"{sys.executable}, {there}",
         remedy="pip install 'onestep[workflow,cluster]'",
     )
 
 
-def gpu_finding(machine: Cluster, *, needed: bool) -> Finding:
-    """Return which GPUs are visible here.
-
-    Args:
-        machine: Who asks.
-        needed: Whether trainings run here.
-    """
-    answer = machine.ask("nvidia-smi", "--list-gpus")
+def gpu_finding(*, needed: bool) -> Finding:
+    """Return which GPUs are visible here; `needed` says whether trainings run here."""
+    answer = ask("nvidia-smi", "--list-gpus", timeout_seconds=_COMMAND_SECONDS)
     listed = answer.output.splitlines() if answer is not None and answer.code == 0 else []
     return judged(
         bool(listed) or not needed,

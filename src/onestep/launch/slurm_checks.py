@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onestep.launch.cluster import Answer, Cluster
+from onestep.launch.cluster import Cluster
+from onestep.launch.commands import Answer
 from onestep.launch.finding import Finding, Mark, judged
 
-# A harmless question for each program: answering it takes the configuration, and squeue's and scontrol's the controller.
+# A harmless question for each program: to answer takes the configuration, and for two of them the controller.
 _QUESTIONS = {
     "sbatch": ("--version",),
     "squeue": ("--noheader", "--states=RUNNING", "--name=onestep-doctor"),
