@@ -181,7 +181,14 @@ def test_a_cancel_takes_a_moment(program, tmp_path):
     assert Cluster().cancel("4") is True
 
 
-@pytest.mark.parametrize("queue", [{"script": f"echo '{queue_row('RUNNING', 'None', 'n1', 0)}'"}, {"code": 1}])
+@pytest.mark.parametrize(
+    "queue",
+    [
+        {"script": f"echo '{queue_row('RUNNING', 'None', 'n1', 0)}'"},
+        {"script": f"echo '{queue_row('COMPLETING', 'None', 'n1', 1)}'"},
+        {"code": 1},
+    ],
+)
 def test_a_cancel_that_nobody_confirms_is_not_believed(program, monkeypatch, queue):
     monkeypatch.setattr("onestep.launch.cluster._ANSWER_AFTER_CANCEL_SECONDS", 0.3)
     program("scancel", code=1, complaint="Access/permission denied")

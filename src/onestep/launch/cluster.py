@@ -100,7 +100,10 @@ class Cluster:
         return Sighting(state=None, reason="", restarts=None, nodes="", answered=frozenset(answered))
 
     def active_jobs(self, name: str) -> list[str] | None:
-        """Return the ids of the jobs of any user that live under exactly this name; None where squeue is silent."""
+        """Return the ids of the jobs of any user that live under exactly this name; None where squeue is silent.
+
+        A job that is COMPLETING counts, though cancelled ones do so, too: it may be on its way to a requeue.
+        """
         answer = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
         if answer is None or answer.code != 0:
             return None
@@ -109,9 +112,11 @@ class Cluster:
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; return whether it is seen to be gone, or about to go, within some seconds."""
-        self.ask("scancel", job_id)
+        answer = self.ask("scancel", job_id)
+        # A job that completes without having been cancelled may be on its way to a requeue.
+        staying = ALIVE - {"COMPLETING"} if answer is not None and answer.code == 0 else ALIVE
         deadline = time.monotonic() + _ANSWER_AFTER_CANCEL_SECONDS
-        while not self._going(job_id):
+        while not self._is_none_of(staying, job_id=job_id):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.25)
@@ -127,10 +132,10 @@ class Cluster:
         """Run a command of SLURM, as `onestep.launch.commands.ask` does."""
         return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
-    def _going(self, job_id: str) -> bool:
-        """Whether the controller says of a cancelled job that it has ended, or is ending."""
+    def _is_none_of(self, states: Collection[str], *, job_id: str) -> bool:
+        """Whether squeue answers, and what it says of a job, if anything, is none of some states."""
         seen = self._in_queue(job_id)
-        return seen is not None and all(each.state not in ALIVE or each.state == "COMPLETING" for each in seen)
+        return seen is not None and all(each.state not in states for each in seen)
 
     def _in_queue(self, job_id: str) -> list[_Seen] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())

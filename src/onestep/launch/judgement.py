@@ -139,20 +139,20 @@ def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Judgement
     what = _described(seen)
     if seen.state == "CANCELLED":
         # Also where the training had time to save its state: whoever cancelled the job does not want another.
-        return Judgement(verdict=Verdict.FAILED, because=f"the job was cancelled ({what})")
+        return Judgement(verdict=Verdict.FAILED, because=f"the job was cancelled: {what}")
     if stopped or exit_code == _STOPPED_CODE:
-        because = f"the training saved its state and stopped, and was not requeued ({what})"
+        because = f"the training saved its state and stopped, and was not requeued: {what}"
         return Judgement(verdict=Verdict.LOST, because=because)
     if seen.state in _NO_FAULT:
-        return Judgement(verdict=Verdict.LOST, because=f"the job ended through no fault of the run ({what})")
+        return Judgement(verdict=Verdict.LOST, because=f"the job ended through no fault of the run: {what}")
     if exit_code == 0 or (seen.state == "COMPLETED" and exit_code is None):
-        because = f"the job ended without an error and without finishing the run ({what})"
+        because = f"the job ended without an error and without finishing the run: {what}"
         return Judgement(verdict=Verdict.FAILED, because=because)
     if exit_code is not None:
-        return Judgement(verdict=Verdict.FAILED, because=f"the training failed with exit code {exit_code} ({what})")
+        return Judgement(verdict=Verdict.FAILED, because=f"the training failed with exit code {exit_code}: {what}")
     if seen.state is None:
         return Judgement(verdict=Verdict.FAILED, because="the job vanished: nobody knows it, and it left no exit code")
-    return Judgement(verdict=Verdict.FAILED, because=f"the job failed ({what})")
+    return Judgement(verdict=Verdict.FAILED, because=f"the job failed: {what}")
 
 
 def _wait(because: str) -> Judgement:

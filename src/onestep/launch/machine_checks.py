@@ -54,6 +54,7 @@ _SHARED = frozenset(
 # Options under which a lock is not seen by other nodes.
 _LOCKS_STAY_HERE = ("nolock", "local_lock=all", "local_lock=flock", "localflock")
 _LITTLE_GIB, _NONE_GIB = 50, 1
+_NAMED = 5
 _COMMAND_SECONDS = 30.0
 # Importing torch for the first time from a busy shared file system takes its time.
 _PYTHON_SECONDS = 180.0

@@ -25,7 +25,6 @@ _QUESTIONS = {
 }
 # Snakemake's executor first asks 40 s after a submission, and trusts squeue if jobs are kept three times as long.
 _FIRST_STATUS_SECONDS = 40
-_SQUEUE_FOR_STATUS = {"slurm-status-command": "squeue"}
 _SHORT_KILL_WAIT_SECONDS = 30
 _SHORT_JOB_AGE_SECONDS = 120
 
@@ -84,6 +83,8 @@ class Site:
         yield from self._programs()
         yield self._configuration()
         if not self.settings:
+            found = "its settings are not to be had, so nothing else of SLURM was looked at"
+            yield Finding(mark=Mark.BAD, subject="controller", found=found, remedy="see `scontrol show config`")
             return
         yield self._accounting()
         yield from self._places()
@@ -100,7 +101,7 @@ class Site:
             elif answer is None:
                 found, remedy = f"silent for {self.cluster.timeout_seconds:g} s", "ask the site's administrators"
             else:
-                found, remedy = _first_line(answer), "is SLURM_CONF right, and is the controller up (`scontrol ping`)?"
+                found, remedy = _said(answer), "is SLURM_CONF right, and is the controller up (`scontrol ping`)?"
             # `scontrol ping` names every controller, and ends well if all are down, too.
             right = answer is not None and answer.code == 0 and (program != "scontrol" or "UP" in answer.output)
             yield judged(right, otherwise=Mark.BAD, subject=program, found=found or "answers", remedy=remedy)
@@ -108,7 +109,7 @@ class Site:
     def _configuration(self) -> Finding:
         """Look whether SLURM's commands work without SLURM_CONF: Snakemake's jobs call srun without it."""
         if "SLURM_CONF" not in os.environ:
-            return Finding(mark=Mark.OK, subject="SLURM_CONF", found="not set, and not needed")
+            return Finding(mark=Mark.OK, subject="SLURM_CONF", found="not set")
         answer = self.cluster.ask("scontrol", "ping", unset=["SLURM_CONF"])
         right = answer is not None and answer.code == 0
         return judged(
@@ -123,12 +124,13 @@ class Site:
     def _accounting(self) -> Finding:
         storage = self.settings.get("AccountingStorageType", "")
         answer = self.cluster.ask("sacct", "--noheader", "--allocations", "--jobs=1", "--format=State")
-        if storage in ("", "(null)", "accounting_storage/none"):
+        off = storage in ("", "(null)", "accounting_storage/none")
+        if off:
             found = "off (AccountingStorageType)"
         elif shutil.which("sacct") is None:
             found = f"{storage}, but sacct is not in PATH"
         elif answer is None or answer.code != 0:
-            found = f"{storage}, but sacct {f'says: {_first_line(answer)}' if answer else 'is silent'}"
+            found = f"{storage}, but sacct {f'says: {_said(answer)}' if answer else 'is silent'}"
         else:
             return Finding(mark=Mark.OK, subject="accounting", found=f"{storage}, sacct answers")
         return Finding(
@@ -137,7 +139,11 @@ class Site:
             found=found,
             remedy="Snakemake would wait for its jobs for ever, so let it ask squeue (below); trainings need no sacct, "
             "but their GPU hours are not known",
-            profile={**_SQUEUE_FOR_STATUS, **self._earlier_status(), "slurm-no-account": True},
+            profile={
+                "slurm-status-command": "squeue",
+                **self._earlier_status(),
+                **({"slurm-no-account": True} if off else {}),
+            },
         )
 
     def _earlier_status(self) -> dict[str, int]:
@@ -238,7 +244,7 @@ class Site:
         answer = self.cluster.ask("sbatch", "--test-only", *request, "--wrap=true")
         if answer is not None and answer.code == 0:
             return None
-        return _first_line(answer) if answer else "sbatch is silent"
+        return " / ".join(answer.complaint.split("\n")).strip(" /") if answer else "sbatch is silent"
 
     def _place(self) -> list[str]:
         keys = ("partition", "account", "qos", "constraint")
@@ -368,7 +374,7 @@ def _output(answer: Answer | None) -> str:
     return answer.output if answer is not None and answer.code == 0 else ""
 
 
-def _first_line(answer: Answer) -> str:
-    """Return the first line that a command printed, its complaint first."""
-    lines = f"{answer.complaint}\n{answer.output}".split("\n")
-    return next((line.strip() for line in lines if line.strip()), "")
+def _said(answer: Answer) -> str:
+    """Return the last line of what a command complained about, which names the cause, else of what it printed."""
+    lines = [line.strip() for text in (answer.output, answer.complaint) for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
