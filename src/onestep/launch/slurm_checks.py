@@ -23,6 +23,8 @@ _QUESTIONS = {
     "scancel": ("--version",),
     "srun": ("--version",),
 }
+# States of nodes that take no jobs; a star behind a state is a node that does not answer.
+_NOT_UP = ("down", "drain", "error", "fail", "future", "unknown")
 # Snakemake's executor first asks 40 s after a submission, and trusts squeue if jobs are kept three times as long.
 _FIRST_STATUS_SECONDS = 40
 _SHORT_KILL_WAIT_SECONDS = 30
@@ -41,12 +43,16 @@ class Partition:
     Attributes:
         default: Whether jobs go there that name none.
         hours: Longest time of a job, infinite where there is no limit.
+        nodes: How many nodes it has.
+        up: How many of them can take jobs, now or when what runs there ends.
         gpus: GPUs of a node by type; the empty type where the site names none.
     """
 
     name: str
     default: bool
     hours: float
+    nodes: int
+    up: int
     gpus: Mapping[str, int]
 
 
@@ -75,7 +81,7 @@ class Site:
             cluster=cluster,
             launch=launch,
             settings={name.strip(): value.strip() for name, _, value in pairs},
-            partitions=_partitions(_output(cluster.ask("sinfo", "--noheader", "--format=%P|%l|%G"))),
+            partitions=_partitions(_output(cluster.ask("sinfo", "--noheader", "--format=%P|%l|%G|%T|%D"))),
         )
 
     def findings(self) -> Iterator[Finding]:
@@ -155,7 +161,7 @@ class Site:
 
     def _places(self) -> Iterator[Finding]:
         wanted = self.launch.get("partition")
-        listed = ", ".join(
+        listed = "; ".join(
             f"{each.name}{' (default)' if each.default else ''} {_hours(each.hours)}"
             for each in self.partitions.values()
         )
@@ -178,10 +184,10 @@ class Site:
             yield Finding(mark=Mark.BAD, subject="time limit", found=found, remedy="lower launch.hours; a training "
                           "is requeued and goes on where it was")  # fmt: skip
 
-    def _chosen(self) -> Partition | None:
-        """Return the partition that trainings go to, None where that is not known."""
-        defaults = [each for each in self.partitions.values() if each.default]
-        return self.partitions.get(self.launch.get("partition") or (defaults[0].name if defaults else ""))
+    def _chosen(self, wanted: str | None = None) -> Partition | None:
+        """Return the partition of a name, else the one that trainings go to; None where that is not known."""
+        defaults = [each.name for each in self.partitions.values() if each.default]
+        return self.partitions.get(wanted or self.launch.get("partition") or "".join(defaults[:1]))
 
     def _gpus(self) -> Iterator[Finding]:
         chosen, kind = self._chosen(), self.launch.get("gpu_type")
@@ -205,21 +211,22 @@ class Site:
 
     def _asking_for_gpus(self, chosen: Partition) -> Finding:
         """Try both ways of asking for a GPU."""
-        taken = [way for way in ("--gres=gpu:1", "--gpus-per-node=1") if self._refusal([way, *self._place()]) is None]
-        named = " and ".join(way.partition("=")[0] for way in taken)
-        remedies = {
-            (): f"`sbatch --test-only --gres=gpu:1 --partition={chosen.name} --wrap true` says why",
-            ("--gres=gpu:1",): "say `launch: {gpus: gres}`",
-            ("--gpus-per-node=1",): "say `launch: {gpus: gpus}`",
-        }
-        configured = {"gres": "--gres=gpu:1", "gpus": "--gpus-per-node=1"}.get(self.launch.get("gpus", ""))
-        right = len(taken) == 2 or configured in taken
+        subject = "asking for GPUs"
+        refused = self._refusal(self._place())
+        if refused is not None:
+            remedy = f"are nodes of partition {chosen.name} up (`sinfo`)?"
+            found = f"cannot be tried: even a job without GPUs is refused: {refused}"
+            return Finding(mark=Mark.NOTE, subject=subject, found=found, remedy=remedy)
+        ways = {"gres": "--gres=gpu:1", "gpus": "--gpus-per-node=1"}
+        refusals = {name: self._refusal([way, *self._place()]) for name, way in ways.items()}
+        taken = [name for name, refusal in refusals.items() if refusal is None]
+        wanted = self.launch.get("gpus")
         return judged(
-            right,
-            otherwise=Mark.NOTE if taken and configured is None else Mark.BAD,
-            subject="asking for GPUs",
-            found=f"by {named}" if taken else "refused both by --gres and by --gpus-per-node",
-            remedy=remedies.get(tuple(taken), ""),
+            len(taken) == 2 or wanted in taken,
+            otherwise=Mark.NOTE if taken and wanted is None else Mark.BAD,
+            subject=subject,
+            found=f"by {' and '.join(taken)}" if taken else f"refused by gres and by gpus: {refusals['gres']}",
+            remedy=f"say `launch: {{gpus: {taken[0]}}}`" if taken else "ask the site how jobs ask for GPUs",
         )
 
     def _submissions(self) -> Iterator[Finding]:
@@ -231,12 +238,14 @@ class Site:
         wanted |= {f"launch.runs.{run}": {**base, **block} for run, block in (self.launch.get("runs") or {}).items()}
         for place, block in wanted.items():
             refusal = self._refusal(_request(block))
+            partition = self._chosen(block.get("partition"))
+            up = partition is None or partition.up > 0
             yield judged(
                 refusal is None,
-                otherwise=Mark.BAD,
+                otherwise=Mark.BAD if up else Mark.NOTE,
                 subject=f"a job as {place} asks for it",
                 found="would be accepted" if refusal is None else f"refused: {refusal}",
-                remedy=f"correct {place} ({' '.join(_request(block))})",
+                remedy=f"correct {place} ({' '.join(_request(block))})" if up else "no node is up: look again later",
             )
 
     def _refusal(self, request: list[str]) -> str | None:
@@ -322,15 +331,24 @@ class Site:
 
 
 def _partitions(listed: str) -> dict[str, Partition]:
-    """Read `sinfo`'s lines of name, time limit and generic resources; a partition of several kinds has several."""
+    """Read `sinfo`'s lines of name, time limit, generic resources, state and number of nodes, several a partition."""
     found: dict[str, Partition] = {}
     for line in listed.splitlines():
-        label, limit, resources = (line.split("|") + ["", ""])[:3]
-        name = label.strip().rstrip("*")
-        gpus = dict(found[name].gpus) if name in found else {}
-        for kind, count in re.findall(r"gpu(?::([^:,()\s]+))?:(\d+)", resources):
-            gpus[kind] = max(int(count), gpus.get(kind, 0))
-        found[name] = Partition(name=name, default=label.strip().endswith("*"), hours=_limit_hours(limit), gpus=gpus)
+        label, limit, resources, state, count = (part.strip() for part in line.split("|"))
+        name = label.rstrip("*")
+        known = found.get(name)
+        gpus = dict(known.gpus) if known else {}
+        for kind, number in re.findall(r"gpu(?::([^:,()\s]+))?:(\d+)", resources):
+            gpus[kind] = max(int(number), gpus.get(kind, 0))
+        up = 0 if state.startswith(_NOT_UP) or state.endswith("*") else int(count)
+        found[name] = Partition(
+            name=name,
+            default=label.endswith("*"),
+            hours=_limit_hours(limit),
+            nodes=int(count) + (known.nodes if known else 0),
+            up=up + (known.up if known else 0),
+            gpus=gpus,
+        )
     return found
 
 
