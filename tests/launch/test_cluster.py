@@ -27,21 +27,6 @@ def queue_row(state, reason, nodes, restarts):
 
 
 @pytest.fixture
-def program(tmp_path, monkeypatch):
-    """Put a small program on a PATH that holds nothing else, or change it."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-
-    def write(name, *lines, code=0, complaint="", script=""):
-        quoted = "".join(f"echo '{line}'\n" for line in lines)
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n{quoted}echo '{complaint}' >&2\nexit {code}\n")
-        (folder / name).chmod(0o755)
-
-    return write
-
-
-@pytest.fixture
 def queue_forgot(program):
     program("squeue", code=1, complaint=UNKNOWN_JOB)
 

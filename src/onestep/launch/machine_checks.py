@@ -250,6 +250,11 @@ def input_findings(config: Path) -> Iterator[Finding]:
         for line in str(error).splitlines():
             yield Finding(mark=Mark.BAD, subject="config", found=line)
         return
+    except ImportError as error:
+        # The blocks of a config are checked against the classes that they name.
+        remedy = "run `onestep doctor` in the environment of the jobs as well"
+        yield Finding(mark=Mark.NOTE, subject="config", found=f"not looked at here: {error}", remedy=remedy)
+        return
     needed = plan.needed_inputs
     missing = [name for name in needed if absent(plan.input_source(name), name=name) is not None]
     yield judged(

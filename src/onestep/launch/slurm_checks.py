@@ -55,6 +55,11 @@ class Partition:
     up: int
     gpus: Mapping[str, int]
 
+    def described(self) -> str:
+        """Return the partition in a few words."""
+        limit = "without time limit" if math.isinf(self.hours) else f"up to {self.hours:g} h"
+        return f"{self.name}{' (default)' if self.default else ''}, {self.up} of {self.nodes} nodes up, {limit}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -161,10 +166,7 @@ class Site:
 
     def _places(self) -> Iterator[Finding]:
         wanted = self.launch.get("partition")
-        listed = "; ".join(
-            f"{each.name}{' (default)' if each.default else ''} {_hours(each.hours)}"
-            for each in self.partitions.values()
-        )
+        listed = "; ".join(each.described() for each in self.partitions.values())
         if wanted is not None and wanted not in self.partitions:
             found = f"{listed or 'none'}; launch.partition is {wanted!r}"
             yield Finding(mark=Mark.BAD, subject="partitions", found=found, remedy="name one that is there")
@@ -180,7 +182,7 @@ class Site:
         )
         hours = self.launch.get("hours")
         if chosen is not None and hours is not None and hours > chosen.hours:
-            found = f"{chosen.name} ends jobs after {_hours(chosen.hours)}, launch.hours is {hours:g}"
+            found = f"{chosen.name} ends jobs after {chosen.hours:g} h, launch.hours is {hours:g}"
             yield Finding(mark=Mark.BAD, subject="time limit", found=found, remedy="lower launch.hours; a training "
                           "is requeued and goes on where it was")  # fmt: skip
 
@@ -382,10 +384,6 @@ def _seconds(text: str) -> float | None:
     """Return the number that begins `30 sec`."""
     match = re.match(r"\d+", text)
     return float(match[0]) if match else None
-
-
-def _hours(hours: float) -> str:
-    return "without time limit" if math.isinf(hours) else f"up to {hours:g} h"
 
 
 def _output(answer: Answer | None) -> str:
