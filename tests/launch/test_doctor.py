@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -164,6 +165,11 @@ def test_a_site_without_a_default_partition_wants_one_named(slurm):
     assert found()["partitions"].mark is Mark.BAD
     named = found({"partition": "short"})["partitions"]
     assert named.mark is Mark.OK and named.profile == {"default-resources": {"slurm_partition": "short"}}
+
+
+def test_several_partitions_may_be_named(slurm):
+    assert found({"partition": "short,main"})["partitions"].mark is Mark.OK
+    assert found({"partition": "short,nosuch"})["partitions"].mark is Mark.BAD
 
 
 def test_gpus_of_no_named_type(slurm):
@@ -391,3 +397,9 @@ def test_a_config_that_is_absent_is_one_line(tmp_path, capsys):
     assert main(["doctor", "--config", str(tmp_path / "absent.yaml")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("onestep doctor: ") and "absent.yaml" in line
+
+
+def test_nothing_that_runs_beside_slurm_imports_torch():
+    modules = "onestep.launch.cluster, onestep.launch.judgement, onestep.launch.doctor"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'submitit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -75,13 +75,12 @@ class Judge:
             self._heard = now
         if not _tells(sighting):
             return self._silence(now)
+        self._heard = now
         seen = self._remember(sighting, now=now)
         if seen.state in ALIVE:
-            self._heard = now
             return _wait(_waiting(seen))
         if seen.state is not None and seen.state not in _OWN_ENDS | _NO_FAULT | {"COMPLETED"}:
             return self._strange(seen, now=now)
-        self._heard = now
         delay = self._delay(seen, exit_code=exit_code)
         if now - self._since < delay:
             return _wait(f"{_described(seen)}; looking again for up to {delay:g} s before this counts")

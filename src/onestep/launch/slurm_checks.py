@@ -97,11 +97,13 @@ class Site:
             found = "its settings are not to be had, so nothing else of SLURM was looked at"
             yield Finding(mark=Mark.BAD, subject="controller", found=found, remedy="see `scontrol show config`")
             return
-        yield self._accounting()
+        accounting = self._accounting()
+        yield accounting
         yield from self._places()
         yield from self._gpus()
         yield from self._submissions()
-        yield from self._accounts()
+        if accounting.mark is Mark.OK:
+            yield from self._accounts()
         yield from self._ends()
 
     def _programs(self) -> Iterator[Finding]:
@@ -114,7 +116,7 @@ class Site:
             else:
                 found, remedy = _said(answer), "is SLURM_CONF right, and is the controller up (`scontrol ping`)?"
             # `scontrol ping` names every controller, and ends well if all are down, too.
-            right = answer is not None and answer.code == 0 and (program != "scontrol" or "UP" in answer.output)
+            right = answer is not None and answer.code == 0 and (program != "scontrol" or "is UP" in answer.output)
             yield judged(right, otherwise=Mark.BAD, subject=program, found=found or "answers", remedy=remedy)
 
     def _configuration(self) -> Finding:
@@ -167,7 +169,8 @@ class Site:
     def _places(self) -> Iterator[Finding]:
         wanted = self.launch.get("partition")
         listed = "; ".join(each.described() for each in self.partitions.values())
-        if wanted is not None and wanted not in self.partitions:
+        # SLURM takes several, and picks the one in which a job can start first.
+        if wanted is not None and not set(wanted.split(",")) <= self.partitions.keys():
             found = f"{listed or 'none'}; launch.partition is {wanted!r}"
             yield Finding(mark=Mark.BAD, subject="partitions", found=found, remedy="name one that is there")
             return
@@ -183,13 +186,14 @@ class Site:
         hours = self.launch.get("hours")
         if chosen is not None and hours is not None and hours > chosen.hours:
             found = f"{chosen.name} ends jobs after {chosen.hours:g} h, launch.hours is {hours:g}"
-            yield Finding(mark=Mark.BAD, subject="time limit", found=found, remedy="lower launch.hours; a training "
-                          "is requeued and goes on where it was")  # fmt: skip
+            remedy = "lower launch.hours; a training is requeued and goes on where it was"
+            yield Finding(mark=Mark.BAD, subject="time limit", found=found, remedy=remedy)
 
     def _chosen(self, wanted: str | None = None) -> Partition | None:
         """Return the partition of a name, else the one that trainings go to; None where that is not known."""
         defaults = [each.name for each in self.partitions.values() if each.default]
-        return self.partitions.get(wanted or self.launch.get("partition") or "".join(defaults[:1]))
+        name = wanted or self.launch.get("partition") or "".join(defaults[:1])
+        return self.partitions.get(name.partition(",")[0])
 
     def _gpus(self) -> Iterator[Finding]:
         chosen, kind = self._chosen(), self.launch.get("gpu_type")
@@ -222,7 +226,7 @@ class Site:
         ways = {"gres": "--gres=gpu:1", "gpus": "--gpus-per-node=1"}
         refusals = {name: self._refusal([way, *self._place()]) for name, way in ways.items()}
         taken = [name for name, refusal in refusals.items() if refusal is None]
-        wanted = self.launch.get("gpus")
+        wanted = self.launch.get("gpus") if self.launch.get("gpus") in ways else None
         return judged(
             len(taken) == 2 or wanted in taken,
             otherwise=Mark.NOTE if taken and wanted is None else Mark.BAD,
@@ -265,20 +269,19 @@ class Site:
         user, wanted = getpass.getuser(), self.launch.get("account")
         command = ("sacctmgr", "--noheader", "--parsable2", "show")
         answer = self.cluster.ask(*command, "associations", f"user={user}", "format=Account")
-        if self._accounting().mark is not Mark.OK or answer is None or answer.code != 0:
+        if answer is None or answer.code != 0:
             return
         accounts = sorted(set(answer.output.split()))
         shown = self.cluster.ask(*command, "user", user, "format=DefaultAccount")
         default = _output(shown).strip()
         enforced = "associations" in self.settings.get("AccountingStorageEnforce", "")
         right = wanted in accounts if wanted else bool(default) or not enforced
+        remedy = f"launch.account is {wanted!r}: name one of these, or ask the administrators for one"
         yield Finding(
-            mark=Mark.OK if right else (Mark.BAD if enforced else Mark.NOTE),
+            mark=Mark.OK if right else Mark.BAD if enforced else Mark.NOTE,
             subject="account",
             found=f"{user} may use {', '.join(accounts) or 'none'}; default: {default or 'none'}",
-            remedy=""
-            if right
-            else f"launch.account is {wanted!r}: name one of these, or ask the administrators for one",
+            remedy="" if right else remedy,
             profile={"default-resources": {"slurm_account": wanted}} if wanted and right else {},
         )
 
@@ -335,19 +338,19 @@ class Site:
 def _partitions(listed: str) -> dict[str, Partition]:
     """Read `sinfo`'s lines of name, time limit, generic resources, state and number of nodes, several a partition."""
     found: dict[str, Partition] = {}
-    for line in listed.splitlines():
-        label, limit, resources, state, count = (part.strip() for part in line.split("|"))
-        name = label.rstrip("*")
+    for line in (each for each in listed.splitlines() if re.fullmatch(r"([^|]*\|){4}\d+\s*", each)):
+        label, limit, resources, state, number_of_nodes = (part.strip() for part in line.split("|"))
+        name, nodes = label.rstrip("*"), int(number_of_nodes)
         known = found.get(name)
         gpus = dict(known.gpus) if known else {}
         for kind, number in re.findall(r"gpu(?::([^:,()\s]+))?:(\d+)", resources):
             gpus[kind] = max(int(number), gpus.get(kind, 0))
-        up = 0 if state.startswith(_NOT_UP) or state.endswith("*") else int(count)
+        up = 0 if state.startswith(_NOT_UP) or state.endswith("*") else nodes
         found[name] = Partition(
             name=name,
             default=label.endswith("*"),
             hours=_limit_hours(limit),
-            nodes=int(count) + (known.nodes if known else 0),
+            nodes=nodes + (known.nodes if known else 0),
             up=up + (known.up if known else 0),
             gpus=gpus,
         )
