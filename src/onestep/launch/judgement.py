@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from onestep.exits import Exit
 from onestep.launch.cluster import ALIVE, Sighting
 
 # Ends that are the run's own, or somebody's will.
@@ -12,8 +13,8 @@ _OWN_ENDS = frozenset({"FAILED", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE"})
 # Ends through no fault of the run; SLURM may requeue the job from each of them for a while.
 _NO_FAULT = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "TIMEOUT", "REVOKED", "RECONFIG_FAIL"})
 _HELD = frozenset({"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-# The exit code of a training that was asked to stop and has saved its state (`onestep.exits.Exit.STOPPED`).
-_STOPPED_CODE = 85
+# The exit code of a training that was asked to stop and has saved its state.
+_STOPPED_CODE = Exit.STOPPED
 # A job that is requeued can be seen in its old end once.
 _CONFIRMATION_SECONDS = 5.0
 
