@@ -17,8 +17,8 @@ fail() {
 # g++ and libc6-dev: torch.compile and Triton build kernels while a training runs. procps: Snakemake's benchmarks.
 system_packages() {
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update
-	apt-get install --yes --no-install-recommends ca-certificates g++ libc6-dev procps
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends ca-certificates g++ libc6-dev procps
 	rm -rf /var/lib/apt/lists/*
 }
 
@@ -32,7 +32,7 @@ account() {
 python_packages() {
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3 --version), expected 3.11 or newer"
 	python3 -m venv "$VENV"
-	"$VENV/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement "$1"
+	"$VENV/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --progress-bar off --no-deps --requirement "$1"
 	"$VENV/bin/python" -m pip check --disable-pip-version-check
 }
 

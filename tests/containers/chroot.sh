@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=${1:?usage: tests/containers/chroot.sh FOLDER}
+authorities=/etc/ssl/handed_in.crt # those that this machine trusts; Debian's own file is written anew by apt
 began=$SECONDS
 
 fail() {
@@ -46,7 +47,7 @@ pip_settings() {
 		echo "PIP_$(echo "$name" | tr 'a-z-' 'A-Z_')=$value"
 	done
 	env | grep -iE '^(PIP_[A-Z_]+|https?_proxy|no_proxy)=' || true
-	echo "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"
+	[ ! -f "$root$authorities" ] || printf '%s\n' "SSL_CERT_FILE=$authorities" "PIP_CERT=$authorities"
 }
 
 hand_in() {
@@ -55,7 +56,7 @@ hand_in() {
 	cp --archive /etc/apt/sources.list.d "$root/etc/apt/"
 	[ ! -f /etc/apt/sources.list ] || cp /etc/apt/sources.list "$root/etc/apt/"
 	apt-config dump | grep '^Acquire::' >"$root/etc/apt/apt.conf.d/00settings" || true
-	[ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+	[ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$root$authorities"
 	mount -t proc proc "$root/proc"
 	mount --rbind /dev "$root/dev"
 	package_folders | while read -r folder; do
