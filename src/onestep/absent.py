@@ -1,9 +1,9 @@
 """Stand-ins for torch where it is not installed, so that the files of the family folders can be looked at without it.
 
-A login node reads config.yaml, plans and follows jobs; it never computes, and torch is 5 GB. What it wants of a component
-is its signature, its docstring, which directions are better, how often it evaluates: nothing of that needs torch, but
-the file that says it imports torch at its top. While a family's file is imported, names of absent packages are
-therefore bound to classes that can be inherited from, annotated with and decorated with, and that refuse everything else.
+A login node reads config.yaml, plans and follows jobs; it computes nothing, and torch is 5 GB. What it wants of a
+component is its signature, its docstring, which numbers are better, how often it evaluates: nothing that needs torch,
+but the file that says it imports torch at its top. So while such a file is imported, what it takes from torch are
+classes to inherit from, to annotate with and to decorate with, that refuse everything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PACKAGES = ("torch",)
 
 
 class _Refusing(type):
-    """Classes whose attributes, however deep, are classes of the same kind; what inherits from them has its own only."""
+    """Classes whose attributes, however deep, are classes of the same kind; their subclasses have their own only."""
 
     def __getattr__(cls, name: str) -> Any:
         if cls.__module__ != __name__:
