@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from login_node import on_a_login_node, pinned, said
-from onestep.config import experiment_document, read_experiment
+from onestep.config import experiment_document
 from onestep.plan import Plan
 from tiny import REPOSITORY
 
@@ -69,7 +69,7 @@ print(json.dumps([experiment_document(plan.experiment), codes]))
 """
     plan = Plan.read(REPOSITORY / config)
     codes = {run: plan.training_code(run) for run in plan.experiment.runs}
-    here = json.dumps([experiment_document(read_experiment(REPOSITORY / config)), codes])
+    here = json.dumps([experiment_document(plan.experiment), codes])
     assert json.loads(said("-c", program, within=tmp_path)) == json.loads(here)
 
 

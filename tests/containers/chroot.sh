@@ -80,7 +80,7 @@ install() {
 # A command by the image's account, in the image's environment, in a network in which there is nothing.
 as_account() {
 	unshare --net env --ignore-environment HOME=/home/onestep PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 \
-		chroot --userspec=onestep:onestep "$root" /bin/bash -c "$(sed -n '/^%environment/,/^$/p' containers/onestep.def | tail -n +2)
+		"$(command -v chroot)" --userspec=onestep:onestep "$root" /bin/bash -c "$(sed -n '/^%environment/,/^$/p' containers/onestep.def | tail -n +2)
 cd ~/work; set -e; $1"
 }
 
@@ -91,7 +91,7 @@ copy_to "$root/opt/source"
 install environment
 say "install.sh environment"
 install package
-say "install.sh package, $(du -smx "$root" | cut -f1) MB in all"
+say "install.sh package, $(du -sm "$root/opt/onestep" | cut -f1) MB of Python packages"
 
 copy_to "$root/home/onestep/work"
 chroot "$root" chown -R onestep:onestep /home/onestep
