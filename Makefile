@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-full-size lint clean
+.PHONY: setup demo test test-slurm test-full-size lint clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -15,6 +15,9 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 
 test: setup lint  ## all tests
 	@python -m pytest -n 2
+
+test-slurm: setup  ## trainings and rules as jobs of a real SLURM that this machine becomes: needs root and tests/slurm/cluster/packages
+	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 tests/slurm
 
 test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: ten minutes, 7 GB of memory, 3 GB of disk
 	@python -m pytest -m full_size

@@ -16,6 +16,10 @@ except ConfigError as error:
     raise SystemExit(str(error))
 
 
+# Of every rule that does not say otherwise, and only under `--software-deployment-method apptainer`.
+container: plan.container
+
+
 wildcard_constraints:
     model=MODEL,
     run=r"[a-z0-9_]+",

@@ -80,10 +80,29 @@ WRONG = {
         "tables.digits.rows[1].smapler: unknown key; "
         "allowed: run, teacher, sampler, label, dataset, ema, published, nfe, images; did you mean sampler?",
     ),
+    "a launch exception of nobody": (
+        {"launch.runs": {"digits_d3o": {"hours": 2.0}}},
+        "launch.runs.digits_d3o: found the text 'digits_d3o', expected one of the runs: digits_backbone, "
+        "digits_metric, digits_edm, digits_d2o, digits_d2o_f; did you mean digits_d2o?",
+    ),
+    "a science key among a launch's exceptions": (
+        {"launch.runs": {"digits_d2o": {"batch": 2}}},
+        "launch.runs.digits_d2o.batch: unknown key; allowed: nodes, processes_per_node, cpus_per_process, memory_gib, "
+        "gpu_type, partition, account, qos, constraint, hours",
+    ),
+    "several nodes of this machine": (
+        {"launch.nodes": 2},
+        "launch.nodes: found 2, expected 1: `backend: local` is this machine",
+    ),
+    "processes that cannot share a batch": (
+        {"launch.runs": {"digits_d2o": {"processes_per_node": 7}}},
+        "launch.processes_per_node: 7 processes train digits_d2o, and its batch of 64 does not divide among them; "
+        "choose otherwise here, in launch.runs, or in the run",
+    ),
     "unknown section": (
         {"zebra": 1},
         "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
-        "runs, samplers, metrics, tables, storage, rerun",
+        "runs, samplers, metrics, tables, launch, container, storage, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -655,7 +674,7 @@ def test_a_circle_over_several_runs_is_named() -> None:
 
 SECTIONS = (
     "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, "
-    "storage, rerun"
+    "launch, container, storage, rerun"
 )
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),

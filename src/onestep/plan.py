@@ -127,6 +127,35 @@ class Plan:
         block = self._document[section][name]
         return {key: value for key, value in block.items() if key not in ("input", "run", "features", "references")}
 
+    # Where rules run; none of it is among their params, so that an edit reruns nothing
+
+    @property
+    def container(self) -> str | None:
+        """The image of the rules that need neither the network nor SLURM's commands."""
+        return self.experiment.container
+
+    @property
+    def gres(self) -> str | None:
+        """One GPU as a generic resource; None where the site wants GPUs asked for otherwise."""
+        launch = self.experiment.launch
+        named = "gpu" if launch.gpu_type is None else f"gpu:{launch.gpu_type}"
+        return f"{named}:1" if launch.gpus == "gres" else None
+
+    @property
+    def gpu(self) -> int | None:
+        """One GPU by number; None where the site wants GPUs asked for otherwise."""
+        return 1 if self.experiment.launch.gpus == "gpus" else None
+
+    @property
+    def gpu_model(self) -> str | None:
+        """Its type, where it is asked for by number."""
+        return self.experiment.launch.gpu_type if self.gpu is not None else None
+
+    @property
+    def threads(self) -> int:
+        """Processor cores of a job that feeds a GPU or measures: as many as a process of a training."""
+        return self.experiment.launch.cpus_per_process
+
     # Inputs and data
 
     def fetch_source(self, wildcards: Any) -> str:
@@ -607,8 +636,9 @@ class Plan:
                 yield _Number(point, row.sampler, table.curves.seeds, metric)
 
     def page_options(self, wildcards: Any) -> str:
-        """The whole config: the page shows it. But it says nothing of where inputs were downloaded."""
-        return canonical_json({key: value for key, value in self._document.items() if key != "mirrors"})
+        """The whole config: the page shows it. But it says nothing of where inputs were downloaded and runs trained."""
+        elsewhere = ("mirrors", "launch", "container")
+        return canonical_json({key: value for key, value in self._document.items() if key not in elsewhere})
 
     def report_code(self, wildcards: Any) -> str:
         """Fingerprint of the page: its code, and the template and style sheet beside it."""

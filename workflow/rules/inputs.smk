@@ -17,6 +17,10 @@ rule fetch:
     localrule: True
     conda:
         "../../envs/onestep.yaml"
+    container:
+        None
+    resources:
+        fetch_jobs=1,
     params:
         source=plan.fetch_source,
     shell:
@@ -37,6 +41,10 @@ rule prepare:
         "benchmarks/prepare/{dataset}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime="12h",
     params:
         dataset=plan.dataset_options,
         code=plan.prepare_code,

@@ -17,6 +17,10 @@ rule measure:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=16000,
+        runtime="2h",
     params:
         metric=plan.metric_options,
         code=plan.measure_code,
@@ -37,8 +41,11 @@ rule select:
         "logs/select/{model}.log",
     benchmark:
         "benchmarks/select/{model}.tsv"
+    localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         choice=plan.choice_options,
         code=plan.select_code,
@@ -62,6 +69,10 @@ rule check_reference:
         "benchmarks/measure/references/{dataset}.{metric}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=16000,
+        runtime="2h",
     params:
         metric=plan.metric_options,
         code=plan.measure_code,
@@ -82,8 +93,11 @@ rule tabulate:
         "logs/tabulate/{table}.log",
     benchmark:
         "benchmarks/tabulate/{table}.tsv"
+    localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         table=plan.table_options,
         training_code=plan.training_codes,
@@ -106,6 +120,8 @@ rule report:
     localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         config=plan.page_options,
         source=plan.source,

@@ -23,6 +23,13 @@ if plan.keeps_images:
             "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
         conda:
             "../../envs/onestep.yaml"
+        threads: plan.threads
+        resources:
+            mem_mb=32000,
+            runtime="12h",
+            gpu=plan.gpu,
+            gpu_model=plan.gpu_model,
+            gres=plan.gres,
         params:
             sampler=plan.sampler_options,
             code=plan.sample_code,
@@ -43,6 +50,13 @@ if plan.keeps_images:
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
         conda:
             "../../envs/onestep.yaml"
+        threads: plan.threads
+        resources:
+            mem_mb=32000,
+            runtime="4h",
+            gpu=plan.gpu,
+            gpu_model=plan.gpu_model,
+            gres=plan.gres,
         params:
             features=plan.extractor_options,
             code=plan.extract_code,
@@ -74,6 +88,13 @@ for look in [] if plan.keeps_images else plan.observations:
             block=look.blocks,
         conda:
             "../../envs/onestep.yaml"
+        threads: plan.threads
+        resources:
+            mem_mb=32000,
+            runtime="12h",
+            gpu=plan.gpu,
+            gpu_model=plan.gpu_model,
+            gres=plan.gres,
         params:
             sampler=plan.observed_sampler,
             seeds=plan.observed_seeds,
@@ -99,6 +120,13 @@ rule extract_real:
         "benchmarks/extract/{dataset}.{features}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+        gpu=plan.gpu,
+        gpu_model=plan.gpu_model,
+        gres=plan.gres,
     params:
         features=plan.extractor_options,
         code=plan.extract_code,
@@ -120,6 +148,13 @@ rule extract_reference:
         "benchmarks/extract/reference/{input}.{features}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+        gpu=plan.gpu,
+        gpu_model=plan.gpu_model,
+        gres=plan.gres,
     params:
         features=plan.extractor_options,
         code=plan.extract_code,

@@ -16,6 +16,8 @@ rule resolve:
     localrule: True
     conda:
         "../../envs/onestep.yaml"
+    resources:
+        login_jobs=1,
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=plan.run_document,
@@ -37,6 +39,13 @@ rule embed:
         "benchmarks/embed/{class_embeddings}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+        gpu=plan.gpu,
+        gpu_model=plan.gpu_model,
+        gres=plan.gres,
     params:
         options=plan.embedding_options,
         code=plan.embedding_code,
@@ -48,7 +57,7 @@ rule embed:
 for run in plan.runs:
 
     rule:
-        """Train a run, or take it up where it was cut off; publish its snapshots when it is done."""
+        """Train a run where config.yaml's `launch` says, or take it up where it was cut off; publish it when it is done."""
         name:
             f"train_{run.name}"
         input:
@@ -64,15 +73,23 @@ for run in plan.runs:
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
         retries: 0
+        # Not a job of SLURM itself: it submits one, finds it again, and watches it.
+        localrule: True
         conda:
             "../../envs/onestep.yaml"
+        # Its job's image is that of launch.python: what submits it stands outside.
+        container:
+            None
+        resources:
+            train_jobs=1,
         params:
+            config=plan.source,
             # Empty unless the config says that training follows its code.
             code=run.code,
             options=run.options,
         shell:
-            "onestep train --run {input.run:q} --data {input.data:q} {params.options} --state state --output results/runs"
-            " 2>&1 | tee {log:q}"
+            "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
+            " --state state --output results/runs 2>&1 | tee -ai {log:q}"
 
 
 rule convert:
@@ -88,6 +105,10 @@ rule convert:
         "benchmarks/convert/{teacher}.tsv"
     conda:
         "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime="30m",
     params:
         options=plan.teacher_options,
         code=plan.convert_code,

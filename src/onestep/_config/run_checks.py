@@ -26,6 +26,7 @@ def run_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from _role_problems(run, place=("runs", name))
         yield from _average_problems(run, place=("runs", name, "ema", "others"))
         yield from _speed_problems(run, place=("runs", name))
+    yield from _launch_problems(experiment)
     yield from _cycles(experiment)
 
 
@@ -259,3 +260,20 @@ def _before(run: Run, experiment: Experiment) -> list[str]:
     looked_through = [*discriminator.backbones, *([table.backbone] if table else [])] if discriminator else []
     sources += map(experiment.backbones.get, looked_through)
     return [source.run for source in sources if source is not None and source.run is not None]
+
+
+def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield runs that `launch` names and nobody knows, and batches that its processes cannot share."""
+    launch = experiment.launch
+    for name in launch.runs:
+        yield from unknown(("launch", "runs", name), name, experiment.runs, of="runs")
+    if launch.backend == "local" and launch.nodes > 1:
+        yield Problem(("launch", "nodes"), f"found {launch.nodes}, expected 1: `backend: local` is this machine")
+    for name, run in experiment.runs.items():
+        processes = launch.of(name).processes
+        if run.batch % processes:
+            yield Problem(
+                ("launch", "processes_per_node"),
+                f"{processes} processes train {name}, and its batch of {run.batch} does not divide among them; "
+                "choose otherwise here, in launch.runs, or in the run",
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,6 +43,7 @@ SeedBlock = Annotated[str, StringConstraints(pattern=_SEED_BLOCK)]
 Policy = Annotated[str, StringConstraints(pattern=_POLICY)]
 MetricValue = Annotated[str, StringConstraints(pattern=_METRIC_VALUE)]
 Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Named = Annotated[Mapping[Name, _T], AfterValidator(_frozen)]
@@ -404,6 +406,88 @@ class Storage:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LaunchException:
+    """What one run's job asks for in place of what `launch` says of all."""
+
+    nodes: Count | None = None
+    processes_per_node: Count | None = None
+    cpus_per_process: Count | None = None
+    memory_gib: Count | None = None
+    gpu_type: Text | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    hours: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Launch:
+    """Where trainings run, and what a site wants to be told. Nothing here is science: an edit trains nothing anew.
+
+    Attributes:
+        backend: A job of SLURM, or processes of this machine; `auto` is SLURM where there is an `sbatch`.
+        nodes: Nodes of a job.
+        processes_per_node: Processes of a run on each node, one a GPU.
+        cpus_per_process: Processor cores of each; as many has every other job that samples, looks at images or measures.
+        memory_gib: Memory of a node; None is what the site gives.
+        device: What each process of a job must find: a GPU of its own, or (`cpu`) nothing, and it looks for none.
+        gpus: How GPUs are asked for: `--gres=gpu:8`, `--gpus-per-node=8`, or not at all.
+        gpu_type: Such as a100.
+        hours: Time limit; a job that reaches it goes on in another life.
+        signal_seconds: How long before it the run is told: time to end a step and to write a state.
+        state_seconds: Seconds between two states, which is what a dying node costs.
+        requeues: How often a job may go back into the queue, whatever the reason.
+        resubmissions: How often a job that SLURM lost, and did not put back, is submitted anew.
+        poll_seconds: Seconds between two looks at the job.
+        grace_seconds: How long SLURM may take to put back a job whose node failed or which was preempted.
+        on_interrupt: What Ctrl-C does to the job; other signals always leave it alone.
+        on_change: What happens to the active job of a run whose config has changed.
+        setup: Lines of shell before the processes start, such as `module load cuda`.
+        python: Command that starts Python in the job; None is the one that runs Snakemake.
+        sbatch: Further options of sbatch.
+        runs: Exceptions, by run.
+    """
+
+    backend: Literal["auto", "slurm", "local"] = "auto"
+    nodes: Count = 1
+    processes_per_node: Count = 1
+    cpus_per_process: Count = 1
+    memory_gib: Count | None = None
+    device: Literal["cuda", "cpu"] = "cuda"
+    gpus: Literal["gres", "gpus", "none"] = "gres"
+    gpu_type: Text | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    hours: Positive = 24.0
+    signal_seconds: Count = 300
+    state_seconds: Positive = 300.0
+    requeues: Annotated[int, Field(ge=0)] = 100
+    resubmissions: Annotated[int, Field(ge=0)] = 3
+    poll_seconds: Positive = 30.0
+    grace_seconds: Positive = 180.0
+    on_interrupt: Literal["cancel", "detach"] = "cancel"
+    on_change: Literal["leave", "cancel"] = "leave"
+    setup: tuple[Text, ...] = ()
+    python: Text | None = None
+    sbatch: Options = Field(default_factory=_nothing)
+    runs: Named[LaunchException] = Field(default_factory=_nothing)
+
+    def of(self, run: str) -> Launch:
+        """Return what holds for one run."""
+        exception = self.runs.get(run)
+        said = {} if exception is None else vars(exception)
+        return replace(self, **{key: value for key, value in said.items() if value is not None}, runs={})
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, on all nodes."""
+        return self.nodes * self.processes_per_node
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Rerun:
     """What a change leads to, where that is a matter of taste."""
 
@@ -416,6 +500,7 @@ class Experiment:
 
     Attributes:
         mirrors: What addresses begin with, and what they may begin with instead; a mirror is tried first.
+        container: The image in which rules run where Snakemake is told to use one; trainings have `launch.python`.
     """
 
     inputs: Named[Input] = Field(default_factory=_nothing)
@@ -429,5 +514,7 @@ class Experiment:
     samplers: Named[Component] = Field(default_factory=_nothing)
     metrics: Named[Metric] = Field(default_factory=_nothing)
     tables: Named[Table] = Field(default_factory=_nothing)
+    launch: Launch = Field(default_factory=Launch)
+    container: Text | None = None
     storage: Storage = Storage()
     rerun: Rerun = Rerun()

@@ -1,0 +1,95 @@
+"""The cluster that other tests here rely on does what real ones do to a job."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from slurm_cluster import until
+
+pytestmark = pytest.mark.slurm
+
+
+def test_it_listens_on_loopback_alone(slurm):
+    ports = {
+        int(line.rpartition("=")[2])
+        for name in ("slurm.conf", "slurmdbd.conf", "my.cnf")
+        for line in (slurm.root / "etc" / name).read_text().splitlines()
+        if line.lower().startswith(("port=", "slurmctldport=", "slurmdport=", "dbdport="))
+    }
+    listening = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        address, port = local.split(":")
+        if state == "0A" and int(port, 16) in ports:
+            listening[int(port, 16)] = socket.inet_ntoa(struct.pack("<I", int(address, 16)))
+    assert set(listening) == ports
+    assert set(listening.values()) == {"127.0.0.1"}
+
+
+def test_a_job_is_remembered_with_what_it_asked_for(slurm):
+    job = slurm.submit("true", "--job-name", "remembered", "--gres", "gpu:a100:8", "--nodes", "2", "--comment", "why")
+    until(lambda: [each.state for each in slurm.jobs("remembered")] == ["COMPLETED"], seconds=30, what="it is done")
+    (remembered,) = slurm.jobs("remembered")
+    assert (remembered.id, remembered.comment, remembered.nodes) == (job, "why", "n[1-2]")
+    assert (remembered.requested["gres/gpu"], remembered.allocated["gres/gpu:a100"]) == ("16", "16")
+
+
+def test_a_dead_node_takes_its_tasks_along_and_its_job_lives_again_elsewhere(slurm, tmp_path):
+    lives = tmp_path / "lives"
+    script = f'echo "$SLURMD_NODENAME $SLURM_RESTART_COUNT" >>{lives}; srun sh -c "sleep 600 & wait"'
+    job = slurm.submit(script, "--job-name", "lives", "--requeue", "--nodelist", "n1")
+    until(lambda: lives.exists() and "sleep 600" in _commands(), seconds=30, what="it runs")
+    slurm.kill_node("n1")
+    assert "sleep 600" not in _commands()
+    until(lambda: slurm.node_state("n1").startswith("down"), seconds=60, what="SLURM has seen it")
+    slurm.command("scontrol", "update", f"JobId={job}", "ReqNodeList=")
+    until(lambda: lives.read_text() == "n1 \nn2 1\n", seconds=60, what="its second life")
+    slurm.revive_node("n1")
+    assert [each.state for each in slurm.jobs("lives")] == ["NODE_FAIL", "RUNNING"]
+
+
+def _commands() -> str:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_accounting_stops_and_catches_up(slurm):
+    slurm.stop_accounting()
+    refused = subprocess.run(["sacct"], env=slurm.environment, capture_output=True, text=True)
+    assert refused.returncode == 1
+    job = slurm.submit("true", "--job-name", "unseen")
+    until(lambda: slurm.state(job) == "COMPLETED", seconds=30, what="it is done")
+    slurm.start_accounting()
+    until(lambda: [each.state for each in slurm.jobs("unseen")] == ["COMPLETED"], seconds=60, what="it is known")
+
+
+def test_a_command_can_be_missing(slurm):
+    lacking = slurm.without("sacct")
+    assert shutil.which("sacct", path=slurm.environment["PATH"]) is not None
+    assert shutil.which("sacct", path=lacking["PATH"]) is None
+    assert subprocess.run(["squeue"], env=lacking, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(("partition", "told"), [("main", ["start", "USR2", "start"]), ("abrupt", ["start", "start"])])
+def test_preemption_tells_a_job_before_it_or_not(slurm, tmp_path, partition, told):
+    heard = tmp_path / "heard"
+    script = f"trap 'echo USR2 >>{heard}; exit 1' USR2; echo start >>{heard}; sleep 600 & wait"
+    victim = slurm.submit(script, "--partition", partition, "--nodelist", "n1", "--requeue", "--signal", "B:USR2@60")
+    until(heard.exists, seconds=30, what="it runs")
+    urgent = slurm.submit("sleep 600", "--partition", "high", "--nodelist", "n1", "--exclusive")
+    until(lambda: slurm.state(urgent) == "RUNNING", seconds=60, what="the urgent one runs")
+    if partition == "main":  # what leaves by itself is not requeued by SLURM
+        slurm.command("scontrol", "requeue", str(victim))
+    slurm.command("scancel", str(urgent))
+    until(lambda: heard.read_text().split() == told, seconds=60, what=f"it heard {told}")
+
+
+def test_the_lost_are_not_requeued(slurm):
+    victim = slurm.submit("sleep 600", "--partition", "lost", "--nodelist", "n1", "--job-name", "lost", "--requeue")
+    until(lambda: slurm.state(victim) == "RUNNING", seconds=30, what="it runs")
+    slurm.submit("true", "--partition", "high", "--nodelist", "n1", "--exclusive")
+    until(lambda: [each.state for each in slurm.jobs("lost")] == ["PREEMPTED"], seconds=60, what="it is lost")
