@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import distribution
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from login_node import on_a_login_node, pinned, said
 from onestep.config import experiment_document
@@ -30,6 +33,18 @@ def test_the_driver_has_the_versions_of_the_whole_environment():
     assert {"snakemake", "snakemake-executor-plugin-slurm", "submitit", "pydantic", "requests"} <= names
     assert not {"torch", "torchvision", "timm", "scikit-learn", "triton"} & names
     assert not [name for name in names if name.startswith("nvidia")]
+
+
+def test_the_driver_has_whatever_its_packages_require():
+    names = {line.partition("==")[0] for line in pinned("driver.lock")}
+    required = {canonicalize_name(each.name): name for name in names for each in requirements_of(name)}
+    assert {each: by for each, by in required.items() if each not in names} == {}
+
+
+def requirements_of(name):
+    """Return what an installed package requires here, extras left out."""
+    given = map(Requirement, distribution(name).requires or [])
+    return [each for each in given if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def test_these_tests_look_at_a_machine_without_torch(tmp_path):
@@ -57,7 +72,7 @@ assert "torch" not in sys.modules
     assert said("-c", program, *families.split(), within=tmp_path).splitlines() == files
 
 
-@pytest.mark.parametrize("config", ["config.yaml", "demo/config.yaml", "trials/cifar10.yaml"])
+@pytest.mark.parametrize("config", ["config.yaml", "demo/config.yaml"])
 def test_a_config_is_read_as_where_torch_is(tmp_path, config):
     program = f"""
 import json
@@ -86,8 +101,8 @@ def test_a_wrong_option_is_found(work):
 
 
 def test_snakemake_plans_the_paper(work):
-    arguments = ("--snakefile", str(REPOSITORY / "Snakefile"), "--scheduler", "greedy", "--dry-run", "--quiet", "rules")
-    text = said("-m", "snakemake", *arguments, within=work)
+    arguments = ["--snakefile", REPOSITORY / "Snakefile", "--profile", REPOSITORY / "profiles" / "slurm"]
+    text = said("-m", "snakemake", *map(str, arguments), "--dry-run", "--quiet", "rules", within=work)
     assert "train_imagenet64_d2o_f" in text
     assert "observe_clip_and_inception" in text
 
@@ -99,6 +114,13 @@ def test_the_verbs_of_a_login_node(work):
         "-m", "onestep", "resolve", "--config", "config.yaml", "--run", "ffhq_d2o", "--output", "run.yaml", within=work
     )
     assert yaml.safe_load((work / "run.yaml").read_text())["run"] == "ffhq_d2o"
+
+
+def test_what_submits_and_watches_can_be_imported(tmp_path):
+    files = sorted((REPOSITORY / "src" / "onestep" / "launch").glob("*.py"))
+    modules = [f"onestep.launch.{path.stem}" for path in files if path.stem != "__init__"]
+    assert "onestep.launch.submission" in modules
+    said("-c", f"import submitit, {', '.join(modules)}", within=tmp_path)
 
 
 def test_what_computes_says_that_torch_is_missing(tmp_path):
