@@ -15,7 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from slurm_cluster import Slurm, until
+from slurm_cluster import Job, Slurm, until
+
 from tiny import REPOSITORY, tiny_config, write_config
 
 RUN = "digits_edm"
@@ -80,8 +81,8 @@ class Site:
     def prepare(cls, folder: Path, *, slurm: Slurm, **run: Any) -> Site:
         """Make what a run trains from; `run` replaces options of it."""
         config = tiny_config()
-        # Some ten seconds of training.
-        config["runs"][RUN] |= {"batch": 16, "images": 2_400, "snapshot_every": 800} | run
+        # Some seconds of training.
+        config["runs"][RUN] |= {"batch": 16, "images": 960, "snapshot_every": 320} | run
         data, options = folder / "digits.zip", json.dumps({"name": "digits", "resolution": 16})
         source = files("sklearn") / "datasets" / "data" / "digits.csv.gz"
         _onestep("prepare", "--dataset", options, "--source", source, "--output", data, environment=slurm.environment)
@@ -150,8 +151,11 @@ class Launch:
 
     def lives(self) -> list[tuple[int, str]]:
         """Return, after accounting, the id and the last state of each life of each job of the run, oldest first."""
-        name = json.loads((self.state / "job.json").read_text())["name"]
-        return [(life.id, life.state) for life in self.slurm.jobs(name)]
+        return [(life.id, life.state) for life in self.jobs()]
+
+    def jobs(self) -> list[Job]:
+        """Return what accounting says of each of them."""
+        return self.slurm.jobs(json.loads((self.state / "job.json").read_text())["name"])
 
     def ranks(self) -> list[int]:
         """Return the process ids of the training's ranks."""
@@ -165,8 +169,20 @@ class Launch:
         assert self.process.poll() is None, self.said
         return self
 
-    def signal_ranks(self, number: signal.Signals) -> None:
-        """Send a signal to all ranks."""
+    def halts(self, images: int = 64) -> Launch:
+        """Wait until the training has come so far, and hold its ranks there: on no machine may it end before a fault.
+
+        SLURM lets them go on when it ends them.
+        """
+        self.trains(images)
+        self._signal(signal.SIGSTOP)
+        return self
+
+    def goes_on(self) -> None:
+        """Let the ranks go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         for rank in self.ranks():
             os.kill(rank, number)
 
@@ -187,7 +203,7 @@ def _is_rank(entry: Path, mark: bytes) -> bool:
         words = (entry / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"submitit.core._submit" in words and mark in words and not b"srun" in words[0]
+    return b"submitit.core._submit" in words and mark in words and b"srun" not in words[0]
 
 
 def _command(*words: object) -> list[str]:

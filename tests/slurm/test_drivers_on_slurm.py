@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from slurm_cluster import until
-from workplace import RUN, SUMMARY, Driver, Workplace, before, program
+from workplace import RUN, SUMMARY, Workplace, before, program
 
 from onestep.exits import Exit
 from onestep.files import read_json
-from tiny import REPOSITORY
 
 pytestmark = pytest.mark.slurm
 

@@ -5,12 +5,11 @@ With ONESTEP_FAULTS=PATH the findings are written down as a table.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,17 +91,23 @@ def _node_of(slurm: Slurm, job: int) -> str:
     return slurm.command("squeue", "--noheader", "--jobs", str(job), "--format", "%N").strip()
 
 
-def _preempt(slurm: Slurm, launch: Launch) -> None:
-    """Let a job of the higher partition take the whole node, for a moment."""
+def _preempt(slurm: Slurm, launch: Launch, *, warned: bool) -> None:
+    """Let a job of the higher partition take the whole node, for a moment.
+
+    A training that halts goes on when it has got its signal, if it gets one (`warned`).
+    """
     options = ("--partition", "high", "--nodelist", _node_of(slurm, launch.job), "--exclusive")
     urgent = slurm.submit("sleep 600", *options)
+    if warned:
+        _await_signal(launch)
+        launch.goes_on()
     until(lambda: slurm.state(urgent) == "RUNNING", seconds=60, what="the urgent job runs")
     slurm.command("scancel", str(urgent))
 
 
 def test_a_preempted_job_saves_its_state_and_goes_on(slurm, site, undisturbed, findings):
-    launch = site.launch("preempted", partition="main", state_seconds=3600.0).trains()
-    _preempt(slurm, launch)
+    launch = site.launch("preempted", partition="main", state_seconds=3600.0).halts()
+    _preempt(slurm, launch, warned=True)
     _finishes(launch, undisturbed, lives=2)
     assert launch.history["restarts"] == 1
     assert "stopped by a signal at" in launch.said
@@ -110,10 +115,8 @@ def test_a_preempted_job_saves_its_state_and_goes_on(slurm, site, undisturbed, f
 
 
 def test_a_job_preempted_without_a_word_goes_on_from_its_last_state(slurm, site, undisturbed, findings):
-    launch = site.launch("abrupt", partition="abrupt").trains(320)
-    # Deaf: they would save their state on SIGTERM, for which only a quick step leaves time.
-    launch.signal_ranks(signal.SIGSTOP)
-    _preempt(slurm, launch)
+    launch = site.launch("abrupt", partition="abrupt").halts(320)
+    _preempt(slurm, launch, warned=False)
     _finishes(launch, undisturbed, lives=2)
     assert launch.history["restarts"] == 1
     assert "stopped by a signal" not in launch.said
@@ -121,10 +124,8 @@ def test_a_job_preempted_without_a_word_goes_on_from_its_last_state(slurm, site,
 
 
 def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, site, undisturbed, findings):
-    launch = site.launch("lost", partition="lost", grace_seconds=5.0).trains(320)
-    # It would save its state within the grace, and put itself back.
-    launch.signal_ranks(signal.SIGSTOP)
-    _preempt(slurm, launch)
+    launch = site.launch("lost", partition="lost", grace_seconds=5.0).halts(320)
+    _preempt(slurm, launch, warned=False)
     _finishes(launch, undisturbed, lives=2, jobs=2)
     assert launch.lives()[0][1] == "PREEMPTED"
     assert "submitting it anew" in launch.said
@@ -132,14 +133,18 @@ def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, site, un
 
 
 def test_a_time_limit_is_one_more_life(slurm, site, undisturbed, findings):
-    launch = site.launch("limited", hours=1 / 60, signal_seconds=40, state_seconds=3600.0).trains()
-    # SLURM looks at limits about every half minute: so long a run, in little time of the processors.
-    launch.signal_ranks(signal.SIGSTOP)
-    until(lambda: all(map(_is_signalled, launch.ranks())), seconds=90, what="the signal before the limit")
-    launch.signal_ranks(signal.SIGCONT)
+    launch = site.launch("limited", hours=1 / 60, signal_seconds=40, state_seconds=3600.0).halts()
+    # SLURM looks at limits about every half minute.
+    _await_signal(launch)
+    launch.goes_on()
     _finishes(launch, undisturbed, lives=2)
     assert "stopped by a signal at" in launch.said
-    findings.note(launch, fault="time limit (1 minute)", happened="signal 40 s before it, state saved, requeued, resumed")
+    findings.note(launch, fault="time limit (1 minute)", happened="told 40 s before it, state saved, resumed")
+
+
+def _await_signal(launch: Launch) -> None:
+    """Wait until SLURM has told each rank that the job is to leave."""
+    until(lambda: all(map(_is_signalled, launch.ranks())), seconds=90, what="the signal before the end")
 
 
 def _is_signalled(process: int) -> bool:
@@ -149,14 +154,14 @@ def _is_signalled(process: int) -> bool:
 
 
 def test_a_requeue_from_outside_is_one_more_life(slurm, site, undisturbed, findings):
-    launch = site.launch("requeued").trains()
+    launch = site.launch("requeued").halts()
     slurm.command("scontrol", "requeue", str(launch.job))
     _finishes(launch, undisturbed, lives=2)
     findings.note(launch, fault="`scontrol requeue` by hand", happened="resumed in the next life of the job")
 
 
 def test_who_cancels_a_job_does_not_want_another(slurm, site, undisturbed, findings):
-    launch = site.launch("cancelled").trains()
+    launch = site.launch("cancelled").halts()
     slurm.command("scancel", str(launch.job))
     cancelled_at = time.monotonic()
     assert launch.ends() == 1
@@ -169,20 +174,20 @@ def test_who_cancels_a_job_does_not_want_another(slurm, site, undisturbed, findi
 
 
 def test_a_dead_node_costs_a_life(slurm, site, undisturbed, findings):
-    launch = site.launch("node_died").trains(320)
+    launch = site.launch("node_died").halts(320)
     node = _node_of(slurm, launch.job)
     slurm.kill_node(node)
     _finishes(launch, undisturbed, lives=2)
     assert [state for _, state in launch.lives()] == ["NODE_FAIL", "COMPLETED"]
     (other,) = set(NODES) - {node}
-    assert slurm.jobs()[-1].nodes == other
+    assert launch.jobs()[-1].nodes == other
     findings.note(launch, fault="the node dies", happened="requeued by SLURM on the other node, resumed")
 
 
 def test_accounting_may_be_down_all_the_time(slurm, site, undisturbed, findings):
     slurm.stop_accounting()
     stopped_at = time.monotonic()
-    launch = site.launch("unaccounted").trains()
+    launch = site.launch("unaccounted").halts()
     slurm.command("scontrol", "requeue", str(launch.job))
     assert launch.ends() == 0, launch.said
     time.sleep(max(0.0, 60 - (time.monotonic() - stopped_at)))
@@ -194,7 +199,7 @@ def test_accounting_may_be_down_all_the_time(slurm, site, undisturbed, findings)
 def test_a_forgotten_job_is_judged_by_what_it_left(slurm, site, undisturbed, findings):
     environment = slurm.without("sacct")
     with slurm.forgetful(seconds=2):
-        failed = site.launch("forgotten", environment=environment).trains()
+        failed = site.launch("forgotten", environment=environment).halts()
         # This one looks again when nobody remembers the job.
         failed.process.send_signal(signal.SIGSTOP)
         os.kill(failed.ranks()[0], signal.SIGKILL)
@@ -219,7 +224,7 @@ def _is_known(slurm: Slurm, job: int) -> bool:
 
 
 def test_a_rank_that_dies_ends_the_job_at_once(slurm, site, undisturbed, findings):
-    launch = site.launch("rank_died").trains()
+    launch = site.launch("rank_died").halts()
     os.kill(launch.ranks()[-1], signal.SIGKILL)
     killed_at = time.monotonic()
     assert launch.ends() == 1
@@ -232,10 +237,11 @@ def test_a_rank_that_dies_ends_the_job_at_once(slurm, site, undisturbed, finding
 
 
 def test_a_controller_that_is_away_is_waited_for(slurm, site, undisturbed, findings):
-    launch = site.launch("uncontrolled").trains()
+    launch = site.launch("uncontrolled").halts()
     slurm.stop_controller()
     until(lambda: "SLURM does not answer" in launch.said, seconds=60, what="the launcher has seen it")
     slurm.start_controller()
+    launch.goes_on()
     _finishes(launch, undisturbed, lives=1)
     findings.note(launch, fault="slurmctld down for some seconds", happened="the launcher waits, the job trains on")
 
@@ -250,14 +256,14 @@ def test_a_job_without_gpus_fails_in_its_first_minute(slurm, site, findings):
 
 
 def test_requeues_that_are_used_up_make_way_for_another_job(slurm, site, undisturbed, findings):
-    launch = site.launch("not_requeued", requeues=0).trains()
+    launch = site.launch("not_requeued", requeues=0).halts()
     _ask_to_stop(slurm, launch)
     _finishes(launch, undisturbed, lives=2, jobs=2)
     findings.note(launch, fault="told to stop, launch.requeues 0", happened="state saved, submitted anew")
 
 
 def test_requeues_and_resubmissions_that_are_used_up_end_in_one_line(slurm, site, undisturbed, findings):
-    launch = site.launch("ended", requeues=0, resubmissions=0).trains()
+    launch = site.launch("ended", requeues=0, resubmissions=0).halts()
     _ask_to_stop(slurm, launch)
     assert launch.ends() == 1
     assert "saved its state and stopped" in launch.said.splitlines()[-1]
@@ -268,4 +274,5 @@ def test_requeues_and_resubmissions_that_are_used_up_end_in_one_line(slurm, site
 
 
 def _ask_to_stop(slurm: Slurm, launch: Launch) -> None:
+    launch.goes_on()
     slurm.command("scancel", "--signal=USR2", str(launch.job))

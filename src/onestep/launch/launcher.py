@@ -162,23 +162,35 @@ class _Launcher:
         return None if active is None else sorted(active, key=int)
 
     def _submit(self, *, attempt: int) -> Job | None:
-        """Submit a job; None where SLURM cannot be reached, or a signal came first."""
-        if self._asked.by is not None:
-            return None
-        try:
-            job = submit(self._request, journal=self._journal, attempt=attempt)
-        except Refused as refusal:
-            # A time-out may hide a success.
-            active = self._active(job_name(self._run, self._journal.folder))
-            if active:
-                return adopt(active[0], self._request, journal=self._journal)
-            if active is None:
-                say(f"{self._run}: {refusal}; SLURM does not answer, the same command tries again")
+        """Submit a job, as soon as SLURM answers; None where a signal came first."""
+        job = None
+        while job is None:
+            if self._asked.by is not None:
                 return None
-            self._journal.give_up_intention()
-            raise
+            try:
+                job = submit(self._request, journal=self._journal, attempt=attempt)
+            except Refused as refusal:
+                job = self._taken_after_all(refusal)
         say(f"{self._run}: submitted job {job.job_id}; rank 0 prints to {log_of(job.job_id, journal=self._journal)}")
         return job
+
+    def _taken_after_all(self, refusal: Refused) -> Job | None:
+        """Return the job that sbatch took without saying so; None where SLURM was away, or is still.
+
+        Raises:
+            Refused: SLURM is there and has not taken the job.
+        """
+        name = job_name(self._run, self._journal.folder)
+        was_away = self._cluster.active_jobs(name) is None
+        active = self._active(name)
+        if active:
+            return adopt(active[0], self._request, journal=self._journal)
+        if active is not None:
+            self._journal.give_up_intention()
+        if not was_away:
+            raise refusal
+        say(f"{self._run}: {refusal}; trying again, because SLURM did not answer")
+        return None
 
     def _watch(self, job: Job, *, lives: bool) -> Exit:
         """Watch jobs until the run has ended, or until this process is asked to leave.
