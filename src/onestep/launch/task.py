@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -77,13 +78,24 @@ class TrainingTask:
 
         code = training_code(self.assignment.document(), fingerprints=Fingerprints())
         self._check_files(code)
+
+        def leave_mark(folder: Path) -> None:
+            stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
+
+        if job.global_rank == 0 and not _is_free(int(os.environ["MASTER_PORT"])):
+            print(
+                f"port {os.environ['MASTER_PORT']} of {job.hostname} is taken; the next life meets at another",
+                flush=True,
+            )
+            leave_mark(self.assignment.folder(code))
+            return False
         return carry_out(
             self.assignment,
             code=code,
             output=None,
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
-            when_stopped=lambda folder: stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch(),
+            when_stopped=leave_mark,
         )
 
     def _environment(self, job: JobEnvironment) -> dict[str, str]:
@@ -162,6 +174,17 @@ def stopped_marker(folder: Path, *, job_id: str, restarts: int) -> Path:
 def port_of(job_id: int, *, restarts: int) -> int:
     """Return where the ranks of a job meet: jobs that share a node differ, and so do the lives of one."""
     return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
+
+
+def _is_free(port: int) -> bool:
+    """Return whether nobody on this node listens at a port: another cluster's job, or what its users run there."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _restarts() -> int:
