@@ -249,7 +249,7 @@ def test_a_job_without_gpus_fails_in_its_first_minute(slurm, site, findings):
     launch = site.launch("blind", device="cuda")
     assert launch.ends() == 1
     assert time.monotonic() - launch.begun < 60
-    assert any("launch." in line and "GPUs" in line for line in launch.said.splitlines())
+    assert "launch.processes_per_node: rank 0 on" in launch.said.splitlines()[-1]
     happened = "the first check fails with one line that names `launch`"
     findings.note(launch, fault="no GPU where one is asked for", happened=happened, resumed=False)
 

@@ -18,7 +18,7 @@ from onestep.launch.cluster import ALIVE, Cluster, Sighting
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
-from onestep.launch.stream import LogStream, endings, retell
+from onestep.launch.stream import LogStream, complaint, endings, retell
 from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, submit
 from onestep.training.publication import is_published, publish
 
@@ -282,12 +282,12 @@ class _Launcher:
 
     def _fail(self, job: Job, judgement: Judgement) -> Exit:
         self._journal.event("failed", job=job.job_id, because=judgement.because)
-        for line in endings(log_of(job.job_id, journal=self._journal).parent, job.job_id):
+        logs = log_of(job.job_id, journal=self._journal).parent
+        for line in endings(logs, job.job_id):
             say(line)
-        say(
-            f"{self._run}: job {job.job_id}: {judgement.because}; the same command goes on from the last state; "
-            f"logs: {log_of(job.job_id, journal=self._journal).parent}"
-        )
+        said = complaint(logs, job.job_id)
+        because = judgement.because if said is None else f"{judgement.because}: {said}"
+        say(f"{self._run}: job {job.job_id}: {because}; the same command goes on from the last state; logs: {logs}")
         return Exit.FAILED
 
 

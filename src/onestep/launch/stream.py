@@ -90,3 +90,12 @@ def endings(folder: Path, job_id: str, *, lines: int = 40, ranks: int = 2) -> It
     for path in telling[:ranks] or logs[:1]:
         yield f"--- {path}, its last lines:"
         yield from texts[path].splitlines()[-lines:]
+
+
+def complaint(folder: Path, job_id: str, *, lines: int = 40) -> str | None:
+    """Return the one line in which a job's processes said at their end what the user can mend; None if they did not."""
+    for log in sorted(folder.glob(f"{job_id}_*_log.out"), key=lambda path: int(path.name.split("_")[1])):
+        for line in log.read_text(errors="replace").splitlines()[-lines:]:
+            if line.startswith("error: "):
+                return line.removeprefix("error: ")
+    return None
