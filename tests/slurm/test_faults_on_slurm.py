@@ -123,6 +123,8 @@ def test_a_job_preempted_without_a_word_goes_on_from_its_last_state(slurm, site,
 
 
 def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, site, undisturbed, findings):
+    # With a moment of grace it saves its state and puts itself back.
+    slurm.command("scontrol", "update", "PartitionName=lost", "GraceTime=0")
     launch = site.launch("lost", partition="lost", grace_seconds=5.0).halts(320)
     _preempt(slurm, launch, warned=False)
     _finishes(launch, undisturbed, lives=2, jobs=2)
@@ -132,13 +134,13 @@ def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, site, un
 
 
 def test_a_time_limit_is_one_more_life(slurm, site, undisturbed, findings):
-    launch = site.launch("limited", hours=1 / 60, signal_seconds=40, state_seconds=3600.0).halts()
+    launch = site.launch("limited", hours=2 / 60, signal_seconds=45, state_seconds=3600.0).halts()
     # SLURM looks at limits about every half minute.
     _await_signal(launch)
     launch.goes_on()
     _finishes(launch, undisturbed, lives=2)
     assert "stopped by a signal at" in launch.said
-    findings.note(launch, fault="time limit (1 minute)", happened="told 40 s before it, state saved, resumed")
+    findings.note(launch, fault="time limit (2 minutes)", happened="told 45 s before it, state saved, resumed")
 
 
 def _await_signal(launch: Launch) -> None:
