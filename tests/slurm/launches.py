@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -70,23 +71,30 @@ class Site:
         data: The dataset archive.
         config: The config, but for `launch`.
         slurm: The cluster.
+        processes: The launchers.
     """
 
     folder: Path
     data: Path
     config: Mapping[str, Any]
     slurm: Slurm
+    processes: list[subprocess.Popen] = field(default_factory=list)
 
     @classmethod
-    def prepare(cls, folder: Path, *, slurm: Slurm, **run: Any) -> Site:
-        """Make what a run trains from; `run` replaces options of it."""
+    @contextmanager
+    def prepared(cls, folder: Path, *, slurm: Slurm, **run: Any) -> Iterator[Site]:
+        """Make what a run trains from; `run` replaces options of it. No launcher outlives it."""
         config = tiny_config()
         # Some seconds of training.
         config["runs"][RUN] |= {"batch": 16, "images": 960, "snapshot_every": 320} | run
         data, options = folder / "digits.zip", json.dumps({"name": "digits", "resolution": 16})
         source = files("sklearn") / "datasets" / "data" / "digits.csv.gz"
         _onestep("prepare", "--dataset", options, "--source", source, "--output", data, environment=slurm.environment)
-        return cls(folder=folder, data=data, config=config, slurm=slurm)
+        site = cls(folder=folder, data=data, config=config, slurm=slurm)
+        try:
+            yield site
+        finally:
+            site._clear_up()
 
     def launch(self, name: str, *, environment: Mapping[str, str] | None = None, **launch: Any) -> Launch:
         """Start a launcher; `launch` replaces options of the config's section. A name launched before goes on."""
@@ -104,7 +112,14 @@ class Site:
             process = subprocess.Popen(
                 _command(*verb), env=_environment(environment), cwd=folder, stdout=log, stderr=subprocess.STDOUT
             )
+        self.processes.append(process)
         return Launch(folder=folder, process=process, slurm=self.slurm)
+
+    def _clear_up(self) -> None:
+        """End the launchers that a failed test has left."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,8 +57,9 @@ class Findings:
 
 
 @pytest.fixture(scope="module")
-def site(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site.prepare(tmp_path_factory.mktemp("faults"), slurm=cluster)
+def site(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site.prepared(tmp_path_factory.mktemp("faults"), slurm=cluster) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
