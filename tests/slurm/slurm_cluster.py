@@ -201,7 +201,7 @@ class Slurm:
         """Put together again what a test left: no jobs, all nodes, accounting, the controller."""
         if not self._accounts():
             self.start_accounting()
-        if not _is_alive(self._recorded("slurmctld")):
+        if not self._answers():
             self.start_controller()
         for node in NODES:
             if not _is_alive(self._recorded(f"slurmd.{node}")):
