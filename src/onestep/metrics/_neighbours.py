@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Arithmetic = Literal["float64", "float16"]
+
+# As `squared_distances`: from two sets and `memory_mib` to rows of the table, a few at a time.
+Distances = Callable[..., Iterator[tuple[slice, Tensor]]]
 
 _TABLES = 4  # the distances, and what is made of them on the way
 
@@ -18,18 +21,28 @@ def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tupl
     return (_exact if arithmetic == "float64" else _halved)(generated, real)
 
 
-def squared_radii(members: Tensor, *, neighbours: int, memory_mib: int) -> Tensor:
+def squared_radii(
+    members: Tensor,
+    *,
+    neighbours: int,
+    memory_mib: int,
+    chosen: Tensor | None = None,
+    distances: Distances | None = None,
+) -> Tensor:
     """Return the squared distance of each member to its k-th nearest neighbour, [N]; none is its own neighbour.
 
     Args:
         members: A set that `prepared` has returned, [N, D].
         neighbours: k.
         memory_mib: About how much memory the distances may take at a time; it changes no result.
+        chosen: The members [n] to do it for, of all N; every one if None.
+        distances: How they are computed; as by `squared_distances` if None.
     """
-    radii = torch.empty(len(members), dtype=members.dtype, device=members.device)
-    for rows, squared in squared_distances(members, members, memory_mib=memory_mib):
-        itself = torch.arange(rows.start, rows.stop, device=members.device)
-        squared[itself - rows.start, itself] = torch.inf
+    chosen = torch.arange(len(members), device=members.device) if chosen is None else chosen
+    some = members if len(chosen) == len(members) else members[chosen]
+    radii = torch.empty(len(chosen), dtype=members.dtype, device=members.device)
+    for rows, squared in (distances or squared_distances)(some, members, memory_mib=memory_mib):
+        squared[torch.arange(len(squared), device=members.device), chosen[rows]] = torch.inf
         radii[rows] = squared.kthvalue(neighbours, dim=1).values
     return radii
 
@@ -66,8 +79,7 @@ def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor
 def _exact(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sets in float64, around 0: distances stay, the numbers they are differences of get smaller."""
     # Differs from the reference: guided-diffusion computes in float16.
-    generated, real = generated.double(), real.double()
-    centre = real.mean(dim=0)
+    centre = real.mean(dim=0, dtype=torch.float64)
     return generated - centre, real - centre
 
 

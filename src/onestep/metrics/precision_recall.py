@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
-
 from onestep.metrics import Direction
 from onestep.metrics._arrays import finite_rows, same_width
-from onestep.metrics._neighbours import Arithmetic, prepared, squared_distances, squared_radii
+from onestep.metrics._memberships import memberships
+from onestep.metrics._neighbours import Arithmetic, prepared
 
 __all__ = ["PrecisionRecall"]
 
@@ -60,13 +59,5 @@ class PrecisionRecall:
         real = finite_rows(real, called="real features", at_least=self.neighbours + 1)
         same_width(generated=generated, real=real)
         generated, real = prepared(generated, real, arithmetic=self.arithmetic)
-        generated_radii, real_radii = (
-            squared_radii(members, neighbours=self.neighbours, memory_mib=self.memory_mib)
-            for members in (generated, real)
-        )
-        in_real = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
-        in_generated = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-        for rows, squared in squared_distances(generated, real, memory_mib=self.memory_mib):
-            in_real[rows] = (squared <= real_radii).any(dim=1)
-            in_generated |= (squared <= generated_radii[rows, None]).any(dim=0)
+        in_real, in_generated = memberships(generated, real, neighbours=self.neighbours, memory_mib=self.memory_mib)
         return {"precision": float(in_real.double().mean()), "recall": float(in_generated.double().mean())}
