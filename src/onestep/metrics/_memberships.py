@@ -54,7 +54,8 @@ def screened_memberships(
     generated: Tensor, real: Tensor, *, neighbours: int, memory_mib: int
 ) -> tuple[Tensor, Tensor] | None:
     """Return what `full_memberships` returns for sets in float64, or None where only that can say it."""
-    rounding = [_Rounding.of(dtype, generated, real) for dtype in (torch.float32, torch.float64)]
+    width, largest = generated.shape[1], _largest_square(generated, real)
+    rounding = [_Rounding.of(dtype, width=width, largest=largest) for dtype in (torch.float32, torch.float64)]
     sets = [
         _Balls.around(centres, neighbours=neighbours, memory_mib=memory_mib, rounding=rounding[0])
         for centres in (generated, real)
@@ -72,7 +73,7 @@ def _screening_pays(generated: Tensor, real: Tensor) -> bool:
     on_cpu = generated.dtype == torch.float64 and generated.device.type == "cpu"
     if not on_cpu or torch.get_float32_matmul_precision() != "highest":
         return False
-    return _TINY < max(float(_squares(rows).max()) for rows in (generated, real)) < _HUGE
+    return _TINY < _largest_square(generated, real) < _HUGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,8 @@ class _Rounding:
 
     Here a is the norm of either row. A sum of n products, in whatever order, is off by at most g = n u / (1 - n u) of
     the sum of their sizes (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so T is off by at most
-    2 g (a^2 + b^2); u is the unit roundoff, n the width with some more for the roundings before and after the product.
+    3 g (a^2 + b^2), of which one is in the squared norms; u is the unit roundoff, n the width with some more for the
+    roundings before and after the products.
     And b^2 <= 2 a^2 + 2 O, but for the rounding of O itself, because b is no longer than a and the distance together.
     """
 
@@ -89,12 +91,10 @@ class _Rounding:
     floor: float
 
     @classmethod
-    def of(cls, dtype: torch.dtype, generated: Tensor, real: Tensor) -> _Rounding:
-        """Return that of two sets of features when distances are computed in `dtype`."""
-        width = generated.shape[1]
-        largest = max(float(_squares(rows).max()) for rows in (generated, real))
+    def of(cls, dtype: torch.dtype, *, width: int, largest: float) -> _Rounding:
+        """Return that of distances in `dtype` between features of some width, given their largest squared norm."""
         # Of the float64 path: its own rounding, and that it takes 1e-12 of a^2 + b^2 for nothing.
-        relative = 2 * _growth(width, dtype=dtype) + 2 * _growth(width, dtype=torch.float64) + 2e-12
+        relative = 3 * _growth(width, dtype=dtype) + 3 * _growth(width, dtype=torch.float64) + 2e-12
         return cls(relative=relative, floor=width * 2.0**-100 * (1 + largest))  # of what underflows in float32
 
     def bounds(self, squared: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,7 +163,7 @@ class _Balls:
 
 def single_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield what `squared_distances` yields, of rows in float32, without care for what is rounded to below 0."""
-    a_squared, b_squared = _squares(a).float(), _squares(b).float()
+    a_squared, b_squared = _squares(a), _squares(b)
     count = rows_at_a_time(len(b), itemsize=4, memory_mib=memory_mib)
     for start in range(0, len(a), count):
         rows = slice(start, min(start + count, len(a)))
@@ -171,8 +171,12 @@ def single_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple
 
 
 def _squares(rows: Tensor) -> Tensor:
-    """Return the squared norms of rows [N, D], float64 [N]."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+    """Return the squared norms of rows [N, D], [N]; unlike a sum of squares it needs no memory."""
+    return torch.linalg.vector_norm(rows, dim=1).square()
+
+
+def _largest_square(*sets: Tensor) -> float:
+    return max(float(_squares(rows).max()) for rows in sets)
 
 
 def _first_look(

@@ -13,6 +13,8 @@ Arithmetic = Literal["float64", "float16"]
 # As `squared_distances`: from two sets and `memory_mib` to rows of the table, a few at a time.
 Distances = Callable[..., Iterator[tuple[slice, Tensor]]]
 
+_GROUP = 64  # columns of a table that are looked at together
+_ROWS = 1_024  # squared at a time
 _TABLES = 4  # the distances, and what is made of them on the way
 
 
@@ -43,15 +45,27 @@ def squared_radii(
     radii = torch.empty(len(chosen), dtype=members.dtype, device=members.device)
     for rows, squared in (distances or squared_distances)(some, members, memory_mib=memory_mib):
         squared[torch.arange(len(squared), device=members.device), chosen[rows]] = torch.inf
-        radii[rows] = squared.kthvalue(neighbours, dim=1).values
+        radii[rows] = _kth_smallest(squared, neighbours)
     return radii
+
+
+def _kth_smallest(table: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest number of each row."""
+    groups = table.shape[1] // _GROUP
+    if groups <= k:
+        return table.kthvalue(k, dim=1).values
+    # The k smallest are in the k groups with the smallest least members; a minimum costs a tenth of a selection.
+    grouped = table[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+    chosen = grouped.amin(dim=1).topk(k, dim=1, largest=False).indices[:, None]
+    few = grouped.gather(2, chosen.expand(-1, _GROUP, -1)).flatten(1)
+    return torch.cat([few, table[:, groups * _GROUP :]], dim=1).kthvalue(k, dim=1).values
 
 
 def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield, for some rows of `a` [N, D] at a time, their squared distances to all rows of `b` [M, D]."""
     count = rows_at_a_time(len(b), itemsize=b.element_size(), memory_mib=memory_mib)
     table = _rounded_table if a.dtype == torch.float16 else _table
-    a_squared, b_squared = a.square().sum(dim=1), b.square().sum(dim=1)
+    a_squared, b_squared = _squared_norms(a), _squared_norms(b)
     for start in range(0, len(a), count):
         rows = slice(start, min(start + count, len(a)))
         yield rows, table(a[rows], b, a_squared=a_squared[rows, None], b_squared=b_squared)
@@ -59,7 +73,14 @@ def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tupl
 
 def rows_at_a_time(width: int, *, itemsize: int, memory_mib: int) -> int:
     """Return how many rows of a table of distances, each of `width` numbers, fit into the memory; at least one."""
-    return max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
+    count = max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
+    # In whole groups, because the last few rows of a matrix product may be rounded otherwise than those in groups.
+    return max(count - count % 16, min(count, 16))
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Return them, [N], without a second set in memory."""
+    return torch.cat([part.square().sum(dim=1) for part in rows.split(_ROWS)])
 
 
 def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
