@@ -1,6 +1,6 @@
 """By how much protocols of one metric differ, ours and torch-fidelity's, on the same numbers; prints Markdown tables.
 
-Usage: python tests/metrics/measure_protocols.py [--images 5000] [--width 2048]. The features and class probabilities are
+Usage: python tests/metrics/measure_protocols.py [--images 5000] [--width 2048]. Features and class probabilities are
 drawn at random and mean nothing, so the differences are examples of their size, not that of a generator's.
 """
 

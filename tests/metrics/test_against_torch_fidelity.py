@@ -32,7 +32,7 @@ def _folder(path, pixels):
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
     return {
-        "generated": _folder(root / "generated", blobs(10, seed=0, contrast=15.0)),
+        "generated": _folder(root / "generated", blobs(10, seed=0, contrast=30.0)),
         "real": _folder(root / "real", blobs(10, seed=1)),
     }
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from onestep.metrics._neighbours import rows_at_a_time, squared_distances, squared_radii
 
 _WORTHWHILE = 0.25  # share of a set that a second look may be at
+_WIDEST = 2**16
 _TINY, _HUGE = 2.0**-60, 2.0**100  # squared norms between which float32 neither underflows nor overflows to any effect
 
 
@@ -69,9 +70,9 @@ def screened_memberships(
 
 
 def _screening_pays(generated: Tensor, real: Tensor) -> bool:
-    """Whether float32 is faster here, and what it says: not on a CPU that is told to round products further."""
+    """Whether float32 is faster here, and its error within the bound: not where torch is told to round it further."""
     on_cpu = generated.dtype == torch.float64 and generated.device.type == "cpu"
-    if not on_cpu or torch.get_float32_matmul_precision() != "highest":
+    if not on_cpu or generated.shape[1] > _WIDEST or torch.get_float32_matmul_precision() != "highest":
         return False
     return _TINY < _largest_square(generated, real) < _HUGE
 
@@ -83,8 +84,8 @@ class _Rounding:
     Here a is the norm of either row. A sum of n products, in whatever order, is off by at most g = n u / (1 - n u) of
     the sum of their sizes (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so T is off by at most
     3 g (a^2 + b^2), of which one is in the squared norms; u is the unit roundoff, n the width with some more for the
-    roundings before and after the products.
-    And b^2 <= 2 a^2 + 2 O, but for the rounding of O itself, because b is no longer than a and the distance together.
+    roundings before and after the products. And b^2 <= 2 a^2 + 2 O, but for the rounding of O itself, because b is no
+    longer than a and the distance together.
     """
 
     relative: float
@@ -109,9 +110,9 @@ class _Rounding:
 
 
 def _growth(width: int, *, dtype: torch.dtype) -> float:
-    """Return Higham's g; what has none stays undecided."""
+    """Return Higham's g."""
     size = (width + 32) * torch.finfo(dtype).eps / 2
-    return size / (1 - size) if size < 0.1 else 0.1
+    return size / (1 - size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,6 +17,9 @@ class PrecisionRecall:
     """Fidelity and coverage: which share of one set lies within the other's manifold; both 0 to 1, higher is better.
 
     The manifold of a set is the union of balls around its members, each reaching its k-th nearest neighbour.
+
+    Memory: at most `memory_mib` for distances, and beside them the features in float64 and float32, which is four times
+    what they take as float32; never the table, which for 50,000 images each way has 20 GB.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"precision": "higher", "recall": "higher"}
