@@ -134,6 +134,7 @@ def pass_ways(images: int, *, folder: Path) -> Mapping[str, Way]:
             prc=True,
             kid_subset_size=subset,
             cuda=False,
+            save_cpu_ram=True,  # no processes that read: the images are in memory
             verbose=False,
         )
         return found["frechet_inception_distance"]

@@ -1,6 +1,6 @@
 """By how much protocols of one metric differ, ours and torch-fidelity's, on the same numbers; prints Markdown tables.
 
-Usage: python tests/metrics/measure_protocols.py [--images 5000] [--width 2048]. Features and class probabilities are
+Usage: python tests/metrics/measure_protocols.py [--images 2000] [--width 512]. Features and class probabilities are
 drawn at random and mean nothing, so the differences are examples of their size, not that of a generator's.
 """
 
@@ -20,11 +20,11 @@ from onestep.metrics.inception_score import InceptionScore
 from onestep.metrics.kernel_distance import KernelDistance
 from onestep.metrics.precision_recall import PrecisionRecall
 
-_CLASSES = 1008
+_CLASSES = 100
 
 
 def class_logits(images: int) -> Tensor:
-    """Return logits of ten kinds of images, [images, 1008], kind after kind."""
+    """Return logits of ten kinds of images, [images, 100], kind after kind."""
     random = torch.Generator().manual_seed(0)
     kinds = 2 * torch.randn(10, _CLASSES, generator=random)
     return kinds.repeat_interleave(images // 10, dim=0) + torch.randn(images, _CLASSES, generator=random)
@@ -91,8 +91,8 @@ def _kernel_line(name: str, mean: float, std: float) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--width", type=int, default=512)
     options = parser.parse_args()
     print("| images | order | Inception score by | mean | std |\n| ---: | --- | --- | ---: | ---: |")
     for images in (50_000, 10_000):

@@ -88,8 +88,8 @@ _NAMES = {
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_numbers_are_those_of_torch_fidelity(ours, theirs, name):
-    # Their kernel is summed in float32, and the distance is a small difference of large sums.
-    tolerance = 1e-3 if name == "kernel_distance" else 1e-4
+    # Small differences of large numbers: of sums over kernels, which theirs has in float32, and of two scores.
+    tolerance = 1e-3 if name in ("kernel_distance", "inception_score_std") else 1e-4
     assert ours[name] == pytest.approx(theirs[_NAMES[name]], rel=tolerance)
 
 

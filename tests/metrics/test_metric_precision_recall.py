@@ -160,4 +160,5 @@ def _peak_mib(images: int, *, width: int, memory_mib: int) -> float:
 )
 def test_memory_is_that_of_a_chunk_beside_the_features_in_double_and_single_precision(images, width, memory_mib):
     in_single_precision = 2 * images * width * 4 / 2**20
-    assert _peak_mib(images, width=width, memory_mib=memory_mib) < memory_mib + 4 * in_single_precision
+    libraries = 32  # what BLAS and the allocator hold for themselves
+    assert _peak_mib(images, width=width, memory_mib=memory_mib) < memory_mib + 4 * in_single_precision + libraries
