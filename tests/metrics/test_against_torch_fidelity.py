@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch_fidelity
 from PIL import Image
 from random_networks import blobs, write_inception
 
 from onestep.cli import main
 from onestep.files import read_json
-
-torch_fidelity = pytest.importorskip("torch_fidelity")
 
 _METRICS = (
     {"name": "frechet"},
