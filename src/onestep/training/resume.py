@@ -147,9 +147,10 @@ class Resume:
             )
             self._seed()
             return
-        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank])
+        # Copies: torch crashes on a generator's state that is a view into the states of all ranks.
+        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank].clone())
         if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
-            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank], self._ranks.device)
+            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank].clone(), self._ranks.device)
 
     def _remember(self, history: Mapping[str, Any]) -> None:
         """Take over what earlier lives of the run left: how many, how long, with which code."""
