@@ -361,6 +361,8 @@ class Table:
         select_seeds: The block by which the best is chosen; None for the first of `seeds`. The best of several noisy
             numbers flatters: seeds other than those of `seeds` keep that bias out of the table. The paper reports the
             lowest FID over snapshots, which is the default's way.
+        show: What stands in the cells of the blocks' numbers: their mean with its deviation, that of the first block,
+            or the best of them; the table's JSON has all.
         columns: "metric.value" by column.
     """
 
@@ -369,6 +371,7 @@ class Table:
     seeds: Annotated[tuple[SeedBlock, ...], Field(min_length=1)]
     select: Policy = "last"
     select_seeds: SeedBlock | None = None
+    show: Literal["mean", "first", "best"] = "mean"
     columns: Annotated[Named[MetricValue], Field(min_length=1)]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     curves: Curves | None = None
