@@ -164,7 +164,8 @@ def write_results(results: Path, *, story: Story) -> None:
         _write_run(results / "runs" / run, run=run, options=options)
     for name in config["tables"]:
         _write_measurements(results, story=story, name=name)
-        write_table(results / "tables", table=tabulate(config, name=name, entries=entries(results, story, name=name)))
+        table = tabulate(config, name=name, entries=entries(results, story, name=name))
+        write_table(results / "tables", table=table, drawn=next(iter(table.columns)))
     _write_benchmarks(results.parent / "benchmarks")
 
 

@@ -149,9 +149,9 @@ def test_latex_reads_nothing_in_a_name_as_a_command(text, escaped):
     assert latex(text) == escaped
 
 
-def test_all_four_files_are_written(tmp_path):
-    write_table(tmp_path, table=TABLE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.csv", "small.json", "small.md", "small.tex"]
+def test_all_five_files_are_written(tmp_path):
+    write_table(tmp_path, table=TABLE, drawn="fd")
+    assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".csv", ".json", ".md", ".svg", ".tex"]
     assert (tmp_path / "small.md").read_text(encoding="utf-8") == MARKDOWN
     rows = json.loads((tmp_path / "small.json").read_text())
     assert rows[2]["metrics"] == {"fd": None, "recall": None}

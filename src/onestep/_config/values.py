@@ -386,6 +386,11 @@ class Table:
         """The block of seeds by which they are chosen."""
         return self.select_seeds or self.seeds[0]
 
+    @property
+    def drawn(self) -> str:
+        """The column that charts show and the page's claim is judged by."""
+        return next(iter(self.columns)) if self.curves is None else self.curves.column
+
     def dataset_of(self, row: Row) -> str:
         """Return what a row is compared with."""
         dataset = row.dataset or self.dataset

@@ -12,6 +12,7 @@ from onestep import files
 from onestep.report import cells, numbers
 from onestep.report.cells import DAGGER, Cell
 from onestep.report.table import Row, Table, as_json
+from onestep.report.tradeoffs import as_svg
 
 WORDS = ("run", "sampler", "dataset", "snapshot")
 """Headings of the columns that stand at the left; the others are numbers."""
@@ -34,13 +35,14 @@ TEX = {
 }
 
 
-def write_table(folder: Path | str, *, table: Table) -> None:
-    """Write `{table}.json`, `.csv`, `.md` and `.tex` below `folder`."""
+def write_table(folder: Path | str, *, table: Table, drawn: str) -> None:
+    """Write `{table}.json`, `.csv`, `.md` and `.tex`, and column `drawn` over evaluations as `.svg`, below `folder`."""
     stem = Path(folder) / table.name
     files.write_json(f"{stem}.json", as_json(table))
     files.write_text(f"{stem}.csv", as_csv(table))
     files.write_text(f"{stem}.md", as_markdown(table))
     files.write_text(f"{stem}.tex", as_latex(table))
+    files.write_text(f"{stem}.svg", as_svg(table, column=drawn))
 
 
 def as_csv(table: Table) -> str:
