@@ -23,7 +23,7 @@ DENOISER = {
     "name": "song_unet",
     "img_resolution": 16,
     "img_channels": 1,
-    "model_channels": 16,
+    "model_channels": 8,
     "channel_mult": (1, 2),
     "num_blocks": 1,
     "attn_resolutions": (8,),
