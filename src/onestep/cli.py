@@ -249,7 +249,7 @@ def select(options: argparse.Namespace) -> int:
 
 
 def tabulate(options: argparse.Namespace) -> int:
-    """Write one table as JSON, CSV, Markdown and LaTeX, and print it."""
+    """Write one table as JSON, CSV, Markdown and LaTeX, and its chart as SVG."""
     from onestep.report.tabulation import write_tables
 
     write_tables(options.table, results=options.results, training_code=options.training_code, folder=options.output)
