@@ -95,9 +95,13 @@ def _finishes(launch: Launch, undisturbed: Undisturbed, *, lives: int, jobs: int
     """See that a run ends as the undisturbed one, in so many lives of so many jobs, none of which overlap."""
     assert launch.ends() == 0, launch.said
     assert launch.result == undisturbed.result
-    until(lambda: launch.lives()[-1][1] == "COMPLETED", seconds=30, what="accounting has its end")
+    until(lambda: _last_states(launch) == ["COMPLETED"], seconds=60, what="accounting has its end")
     found = launch.lives()
     assert (len(found), len({job for job, _ in found})) == (lives, jobs), found
+
+
+def _last_states(launch: Launch) -> list[str]:
+    return [state for _, state in launch.lives()][-1:]
 
 
 def _node_of(slurm: Slurm, job: int) -> str:
