@@ -429,7 +429,7 @@ class Launch:
         backend: A job of SLURM, or processes of this machine; `auto` is SLURM where there is an `sbatch`.
         nodes: Nodes of a job.
         processes_per_node: Processes of a run on each node, one a GPU.
-        cpus_per_process: Processor cores of each; as many has every other job that samples, looks at images or measures.
+        cpus_per_process: Processor cores of each, and of every other job that samples, looks at images or measures.
         memory_gib: Memory of a node; None is what the site gives.
         device: What each process of a job must find: a GPU of its own, or (`cpu`) nothing, and it looks for none.
         gpus: How GPUs are asked for: `--gres=gpu:8`, `--gpus-per-node=8`, or not at all.
