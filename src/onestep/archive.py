@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onestep.files import canonical_json, replacing
+from onestep.files import canonical_json, read_json, replacing, sha256_of_file
 
 
 class Arrays(NamedTuple):
@@ -62,3 +62,9 @@ def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] 
             return None if "about" in archive else {name: archive[name] for name in names if name in archive}
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a whole .npz of plain arrays ({error}); fetch it again") from error
+
+
+def digest_of(archive: Path) -> str:
+    """Return the SHA-256 of a dataset archive, read from its card where there is one."""
+    card = archive.with_suffix(".json")
+    return read_json(card)["sha256"] if card.exists() else sha256_of_file(archive)

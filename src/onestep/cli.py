@@ -84,11 +84,24 @@ def train(options: argparse.Namespace) -> int:
         from onestep.launch.local import run_locally
 
         return run_locally(sys.argv[1:], processes=options.processes)
-    import yaml
+    from onestep.exits import Exit
+    from onestep.training.stopping import listening
 
-    from onestep.fingerprint import Fingerprints
-    from onestep.stages import training_code
-    from onestep.training.run import Inputs, carry_out
+    # Before torch is imported, which takes a while: a signal then would end the process as any other.
+    with listening() as stop:
+        from onestep.fingerprint import Fingerprints
+        from onestep.stages import training_code
+        from onestep.training.run import carry_out
+
+        assignment = _assignment(options)
+        code = training_code(assignment.document(), fingerprints=Fingerprints())
+        finished = carry_out(assignment, code=code, output=options.output, stop=stop.asked)
+    return Exit.FINISHED if finished else Exit.STOPPED
+
+
+def _assignment(options: argparse.Namespace) -> Any:
+    """Return which run a verb trains."""
+    from onestep.training.assignment import Assignment, Inputs
 
     inputs = Inputs(
         run=options.run,
@@ -97,16 +110,50 @@ def train(options: argparse.Namespace) -> int:
         backbones=dict(options.backbone),
         class_embeddings=options.class_embeddings,
     )
-    carry_out(
-        inputs,
+    return Assignment(
+        inputs=inputs,
         state=options.state,
-        output=options.output,
-        code=training_code(yaml.safe_load(options.run.read_text()), fingerprints=Fingerprints()),
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
         rows_per_pass=options.rows_per_pass,
         cache=options.cache,
     )
+
+
+def launch(options: argparse.Namespace) -> int:
+    """Train and publish a run where config.yaml's `launch` says: here, or as a SLURM job that is found again."""
+    import shutil
+
+    import yaml
+
+    from onestep.config import read_experiment
+
+    run = yaml.safe_load(options.run.read_text())["run"]
+    site = read_experiment(options.config).launch.of(run)
+    options.state_seconds, options.processes = site.state_seconds, site.processes
+    if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
+        if site.processes == 1:
+            return train(options)
+        from onestep.launch.local import run_locally
+
+        return run_locally(_arguments(train, options), processes=site.processes)
+    from onestep.launch.journal import Journal
+    from onestep.launch.launcher import launch as launch_job
+    from onestep.launch.submission import request_for
+    from onestep.plan import Plan
+
+    assignment = _assignment(options)
+    folder = assignment.folder(Plan.read(options.config).training_code(run))
+    request = request_for(run, assignment=assignment, site=site)
+    return launch_job(request, journal=Journal(folder), target=options.output / run)
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """End the SLURM jobs that train a run, under any config it had; what they saved stays."""
+    from onestep.launch.attendance import cancel_jobs
+
+    for line in cancel_jobs(options.run, state=options.state):
+        print(line)
     return 0
 
 
@@ -251,14 +298,23 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say of each run: how far it is, and whether the code that trained it is the code that is here."""
+    """Say of each run: how far it is, its job, and whether the code that trained it is the code that is here."""
+    from onestep.launch.attendance import jobs_of
     from onestep.plan import Plan
     from onestep.report.status import status_lines
 
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
     codes = {name: plan.training_code(name) for name in runs}
-    for line in status_lines(runs, codes=codes, results=Path("results"), state=Path("state")):
+    distances = [name for name, metric in plan.experiment.metrics.items() if metric.name == "frechet"]
+    for line in status_lines(
+        runs,
+        codes=codes,
+        jobs={name: jobs_of(name, state=Path("state")) for name in runs},
+        distances=distances,
+        results=Path("results"),
+        state=Path("state"),
+    ):
         print(line)
     return 0
 
@@ -315,6 +371,20 @@ def _seeds(text: str) -> range:
     return range(first, last + 1)
 
 
+def _arguments(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> list[str]:
+    """Return a verb and its options as they are typed."""
+    typed = [verb.__name__]
+    for option, _, default in _OPTIONS[verb]:
+        value = getattr(options, option.replace("-", "_"))
+        if value is True:
+            typed.append(f"--{option}")
+        elif isinstance(default, list):
+            typed += [word for name, path in value for word in (f"--{option}", f"{name}={path}")]
+        elif value is not None and value is not False:
+            typed += [f"--{option}", str(value)]
+    return typed
+
+
 def _named_path(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     return name, Path(path)
@@ -354,6 +424,20 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("rows-per-pass", int, None),
         ("cache", Path, None),
     ],
+    launch: [
+        ("config", Path, Path("config.yaml")),
+        ("run", Path, ...),
+        ("data", Path, ...),
+        ("teacher", Path, None),
+        ("backbone", _named_path, []),
+        ("class-embeddings", Path, None),
+        ("state", Path, ...),
+        ("output", Path, ...),
+        ("code-in-spec", bool, False),
+        ("rows-per-pass", int, None),
+        ("cache", Path, None),
+    ],
+    cancel: [("state", Path, Path("state"))],
     convert: [("source", Path, ...), ("preconditioning", str, "edm"), ("output", Path, ...)],
     sample: [
         ("weights", Path, ...),
@@ -454,6 +538,7 @@ def _parser() -> argparse.ArgumentParser:
     shown.set_defaults(verb=show)
     shown.add_argument("table", type=Path)
     shown.add_argument("--page", type=Path)
+    verbs.choices["cancel"].add_argument("run", metavar="RUN")
     compared = verbs.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
     compared.set_defaults(verb=compare)
     for name in ("first", "second"):

@@ -24,11 +24,13 @@ class Ranks:
         rank: 0 for the process that logs and writes files.
         world: Number of processes.
         device: Where this process computes.
+        cpu_group: The ranks' group for words between CPUs, which pass the devices by; None: the one group there is.
     """
 
     rank: int
     world: int
     device: torch.device
+    cpu_group: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -69,10 +71,15 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
             "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT
         )
     try:
-        yield Ranks(rank=rank, world=world, device=device)
+        yield Ranks(rank=rank, world=world, device=device, cpu_group=_cpu_group(device, world=world))
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+def _cpu_group(device: torch.device, *, world: int) -> dist.ProcessGroup | None:
+    """Return a group that talks without the devices; None where the main one does, or there is nobody to talk to."""
+    return dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT) if world > 1 and device.type == "cuda" else None
 
 
 def _device(local_rank: int) -> torch.device:
@@ -123,10 +130,10 @@ def wait(*, ranks: Ranks) -> None:
         dist.barrier()
 
 
-def leader_says(fact: bool, *, ranks: Ranks) -> bool:
-    """Return rank 0's `fact` on every rank, so that all take the same turn."""
+def highest(number: int, *, ranks: Ranks) -> int:
+    """Return the greatest `number` of all ranks, on every rank; the devices compute on meanwhile."""
     if ranks.world == 1:
-        return fact
-    said = torch.tensor([float(fact)], device=ranks.device)
-    dist.broadcast(said, src=0)
-    return bool(said.item())
+        return number
+    said = torch.tensor(int(number))
+    dist.all_reduce(said, op=dist.ReduceOp.MAX, group=ranks.cpu_group)
+    return int(said)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from onestep.archive import digest_of
 from onestep.data._archive import prepare, write_archive
-from onestep.data._cache import OneHot, decoded, digest_of
+from onestep.data._cache import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 
 

@@ -118,7 +118,7 @@ def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):
         Resume(training, folder=tmp_path / "none", ranks=ALONE, code="").restore()
         steps(training, which)
     assert cut.controls.state()["augment_probability"]["steps"] == 2
-    Resume(cut, folder=tmp_path, ranks=ALONE, code="").save(images_seen=40, log_bytes=0)
+    Resume(cut, folder=tmp_path, ranks=ALONE, code="").save(images_seen=40, log_bytes=0, window=Window())
     assert read_training_state(tmp_path).values["controls"] == cut.controls.state()
     assert Resume(resumed, folder=tmp_path, ranks=ALONE, code="").restore() == 40
     assert resumed.controls.state() == cut.controls.state()

@@ -57,7 +57,7 @@ rule embed:
 for run in plan.runs:
 
     rule:
-        """Train a run, or take it up where it was cut off; publish its snapshots when it is done."""
+        """Train a run where config.yaml's `launch` says, or take it up where it was cut off; publish it when it is done."""
         name:
             f"train_{run.name}"
         input:
@@ -73,6 +73,8 @@ for run in plan.runs:
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
         retries: 0
+        # Not a job of SLURM itself: it submits one, finds it again, and watches it.
+        localrule: True
         conda:
             "../../envs/onestep.yaml"
         # Its job's image is that of launch.python: what submits it stands outside.
@@ -81,12 +83,13 @@ for run in plan.runs:
         resources:
             train_jobs=1,
         params:
+            config=plan.source,
             # Empty unless the config says that training follows its code.
             code=run.code,
             options=run.options,
         shell:
-            "onestep train --run {input.run:q} --data {input.data:q} {params.options} --state state --output results/runs"
-            " 2>&1 | tee {log:q}"
+            "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
+            " --state state --output results/runs 2>&1 | tee -ai {log:q}"
 
 
 rule convert:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onestep.archive import digest_of
 from onestep.data.image_zip import ImageZip
-from onestep.files import read_json, replacing, sha256_of_file
+from onestep.files import replacing
 
 _logger = logging.getLogger(__name__)
 
@@ -32,12 +33,6 @@ class OneHot:
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the rows of some pictures, float32 [B, K], given their indices, int64 [B]."""
         return functional.one_hot(self._labels[indices], self._classes).float()
-
-
-def digest_of(archive: Path) -> str:
-    """Return the SHA-256 of a dataset archive, read from its card where there is one."""
-    card = archive.with_suffix(".json")
-    return read_json(card)["sha256"] if card.exists() else sha256_of_file(archive)
 
 
 def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:

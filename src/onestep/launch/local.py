@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -10,13 +11,18 @@ import sys
 import time
 from collections.abc import Sequence
 
+from onestep.exits import Exit
+
+# What a rank may take to leave: after a failure it has nothing to save, after SIGTERM a step to end and a state to write.
 _PATIENCE_SECONDS = 10.0
+_SAVING_SECONDS = 120.0
 
 
 def run_locally(arguments: Sequence[str], *, processes: int) -> int:
     """Run `onestep ARGUMENTS` in `processes` ranks; return 0, or the exit code of the first rank that failed.
 
-    When a rank fails, the others are ended: they would wait for it for ever. SIGINT and SIGTERM reach every rank.
+    When a rank fails, the others are ended: they would wait for it for ever. SIGTERM is passed on to the ranks, once,
+    and they get time to save their work; a second signal ends them at once. SIGINT ends them within seconds.
     """
     environment = {
         **os.environ,
@@ -29,25 +35,46 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(processes)
     ]
-    previous = {number: signal.signal(number, lambda *_: _end(ranks)) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda caught, _: signals.append(caught))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        return _watch(ranks)
+        code = _watch(ranks, signals=signals)
+        return Exit.CANCELLED if signal.SIGINT in signals else code
     finally:
         _end(ranks)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _watch(ranks: list[subprocess.Popen]) -> int:
-    """Wait for all ranks, or for the first that fails."""
+def _watch(ranks: list[subprocess.Popen], *, signals: Sequence[int]) -> int:
+    """Wait for all ranks, for the first that fails, or for as long as they may take after a signal.
+
+    Args:
+        ranks: The processes.
+        signals: Those that have come so far; grows meanwhile.
+    """
+    latest = math.inf
     while True:
         codes = [rank.poll() for rank in ranks]
-        failed = [code for code in codes if code]
+        failed = [code for code in codes if code not in (None, Exit.FINISHED, Exit.STOPPED)]
         if failed:
             return failed[0] if failed[0] > 0 else 128 - failed[0]
-        if all(code == 0 for code in codes):
-            return 0
+        if None not in codes:
+            return max(codes)
+        if signals and latest == math.inf:
+            latest = time.monotonic() + (_PATIENCE_SECONDS if signal.SIGINT in signals else _SAVING_SECONDS)
+            _send(signal.SIGTERM, ranks)
+        if len(signals) > 1 or time.monotonic() > latest:
+            _send(signal.SIGKILL, ranks)
         time.sleep(0.1)
+
+
+def _send(number: signal.Signals, ranks: Sequence[subprocess.Popen]) -> None:
+    for rank in ranks:
+        rank.send_signal(number)  # nothing happens where it has left
 
 
 def _end(ranks: list[subprocess.Popen]) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ from torch import Tensor
 from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.training.step import PhaseReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowState:
+    """A window that is taken apart.
+
+    Attributes:
+        sums: float64 [ranks, sums].
+        counts: Of each sum: kind, name, and how many steps it holds.
+        replaced: Gradient entries that were not finite, the same on all ranks.
+        entries: Gradient entries.
+    """
+
+    sums: Tensor
+    counts: list[list[Any]]
+    replaced: int
+    entries: int
 
 
 class Window:
@@ -51,6 +69,25 @@ class Window:
         for (kind, name), value in zip(keys, values.tolist(), strict=True):
             found[kind][name] = value if value - value == 0 else None
         return found
+
+    def state(self, *, ranks: Ranks) -> WindowState:
+        """Return what a resumed run needs to go on with this window, to the bit; every rank must call this."""
+        keys = sorted(self._sums)
+        sums = torch.stack([self._sums[key] for key in keys]) if keys else torch.zeros(0, dtype=torch.float64)
+        return WindowState(
+            sums=torch.stack(distributed.gather(sums, ranks=ranks)),
+            counts=[[*key, self._counts[key]] for key in keys],
+            replaced=self.replaced()[0],
+            entries=self._entries,
+        )
+
+    def restore(self, state: WindowState, *, ranks: Ranks) -> None:
+        """Put back what `state` returned; of another number of ranks, each takes the mean."""
+        same = len(state.sums) == ranks.world
+        sums = (state.sums[ranks.rank] if same else state.sums.mean(0)).to(ranks.device)
+        for (kind, name, count), value in zip(state.counts, sums, strict=True):
+            self._sums[kind, name], self._counts[kind, name] = value, count
+        self._replaced, self._entries = torch.tensor(state.replaced, device=ranks.device), state.entries
 
     def replaced(self) -> tuple[int, float]:
         """Return how many gradient entries were not finite, and their share of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +27,15 @@ from onestep.training.randomness import CountedRows
 from onestep.training.resume import Resume
 from onestep.training.speed import Speed, set_tf32, views_of
 from onestep.training.step import Optimizers, PhaseReport, due, modules_in_training_mode, train_step
+from onestep.training.stopping import never
 
-# Records a run writes, whatever its length; states are written at records, so that a resumed window is whole.
+_logger = logging.getLogger(__name__)
+
+# Records a run writes, whatever its length.
 _RECORDS = 400
+
+# What a rank wishes for between two steps; all do the most that one wishes for.
+_GO_ON, _SAVE, _STOP = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +98,28 @@ class Training:
         return {average_suffix(None): self.average} | others
 
 
-def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: float, code: str) -> dict[str, Any]:
+def train(
+    training: Training,
+    *,
+    folder: Path,
+    ranks: Ranks,
+    state_seconds: float,
+    code: str,
+    stop: Callable[[], bool] = never,
+) -> dict[str, Any] | None:
     """Train to the end, from the newest valid state in `folder` or from the start.
 
     Args:
         training: What to train.
         folder: Of this run and spec alone: receives states, snapshots/ and log.jsonl.
         ranks: This process among those of the run.
-        state_seconds: Seconds between two states, which is what a killed run loses at most (plus one record).
+        state_seconds: Seconds between two states, which is what a killed run loses at most.
         code: Fingerprint of the training code now running.
+        stop: Whether this process was asked to stop.
 
     Returns:
         `restarts`: how often it was taken up again, `seconds`: training time over all lives, `codes`: fingerprints of
-        the code that trained it, oldest first.
+        the code that trained it, oldest first. None where a rank was asked to stop, and the state is written.
 
     Raises:
         ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
@@ -114,10 +130,10 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
     set_tf32(training.speed.tf32)
     views = views_of(training.players, speed=training.speed)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
-    progress, window = Progress(training.name, images=training.images), Window()
-    state_due = time.monotonic() + state_seconds
+    boundary = _Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
+    progress, window = Progress(training.name, images=training.images), resume.window
     began, begun_at = time.monotonic(), images_seen
-    while images_seen < training.images:
+    while images_seen < training.images and not boundary.ends(images_seen, window=window):
         window.add(_step(training, views=views, images_seen=images_seen, ranks=ranks))
         before, images_seen = images_seen, images_seen + training.batch
         _snapshot(training, before=before, now=images_seen, folder=folder, ranks=ranks)
@@ -129,14 +145,53 @@ def train(training: Training, *, folder: Path, ranks: Ranks, state_seconds: floa
         if log is not None:
             log.write(record)
             progress.show(images_seen, losses=record["losses"])
-        # One clock decides for all ranks: writing a state is a collective act.
-        if distributed.leader_says(time.monotonic() >= state_due, ranks=ranks) and images_seen < training.images:
-            resume.save(images_seen=images_seen, log_bytes=log.settled_bytes() if log is not None else 0)
-            state_due = time.monotonic() + state_seconds
     if log is not None:
         log.settled_bytes()
         log.close()
+    if images_seen < training.images:
+        _say_stopped(training, images_seen=images_seen, folder=folder, ranks=ranks)
+        return None
     return resume.history()
+
+
+class _Boundary:
+    """What happens between two steps: the ranks agree whether to write a state, and whether to leave after it."""
+
+    def __init__(
+        self,
+        resume: Resume,
+        *,
+        log: RunLog | None,
+        ranks: Ranks,
+        images_seen: int,
+        seconds: float,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._resume, self._log, self._ranks, self._stop = resume, log, ranks, stop
+        self._seconds, self._due = seconds, time.monotonic() + seconds
+        # What was restored needs no writing, nor does a start.
+        self._saved_at = images_seen
+
+    def ends(self, images_seen: int, *, window: Window) -> bool:
+        """Write a state if one is due or a rank was asked to stop; return whether to leave. All ranks call this."""
+        turn = distributed.highest(self._wish(), ranks=self._ranks)
+        if turn != _GO_ON and images_seen > self._saved_at:
+            log_bytes = 0 if self._log is None else self._log.settled_bytes()
+            self._resume.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
+            self._saved_at, self._due = images_seen, time.monotonic() + self._seconds
+        return turn == _STOP
+
+    def _wish(self) -> int:
+        if self._stop():
+            return _STOP
+        # One clock decides for all ranks: writing a state is a collective act.
+        return _SAVE if self._ranks.leads and time.monotonic() >= self._due else _GO_ON
+
+
+def _say_stopped(training: Training, *, images_seen: int, folder: Path, ranks: Ranks) -> None:
+    if ranks.leads:
+        seen = f"{training.name}: stopped by a signal at {images_seen:,} of {training.images:,} images"
+        _logger.info("%s; its state is saved in %s, and it goes on from there when it is started again", seen, folder)
 
 
 def _step(training: Training, *, images_seen: int, ranks: Ranks, views: Players | None = None) -> list[PhaseReport]:

@@ -20,6 +20,7 @@ from onestep.checkpoints.training_state import (
     write_training_state,
 )
 from onestep.distributed import Ranks
+from onestep.training.log import Window, WindowState
 
 if TYPE_CHECKING:
     from onestep.training.loop import Training
@@ -36,7 +37,7 @@ class Resume:
 
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
-        self.log_bytes = 0
+        self.log_bytes, self.window = 0, Window()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
         self._began = time.monotonic()
 
@@ -55,9 +56,9 @@ class Resume:
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
         return state.images_seen
 
-    def save(self, *, images_seen: int, log_bytes: int) -> None:
-        """Write a state; every rank must call this at the same step."""
-        generators = self._generators()
+    def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
+        """Write a state; every rank must call this at the same step, and none goes on before it is written."""
+        generators, begun = self._generators(), window.state(ranks=self._ranks)
         if self._ranks.leads:
             tensors, optimizers = self._tensors()
             order = self._training.order.state()
@@ -74,8 +75,10 @@ class Resume:
                 "order": {name: value for name, value in order.items() if isinstance(value, int)},
                 "optimizers": optimizers,
                 "controls": self._training.controls.state(),
+                "window": {"counts": begun.counts, "replaced": begun.replaced, "entries": begun.entries},
             }
-            write_training_state(self._folder, images_seen=images_seen, tensors=tensors | generators, values=values)
+            tensors |= generators | {"window.sums": begun.sums}
+            write_training_state(self._folder, images_seen=images_seen, tensors=tensors, values=values)
         distributed.wait(ranks=self._ranks)
 
     def _agree(self, state: TrainingState | None) -> None:
@@ -127,6 +130,10 @@ class Resume:
         self._training.order.restore(state.values["order"] | arrays)
         self._training.controls.restore(state.values.get("controls", {}))
         self.log_bytes = state.values["log_bytes"]
+        # States of older versions have none, because they were written between two windows.
+        if "window" in state.values:
+            begun = WindowState(sums=state.tensors["window.sums"], **state.values["window"])
+            self.window.restore(begun, ranks=self._ranks)
         self._remember(state.values["history"])
         self._load_generators(state)
 

@@ -4,137 +4,149 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import platform
-import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-import yaml
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
-from onestep.data._cache import digest_of
 from onestep.distributed import Ranks
-from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
+from onestep.files import write_json
 from onestep.training.assembly import assemble
+from onestep.training.assignment import Assignment
 from onestep.training.loop import Training, passes, train
+from onestep.training.publication import publish
+from onestep.training.stopping import never
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The files a run trains from.
-
-    Attributes:
-        run: Its run.yaml.
-        data: The dataset archive.
-        teacher: The network it starts from, or None.
-        backbones: What its discriminator looks through, by name.
-        class_embeddings: The table from which its discriminator's knowledge of classes starts, or None.
-    """
-
-    run: Path
-    data: Path
-    teacher: Path | None = None
-    backbones: Mapping[str, Path] = field(default_factory=dict)
-    class_embeddings: Path | None = None
-
-    def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of each input's content; a dataset's is read from its card where there is one."""
-        return {
-            "data": digest_of(self.data),
-            "teacher": None if self.teacher is None else sha256_of_file(self.teacher),
-            "backbones": {name: sha256_of_file(path) for name, path in self.backbones.items()},
-            **({"class_embeddings": sha256_of_file(self.class_embeddings)} if self.class_embeddings else {}),
-        }
+# How looking for the lock of a run's folder ends.
+_HELD, _STOPPED, _REFUSED = range(3)
 
 
 def carry_out(
-    inputs: Inputs,
+    assignment: Assignment,
     *,
-    state: Path,
-    output: Path,
     code: str,
-    code_in_spec: bool,
-    state_seconds: float,
-    rows_per_pass: int | None = None,
-    cache: Path | None = None,
-) -> None:
-    """Train a run to its end and publish it below `output`; what is done is not done again.
+    output: Path | None,
+    stop: Callable[[], bool] = never,
+    lock_seconds: float = 0.0,
+    when_stopped: Callable[[Path], object] | None = None,
+) -> bool:
+    """Train a run to its end, or until it is asked to stop; what is done is not done again.
 
     Args:
-        inputs: What it trains from.
-        state: Root of the work folders; this run works in `state/{run}/{spec}/`.
-        output: Receives `{run}/snapshots/*.safetensors`, `{run}/log.jsonl` and `{run}/summary.json`.
+        assignment: What to train.
         code: Fingerprint of the training code now running.
-        code_in_spec: Whether other code makes another spec, and so trains anew.
-        state_seconds: Seconds between two states.
-        rows_per_pass: Most rows of a process that pass the networks at once; None for all.
-        cache: Folder for decoded pixels that memory has no room for; None is `{state}/.cache`.
+        output: Receives `{run}/snapshots/*.safetensors`, `{run}/log.jsonl` and `{run}/summary.json` of the finished
+            run; None publishes nothing.
+        stop: Whether this process was asked to stop; one that was is enough for all to save the state and leave.
+        lock_seconds: How long to wait for another process that trains this run, which may be about to leave.
+        when_stopped: Called in the leading process with the run's folder, before any process leaves a stopped training.
+
+    Returns:
+        Whether the run is finished; else it was asked to stop, and its state is written.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
     """
-    document = yaml.safe_load(inputs.run.read_text())
-    spec = spec_of(document, digests=inputs.digests(), code=code if code_in_spec else None)
-    folder = state / document["run"] / spec
-    with distributed.joined() as ranks, _alone(folder, ranks=ranks):
-        if not (folder / "done.json").exists():
-            training = assemble(
-                document,
-                data=inputs.data,
-                teacher=inputs.teacher,
-                backbones=inputs.backbones,
-                class_embeddings=inputs.class_embeddings,
-                ranks=ranks,
-                rows_per_pass=rows_per_pass,
-                cache=state / ".cache" if cache is None else cache,
-            )
-            _train(training, folder=folder, ranks=ranks, spec=spec, code=code, state_seconds=state_seconds)
-        if ranks.leads:
-            publish(folder, output / document["run"])
-
-
-def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: str | None) -> str:
-    """Return the 16-digit name of a run's science: resolved config, content of inputs and, where asked, code."""
-    science = {"run": document, "inputs": digests} | ({} if code is None else {"code": code})
-    return sha256_of_text(canonical_json(science))[:16]
+    folder = assignment.folder(code)
+    with (
+        distributed.joined() as ranks,
+        _alone(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
+    ):
+        finished = held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop)
+        if finished and output is not None and ranks.leads:
+            publish(folder, output / folder.parent.name)
+        if not finished and when_stopped is not None:
+            if ranks.leads:
+                when_stopped(folder)
+            distributed.wait(ranks=ranks)
+    return finished
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, *, ranks: Ranks) -> Iterator[None]:
-    """Hold the folder's lock while training; the lock of a killed process frees itself."""
-    if not ranks.leads:
-        yield
-        return
+def _alone(folder: Path, *, ranks: Ranks, seconds: float, stop: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the folder's lock while training; yield whether it is held, which it is not if asked to stop while waiting.
+
+    The leading process holds it, and tells the others how that went; the lock of a killed process frees itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read() or "another process"
-            raise ValueError(f"{folder}: {owner} is training this run; wait for it, or end it first") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+        taken = _take(file, seconds=seconds, stop=stop) if ranks.leads else _HELD
+        found = distributed.highest(taken, ranks=ranks)
+        if found == _REFUSED:
+            raise ValueError(f"{folder}: {_owner(file)} is training this run; wait for it, or end it first")
+        yield found == _HELD
 
 
-def _train(training: Training, *, folder: Path, ranks: Ranks, spec: str, code: str, state_seconds: float) -> None:
-    history = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code)
-    if ranks.leads:
-        summary = {"run": training.name, "spec": spec, "code": code, **history, **_facts(training, ranks=ranks)}
-        write_json(folder / "done.json", summary)
+def _take(file: IO[str], *, seconds: float, stop: Callable[[], bool]) -> int:
+    """Lock a file, waiting for at most `seconds`, and write into it who holds it."""
+    until = time.monotonic() + seconds
+    says = functools.cache(_logger.info)
+    while not _locks(file):
+        if stop():
+            return _STOPPED
+        if time.monotonic() >= until:
+            return _REFUSED
+        says("%s: waiting for up to %.0f s, because %s is training this run", file.name, seconds, _owner(file))
+        time.sleep(1.0)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return _HELD
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _owner(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "another process"
+
+
+def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, stop: Callable[[], bool]) -> bool:
+    """Return whether the run is finished, after training it as far as it goes."""
+    # Not every machine may see yet what another has just written; one that does is right.
+    if distributed.highest((folder / "done.json").exists(), ranks=ranks):
+        return True
+    training = assemble(
+        assignment.document(),
+        data=assignment.inputs.data,
+        teacher=assignment.inputs.teacher,
+        backbones=assignment.inputs.backbones,
+        class_embeddings=assignment.inputs.class_embeddings,
+        ranks=ranks,
+        rows_per_pass=assignment.rows_per_pass,
+        cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
+    )
+    return _train(training, folder=folder, ranks=ranks, code=code, state_seconds=assignment.state_seconds, stop=stop)
+
+
+def _train(
+    training: Training, *, folder: Path, ranks: Ranks, code: str, state_seconds: float, stop: Callable[[], bool]
+) -> bool:
+    history = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code, stop=stop)
+    if history is not None and ranks.leads:
+        facts = _facts(training, ranks=ranks)
+        write_json(folder / "done.json", {"run": training.name, "spec": folder.name, "code": code, **history, **facts})
         # The quota is short: what was needed only to take the run up again goes.
         discard_training_states(folder)
+    return history is not None
 
 
 def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
@@ -158,26 +170,3 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
-def publish(folder: Path, target: Path) -> None:
-    """Place the finished run's files under `target`, each whole; hard links where the file system allows."""
-    snapshots = sorted((folder / "snapshots").glob("*.safetensors"))
-    # Those of an earlier spec with other counts would pass for this one's.
-    for stale in {path.name for path in (target / "snapshots").glob("*")} - {path.name for path in snapshots}:
-        (target / "snapshots" / stale).unlink()
-    for snapshot in snapshots:
-        _link(snapshot, target / "snapshots" / snapshot.name)
-    _link(folder / "log.jsonl", target / "log.jsonl")
-    # Last, because it says that the rest is there.
-    write_json(target / "summary.json", read_json(folder / "done.json"))
-
-
-def _link(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        # A link keeps the old date; to the workflow this file was made now.
-        os.utime(temporary)
