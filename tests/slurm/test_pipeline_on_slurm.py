@@ -1,4 +1,4 @@
-"""From the config to table and page on a SLURM: each training a job of eight ranks with a GPU each, the rest jobs too."""
+"""From config to table and page on a SLURM: a training is a job of eight ranks with a GPU each, a rule a small one."""
 
 from __future__ import annotations
 
