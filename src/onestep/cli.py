@@ -319,6 +319,25 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """Look whether this site is ready for the runs of config.yaml; the exit code is 1 where something will fail."""
+    from onestep.launch.cluster import Cluster
+    from onestep.launch.doctor import Doctor, profile_lines
+    from onestep.launch.finding import Mark
+
+    # Without --config and without a config.yaml here, the site is looked at all the same.
+    config = options.config or Path("config.yaml")
+    found = []
+    with contextlib.chdir(config.parent):
+        named = Path(config.name) if options.config or config.exists() else None
+        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+            print(finding.line(), flush=True)
+            found.append(finding)
+    for line in profile_lines(found):
+        print(line)
+    return int(any(each.mark is Mark.BAD for each in found))
+
+
 def bench_train(options: argparse.Namespace) -> int:
     """Measure how fast a run trains here under option sets, with random weights and no files; print a table."""
     from onestep import distributed
@@ -491,6 +510,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("output", Path, ...),
     ],
     status: [("config", Path, Path("config.yaml"))],
+    doctor: [("config", Path, None)],
 }
 
 # The same for the verbs below `onestep bench`.
