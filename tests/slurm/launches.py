@@ -130,6 +130,7 @@ class Launch:
     process: subprocess.Popen
     slurm: Slurm
     begun: float = field(default_factory=time.monotonic)
+    _ended_at: list[float] = field(default_factory=list)
 
     @property
     def said(self) -> str:
@@ -204,10 +205,17 @@ class Launch:
     def ends(self) -> int:
         """Wait for the launcher's end; return its exit code."""
         try:
-            return self.process.wait(timeout=DEADLINE_SECONDS)
+            code = self.process.wait(timeout=DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"the launcher hangs: {self.said}") from None
+        self._ended_at.append(time.monotonic())
+        return code
+
+    @property
+    def seconds(self) -> float:
+        """How long the launcher took, as far as `ends` saw it."""
+        return self._ended_at[0] - self.begun
 
     def _ended(self) -> bool:
         return self.process.poll() is not None

@@ -53,8 +53,8 @@ class Findings:
 
     def note(self, launch: Launch, *, fault: str, happened: str, resumed: bool = True) -> None:
         """Add a row about a launch that has just ended."""
-        seconds = time.monotonic() - launch.begun
-        lost = f"{seconds - self.undisturbed.seconds:.0f} s" if resumed else "-"
+        seconds = launch.seconds
+        lost = f"{max(0.0, seconds - self.undisturbed.seconds):.0f} s" if resumed else "-"
         lives = ", ".join(f"{job} {state}" for job, state in launch.lives())
         self.rows.append((fault, happened, lives, f"{seconds:.0f} s", lost))
 
@@ -78,9 +78,8 @@ def site(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def undisturbed(site: Site) -> Undisturbed:
     launch = site.launch("undisturbed")
     assert launch.ends() == 0, launch.said
-    seconds = time.monotonic() - launch.begun
     assert launch.history["restarts"] == 0
-    return Undisturbed(result=launch.result, seconds=seconds)
+    return Undisturbed(result=launch.result, seconds=launch.seconds)
 
 
 @pytest.fixture(scope="module")
