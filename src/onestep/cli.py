@@ -145,7 +145,7 @@ def launch(options: argparse.Namespace) -> int:
     assignment = _assignment(options)
     folder = assignment.folder(Plan.read(options.config).training_code(run))
     request = request_for(run, assignment=assignment, site=site)
-    return launch_job(request, journal=Journal(folder), target=options.output / run)
+    return launch_job(request, journal=Journal(folder), target=options.output / run, log=options.log)
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -455,6 +455,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("code-in-spec", bool, False),
         ("rows-per-pass", int, None),
         ("cache", Path, None),
+        ("log", Path, None),
     ],
     cancel: [("state", Path, Path("state"))],
     convert: [("source", Path, ...), ("preconditioning", str, "edm"), ("output", Path, ...)],

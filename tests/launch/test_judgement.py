@@ -148,8 +148,13 @@ def test_a_job_that_nobody_knows_has_vanished_after_a_while(watch):
 @pytest.mark.parametrize("answered", [("squeue",), ("scontrol",), ("squeue", "scontrol")])
 def test_accounting_that_is_down_does_not_make_a_forgotten_job_eternal(watch, answered):
     forgotten = seen(None, restarts=None, answered=answered)
-    looks = [(0.0, seen("RUNNING", answered={"squeue"})), *standing(forgotten, (30.0, 89.0, 90.0))]
+    looks = [(0.0, seen("RUNNING", answered={"squeue"})), *standing(forgotten, (30.0, 34.9, 35.0))]
     assert watch.verdicts(*looks, exit_code=1) == [Verdict.WAIT, Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
+
+
+def test_a_forgotten_job_that_ended_well_waits_for_the_file_that_says_so(watch):
+    looks = standing(UNKNOWN, (0.0, 59.0, 60.0))
+    assert watch.verdicts(*looks, exit_code=0) == [Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
 def test_accounting_alone_that_does_not_know_a_job_proves_nothing(watch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -177,6 +178,16 @@ def test_a_task_is_kept_as_a_name_and_its_arguments(tmp_path):
     kept = cloudpickle.dumps(task(tmp_path))
     assert b"onestep.launch.task" in kept and len(kept) < 1000
     assert pickle.loads(kept) == task(tmp_path)
+
+
+def test_a_port_that_is_taken_costs_a_life(work):
+    what = task(work)
+    with socket.create_server(("127.0.0.1", port_of(int(JOB), restarts=1))):
+        folder = what.assignment.folder("any code")
+        folder.mkdir(parents=True)
+        (code,), _ = ends([start(work, what, SLURM_RESTART_COUNT="1")])
+    assert code == Exit.STOPPED
+    assert [path.name for path in folder.iterdir()] == [f"stopped.{JOB}.1"]
 
 
 def test_ports_differ_between_jobs_and_between_the_lives_of_one():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from slurm_cluster import CannotHaveSlurm, Slurm, running
+from workplace import Workplace
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,20 @@ def slurm(cluster: Slurm) -> Iterator[Slurm]:
     """The cluster, whole and without a job before and after each test."""
     yield cluster
     cluster.restore()
+
+
+@pytest.fixture(scope="session")
+def reference(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A run that nobody disturbed, from Snakemake to its results."""
+    place = Workplace(folder=tmp_path_factory.mktemp("reference") / "work", slurm=cluster)
+    place.configure()
+    place.snakemake().ends(0)
+    return place
+
+
+@pytest.fixture
+def place(slurm: Slurm, reference: Workplace, tmp_path: Path) -> Iterator[Workplace]:
+    """A working directory whose run was never trained."""
+    place = reference.copy(tmp_path / "work")
+    yield place
+    place.clear_up()

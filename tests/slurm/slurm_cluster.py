@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,33 @@ class Slurm:
         asked = ["sacctmgr", "-n", "show", "cluster"]
         return subprocess.run(asked, env=self.environment, capture_output=True, timeout=60).returncode == 0
 
+    def stop_controller(self) -> None:
+        """Stop slurmctld: every command fails, jobs go on."""
+        pid = self._recorded("slurmctld")
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not _is_alive(pid), seconds=20, what="slurmctld has ended")
+
+    def start_controller(self) -> None:
+        """Start slurmctld again, with all that it knew."""
+        self._start("slurmctld", "-f", self.environment["SLURM_CONF"], log="slurmctld.out")
+        until(self._answers, seconds=30, what="slurmctld answers")
+
+    def _answers(self) -> bool:
+        return subprocess.run(["squeue"], env=self.environment, capture_output=True, timeout=60).returncode == 0
+
+    @contextmanager
+    def forgetful(self, *, seconds: int) -> Iterator[None]:
+        """Let the controller forget a job `seconds` after its end, or up to a minute later."""
+        configuration = Path(self.environment["SLURM_CONF"])
+        before = configuration.read_text()
+        configuration.write_text(re.sub(r"(?m)^MinJobAge=.*$", f"MinJobAge={seconds}", before))
+        self.command("scontrol", "reconfigure")
+        try:
+            yield
+        finally:
+            configuration.write_text(before)
+            self.command("scontrol", "reconfigure")
+
     def kill_node(self, node: str) -> None:
         """Let a node die as a machine does: its slurmd, steps and tasks, at one moment and without a word."""
         # Stopped first, nobody sees another's death and reports it; nor does anybody start anything any more.
@@ -186,9 +214,11 @@ class Slurm:
         return twin
 
     def restore(self) -> None:
-        """Put together again what a test left: no jobs, all nodes, accounting."""
+        """Put together again what a test left: no jobs, all nodes, accounting, the controller."""
         if not self._accounts():
             self.start_accounting()
+        if not self._answers():
+            self.start_controller()
         for node in NODES:
             if not _is_alive(self._recorded(f"slurmd.{node}")):
                 self.revive_node(node)

@@ -89,7 +89,7 @@ for run in plan.runs:
             options=run.options,
         shell:
             "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
-            " --state state --output results/runs 2>&1 | tee -ai {log:q}"
+            " --state state --output results/runs --log {log:q} 2>&1 | tee -ai {log:q}"
 
 
 rule convert:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -68,6 +69,11 @@ class Journal:
         return (self.folder / "done.json").exists()
 
     @property
+    def streamed(self) -> Path:
+        """File that says how far the newest job's log was passed on."""
+        return self.folder / "streamed.json"
+
+    @property
     def job(self) -> Job | None:
         """The job that was submitted last."""
         path = self.folder / "job.json"
@@ -90,6 +96,14 @@ class Journal:
     def is_submitting(self) -> bool:
         """Whether a launcher was about to submit a job, and nobody knows whether it did."""
         return self._intention.exists()
+
+    @property
+    def intended_seconds_ago(self) -> float:
+        """How long ago that was: what submits can outlive the launcher that called it."""
+        try:
+            return max(0.0, time.time() - self._intention.stat().st_mtime)
+        except OSError:
+            return math.inf
 
     def intend(self, name: str) -> None:
         """Say that a job is about to be submitted under `name`: a crash from here on leaves a trace."""

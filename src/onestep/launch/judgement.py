@@ -116,7 +116,10 @@ class Judge:
         """Return how long an end must stand before it counts, in seconds."""
         if seen.state in _NO_FAULT:
             return self.grace_seconds
-        # A failed training wrote its exit code, which says whether it had been asked to stop.
+        # A failed training wrote its exit code, which says whether it had been asked to stop; and a job that wrote one
+        # and that SLURM does not know is not about to come back, nor is its done.json.
+        if seen.state is None and exit_code:
+            return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
         if seen.state in _OWN_ENDS and (seen.state != "FAILED" or exit_code is not None):
             return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
         return self.vanished_seconds

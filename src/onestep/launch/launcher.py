@@ -10,30 +10,36 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from onestep.exits import Exit
-from onestep.launch.cluster import Cluster, Sighting
+from onestep.launch.cluster import ALIVE, Cluster, Sighting
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
-from onestep.launch.stream import LogStream, endings
+from onestep.launch.stream import LogStream, complaint, endings, retell
 from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, submit
-from onestep.training.publication import publish
+from onestep.training.publication import is_published, publish
 
 # What is not said of SLURM's own: how long a job may be unknown to all, or SLURM silent, before we leave.
 _VANISHED_SECONDS = 120.0
 _PATIENCE_SECONDS = 6 * 3600.0
 _SAY_EVERY_SECONDS = 300.0
+# How long after its launcher was killed a call of sbatch may still submit a job.
+_IN_FLIGHT_SECONDS = 15.0
 
 
-def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster | None = None) -> Exit:
+def launch(
+    request: Request, *, journal: Journal, target: Path, log: Path | None = None, cluster: Cluster | None = None
+) -> Exit:
     """See a run to its end and publish it; take up what another launcher began.
 
     Args:
         request: The run, what its processes call, and what its site wants to be told.
         journal: Of the run's work folder.
         target: Receives the published run.
+        log: Where what this prints goes as well; receives what earlier launchers passed on, if it is not there.
         cluster: SLURM.
 
     Returns:
@@ -47,6 +53,11 @@ def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster
     with Asked() as asked:
         while asked.by is None:
             with journal.watching() as mine:
+                if mine and said and journal.is_done and is_published(journal.folder, target):
+                    say(f"{request.run}: finished, and published by who watched it")
+                    return Exit.FINISHED
+                if mine and log is not None:
+                    retell(log_of("", journal=journal).parent, place=journal.streamed, log=log)
                 if mine:
                     return _Launcher(request, journal, target, cluster or Cluster(), asked).carry_out()
             if not said:
@@ -54,6 +65,11 @@ def launch(request: Request, *, journal: Journal, target: Path, cluster: Cluster
                 said = True
             time.sleep(1.0)
     # The job is the other launcher's.
+    return _left(asked)
+
+
+def _left(asked: Asked) -> Exit:
+    """Return how a launcher ends that was asked to leave and has no job."""
     return Exit.CANCELLED if asked.by == signal.SIGINT else Exit.DETACHED
 
 
@@ -72,6 +88,7 @@ class _Launcher:
         self._request, self._journal, self._target = request, journal, target
         self._cluster, self._asked = cluster, asked
         self._run, self._site = request.run, request.site
+        self._lived = False
 
     def carry_out(self) -> Exit:
         """Publish the run if it is done; else find or submit its job, and watch it."""
@@ -81,7 +98,7 @@ class _Launcher:
         job, lives = self._found()
         if job is None:
             job, lives = self._submit(attempt=0), True
-        return Exit.DETACHED if job is None else self._watch(job, lives=lives)
+        return _left(self._asked) if job is None else self._watch(job, lives=lives)
 
     def _publish(self) -> Exit:
         publish(self._journal.folder, self._target)
@@ -107,15 +124,32 @@ class _Launcher:
     def _found(self) -> tuple[Job | None, bool]:
         """Return the run's job, unless its end is known, and whether it is known to live."""
         job, name = self._journal.job, job_name(self._run, self._journal.folder)
-        active = self._active(name)
-        if active and (job is None or job.job_id not in active):
-            say(f"{self._run}: found job {active[0]} under the name {name}")
-            return adopt(active[0], self._request, journal=self._journal), True
-        if job is None or job.ended is not None:
+        active = self._settled(name) or []
+        lives = job is not None and job.job_id in active and not self._is_leaving(job)
+        others = [job_id for job_id in active if job is None or job_id != job.job_id]
+        if others and not lives:
+            say(f"{self._run}: found job {others[0]} under the name {name}")
+            return adopt(others[0], self._request, journal=self._journal), True
+        if job is None or (job.ended is not None and not lives):
             return None, False
         say(f"{self._run}: found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
         self._journal.event("attached", job=job.job_id)
-        return job, bool(active)
+        if job.ended is not None:
+            job = replace(job, ended=None)
+            self._journal.record(job)
+        return job, lives
+
+    def _is_leaving(self, job: Job) -> bool:
+        """Whether a job whose end is known is on its way out; else somebody has put it back into the queue."""
+        return job.ended is not None and self._cluster.look(job.job_id).state == "COMPLETING"
+
+    def _settled(self, name: str) -> list[str] | None:
+        """Return the ids of living jobs under a name, once what a killed launcher may have begun has ended."""
+        active = self._active(name)
+        while not active and self._journal.intended_seconds_ago < _IN_FLIGHT_SECONDS and self._asked.by is None:
+            time.sleep(1.0)
+            active = self._active(name)
+        return active
 
     def _active(self, name: str) -> list[str] | None:
         """Return the ids of living jobs under a name, oldest first; after a submission of unknown end, wait for it."""
@@ -128,23 +162,35 @@ class _Launcher:
         return None if active is None else sorted(active, key=int)
 
     def _submit(self, *, attempt: int) -> Job | None:
-        """Submit a job; None where SLURM cannot be reached, or a signal came first."""
-        if self._asked.by is not None:
-            return None
-        try:
-            job = submit(self._request, journal=self._journal, attempt=attempt)
-        except Refused as refusal:
-            # A time-out may hide a success.
-            active = self._active(job_name(self._run, self._journal.folder))
-            if active:
-                return adopt(active[0], self._request, journal=self._journal)
-            if active is None:
-                say(f"{self._run}: {refusal}; SLURM does not answer, the same command tries again")
+        """Submit a job, as soon as SLURM answers; None where a signal came first."""
+        job = None
+        while job is None:
+            if self._asked.by is not None:
                 return None
-            self._journal.give_up_intention()
-            raise
+            try:
+                job = submit(self._request, journal=self._journal, attempt=attempt)
+            except Refused as refusal:
+                job = self._taken_after_all(refusal)
         say(f"{self._run}: submitted job {job.job_id}; rank 0 prints to {log_of(job.job_id, journal=self._journal)}")
         return job
+
+    def _taken_after_all(self, refusal: Refused) -> Job | None:
+        """Return the job that sbatch took without saying so; None where SLURM was away, or is still.
+
+        Raises:
+            Refused: SLURM is there and has not taken the job.
+        """
+        name = job_name(self._run, self._journal.folder)
+        was_away = self._cluster.active_jobs(name) is None
+        active = self._active(name)
+        if active:
+            return adopt(active[0], self._request, journal=self._journal)
+        if active is not None:
+            self._journal.give_up_intention()
+        if not was_away:
+            raise refusal
+        say(f"{self._run}: {refusal}; trying again, because SLURM did not answer")
+        return None
 
     def _watch(self, job: Job, *, lives: bool) -> Exit:
         """Watch jobs until the run has ended, or until this process is asked to leave.
@@ -161,17 +207,20 @@ class _Launcher:
                 say(f"{self._run}: {judgement.because}; job {job.job_id} may go on, the same command comes back to it")
                 return Exit.DETACHED
             self._journal.close(job, because=judgement.because)
-            if lives and not self._may_follow(job, judgement):
+            if (lives or self._lived) and not self._may_follow(job, judgement):
+                return self._fail(job, judgement)
+            # Only what SLURM is certain not to put back now may have a successor.
+            if not self._cluster.cancel(job.job_id):
                 return self._fail(job, judgement)
             say(f"{self._run}: job {job.job_id}: {judgement.because}; submitting it anew")
             successor = self._submit(attempt=self._attempt_after(job))
             if successor is None:
-                return Exit.DETACHED
+                return _left(self._asked)
             job, lives = successor, True
 
     def _judged(self, job: Job) -> Judgement | None:
         """Return the first judgement that is not to wait; None when asked to leave before that."""
-        stream = LogStream(log_of(job.job_id, journal=self._journal), place=self._journal.folder / "streamed.json")
+        stream = LogStream(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
         judge = Judge(
             grace_seconds=self._site.grace_seconds,
             vanished_seconds=_VANISHED_SECONDS,
@@ -179,19 +228,20 @@ class _Launcher:
         )
         news, look_at = _News(self._run, job.job_id, self._journal), 0.0
         while self._asked.by is None:
-            for line in stream.lines():
-                say(f"[{job.job_id}] {line}")
+            _tell(stream, job)
             # The run's own mark needs no SLURM.
             if self._journal.is_done or time.monotonic() >= look_at:
                 look_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
                 judgement = self._look(job, judge, news)
                 if judgement.verdict is not Verdict.WAIT:
+                    _tell(stream, job)
                     return judgement
             time.sleep(min(1.0, self._site.poll_seconds))
         return None
 
     def _look(self, job: Job, judge: Judge, news: _News) -> Judgement:
         sighting, ending = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
+        self._lived = self._lived or sighting.state in ALIVE
         judgement = judge.judge(
             sighting,
             now=time.monotonic(),
@@ -207,7 +257,8 @@ class _Launcher:
         by = self._asked.by
         if by == signal.SIGINT and self._site.on_interrupt == "cancel":
             gone = self._cluster.cancel(job.job_id)
-            self._journal.close(job, because="cancelled by Ctrl-C")
+            if gone:
+                self._journal.close(job, because="cancelled by Ctrl-C")
             self._journal.event("cancelled", job=job.job_id, because=by.name)
             said = "cancelled" if gone else f"asked to end, but still there; `scancel {job.job_id}` asks again"
             say(f"{self._run}: job {job.job_id} {said}; the same command goes on from its last state")
@@ -220,12 +271,10 @@ class _Launcher:
         return Exit.DETACHED
 
     def _may_follow(self, job: Job, judgement: Judgement) -> bool:
-        """Whether another job takes the place of one that SLURM lost, and is certain not to put back now."""
+        """Whether another job takes the place of one that SLURM lost."""
         ending = self._journal.ending_of(job.job_id)
         spent = ending is not None and ending.restarts >= self._site.requeues > 0
-        if judgement.verdict is not Verdict.LOST or spent or self._attempt_after(job) > self._site.resubmissions:
-            return False
-        return self._cluster.cancel(job.job_id)
+        return judgement.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
 
     def _attempt_after(self, job: Job) -> int:
         """Return the number of the job that would follow: those count between which the run did not get on."""
@@ -233,13 +282,18 @@ class _Launcher:
 
     def _fail(self, job: Job, judgement: Judgement) -> Exit:
         self._journal.event("failed", job=job.job_id, because=judgement.because)
-        for line in endings(log_of(job.job_id, journal=self._journal).parent, job.job_id):
+        logs = log_of(job.job_id, journal=self._journal).parent
+        for line in endings(logs, job.job_id):
             say(line)
-        say(
-            f"{self._run}: job {job.job_id}: {judgement.because}; the same command goes on from the last state; "
-            f"logs: {log_of(job.job_id, journal=self._journal).parent}"
-        )
+        said = complaint(logs, job.job_id)
+        because = judgement.because if said is None else f"{judgement.because}: {said}"
+        say(f"{self._run}: job {job.job_id}: {because}; the same command goes on from the last state; logs: {logs}")
         return Exit.FAILED
+
+
+def _tell(stream: LogStream, job: Job) -> None:
+    for line in stream.lines():
+        say(f"[{job.job_id}] {line}")
 
 
 class _News:

@@ -30,7 +30,9 @@ class Asked:
         return self._signal
 
     def __enter__(self) -> Asked:
-        self._previous = {number: signal.signal(number, self._note) for number in _ASKING}
+        # nohup lets SIGHUP be ignored: whoever typed that wants us to stay.
+        heeded = [each for each in _ASKING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,12 +11,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.files import sha256_of_text
+from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
 from onestep.launch.task import TrainingTask
 from onestep.training.assignment import Assignment
@@ -82,7 +82,7 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
     try:
         with _clean_environment():
-            job_id = executor.submit(request.task).job_id
+            job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
         raise Refused(
             f"sbatch refused the job of {request.run}: {_words(error)}; see `launch` in config.yaml"
@@ -100,9 +100,10 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     # Nor, perhaps, to what its processes wait for.
     waited_for = JobPaths(_folder(journal), job_id=job_id).submitted_pickle
     if not waited_for.exists():
-        delayed = DelayedSubmission(request.task)
+        delayed = DelayedSubmission(_task(request, journal=journal))
         delayed.set_timeout(_minutes(request.site.hours), 0)
-        delayed.dump(waited_for)
+        with replacing(waited_for) as temporary:
+            delayed.dump(temporary)
     job = _job(job_id, request, name=job_name(request.run, journal.folder), journal=journal, attempt=0)
     journal.record(job)
     journal.event("adopted", job=job_id)
@@ -112,6 +113,19 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
 def log_of(job_id: str, *, journal: Journal) -> Path:
     """Return where rank 0 of a job prints to."""
     return _folder(journal) / f"{job_id}_0_log.out"
+
+
+def _task(request: Request, *, journal: Journal) -> TrainingTask:
+    """Return what the job's processes call: each of its lives trains what it was submitted for.
+
+    By then the run.yaml of the results may be that of another config.
+    """
+    folder, assignment = journal.folder.resolve(), request.task.assignment
+    kept = folder / "run.yaml"
+    if not kept.exists():
+        write_bytes(kept, assignment.inputs.run.read_bytes())
+    inputs = replace(assignment.inputs, run=kept)
+    return replace(request.task, assignment=replace(assignment, inputs=inputs), folder=folder)
 
 
 def _folder(journal: Journal) -> Path:
@@ -229,6 +243,15 @@ def _keep_code(folder: Path) -> None:
         return
     fresh = folder / f".code.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(Path(onestep.__file__).parent, fresh / "onestep", ignore=shutil.ignore_patterns("__pycache__"))
+    _copy(Path(onestep.__file__).parent, fresh / "onestep")
     shutil.rmtree(folder / "code", ignore_errors=True)
     fresh.rename(folder / "code")
+
+
+def _copy(package: Path, target: Path) -> None:
+    """Copy the package's files without their permissions: who shares the run's folder may replace them."""
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            copied = target / path.relative_to(package)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)

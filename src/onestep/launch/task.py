@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class TrainingTask:
         processes_per_node: Processes on each, and GPUs, if that is what it trains on.
         cpus_per_process: Cores of each.
         device: What it trains on.
+        folder: Where the run works, if its files are still those that it was submitted with; None does not ask.
         lock_seconds: How long to wait for an earlier life of the run that is about to leave.
     """
 
@@ -42,6 +44,7 @@ class TrainingTask:
     processes_per_node: int
     cpus_per_process: int
     device: Literal["cuda", "cpu"]
+    folder: Path | None = None
     lock_seconds: float = 180.0
 
     def __call__(self) -> None:
@@ -73,13 +76,26 @@ class TrainingTask:
         from onestep.stages import training_code
         from onestep.training.run import carry_out
 
+        code = training_code(self.assignment.document(), fingerprints=Fingerprints())
+        self._check_files(code)
+
+        def leave_mark(folder: Path) -> None:
+            stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
+
+        if job.global_rank == 0 and not _is_free(int(os.environ["MASTER_PORT"])):
+            print(
+                f"port {os.environ['MASTER_PORT']} of {job.hostname} is taken; the next life meets at another",
+                flush=True,
+            )
+            leave_mark(self.assignment.folder(code))
+            return False
         return carry_out(
             self.assignment,
-            code=training_code(self.assignment.document(), fingerprints=Fingerprints()),
+            code=code,
             output=None,
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
-            when_stopped=lambda folder: stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch(),
+            when_stopped=leave_mark,
         )
 
     def _environment(self, job: JobEnvironment) -> dict[str, str]:
@@ -118,6 +134,18 @@ class TrainingTask:
                 f"{each} on each; see that launch.sbatch asks for no other distribution"
             )
 
+    def _check_files(self, code: str) -> None:
+        """Stop where a file has changed since the job was submitted: that is another run, and has a job of its own.
+
+        Raises:
+            ValueError: The run would work in another folder.
+        """
+        if self.folder is not None and self.assignment.folder(code).resolve() != self.folder:
+            raise ValueError(
+                f"{self.folder}: what this run is trained from has changed since its job was submitted "
+                f"({self.assignment.inputs.data}, or a network); launch it again, for what the files are now"
+            )
+
     def _check_gpus(self, job: JobEnvironment) -> None:
         """Stop where this rank finds no GPU of its own.
 
@@ -146,6 +174,17 @@ def stopped_marker(folder: Path, *, job_id: str, restarts: int) -> Path:
 def port_of(job_id: int, *, restarts: int) -> int:
     """Return where the ranks of a job meet: jobs that share a node differ, and so do the lives of one."""
     return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
+
+
+def _is_free(port: int) -> bool:
+    """Return whether nobody on this node listens at a port: another cluster's job, or what its users run there."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _restarts() -> int:

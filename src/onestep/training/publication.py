@@ -22,6 +22,14 @@ def publish(folder: Path, target: Path) -> None:
     write_json(target / "summary.json", read_json(folder / "done.json"))
 
 
+def is_published(folder: Path, target: Path) -> bool:
+    """Return whether the files under `target` are those of the finished run: by name, and by its summary."""
+    names = ["log.jsonl", *(f"snapshots/{path.name}" for path in (folder / "snapshots").glob("*.safetensors"))]
+    summary = target / "summary.json"
+    whole = summary.exists() and all((target / name).exists() for name in names)
+    return whole and read_json(summary) == read_json(folder / "done.json")
+
+
 def _link(source: Path, target: Path) -> None:
     with replacing(target) as temporary:
         try:

@@ -18,6 +18,7 @@ NODE_TIMEOUT=${SLURM_TEST_NODE_TIMEOUT:-15}       # seconds of silence after whi
 MIN_JOB_AGE=${SLURM_TEST_MIN_JOB_AGE:-300}        # seconds that squeue remembers a finished job
 
 HOST=$(hostname)
+FIRST_JOB=$((PORT - 19000))
 PORT_SQL=$PORT PORT_DBD=$((PORT + 1)) PORT_CTLD=$((PORT + 2)) PORT_NODE=$((PORT + 3))
 COMMANDS="sacct sacctmgr salloc sattach sbatch sbcast scancel scontrol sdiag sinfo sprio squeue sreport srun sshare sstat"
 export PATH=$PATH:/usr/sbin

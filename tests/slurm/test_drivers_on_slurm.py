@@ -1,0 +1,218 @@
+"""Drivers that are killed, interrupted, doubled and edited under: one job, and the result of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from slurm_cluster import until
+from workplace import RUN, SUMMARY, Workplace, before, program
+
+from onestep.exits import Exit
+from onestep.files import read_json
+
+pytestmark = pytest.mark.slurm
+
+# A job that waits until it is released.
+HELD = {"sbatch": {"hold": True}}
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def detached(place: Workplace, **how) -> int:
+    """Launch the run, leave its job alone, and return the job's id."""
+    driver = place.launch(**how)
+    driver.awaits("PENDING (JobHeldUser)")
+    driver.process.send_signal(signal.SIGTERM)
+    driver.ends(Exit.DETACHED)
+    return int(place.journals[-1].job.job_id)
+
+
+def check_log(place: Workplace, *jobs: int) -> None:
+    """Check that the rule's log has each line of rank 0 once, over all jobs and drivers."""
+    for job in jobs:
+        told, printed = place.told_of(job), place.printed_by(job)
+        assert told == printed[: len(told)] and len(told) > 2
+    assert any(f"{RUN}  6,400/6,400 images  100%" in line for line in place.told_of(jobs[-1]))
+
+
+def test_a_killed_snakemake_and_launcher_come_back_to_their_job(place, reference):
+    driver = place.snakemake(profile="slurm")
+    place.hold()
+    for process in (driver.process.pid, place.launcher):
+        os.kill(process, signal.SIGKILL)
+    driver.code()
+    job = int(place.journal.job.job_id)
+    place.snakemake("--unlock", profile="slurm").ends(0)
+    again = place.snakemake(profile="slurm")
+    place.happens("attached")
+    place.let_go()
+    again.ends(0)
+    assert [(each.id, each.state) for each in place.jobs] == [(job, "COMPLETED")]
+    assert place.result() == reference.result()
+    check_log(place, job)
+
+
+def test_an_orphaned_launcher_leaves_and_publishes_nothing(place, reference):
+    driver = place.snakemake()
+    place.hold()
+    launcher = place.launcher
+    os.kill(driver.process.pid, signal.SIGKILL)
+    until(lambda: not is_alive(launcher), seconds=15, what="the launcher has left")
+    assert [event["because"] for event in place.events("detached")] == ["SIGHUP"]
+    place.let_go()
+    until(lambda: place.journal.is_done, seconds=180, what="the job ends without a driver")
+    assert not (place.folder / SUMMARY).exists() and not place.events("published")
+    place.launch().ends(0)
+    assert len(place.jobs) == 1
+    assert place.result() == reference.result()
+
+
+def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, reference, tmp_path):
+    place.configure(launch=HELD)
+    real = shutil.which("sbatch", path=place.slurm.environment["PATH"])
+    killing = program(tmp_path / "bin", "sbatch", f'{real} "$@" || exit', "kill -9 $PPID")
+    assert place.launch(environment=before(killing, place.slurm.environment)).code() == -signal.SIGKILL
+    assert place.journal.is_submitting and place.journal.job is None
+    again = place.launch()
+    place.happens("adopted")
+    assert not place.journal.is_submitting
+    job = place.journal.job.job_id
+    assert (place.journal.folder / "submitit" / f"{job}_submitted.pkl").exists()
+    place.slurm.command("scontrol", "release", job)
+    again.ends(0)
+    assert [(str(each.id), each.state) for each in place.jobs] == [(job, "COMPLETED")]
+    assert place.result() == reference.result()
+
+
+def test_a_submission_that_outlives_its_launcher_is_waited_for(place, tmp_path):
+    place.configure(launch=HELD)
+    real = shutil.which("sbatch", path=place.slurm.environment["PATH"])
+    slow = program(tmp_path / "bin", "sbatch", "kill -9 $PPID", "sleep 5", f'exec {real} "$@"')
+    assert place.launch(environment=before(slow, place.slurm.environment)).code() == -signal.SIGKILL
+    detached(place)
+    assert len(place.events("adopted")) == 1 and not place.events("submitted")
+    assert len(place.jobs) == 1
+
+
+def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place):
+    place.configure(launch=HELD)
+    seen = []
+    for number, on_interrupt, code in (
+        (signal.SIGTERM, "cancel", Exit.DETACHED),
+        (signal.SIGHUP, "cancel", Exit.DETACHED),
+        (signal.SIGINT, "detach", Exit.DETACHED),
+        (signal.SIGINT, "cancel", Exit.CANCELLED),
+    ):
+        place.configure(launch={**HELD, "on_interrupt": on_interrupt})
+        driver = place.launch()
+        driver.awaits("PENDING (JobHeldUser)")
+        driver.signal_group(number)
+        said, job = driver.ends(code, seconds=30), place.journal.job.job_id
+        seen.append((job, place.slurm.state(int(job))))
+        if code == Exit.DETACHED:
+            assert f"job {job} goes on without us; the same command comes back to it" in said
+    job = seen[0][0]
+    assert seen == [(job, "PENDING")] * 3 + [(job, "CANCELLED")]
+    assert detached(place) != int(job)
+    assert len(place.jobs) == 2
+
+
+def test_a_second_ctrl_c_leaves_at_once(place, tmp_path):
+    place.configure(launch=HELD)
+    slow = program(tmp_path / "bin", "scancel", f"touch {tmp_path}/asked", "sleep 20")
+    driver = place.launch(environment=before(slow, place.slurm.environment))
+    driver.awaits("PENDING (JobHeldUser)")
+    driver.signal_group(signal.SIGINT)
+    until((tmp_path / "asked").exists, seconds=10, what="it cancels the job")
+    driver.signal_group(signal.SIGINT)
+    driver.ends(Exit.CANCELLED, seconds=5)
+    assert detached(place) and len(place.jobs) == 1
+
+
+def test_after_ctrl_c_the_run_goes_on_from_its_last_state(place, reference):
+    driver = place.snakemake()
+    place.hold(with_state=True)
+    first = int(place.journal.job.job_id)
+    driver.signal_group(signal.SIGINT)
+    assert driver.code() != 0
+    assert [each.state for each in place.jobs] == ["CANCELLED"]
+    place.snakemake().ends(0)
+    second = int(place.journal.job.job_id)
+    assert [(each.id, each.state) for each in place.jobs] == [(first, "CANCELLED"), (second, "COMPLETED")]
+    assert read_json(place.folder / SUMMARY)["restarts"] == 1
+    assert place.result() == reference.result()
+    check_log(place, first, second)
+
+
+def test_two_drivers_of_one_user_make_one_job(place, reference):
+    first, second = place.launch(), place.launch()
+    first.ends(0)
+    second.ends(0)
+    assert len(place.jobs) == len(place.events("published")) == 1
+    assert place.result() == reference.result()
+
+
+OTHER = "onestep_other"
+
+
+@contextmanager
+def second_user(slurm) -> Iterator[str]:
+    """Make a user who shares root's group and account, and can start this Python."""
+    with ExitStack() as undo:
+        for folder in Path(sys.executable).resolve().parents:
+            mode = folder.stat().st_mode
+            if not mode & 0o001:
+                folder.chmod(mode | 0o001)
+                undo.callback(folder.chmod, mode & 0o7777)
+        subprocess.run(["useradd", "--no-create-home", "--gid", "0", OTHER], check=True)
+        undo.callback(subprocess.run, ["userdel", OTHER], check=True, capture_output=True)
+        slurm.command("sacctmgr", "--immediate", "add", "user", OTHER, "account=test")
+        yield OTHER
+
+
+def shared(source: Workplace, folder: Path) -> Workplace:
+    """Copy a working directory into one that the group may write to, and whose files stay the group's."""
+    place = source.copy(folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o2775 if path.is_dir() else 0o664)
+    return place
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    folder = Path(f"/var/tmp/onestep-shared-{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(shutil.which("useradd") is None, reason="no useradd here")
+def test_drivers_of_two_users_make_one_job(place, reference, shared_folder):
+    together = shared(place, shared_folder / "work")
+    with second_user(place.slurm) as name:
+        other = {"user": name, "group": 0, "extra_groups": []}
+        try:
+            drivers = [together.launch(umask=0o002, **who) for who in ({}, other)]
+            for driver in drivers:
+                driver.ends(0)
+        finally:
+            together.clear_up()
+            place.slurm.cancel_all()
+        owners = {path.owner() for path in together.journal.folder.iterdir()}
+    assert len(together.jobs) == len(together.events("published")) == 1
+    assert owners
+    assert together.result() == reference.result()
