@@ -65,7 +65,7 @@ def records(folder):
     return [{key: value for key, value in json.loads(line).items() if key not in _TIMES} for line in lines]
 
 
-# In the first, between two records (which are 6 steps apart); in the other, as one is written.
+# Both between two records.
 @pytest.mark.parametrize(
     ("run", "by", "at"), [("digits_edm", "SIGTERM", (0, 8)), ("digits_d2o", "SIGUSR2", (16, 0))], ids=["edm", "d2o"]
 )
