@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from slurm_cluster import until
-from workplace import RUN, SUMMARY, Driver, Workplace, before, program
+from workplace import RUN, SUMMARY, Workplace, before, program
 
 from onestep.exits import Exit
 from onestep.files import read_json
-from tiny import REPOSITORY
 
 pytestmark = pytest.mark.slurm
-
-# A job that waits until it is released.
-HELD = {"sbatch": {"hold": True}}
 
 
 def is_alive(process: int) -> bool:
@@ -38,7 +32,7 @@ def is_alive(process: int) -> bool:
 def detached(place: Workplace, **how) -> int:
     """Launch the run, leave its job alone, and return the job's id."""
     driver = place.launch(**how)
-    driver.awaits("PENDING (JobHeldUser)")
+    driver.awaits("PENDING")
     driver.process.send_signal(signal.SIGTERM)
     driver.ends(Exit.DETACHED)
     return int(place.journals[-1].job.job_id)
@@ -84,8 +78,7 @@ def test_an_orphaned_launcher_leaves_and_publishes_nothing(place, reference):
     assert place.result() == reference.result()
 
 
-def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, reference, tmp_path):
-    place.configure(launch=HELD)
+def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, full, reference, tmp_path):
     real = shutil.which("sbatch", path=place.slurm.environment["PATH"])
     killing = program(tmp_path / "bin", "sbatch", f'{real} "$@" || exit', "kill -9 $PPID")
     assert place.launch(environment=before(killing, place.slurm.environment)).code() == -signal.SIGKILL
@@ -95,14 +88,13 @@ def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, ref
     assert not place.journal.is_submitting
     job = place.journal.job.job_id
     assert (place.journal.folder / "submitit" / f"{job}_submitted.pkl").exists()
-    place.slurm.command("scontrol", "release", job)
+    place.slurm.command("scancel", str(full))
     again.ends(0)
     assert [(str(each.id), each.state) for each in place.jobs] == [(job, "COMPLETED")]
     assert place.result() == reference.result()
 
 
-def test_a_submission_that_outlives_its_launcher_is_waited_for(place, tmp_path):
-    place.configure(launch=HELD)
+def test_a_submission_that_outlives_its_launcher_is_waited_for(place, full, tmp_path):
     real = shutil.which("sbatch", path=place.slurm.environment["PATH"])
     slow = program(tmp_path / "bin", "sbatch", "kill -9 $PPID", "sleep 5", f'exec {real} "$@"')
     assert place.launch(environment=before(slow, place.slurm.environment)).code() == -signal.SIGKILL
@@ -111,8 +103,7 @@ def test_a_submission_that_outlives_its_launcher_is_waited_for(place, tmp_path):
     assert len(place.jobs) == 1
 
 
-def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place):
-    place.configure(launch=HELD)
+def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place, full):
     seen = []
     for number, on_interrupt, code in (
         (signal.SIGTERM, "cancel", Exit.DETACHED),
@@ -120,9 +111,9 @@ def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place):
         (signal.SIGINT, "detach", Exit.DETACHED),
         (signal.SIGINT, "cancel", Exit.CANCELLED),
     ):
-        place.configure(launch={**HELD, "on_interrupt": on_interrupt})
+        place.configure(launch={"on_interrupt": on_interrupt})
         driver = place.launch()
-        driver.awaits("PENDING (JobHeldUser)")
+        driver.awaits("PENDING")
         driver.signal_group(number)
         said, job = driver.ends(code, seconds=30), place.journal.job.job_id
         seen.append((job, place.slurm.state(int(job))))
@@ -134,11 +125,10 @@ def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place):
     assert len(place.jobs) == 2
 
 
-def test_a_second_ctrl_c_leaves_at_once(place, tmp_path):
-    place.configure(launch=HELD)
+def test_a_second_ctrl_c_leaves_at_once(place, full, tmp_path):
     slow = program(tmp_path / "bin", "scancel", f"touch {tmp_path}/asked", "sleep 20")
     driver = place.launch(environment=before(slow, place.slurm.environment))
-    driver.awaits("PENDING (JobHeldUser)")
+    driver.awaits("PENDING")
     driver.signal_group(signal.SIGINT)
     until((tmp_path / "asked").exists, seconds=10, what="it cancels the job")
     driver.signal_group(signal.SIGINT)
@@ -167,6 +157,80 @@ def test_two_drivers_of_one_user_make_one_job(place, reference):
     second.ends(0)
     assert len(place.jobs) == len(place.events("published")) == 1
     assert place.result() == reference.result()
+
+
+def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full, reference):
+    first = detached(place)
+    old = place.journal
+    place.configure(seed=7)
+    second = detached(place)
+    assert f"job {first} trains it under an earlier config, in {old.folder.relative_to(place.folder)}; left alone" in (
+        place.drivers[-1].said
+    )
+    edited = place.journals[-1]
+    assert (edited.folder != old.folder, second != first) == (True, True)
+    assert [place.slurm.state(job) for job in (first, second)] == ["PENDING", "PENDING"]
+    place.configure(seed=8, launch={"on_change": "cancel"})
+    place.journals[0].folder.joinpath("untouched").touch()
+    third = place.launch()
+    third.awaits("PENDING")
+    third.signal_group(signal.SIGINT)
+    third.ends(Exit.CANCELLED)
+    assert [place.slurm.state(job) for job in (first, second)] == ["CANCELLED", "CANCELLED"]
+    assert len({journal.folder for journal in place.journals}) == 3
+    assert [len(place.jobs_of(journal)) for journal in place.journals] == [1, 1, 1]
+
+
+def test_a_job_trains_what_it_was_submitted_for_whatever_the_config_is_now(place, full, reference):
+    job = detached(place)
+    place.configure(seed=7)
+    place.slurm.command("scancel", str(full))
+    until(lambda: place.slurm.state(job) == "COMPLETED", seconds=180, what="the job ends")
+    assert place.journal.is_done  # there is no folder but the old config's
+    assert place.kept_result(place.journal) == reference.result()
+
+
+def test_edits_of_what_the_site_is_told_submit_nothing(place, full):
+    job = detached(place)
+    place.configure(launch={"partition": "high", "hours": 0.5, "state_seconds": 2.0, "requeues": 7})
+    assert detached(place) == job
+    assert [each.id for each in place.jobs] == [job]
+
+
+def test_edits_of_what_the_site_is_told_leave_a_finished_run_finished(reference, tmp_path):
+    place = reference.copy(tmp_path / "work", whole=True)
+    place.configure(launch={"partition": "high", "hours": 0.5})
+    assert "Nothing to be done" in place.snakemake("--dry-run").ends(0)
+
+
+def test_a_finished_run_is_published_without_slurm(slurm, reference, tmp_path):
+    place = reference.copy(tmp_path / "work", whole=True)
+    shutil.rmtree(place.folder / "results/runs" / RUN / "snapshots")
+    (place.folder / SUMMARY).unlink()
+    lacking = slurm.without("sbatch", "squeue", "sacct", "scontrol", "scancel", "srun", "sinfo")
+    place.launch(environment=lacking).ends(0)
+    assert place.result() == reference.result()
+
+
+def test_status_shows_a_job_and_cancel_ends_it(place, full):
+    job = detached(place)
+    shown = place.onestep("status").ends(0)
+    assert str(job) in shown and "PENDING" in shown
+    assert f"{RUN}: job {job} cancelled" in place.onestep("cancel", RUN).ends(0)
+    assert place.slurm.state(job) == "CANCELLED"
+    assert "no job of it is alive" in place.onestep("cancel", RUN).ends(0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"partition": "nosuch"}, "Invalid partition name specified"), ({"gpu_type": "h100"}, "not available")],
+)
+def test_what_sbatch_refuses_is_one_line(place, asked, said):
+    place.configure(launch=asked)
+    (line,) = place.launch().ends(Exit.FAILED).splitlines()
+    assert line.startswith(f"onestep launch: sbatch refused the job of {RUN}: ") and said in line
+    assert not place.journal.is_submitting and place.journal.job is None
+    assert not place.slurm.command("squeue", "--noheader")
 
 
 OTHER = "onestep_other"
