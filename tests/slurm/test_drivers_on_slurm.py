@@ -10,15 +10,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from slurm_cluster import until
+from slurm_cluster import Slurm, until
 from workplace import RUN, SUMMARY, Workplace, before, program
 
 from onestep.exits import Exit
 from onestep.files import read_json
 
 pytestmark = pytest.mark.slurm
+
+GROUP, USERS = "onestep_lab", ("onestep_ada", "onestep_bob")
 
 
 def is_alive(process: int) -> bool:
@@ -159,7 +162,7 @@ def test_two_drivers_of_one_user_make_one_job(place, reference):
     assert place.result() == reference.result()
 
 
-def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full, reference):
+def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full):
     first = detached(place)
     old = place.journal
     place.configure(seed=7)
@@ -171,7 +174,6 @@ def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full, refer
     assert (edited.folder != old.folder, second != first) == (True, True)
     assert [place.slurm.state(job) for job in (first, second)] == ["PENDING", "PENDING"]
     place.configure(seed=8, launch={"on_change": "cancel"})
-    place.journals[0].folder.joinpath("untouched").touch()
     third = place.launch()
     third.awaits("PENDING")
     third.signal_group(signal.SIGINT)
@@ -233,53 +235,53 @@ def test_what_sbatch_refuses_is_one_line(place, asked, said):
     assert not place.slurm.command("squeue", "--noheader")
 
 
-OTHER = "onestep_other"
-
-
 @contextmanager
-def second_user(slurm) -> Iterator[str]:
-    """Make a user who shares root's group and account, and can start this Python."""
+def two_users(slurm: Slurm) -> Iterator[list[dict[str, Any]]]:
+    """Make two users of one group who may start this Python; yield how to start a process as each."""
     with ExitStack() as undo:
         for folder in Path(sys.executable).resolve().parents:
-            mode = folder.stat().st_mode
+            mode = folder.stat().st_mode & 0o7777
             if not mode & 0o001:
                 folder.chmod(mode | 0o001)
-                undo.callback(folder.chmod, mode & 0o7777)
-        subprocess.run(["useradd", "--no-create-home", "--gid", "0", OTHER], check=True)
-        undo.callback(subprocess.run, ["userdel", OTHER], check=True, capture_output=True)
-        slurm.command("sacctmgr", "--immediate", "add", "user", OTHER, "account=test")
-        yield OTHER
-
-
-def shared(source: Workplace, folder: Path) -> Workplace:
-    """Copy a working directory into one that the group may write to, and whose files stay the group's."""
-    place = source.copy(folder)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o2775 if path.is_dir() else 0o664)
-    return place
+                undo.callback(folder.chmod, mode)
+        subprocess.run(["groupadd", GROUP], check=True)
+        undo.callback(subprocess.run, ["groupdel", GROUP], check=True)
+        for name in USERS:
+            subprocess.run(["useradd", "--no-create-home", "--gid", GROUP, name], check=True)
+            undo.callback(subprocess.run, ["userdel", "--force", name], check=True, capture_output=True)
+            slurm.command("sacctmgr", "--immediate", "add", "user", name, "account=test")
+        yield [{"user": name, "group": GROUP, "extra_groups": [], "umask": 0o002} for name in USERS]
 
 
 @pytest.fixture
-def shared_folder() -> Iterator[Path]:
+def shared(place: Workplace) -> Iterator[Workplace]:
+    """A working directory that a group may write to, whose files stay the group's."""
     folder = Path(f"/var/tmp/onestep-shared-{os.getpid()}")
-    folder.mkdir(mode=0o755)
-    yield folder
+    shared = place.copy(folder)
+    yield shared
+    shared.clear_up()
+    shared.slurm.cancel_all()
     shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(shutil.which("useradd") is None, reason="no useradd here")
-def test_drivers_of_two_users_make_one_job(place, reference, shared_folder):
-    together = shared(place, shared_folder / "work")
-    with second_user(place.slurm) as name:
-        other = {"user": name, "group": 0, "extra_groups": []}
-        try:
-            drivers = [together.launch(umask=0o002, **who) for who in ({}, other)]
-            for driver in drivers:
-                driver.ends(0)
-        finally:
-            together.clear_up()
-            place.slurm.cancel_all()
-        owners = {path.owner() for path in together.journal.folder.iterdir()}
-    assert len(together.jobs) == len(together.events("published")) == 1
-    assert owners
-    assert together.result() == reference.result()
+def test_drivers_of_two_users_make_one_job_and_stand_in_for_each_other(shared, full, reference):
+    with two_users(shared.slurm) as users:
+        for path in (shared.folder, *shared.folder.rglob("*")):
+            shutil.chown(path, group=GROUP)
+            path.chmod(0o2775 if path.is_dir() else 0o664)
+        first, second = drivers = [shared.launch(**who) for who in users]
+        until(lambda: any("PENDING" in each.said for each in drivers), seconds=180, what="one of them has a job")
+        until(lambda: any("waiting for it" in each.said for each in drivers), seconds=180, what="the other waits")
+        watches, waits = (first, second) if "PENDING" in first.said else (second, first)
+        who = users[drivers.index(watches)]
+        watches.process.send_signal(signal.SIGTERM)
+        watches.ends(Exit.DETACHED)
+        waits.awaits("PENDING")
+        again = shared.launch(**who)
+        shared.slurm.command("scancel", str(full))
+        waits.ends(0)
+        again.ends(0)
+        owners = {path.owner() for path in shared.folder.rglob("*")}
+        assert owners >= set(USERS)
+    assert len(shared.jobs) == len(shared.events("published")) == 1
+    assert shared.result() == reference.result()
