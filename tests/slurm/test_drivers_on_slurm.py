@@ -41,6 +41,15 @@ def detached(place: Workplace, **how) -> int:
     return int(place.journals[-1].job.job_id)
 
 
+def check_jobs(place: Workplace, *expected: tuple[int, str]) -> None:
+    """Check that these, so ended, are all lives of all jobs that the run ever had; accounting takes a moment to know."""
+    until(
+        lambda: [(job.id, job.state) for job in place.jobs] == list(expected),
+        seconds=20,
+        what=f"{[(job.id, job.state) for job in place.jobs]} become {expected}",
+    )
+
+
 def check_log(place: Workplace, *jobs: int) -> None:
     """Check that the rule's log has each line of rank 0 once, over all jobs and drivers."""
     for job in jobs:
@@ -61,7 +70,7 @@ def test_a_killed_snakemake_and_launcher_come_back_to_their_job(place, reference
     place.happens("attached")
     place.let_go()
     again.ends(0)
-    assert [(each.id, each.state) for each in place.jobs] == [(job, "COMPLETED")]
+    check_jobs(place, (job, "COMPLETED"))
     assert place.result() == reference.result()
     check_log(place, job)
 
@@ -93,7 +102,7 @@ def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, ful
     assert (place.journal.folder / "submitit" / f"{job}_submitted.pkl").exists()
     place.slurm.command("scancel", str(full))
     again.ends(0)
-    assert [(str(each.id), each.state) for each in place.jobs] == [(job, "COMPLETED")]
+    check_jobs(place, (int(job), "COMPLETED"))
     assert place.result() == reference.result()
 
 
@@ -145,10 +154,10 @@ def test_after_ctrl_c_the_run_goes_on_from_its_last_state(place, reference):
     first = int(place.journal.job.job_id)
     driver.signal_group(signal.SIGINT)
     assert driver.code() != 0
-    assert [each.state for each in place.jobs] == ["CANCELLED"]
+    check_jobs(place, (first, "CANCELLED"))
     place.snakemake().ends(0)
     second = int(place.journal.job.job_id)
-    assert [(each.id, each.state) for each in place.jobs] == [(first, "CANCELLED"), (second, "COMPLETED")]
+    check_jobs(place, (first, "CANCELLED"), (second, "COMPLETED"))
     assert read_json(place.folder / SUMMARY)["restarts"] == 1
     assert place.result() == reference.result()
     check_log(place, first, second)

@@ -29,7 +29,7 @@ _SECONDS = 180.0
 _LAUNCH = {
     "processes_per_node": 2,
     "memory_gib": 4,
-    "state_seconds": 1.0,
+    "state_seconds": 0.5,
     "poll_seconds": 0.5,
     "grace_seconds": 20.0,
     "hours": 0.2,
