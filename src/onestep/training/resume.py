@@ -147,9 +147,10 @@ class Resume:
             )
             self._seed()
             return
-        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank])
+        # Copies, because torch 2.13 looks for the state of a view in the wrong place, outside of its memory.
+        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank].clone())
         if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
-            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank], self._ranks.device)
+            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank].clone(), self._ranks.device)
 
     def _remember(self, history: Mapping[str, Any]) -> None:
         """Take over what earlier lives of the run left: how many, how long, with which code."""
