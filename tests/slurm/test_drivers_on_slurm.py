@@ -54,7 +54,7 @@ def check_log(place: Workplace, *jobs: int) -> None:
     """Check that the rule's log has each line of rank 0 once, over all jobs and drivers."""
     for job in jobs:
         told, printed = place.told_of(job), place.printed_by(job)
-        assert told == printed[: len(told)] and len(told) > 2
+        assert told == printed[: len(told)] and len(told) >= 2
     assert any(f"{RUN}  6,400/6,400 images  100%" in line for line in place.told_of(jobs[-1]))
 
 
