@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slurm test-full-size lint clean
+.PHONY: setup demo test test-slurm test-container test-full-size lint clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -18,6 +18,9 @@ test: setup lint  ## all tests
 
 test-slurm: setup  ## trainings and rules as jobs of a real SLURM that this machine becomes: needs root and tests/slurm/cluster/packages
 	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 tests/slurm
+
+test-container: setup  ## the steps of the container image in a bare Debian: needs root, debootstrap, apt and 8 GB of disk; ten minutes
+	@python -m pytest -m container -s tests/containers
 
 test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: ten minutes, 7 GB of memory, 3 GB of disk
 	@python -m pytest -m full_size

@@ -133,7 +133,7 @@ def test_the_metric_looks_through_another_network_than_the_discriminator(plan):
 
 def test_a_tables_options_hold_nothing_of_training(plan):
     options = json.loads(plan.table_options(SimpleNamespace(table="digits")))
-    assert set(options) == {"name", "layout", "metrics", "rows"}
+    assert set(options) == {"name", "layout", "metrics", "drawn", "rows"}
     assert [row["nfe"] for row in options["rows"]] == [5, 1, 1, 1]
 
 

@@ -368,7 +368,7 @@ WRONG = {
     "the old key of a table's policy": (
         {"tables.digits.snapshot": "last"},
         "tables.digits.snapshot: unknown key; "
-        "allowed: title, dataset, seeds, select, select_seeds, columns, rows, curves",
+        "allowed: title, dataset, seeds, select, select_seeds, show, columns, rows, curves",
     ),
     "a policy that is none": (
         {"tables.digits.select": "best"},
@@ -378,6 +378,10 @@ WRONG = {
         {"tables.digits.select": "best_fid"},
         "tables.digits.select: found the text 'best_fid', expected one of the policies: last, best_fd, best_is, "
         "best_precision, best_recall; did you mean best_fd?",
+    ),
+    "a number of the blocks that is none": (
+        {"tables.digits.show": "median"},
+        "tables.digits.show: found the text 'median', expected 'mean', 'first' or 'best'",
     ),
     "seeds to select by where nothing is selected": (
         {"tables.digits.select_seeds": "9000-9999"},

@@ -70,6 +70,7 @@ def test_every_dataset_has_a_table_and_the_best_snapshot_by_fid_stands_in_it(exp
     for name in PUBLISHED:
         table = experiment.tables[name]
         assert table.select == "best_fid"
+        assert table.show == "first"
         assert table.seeds == ("0-49999", "50000-99999", "100000-149999")
         assert {row.run for row in table.rows} >= {f"{name}_d2o", f"{name}_d2o_f"}
 

@@ -6,6 +6,8 @@ import json
 import re
 from types import SimpleNamespace
 
+import pytest
+
 from onestep.config import parse_experiment
 from onestep.fingerprint import Fingerprints
 from onestep.plan import Plan
@@ -101,3 +103,20 @@ def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_i
     )
     first = SimpleNamespace(block="digits_d2o@160-ema4/one_step/0-31")
     assert len(plan.observe_code(first)) == 16 and not plan.keeps_images and not plan.keeps_features
+
+
+@pytest.mark.parametrize(
+    ("launch", "asked"),
+    [
+        ({"gpus": "gres"}, ("gpu:1", None, None)),
+        ({"gpus": "gres", "gpu_type": "a100"}, ("gpu:a100:1", None, None)),
+        ({"gpus": "gpus"}, (None, 1, None)),
+        ({"gpus": "gpus", "gpu_type": "a100"}, (None, 1, "a100")),
+        ({"gpus": "none", "gpu_type": "a100"}, (None, None, None)),
+    ],
+)
+def test_a_job_asks_for_its_gpu_in_the_words_of_the_site(launch, asked):
+    config = selecting_config()
+    config["launch"] |= launch
+    plan = plan_of(config)
+    assert (plan.gres, plan.gpu, plan.gpu_model) == asked

@@ -249,7 +249,7 @@ def select(options: argparse.Namespace) -> int:
 
 
 def tabulate(options: argparse.Namespace) -> int:
-    """Write one table as JSON, CSV, Markdown and LaTeX, and print it."""
+    """Write one table as JSON, CSV, Markdown and LaTeX, and its chart as SVG."""
     from onestep.report.tabulation import write_tables
 
     write_tables(options.table, results=options.results, training_code=options.training_code, folder=options.output)
@@ -317,6 +317,25 @@ def status(options: argparse.Namespace) -> int:
     ):
         print(line)
     return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look whether this site is ready for the runs of config.yaml; the exit code is 1 where something will fail."""
+    from onestep.launch.cluster import Cluster
+    from onestep.launch.doctor import Doctor, profile_lines
+    from onestep.launch.finding import Mark
+
+    # Without --config and without a config.yaml here, the site is looked at all the same.
+    config = options.config or Path("config.yaml")
+    found = []
+    with contextlib.chdir(config.parent):
+        named = Path(config.name) if options.config or config.exists() else None
+        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+            print(finding.line(), flush=True)
+            found.append(finding)
+    for line in profile_lines(found):
+        print(line)
+    return int(any(each.mark is Mark.BAD for each in found))
 
 
 def bench_train(options: argparse.Namespace) -> int:
@@ -492,6 +511,7 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("output", Path, ...),
     ],
     status: [("config", Path, Path("config.yaml"))],
+    doctor: [("config", Path, None)],
 }
 
 # The same for the verbs below `onestep bench`.

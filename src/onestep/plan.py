@@ -569,7 +569,8 @@ class Plan:
             if key not in ("rows", "curves")
         }
         chosen = {metric: {"name": self.experiment.metrics[metric].name} for metric in metrics}
-        return canonical_json({"name": wildcards.table, "layout": layout, "metrics": chosen, "rows": rows})
+        told = {"name": wildcards.table, "layout": layout, "drawn": table.drawn, "metrics": chosen, "rows": rows}
+        return canonical_json(told)
 
     def _row_options(self, row: Row, table: Table) -> dict[str, Any]:
         """Return what `onestep tabulate` is told of a row."""
@@ -604,8 +605,8 @@ class Plan:
         return canonical_json({row.name: self.training_code(row.name) for row in self._trained_rows(wildcards.table)})
 
     def tabulate_code(self, wildcards: Any) -> str:
-        """Fingerprint of the table writers."""
-        return self._code("tabulate")
+        """Fingerprint of the table writers, and of the style of their charts."""
+        return " ".join([self._code("tabulate"), *_beside_the_page("colours.css", "chart.css")])
 
     @property
     def tables(self) -> list[str]:
@@ -643,7 +644,10 @@ class Plan:
     def report_code(self, wildcards: Any) -> str:
         """Fingerprint of the page: its code, and the template and style sheet beside it."""
         metrics = [f"onestep.metrics.{metric.name}" for metric in self.experiment.metrics.values()]
-        beside = sorted(
-            path for path in (Path(__file__).parent / "report").iterdir() if path.suffix in (".jinja", ".css")
-        )
-        return " ".join([self._code("report", *metrics), *(sha256_of_file(path)[:16] for path in beside)])
+        return " ".join([self._code("report", *metrics), *_beside_the_page("*.css", "*.jinja")])
+
+
+def _beside_the_page(*patterns: str) -> list[str]:
+    """Return fingerprints of templates and style sheets."""
+    folder = Path(__file__).parent / "report"
+    return [sha256_of_file(path)[:16] for pattern in patterns for path in sorted(folder.glob(pattern))]

@@ -6,10 +6,13 @@ import importlib
 import pkgutil
 from typing import Any
 
+from onestep.absent import stood_in
+
 
 def choices(family: str) -> tuple[str, ...]:
     """Return the names config.yaml may use for `family`: its files without a leading underscore, sorted."""
-    package = importlib.import_module(f"onestep.{family}")
+    with stood_in():
+        package = importlib.import_module(f"onestep.{family}")
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
@@ -21,6 +24,7 @@ def load(family: str, name: str) -> Any:
     """
     if name not in choices(family):
         raise ValueError(f"no {family} called {name!r}; choices: {', '.join(choices(family))}")
-    module = importlib.import_module(f"onestep.{family}.{name}")
+    with stood_in():
+        module = importlib.import_module(f"onestep.{family}.{name}")
     (public,) = module.__all__
     return getattr(module, public)

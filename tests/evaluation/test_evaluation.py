@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from onestep.archive import read_arrays, write_arrays
+from onestep.cli import main
 from onestep.evaluation.extraction import read_pixels, write_features
 from onestep.evaluation.measurement import write_measurement
 from onestep.features import Features
@@ -75,3 +76,43 @@ def test_pixels_of_another_shape_are_refused(tmp_path):
     write_arrays(path, {"pixels": np.zeros((3, 4, 4))}, about=json.loads("{}"))
     with pytest.raises(ValueError, match=r"wrong\.npz: holds no uint8 \[N, H, W, C\] array 'pixels'"):
         read_pixels(path)
+
+
+def features_of(path, rows):
+    """Write features as `onestep extract` does."""
+    about = {"images": len(rows), "pixels_sha256": "0", "weights_sha256": "w", "network": {}}
+    write_arrays(path, {"features": rows.astype(np.float32)}, about=about)
+    return path
+
+
+CLOUD = np.random.default_rng(0).standard_normal((20, 6))
+SPOILT = np.where(np.arange(20)[:, None] == 3, np.nan, CLOUD)
+REFUSED = {
+    "not finite": (SPOILT, CLOUD, "generated features: 1 of 20 images have values that are not finite"),
+    "a reference that is not finite": (CLOUD, SPOILT, "real features: 1 of 20 images have values that are not finite"),
+    "one image": (CLOUD[:1], CLOUD, "generated features: found 1 images, needed at least "),
+    "no image": (CLOUD[:0], CLOUD, "generated features: found 0 images, needed at least "),
+    "another width": (CLOUD, CLOUD[:, :5], "generated features are 6 wide, real features 5; extract both"),
+}
+
+
+@pytest.mark.parametrize("metric", ["frechet", "kernel_distance", "precision_recall"])
+@pytest.mark.parametrize(("generated", "real", "line"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, metric, generated, real, line):
+    path = features_of(tmp_path / "model@64" / "one_step" / "0-19.two.npz", generated)
+    reference = features_of(tmp_path / "digits.two.npz", real)
+    options = {"frechet": {}, "kernel_distance": {"subset_images": 10}}.get(metric, {"neighbours": 3})
+    files = ["--generated", str(path), "--real", str(reference), "--output", str(tmp_path / "number.json")]
+    assert main(["measure", "--metric", json.dumps({"name": metric, **options}), "--name", "x", *files]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"onestep measure: {path} against {reference}: {line}"), said
+    assert not (tmp_path / "number.json").exists()
+
+
+def test_statistics_of_another_width_are_refused_in_one_line(tmp_path, capsys):
+    path = features_of(tmp_path / "model@64" / "one_step" / "0-19.two.npz", CLOUD)
+    np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
+    files = ["--generated", str(path), "--real", f"{tmp_path}/published.npz", "--output", f"{tmp_path}/number.json"]
+    assert main(["measure", "--metric", '{"name": "frechet"}', "--name", "fid", *files]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/published.npz: statistics of another width than the generated features, 6: found mu [5]" in said

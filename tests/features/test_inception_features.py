@@ -105,7 +105,8 @@ def test_both_publishers_names_give_the_same_network(tensors, pool, tmp_path):
 
 @pytest.mark.golden
 def test_features_are_those_of_torch_fidelity(weights, pool):
-    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    import torch_fidelity.feature_extractor_inceptionv3 as module
+
     peer = module.FeatureExtractorInceptionV3(
         "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
     )

@@ -93,7 +93,8 @@ def test_clip_gives_the_embedding_of_prepared_pixels_as_it_is(clip, clip_network
 
 
 def test_clip_in_openais_layout_has_the_features_of_torch_fidelity(openais, tmp_path):
-    module = pytest.importorskip("torch_fidelity.feature_extractor_clip")
+    import torch_fidelity.feature_extractor_clip as module
+
     visual = module.CLIPVisual(512, 224, 12, 768, 32).eval().requires_grad_(False)
     visual.load_state_dict({name: tensor for name, tensor in openais.items() if name.startswith("visual.")})
     path = tmp_path / "open_clip_pytorch_model.bin"

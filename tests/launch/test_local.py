@@ -1,9 +1,13 @@
 """Processes on this machine: one that fails ends the others, and its exit code is the run's."""
 
+import os
+import signal
+import threading
 import time
 
 import pytest
 
+from onestep.exits import Exit
 from onestep.launch import local
 
 
@@ -34,3 +38,47 @@ def test_a_failing_rank_ends_the_others_and_lends_its_code(ranks_run):
 
 def test_a_killed_rank_is_a_failure(ranks_run):
     assert ranks_run("os.kill(os.getpid(), 9) if os.environ['RANK'] == '0' else None", 2) == 128 + 9
+
+
+_SAVES = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(os.environ['RANK'])), sys.exit(85)))
+open('ready' + os.environ['RANK'], 'w').close()
+time.sleep(60)
+"""
+_IGNORES = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: open('heard' + os.environ['RANK'], 'a').write('.'))
+open('ready' + os.environ['RANK'], 'w').close()
+while True: time.sleep(0.1)
+"""
+
+
+def signal_when(path, *numbers):
+    """Send this process signals, one when each next of two ranks' files is there."""
+
+    def send():
+        for name, number in zip(("ready", "heard"), numbers, strict=False):
+            while not all((path / f"{name}{rank}").exists() for rank in range(2)):
+                time.sleep(0.02)
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_ranks_get_time_to_save_after_sigterm_and_their_code_is_the_runs(ranks_run, tmp_path):
+    signal_when(tmp_path, signal.SIGTERM)
+    assert ranks_run(_SAVES, 2) == Exit.STOPPED
+
+
+def test_sigterm_is_passed_on_once_and_a_second_signal_ends_at_once(ranks_run, tmp_path):
+    began = time.monotonic()
+    signal_when(tmp_path, signal.SIGTERM, signal.SIGTERM)
+    assert ranks_run(_IGNORES, 2) == 128 + signal.SIGKILL
+    assert [(tmp_path / f"heard{rank}").read_text() for rank in range(2)] == [".", "."]
+    assert time.monotonic() - began < 60
+
+
+def test_ctrl_c_is_a_cancellation_even_if_the_ranks_save(ranks_run, tmp_path):
+    signal_when(tmp_path, signal.SIGINT)
+    assert ranks_run(_SAVES, 2) == Exit.CANCELLED

@@ -1,7 +1,8 @@
 """How long metrics take here, ours and others' ways to the same number, paired in one run; prints a Markdown table.
 
-Usage: python tests/metrics/measure_metrics.py [--images 10000] [--width 2048] [--rounds 1]. The ways take turns in each
-round, and the best round of each counts. A way whose package is not installed is left out.
+Usage: python tests/metrics/measure_metrics.py [--images 10000] [--width 2048] [--pass-images 5000] [--rounds 1]
+[--only trace neighbours pass]. The ways take turns in each round, and the best round of each counts. A way whose
+package is not installed is left out.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
+from random_networks import blobs, write_clip, write_inception
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from onestep.metrics.frechet import frechet_from_statistics, gaussian_fit
+from onestep.evaluation.extraction import pass_through
+from onestep.features.clip import ClipFeatures
+from onestep.features.inception import InceptionFeatures
+from onestep.metrics.frechet import FrechetDistance, frechet_from_statistics, gaussian_fit
+from onestep.metrics.inception_score import InceptionScore
+from onestep.metrics.kernel_distance import KernelDistance
 from onestep.metrics.precision_recall import PrecisionRecall
 
 Way = Callable[[], float]
+PARTS = ("trace", "neighbours", "pass")
 
 
 def features(images: int, *, width: int, seed: int) -> Tensor:
@@ -67,6 +78,74 @@ def neighbour_ways(images: int, *, width: int) -> Mapping[str, Way]:
     return {"ours": ours} | ({"torch-fidelity": by_torch_fidelity} if installed else {})
 
 
+class Images(Dataset):
+    """Images as torch-fidelity takes them."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._pixels[index]
+
+
+def pass_ways(images: int, *, folder: Path) -> Mapping[str, Way]:
+    """Return ways from images of 32 x 32 to FID (which they return), IS, KID, precision and recall.
+
+    Features of a tenth as many reference images are there already; torch-fidelity keeps its own in its cache.
+    """
+    weights, clip_weights = write_inception(folder / "inception.pth"), write_clip(folder / "clip.safetensors")
+    inception, clip = InceptionFeatures(weights=weights), ClipFeatures(weights=clip_weights)
+    pixels, reference = blobs(images, seed=0, contrast=30.0), blobs(images // 10, seed=1)
+    real = [arrays["features"] for arrays in pass_through([inception, clip], [reference]).arrays]
+    subset = min(1000, images // 10)
+
+    def ours() -> float:
+        (found,) = pass_through([inception], [pixels]).arrays
+        return _measured(found)
+
+    def ours_with_clip() -> float:
+        found, embedded = pass_through([inception, clip], [pixels]).arrays
+        FrechetDistance()(generated=embedded["features"], real=real[1])
+        return _measured(found)
+
+    def _measured(found: Mapping[str, object]) -> float:
+        sets = {"generated": found["features"], "real": real[0]}
+        InceptionScore(splits=10)(probabilities=found["probabilities"])
+        for metric in (PrecisionRecall(), KernelDistance(subset_images=subset)):
+            metric(**sets)
+        return FrechetDistance()(**sets)["frechet"]
+
+    def by_torch_fidelity(*, measured: Tensor = pixels) -> float:
+        from torch_fidelity import calculate_metrics
+
+        found = calculate_metrics(
+            input1=Images(measured),
+            input2=Images(reference),
+            input2_cache_name="reference",
+            cache_root=str(folder),
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(weights),
+            isc=True,
+            fid=True,
+            kid=True,
+            prc=True,
+            kid_subset_size=subset,
+            cuda=False,
+            save_cpu_ram=True,  # no processes that read: the images are in memory
+            verbose=False,
+        )
+        return found["frechet_inception_distance"]
+
+    ways = {"ours": ours, "ours, with CLIP-FID as well": ours_with_clip}
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return ways
+    by_torch_fidelity(measured=pixels[:subset])  # which fills its cache
+    return ways | {"torch-fidelity": by_torch_fidelity}
+
+
 def best_seconds(ways: Mapping[str, Way], *, rounds: int) -> dict[str, tuple[float, float]]:
     """Return the seconds of the best round, and the number, of each way."""
     best = {name: (math.inf, math.nan) for name in ways}
@@ -93,15 +172,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--pass-images", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| what | way | seconds | against ours | number differs by |\n| --- | --- | ---: | ---: | ---: |")
-    width, images = options.width, options.images
-    trace = f"trace term, {width} x {width}"
-    print("\n".join(lines(trace, trace_ways(width), rounds=options.rounds)), flush=True)
-    both = f"precision and recall, {images:,} x {images:,} x {width}"
-    print("\n".join(lines(both, neighbour_ways(images, width=width), rounds=options.rounds)))
+    width, images, passed = options.width, options.images, options.pass_images
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "trace": (f"trace term, {width} x {width}", lambda: trace_ways(width)),
+            "neighbours": (
+                f"precision and recall, {images:,} x {images:,} x {width}",
+                lambda: neighbour_ways(images, width=width),
+            ),
+            "pass": (f"all metrics of {passed:,} images", lambda: pass_ways(passed, folder=Path(folder))),
+        }
+        for name in options.only:
+            what, ways = parts[name]
+            print("\n".join(lines(what, ways(), rounds=options.rounds)), flush=True)
 
 
 if __name__ == "__main__":

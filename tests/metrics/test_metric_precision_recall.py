@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +139,26 @@ def test_copies_are_at_distance_zero_also_far_from_the_origin():
 def test_what_has_no_manifold_is_refused(options, change, message):
     with pytest.raises(ValueError, match=message):
         PrecisionRecall(**options)(**_clouds(9, 9) | change)
+
+
+def _peak_mib(images: int, *, width: int, memory_mib: int) -> float:
+    """Return the peak of a process of its own, beside the features it was given."""
+    script = Path(__file__).with_name("peak_memory.py")
+    command = [sys.executable, script, *map(str, (images, width, memory_mib))]
+    peak, precision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert 0 < float(precision) < 1
+    return float(peak)
+
+
+@pytest.mark.parametrize(
+    ("images", "width", "memory_mib"),
+    [
+        (12_000, 16, 64),  # the table would be 1,100 MiB
+        (4_000, 1024, 32),
+        pytest.param(50_000, 16, 256, marks=pytest.mark.full_size),  # and here 19,000 MiB
+    ],
+)
+def test_memory_is_that_of_a_chunk_beside_the_features_in_double_and_single_precision(images, width, memory_mib):
+    in_single_precision = 2 * images * width * 4 / 2**20
+    libraries = 32  # what BLAS and the allocator hold for themselves
+    assert _peak_mib(images, width=width, memory_mib=memory_mib) < memory_mib + 4 * in_single_precision + libraries

@@ -118,11 +118,12 @@ def measurement(*, model: str, sampler: str, seeds: str, metric: str, values: Ma
     }
 
 
+BLOCKS = ("first_block", "best_block", "worst_block")
 Number = tuple[float, float | None, int, bool] | None
 
 
 def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -> Row:
-    """Return a measured row; a number is (mean, deviation, blocks, is best)."""
+    """Return a measured row, its blocks all alike; a number is (mean, deviation, blocks, is best)."""
     given = {"fd": fd or (None, None, 0, False), "recall": recall or (None, None, 0, False)}
     facts = {
         "run": run,
@@ -136,7 +137,8 @@ def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -
         "snapshot_policy": "last",
         "model": f"{run}@40000",
         "ema": 5_000.0,
-        "metrics": {column: number[0] for column, number in given.items()},
+        "show": "mean",
+        **{key: {column: number[0] for column, number in given.items()} for key in (*BLOCKS, "metrics", "mean")},
         "std": {column: number[1] for column, number in given.items()},
         "blocks": {column: number[2] for column, number in given.items()},
         "best": tuple(column for column, number in given.items() if number[3]),
@@ -162,7 +164,8 @@ def write_results(results: Path, *, story: Story) -> None:
         _write_run(results / "runs" / run, run=run, options=options)
     for name in config["tables"]:
         _write_measurements(results, story=story, name=name)
-        write_table(results / "tables", table=tabulate(config, name=name, entries=entries(results, story, name=name)))
+        table = tabulate(config, name=name, entries=entries(results, story, name=name))
+        write_table(results / "tables", table=table, drawn=next(iter(table.columns)))
     _write_benchmarks(results.parent / "benchmarks")
 
 

@@ -25,6 +25,7 @@ def table(*, many, before, tuned, direction="lower", std=0.1):
         title="Small",
         dataset="digits",
         seeds=("0-9", "10-19", "20-29"),
+        show="mean",
         columns={"fd": "fd.frechet"},
         directions={"fd": direction},
         rows=tuple(rows),

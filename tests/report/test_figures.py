@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from onestep.report import axes
-from onestep.report.figures import Chart, Level, Line, broken, colour_class, draw
+from onestep.report.figures import Chart, Level, Line, draw
+from onestep.report.strokes import broken, colour_class
 
 
 def texts(svg):

@@ -19,6 +19,7 @@ TABLE = Table(
     title="Ours & theirs_1 | 100 %",
     dataset="digits",
     seeds=("0-1999", "2000-3999"),
+    show="mean",
     columns={"fd": "fd.frechet", "recall": "pr.recall"},
     directions={"fd": "lower", "recall": "higher"},
     rows=(
@@ -71,16 +72,16 @@ Not run here: another method, with the numbers of its authors.
 """
 
 CSV = """\
-run,sampler,label,dataset,nfe,images_seen,snapshot,snapshot_policy,average,frozen_share,\
+run,sampler,label,dataset,nfe,images_seen,snapshot,snapshot_policy,average,frozen_share,shown,\
 fd,fd_std,fd_blocks,fd_best,fd_published,fd_difference,fd_source,\
 recall,recall_std,recall_blocks,recall_best,trained_with_other_code
-teacher,heun,teacher,digits,35,not trained here,teacher,not trained here,not trained here,not trained here,\
+teacher,heun,teacher,digits,35,not trained here,teacher,not trained here,not trained here,not trained here,mean of the blocks,\
 3.1041,0.0432,2,false,3.0,0.10409999999999986,"EDM_1, Table 2 [v2]",0.7,one block,1,true,false
-d2o_f,one_step,d2o_f,digits,1,40000,d2o_f@40000,"lowest FD of 4, seeds 0-1999",5000,0.79,\
+d2o_f,one_step,d2o_f,digits,1,40000,d2o_f@40000,"lowest FD of 4, seeds 0-1999",5000,0.79,mean of the blocks,\
 2.25,0.125,2,true,not published,not published,not published,0.5,0.0625,2,false,true
-d2o|<b>,one_step,d2o|<b>,digits,1,40000,d2o|<b>@40000,last,5000,0.0,\
+d2o|<b>,one_step,d2o|<b>,digits,1,40000,d2o|<b>@40000,last,5000,0.0,mean of the blocks,\
 not measured,not measured,0,false,1.54,not measured,no source given,not measured,not measured,0,false,false
-not run here,not run here,SiD,digits,1,~400 M,not published,not published,not published,not published,\
+not run here,not run here,SiD,digits,1,~400 M,not published,not published,not published,not published,mean of the blocks,\
 not measured,not measured,0,false,1.923,not measured,"EDM_1, Table 2 [v2]",not measured,not measured,0,false,false
 """
 
@@ -148,13 +149,33 @@ def test_latex_reads_nothing_in_a_name_as_a_command(text, escaped):
     assert latex(text) == escaped
 
 
-def test_all_four_files_are_written(tmp_path):
-    write_table(tmp_path, table=TABLE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.csv", "small.json", "small.md", "small.tex"]
+def test_all_five_files_are_written(tmp_path):
+    write_table(tmp_path, table=TABLE, drawn="fd")
+    assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".csv", ".json", ".md", ".svg", ".tex"]
     assert (tmp_path / "small.md").read_text(encoding="utf-8") == MARKDOWN
     rows = json.loads((tmp_path / "small.json").read_text())
     assert rows[2]["metrics"] == {"fd": None, "recall": None}
     assert rows[2]["published"] == {"fd": 1.54}
+
+
+@pytest.mark.parametrize(
+    ("show", "note", "words"),
+    [
+        ("first", "The first of 2 blocks of seeds (0-1999, 2000-3999); mean, deviation,", "first block"),
+        ("best", "The best of 2 blocks of seeds (0-1999, 2000-3999), which flatters; mean, deviation,", "best block"),
+    ],
+)
+def test_a_table_of_single_blocks_says_so_everywhere_and_shows_no_deviation(show, note, words):
+    rows = tuple(dataclasses.replace(row, show=show) for row in TABLE.rows)
+    table = dataclasses.replace(TABLE, rows=rows, show=show)
+    markdown, latex_text = as_markdown(table), as_latex(table)
+    assert note in markdown and note in latex_text
+    assert "| **2.250** | not published | not published | 0.5000 |" in markdown
+    assert r"$\mathbf{2.250}$" in latex_text
+    assert "\u00b1" not in markdown and r"\pm" not in latex_text
+    lines = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert {line["shown"] for line in lines} == {words}
+    assert "fd_std" not in lines[0] and lines[1]["fd"] == "2.25" and lines[0]["fd_difference"].startswith("0.104")
 
 
 def several_datasets():

@@ -5,12 +5,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from results_tree import Story, write_results
+from results_tree import CONFIG, Story, other_method, write_results
 
 from onestep.report.evidence import read_evidence
 from onestep.report.page import write_page
@@ -42,6 +43,9 @@ MEASURE = """
 <script>
 addEventListener('load', () => {
   const box = element => element.getBoundingClientRect();
+  const both = (one, other, least) =>
+    Math.min(one.right, other.right) - Math.max(one.left, other.left) > least &&
+    Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > least;
   const cut = [...document.querySelectorAll('body *')].filter(element =>
     !element.closest('.scroll, pre, svg') && (box(element).right > innerWidth + .5 || box(element).left < -.5));
   const charts = [...document.querySelectorAll('svg text')].filter(text => {
@@ -50,8 +54,12 @@ addEventListener('load', () => {
       || inner.bottom > outer.bottom + .5;
   });
   const labels = [...document.querySelectorAll('svg.chart')].flatMap(svg => {
-    const found = [...svg.querySelectorAll('.label tspan')].map(box).sort((a, b) => a.top - b.top);
-    return found.filter((each, index) => index && found[index - 1].bottom > each.top + 3);
+    const found = [...svg.querySelectorAll('.label tspan')].map(box);
+    return found.filter((each, index) => found.slice(0, index).some(other => both(each, other, 3)));
+  });
+  const covered = [...document.querySelectorAll('svg.points')].flatMap(svg => {
+    const names = [...svg.querySelectorAll('.label tspan')].map(box);
+    return [...svg.querySelectorAll('circle')].map(box).filter(each => names.some(name => both(each, name, 1)));
   });
   parent.postMessage(JSON.stringify({
     width: innerWidth,
@@ -60,6 +68,8 @@ addEventListener('load', () => {
     scrolled: [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length,
     charts: charts.map(text => text.textContent),
     overlapping: labels.length,
+    covered: covered.length,
+    points: document.querySelectorAll('svg.points circle').length,
     images: [...document.images].map(image => image.naturalWidth),
     smallest: Math.min(...[...document.querySelectorAll('svg text')].map(text =>
       parseFloat(getComputedStyle(text).fontSize) * box(text.closest('svg')).width
@@ -133,9 +143,59 @@ def test_nothing_sticks_out_and_nothing_is_cut_off(page, width, tmp_path):
     assert found["charts"] == []
     assert found["scrolled"] == (0 if width > 1000 else 2)
     assert found["overlapping"] == 0
+    assert (found["covered"], found["points"]) == (0, 5)
     assert found["smallest"] >= 9
     assert len(found["images"]) == 8
     assert min(found["images"]) > 0
+
+
+@pytest.fixture(scope="module")
+def crowded(page):
+    """The page with the table of a paper: other methods in one column, and ours at many evaluations and at few."""
+    root = page.parents[2]
+    evidence = read_evidence(root / "results", config_text=CONFIG, benchmarks=root / "benchmarks", reproduce=())
+    shown = evidence.tables[0]
+    many, _, *tuned = shown.table.rows
+    further = [replace(many, nfe=nfe, label=f"EDM, {nfe} evaluations, stochastic") for nfe in (79, 511)]
+    columns = dict.fromkeys(shown.table.columns)
+    others = [
+        other_method(f"Method {place}", published={"fd": 1.5 + 0.02 * place**2}, metrics=columns, nfe=1)
+        for place in range(9)
+    ]
+    rows = tuple(replace(row, dataset=dataset) for dataset in "ab" for row in (many, *further, *tuned, *others))
+    table = replace(shown.table, rows=rows, dataset=None)
+    shown = replace(shown, table=table, samples=(None,) * len(rows), curves=())
+    path = page.parent / "crowded.html"
+    write_page(path, evidence=replace(evidence, tables=(shown,)))
+    return path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_of_many_points_keep_apart_and_leave_the_points_free(crowded, width, tmp_path):
+    found = measured(crowded, width=width, folder=tmp_path)
+    assert (found["points"], found["overlapping"], found["covered"]) == (30, 0, 0)
+    assert (found["charts"], found["cut"]) == ([], [])
+    assert found["smallest"] >= 9
+
+
+def test_names_upon_names_and_points_would_be_seen(page, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    start = text.index('<svg class="chart points"')
+    chart = text[start : text.index("</svg>", start)]
+    place = re.search(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', chart)
+    moved = re.sub(r'<tspan x="[\d.]+" y="[\d.]+"', f'<tspan x="{place[1]}" y="{place[2]}"', chart)
+    (tmp_path / "broken.html").write_text(text.replace(chart, moved), encoding="utf-8")
+    found = measured(tmp_path / "broken.html", width=1280, folder=tmp_path)
+    assert found["overlapping"] == 3 and found["covered"] >= 1
+
+
+def test_a_tables_file_of_its_chart_is_painted(page, tmp_path):
+    picture = tmp_path / "chart.png"
+    chart = page.parents[1] / "tables" / "digits.svg"
+    browse(chart.as_uri(), "--window-size=460,300", f"--screenshot={picture}", folder=tmp_path)
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(float)
+    assert (pixels.min(axis=2) > 250).mean() > 0.8  # a white sheet
+    assert ((pixels.max(axis=2) - pixels.min(axis=2)) > 60).sum() > 200  # names and points in their colours
 
 
 def test_what_sticks_out_would_be_seen(page, tmp_path):

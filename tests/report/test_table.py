@@ -6,6 +6,8 @@ import results_tree
 from results_tree import Story, measurement, write_results
 
 from onestep.files import write_json
+from onestep.report import numbers
+from onestep.report.cells import cell
 from onestep.report.formats import write_table
 from onestep.report.table import Entry, build_rows, column_directions, read_table, tabulate
 from onestep.report.tabulation import write_tables
@@ -45,8 +47,8 @@ def entry(run, *, fd=(), recall=(), **changes):
     return dataclasses.replace(row, **changes)
 
 
-def build(*entries):
-    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS)
+def build(*entries, show="mean"):
+    return build_rows(entries, columns=COLUMNS, directions=DIRECTIONS, show=show, first="0")
 
 
 def test_numbers_are_means_over_the_blocks_with_their_sample_deviation():
@@ -55,6 +57,38 @@ def test_numbers_are_means_over_the_blocks_with_their_sample_deviation():
     assert row.std["fd"] == pytest.approx(7**0.5)
     assert row.std["recall"] is None
     assert row.blocks == {"fd": 3, "recall": 1}
+
+
+@pytest.mark.parametrize(("show", "fd", "recall"), [("mean", 3.0, 0.5), ("first", 2.0, 0.5), ("best", 1.0, 0.75)])
+def test_a_table_shows_one_number_of_the_blocks_and_its_json_has_all(show, fd, recall):
+    (row,) = build(entry("a", fd=[2.0, 1.0, 6.0], recall=[0.5, 0.25, 0.75], published={"fd": 1.5}), show=show)
+    assert (row.show, row.metrics) == (show, {"fd": fd, "recall": recall})
+    assert (row.mean, row.first_block) == ({"fd": 3.0, "recall": 0.5}, {"fd": 2.0, "recall": 0.5})
+    assert row.best_block == {"fd": 1.0, "recall": 0.75}
+    assert row.worst_block == {"fd": 6.0, "recall": 0.25}
+    assert row.std["fd"] == pytest.approx(7**0.5)
+    assert row.deviation("fd") == (row.std["fd"] if show == "mean" else None)
+    shown = cell(row, column="fd", blocks=3)
+    difference = float(shown.difference.replace(numbers.MINUS, "-"))
+    assert difference == pytest.approx(fd - 1.5, abs=0.5 if show == "mean" else 0)
+
+
+def test_the_row_that_is_best_is_so_in_the_numbers_that_are_shown():
+    steady, lucky = entry("steady", fd=[2.0, 2.0]), entry("lucky", fd=[4.0, 1.0])
+    for show, best in (("mean", "steady"), ("first", "steady"), ("best", "lucky")):
+        assert [row.run for row in build(steady, lucky, show=show) if row.best] == [best]
+
+
+def test_another_block_does_not_stand_in_for_the_first():
+    row = entry("a", fd=[2.0, 1.0])
+    del row.measurements["fd"][0]
+    (found,) = build(row, show="first")
+    assert (found.metrics["fd"], found.first_block["fd"], found.mean["fd"]) == (None, None, 1.0)
+    assert cell(found, column="fd", blocks=2) is None
+    (whole,) = build(entry("a", fd=[2.0]), show="first")
+    assert cell(whole, column="fd", blocks=2).missing == ""
+    (part,) = build(entry("a", fd=[2.0]), show="best")
+    assert cell(part, column="fd", blocks=2).missing == "1 of 2 blocks"
 
 
 def test_the_best_follows_the_direction_of_each_column():
@@ -109,7 +143,7 @@ def test_a_column_of_another_precision_is_marked(tmp_path):
     layout = {"dataset": "digits", "seeds": ["0-1", "2-3"], "columns": COLUMNS}
     table = tabulate({"tables": {"t": layout}, "metrics": metrics}, name="t", entries=[row])
     assert table.rows[0].precisions == {"fd": "tf32"}
-    write_table(tmp_path, table=table)
+    write_table(tmp_path, table=table, drawn="fd")
     markdown, latex = ((tmp_path / f"t.{suffix}").read_text() for suffix in ("md", "tex"))
     note = "features computed in tf32, not in float32."
     assert markdown.count("\N{DOUBLE DAGGER}") == latex.count(r"$^\ddagger$") == 2
@@ -158,8 +192,8 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     story = Story()
     write_results(tmp_path / "results", story=story)
     table = read_table(tmp_path / "results/tables/digits.json", config=story.config)
-    write_table(tmp_path / "again", table=table)
-    for suffix in ("json", "csv", "md", "tex"):
+    write_table(tmp_path / "again", table=table, drawn="fd")
+    for suffix in ("json", "csv", "md", "tex", "svg"):
         once, again = tmp_path / f"results/tables/digits.{suffix}", tmp_path / f"again/digits.{suffix}"
         assert once.read_bytes() == again.read_bytes()
 
@@ -180,6 +214,7 @@ def test_datasets_are_not_compared_with_each_other():
 PLAN = {
     "name": "small",
     "layout": {"title": "Small", "seeds": ["0-9"], "select": "best_fd", "columns": {"fd": "fd.frechet"}},
+    "drawn": "fd",
     "metrics": {"fd": {"name": "frechet"}},
 }
 CHOSEN = "d2o@best-fd.frechet-one_step-10-19-ema50"

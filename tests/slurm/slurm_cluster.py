@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,18 +137,34 @@ class Slurm:
 
     def kill_node(self, node: str) -> None:
         """Let a node die as a machine does: its slurmd, steps and tasks, at one moment and without a word."""
-        doomed = self._processes_of(node)
-        # Stopped first, nobody sees another's death and reports it.
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in doomed:
-                _signal(pid, number)
-        until(lambda: not any(map(_is_alive, doomed)), seconds=10, what=f"the processes of {node} have ended")
+        # Stopped first, nobody sees another's death and reports it; nor does anybody start anything any more.
+        stopped: list[int] = []
+        while more := [pid for pid in self._processes_of(node) if pid not in stopped]:
+            stopped += more
+            _signal(stopped, signal.SIGSTOP)
+        _signal(stopped, signal.SIGKILL)
+        until(lambda: not any(map(_is_alive, stopped)), seconds=10, what=f"the processes of {node} have ended")
 
     def revive_node(self, node: str) -> None:
         """Start a node's slurmd again, and wait until jobs may run there."""
         configuration = ["-f", self.environment["SLURM_CONF"]]
         self._start("slurmd", *configuration, "-N", node, log=f"slurmd.{node}.out")
         until(lambda: self.node_state(node) in ("idle", "mixed", "allocated"), seconds=60, what=f"{node} is back")
+
+    @contextmanager
+    def preempting_without_signal(self) -> Iterator[None]:
+        """Preempt as sites do that do not send a job its own signal: with TERM alone."""
+        path = Path(self.environment["SLURM_CONF"])
+        text = path.read_text()
+        silent = text.replace("\nSlurmctldParameters=preempt_send_user_signal\n", "\n")
+        assert silent != text
+        try:
+            path.write_text(silent)
+            self.command("scontrol", "reconfigure")
+            yield
+        finally:
+            path.write_text(text)
+            self.command("scontrol", "reconfigure")
 
     def without(self, *commands: str) -> dict[str, str]:
         """Return the environment of a machine that lacks commands, such as sacct."""
@@ -233,11 +249,10 @@ def until(holds: Callable[[], bool], *, seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _is_alive(pid: int) -> bool:

@@ -42,7 +42,7 @@ def detached(place: Workplace, **how) -> int:
 
 
 def check_jobs(place: Workplace, *expected: tuple[int, str]) -> None:
-    """Check that these are all lives of all jobs that the run ever had; accounting takes a moment to know their ends."""
+    """Check that these are all lives of all jobs that the run ever had; accounting takes a moment to know them."""
     until(
         lambda: [(job.id, job.state) for job in place.jobs] == list(expected),
         seconds=20,

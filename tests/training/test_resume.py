@@ -12,8 +12,6 @@ import pytest
 import torch
 import yaml
 
-from onestep.training.resume import own_state
-
 
 def snapshot(folder, run, name):
     return (folder / run / "snapshots" / f"{name}.safetensors").read_bytes()
@@ -164,12 +162,3 @@ def test_passes_of_no_rows_are_refused(bench, tmp_path):
     said, _ = process.communicate()
     assert process.returncode == 1
     assert "rows per pass 0: expected a positive number" in said and len(said.strip().splitlines()) == 1
-
-
-def test_each_rank_goes_on_with_its_own_random_numbers():
-    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
-    states = torch.stack([generator.get_state() for generator in generators])
-    for rank, generator in enumerate(generators):
-        restored = torch.Generator()
-        restored.set_state(own_state(states, rank=rank))
-        assert torch.equal(torch.rand(5, generator=restored), torch.rand(5, generator=generator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -155,3 +156,18 @@ def test_editing_a_site_setting_reruns_nothing(pipeline):
     profile.write_text(profile.read_text() + "\nset-threads:\n  - sample=2\n")
     dry = pipeline.snakemake("--dry-run", "--profile", str(profile.parent))
     assert dry.returncode == 0 and "Nothing to be done" in dry.stdout + dry.stderr
+
+
+def test_where_jobs_run_and_in_which_image_reruns_nothing(pipeline):
+    config = selecting_config()
+    config["container"] = "docker://ghcr.io/example/onestep:0.1"
+    config["launch"] |= {"gpus": "gres", "gpu_type": "a100", "cpus_per_process": 8, "partition": "other"}
+    write_config(pipeline.work, config)
+    assert not pipeline.due()
+
+
+def test_the_profile_for_slurm_plans_the_same_jobs_without_a_cluster(pipeline):
+    (pipeline.work / "results/tables/digits.md").unlink()
+    dry = pipeline.snakemake("--dry-run", "--profile", str(pipeline.repository / "profiles/slurm"))
+    assert dry.returncode == 0, dry.stderr
+    assert re.findall(r"^(\w+) +1$", dry.stdout + dry.stderr, flags=re.M)[:3] == ["tabulate", "report", "all"]

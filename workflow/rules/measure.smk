@@ -1,6 +1,6 @@
 # NUMBERS, TABLES, PAGE
 # needs:  results/features/...npz
-# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex,
+# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex .svg,
 #         results/report/index.html
 
 
@@ -88,7 +88,7 @@ rule tabulate:
         summaries=plan.table_summaries,
         choices=plan.table_choices,
     output:
-        multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex"),
+        multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex", ".svg"),
     log:
         "logs/tabulate/{table}.log",
     benchmark:

@@ -143,9 +143,12 @@ def _embedding_problems(table: ClassEmbeddings, experiment: Experiment, *, place
 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
-    """Yield a problem where timm has no such network."""
+    """Yield a problem where timm has no such network; where timm is not installed, the training's job will say it."""
     # Here and not above, because importing timm takes a second that most configs need not wait.
-    import timm
+    try:
+        import timm
+    except ModuleNotFoundError:
+        return
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):

@@ -363,6 +363,8 @@ class Table:
         select_seeds: The block by which the best is chosen; None for the first of `seeds`. The best of several noisy
             numbers flatters: seeds other than those of `seeds` keep that bias out of the table. The paper reports the
             lowest FID over snapshots, which is the default's way.
+        show: What stands in the cells of the blocks' numbers: their mean with its deviation, that of the first block,
+            or the best of them; the table's JSON has all.
         columns: "metric.value" by column.
     """
 
@@ -371,6 +373,7 @@ class Table:
     seeds: Annotated[tuple[SeedBlock, ...], Field(min_length=1)]
     select: Policy = "last"
     select_seeds: SeedBlock | None = None
+    show: Literal["mean", "first", "best"] = "mean"
     columns: Annotated[Named[MetricValue], Field(min_length=1)]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     curves: Curves | None = None
@@ -384,6 +387,11 @@ class Table:
     def selection_seeds(self) -> str:
         """The block of seeds by which they are chosen."""
         return self.select_seeds or self.seeds[0]
+
+    @property
+    def drawn(self) -> str:
+        """The column that charts show and the page's claim is judged by."""
+        return next(iter(self.columns)) if self.curves is None else self.curves.column
 
     def dataset_of(self, row: Row) -> str:
         """Return what a row is compared with."""
@@ -429,7 +437,7 @@ class Launch:
         backend: A job of SLURM, or processes of this machine; `auto` is SLURM where there is an `sbatch`.
         nodes: Nodes of a job.
         processes_per_node: Processes of a run on each node, one a GPU.
-        cpus_per_process: Processor cores of each; as many has every other job that samples, looks at images or measures.
+        cpus_per_process: Processor cores of each, and of every other job that samples, looks at images or measures.
         memory_gib: Memory of a node; None is what the site gives.
         device: What each process of a job must find: a GPU of its own, or (`cpu`) nothing, and it looks for none.
         gpus: How GPUs are asked for: `--gres=gpu:8`, `--gpus-per-node=8`, or not at all.

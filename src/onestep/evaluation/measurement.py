@@ -43,13 +43,18 @@ def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path,
                 f"{generated}: metric {name!r} needs class probabilities, and this feature network has none"
             )
         compared[role] = available[role]
+    try:
+        values = metric(**compared)
+    except ValueError as error:
+        against = "" if reference is None else f" against {real}"
+        raise ValueError(f"{generated}{against}: {error}") from error
     write_json(
         output,
         {
             **_subject(generated),
             "images": found.about["images"],
             "metric": name,
-            "values": {key: float(value) for key, value in metric(**compared).items()},
+            "values": {key: float(value) for key, value in values.items()},
             "features": generated.name.rsplit(".", 2)[1],
             "feature_weights_sha256": found.about["weights_sha256"],
             "precision": found.about["network"].get("precision", "float32"),

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from onestep.launch.commands import Answer, ask
+
 # A job in one of these has not ended, or comes back by itself. REQUEUED is what sacct calls a life that is over while
-# the job waits for its next one. The last line: words of versions after 22.05, and two that belong to nodes as well.
+# the job waits for its next one.
 ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING SUSPENDED COMPLETING REQUEUED REQUEUE_HOLD REQUEUE_FED RESIZING SIGNALING STAGE_OUT "
-    "STOPPED SPECIAL_EXIT RESV_DEL_HOLD "
-    "POWER_UP_NODE EXPEDITING UPDATE_DB LAUNCH_FAILED".split()
+    (
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "SUSPENDED",
+        "COMPLETING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+        # Words of versions after 22.05.
+        "EXPEDITING",
+        "LAUNCH_FAILED",
+        "POWER_UP_NODE",
+        "UPDATE_DB",
+    )
 )
 
-# Variables that change what the commands print or whom they ask.
-_CHANGING = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
-_UNKNOWN_JOB = "invalid job id specified"
 _QUEUE_WIDTHS = {"State": 32, "Reason": 128, "NodeList": 256, "RestartCnt": 12}
 _ACCOUNT_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,NodeList,JobName"
 _ANSWER_AFTER_CANCEL_SECONDS = 10.0
@@ -59,20 +72,6 @@ class _Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    complaint: str
-
-    @property
-    def unknown_job(self) -> bool:
-        """Whether the command says that there is no such job."""
-        return self.code != 0 and _UNKNOWN_JOB in self.complaint.lower()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """SLURM as its commands show it. No method raises because a command fails.
 
@@ -90,8 +89,8 @@ class Cluster:
             "sacct": self._in_accounting,
             "scontrol": self._in_controller,
         }
-        for program, ask in programs.items():
-            seen = ask(job_id)
+        for program, question in programs.items():
+            seen = question(job_id)
             if seen is None:
                 continue
             answered.add(program)
@@ -101,7 +100,10 @@ class Cluster:
         return Sighting(state=None, reason="", restarts=None, nodes="", answered=frozenset(answered))
 
     def active_jobs(self, name: str) -> list[str] | None:
-        """Return the ids of the jobs of any user that live under exactly this name; None where squeue is silent."""
+        """Return the ids of the jobs of any user that live under exactly this name; None where squeue is silent.
+
+        A job that is COMPLETING counts, though cancelled ones do so, too: it may be on its way to a requeue.
+        """
         answer = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
         if answer is None or answer.code != 0:
             return None
@@ -110,9 +112,11 @@ class Cluster:
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; return whether it is seen to be gone, or about to go, within some seconds."""
-        self.ask("scancel", job_id)
+        answer = self.ask("scancel", job_id)
+        # A job that completes without having been cancelled may be on its way to a requeue.
+        staying = ALIVE - {"COMPLETING"} if answer is not None and answer.code == 0 else ALIVE
         deadline = time.monotonic() + _ANSWER_AFTER_CANCEL_SECONDS
-        while not self._going(job_id):
+        while not self._is_none_of(staying, job_id=job_id):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.25)
@@ -124,40 +128,19 @@ class Cluster:
         seconds = [life["ElapsedRaw"] for life in lives or ()]
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
-    def ask(self, *command: str) -> Answer | None:
-        """Run a command; return what it printed, or None where it is absent or takes too long."""
-        try:
-            # A session of its own: Ctrl-C at the launcher must not reach the command that cancels its job.
-            process = subprocess.Popen(
-                command,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError:
-            return None
-        with process:
-            try:
-                output, complaint = process.communicate(timeout=self.timeout_seconds)
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                _end(process)
-        return Answer(code=process.returncode, output=output, complaint=complaint)
+    def ask(self, *command: str, unset: Collection[str] = ()) -> Answer | None:
+        """Run a command of SLURM, as `onestep.launch.commands.ask` does."""
+        return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
-    def _going(self, job_id: str) -> bool:
-        """Whether the controller says of a cancelled job that it has ended, or is ending."""
+    def _is_none_of(self, states: Collection[str], *, job_id: str) -> bool:
+        """Whether squeue answers, and what it says of a job, if anything, is none of some states."""
         seen = self._in_queue(job_id)
-        return seen is not None and all(each.state not in ALIVE or each.state == "COMPLETING" for each in seen)
+        return seen is not None and all(each.state not in states for each in seen)
 
     def _in_queue(self, job_id: str) -> list[_Seen] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
         answer = self.ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        if answer is None or (answer.code != 0 and not answer.unknown_job):
+        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
             return None
         return [_row(line) for line in answer.output.splitlines() if line.strip()]
 
@@ -167,11 +150,11 @@ class Cluster:
             return lives
         state, *reason = lives[-1]["State"].split()
         code = lives[-1]["ExitCode"]
-        said = [*reason, *(["exit code", code] if code != "0:0" else [])]
+        said = [" ".join(reason), f"exit code {code}" if code != "0:0" else ""]
         return [
             _Seen(
                 state=state.rstrip("+"),
-                reason=" ".join(said),
+                reason=", ".join(filter(None, said)),
                 restarts=len(lives) - (state != "REQUEUED"),
                 nodes=_nodes(lives[-1]["NodeList"]),
             )
@@ -179,7 +162,7 @@ class Cluster:
 
     def _in_controller(self, job_id: str) -> list[_Seen] | None:
         answer = self.ask("scontrol", "--oneliner", "show", "job", job_id)
-        if answer is None or (answer.code != 0 and not answer.unknown_job):
+        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
             return None
         return [_record(line) for line in answer.output.splitlines() if "JobState=" in line]
 
@@ -196,17 +179,9 @@ class Cluster:
         return [life for life in lives if life["JobName"] == lives[-1]["JobName"]]
 
 
-def _environment() -> dict[str, str]:
-    """Return this process's environment, SLURM_CONF included, without what would change the commands' words."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING)}
-    return {**kept, "LC_ALL": "C"}
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a command and all that it started: a wrapper's child would hold the pipe open."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _does_not_know(answer: Answer) -> bool:
+    """Whether a command that failed says that there is no such job."""
+    return "invalid job id specified" in answer.complaint.lower()
 
 
 def _row(line: str) -> _Seen:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from onestep.exits import Exit
 from onestep.launch.cluster import ALIVE, Sighting
 
 # Ends that are the run's own, or somebody's will.
 _OWN_ENDS = frozenset({"FAILED", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE"})
 # Ends through no fault of the run; SLURM may requeue the job from each of them for a while.
 _NO_FAULT = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "TIMEOUT", "REVOKED", "RECONFIG_FAIL"})
-# The exit code of a training that was asked to stop and has saved its state (`onestep.exits.Exit.STOPPED`).
-_STOPPED_CODE = 85
+_HELD = frozenset({"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+# The exit code of a training that was asked to stop and has saved its state.
+_STOPPED_CODE = Exit.STOPPED
 # A job that is requeued can be seen in its old end once.
 _CONFIRMATION_SECONDS = 5.0
 
@@ -74,15 +76,15 @@ class Judge:
             self._heard = now
         if not _tells(sighting):
             return self._silence(now)
+        self._heard = now
         seen = self._remember(sighting, now=now)
         if seen.state in ALIVE:
-            self._heard = now
-            return _wait(_described(seen))
+            return _wait(_waiting(seen))
         if seen.state is not None and seen.state not in _OWN_ENDS | _NO_FAULT | {"COMPLETED"}:
             return self._strange(seen, now=now)
-        self._heard = now
-        if now - self._since < self._delay(seen):
-            return _wait(f"{_described(seen)}; looking again for up to {self._delay(seen):g} s before this counts")
+        delay = self._delay(seen, exit_code=exit_code)
+        if now - self._since < delay:
+            return _wait(f"{_described(seen)}; looking again for up to {delay:g} s before this counts")
         return _ended(seen, exit_code=exit_code, stopped=stopped)
 
     def _remember(self, sighting: Sighting, *, now: float) -> Sighting:
@@ -110,12 +112,13 @@ class Judge:
             because=because,
         )
 
-    def _delay(self, seen: Sighting) -> float:
+    def _delay(self, seen: Sighting, *, exit_code: int | None) -> float:
         """Return how long an end must stand before it counts, in seconds."""
         if seen.state in _NO_FAULT:
             return self.grace_seconds
-        if seen.state in _OWN_ENDS:
-            return min(_CONFIRMATION_SECONDS, self.grace_seconds)
+        # A failed training wrote its exit code, which says whether it had been asked to stop.
+        if seen.state in _OWN_ENDS and (seen.state != "FAILED" or exit_code is not None):
+            return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
         return self.vanished_seconds
 
 
@@ -136,24 +139,30 @@ def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Judgement
     what = _described(seen)
     if seen.state == "CANCELLED":
         # Also where the training had time to save its state: whoever cancelled the job does not want another.
-        return Judgement(verdict=Verdict.FAILED, because=f"the job was cancelled ({what})")
+        return Judgement(verdict=Verdict.FAILED, because=f"the job was cancelled: {what}")
     if stopped or exit_code == _STOPPED_CODE:
-        because = f"the training saved its state and stopped, and was not requeued ({what})"
+        because = f"the training saved its state and stopped, and was not requeued: {what}"
         return Judgement(verdict=Verdict.LOST, because=because)
     if seen.state in _NO_FAULT:
-        return Judgement(verdict=Verdict.LOST, because=f"the job ended through no fault of the run ({what})")
+        return Judgement(verdict=Verdict.LOST, because=f"the job ended through no fault of the run: {what}")
     if exit_code == 0 or (seen.state == "COMPLETED" and exit_code is None):
-        because = f"the job ended without an error and without finishing the run ({what})"
+        because = f"the job ended without an error and without finishing the run: {what}"
         return Judgement(verdict=Verdict.FAILED, because=because)
     if exit_code is not None:
-        return Judgement(verdict=Verdict.FAILED, because=f"the training failed with exit code {exit_code} ({what})")
+        return Judgement(verdict=Verdict.FAILED, because=f"the training failed with exit code {exit_code}: {what}")
     if seen.state is None:
         return Judgement(verdict=Verdict.FAILED, because="the job vanished: nobody knows it, and it left no exit code")
-    return Judgement(verdict=Verdict.FAILED, because=f"the job failed ({what})")
+    return Judgement(verdict=Verdict.FAILED, because=f"the job failed: {what}")
 
 
 def _wait(because: str) -> Judgement:
     return Judgement(verdict=Verdict.WAIT, because=because)
+
+
+def _waiting(seen: Sighting) -> str:
+    """Return what a job does that has not ended, and who must act where it is held."""
+    held = seen.state in _HELD or "held" in seen.reason.lower()
+    return f"{_described(seen)}{'; held until somebody calls `scontrol release` on it' if held else ''}"
 
 
 def _described(seen: Sighting) -> str:

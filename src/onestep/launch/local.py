@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from onestep.exits import Exit
 
-# What a rank may take to leave: after a failure it has nothing to save, after SIGTERM a step to end and a state to write.
+# How long ranks may take to leave: with nothing to save; and with a step to end and a state to write.
 _PATIENCE_SECONDS = 10.0
 _SAVING_SECONDS = 120.0
 

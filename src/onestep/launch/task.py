@@ -83,7 +83,7 @@ class TrainingTask:
             output=None,
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
-            when_stopped=lambda folder: stopped_marker(folder, job_id=job.job_id, restarts=_restarts()).touch(),
+            when_stopped=lambda folder: stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch(),
         )
 
     def _environment(self, job: JobEnvironment) -> dict[str, str]:
@@ -161,7 +161,7 @@ def stopped_marker(folder: Path, *, job_id: str, restarts: int) -> Path:
 
 def port_of(job_id: int, *, restarts: int) -> int:
     """Return where the ranks of a job meet: jobs that share a node differ, and so do the lives of one."""
-    return _PORTS[(job_id + 4_999 * restarts) % len(_PORTS)]
+    return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
 
 
 def _restarts() -> int:

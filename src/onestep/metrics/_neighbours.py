@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -10,6 +10,11 @@ from torch import Tensor
 
 Arithmetic = Literal["float64", "float16"]
 
+# As `squared_distances`: from two sets and `memory_mib` to rows of the table, a few at a time.
+Distances = Callable[..., Iterator[tuple[slice, Tensor]]]
+
+_GROUP = 64  # columns of a table that are looked at together
+_ROWS = 1_024  # squared at a time
 _TABLES = 4  # the distances, and what is made of them on the way
 
 
@@ -18,27 +23,49 @@ def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tupl
     return (_exact if arithmetic == "float64" else _halved)(generated, real)
 
 
-def squared_radii(members: Tensor, *, neighbours: int, memory_mib: int) -> Tensor:
+def squared_radii(
+    members: Tensor,
+    *,
+    neighbours: int,
+    memory_mib: int,
+    chosen: Tensor | None = None,
+    distances: Distances | None = None,
+) -> Tensor:
     """Return the squared distance of each member to its k-th nearest neighbour, [N]; none is its own neighbour.
 
     Args:
         members: A set that `prepared` has returned, [N, D].
         neighbours: k.
         memory_mib: About how much memory the distances may take at a time; it changes no result.
+        chosen: The members [n] to do it for, of all N; every one if None.
+        distances: How they are computed; as by `squared_distances` if None.
     """
-    radii = torch.empty(len(members), dtype=members.dtype, device=members.device)
-    for rows, squared in squared_distances(members, members, memory_mib=memory_mib):
-        itself = torch.arange(rows.start, rows.stop, device=members.device)
-        squared[itself - rows.start, itself] = torch.inf
-        radii[rows] = squared.kthvalue(neighbours, dim=1).values
+    chosen = torch.arange(len(members), device=members.device) if chosen is None else chosen
+    some = members if len(chosen) == len(members) else members[chosen]
+    radii = torch.empty(len(chosen), dtype=members.dtype, device=members.device)
+    for rows, squared in (distances or squared_distances)(some, members, memory_mib=memory_mib):
+        squared[torch.arange(len(squared), device=members.device), chosen[rows]] = torch.inf
+        radii[rows] = _kth_smallest(squared, neighbours)
     return radii
+
+
+def _kth_smallest(table: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest number of each row."""
+    groups = table.shape[1] // _GROUP
+    if groups <= k:
+        return table.kthvalue(k, dim=1).values
+    # The k smallest are in the k groups with the smallest least members; a minimum costs a tenth of a selection.
+    grouped = table[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+    chosen = grouped.amin(dim=1).topk(k, dim=1, largest=False).indices[:, None]
+    few = grouped.gather(2, chosen.expand(-1, _GROUP, -1)).flatten(1)
+    return torch.cat([few, table[:, groups * _GROUP :]], dim=1).kthvalue(k, dim=1).values
 
 
 def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield, for some rows of `a` [N, D] at a time, their squared distances to all rows of `b` [M, D]."""
     count = rows_at_a_time(len(b), itemsize=b.element_size(), memory_mib=memory_mib)
     table = _rounded_table if a.dtype == torch.float16 else _table
-    a_squared, b_squared = a.square().sum(dim=1), b.square().sum(dim=1)
+    a_squared, b_squared = _squared_norms(a), _squared_norms(b)
     for start in range(0, len(a), count):
         rows = slice(start, min(start + count, len(a)))
         yield rows, table(a[rows], b, a_squared=a_squared[rows, None], b_squared=b_squared)
@@ -46,7 +73,14 @@ def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tupl
 
 def rows_at_a_time(width: int, *, itemsize: int, memory_mib: int) -> int:
     """Return how many rows of a table of distances, each of `width` numbers, fit into the memory; at least one."""
-    return max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
+    count = max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
+    # In whole groups, because the last few rows of a matrix product may be rounded otherwise than those in groups.
+    return max(count - count % 16, min(count, 16))
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Return them, [N], without a second set in memory."""
+    return torch.cat([part.square().sum(dim=1) for part in rows.split(_ROWS)])
 
 
 def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
@@ -66,8 +100,7 @@ def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor
 def _exact(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sets in float64, around 0: distances stay, the numbers they are differences of get smaller."""
     # Differs from the reference: guided-diffusion computes in float16.
-    generated, real = generated.double(), real.double()
-    centre = real.mean(dim=0)
+    centre = real.mean(dim=0, dtype=torch.float64)
     return generated - centre, real - centre
 
 

@@ -19,7 +19,7 @@ class Cell:
     """A measured number as text.
 
     Attributes:
-        mean: The mean over the blocks of seeds.
+        number: What the table shows of the blocks of seeds.
         std: Their standard deviation; None for a single block.
         best: Whether no other row of the column is better.
         missing: E.g. "2 of 3 blocks"; empty where every block was measured.
@@ -27,7 +27,7 @@ class Cell:
         difference: Ours minus the published one, with sign; None where there is none.
     """
 
-    mean: str
+    number: str
     std: str | None
     best: bool
     missing: str
@@ -37,7 +37,7 @@ class Cell:
     @property
     def text(self) -> str:
         """The number with its deviation: 2.31 +- 0.04."""
-        return self.mean if self.std is None else f"{self.mean} {numbers.PLUS_MINUS} {self.std}"
+        return self.number if self.std is None else f"{self.number} {numbers.PLUS_MINUS} {self.std}"
 
 
 NOT_HERE, NOT_PUBLISHED = "not trained here", "not published"
@@ -49,15 +49,17 @@ def cell(row: Row, *, column: str, blocks: int) -> Cell | None:
     value = row.metrics[column]
     if value is None:
         return None
-    mean, std = numbers.measured(value, row.std[column])
+    number, std = numbers.measured(value, row.deviation(column))
+    # Of the first block alone, others that were not measured change nothing.
+    whole = row.show == "first" or row.blocks[column] == blocks
     published = row.published.get(column)
     return Cell(
-        mean=mean,
+        number=number,
         std=std,
         best=column in row.best,
-        missing="" if row.blocks[column] == blocks else f"{row.blocks[column]} of {blocks} blocks",
+        missing="" if whole else f"{row.blocks[column]} of {blocks} blocks",
         published=None if published is None else numbers.plain(published),
-        difference=None if published is None else numbers.difference(value, published, ours_as_text=mean),
+        difference=None if published is None else numbers.difference(value, published, ours_as_text=number),
     )
 
 
@@ -132,8 +134,8 @@ def frozen_share(row: Row) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """Return the sentences below a table: how its numbers were averaged, what the marks mean."""
-    sentences = [_averaged(table), _marks(table)]
+    """Return the sentences below a table: which blocks of seeds its numbers stand for, what the marks mean."""
+    sentences = [blocks_shown(table), _marks(table)]
     if any(row.trained_with_other_code for row in table.rows):
         sentences.append(f"{DAGGER} {OTHER_CODE}")
     if any(row.run is None for row in table.rows):
@@ -147,11 +149,17 @@ def notes(table: Table) -> list[str]:
     return [*sentences, *(f"[{number}] {source}" for source, number in sources(table).items())]
 
 
-def _averaged(table: Table) -> str:
-    blocks = ", ".join(table.seeds)
-    if len(table.seeds) == 1:
+def blocks_shown(table: Table) -> str:
+    """Return which number of the blocks of seeds stands in the cells."""
+    count, blocks = len(table.seeds), ", ".join(table.seeds)
+    if count == 1:
         return f"One block of seeds ({blocks})."
-    return f"Mean {numbers.PLUS_MINUS} standard deviation over {len(table.seeds)} blocks of seeds ({blocks})."
+    others = "mean, deviation, first, best and worst block stand in the JSON"
+    return {
+        "mean": f"Mean {numbers.PLUS_MINUS} standard deviation over {count} blocks of seeds ({blocks}).",
+        "first": f"The first of {count} blocks of seeds ({blocks}); {others}.",
+        "best": f"The best of {count} blocks of seeds ({blocks}), which flatters; {others}.",
+    }[table.show]
 
 
 def _marks(table: Table) -> str:

@@ -187,8 +187,8 @@ def evaluations(count: int) -> str:
 def _number(row: Row, column: str) -> str:
     value = row.metrics[column]
     assert value is not None, (row.label, column)
-    mean, std = numbers.measured(value, row.std[column])
-    return mean if std is None else f"{mean}{NO_BREAK}{numbers.PLUS_MINUS}{NO_BREAK}{std}"
+    number, std = numbers.measured(value, row.deviation(column))
+    return number if std is None else f"{number}{NO_BREAK}{numbers.PLUS_MINUS}{NO_BREAK}{std}"
 
 
 def _excess(row: Row, other: Row, column: str, direction: Direction) -> float:

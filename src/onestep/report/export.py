@@ -14,6 +14,11 @@ from onestep.files import read_json, replacing, sha256_of_file, write_text
 from onestep.report.numbers import plain
 
 _WEIGHTS = "generator.safetensors"
+_SHOWN = {
+    "mean": "Each number is the mean over its blocks of seeds.",
+    "first": "Each number is that of the first block of seeds.",
+    "best": "Each number is the best of its blocks of seeds, which flatters.",
+}
 _USE = """\
 from onestep.networks import load_denoiser
 from onestep.sampling import generate
@@ -117,4 +122,4 @@ def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         cells = [row["snapshot"], row["sampler"], str(row["nfe"]), *(plain(row["metrics"][c]) for c in columns)]
         yield "| " + " | ".join(cells) + " |"
-    yield ""
+    yield from ("", _SHOWN[rows[0]["show"]], "")

@@ -12,9 +12,12 @@ from onestep import files
 from onestep.report import cells, numbers
 from onestep.report.cells import DAGGER, Cell
 from onestep.report.table import Row, Table, as_json
+from onestep.report.tradeoffs import as_svg
 
 WORDS = ("run", "sampler", "dataset", "snapshot")
 """Headings of the columns that stand at the left; the others are numbers."""
+SHOWN = {"mean": "mean of the blocks", "first": "first block", "best": "best block"}
+"""What a table's numbers stand for, in one cell of its CSV."""
 TEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -32,13 +35,14 @@ TEX = {
 }
 
 
-def write_table(folder: Path | str, *, table: Table) -> None:
-    """Write `{table}.json`, `.csv`, `.md` and `.tex` below `folder`."""
+def write_table(folder: Path | str, *, table: Table, drawn: str) -> None:
+    """Write `{table}.json`, `.csv`, `.md` and `.tex`, and column `drawn` over evaluations as `.svg`, below `folder`."""
     stem = Path(folder) / table.name
     files.write_json(f"{stem}.json", as_json(table))
     files.write_text(f"{stem}.csv", as_csv(table))
     files.write_text(f"{stem}.md", as_markdown(table))
     files.write_text(f"{stem}.tex", as_latex(table))
+    files.write_text(f"{stem}.svg", as_svg(table, column=drawn))
 
 
 def as_csv(table: Table) -> str:
@@ -46,10 +50,10 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ["run", "sampler", "label", "dataset", "nfe", "images_seen", "snapshot", "snapshot_policy", "average"]
-    names.append("frozen_share")
+    names += ["frozen_share", "shown"]
     published = cells.published_columns(table)
     for column in table.columns:
-        names += [column, f"{column}_std", f"{column}_blocks", f"{column}_best"]
+        names += [column, *([f"{column}_std"] if table.show == "mean" else []), f"{column}_blocks", f"{column}_best"]
         names += [f"{column}_{each}" for each in ("published", "difference", "source") if column in published]
     writer.writerow([*names, "trained_with_other_code"])
     for row in table.rows:
@@ -63,7 +67,7 @@ def _csv_row(row: Row, *, table: Table, published: Sequence[str]) -> list[str]:
     line += [said["images"] if row.images_seen is None else str(row.images_seen)]
     line += [row.snapshot or cells.NOT_PUBLISHED, said["snapshot"]]
     line += [cells.untrained(row) if row.ema is None else numbers.plain(row.ema)]
-    line += [said["frozen"] if row.frozen_share is None else repr(row.frozen_share)]
+    line += [said["frozen"] if row.frozen_share is None else repr(row.frozen_share), SHOWN[row.show]]
     for column in table.columns:
         line += _csv_number(row, column)
         line += _csv_published(row, column) if column in published else []
@@ -72,10 +76,13 @@ def _csv_row(row: Row, *, table: Table, published: Sequence[str]) -> list[str]:
 
 def _csv_number(row: Row, column: str) -> list[str]:
     value, std = row.metrics[column], row.std[column]
-    if value is None:
-        return [numbers.NOT_MEASURED, numbers.NOT_MEASURED, "0", "false"]
-    spread = "one block" if std is None else repr(std)
-    return [repr(value), spread, str(row.blocks[column]), str(column in row.best).lower()]
+    spread = numbers.NOT_MEASURED if value is None else "one block" if std is None else repr(std)
+    return [
+        numbers.NOT_MEASURED if value is None else repr(value),
+        *([spread] if row.show == "mean" else []),
+        str(row.blocks[column]),
+        str(column in row.best).lower(),
+    ]
 
 
 def _csv_published(row: Row, column: str) -> list[str]:
@@ -166,7 +173,7 @@ def _latex_row(row: Row, *, table: Table) -> list[str]:
 def _latex_number(found: Cell | None) -> str:
     if found is None:
         return numbers.NOT_MEASURED
-    number = found.mean if found.std is None else rf"{found.mean} \pm {found.std}"
+    number = found.number if found.std is None else rf"{found.number} \pm {found.std}"
     marked = rf"\mathbf{{{number}}}" if found.best else number
     return f"${marked}$" + (f" ({found.missing})" if found.missing else "")
 

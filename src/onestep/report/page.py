@@ -33,7 +33,7 @@ def render(evidence: Evidence) -> str:
     )
     colours = curves.run_colours(evidence)
     return environment.get_template("page.html.jinja").render(
-        css=Markup(resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8")),
+        css=Markup("".join(_style(name) for name in ("colours.css", "page.css", "chart.css"))),
         tables=[table_view(shown, config=evidence.config) for shown in evidence.tables],
         runs=[run_view(run, colour=colours[run.name], config=evidence.config) for run in evidence.runs],
         charts=[Markup(draw(chart)) for chart in curves.log_charts(evidence, colours=colours)],
@@ -45,3 +45,7 @@ def render(evidence: Evidence) -> str:
         reproduce=evidence.reproduce,
         version=onestep.__version__,
     )
+
+
+def _style(name: str) -> str:
+    return resources.files("onestep.report").joinpath(name).read_text(encoding="utf-8")

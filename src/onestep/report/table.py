@@ -1,4 +1,4 @@
-"""Tables: one row for each (run, sampler), one column for each metric; each number is a mean over blocks of seeds."""
+"""Tables: one row for each (run, sampler), one column for each metric; each number stands for some blocks of seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onestep import files, plugins
 from onestep.metrics import Direction
@@ -15,6 +15,10 @@ from onestep.metrics import Direction
 Measurement = Mapping[str, Any]
 """The content of one metric file: `seeds`, `images`, `values`, `features`, `reference`, `feature_weights_sha256`,
 `precision`."""
+
+Shown = Literal["mean", "first", "best"]
+"""Which number of several blocks of seeds a table shows: their mean with its deviation, that of the first block (the
+paper's protocol), or the best (EDM's)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +69,14 @@ class Row:
     """A row of a table, as it stands in tables/{table}.json; see `Entry` for what is not named here.
 
     Attributes:
-        metrics: Mean over the blocks by column; None where nothing was measured.
+        show: Which of the following numbers `metrics` holds.
+        metrics: The number that is shown, by column; None where it was not measured.
+        mean: Mean over the blocks; None where nothing was measured.
         std: Sample standard deviation (n - 1) over the blocks; None for fewer than two.
-        blocks: Number of blocks behind each mean.
+        first_block: The number of the table's first block of seeds; None where this one was not measured.
+        best_block: The best of the blocks, in the direction of the column; the best of several noisy numbers flatters.
+        worst_block: The worst of them.
+        blocks: Number of blocks that were measured.
         best: The columns in which no other row of its dataset is better; empty where only one row has a number.
         precisions: How the features of a column were computed, where not in float32.
     """
@@ -83,8 +92,13 @@ class Row:
     snapshot_policy: str | None
     model: str | None
     ema: float | None
+    show: Shown
     metrics: Mapping[str, float | None]
+    mean: Mapping[str, float | None]
     std: Mapping[str, float | None]
+    first_block: Mapping[str, float | None]
+    best_block: Mapping[str, float | None]
+    worst_block: Mapping[str, float | None]
     blocks: Mapping[str, int]
     best: tuple[str, ...]
     published: Mapping[str, float]
@@ -92,6 +106,26 @@ class Row:
     frozen_share: float | None
     trained_with_other_code: bool
     precisions: Mapping[str, str] = field(default_factory=dict)
+
+    def deviation(self, column: str) -> float | None:
+        """Return the deviation that stands beside the number: a single block has none to show."""
+        return self.std[column] if self.show == "mean" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """A number over blocks of seeds; see `Row`."""
+
+    mean: float | None
+    std: float | None
+    first: float | None
+    best: float | None
+    worst: float | None
+    blocks: int
+
+    def shown(self, show: Shown) -> float | None:
+        """Return the number that a table shows."""
+        return {"mean": self.mean, "first": self.first, "best": self.best}[show]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +137,7 @@ class Table:
         title: Its title there.
         dataset: The real images it compares with; None where each row has its own.
         seeds: The blocks of seeds, as written: "0-1999".
+        show: Which number of these blocks stands in the cells.
         columns: `metric.value` by column, in the order they are shown.
         directions: Which direction is better, by column.
         rows: The rows, in the order of config.yaml.
@@ -112,6 +147,7 @@ class Table:
     title: str
     dataset: str | None
     seeds: tuple[str, ...]
+    show: Shown
     columns: Mapping[str, str]
     directions: Mapping[str, Direction]
     rows: tuple[Row, ...]
@@ -125,7 +161,13 @@ def tabulate(config: Mapping[str, Any], *, name: str, entries: Sequence[Entry]) 
     """
     layout = config["tables"][name]
     directions = column_directions(layout["columns"], metrics=config["metrics"])
-    rows = build_rows(entries, columns=layout["columns"], directions=directions)
+    rows = build_rows(
+        entries,
+        columns=layout["columns"],
+        directions=directions,
+        show=layout.get("show", "mean"),
+        first=str(layout["seeds"][0]),
+    )
     return _lay_out(config, name=name, directions=directions, rows=rows)
 
 
@@ -146,6 +188,7 @@ def _lay_out(
         title=layout.get("title", name),
         dataset=layout.get("dataset"),
         seeds=tuple(str(block) for block in layout["seeds"]),
+        show=layout.get("show", "mean"),
         columns=dict(layout["columns"]),
         directions=directions,
         rows=tuple(rows),
@@ -173,9 +216,21 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, Any])
 
 
 def build_rows(
-    entries: Sequence[Entry], *, columns: Mapping[str, str], directions: Mapping[str, Direction]
+    entries: Sequence[Entry],
+    *,
+    columns: Mapping[str, str],
+    directions: Mapping[str, Direction],
+    show: Shown,
+    first: str,
 ) -> list[Row]:
-    """Average over the blocks of seeds and mark the best of each column; datasets are not compared with each other.
+    """Sum the blocks of seeds up and mark the best of each column; datasets are not compared with each other.
+
+    Args:
+        entries: What is known of the rows.
+        columns: `metric.value` by column.
+        directions: Which direction is better, by column.
+        show: Which number of the blocks is shown.
+        first: The first block of seeds, as written.
 
     Raises:
         ValueError: Numbers of one column and dataset were measured against different references, through different
@@ -183,14 +238,19 @@ def build_rows(
     """
     for column, source in columns.items():
         refuse_mixed_sources(entries, column=column, metric=source.partition(".")[0])
-    means = [{column: _mean(_values(entry, source)) for column, source in columns.items()} for entry in entries]
+    found = [
+        {column: _summary(entry, source, directions[column], first=first) for column, source in columns.items()}
+        for entry in entries
+    ]
     best = {}
     for dataset in dict.fromkeys(entry.dataset for entry in entries):
-        compared = [mean for entry, mean in zip(entries, means, strict=True) if entry.dataset == dataset]
-        best[dataset] = {column: _best([mean[column] for mean in compared], directions[column]) for column in columns}
+        compared = [each for entry, each in zip(entries, found, strict=True) if entry.dataset == dataset]
+        best[dataset] = {
+            column: _best([each[column].shown(show) for each in compared], directions[column]) for column in columns
+        }
     return [
-        _row(entry, columns=columns, means=mean, best=best[entry.dataset])
-        for entry, mean in zip(entries, means, strict=True)
+        _row(entry, columns=columns, found=each, best=best[entry.dataset], show=show)
+        for entry, each in zip(entries, found, strict=True)
     ]
 
 
@@ -198,10 +258,11 @@ def _row(
     entry: Entry,
     *,
     columns: Mapping[str, str],
-    means: Mapping[str, float | None],
+    found: Mapping[str, _Summary],
     best: Mapping[str, float | None],
+    show: Shown,
 ) -> Row:
-    found = {column: _values(entry, source) for column, source in columns.items()}
+    shown = {column: each.shown(show) for column, each in found.items()}
     return Row(
         run=entry.run,
         sampler=entry.sampler,
@@ -214,10 +275,15 @@ def _row(
         snapshot_policy=entry.snapshot_policy,
         model=entry.model,
         ema=entry.ema,
-        metrics=dict(means),
-        std={column: statistics.stdev(values) if len(values) > 1 else None for column, values in found.items()},
-        blocks={column: len(values) for column, values in found.items()},
-        best=tuple(column for column in columns if means[column] is not None and means[column] == best[column]),
+        show=show,
+        metrics=shown,
+        mean={column: each.mean for column, each in found.items()},
+        std={column: each.std for column, each in found.items()},
+        first_block={column: each.first for column, each in found.items()},
+        best_block={column: each.best for column, each in found.items()},
+        worst_block={column: each.worst for column, each in found.items()},
+        blocks={column: each.blocks for column, each in found.items()},
+        best=tuple(column for column in columns if shown[column] is not None and shown[column] == best[column]),
         published=dict(entry.published),
         sources=dict(entry.sources),
         frozen_share=entry.frozen_share,
@@ -232,8 +298,23 @@ def _precision(entry: Entry, source: str) -> str | None:
     return next(iter(found - {None, "float32"}), None)
 
 
-def _values(entry: Entry, source: str) -> list[float]:
-    """Return the value `metric.value` of each measured block."""
+def _summary(entry: Entry, source: str, direction: Direction, *, first: str) -> _Summary:
+    """Sum up the value `metric.value` over the measured blocks."""
+    found = _values(entry, source)
+    values = [value for _, value in found]
+    best, worst = (min, max) if direction == "lower" else (max, min)
+    return _Summary(
+        mean=statistics.fmean(values) if values else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        first=next((value for seeds, value in found if seeds == first), None),
+        best=best(values, default=None),
+        worst=worst(values, default=None),
+        blocks=len(values),
+    )
+
+
+def _values(entry: Entry, source: str) -> list[tuple[str, float]]:
+    """Return the value `metric.value` of each measured block, with the block's seeds."""
     metric, _, value = source.partition(".")
     measurements = entry.measurements.get(metric, ())
     for measurement in measurements:
@@ -241,16 +322,12 @@ def _values(entry: Entry, source: str) -> list[float]:
         if value not in known:
             place = _place(entry, measurement, metric)
             raise ValueError(f"{place}: no value {value!r}, only {', '.join(known)}; delete it to measure it again")
-    return [float(measurement["values"][value]) for measurement in measurements]
+    return [(measurement["seeds"], float(measurement["values"][value])) for measurement in measurements]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _best(means: Sequence[float | None], direction: Direction) -> float | None:
-    """Return the best mean; None unless at least two rows can be compared."""
-    numbers = [mean for mean in means if mean is not None]
+def _best(shown: Sequence[float | None], direction: Direction) -> float | None:
+    """Return the best number; None unless at least two rows can be compared."""
+    numbers = [number for number in shown if number is not None]
     if len(numbers) < 2:
         return None
     return min(numbers) if direction == "lower" else max(numbers)

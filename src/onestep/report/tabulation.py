@@ -14,11 +14,12 @@ from onestep.report.table import Entry, Measurement, read_measurements, tabulate
 
 
 def write_tables(plan: Mapping[str, Any], *, results: Path, training_code: Mapping[str, str], folder: Path) -> None:
-    """Write `{table}.json .csv .md .tex` from the numbers that were measured.
+    """Write `{table}.json .csv .md .tex .svg` from the numbers that were measured.
 
     Args:
-        plan: `name`, `layout` (the table's block of config.yaml), `metrics` by name, and `rows`: what the config knows
-            of an `Entry`; where a snapshot was chosen, its `images_seen` is None and its `model` says how.
+        plan: `name`, `layout` (the table's block of config.yaml), `metrics` by name, `drawn`, the column that
+            is drawn, and `rows`: what the config knows of an `Entry`; where a snapshot was chosen, its `images_seen` is
+            None and its `model` says how.
         results: The results folder.
         training_code: Fingerprint of the training code that is here now, by run.
         folder: Where the files go.
@@ -28,7 +29,7 @@ def write_tables(plan: Mapping[str, Any], *, results: Path, training_code: Mappi
     """
     config = {"tables": {plan["name"]: plan["layout"]}, "metrics": plan["metrics"]}
     entries = [_entry(row, plan=plan, results=results, training_code=training_code) for row in plan["rows"]]
-    write_table(folder, table=tabulate(config, name=plan["name"], entries=entries))
+    write_table(folder, table=tabulate(config, name=plan["name"], entries=entries), drawn=plan["drawn"])
 
 
 def _entry(

@@ -9,13 +9,15 @@ from typing import Any
 from markupsafe import Markup
 
 from onestep.metrics import Direction
-from onestep.report import cells, curves, facts, grids, numbers
+from onestep.report import cells, curves, facts, grids, numbers, tradeoffs
 from onestep.report.cells import Cell
 from onestep.report.claim import Claim, evaluations, origins, state_claim
 from onestep.report.evidence import RunEvidence, Samples, StageTime, TableEvidence
 from onestep.report.facts import MetricFact
-from onestep.report.figures import colour_class, draw
+from onestep.report.figures import draw
 from onestep.report.grids import Picture
+from onestep.report.scatter import draw_points
+from onestep.report.strokes import colour_class
 from onestep.report.table import Row
 from onestep.report.yaml_markup import highlight_yaml
 
@@ -60,7 +62,10 @@ class TableView:
         drawn: The rows that draw images: all but those of other methods.
         panel_seeds, sheet_seeds: The seeds of the small and the large pictures, as text.
         sheet_columns: Images in a row of the large pictures.
+        tradeoffs: The metric over evaluations as `<svg>`, one a dataset; none where there are no two numbers.
+        tradeoff_notes: What bars and hollow points are, where there are any.
         curve: The metric over training as `<svg>`; None where no row has several measured snapshots.
+        curve_note: How the curve's values and the table's are related.
     """
 
     anchor: str
@@ -77,8 +82,10 @@ class TableView:
     panel_seeds: str
     sheet_seeds: str
     sheet_columns: int
+    tradeoffs: tuple[Markup, ...]
+    tradeoff_notes: tuple[str, ...]
     curve: Markup | None
-    curve_seeds: str
+    curve_note: str
     metric_facts: tuple[MetricFact, ...]
     independence: tuple[str, ...]
 
@@ -130,7 +137,7 @@ def table_view(shown: TableEvidence, *, config: Mapping[str, Any]) -> TableView:
         _row_view(row, shown=shown, index=index, pictures=pictures[index]) for index, row in enumerate(table.rows)
     )
     drawn = tuple(view for view in rows if view.row.run is not None)
-    chart = curves.metric_chart(shown)
+    chart, charts = curves.metric_chart(shown), tradeoffs.tradeoff_charts(table, column=claim.column)
     return TableView(
         anchor=f"table-{table.name}",
         title=table.title,
@@ -146,8 +153,10 @@ def table_view(shown: TableEvidence, *, config: Mapping[str, Any]) -> TableView:
         panel_seeds=span(seeds),
         sheet_seeds=span(sheet_seeds),
         sheet_columns=columns,
+        tradeoffs=tuple(Markup(draw_points(each)) for each in charts),
+        tradeoff_notes=tuple(tradeoffs.notes(charts)),
         curve=None if chart is None else Markup(draw(chart)),
-        curve_seeds=shown.curve_seeds,
+        curve_note=curve_note(shown),
         metric_facts=tuple(facts.metric_facts(table, config=config)),
         independence=tuple(facts.independence(table, config=config)),
     )
@@ -188,6 +197,15 @@ def _row_view(
         panel=pictures[0],
         sheet=pictures[1],
     )
+
+
+def curve_note(shown: TableEvidence) -> str:
+    """Return which block of seeds a curve was measured on, and what that means for the table beside it."""
+    measured = f"Measured on every snapshot with the one block of seeds {shown.curve_seeds}"
+    if shown.table.show == "first" and shown.curve_seeds == shown.table.seeds[0]:
+        return f"{measured}, as in the table."
+    others = {"mean": "the means", "first": "the first block's", "best": "the best blocks'"}[shown.table.show]
+    return f"{measured}, so values differ a little from {others} in the table."
 
 
 def span(seeds: Sequence[int]) -> str:

@@ -147,10 +147,10 @@ class Resume:
             )
             self._seed()
             return
-        torch.set_rng_state(own_state(state.tensors["random.cpu"], rank=self._ranks.rank))
+        # Copies: torch crashes on a generator's state that is a view into the states of all ranks.
+        torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank].clone())
         if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
-            own = own_state(state.tensors["random.cuda"], rank=self._ranks.rank)
-            torch.cuda.set_rng_state(own, self._ranks.device)
+            torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank].clone(), self._ranks.device)
 
     def _remember(self, history: Mapping[str, Any]) -> None:
         """Take over what earlier lives of the run left: how many, how long, with which code."""
@@ -168,11 +168,3 @@ class Resume:
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose name begins with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def own_state(states: Tensor, *, rank: int) -> Tensor:
-    """Return one rank's state of random numbers from those of all, uint8 [ranks, bytes].
-
-    A copy: torch 2.13 looks for the state of a view in the wrong place, outside of its memory.
-    """
-    return states[rank].clone()

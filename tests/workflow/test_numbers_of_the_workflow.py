@@ -1,0 +1,27 @@
+"""The tables and the page hold what the evaluator says of the same images, to the last digit."""
+
+from __future__ import annotations
+
+import json
+
+from onestep.cli import main
+from onestep.files import read_json
+
+METRICS = {"frechet": {}, "inception_score": {"splits": 2}, "precision_recall": {"neighbours": 3}}
+
+
+def test_a_table_holds_what_evaluate_says_of_the_images_of_its_first_block(finished, tmp_path):
+    results = finished.work / "results"
+    (row,) = (row for row in read_json(results / "tables/digits.json") if row["run"] == "digits_d2o")
+    images = results / "samples" / row["model"] / row["sampler"] / "0-31.npz"
+    (weights,) = (results / "runs/digits_metric/snapshots").glob("*.safetensors")
+    options = ["--images", str(images), "--reference", str(results / "data/digits.zip"), "--weights", str(weights)]
+    options += ["--features", '{"name": "classifier"}', "--output", str(tmp_path / "found.json"), "--metrics"]
+    assert main(["evaluate", *options, *(json.dumps({"name": name, **more}) for name, more in METRICS.items())]) == 0
+    found = read_json(tmp_path / "found.json")["values"]
+    columns = {"fd": "frechet", "is": "inception_score", "precision": "precision", "recall": "recall"}
+    assert row["first_block"] == {column: found[value] for column, value in columns.items()}
+    assert row["metrics"] == row["mean"] != row["first_block"]
+    page = (results / "report/index.html").read_text(encoding="utf-8")
+    assert 'class="chart points"' in page
+    assert (results / "tables/digits.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
