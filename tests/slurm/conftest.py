@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import CannotHaveSlurm, Slurm, running
+from slurm_cluster import NODES, CannotHaveSlurm, Slurm, running, until
 from workplace import Workplace
 
 
@@ -31,17 +31,33 @@ def slurm(cluster: Slurm) -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="session")
-def reference(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A run that nobody disturbed, from Snakemake to its results."""
-    place = Workplace(folder=tmp_path_factory.mktemp("reference") / "work", slurm=cluster)
+def untrained(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A working directory with all that a run needs."""
+    place = Workplace(folder=tmp_path_factory.mktemp("untrained"), slurm=cluster)
     place.configure()
+    place.prepare()
+    return place
+
+
+@pytest.fixture(scope="session")
+def reference(untrained: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A run that nobody disturbed, from Snakemake to its results."""
+    place = untrained.copy(tmp_path_factory.mktemp("reference") / "work")
     place.snakemake().ends(0)
     return place
 
 
 @pytest.fixture
-def place(slurm: Slurm, reference: Workplace, tmp_path: Path) -> Iterator[Workplace]:
+def place(slurm: Slurm, untrained: Workplace, tmp_path: Path) -> Iterator[Workplace]:
     """A working directory whose run was never trained."""
-    place = reference.copy(tmp_path / "work")
+    place = untrained.copy(tmp_path / "work")
     yield place
     place.clear_up()
+
+
+@pytest.fixture
+def full(slurm: Slurm) -> int:
+    """A cluster without room, which the job of this id takes: others wait until it is cancelled."""
+    job = slurm.submit("sleep 3600", "--nodes", str(len(NODES)), "--exclusive")
+    until(lambda: slurm.state(job) == "RUNNING", seconds=30, what="the cluster is full")
+    return job

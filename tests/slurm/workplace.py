@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from slurm_cluster import Job, Slurm, until
 
+from onestep.cli import main
 from onestep.config import read_experiment, run_document
 from onestep.launch.journal import Journal
 from tiny import REPOSITORY, write_config
@@ -28,7 +29,7 @@ _SECONDS = 180.0
 _LAUNCH = {
     "processes_per_node": 2,
     "memory_gib": 4,
-    "state_seconds": 1.0,
+    "state_seconds": 0.5,
     "poll_seconds": 0.5,
     "grace_seconds": 20.0,
     "hours": 0.2,
@@ -105,6 +106,16 @@ class Workplace:
         written.parent.mkdir(parents=True, exist_ok=True)
         if not written.exists() or written.read_text() != document:
             written.write_text(document)
+
+    def prepare(self) -> None:
+        """Fetch and prepare the dataset."""
+        source, archive = self.folder / "results/inputs/digits/digits.csv.gz", self.folder / "results/data/digits.zip"
+        config = small_config()
+        dataset = {key: value for key, value in config["datasets"]["digits"].items() if key in ("name", "resolution")}
+        assert main(["fetch", "--source", json.dumps(config["inputs"]["digits"]), "--output", str(source)]) == 0
+        assert (
+            main(["prepare", "--dataset", json.dumps(dataset), "--source", str(source), "--output", str(archive)]) == 0
+        )
 
     def copy(self, folder: Path, *, whole: bool = False) -> Workplace:
         """Return a copy: of its inputs, as if the run had never been trained, or of all that is in it."""
@@ -184,14 +195,18 @@ class Workplace:
     @property
     def jobs(self) -> list[Job]:
         """Every life of every job that was ever submitted under the run's name, says accounting."""
-        return self.slurm.jobs(self.job_name)
+        return [job for journal in self.journals for job in self.jobs_of(journal)]
 
-    @property
-    def job_name(self) -> str:
-        """The name of the run's jobs."""
-        job = self.journal.job
+    def jobs_of(self, journal: Journal) -> list[Job]:
+        """Return the same of one config of the run."""
+        job = journal.job
         assert job is not None
-        return job.name
+        until(
+            lambda: int(job.job_id) in [each.id for each in self.slurm.jobs(job.name)],
+            seconds=30,
+            what="accounting knows of the job",
+        )
+        return self.slurm.jobs(job.name)
 
     def hold(self, *, with_state: bool = False) -> None:
         """Wait until the run is in the midst of training, and stop its time there."""

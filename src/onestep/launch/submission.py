@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import shlex
@@ -81,7 +82,8 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     executor = submitit.SlurmExecutor(folder=_folder(journal), python=request.site.python)
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
     try:
-        with _clean_environment():
+        # submitit prints what sbatch said as well, before it raises.
+        with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
         raise Refused(
@@ -147,8 +149,8 @@ def _job(job_id: str, request: Request, *, name: str, journal: Journal, attempt:
 
 def _words(error: Exception) -> str:
     """Return what sbatch said, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if "sbatch:" in line]
-    return " ".join(lines) or " ".join(str(error).split())
+    lines = [line.rpartition("sbatch:")[2] for line in str(error).splitlines() if "sbatch:" in line]
+    return "; ".join(line.strip().removeprefix("error: ") for line in lines) or " ".join(str(error).split())
 
 
 def _minutes(hours: float) -> int:
