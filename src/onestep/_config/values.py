@@ -445,7 +445,7 @@ class Launch:
         hours: Time limit; a job that reaches it goes on in another life.
         signal_seconds: How long before it the run is told: time to end a step and to write a state.
         state_seconds: Seconds between two states, which is what a dying node costs.
-        requeues: How often a job may put itself back into the queue; 0 where a site forbids it: then it is submitted anew.
+        requeues: How often a job may put itself back into the queue; 0 where a site forbids it: it is submitted anew.
         resubmissions: How often that may happen, and to a job that SLURM lost, without the run getting on in between.
         poll_seconds: Seconds between two looks at the job.
         grace_seconds: How long SLURM may take to put back a job whose node failed or which was preempted.
