@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Before torch is imported: threads that wait for each other sleep. Two processes of two threads on two cores, each
+# spinning while it waits, would take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class Golden:
     """A folder of arrays recorded from the reference implementations, with its manifest."""

@@ -25,7 +25,8 @@ from onestep.stages import training_plugins
 from onestep.training.assignment import Assignment, Inputs
 from tiny import tiny_config, write_config
 
-JOB = "77"
+# Ports follow from it, and tests run side by side.
+JOB = str(os.getpid())
 
 
 def task(folder, *, nodes=1, processes_per_node=2, device="cpu", run="run.yaml"):
