@@ -17,7 +17,15 @@ HEADING = "Put into your profile:"
 
 @pytest.fixture
 def folder(tmp_path):
-    write_config(tmp_path, tiny_config())
+    config = tiny_config()
+    config["launch"] |= {
+        "backend": "auto",
+        "device": "cuda",
+        "gpus": "gres",
+        "gpu_type": "a100",
+        "processes_per_node": 8,
+    }
+    write_config(tmp_path, config)
     return tmp_path
 
 
