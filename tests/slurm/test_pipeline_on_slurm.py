@@ -26,10 +26,11 @@ WITHOUT_GPU = Counter({"prepare": 1, "convert": 1, "measure": 6})
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A working directory, and the cluster on which it is worked."""
+    """A working directory, and the cluster on which it is worked; other tests' jobs are those up to `earlier`."""
 
     work: Path
     slurm: Slurm
+    earlier: int
 
     def snakemake(self) -> str:
         """Run it to its end with the profile as it is; return what Snakemake says."""
@@ -44,18 +45,22 @@ class Pipeline:
 
     def trainings(self, run: str) -> list[Job]:
         """Return the jobs that trained a run."""
-        return [job for job in self.slurm.jobs() if job.name.startswith(f"onestep-{run}-")]
+        return [job for job in self._jobs() if job.name.startswith(f"onestep-{run}-")]
 
     def rules(self) -> list[tuple[str, Job]]:
         """Return the jobs that Snakemake submitted, each with its rule."""
-        jobs = [job for job in self.slurm.jobs() if job.comment.startswith("rule_")]
+        jobs = [job for job in self._jobs() if job.comment.startswith("rule_")]
         return [(job.comment.removeprefix("rule_").partition("_wildcards_")[0], job) for job in jobs]
+
+    def _jobs(self) -> list[Job]:
+        return [job for job in self.slurm.jobs() if job.id > self.earlier]
 
 
 @pytest.fixture(scope="module")
 def finished(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The pipeline after its first run."""
-    pipeline = Pipeline(work=tmp_path_factory.mktemp("pipeline"), slurm=cluster)
+    earlier = max((job.id for job in cluster.jobs()), default=0)
+    pipeline = Pipeline(work=tmp_path_factory.mktemp("pipeline"), slurm=cluster, earlier=earlier)
     (pipeline.work / "config.yaml").write_text((HERE / "config.yaml").read_text())
     pipeline.snakemake()
     return pipeline
