@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -15,10 +13,11 @@ from onestep.report.strokes import (
     Frame,
     at,
     colour_class,
+    grown,
     name_height,
     name_rows,
     name_text,
-    ruled,
+    svg,
     text_width,
     tick_text,
 )
@@ -65,23 +64,20 @@ class Chart:
 
 def draw(chart: Chart) -> str:
     """Return a chart as an `<svg>` element. The same chart gives the same text."""
-    needed = sum(name_height(each.name, width=chart.width) for each in (*chart.lines, *chart.levels))
-    chart = replace(chart, height=max(chart.height, math.ceil(needed + TOP + BOTTOM)))
+    names = (each.name for each in (*chart.lines, *chart.levels))
+    chart = replace(chart, height=grown(chart.height, names, width=chart.width))
     frame = _frame(chart)
-    scale = " (log scale)" if frame.y.is_log else ""
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {chart.width} {chart.height}" role="img">',
-        f"<title>{html.escape(_spoken(chart))}</title>",
-        f'<text class="name" x="0" y="13">{html.escape(chart.title)}<tspan class="aside">{scale}</tspan></text>',
-        *ruled(frame),
-        f'<text class="axis" x="{at((frame.left + frame.right) / 2)}" y="{chart.height - 5}" '
-        f'text-anchor="middle">{html.escape(chart.x_label)}</text>',
-        *(_level(level, frame) for level in chart.levels),
-        *(_line(line, frame) for line in chart.lines),
-        *_names(chart, frame),
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    levels = (_level(level, frame) for level in chart.levels)
+    lines = (_line(line, frame) for line in chart.lines)
+    return svg(
+        frame,
+        kind="chart",
+        size=(chart.width, chart.height),
+        title=chart.title,
+        x_label=chart.x_label,
+        spoken=_spoken(chart),
+        marks=(*levels, *lines, *_names(chart, frame)),
+    )
 
 
 def _spoken(chart: Chart) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +12,11 @@ from onestep.report.strokes import (
     Frame,
     at,
     colour_class,
+    grown,
     name_height,
     name_rows,
     name_text,
-    ruled,
+    svg,
     text_width,
     tick_text,
 )
@@ -74,25 +73,22 @@ class Scatter:
 
 def draw_points(scatter: Scatter) -> str:
     """Return a chart as an `<svg>` element. The same chart gives the same text."""
-    needed = sum(name_height(point.name, width=scatter.width) for point in scatter.named)
-    scatter = replace(scatter, height=max(scatter.height, math.ceil(needed + TOP + BOTTOM)))
+    names = (point.name for point in scatter.named)
+    scatter = replace(scatter, height=grown(scatter.height, names, width=scatter.width))
     frame = _frame(scatter)
-    scale = " (log scale)" if frame.y.is_log else ""
-    names = [text for group in _groups(scatter, frame) for text in _names(group, scatter, frame)]
-    parts = [
-        f'<svg class="chart points" viewBox="0 0 {scatter.width} {scatter.height}" role="img">',
-        f"<title>{html.escape(_spoken(scatter))}</title>",
-        f'<text class="name" x="0" y="13">{html.escape(scatter.title)}<tspan class="aside">{scale}</tspan></text>',
-        *ruled(frame),
-        f'<text class="axis" x="{at((frame.left + frame.right) / 2)}" y="{scatter.height - 5}" '
-        f'text-anchor="middle">{html.escape(scatter.x_label)} (log scale)</text>',
-        *(_bar(point, frame) for point in scatter.points if point.reach is not None),
-        *names,
-        # Hollow ones below: where both are at one place, ours is seen within the other's ring.
-        *(_mark(point, frame) for point in sorted(scatter.points, key=lambda point: not point.hollow)),
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    bars = (_bar(point, frame) for point in scatter.points if point.reach is not None)
+    labels = (text for group in _groups(scatter, frame) for text in _names(group, scatter, frame))
+    # Hollow ones below: where both are at one place, ours is seen within the other's ring.
+    marks = (_mark(point, frame) for point in sorted(scatter.points, key=lambda point: not point.hollow))
+    return svg(
+        frame,
+        kind="chart points",
+        size=(scatter.width, scatter.height),
+        title=scatter.title,
+        x_label=scatter.x_label,
+        spoken=_spoken(scatter),
+        marks=(*bars, *labels, *marks),
+    )
 
 
 def _spoken(scatter: Scatter) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,45 @@ def tick_text(value: float, scale: Scale) -> str:
     return f"{value:.{places}f}".replace("-", numbers.MINUS)
 
 
-def ruled(frame: Frame) -> Iterable[str]:
+def grown(height: int, names: Iterable[str], *, width: int) -> int:
+    """Return the height of a chart, or more where its names need it."""
+    needed = sum(name_height(name, width=width) for name in names)
+    return max(height, math.ceil(needed + TOP + BOTTOM))
+
+
+def svg(
+    frame: Frame, *, kind: str, size: tuple[int, int], title: str, x_label: str, spoken: str, marks: Iterable[str]
+) -> str:
+    """Return a chart as an `<svg>` element: title, ruled lines, the x axis's label, and its marks above them.
+
+    Args:
+        frame: Where the plot stands.
+        kind: The style sheet's classes of the chart.
+        size: Width and height.
+        title: What y is, with its unit.
+        x_label: What x is, with its unit.
+        spoken: The chart in words.
+        marks: What is drawn, the lowest first.
+    """
+    width, height = size
+    parts = [
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{html.escape(spoken)}</title>",
+        f'<text class="name" x="0" y="13">{html.escape(title)}<tspan class="aside">{_kind_of(frame.y)}</tspan></text>',
+        *_ruled(frame),
+        f'<text class="axis" x="{at((frame.left + frame.right) / 2)}" y="{height - 5}" '
+        f'text-anchor="middle">{html.escape(x_label)}{_kind_of(frame.x)}</text>',
+        *marks,
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+def _kind_of(scale: Scale) -> str:
+    return " (log scale)" if scale.is_log else ""
+
+
+def _ruled(frame: Frame) -> Iterable[str]:
     """Yield the ruled lines and the labels of the ticks."""
     for tick in frame.y.ticks:
         y = at(frame.y(tick))
