@@ -160,7 +160,7 @@ def test_status_tells_finished_under_way_and_not_begun(tmp_path):
     lines = status_lines(
         {"a": 64, "b": 6400, "c": 64},
         codes={"a": "new", "b": "new", "c": "new"},
-        jobs={"a": job, "b": job, "c": None},
+        job_of={"a": job, "b": job, "c": None}.get,
         distances=["fd"],
         results=tmp_path / "results",
         state=tmp_path / "state",

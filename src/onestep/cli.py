@@ -137,13 +137,14 @@ def launch(options: argparse.Namespace) -> int:
         from onestep.launch.local import run_locally
 
         return run_locally(_arguments(train, options), processes=site.processes)
+    from onestep.fingerprint import Fingerprints
     from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job
     from onestep.launch.submission import request_for
-    from onestep.plan import Plan
+    from onestep.stages import training_code
 
     assignment = _assignment(options)
-    folder = assignment.folder(Plan.read(options.config).training_code(run))
+    folder = assignment.folder(training_code(assignment.document(), fingerprints=Fingerprints()))
     request = request_for(run, assignment=assignment, site=site)
     return launch_job(request, journal=Journal(folder), target=options.output / run, log=options.log)
 
@@ -310,7 +311,7 @@ def status(options: argparse.Namespace) -> int:
     for line in status_lines(
         runs,
         codes=codes,
-        jobs={name: jobs_of(name, state=Path("state")) for name in runs},
+        job_of=lambda run: jobs_of(run, state=Path("state")),
         distances=distances,
         results=Path("results"),
         state=Path("state"),
@@ -409,6 +410,20 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+# What the two verbs that train a run are told of it.
+_TRAINED: list[tuple[str, Callable[[str], Any], Any]] = [
+    ("run", Path, ...),
+    ("data", Path, ...),
+    ("teacher", Path, None),
+    ("backbone", _named_path, []),
+    ("class-embeddings", Path, None),
+    ("state", Path, ...),
+    ("output", Path, ...),
+    ("code-in-spec", bool, False),
+    ("rows-per-pass", int, None),
+    ("cache", Path, None),
+]
+
 # Each verb's options: name, how to read it, and its default (... where it must be given).
 _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[str], Any], Any]]] = {
     fetch: [
@@ -429,34 +444,8 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("resolution", int, ...),
         ("output", Path, ...),
     ],
-    train: [
-        ("run", Path, ...),
-        ("data", Path, ...),
-        ("teacher", Path, None),
-        ("backbone", _named_path, []),
-        ("class-embeddings", Path, None),
-        ("state", Path, ...),
-        ("output", Path, ...),
-        ("code-in-spec", bool, False),
-        ("processes", int, 1),
-        ("state-seconds", float, 300.0),
-        ("rows-per-pass", int, None),
-        ("cache", Path, None),
-    ],
-    launch: [
-        ("config", Path, Path("config.yaml")),
-        ("run", Path, ...),
-        ("data", Path, ...),
-        ("teacher", Path, None),
-        ("backbone", _named_path, []),
-        ("class-embeddings", Path, None),
-        ("state", Path, ...),
-        ("output", Path, ...),
-        ("code-in-spec", bool, False),
-        ("rows-per-pass", int, None),
-        ("cache", Path, None),
-        ("log", Path, None),
-    ],
+    train: [*_TRAINED, ("processes", int, 1), ("state-seconds", float, 300.0)],
+    launch: [("config", Path, Path("config.yaml")), *_TRAINED, ("log", Path, None)],
     cancel: [("state", Path, Path("state"))],
     convert: [("source", Path, ...), ("preconditioning", str, "edm"), ("output", Path, ...)],
     sample: [

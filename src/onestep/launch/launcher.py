@@ -19,7 +19,7 @@ from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.judgement import Judge, Judgement, Verdict
 from onestep.launch.signals import Asked
 from onestep.launch.stream import LogStream, complaint, endings, retell
-from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, submit
+from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, logs_of, submit
 from onestep.training.publication import is_published, publish
 
 # What is not said of SLURM's own: how long a job may be unknown to all, or SLURM silent, before we leave.
@@ -57,7 +57,7 @@ def launch(
                     say(f"{request.run}: finished, and published by who watched it")
                     return Exit.FINISHED
                 if mine and log is not None:
-                    retell(log_of("", journal=journal).parent, place=journal.streamed, log=log)
+                    retell(logs_of(journal), place=journal.streamed, log=log)
                 if mine:
                     return _Launcher(request, journal, target, cluster or Cluster(), asked).carry_out()
             if not said:
@@ -282,7 +282,7 @@ class _Launcher:
 
     def _fail(self, job: Job, judgement: Judgement) -> Exit:
         self._journal.event("failed", job=job.job_id, because=judgement.because)
-        logs = log_of(job.job_id, journal=self._journal).parent
+        logs = logs_of(self._journal)
         for line in endings(logs, job.job_id):
             say(line)
         said = complaint(logs, job.job_id)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
+from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
 from onestep.launch.task import TrainingTask
@@ -79,7 +80,7 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     name = job_name(request.run, journal.folder)
     _keep_code(journal.folder)
     journal.intend(name)
-    executor = submitit.SlurmExecutor(folder=_folder(journal), python=request.site.python)
+    executor = submitit.SlurmExecutor(folder=logs_of(journal), python=request.site.python)
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
     try:
         # submitit prints what sbatch said as well, before it raises.
@@ -100,7 +101,7 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     from submitit.core.utils import DelayedSubmission, JobPaths
 
     # Nor, perhaps, to what its processes wait for.
-    waited_for = JobPaths(_folder(journal), job_id=job_id).submitted_pickle
+    waited_for = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
     if not waited_for.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
         delayed.set_timeout(_minutes(request.site.hours), 0)
@@ -112,9 +113,14 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     return job
 
 
+def logs_of(journal: Journal) -> Path:
+    """Return the folder of submitit's files: what each rank of each job of a run prints, and what it calls."""
+    return journal.folder.resolve() / "submitit"
+
+
 def log_of(job_id: str, *, journal: Journal) -> Path:
     """Return where rank 0 of a job prints to."""
-    return _folder(journal) / f"{job_id}_0_log.out"
+    return logs_of(journal) / f"{job_id}_0_log.out"
 
 
 def _task(request: Request, *, journal: Journal) -> TrainingTask:
@@ -128,10 +134,6 @@ def _task(request: Request, *, journal: Journal) -> TrainingTask:
         write_bytes(kept, assignment.inputs.run.read_bytes())
     inputs = replace(assignment.inputs, run=kept)
     return replace(request.task, assignment=replace(assignment, inputs=inputs), folder=folder)
-
-
-def _folder(journal: Journal) -> Path:
-    return journal.folder.resolve() / "submitit"
 
 
 def _job(job_id: str, request: Request, *, name: str, journal: Journal, attempt: int) -> Job:
@@ -206,11 +208,12 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
     code, because srun gives that of the rank it had to kill. None of it runs after scancel, which ends this script.
     """
     place = shlex.quote(str(folder))
+    stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$life ]'
     return [
         "code=$?",
         "life=${SLURM_RESTART_COUNT:-0}",
         f'echo "$SLURM_JOB_ID $life $code" > {place}/.exit_code && mv {place}/.exit_code {place}/exit_code',
-        f'if [ "$code" = 85 ] || [ -e {place}/stopped.$SLURM_JOB_ID.$life ] && [ ! -e {place}/done.json ]; then',
+        f"if {stopped} && [ ! -e {place}/done.json ]; then",
         f'\tif [ "$life" -lt {requeues} ]; then',
         '\t\techo "onestep: the state is saved, and the job goes back into the queue"',
         '\t\tscontrol requeue "$SLURM_JOB_ID"',

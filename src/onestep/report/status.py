@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ def status_lines(
     runs: Mapping[str, int],
     *,
     codes: Mapping[str, str],
-    jobs: Mapping[str, Job | None],
+    job_of: Callable[[str], Job | None],
     distances: Sequence[str],
     results: Path,
     state: Path,
@@ -33,7 +33,7 @@ def status_lines(
     Args:
         runs: How many images each run is to see.
         codes: Fingerprint of each run's training code as it is here now.
-        jobs: Each run's newest job, None where it has none.
+        job_of: Returns a run's newest job, None where it has none; not asked of a run that is published.
         distances: The metrics that are Frechet distances; the newest number of the first that was measured is shown.
         results: The results folder.
         state: Root of the work folders.
@@ -41,8 +41,9 @@ def status_lines(
     width = max(map(len, runs), default=0)
     for run, images in runs.items():
         summary = results / "runs" / run / "summary.json"
-        said = [_finished(summary, code=codes[run]) if summary.exists() else _under_way(state / run, images=images)]
-        said += [_distance(results / "metrics", run, distances), _job(jobs[run], finished=summary.exists())]
+        published = summary.exists()
+        said = [_finished(summary, code=codes[run]) if published else _under_way(state / run, images=images)]
+        said += [_distance(results / "metrics", run, distances), "" if published else _job(job_of(run))]
         yield f"{run:<{width}}  {'; '.join(each for each in said if each)}"
 
 
@@ -87,8 +88,8 @@ def _frechet(measured: Mapping[str, Any]) -> float:
     return measured["values"]["frechet"]
 
 
-def _job(job: Job | None, *, finished: bool) -> str:
-    if job is None or finished:
+def _job(job: Job | None) -> str:
+    if job is None:
         return ""
     restarts = f", requeued {job.restarts} times" if job.restarts else ""
     hours = "" if job.gpu_hours is None else f", {job.gpu_hours:.1f} GPU hours"
