@@ -40,8 +40,8 @@ MOUNTS = """\
 proc /proc proc rw,relatime 0 0
 /dev/vda / ext4 rw,relatime 0 0
 filer:/home /home nfs4 rw,relatime,vers=4.2 0 0
-mds@tcp:/work /work lustre rw,flock 0 0
-tmpfs /work/scratch tmpfs rw 0 0
+mds@tcp:/project /project lustre rw,flock 0 0
+tmpfs /project/scratch tmpfs rw 0 0
 filer:/old /my\\040old nfs rw,nolock 0 0
 """
 
@@ -261,9 +261,9 @@ def test_a_requeue_waits_two_minutes_unless_the_site_says_otherwise(slurm):
     ("folder", "kind", "at", "shared"),
     [
         ("/home/me/state", "nfs4", "/home", True),
-        ("/work/state", "lustre", "/work", True),
-        ("/work/scratch/state", "tmpfs", "/work/scratch", False),
-        ("/workshop/state", "ext4", "/", False),
+        ("/project/state", "lustre", "/project", True),
+        ("/project/scratch/state", "tmpfs", "/project/scratch", False),
+        ("/projects/state", "ext4", "/", False),
         ("/my old/state", "nfs", "/my old", True),
     ],
 )
