@@ -110,6 +110,20 @@ class Slurm:
         """Return what squeue says of a job: PENDING, RUNNING, COMPLETED, ..., or nothing once it is forgotten."""
         return self.command("squeue", "--noheader", "--states", "all", "--jobs", str(job), "--format", "%T").strip()
 
+    def restarts(self, job: int) -> int:
+        """Return how often a job was requeued, says the controller."""
+        return int(self._record(job, "Restarts"))
+
+    def nodes_of(self, job: int) -> str:
+        """Return where the newest life of a job runs or ran, says the controller."""
+        return self._record(job, "NodeList")
+
+    def _record(self, job: int, key: str) -> str:
+        record = self.command("scontrol", "--oneliner", "show", "job", str(job))
+        found = re.search(rf" {key}=(\S+)", record)
+        assert found, record
+        return found[1]
+
     def node_state(self, node: str) -> str:
         """Return what sinfo says of a node: idle, mixed, allocated, down, ...; with a * where it does not answer."""
         return self.command("sinfo", "--noheader", "--nodes", node, "--partition", "main", "--format", "%T").strip()

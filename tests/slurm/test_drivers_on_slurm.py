@@ -42,12 +42,11 @@ def detached(place: Workplace, **how) -> int:
 
 
 def check_jobs(place: Workplace, *expected: tuple[int, str]) -> None:
-    """Check that these are all lives of all jobs that the run ever had; accounting takes a moment to know them."""
-    until(
-        lambda: [(job.id, job.state) for job in place.jobs] == list(expected),
-        seconds=20,
-        what=f"{[(job.id, job.state) for job in place.jobs]} become {expected}",
-    )
+    """Check that these are all jobs that the run ever had, says accounting, and how the controller says they ended."""
+    for job, state in expected:
+        until(lambda: place.slurm.state(job) == state, seconds=30, what=f"job {job} is {state}")  # noqa: B023
+    jobs = [job for job, _ in expected]
+    until(lambda: [job.id for job in place.jobs] == jobs, seconds=30, what=f"accounting knows {jobs} and no other")
 
 
 def check_log(place: Workplace, *jobs: int) -> None:
@@ -90,11 +89,16 @@ def test_an_orphaned_launcher_leaves_and_publishes_nothing(place, reference):
     assert place.result() == reference.result()
 
 
-def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, full, reference, tmp_path):
+def submitted_and_not_written_down(place: Workplace, folder: Path) -> None:
+    """Submit the run's job and kill the launcher before it can write it down."""
     real = shutil.which("sbatch", path=place.slurm.environment["PATH"])
-    killing = program(tmp_path / "bin", "sbatch", f'{real} "$@" || exit', "kill -9 $PPID")
+    killing = program(folder, "sbatch", f'{real} "$@" || exit', "kill -9 $PPID")
     assert place.launch(environment=before(killing, place.slurm.environment)).code() == -signal.SIGKILL
     assert place.journal.is_submitting and place.journal.job is None
+
+
+def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, full, reference, tmp_path):
+    submitted_and_not_written_down(place, tmp_path / "bin")
     again = place.launch()
     place.happens("adopted")
     assert not place.journal.is_submitting
@@ -229,6 +233,17 @@ def test_status_shows_a_job_and_cancel_ends_it(place, full):
     assert str(job) in shown and "PENDING" in shown
     assert f"{RUN}: job {job} cancelled" in place.onestep("cancel", RUN).ends(0)
     assert place.slurm.state(job) == "CANCELLED"
+    assert "no job of it is alive" in place.onestep("cancel", RUN).ends(0)
+
+
+def test_status_and_cancel_know_a_job_that_nobody_wrote_down(place, full, tmp_path):
+    submitted_and_not_written_down(place, tmp_path / "bin")
+    shown = place.onestep("status").ends(0)
+    cancelled = place.onestep("cancel", RUN).ends(0)
+    name = place.journal.jobs_name
+    job = place.slurm.command("squeue", "--noheader", "--states", "all", "--name", name, "--format", "%A").strip()
+    assert job in shown and "PENDING" in shown and f"{RUN}: job {job} cancelled" in cancelled
+    assert place.slurm.state(int(job)) == "CANCELLED"
     assert "no job of it is alive" in place.onestep("cancel", RUN).ends(0)
 
 
