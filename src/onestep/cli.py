@@ -95,7 +95,8 @@ def train(options: argparse.Namespace) -> int:
 
         assignment = _assignment(options)
         code = training_code(assignment.document(), fingerprints=Fingerprints())
-        finished = carry_out(assignment, code=code, output=options.output, stop=stop.asked)
+        folder = assignment.folder(code)
+        finished = carry_out(assignment, folder=folder, code=code, output=options.output, stop=stop.asked)
     return Exit.FINISHED if finished else Exit.STOPPED
 
 

@@ -17,10 +17,19 @@ from onestep._config.problems import ConfigError, Place, in_order
 from onestep._config.run_checks import run_problems
 from onestep._config.shape import to_document, to_values
 from onestep._config.table_checks import table_problems
-from onestep._config.values import Experiment
+from onestep._config.values import Experiment, Launch
 from onestep._config.yaml_document import read_yaml
 
-__all__ = ["ConfigError", "Experiment", "experiment_document", "parse_experiment", "read_experiment", "run_document"]
+__all__ = [
+    "ConfigError",
+    "Experiment",
+    "Launch",
+    "experiment_document",
+    "parse_experiment",
+    "read_experiment",
+    "read_launch",
+    "run_document",
+]
 
 
 def read_experiment(path: Path | str) -> Experiment:
@@ -30,6 +39,20 @@ def read_experiment(path: Path | str) -> Experiment:
         ConfigError: The file is not readable, or something in it is wrong.
     """
     return parse_experiment(read_yaml(Path(path)), source=str(path))
+
+
+def read_launch(path: Path | str) -> Launch:
+    """Read and check the section `launch` of a config file alone, whatever is wrong with the rest of it.
+
+    Raises:
+        ConfigError: The file is not readable, or something in that section is wrong.
+    """
+    document = read_yaml(Path(path))
+    given = document.get("launch") if isinstance(document, dict) else None
+    experiment, problems = to_values({} if given is None else {"launch": given})
+    if experiment is None:
+        raise ConfigError(problem.line(str(path)) for problem in problems)
+    return experiment.launch
 
 
 def parse_experiment(document: Any, *, source: str = "config") -> Experiment:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from onestep._config.shape import to_values
 from onestep.cli import main
 from onestep.launch import machine_checks
 from onestep.launch.cluster import Cluster
@@ -74,9 +75,16 @@ def changed(**settings):
     return {**SETTINGS, **settings}
 
 
+def section(launch):
+    """Return what a config says in its section `launch`."""
+    experiment, problems = to_values({"launch": launch or {}})
+    assert not problems, problems
+    return experiment.launch
+
+
 def found(launch=None):
     """Return what is found out about the SLURM in PATH, by subject."""
-    site = Site.of(Cluster(timeout_seconds=5.0), launch=launch or {})
+    site = Site.of(Cluster(timeout_seconds=5.0), launch=section(launch))
     return {finding.subject: finding for finding in site.findings()}
 
 
@@ -178,16 +186,16 @@ def test_gpus_of_no_named_type(slurm):
 
 
 def test_training_on_processors_asks_for_no_gpu(slurm):
-    assert not {"GPUs", "asking for GPUs"} & found({"device": "cpu"}).keys()
+    assert not {"GPUs", "asking for GPUs"} & found({"device": "cpu", "gpus": "none"}).keys()
 
 
 @pytest.mark.parametrize(
     ("refused", "launch", "mark", "said"),
     [
-        ("--gpus-per-node", {}, Mark.NOTE, "say `launch: {gpus: gres}`"),
+        ("--gpus-per-node", {}, Mark.OK, "by gres"),
         ("--gpus-per-node", {"gpus": "gpus"}, Mark.BAD, "say `launch: {gpus: gres}`"),
-        ("--gpus-per-node", {"gpus": "gres"}, Mark.OK, "by gres"),
-        ("--gres", {}, Mark.NOTE, "say `launch: {gpus: gpus}`"),
+        ("--gres", {}, Mark.BAD, "say `launch: {gpus: gpus}`"),
+        ("--gres", {"gpus": "gpus"}, Mark.OK, "by gpus"),
         ("gpu", {}, Mark.BAD, NOT_TO_BE_HAD),
         ("--test-only", {}, Mark.NOTE, "even a job without GPUs is refused"),
     ],
@@ -201,11 +209,13 @@ def test_both_ways_of_asking_for_gpus_are_tried(slurm, refused, launch, mark, sa
 def test_the_jobs_of_the_config_are_shown_to_slurm(slurm):
     slurm(refused="--time=2880")
     launch = {"gpus": "gres", "gpu_type": "a100", "processes_per_node": 8, "memory_gib": 64, "hours": 24}
-    findings = found({**launch, "runs": {"long": {"hours": 48}}})
+    more = {"sbatch": {"exclusive": True, "reservation": "lab"}, "runs": {"long": {"hours": 48}}}
+    findings = found({**launch, **more})
     assert findings["a job as launch asks for it"].mark is Mark.OK
     refused = findings["a job as launch.runs.long asks for it"]
     assert refused.mark is Mark.BAD and NOT_TO_BE_HAD in refused.found
-    assert "--gres=gpu:a100:8 --ntasks-per-node=8 --mem=64G --time=2880" in refused.remedy
+    asked = "--mem=64G --gres=gpu:a100:8 --nodes=1 --ntasks-per-node=8 --cpus-per-task=1 --time=2880 --exclusive"
+    assert f"({asked} --reservation=lab)" in refused.remedy
 
 
 @pytest.mark.parametrize("state", ["down", "drained", "unknown", "idle*"])
@@ -337,14 +347,14 @@ def test_the_jobs_interpreter_is_of_the_same_version_and_has_what_they_need(
     program, version, absent, setup, mark, said
 ):
     program("inside", "a banner", interpreter_answer(version, absent))
-    finding = python_finding({"python": "inside image.sif python", "setup": setup})
+    finding = python_finding(section({"python": "inside image.sif python", "setup": setup}))
     assert finding.mark is mark and said in finding.found
 
 
 @pytest.mark.parametrize("python", ["nosuch", "fails"])
 def test_an_interpreter_that_does_not_run_is_bad(program, python):
     program("fails", code=1)
-    assert python_finding({"python": python}).mark is Mark.BAD
+    assert python_finding(section({"python": python})).mark is Mark.BAD
 
 
 def test_a_machine_without_slurm_runs_everything_itself(program, tmp_path, monkeypatch, capsys):
@@ -362,6 +372,22 @@ def test_slurm_that_is_asked_for_must_be_there(program, tmp_path):
     config.write_text("launch: {backend: slurm}\n")
     doctor = Doctor.of(config, state=tmp_path / "state", cluster=Cluster())
     assert next(doctor.findings()).mark is Mark.BAD
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("launch: {hours: '24'}", "launch.hours: found the text '24', expected a number"),
+        ("launch: {partitions: gpu}", "launch.partitions: unknown key"),
+        ("launch: fast", "launch: found the text 'fast', expected a mapping"),
+    ],
+)
+def test_a_wrong_launch_section_is_one_line(tmp_path, capsys, given, expected):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"runs: {{also: wrong}}\n{given}\n")
+    assert main(["doctor", "--config", str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("onestep doctor: config.yaml: ") and expected in line
 
 
 def test_slurm_that_is_not_wanted_is_not_looked_at(slurm, tmp_path):

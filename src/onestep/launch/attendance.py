@@ -29,20 +29,30 @@ class JobSeen:
 
 
 def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen | None:
-    """Return the newest job of a run; None where it never had one.
+    """Return the newest job of a run; None where it never had one, as far as is known.
 
     Args:
         run: The run.
         state: Root of the work folders.
         cluster: SLURM.
     """
-    found = journals(state, run)
+    found, cluster = journals(state, run), cluster or Cluster()
     if not found:
         return None
-    return _seen(found[-1], cluster or Cluster())
+    return _unrecorded(found[-1], cluster) if found[-1].job is None else _recorded(found[-1], cluster)
 
 
-def _seen(journal: Journal, cluster: Cluster) -> JobSeen:
+def _unrecorded(journal: Journal, cluster: Cluster) -> JobSeen | None:
+    """Return the job of a launcher that died between submitting it and writing it down."""
+    name = journal.jobs_name
+    for job_id in (name and cluster.active_jobs(name)) or ():
+        sighting = cluster.look(job_id)
+        state = sighting.state or "not written down by its launcher"
+        return JobSeen(job_id=job_id, state=state, restarts=sighting.restarts or 0, gpu_hours=None)
+    return None
+
+
+def _recorded(journal: Journal, cluster: Cluster) -> JobSeen:
     job = journal.job
     assert job is not None, journal.folder
     sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
@@ -67,11 +77,10 @@ def cancel_jobs(run: str, *, state: Path, cluster: Cluster | None = None) -> Ite
         raise ValueError(f"{state / run}: no job of this run was ever submitted from here")
     any_lived = False
     for journal in found:
-        job = journal.job
-        assert job is not None, journal.folder
-        active = cluster.active_jobs(job.name)
+        name = journal.jobs_name
+        active = [] if name is None else cluster.active_jobs(name)
         if active is None:
-            raise ValueError(f"squeue does not answer; job {job.job_id} of {run} may be alive: scancel {job.job_id}")
+            raise ValueError(f"squeue does not answer; a job of {run} may be alive: `scancel --name {name}` ends it")
         for job_id in active:
             any_lived = True
             gone = cluster.cancel(job_id)

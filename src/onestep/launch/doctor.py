@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from onestep._config.yaml_document import read_yaml
+from onestep.config import Launch, read_launch
 from onestep.launch import machine_checks, slurm_checks
 from onestep.launch.cluster import Cluster
 from onestep.launch.finding import Finding, Mark
@@ -20,13 +20,13 @@ class Doctor:
     """Looks at a site; the working directory is the folder of the config.
 
     Attributes:
-        launch: The section `launch` of the config, as far as it is there.
+        launch: What the config says in its section of that name; the defaults where there is no config.
         config: The config, None where there is none to look at.
         state: The folder that runs keep their state in.
         cluster: SLURM's commands.
     """
 
-    launch: Mapping[str, Any]
+    launch: Launch
     config: Path | None
     state: Path
     cluster: Cluster
@@ -36,23 +36,22 @@ class Doctor:
         """Return the doctor for a config.
 
         Raises:
-            ConfigError: The config is not readable, or no YAML.
+            ConfigError: The config is not readable, no YAML, or wrong in its section `launch`.
         """
-        document = read_yaml(config) if config is not None else None
-        launch = document.get("launch") if isinstance(document, dict) else None
-        return cls(launch=launch if isinstance(launch, dict) else {}, config=config, state=state, cluster=cluster)
+        launch = Launch() if config is None else read_launch(config)
+        return cls(launch=launch, config=config, state=state, cluster=cluster)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what there is to know of the site."""
         slurm = slurm_checks.is_here()
-        remote = slurm and self.launch.get("backend", "auto") != "local"
+        remote = slurm and self.launch.backend != "local"
         yield self._backend(slurm=slurm, remote=remote)
         if remote:
             yield from slurm_checks.Site.of(self.cluster, launch=self.launch).findings()
             yield machine_checks.driver_finding()
         yield from machine_checks.state_findings(self.state, shared=remote)
         yield from machine_checks.quota_findings()
-        yield machine_checks.python_finding(self.launch if remote else {})
+        yield machine_checks.python_finding(self.launch if remote else Launch())
         yield machine_checks.container_finding()
         yield machine_checks.gpu_finding(needed=not remote)
         if self.config is not None:
@@ -60,7 +59,7 @@ class Doctor:
 
     def _backend(self, *, slurm: bool, remote: bool) -> Finding:
         """Return where trainings run."""
-        subject, asked = "backend", self.launch.get("backend", "auto")
+        subject, asked = "backend", self.launch.backend
         if remote:
             found = "slurm: trainings and the other rules become its jobs"
             return Finding(mark=Mark.OK, subject=subject, found=found, profile={"executor": "slurm"})

@@ -76,21 +76,37 @@ class Journal:
     @property
     def job(self) -> Job | None:
         """The job that was submitted last."""
-        path = self.folder / "job.json"
-        return Job(**read_json(path)) if path.exists() else None
+        return Job(**read_json(self._record)) if self._record.exists() else None
 
     def record(self, job: Job) -> None:
         """Remember a job; the intention that led to it is carried out."""
-        write_json(self.folder / "job.json", asdict(job))
+        write_json(self._record, asdict(job))
         self._intention.unlink(missing_ok=True)
 
     def close(self, job: Job, *, because: str) -> None:
         """Remember how a job ended: nobody need look for it again."""
-        write_json(self.folder / "job.json", asdict(replace(job, ended=because)))
+        write_json(self._record, asdict(replace(job, ended=because)))
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "job.json"
 
     @property
     def _intention(self) -> Path:
         return self.folder / "submitting"
+
+    @property
+    def jobs_name(self) -> str | None:
+        """The name that the run's jobs are submitted under; None where none ever was, nor was about to be."""
+        try:
+            return read_json(self._intention)["name"]
+        except FileNotFoundError:
+            return None if self.job is None else self.job.name
+
+    @property
+    def touched_at(self) -> float:
+        """When a launcher last wrote something of a job here, in seconds since 1970."""
+        return max(map(_written_at, (self._record, self._intention)))
 
     @property
     def is_submitting(self) -> bool:
@@ -100,10 +116,7 @@ class Journal:
     @property
     def intended_seconds_ago(self) -> float:
         """How long ago that was: what submits can outlive the launcher that called it."""
-        try:
-            return max(0.0, time.time() - self._intention.stat().st_mtime)
-        except OSError:
-            return math.inf
+        return max(0.0, time.time() - _written_at(self._intention))
 
     def intend(self, name: str) -> None:
         """Say that a job is about to be submitted under `name`: a crash from here on leaves a trace."""
@@ -176,6 +189,14 @@ class Journal:
 
 
 def journals(state: Path, run: str) -> list[Journal]:
-    """Return the journals of a run under all configs it had that left a job, the newest job last."""
-    found = [Journal(path.parent) for path in (state / run).glob("*/job.json")]
-    return sorted(found, key=lambda journal: (journal.folder / "job.json").stat().st_mtime)
+    """Return the journals of a run under all configs it had that left a job, or may have; the newest job last."""
+    folders = {path.parent for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")}
+    return sorted(map(Journal, folders), key=lambda journal: journal.touched_at)
+
+
+def _written_at(path: Path) -> float:
+    """Return when a file was written, in seconds since 1970; before everything where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return -math.inf

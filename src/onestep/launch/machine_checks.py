@@ -11,12 +11,11 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from onestep.config import ConfigError
+from onestep.config import ConfigError, Launch
 from onestep.inputs import absent
 from onestep.launch.commands import ask
 from onestep.launch.finding import Finding, Mark, judged
@@ -184,18 +183,18 @@ def container_finding() -> Finding:
     return judged(found is not None, otherwise=Mark.NOTE, subject="containers", found=found or "none", remedy=remedy)
 
 
-def python_finding(launch: Mapping[str, Any]) -> Finding:
+def python_finding(launch: Launch) -> Finding:
     """Ask the interpreter of the jobs for its version, and to import what they need.
 
     Args:
-        launch: The section `launch` of the config; `python` in it may be several words (`apptainer exec X python`).
+        launch: Whose `python` may be several words (`apptainer exec X python`).
     """
-    command = shlex.split(launch.get("python") or sys.executable)
+    command = shlex.split(launch.python or sys.executable)
     ours = sys.version_info[:2]
     answer = ask(*command, "-c", _PYTHON_QUESTION, timeout_seconds=_PYTHON_SECONDS)
     said = re.search(r"^onestep-doctor (.*)$", answer.output, re.MULTILINE) if answer else None
     # What the lines of launch.setup would load is not loaded here.
-    bad = Mark.NOTE if launch.get("setup") else Mark.BAD
+    bad = Mark.NOTE if launch.setup else Mark.BAD
     subject, place = "Python of the jobs", " ".join(command)
     if said is None:
         remedy = "correct launch.python, or leave it out"

@@ -9,11 +9,12 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from onestep.config import Launch
 from onestep.launch.cluster import Cluster
 from onestep.launch.commands import Answer
 from onestep.launch.finding import Finding, Mark, judged
+from onestep.launch.resources import place, resources, words
 
 # A harmless question for each program: to answer takes the configuration, and for two of them the controller.
 _QUESTIONS = {
@@ -67,18 +68,18 @@ class Site:
 
     Attributes:
         cluster: Its commands.
-        launch: The section `launch` of the config, as far as it is there.
+        launch: What the config says in its section of that name.
         settings: `scontrol show config`; empty where the controller is silent.
         partitions: By name.
     """
 
     cluster: Cluster
-    launch: Mapping[str, Any]
+    launch: Launch
     settings: Mapping[str, str]
     partitions: Mapping[str, Partition]
 
     @classmethod
-    def of(cls, cluster: Cluster, *, launch: Mapping[str, Any]) -> Site:
+    def of(cls, cluster: Cluster, *, launch: Launch) -> Site:
         """Ask a cluster for its settings and partitions."""
         shown = _output(cluster.ask("scontrol", "show", "config"))
         pairs = (line.partition("=") for line in shown.splitlines() if "=" in line)
@@ -167,7 +168,7 @@ class Site:
         return {"slurm-init-seconds-before-status-checks": max(1, int(kept) // 3)}
 
     def _places(self) -> Iterator[Finding]:
-        wanted = self.launch.get("partition")
+        wanted = self.launch.partition
         listed = "; ".join(each.described() for each in self.partitions.values())
         # SLURM takes several, and picks the one in which a job can start first.
         if wanted is not None and not set(wanted.split(",")) <= self.partitions.keys():
@@ -183,8 +184,8 @@ class Site:
             remedy="" if right else "there is no default: say `launch: {partition: NAME}`",
             profile={"default-resources": {"slurm_partition": wanted}} if wanted else {},
         )
-        hours = self.launch.get("hours")
-        if chosen is not None and hours is not None and hours > chosen.hours:
+        hours = self.launch.hours
+        if chosen is not None and hours > chosen.hours:
             found = f"{chosen.name} ends jobs after {chosen.hours:g} h, launch.hours is {hours:g}"
             remedy = "lower launch.hours; a training is requeued and goes on where it was"
             yield Finding(mark=Mark.BAD, subject="time limit", found=found, remedy=remedy)
@@ -192,16 +193,17 @@ class Site:
     def _chosen(self, wanted: str | None = None) -> Partition | None:
         """Return the partition of a name, else the one that trainings go to; None where that is not known."""
         defaults = [each.name for each in self.partitions.values() if each.default]
-        name = wanted or self.launch.get("partition") or "".join(defaults[:1])
+        name = wanted or self.launch.partition or "".join(defaults[:1])
         return self.partitions.get(name.partition(",")[0])
 
     def _gpus(self) -> Iterator[Finding]:
-        chosen, kind = self._chosen(), self.launch.get("gpu_type")
-        if chosen is None or self.launch.get("device") == "cpu":
+        chosen, kind = self._chosen(), self.launch.gpu_type
+        if chosen is None or self.launch.gpus == "none":
             return
         if not chosen.gpus:
             elsewhere = [each.name for each in self.partitions.values() if each.gpus]
-            remedy = f"name one that has: {', '.join(elsewhere)}" if elsewhere else "or say `launch: {device: cpu}`"
+            without = "train without: `launch: {device: cpu, gpus: none}`"
+            remedy = f"name one that has: {', '.join(elsewhere)}" if elsewhere else without
             found = f"none in partition {chosen.name}"
             yield Finding(mark=Mark.BAD if elsewhere else Mark.NOTE, subject="GPUs", found=found, remedy=remedy)
             return
@@ -218,18 +220,18 @@ class Site:
     def _asking_for_gpus(self, chosen: Partition) -> Finding:
         """Try both ways of asking for a GPU."""
         subject = "asking for GPUs"
-        refused = self._refusal(self._place())
+        where = words(place(self.launch))
+        refused = self._refusal(where)
         if refused is not None:
             remedy = f"are nodes of partition {chosen.name} up (`sinfo`)?"
             found = f"cannot be tried: even a job without GPUs is refused: {refused}"
             return Finding(mark=Mark.NOTE, subject=subject, found=found, remedy=remedy)
         ways = {"gres": "--gres=gpu:1", "gpus": "--gpus-per-node=1"}
-        refusals = {name: self._refusal([way, *self._place()]) for name, way in ways.items()}
+        refusals = {name: self._refusal([way, *where]) for name, way in ways.items()}
         taken = [name for name, refusal in refusals.items() if refusal is None]
-        wanted = self.launch.get("gpus") if self.launch.get("gpus") in ways else None
         return judged(
-            len(taken) == 2 or wanted in taken,
-            otherwise=Mark.NOTE if taken and wanted is None else Mark.BAD,
+            self.launch.gpus in taken,
+            otherwise=Mark.BAD,
             subject=subject,
             found=f"by {' and '.join(taken)}" if taken else f"refused by gres and by gpus: {refusals['gres']}",
             remedy=f"say `launch: {{gpus: {taken[0]}}}`" if taken else "ask the site how jobs ask for GPUs",
@@ -237,21 +239,19 @@ class Site:
 
     def _submissions(self) -> Iterator[Finding]:
         """Have SLURM look at the jobs that the config would submit; nothing is submitted."""
-        if not self.launch:
-            return
-        base = {key: value for key, value in self.launch.items() if key != "runs"}
-        wanted = {"launch": base}
-        wanted |= {f"launch.runs.{run}": {**base, **block} for run, block in (self.launch.get("runs") or {}).items()}
-        for place, block in wanted.items():
-            refusal = self._refusal(_request(block))
-            partition = self._chosen(block.get("partition"))
+        wanted = {"launch": self.launch}
+        wanted |= {f"launch.runs.{run}": self.launch.of(run) for run in self.launch.runs}
+        for key, site in wanted.items():
+            request = words({**resources(site), **site.sbatch})
+            refusal = self._refusal(request)
+            partition = self._chosen(site.partition)
             up = partition is None or partition.up > 0
             yield judged(
                 refusal is None,
                 otherwise=Mark.BAD if up else Mark.NOTE,
-                subject=f"a job as {place} asks for it",
+                subject=f"a job as {key} asks for it",
                 found="would be accepted" if refusal is None else f"refused: {refusal}",
-                remedy=f"correct {place} ({' '.join(_request(block))})" if up else "no node is up: look again later",
+                remedy=f"correct {key} ({' '.join(request)})" if up else "no node is up: look again later",
             )
 
     def _refusal(self, request: list[str]) -> str | None:
@@ -261,12 +261,8 @@ class Site:
             return None
         return " / ".join(answer.complaint.split("\n")).strip(" /") if answer else "sbatch is silent"
 
-    def _place(self) -> list[str]:
-        keys = ("partition", "account", "qos", "constraint")
-        return [f"--{key}={self.launch[key]}" for key in keys if self.launch.get(key)]
-
     def _accounts(self) -> Iterator[Finding]:
-        user, wanted = getpass.getuser(), self.launch.get("account")
+        user, wanted = getpass.getuser(), self.launch.account
         command = ("sacctmgr", "--noheader", "--parsable2", "show")
         answer = self.cluster.ask(*command, "associations", f"user={user}", "format=Account")
         if answer is None or answer.code != 0:
@@ -364,23 +360,6 @@ def _limit_hours(text: str) -> float:
         return math.inf
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return 24 * days + hours + minutes / 60 + seconds / 3600
-
-
-def _request(block: Mapping[str, Any]) -> list[str]:
-    """Return sbatch's options for the resources that a block of `launch` names."""
-    processes = block.get("processes_per_node", 1)
-    kind = f"{block['gpu_type']}:" if block.get("gpu_type") else ""
-    gpus = {"gres": f"--gres=gpu:{kind}{processes}", "gpus": f"--gpus-per-node={kind}{processes}"}
-    values = {
-        "nodes": block.get("nodes"),
-        "ntasks-per-node": block.get("processes_per_node"),
-        "cpus-per-task": block.get("cpus_per_process"),
-        "mem": f"{block['memory_gib']}G" if block.get("memory_gib") else None,
-        "time": round(60 * block["hours"]) if block.get("hours") else None,
-        **{key: block.get(key) for key in ("partition", "account", "qos", "constraint")},
-    }
-    asked = [] if block.get("device") == "cpu" else [gpus[block["gpus"]]] if block.get("gpus") in gpus else []
-    return [*asked, *(f"--{name}={value}" for name, value in values.items() if value is not None)]
 
 
 def _seconds(text: str) -> float | None:

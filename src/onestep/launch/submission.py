@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import shlex
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import onestep
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
+from onestep.launch.resources import minutes, resources
 from onestep.launch.task import TrainingTask
 from onestep.training.assignment import Assignment
 
@@ -104,7 +104,7 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     waited_for = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
     if not waited_for.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
-        delayed.set_timeout(_minutes(request.site.hours), 0)
+        delayed.set_timeout(minutes(request.site.hours), 0)
         with replacing(waited_for) as temporary:
             delayed.dump(temporary)
     job = _job(job_id, request, name=job_name(request.run, journal.folder), journal=journal, attempt=0)
@@ -155,27 +155,12 @@ def _words(error: Exception) -> str:
     return "; ".join(line.strip().removeprefix("error: ") for line in lines) or " ".join(str(error).split())
 
 
-def _minutes(hours: float) -> int:
-    return max(1, math.ceil(hours * 60))
-
-
 def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
     """Return submitit's parameters of the batch script."""
     site = request.site
-    given = {
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
-        "mem": None if site.memory_gib is None else f"{site.memory_gib}G",
-        **_gpus(site),
-    }
     return {
         "job_name": name,
-        "time": _minutes(site.hours),
-        "nodes": site.nodes,
-        "ntasks_per_node": site.processes_per_node,
-        "cpus_per_task": site.cpus_per_process,
+        **resources(site),
         "signal_delay_s": site.signal_seconds,
         "stderr_to_stdout": True,
         "comment": f"onestep train {request.run}",
@@ -184,15 +169,7 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
         "setup": [*_first_lines(folder), *site.setup],
         "teardown": _last_lines(folder, requeues=site.requeues),
         "additional_parameters": {"requeue": True, **site.sbatch},
-        **{key: value for key, value in given.items() if value is not None},
     }
-
-
-def _gpus(site: Any) -> Mapping[str, Any]:
-    """Return how a job asks for one GPU a process."""
-    kind = "" if site.gpu_type is None else f"{site.gpu_type}:"
-    asked = f"{kind}{site.processes_per_node}"
-    return {"gres": {"gres": f"gpu:{asked}"}, "gpus": {"gpus_per_node": asked}, "none": {}}[site.gpus]
 
 
 def _first_lines(folder: Path) -> list[str]:

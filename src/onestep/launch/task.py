@@ -77,7 +77,8 @@ class TrainingTask:
         from onestep.training.run import carry_out
 
         code = training_code(self.assignment.document(), fingerprints=Fingerprints())
-        self._check_files(code)
+        folder = self.assignment.folder(code)
+        self._check_folder(folder)
 
         def leave_mark(folder: Path) -> None:
             stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
@@ -87,10 +88,11 @@ class TrainingTask:
                 f"port {os.environ['MASTER_PORT']} of {job.hostname} is taken; the next life meets at another",
                 flush=True,
             )
-            leave_mark(self.assignment.folder(code))
+            leave_mark(folder)
             return False
         return carry_out(
             self.assignment,
+            folder=folder,
             code=code,
             output=None,
             stop=stop.asked,
@@ -134,13 +136,13 @@ class TrainingTask:
                 f"{each} on each; see that launch.sbatch asks for no other distribution"
             )
 
-    def _check_files(self, code: str) -> None:
+    def _check_folder(self, folder: Path) -> None:
         """Stop where a file has changed since the job was submitted: that is another run, and has a job of its own.
 
         Raises:
             ValueError: The run would work in another folder.
         """
-        if self.folder is not None and self.assignment.folder(code).resolve() != self.folder:
+        if self.folder is not None and folder.resolve() != self.folder:
             raise ValueError(
                 f"{self.folder}: what this run is trained from has changed since its job was submitted "
                 f"({self.assignment.inputs.data}, or a network); launch it again, for what the files are now"

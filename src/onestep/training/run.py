@@ -36,6 +36,7 @@ _HELD, _STOPPED, _REFUSED = range(3)
 def carry_out(
     assignment: Assignment,
     *,
+    folder: Path,
     code: str,
     output: Path | None,
     stop: Callable[[], bool] = never,
@@ -46,6 +47,7 @@ def carry_out(
 
     Args:
         assignment: What to train.
+        folder: Where the run works: what `assignment.folder` says for this code.
         code: Fingerprint of the training code now running.
         output: Receives `{run}/snapshots/*.safetensors`, `{run}/log.jsonl` and `{run}/summary.json` of the finished
             run; None publishes nothing.
@@ -59,7 +61,6 @@ def carry_out(
     Raises:
         ValueError: An input is not usable, or another process trains this run.
     """
-    folder = assignment.folder(code)
     with (
         distributed.joined() as ranks,
         _alone(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
