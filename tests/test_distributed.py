@@ -1,8 +1,25 @@
 """Ranks: their seeds, and what joining demands of the environment."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from onestep import distributed
+
+LEAVING = """
+import os
+from onestep import distributed
+try:
+    with distributed.joined() as ranks:
+        distributed.wait(ranks=ranks)
+        assert os.environ["RANK"] == "0", "this rank fails"
+except AssertionError:
+    pass
+print(distributed.dist.is_initialized())
+"""
 
 
 @pytest.mark.golden
@@ -24,3 +41,21 @@ def test_a_batch_must_divide_over_the_ranks():
     three = distributed.Ranks(rank=0, world=3, device=ranks.device)
     with pytest.raises(ValueError, match="batch 64 does not divide over 3 processes"):
         three.share_of(64)
+
+
+def test_a_rank_that_fails_does_not_wait_for_the_others():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVING],
+            env={**os.environ, **meeting, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    # The group is taken apart by the one that leaves in order, and by it alone.
+    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["False", "True"]
+    assert [rank.returncode for rank in ranks] == [0, 0]

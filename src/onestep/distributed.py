@@ -55,7 +55,7 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Without RANK and WORLD_SIZE the run is a single process and no group is made. The backend is NCCL where a CUDA
-    device is visible, else gloo.
+    device is visible, else gloo. A process that leaves with an error leaves the group as it is, and has to end.
 
     Raises:
         ValueError: Only one of RANK and WORLD_SIZE is set.
@@ -70,11 +70,11 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT
         )
-    try:
-        yield Ranks(rank=rank, world=world, device=device, cpu_group=_cpu_group(device, world=world))
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+    yield Ranks(rank=rank, world=world, device=device, cpu_group=_cpu_group(device, world=world))
+    # Not after an error: NCCL would wait here for ranks that wait for this one in the midst of a step, and nobody would
+    # see the error. Who ends with it takes the others along.
+    if world > 1:
+        dist.destroy_process_group()
 
 
 def _cpu_group(device: torch.device, *, world: int) -> dist.ProcessGroup | None:
