@@ -1,7 +1,7 @@
 """How long metrics take here, ours and others' ways to the same number, paired in one run; prints a Markdown table.
 
 Usage: python tests/metrics/measure_metrics.py [--images 10000] [--width 2048] [--pass-images 5000] [--rounds 1]
-[--only trace neighbours pass]. The ways take turns in each round, and the best round of each counts. A way whose
+[--only trace neighbours pass clip]. The ways take turns in each round, and the best round of each counts. A way whose
 package is not installed is left out.
 """
 
@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from random_networks import blobs, write_clip, write_inception
@@ -29,7 +32,7 @@ from onestep.metrics.kernel_distance import KernelDistance
 from onestep.metrics.precision_recall import PrecisionRecall
 
 Way = Callable[[], float]
-PARTS = ("trace", "neighbours", "pass")
+PARTS = ("trace", "neighbours", "pass", "clip")
 
 
 def features(images: int, *, width: int, seed: int) -> Tensor:
@@ -91,59 +94,88 @@ class Images(Dataset):
         return self._pixels[index]
 
 
-def pass_ways(images: int, *, folder: Path) -> Mapping[str, Way]:
-    """Return ways from images of 32 x 32 to FID (which they return), IS, KID, precision and recall.
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Images of 32 x 32 on their way to FID (which its ways return), IS, KID, precision and recall.
 
     Features of a tenth as many reference images are there already; torch-fidelity keeps its own in its cache.
     """
-    weights, clip_weights = write_inception(folder / "inception.pth"), write_clip(folder / "clip.safetensors")
-    inception, clip = InceptionFeatures(weights=weights), ClipFeatures(weights=clip_weights)
-    pixels, reference = blobs(images, seed=0, contrast=30.0), blobs(images // 10, seed=1)
-    real = [arrays["features"] for arrays in pass_through([inception, clip], [reference]).arrays]
-    subset = min(1000, images // 10)
 
-    def ours() -> float:
-        (found,) = pass_through([inception], [pixels]).arrays
-        return _measured(found)
+    pixels: Tensor
+    reference: Tensor
+    folder: Path
 
-    def ours_with_clip() -> float:
-        found, embedded = pass_through([inception, clip], [pixels]).arrays
-        FrechetDistance()(generated=embedded["features"], real=real[1])
-        return _measured(found)
+    @classmethod
+    def of(cls, images: int, *, folder: Path) -> Pass:
+        """Make images, reference images and an Inception network."""
+        write_inception(folder / "inception.pth")
+        return cls(pixels=blobs(images, seed=0, contrast=30.0), reference=blobs(images // 10, seed=1), folder=folder)
 
-    def _measured(found: Mapping[str, object]) -> float:
-        sets = {"generated": found["features"], "real": real[0]}
+    def beside_torch_fidelity(self) -> Mapping[str, Way]:
+        """Return our way and torch-fidelity's."""
+        ways = {"ours": self._ours()}
+        if importlib.util.find_spec("torch_fidelity") is None:
+            return ways
+        self._by_torch_fidelity(self.pixels[: len(self.reference)])  # which fills its cache
+        return ways | {"torch-fidelity": lambda: self._by_torch_fidelity(self.pixels)}
+
+    def with_clip(self) -> Mapping[str, Way]:
+        """Return our way, and the one through CLIP as well, to CLIP-FID."""
+        inception, clip = self._inception(), ClipFeatures(weights=write_clip(self.folder / "clip.safetensors"))
+        real = [arrays["features"] for arrays in pass_through([inception, clip], [self.reference]).arrays]
+
+        def ours_with_clip() -> float:
+            found, embedded = pass_through([inception, clip], [self.pixels]).arrays
+            FrechetDistance()(generated=embedded["features"], real=real[1])
+            return self._measured(found, real=real[0])
+
+        return {"ours": self._ours(), "ours, with CLIP-FID as well": ours_with_clip}
+
+    def _ours(self) -> Way:
+        inception = self._inception()
+        (real,) = pass_through([inception], [self.reference]).arrays
+
+        def ours() -> float:
+            (found,) = pass_through([inception], [self.pixels]).arrays
+            return self._measured(found, real=real["features"])
+
+        return ours
+
+    def _inception(self) -> InceptionFeatures:
+        return InceptionFeatures(weights=self.folder / "inception.pth")
+
+    def _measured(self, found: Mapping[str, Any], *, real: Any) -> float:
+        sets = {"generated": found["features"], "real": real}
         InceptionScore(splits=10)(probabilities=found["probabilities"])
-        for metric in (PrecisionRecall(), KernelDistance(subset_images=subset)):
+        for metric in (PrecisionRecall(), KernelDistance(subset_images=self._subset)):
             metric(**sets)
         return FrechetDistance()(**sets)["frechet"]
 
-    def by_torch_fidelity(*, measured: Tensor = pixels) -> float:
+    @property
+    def _subset(self) -> int:
+        """Images of a subset of KID."""
+        return min(1000, len(self.reference))
+
+    def _by_torch_fidelity(self, pixels: Tensor) -> float:
         from torch_fidelity import calculate_metrics
 
         found = calculate_metrics(
-            input1=Images(measured),
-            input2=Images(reference),
+            input1=Images(pixels),
+            input2=Images(self.reference),
             input2_cache_name="reference",
-            cache_root=str(folder),
+            cache_root=str(self.folder),
             feature_extractor="inception-v3-compat",
-            feature_extractor_weights_path=str(weights),
+            feature_extractor_weights_path=str(self.folder / "inception.pth"),
             isc=True,
             fid=True,
             kid=True,
             prc=True,
-            kid_subset_size=subset,
+            kid_subset_size=self._subset,
             cuda=False,
             save_cpu_ram=True,  # no processes that read: the images are in memory
             verbose=False,
         )
         return found["frechet_inception_distance"]
-
-    ways = {"ours": ours, "ours, with CLIP-FID as well": ours_with_clip}
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return ways
-    by_torch_fidelity(measured=pixels[:subset])  # which fills its cache
-    return ways | {"torch-fidelity": by_torch_fidelity}
 
 
 def best_seconds(ways: Mapping[str, Way], *, rounds: int) -> dict[str, tuple[float, float]]:
@@ -153,7 +185,9 @@ def best_seconds(ways: Mapping[str, Way], *, rounds: int) -> dict[str, tuple[flo
         for name, way in ways.items():
             begun = time.perf_counter()
             number = way()
-            best[name] = min(best[name], (time.perf_counter() - begun, number))
+            took = time.perf_counter() - begun
+            print(f"{name}: {took:.3g} s", file=sys.stderr, flush=True)
+            best[name] = min(best[name], (took, number))
     return best
 
 
@@ -186,7 +220,11 @@ def main() -> None:
                 f"precision and recall, {images:,} x {images:,} x {width}",
                 lambda: neighbour_ways(images, width=width),
             ),
-            "pass": (f"all metrics of {passed:,} images", lambda: pass_ways(passed, folder=Path(folder))),
+            "pass": (
+                f"all metrics of {passed:,} images",
+                lambda: Pass.of(passed, folder=Path(folder)).beside_torch_fidelity(),
+            ),
+            "clip": (f"all metrics of {passed:,} images", lambda: Pass.of(passed, folder=Path(folder)).with_clip()),
         }
         for name in options.only:
             what, ways = parts[name]

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from onestep.features import Features
 from onestep.features._arithmetic import Precision, computing
-from onestep.features._pixels import as_rgb, covering_square, normalised
+from onestep.features._pixels import covering_square, normalised, rgb_parts
 from onestep.features._timm_networks import Weights, load_timm_network
 
 __all__ = ["ClipFeatures"]
 
 _NETWORK, _WIDTH, _SIZE = "vit_base_patch32_clip_quickgelu_224", 512, 224
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_ROWS = 64  # of a call of the network, which bounds its memory
 
 
 class ClipFeatures:
@@ -49,7 +48,7 @@ class ClipFeatures:
             ValueError: The pixels are not uint8, or of another shape.
         """
         self._network.to(pixels.device)
-        features = torch.cat([self._some(part) for part in as_rgb(pixels).split(_ROWS)])
+        features = torch.cat([self._some(part) for part in rgb_parts(pixels)])
         return Features(features=features, probabilities=None)
 
     def _some(self, pixels: Tensor) -> Tensor:

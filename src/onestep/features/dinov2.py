@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from onestep.features import Features
 from onestep.features._arithmetic import Precision, computing
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, as_rgb, normalised, resized_by_pillow
+from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_by_pillow, rgb_parts
 from onestep.features._timm_networks import Weights, load_timm_network
 
 __all__ = ["DinoFeatures"]
 
 _NETWORK, _SIZE = "vit_large_patch14_dinov2", 224
 _POSITIONS = "pos_embed"
-_ROWS = 64  # of a call of the network, which bounds its memory
 
 
 class DinoFeatures:
@@ -47,7 +46,7 @@ class DinoFeatures:
             ValueError: The pixels are not uint8, or of another shape.
         """
         self._network.to(pixels.device)
-        parts = [dinov2_features(self._network, part, self._precision) for part in as_rgb(pixels).split(_ROWS)]
+        parts = [dinov2_features(self._network, part, self._precision) for part in rgb_parts(pixels)]
         return Features(features=torch.cat(parts), probabilities=None)
 
 

@@ -11,11 +11,9 @@ from torch import Tensor
 from onestep.features import Features
 from onestep.features._arithmetic import Precision, computing
 from onestep.features._inception_network import SIZE, read_inception
-from onestep.features._pixels import as_rgb, resized_as_in_tensorflow
+from onestep.features._pixels import resized_as_in_tensorflow, rgb_parts
 
 __all__ = ["InceptionFeatures"]
-
-_ROWS = 64  # of a call of the network, which bounds its memory
 
 
 class InceptionFeatures:
@@ -52,7 +50,7 @@ class InceptionFeatures:
             ValueError: The pixels are not uint8, or of another shape.
         """
         self._network.to(pixels.device)
-        features = torch.cat([self._some(part) for part in as_rgb(pixels).split(_ROWS)])
+        features = torch.cat([self._some(part) for part in rgb_parts(pixels)])
         if self._layer == "spatial":
             return Features(features=features, probabilities=None)
         with computing("float32", device=pixels.device):

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from onestep.features import Features
 from onestep.features._arithmetic import Precision, computing
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, as_rgb, normalised, resized_as_in_tensorflow
+from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_as_in_tensorflow, rgb_parts
 from onestep.features._timm_networks import Weights, load_timm_network
 
 __all__ = ["VggFeatures"]
 
 _SIZE = 224
-_ROWS = 64  # of a call of the network, which bounds its memory
 
 
 class VggFeatures:
@@ -45,7 +44,7 @@ class VggFeatures:
             ValueError: The pixels are not uint8, or of another shape.
         """
         self._network.to(pixels.device)
-        features = torch.cat([self._some(part) for part in as_rgb(pixels).split(_ROWS)])
+        features = torch.cat([self._some(part) for part in rgb_parts(pixels)])
         return Features(features=features, probabilities=None)
 
     def _some(self, pixels: Tensor) -> Tensor:
