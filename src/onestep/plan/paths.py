@@ -12,16 +12,6 @@ def archive(dataset: str) -> str:
     return f"{RESULTS}/data/{dataset}.zip"
 
 
-def teacher_weights(teacher: str) -> str:
-    """Return the network of a teacher."""
-    return weights(Model(name=teacher))
-
-
 def weights(model: Model) -> str:
     """Return the network of a model."""
     return f"{RESULTS}/{model.weights}"
-
-
-def summary(run: str) -> str:
-    """Return what a run says of itself."""
-    return f"{RESULTS}/runs/{run}/summary.json"

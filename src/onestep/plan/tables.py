@@ -12,7 +12,7 @@ from onestep.config import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.plan.numbers import Numbers
-from onestep.plan.paths import RESULTS, summary, weights
+from onestep.plan.paths import RESULTS, weights
 from onestep.plan.rows import Rows
 from onestep.plan.style import style_of
 from onestep.plan.training import Training
@@ -54,7 +54,8 @@ class Tables:
 
     def summaries(self, wildcards: Any) -> list[str]:
         """What each run of a table says of itself."""
-        return list(dict.fromkeys(summary(row.name) for row in self._rows.trained(wildcards.table)))
+        runs = dict.fromkeys(row.name for row in self._rows.trained(wildcards.table))
+        return [f"{RESULTS}/runs/{run}/summary.json" for run in runs]
 
     def choices(self, wildcards: Any) -> list[str]:
         """Which snapshots were chosen for a table."""
