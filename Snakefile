@@ -17,7 +17,7 @@ except ConfigError as error:
 
 
 # Of every rule that does not say otherwise, and only under `--software-deployment-method apptainer`.
-container: plan.container
+container: plan.site.container
 
 
 wildcard_constraints:
@@ -42,5 +42,5 @@ include: "workflow/rules/measure.smk"
 rule all:
     default_target: True
     input:
-        plan.tables,
+        plan.tables.files,
         "results/report/index.html",

@@ -88,7 +88,7 @@ def plan(tmp_path):
 
 
 def test_a_run_is_planned_from_its_own_inputs_alone(plan):
-    runs = {run.name: run for run in plan.runs}
+    runs = {run.name: run for run in plan.training.runs}
     assert runs["digits_edm"].weights == []
     assert runs["digits_d2o"].weights == [
         "results/teachers/digits.safetensors",
@@ -109,36 +109,36 @@ def test_a_run_looks_through_timms_networks_and_starts_from_published_embeddings
     }
     run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "published"}
     run["conditional"] = True
-    planned = {run.name: run for run in Plan.read(write_config(tmp_path, config)).runs}["digits_d2o"]
+    planned = {run.name: run for run in Plan.read(write_config(tmp_path, config)).training.runs}["digits_d2o"]
     eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
     assert planned.weights == ["results/teachers/digits.safetensors", eye, table]
     assert f"--backbone eye={eye} --class-embeddings {table}" in planned.options
 
     run["discriminator"]["class_embeddings"] = "own"
     plan, own = Plan.read(write_config(tmp_path, config)), SimpleNamespace(class_embeddings="own")
-    planned = {run.name: run for run in plan.runs}["digits_d2o"]
+    planned = {run.name: run for run in plan.training.runs}["digits_d2o"]
     assert planned.weights[-1] == "results/class_embeddings/own.safetensors"
-    assert plan.embedding_backbone(own) == eye and plan.embedding_data(own) == "results/data/digits.zip"
-    assert plan.embedding_options(own) == "--resolution 64 --timm resnet18.tv_in1k"
+    assert plan.class_embeddings.backbone(own) == eye and plan.class_embeddings.data(own) == "results/data/digits.zip"
+    assert plan.class_embeddings.options(own) == "--resolution 64 --timm resnet18.tv_in1k"
     assert "onestep.evaluation.class_means" in Fingerprints().closure("onestep.cli:embed")
 
 
 def test_the_metric_looks_through_another_network_than_the_discriminator(plan):
-    metric = plan.extractor_weights(SimpleNamespace(features="digits"))
+    metric = plan.features.weights(SimpleNamespace(features="digits"))
     (discriminator,) = [
-        path for run in plan.runs if run.name == "digits_d2o" for path in run.weights if "runs/" in path
+        path for run in plan.training.runs if run.name == "digits_d2o" for path in run.weights if "runs/" in path
     ]
     assert metric != discriminator
 
 
 def test_a_tables_options_hold_nothing_of_training(plan):
-    options = json.loads(plan.table_options(SimpleNamespace(table="digits")))
+    options = json.loads(plan.tables.options(SimpleNamespace(table="digits")))
     assert set(options) == {"name", "layout", "metrics", "drawn", "rows"}
     assert [row["nfe"] for row in options["rows"]] == [5, 1, 1, 1]
 
 
 def test_other_training_code_has_another_fingerprint(plan):
-    codes = json.loads(plan.training_codes(SimpleNamespace(table="digits")))
+    codes = json.loads(plan.tables.training_code(SimpleNamespace(table="digits")))
     assert codes["digits_d2o"] == codes["digits_d2o_f"] != codes["digits_edm"]
     closure = Fingerprints().closure("onestep.training.run")
     assert "onestep.training.loop" in closure and not any(".report" in name or ".launch" in name for name in closure)

@@ -79,11 +79,11 @@ import json
 from onestep.config import experiment_document
 from onestep.plan import Plan
 plan = Plan.read({str(REPOSITORY / config)!r})
-codes = {{run: plan.training_code(run) for run in plan.experiment.runs}}
+codes = {{run: plan.training.code_of(run) for run in plan.experiment.runs}}
 print(json.dumps([experiment_document(plan.experiment), codes]))
 """
     plan = Plan.read(REPOSITORY / config)
-    codes = {run: plan.training_code(run) for run in plan.experiment.runs}
+    codes = {run: plan.training.code_of(run) for run in plan.experiment.runs}
     here = json.dumps([experiment_document(plan.experiment), codes])
     assert json.loads(said("-c", program, within=tmp_path)) == json.loads(here)
 

@@ -81,7 +81,7 @@ def test_recipes_are_runs_of_the_config(experiment):
 
 def test_each_input_is_needed(experiment):
     plan = Plan.read(REPOSITORY / "config.yaml")
-    assert set(plan.needed_inputs) == set(experiment.inputs)
+    assert set(plan.inputs.needed) == set(experiment.inputs)
 
 
 def test_a_dry_run_with_nothing_here_plans_what_the_readme_says(tmp_path: Path):

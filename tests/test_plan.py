@@ -21,7 +21,7 @@ def plan_of(config):
 
 
 def options(plan, table):
-    return json.loads(plan.table_options(SimpleNamespace(table=table)))
+    return json.loads(plan.tables.options(SimpleNamespace(table=table)))
 
 
 def models(plan, table):
@@ -29,7 +29,7 @@ def models(plan, table):
 
 
 def test_every_average_is_a_declared_output_of_its_run():
-    (run,) = (run for run in plan_of(selecting_config()).runs if run.name == "digits_d2o")
+    (run,) = (run for run in plan_of(selecting_config()).training.runs if run.name == "digits_d2o")
     folder = "results/runs/digits_d2o/snapshots"
     assert run.snapshots == [f"{folder}/{name}.safetensors" for name in ("160", "160-ema4", "320", "320-ema4")]
 
@@ -37,16 +37,16 @@ def test_every_average_is_a_declared_output_of_its_run():
 def test_a_choice_waits_for_every_snapshot_of_its_average_and_its_number():
     plan, wildcards = plan_of(selecting_config()), SimpleNamespace(model=CHOSEN)
     assert models(plan, "chosen") == [CHOSEN, None]
-    assert plan.candidate_snapshots(wildcards) == [
+    assert plan.choices.snapshots(wildcards) == [
         f"results/runs/digits_d2o/snapshots/{images}-ema4.safetensors" for images in (160, 320)
     ]
-    assert plan.candidate_measurements(wildcards) == [
+    assert plan.choices.measurements(wildcards) == [
         f"results/metrics/digits_d2o@{images}-ema4/one_step/0-31.fd.json" for images in (160, 320)
     ]
-    assert json.loads(plan.choice_options(wildcards))["direction"] == "lower"
-    assert plan.model_weights(wildcards) == f"results/selections/{CHOSEN}.safetensors"
-    assert plan.table_choices(SimpleNamespace(table="chosen")) == [f"results/selections/{CHOSEN}.json"]
-    assert plan.table_choices(SimpleNamespace(table="digits")) == []
+    assert json.loads(plan.choices.options(wildcards))["direction"] == "lower"
+    assert plan.images.network(wildcards) == f"results/selections/{CHOSEN}.safetensors"
+    assert plan.tables.choices(SimpleNamespace(table="chosen")) == [f"results/selections/{CHOSEN}.json"]
+    assert plan.tables.choices(SimpleNamespace(table="digits")) == []
 
 
 def test_tables_of_different_policies_share_no_file():
@@ -71,7 +71,7 @@ def test_the_main_average_by_name_is_the_main_average():
 def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
     config = selecting_config()
     config["tables"]["chosen"]["curves"] = {"column": "fd", "seeds": "0-31"}
-    inputs = plan_of(config).page_inputs(None)
+    inputs = plan_of(config).page.inputs(None)
     assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in inputs
     assert f"results/grids/{CHOSEN}/one_step/0-31.npz" in inputs
     assert not any("None" in path for path in inputs)
@@ -83,7 +83,7 @@ def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_i
     config["metrics"]["fd_second"] = {"name": "frechet", "features": "second"}
     config["tables"]["chosen"]["columns"]["fd_second"] = "fd_second.frechet"
     plan = plan_of(config)
-    looks = {look.rule: look for look in plan.observations}
+    looks = {look.rule: look for look in plan.observations.looks}
     assert set(looks) == {"observe_digits", "observe_digits_and_second"}
     both = looks["observe_digits_and_second"]
     assert re.fullmatch(both.blocks, f"{CHOSEN}/one_step/0-31")
@@ -92,17 +92,17 @@ def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_i
     assert re.fullmatch(looks["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
     assert json.loads(both.networks) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
     assert both.weight_options == " ".join(f"{n}={w}" for n, w in zip(both.features, both.weights, strict=True))
-    asked = [path for table in config["tables"] for path in plan.table_metrics(SimpleNamespace(table=table))]
+    asked = [path for table in config["tables"] for path in plan.tables.measurements(SimpleNamespace(table=table))]
     blocks = {path.removeprefix("results/metrics/").split(".fd")[0] for path in asked if ".fd" in path[-20:]}
     assert all(sum(bool(re.fullmatch(look.blocks, block)) for look in looks.values()) == 1 for block in blocks)
     wildcards = SimpleNamespace(block=f"{CHOSEN}/one_step/0-31")
-    assert plan.observed_weights(wildcards) == f"results/selections/{CHOSEN}.safetensors"
-    assert (json.loads(plan.observed_sampler(wildcards))["name"], plan.observed_seeds(wildcards)) == (
+    assert plan.observations.network(wildcards) == f"results/selections/{CHOSEN}.safetensors"
+    assert (json.loads(plan.observations.sampler(wildcards))["name"], plan.observations.seeds(wildcards)) == (
         "one_step",
         "0-31",
     )
     first = SimpleNamespace(block="digits_d2o@160-ema4/one_step/0-31")
-    assert len(plan.observe_code(first)) == 16 and not plan.keeps_images and not plan.keeps_features
+    assert len(plan.observations.code(first)) == 16 and not plan.images.kept and not plan.features.kept
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_a_job_asks_for_its_gpu_in_the_words_of_the_site(launch, asked):
     config = selecting_config()
     config["launch"] |= launch
     plan = plan_of(config)
-    assert (plan.gres, plan.gpu, plan.gpu_model) == asked
+    assert (plan.site.gres, plan.site.gpu, plan.site.gpu_model) == asked

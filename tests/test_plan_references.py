@@ -29,33 +29,33 @@ def _asked(**wildcards):
 
 def test_statistics_are_taken_as_they_are_and_images_are_extracted():
     plan = _plan(fd="stats", pr="batch")
-    assert plan.real_features(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
-    assert plan.real_features(_asked(metric="pr")) == "results/features/reference/batch.digits.npz"
-    assert plan.reference_images(SimpleNamespace(input="batch")) == "results/inputs/batch/batch.npz"
+    assert plan.metrics.real(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
+    assert plan.metrics.real(_asked(metric="pr")) == "results/features/reference/batch.digits.npz"
+    assert plan.references.images(SimpleNamespace(input="batch")) == "results/inputs/batch/batch.npz"
 
 
 def test_without_references_the_dataset_is_its_own():
     for metric in ("fd", "pr", "is"):
-        assert _plan().real_features(_asked(metric=metric)) == "results/features/digits.digits.npz"
-    assert _plan(fd="stats").real_features(_asked(metric="pr")) == "results/features/digits.digits.npz"
+        assert _plan().metrics.real(_asked(metric=metric)) == "results/features/digits.digits.npz"
+    assert _plan(fd="stats").metrics.real(_asked(metric="pr")) == "results/features/digits.digits.npz"
 
 
 def test_a_metric_without_real_images_asks_for_none_where_they_may_be_absent():
     asked = _asked(metric="is", sampler="one_step", seeds="0-31")
     generated = "results/features/digits_d2o@320/one_step/0-31.digits.npz"
-    assert _plan(fd="stats").real_features(asked) == _plan().generated_features(asked) == generated
+    assert _plan(fd="stats").metrics.real(asked) == _plan().metrics.generated(asked) == generated
 
 
 def test_a_reference_can_be_checked_against_the_datasets_features():
     plan = _plan(fd="stats")
-    assert plan.dataset_features(_asked(metric="fd")) == "results/features/digits.digits.npz"
-    assert plan.dataset_reference(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
+    assert plan.references.own(_asked(metric="fd")) == "results/features/digits.digits.npz"
+    assert plan.references.published(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
     with pytest.raises(ValueError, match=r"datasets\.digits\.references: names no reference for pr"):
-        plan.dataset_reference(_asked(metric="pr"))
+        plan.references.published(_asked(metric="pr"))
 
 
 def test_references_do_not_prepare_the_dataset_again():
-    assert _plan(fd="stats").dataset_options(_asked()) == _plan().dataset_options(_asked())
+    assert _plan(fd="stats").datasets.options(_asked()) == _plan().datasets.options(_asked())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_a_trial_is_a_whole_config(path):
     plan = Plan.read(path)
     (table,) = plan.experiment.tables.values()
     assert {row.label for row in table.rows} == {"EDM", "D2O-F"}
-    assert set(plan.needed_inputs) == set(plan.experiment.inputs)
+    assert set(plan.inputs.needed) == set(plan.experiment.inputs)
     assert plan.experiment.runs["trial_d2o_f"].freeze == ("conv", "proj")
 
 

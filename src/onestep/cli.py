@@ -307,7 +307,7 @@ def status(options: argparse.Namespace) -> int:
 
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
-    codes = {name: plan.training_code(name) for name in runs}
+    codes = {name: plan.training.code_of(name) for name in runs}
     distances = [name for name, metric in plan.experiment.metrics.items() if metric.name == "frechet"]
     for line in status_lines(
         runs,

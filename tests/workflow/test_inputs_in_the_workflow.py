@@ -99,10 +99,10 @@ def test_what_is_here_is_fine_offline_and_where_it_came_from_reruns_nothing(conf
     edm = SimpleNamespace(input="edm")
     plan = Plan.read("config.yaml")
     with pytest.raises(ValueError, match="`onestep fetch --only edm`"):
-        plan.fetch_waits_for(edm)
+        plan.inputs.waits_for(edm)
     Path("inputs/edm").mkdir(parents=True)
     Path("inputs/edm/edm.pkl").write_bytes(b"weights")
-    assert plan.fetch_waits_for(edm) == []
+    assert plan.inputs.waits_for(edm) == []
     mirrored = Plan.read(write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}}))
-    assert mirrored.fetch_source(edm) == plan.fetch_source(edm)
-    assert mirrored.page_options(None) == plan.page_options(None)
+    assert mirrored.inputs.fetched_from(edm) == plan.inputs.fetched_from(edm)
+    assert mirrored.page.options(None) == plan.page.options(None)

@@ -7,7 +7,7 @@ rule fetch:
     """Bring an input from outside, verify its digest, record it."""
     input:
         # None; but offline this stops the workflow before any job if the input is not here.
-        plan.fetch_waits_for,
+        plan.inputs.waits_for,
     output:
         "results/inputs/{input}/{file}",
     log:
@@ -22,7 +22,7 @@ rule fetch:
     resources:
         fetch_jobs=1,
     params:
-        source=plan.fetch_source,
+        source=plan.inputs.fetched_from,
     shell:
         "onestep fetch --source {params.source:q} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -30,7 +30,7 @@ rule fetch:
 rule prepare:
     """Write a dataset in EDM's archive format: the same bytes each time."""
     input:
-        plan.dataset_source,
+        plan.datasets.source,
     output:
         archive="results/data/{dataset}.zip",
         card="results/data/{dataset}.json",
@@ -46,7 +46,7 @@ rule prepare:
         mem_mb=16000,
         runtime="12h",
     params:
-        dataset=plan.dataset_options,
-        code=plan.prepare_code,
+        dataset=plan.datasets.options,
+        code=plan.datasets.code,
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -7,8 +7,8 @@
 rule measure:
     """Compute one metric of one block of seeds."""
     input:
-        generated=plan.generated_features,
-        real=plan.real_features,
+        generated=plan.metrics.generated,
+        real=plan.metrics.real,
     output:
         "results/metrics/{model}/{sampler}/{seeds}.{metric}.json",
     log:
@@ -17,13 +17,13 @@ rule measure:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.threads
+    threads: plan.site.threads
     resources:
         mem_mb=16000,
         runtime="2h",
     params:
-        metric=plan.metric_options,
-        code=plan.measure_code,
+        metric=plan.metrics.options,
+        code=plan.metrics.code,
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
         " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
@@ -32,8 +32,8 @@ rule measure:
 rule select:
     """Choose among a run's snapshots by one number of each; every candidate is measured, so a dry run knows all jobs."""
     input:
-        snapshots=plan.candidate_snapshots,
-        measurements=plan.candidate_measurements,
+        snapshots=plan.choices.snapshots,
+        measurements=plan.choices.measurements,
     output:
         weights="results/selections/{model}.safetensors",
         choice="results/selections/{model}.json",
@@ -47,8 +47,8 @@ rule select:
     resources:
         login_jobs=1,
     params:
-        choice=plan.choice_options,
-        code=plan.select_code,
+        choice=plan.choices.options,
+        code=plan.choices.code,
     shell:
         "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"
 
@@ -59,8 +59,8 @@ rule check_reference:
     Asked for by name: snakemake results/references/{dataset}.{metric}.json
     """
     input:
-        generated=plan.dataset_features,
-        real=plan.dataset_reference,
+        generated=plan.references.own,
+        real=plan.references.published,
     output:
         "results/references/{dataset}.{metric}.json",
     log:
@@ -69,13 +69,13 @@ rule check_reference:
         "benchmarks/measure/references/{dataset}.{metric}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.threads
+    threads: plan.site.threads
     resources:
         mem_mb=16000,
         runtime="2h",
     params:
-        metric=plan.metric_options,
-        code=plan.measure_code,
+        metric=plan.metrics.options,
+        code=plan.metrics.code,
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
         " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
@@ -84,9 +84,9 @@ rule check_reference:
 rule tabulate:
     """Put numbers side by side, with what was published and what trained them."""
     input:
-        metrics=plan.table_metrics,
-        summaries=plan.table_summaries,
-        choices=plan.table_choices,
+        metrics=plan.tables.measurements,
+        summaries=plan.tables.summaries,
+        choices=plan.tables.choices,
     output:
         multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex", ".svg"),
     log:
@@ -99,9 +99,9 @@ rule tabulate:
     resources:
         login_jobs=1,
     params:
-        table=plan.table_options,
-        training_code=plan.training_codes,
-        code=plan.tabulate_code,
+        table=plan.tables.options,
+        training_code=plan.tables.training_code,
+        code=plan.tables.code,
     shell:
         "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
         " --output results/tables > {log:q} 2>&1"
@@ -110,7 +110,7 @@ rule tabulate:
 rule report:
     """Draw the results page: one file that opens from disk."""
     input:
-        plan.page_inputs,
+        plan.page.inputs,
     output:
         "results/report/index.html",
     log:
@@ -123,8 +123,8 @@ rule report:
     resources:
         login_jobs=1,
     params:
-        config=plan.page_options,
+        config=plan.page.options,
         source=plan.source,
-        code=plan.report_code,
+        code=plan.page.code,
     shell:
         "onestep report --config {params.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"

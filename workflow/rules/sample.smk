@@ -6,14 +6,14 @@
 
 
 # Features go once they are measured, unless the config keeps them.
-stored = (lambda features: features) if plan.keeps_features else temp
+stored = (lambda features: features) if plan.features.kept else temp
 
-if plan.keeps_images:
+if plan.images.kept:
 
     rule sample:
         """Generate one image a seed."""
         input:
-            plan.model_weights,
+            plan.images.network,
         output:
             images="results/samples/{model}/{sampler}/{seeds}.npz",
             grid="results/grids/{model}/{sampler}/{seeds}.npz",
@@ -23,16 +23,16 @@ if plan.keeps_images:
             "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
         conda:
             "../../envs/onestep.yaml"
-        threads: plan.threads
+        threads: plan.site.threads
         resources:
             mem_mb=32000,
             runtime="12h",
-            gpu=plan.gpu,
-            gpu_model=plan.gpu_model,
-            gres=plan.gres,
+            gpu=plan.site.gpu,
+            gpu_model=plan.site.gpu_model,
+            gres=plan.site.gres,
         params:
-            sampler=plan.sampler_options,
-            code=plan.sample_code,
+            sampler=plan.images.options,
+            code=plan.images.code,
         shell:
             "onestep sample --weights {input:q} --sampler {params.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
             " --output {output.images:q} 2>&1 | tee {log:q}"
@@ -41,7 +41,7 @@ if plan.keeps_images:
         """Pass generated images through a feature network."""
         input:
             images="results/samples/{model}/{sampler}/{seeds}.npz",
-            weights=plan.extractor_weights,
+            weights=plan.features.weights,
         output:
             stored("results/features/{model}/{sampler}/{seeds}.{features}.npz"),
         log:
@@ -50,29 +50,29 @@ if plan.keeps_images:
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
         conda:
             "../../envs/onestep.yaml"
-        threads: plan.threads
+        threads: plan.site.threads
         resources:
             mem_mb=32000,
             runtime="4h",
-            gpu=plan.gpu,
-            gpu_model=plan.gpu_model,
-            gres=plan.gres,
+            gpu=plan.site.gpu,
+            gpu_model=plan.site.gpu_model,
+            gres=plan.site.gres,
         params:
-            features=plan.extractor_options,
-            code=plan.extract_code,
+            features=plan.features.options,
+            code=plan.features.code,
         shell:
             "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
             " --output {output:q} > {log:q} 2>&1"
 
 
-for look in [] if plan.keeps_images else plan.observations:
+for look in [] if plan.images.kept else plan.observations.looks:
 
     rule:
         """Generate one image a seed and pass it at once through every feature network that anything asks for."""
         name:
             look.rule
         input:
-            model=plan.observed_weights,
+            model=plan.observations.network,
             networks=look.weights,
         output:
             features=[
@@ -88,19 +88,19 @@ for look in [] if plan.keeps_images else plan.observations:
             block=look.blocks,
         conda:
             "../../envs/onestep.yaml"
-        threads: plan.threads
+        threads: plan.site.threads
         resources:
             mem_mb=32000,
             runtime="12h",
-            gpu=plan.gpu,
-            gpu_model=plan.gpu_model,
-            gres=plan.gres,
+            gpu=plan.site.gpu,
+            gpu_model=plan.site.gpu_model,
+            gres=plan.site.gres,
         params:
-            sampler=plan.observed_sampler,
-            seeds=plan.observed_seeds,
+            sampler=plan.observations.sampler,
+            seeds=plan.observations.seeds,
             features=look.networks,
             weights=look.weight_options,
-            code=plan.observe_code,
+            code=plan.observations.code,
         shell:
             "onestep observe --weights {input.model:q} --sampler {params.sampler:q} --seeds {params.seeds}"
             " --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
@@ -111,7 +111,7 @@ rule extract_real:
     """Pass a dataset's images through a feature network: the reference of every metric on it."""
     input:
         images="results/data/{dataset}.zip",
-        weights=plan.extractor_weights,
+        weights=plan.features.weights,
     output:
         "results/features/{dataset}.{features}.npz",
     log:
@@ -120,16 +120,16 @@ rule extract_real:
         "benchmarks/extract/{dataset}.{features}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.threads
+    threads: plan.site.threads
     resources:
         mem_mb=32000,
         runtime="4h",
-        gpu=plan.gpu,
-        gpu_model=plan.gpu_model,
-        gres=plan.gres,
+        gpu=plan.site.gpu,
+        gpu_model=plan.site.gpu_model,
+        gres=plan.site.gres,
     params:
-        features=plan.extractor_options,
-        code=plan.extract_code,
+        features=plan.features.options,
+        code=plan.features.code,
     shell:
         "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -138,8 +138,8 @@ rule extract_real:
 rule extract_reference:
     """Pass published real images through a feature network."""
     input:
-        images=plan.reference_images,
-        weights=plan.extractor_weights,
+        images=plan.references.images,
+        weights=plan.features.weights,
     output:
         "results/features/reference/{input}.{features}.npz",
     log:
@@ -148,16 +148,16 @@ rule extract_reference:
         "benchmarks/extract/reference/{input}.{features}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.threads
+    threads: plan.site.threads
     resources:
         mem_mb=32000,
         runtime="4h",
-        gpu=plan.gpu,
-        gpu_model=plan.gpu_model,
-        gres=plan.gres,
+        gpu=plan.site.gpu,
+        gpu_model=plan.site.gpu_model,
+        gres=plan.site.gres,
     params:
-        features=plan.extractor_options,
-        code=plan.extract_code,
+        features=plan.features.options,
+        code=plan.features.code,
     shell:
         "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule resolve:
         login_jobs=1,
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
-        run=plan.run_document,
+        run=plan.training.document,
         source=plan.source,
     shell:
         "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
@@ -29,8 +29,8 @@ rule resolve:
 rule embed:
     """Average a backbone's features over each class of a dataset: what a discriminator knows of the classes at first."""
     input:
-        backbone=plan.embedding_backbone,
-        data=plan.embedding_data,
+        backbone=plan.class_embeddings.backbone,
+        data=plan.class_embeddings.data,
     output:
         "results/class_embeddings/{class_embeddings}.safetensors",
     log:
@@ -39,22 +39,22 @@ rule embed:
         "benchmarks/embed/{class_embeddings}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.threads
+    threads: plan.site.threads
     resources:
         mem_mb=32000,
         runtime="4h",
-        gpu=plan.gpu,
-        gpu_model=plan.gpu_model,
-        gres=plan.gres,
+        gpu=plan.site.gpu,
+        gpu_model=plan.site.gpu_model,
+        gres=plan.site.gres,
     params:
-        options=plan.embedding_options,
-        code=plan.embedding_code,
+        options=plan.class_embeddings.options,
+        code=plan.class_embeddings.code,
     shell:
         "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
         " > {log:q} 2>&1"
 
 
-for run in plan.runs:
+for run in plan.training.runs:
 
     rule:
         """Train a run where config.yaml's `launch` says, or take it up where it was cut off; publish it when it is done."""
@@ -95,7 +95,7 @@ for run in plan.runs:
 rule convert:
     """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
-        plan.teacher_source,
+        plan.teachers.source,
     output:
         weights="results/teachers/{teacher}.safetensors",
         architecture="results/teachers/{teacher}.yaml",
@@ -110,7 +110,7 @@ rule convert:
         mem_mb=16000,
         runtime="30m",
     params:
-        options=plan.teacher_options,
-        code=plan.convert_code,
+        options=plan.teachers.options,
+        code=plan.teachers.code,
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

@@ -39,12 +39,12 @@ class Overview:
         registry = read_registry()
         used = {source.published for source in plan.experiment.inputs.values()}
         sources = {}
-        for name in only or plan.needed_inputs:
+        for name in only or plan.inputs.needed:
             if name not in plan.experiment.inputs and name not in registry:
                 known = ", ".join(plan.experiment.inputs)
                 raise ValueError(f"--only: found {name!r}, expected one of the inputs ({known}) or a published name")
             inside = name in plan.experiment.inputs
-            sources[name] = plan.input_source(name) if inside else {"published": name}
+            sources[name] = plan.inputs.source(name) if inside else {"published": name}
         return cls(sources=sources, others=tuple(name for name in registry if name not in used), store=store)
 
     def listed(self) -> Iterator[str]:

@@ -254,8 +254,8 @@ def input_findings(config: Path) -> Iterator[Finding]:
         remedy = "run `onestep doctor` in the environment of the jobs as well"
         yield Finding(mark=Mark.NOTE, subject="config", found=f"not looked at here: {error}", remedy=remedy)
         return
-    needed = plan.needed_inputs
-    missing = [name for name in needed if absent(plan.input_source(name), name=name) is not None]
+    needed = plan.inputs.needed
+    missing = [name for name in needed if absent(plan.inputs.source(name), name=name) is not None]
     yield judged(
         not missing,
         otherwise=Mark.NOTE,
