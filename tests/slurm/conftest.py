@@ -31,12 +31,13 @@ def slurm(cluster: Slurm) -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="session")
-def untrained(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def untrained(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """A working directory with all that a run needs."""
     place = Workplace(folder=tmp_path_factory.mktemp("untrained"), slurm=cluster)
     place.configure()
     place.prepare()
-    return place
+    yield place
+    place.clear_up()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from slurm_cluster import Slurm, until
-from workplace import RUN, SUMMARY, Workplace, before, program
+from workplace import RUN, SUMMARY, Result, Workplace, before, program
 
 from onestep.exits import Exit
-from onestep.files import read_json
 
 pytestmark = pytest.mark.slurm
 
@@ -38,7 +37,7 @@ def detached(place: Workplace, **how) -> int:
     driver.awaits("PENDING")
     driver.process.send_signal(signal.SIGTERM)
     driver.ends(Exit.DETACHED)
-    return int(place.journals[-1].job.job_id)
+    return place.job
 
 
 def check_jobs(place: Workplace, *expected: tuple[int, str]) -> None:
@@ -54,39 +53,39 @@ def check_log(place: Workplace, *jobs: int) -> None:
     for job in jobs:
         told, printed = place.told_of(job), place.printed_by(job)
         assert told == printed[: len(told)] and len(told) >= 2
-    assert any(f"{RUN}  6,400/6,400 images  100%" in line for line in place.told_of(jobs[-1]))
+    assert any(f"{RUN}  960/960 images  100%" in line for line in place.told_of(jobs[-1]))
 
 
 def test_a_killed_snakemake_and_launcher_come_back_to_their_job(place, reference):
     driver = place.snakemake(profile="slurm")
-    place.hold()
+    place.halts()
     for process in (driver.process.pid, place.launcher):
         os.kill(process, signal.SIGKILL)
     driver.code()
-    job = int(place.journal.job.job_id)
+    job = place.job
     place.snakemake("--unlock", profile="slurm").ends(0)
     again = place.snakemake(profile="slurm")
     place.happens("attached")
-    place.let_go()
+    place.goes_on()
     again.ends(0)
     check_jobs(place, (job, "COMPLETED"))
-    assert place.result() == reference.result()
+    assert place.result == reference.result
     check_log(place, job)
 
 
 def test_an_orphaned_launcher_leaves_and_publishes_nothing(place, reference):
     driver = place.snakemake()
-    place.hold()
+    place.halts()
     launcher = place.launcher
     os.kill(driver.process.pid, signal.SIGKILL)
     until(lambda: not is_alive(launcher), seconds=15, what="the launcher has left")
     assert [event["because"] for event in place.events("detached")] == ["SIGHUP"]
-    place.let_go()
+    place.goes_on()
     until(lambda: place.journal.is_done, seconds=180, what="the job ends without a driver")
     assert not (place.folder / SUMMARY).exists() and not place.events("published")
     place.launch().ends(0)
     assert len(place.jobs) == 1
-    assert place.result() == reference.result()
+    assert place.result == reference.result
 
 
 def submitted_and_not_written_down(place: Workplace, folder: Path) -> None:
@@ -102,12 +101,12 @@ def test_a_job_whose_launcher_died_before_it_wrote_it_down_is_adopted(place, ful
     again = place.launch()
     place.happens("adopted")
     assert not place.journal.is_submitting
-    job = place.journal.job.job_id
+    job = place.job
     assert (place.journal.folder / "submitit" / f"{job}_submitted.pkl").exists()
     place.slurm.command("scancel", str(full))
     again.ends(0)
-    check_jobs(place, (int(job), "COMPLETED"))
-    assert place.result() == reference.result()
+    check_jobs(place, (job, "COMPLETED"))
+    assert place.result == reference.result
 
 
 def test_a_submission_that_outlives_its_launcher_is_waited_for(place, full, tmp_path):
@@ -131,13 +130,13 @@ def test_signals_leave_the_job_alone_and_ctrl_c_cancels_it(place, full):
         driver = place.launch()
         driver.awaits("PENDING")
         driver.signal_group(number)
-        said, job = driver.ends(code, seconds=30), place.journal.job.job_id
-        seen.append((job, place.slurm.state(int(job))))
+        said, job = driver.ends(code, seconds=30), place.job
+        seen.append((job, place.slurm.state(job)))
         if code == Exit.DETACHED:
             assert f"job {job} goes on without us; the same command comes back to it" in said
     job = seen[0][0]
     assert seen == [(job, "PENDING")] * 3 + [(job, "CANCELLED")]
-    assert detached(place) != int(job)
+    assert detached(place) != job
     assert len(place.jobs) == 2
 
 
@@ -154,16 +153,16 @@ def test_a_second_ctrl_c_leaves_at_once(place, full, tmp_path):
 
 def test_after_ctrl_c_the_run_goes_on_from_its_last_state(place, reference):
     driver = place.snakemake()
-    place.hold(with_state=True)
-    first = int(place.journal.job.job_id)
+    place.saves().halts()
+    first = place.job
     driver.signal_group(signal.SIGINT)
     assert driver.code() != 0
     check_jobs(place, (first, "CANCELLED"))
     place.snakemake().ends(0)
-    second = int(place.journal.job.job_id)
+    second = place.job
     check_jobs(place, (first, "CANCELLED"), (second, "COMPLETED"))
-    assert read_json(place.folder / SUMMARY)["restarts"] == 1
-    assert place.result() == reference.result()
+    assert place.summary["restarts"] == 1
+    assert place.result == reference.result
     check_log(place, first, second)
 
 
@@ -172,7 +171,7 @@ def test_two_drivers_of_one_user_make_one_job(place, reference):
     first.ends(0)
     second.ends(0)
     assert len(place.jobs) == len(place.events("published")) == 1
-    assert place.result() == reference.result()
+    assert place.result == reference.result
 
 
 def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full):
@@ -181,7 +180,7 @@ def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full):
     place.configure(seed=7)
     second = detached(place)
     assert f"job {first} trains it under an earlier config, in {old.folder.relative_to(place.folder)}; left alone" in (
-        place.drivers[-1].said
+        place.driver.said
     )
     edited = place.journals[-1]
     assert (edited.folder != old.folder, second != first) == (True, True)
@@ -202,7 +201,7 @@ def test_a_job_trains_what_it_was_submitted_for_whatever_the_config_is_now(place
     place.slurm.command("scancel", str(full))
     until(lambda: place.slurm.state(job) == "COMPLETED", seconds=180, what="the job ends")
     assert place.journal.is_done  # there is no folder but the old config's
-    assert place.kept_result(place.journal) == reference.result()
+    assert Result.of(place.journal.folder) == reference.result
 
 
 def test_edits_of_what_the_site_is_told_submit_nothing(place, full):
@@ -224,7 +223,7 @@ def test_a_finished_run_is_published_without_slurm(slurm, reference, tmp_path):
     (place.folder / SUMMARY).unlink()
     lacking = slurm.without("sbatch", "squeue", "sacct", "scontrol", "scancel", "srun", "sinfo")
     place.launch(environment=lacking).ends(0)
-    assert place.result() == reference.result()
+    assert place.result == reference.result
 
 
 def test_status_shows_a_job_and_cancel_ends_it(place, full):
@@ -308,4 +307,4 @@ def test_drivers_of_two_users_make_one_job_and_stand_in_for_each_other(shared, f
         owners = {path.owner() for path in shared.folder.rglob("*")}
         assert owners >= set(USERS)
     assert len(shared.jobs) == len(shared.events("published")) == 1
-    assert shared.result() == reference.result()
+    assert shared.result == reference.result

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from launches import Launch, Result, Site
 from slurm_cluster import NODES, Slurm, until
+from workplace import Driver, Workplace
+
+from onestep.exits import Exit
 
 pytestmark = pytest.mark.slurm
 
@@ -28,34 +30,23 @@ The ranks are held while a fault strikes, so the time lost includes SLURM's own:
 most sites for 2 minutes), a dead node is noticed after 15 s, and limits are looked at every 30 s.
 
 """
+# No launcher may take longer, whatever happens to its job.
+_DEADLINE_SECONDS = 300.0
 _USR2 = 1 << (signal.SIGUSR2 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Undisturbed:
-    """The run as it should be.
-
-    Attributes:
-        result: What it publishes.
-        seconds: How long its launcher took.
-    """
-
-    result: Result
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What came of each fault."""
+    """What came of each fault, beside a launcher that met none."""
 
-    undisturbed: Undisturbed
+    undisturbed: Driver
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    def note(self, launch: Launch, *, fault: str, happened: str, resumed: bool = True) -> None:
-        """Add a row about a launch that has just ended."""
-        seconds = launch.seconds
+    def note(self, place: Workplace, *, fault: str, happened: str, resumed: bool = True) -> None:
+        """Add a row about a run whose launcher has just ended."""
+        seconds = place.driver.seconds
         lost = f"{max(0.0, seconds - self.undisturbed.seconds):.0f} s" if resumed else "-"
-        lives = ", ".join(f"{job} {state}" for job, state in launch.lives())
+        lives = ", ".join(f"{life.id} {life.state}" for life in place.jobs)
         self.rows.append((fault, happened, lives, f"{seconds:.0f} s", lost))
 
     def text(self) -> str:
@@ -69,105 +60,103 @@ class Findings:
 
 
 @pytest.fixture(scope="module")
-def site(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site.prepared(tmp_path_factory.mktemp("faults"), slurm=cluster) as site:
-        yield site
+def undisturbed(untrained: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The run as it should be."""
+    place = untrained.copy(tmp_path_factory.mktemp("undisturbed") / "work")
+    _ends(place.launch(), 0)
+    assert place.summary["restarts"] == 0
+    return place
 
 
 @pytest.fixture(scope="module")
-def undisturbed(site: Site) -> Undisturbed:
-    launch = site.launch("undisturbed")
-    assert launch.ends() == 0, launch.said
-    assert launch.history["restarts"] == 0
-    return Undisturbed(result=launch.result, seconds=launch.seconds)
-
-
-@pytest.fixture(scope="module")
-def findings(undisturbed: Undisturbed) -> Iterator[Findings]:
-    findings = Findings(undisturbed=undisturbed)
+def findings(undisturbed: Workplace) -> Iterator[Findings]:
+    findings = Findings(undisturbed=undisturbed.driver)
     yield findings
     if path := os.environ.get("ONESTEP_FAULTS"):
         Path(path).write_text(findings.text())
 
 
-def _finishes(launch: Launch, undisturbed: Undisturbed, *, lives: int, jobs: int = 1) -> None:
+def _ends(launcher: Driver, code: int) -> str:
+    """Wait for a launcher's end with an exit code; return all that it said."""
+    return launcher.ends(code, seconds=_DEADLINE_SECONDS)
+
+
+def _finishes(place: Workplace, undisturbed: Workplace, *, lives: int, jobs: int = 1) -> None:
     """See that a run ends as the undisturbed one, in so many lives of so many jobs; only the last job has several.
 
     Accounting says which jobs there were. What became of the last one is the controller's to say: slurmdbd need not
     ever learn of a life that began and ended without it, nor of the end of one that lasted some seconds.
     """
-    assert launch.ends() == 0, launch.said
-    assert launch.result == undisturbed.result
-    until(lambda: launch.slurm.state(launch.job) == "COMPLETED", seconds=60, what="the job completes")
-    assert launch.slurm.restarts(launch.job) == lives - jobs
-    until(lambda: launch.job in _jobs(launch), seconds=60, what=f"accounting knows {launch.job}")
-    assert len(_jobs(launch)) == jobs, launch.lives()
+    _ends(place.driver, 0)
+    assert place.result == undisturbed.result
+    until(lambda: place.slurm.state(place.job) == "COMPLETED", seconds=60, what="the job completes")
+    assert place.slurm.restarts(place.job) == lives - jobs
+    assert len({life.id for life in place.jobs}) == jobs, place.jobs
 
 
-def _jobs(launch: Launch) -> set[int]:
-    return {job for job, _ in launch.lives()}
-
-
-def _first_end(launch: Launch) -> str:
-    """Return how the first life of the run's jobs ended, says accounting."""
-    return launch.lives()[0][1]
-
-
-def _preempt(slurm: Slurm, launch: Launch, *, warned: bool) -> None:
+def _preempt(slurm: Slurm, place: Workplace, *, warned: bool) -> None:
     """Let a job of the higher partition take the whole node, for a moment.
 
     A training that halts goes on when it has got its signal, if it gets one (`warned`).
     """
-    options = ("--partition", "high", "--nodelist", slurm.nodes_of(launch.job), "--exclusive")
+    options = ("--partition", "high", "--nodelist", slurm.nodes_of(place.job), "--exclusive")
     urgent = slurm.submit("sleep 600", *options)
     if warned:
-        _await_signal(launch)
-        launch.goes_on()
+        _await_signal(place)
+        place.goes_on()
     until(lambda: slurm.state(urgent) == "RUNNING", seconds=60, what="the urgent job runs")
     slurm.command("scancel", str(urgent))
 
 
-def test_a_preempted_job_saves_its_state_and_goes_on(slurm, site, undisturbed, findings):
-    launch = site.launch("preempted", partition="main", state_seconds=3600.0).halts()
-    _preempt(slurm, launch, warned=True)
-    _finishes(launch, undisturbed, lives=2)
-    assert launch.history["restarts"] == 1
-    assert "stopped by a signal at" in launch.said
-    findings.note(launch, fault="preemption with a signal", happened="state saved, requeued, resumed")
+def test_a_preempted_job_saves_its_state_and_goes_on(slurm, place, undisturbed, findings):
+    place.configure(launch={"partition": "main", "state_seconds": 3600.0})
+    launcher = place.launch()
+    place.halts()
+    _preempt(slurm, place, warned=True)
+    _finishes(place, undisturbed, lives=2)
+    assert place.summary["restarts"] == 1
+    assert "stopped by a signal at" in launcher.said
+    findings.note(place, fault="preemption with a signal", happened="state saved, requeued, resumed")
 
 
-def test_a_job_preempted_without_a_word_goes_on_from_its_last_state(slurm, site, undisturbed, findings):
-    launch = site.launch("abrupt", partition="abrupt").halts(320)
-    _preempt(slurm, launch, warned=False)
-    _finishes(launch, undisturbed, lives=2)
-    assert launch.history["restarts"] == 1
-    findings.note(launch, fault="preemption without signal and grace", happened="requeued, resumed from its last state")
+def test_a_job_preempted_without_a_word_goes_on_from_its_last_state(slurm, place, undisturbed, findings):
+    place.configure(launch={"partition": "abrupt"})
+    place.launch()
+    place.saves().halts(320)
+    _preempt(slurm, place, warned=False)
+    _finishes(place, undisturbed, lives=2)
+    assert place.summary["restarts"] == 1
+    findings.note(place, fault="preemption without signal and grace", happened="requeued, resumed from its last state")
 
 
-def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, site, undisturbed, findings):
+def test_a_job_that_is_cancelled_by_preemption_is_submitted_anew(slurm, place, undisturbed, findings):
     # With a moment of grace it saves its state and puts itself back.
     slurm.command("scontrol", "update", "PartitionName=lost", "GraceTime=0")
-    launch = site.launch("lost", partition="lost", grace_seconds=5.0).halts(320)
-    _preempt(slurm, launch, warned=False)
-    _finishes(launch, undisturbed, lives=2, jobs=2)
-    until(lambda: _first_end(launch) == "PREEMPTED", seconds=60, what="accounting knows how the first job ended")
-    assert "submitting it anew" in launch.said
-    findings.note(launch, fault="preemption that cancels", happened="submitted anew after launch.grace_seconds (5 s)")
+    place.configure(launch={"partition": "lost", "grace_seconds": 5.0})
+    launcher = place.launch()
+    place.saves().halts(320)
+    _preempt(slurm, place, warned=False)
+    _finishes(place, undisturbed, lives=2, jobs=2)
+    until(lambda: place.jobs[0].state == "PREEMPTED", seconds=60, what="accounting knows how the first job ended")
+    assert "submitting it anew" in launcher.said
+    findings.note(place, fault="preemption that cancels", happened="submitted anew after launch.grace_seconds (5 s)")
 
 
-def test_a_time_limit_is_one_more_life(slurm, site, undisturbed, findings):
-    launch = site.launch("limited", hours=2 / 60, signal_seconds=45, state_seconds=3600.0).halts()
+def test_a_time_limit_is_one_more_life(slurm, place, undisturbed, findings):
+    place.configure(launch={"hours": 2 / 60, "signal_seconds": 45, "state_seconds": 3600.0})
+    launcher = place.launch()
+    place.halts()
     # SLURM looks at limits about every half minute.
-    _await_signal(launch)
-    launch.goes_on()
-    _finishes(launch, undisturbed, lives=2)
-    assert "stopped by a signal at" in launch.said
-    findings.note(launch, fault="time limit (2 minutes)", happened="told 45 s before it, state saved, resumed")
+    _await_signal(place)
+    place.goes_on()
+    _finishes(place, undisturbed, lives=2)
+    assert "stopped by a signal at" in launcher.said
+    findings.note(place, fault="time limit (2 minutes)", happened="told 45 s before it, state saved, resumed")
 
 
-def _await_signal(launch: Launch) -> None:
+def _await_signal(place: Workplace) -> None:
     """Wait until SLURM has told each rank that the job is to leave."""
-    until(lambda: all(map(_is_signalled, launch.ranks())), seconds=90, what="the signal before the end")
+    until(lambda: all(map(_is_signalled, place.ranks())), seconds=90, what="the signal before the end")
 
 
 def _is_signalled(process: int) -> bool:
@@ -176,68 +165,74 @@ def _is_signalled(process: int) -> bool:
     return any(int(mask, 16) & _USR2 for mask in masks)
 
 
-def test_a_requeue_from_outside_is_one_more_life(slurm, site, undisturbed, findings):
-    launch = site.launch("requeued").halts()
-    slurm.command("scontrol", "requeue", str(launch.job))
-    _finishes(launch, undisturbed, lives=2)
-    findings.note(launch, fault="`scontrol requeue` by hand", happened="resumed in the next life of the job")
+def test_a_requeue_from_outside_is_one_more_life(slurm, place, undisturbed, findings):
+    place.launch()
+    place.halts()
+    slurm.command("scontrol", "requeue", str(place.job))
+    _finishes(place, undisturbed, lives=2)
+    findings.note(place, fault="`scontrol requeue` by hand", happened="resumed in the next life of the job")
 
 
-def test_who_cancels_a_job_does_not_want_another(slurm, site, undisturbed, findings):
-    launch = site.launch("cancelled").halts()
-    slurm.command("scancel", str(launch.job))
+def test_who_cancels_a_job_does_not_want_another(slurm, place, undisturbed, findings):
+    launcher = place.launch()
+    place.halts()
+    slurm.command("scancel", str(place.job))
     cancelled_at = time.monotonic()
-    assert launch.ends() == 1
+    said = _ends(launcher, Exit.FAILED)
     assert time.monotonic() - cancelled_at < 60
-    assert "CANCELLED" in launch.said.splitlines()[-1]
-    findings.note(launch, fault="`scancel` by hand", happened="the launcher ends with one line", resumed=False)
-    again = site.launch("cancelled")
-    _finishes(again, undisturbed, lives=2, jobs=2)
-    assert again.history["restarts"] == 1
+    assert "CANCELLED" in said.splitlines()[-1]
+    findings.note(place, fault="`scancel` by hand", happened="the launcher ends with one line", resumed=False)
+    place.launch()
+    _finishes(place, undisturbed, lives=2, jobs=2)
+    assert place.summary["restarts"] == 1
 
 
-def test_a_dead_node_costs_a_life(slurm, site, undisturbed, findings):
-    launch = site.launch("node_died").halts(320)
-    node = slurm.nodes_of(launch.job)
+def test_a_dead_node_costs_a_life(slurm, place, undisturbed, findings):
+    place.launch()
+    place.saves().halts(320)
+    node = slurm.nodes_of(place.job)
     slurm.kill_node(node)
-    _finishes(launch, undisturbed, lives=2)
-    until(lambda: _first_end(launch) == "NODE_FAIL", seconds=60, what="accounting knows how the first life ended")
+    _finishes(place, undisturbed, lives=2)
+    until(lambda: place.jobs[0].state == "NODE_FAIL", seconds=60, what="accounting knows how the first life ended")
     (other,) = set(NODES) - {node}
-    assert slurm.nodes_of(launch.job) == other
-    findings.note(launch, fault="the node dies", happened="requeued by SLURM on the other node, resumed")
+    assert slurm.nodes_of(place.job) == other
+    findings.note(place, fault="the node dies", happened="requeued by SLURM on the other node, resumed")
 
 
-def test_accounting_may_be_down_all_the_time(slurm, site, undisturbed, findings):
+def test_accounting_may_be_down_all_the_time(slurm, place, undisturbed, findings):
     slurm.stop_accounting()
     stopped_at = time.monotonic()
-    launch = site.launch("unaccounted").halts()
-    slurm.command("scontrol", "requeue", str(launch.job))
-    assert launch.ends() == 0, launch.said
+    launcher = place.launch()
+    place.halts()
+    slurm.command("scontrol", "requeue", str(place.job))
+    _ends(launcher, 0)
     time.sleep(max(0.0, 60 - (time.monotonic() - stopped_at)))
     slurm.start_accounting()
-    _finishes(launch, undisturbed, lives=2)
-    findings.note(launch, fault="slurmdbd down, and a requeue", happened="requeued and resumed as with it")
+    _finishes(place, undisturbed, lives=2)
+    findings.note(place, fault="slurmdbd down, and a requeue", happened="requeued and resumed as with it")
 
 
-def test_a_forgotten_job_is_judged_by_what_it_left(slurm, site, undisturbed, findings):
-    environment = slurm.without("sacct")
+def test_a_forgotten_job_is_judged_by_what_it_left(slurm, place, undisturbed, findings, tmp_path):
+    environment, other = slurm.without("sacct"), place.copy(tmp_path / "other")
     with slurm.forgetful(seconds=2):
-        failed = site.launch("forgotten", environment=environment).halts()
+        failed = place.launch(environment=environment)
+        place.halts()
         # This one looks again when nobody remembers the job.
         failed.process.send_signal(signal.SIGSTOP)
-        os.kill(failed.ranks()[0], signal.SIGKILL)
-        finished = site.launch("forgotten_finished", environment=environment).trains()
+        os.kill(place.ranks()[0], signal.SIGKILL)
+        finished = other.launch(environment=environment)
+        other.trains()
         finished.process.send_signal(signal.SIGSTOP)
-        for launch in (failed, finished):
-            until(lambda: not _is_known(slurm, launch.job), seconds=180, what="the job is forgotten")  # noqa: B023
-            launch.process.send_signal(signal.SIGCONT)
-        assert failed.ends() == 1, failed.said
-        assert "failed with exit code" in failed.said.splitlines()[-1]
-        assert finished.ends() == 0, finished.said
-    assert finished.result == undisturbed.result
+        for each in (place, other):
+            until(lambda: not _is_known(slurm, each.job), seconds=180, what="the job is forgotten")  # noqa: B023
+            each.driver.process.send_signal(signal.SIGCONT)
+        assert "failed with exit code" in _ends(failed, Exit.FAILED).splitlines()[-1]
+        _ends(finished, 0)
+    assert other.result == undisturbed.result
     happened = "judged by exit_code and done.json"
-    findings.note(finished, fault="no sacct, job forgotten by squeue", happened=happened, resumed=False)
-    _finishes(site.launch("forgotten"), undisturbed, lives=2, jobs=2)
+    findings.note(other, fault="no sacct, job forgotten by squeue", happened=happened, resumed=False)
+    place.launch()
+    _finishes(place, undisturbed, lives=2, jobs=2)
 
 
 def _is_known(slurm: Slurm, job: int) -> bool:
@@ -246,63 +241,68 @@ def _is_known(slurm: Slurm, job: int) -> bool:
     return str(job) in found.stdout
 
 
-def test_a_rank_that_dies_ends_the_job_at_once(slurm, site, undisturbed, findings):
-    launch = site.launch("rank_died").halts()
-    os.kill(launch.ranks()[-1], signal.SIGKILL)
+def test_a_rank_that_dies_ends_the_job_at_once(slurm, place, undisturbed, findings):
+    launcher = place.launch()
+    place.halts()
+    os.kill(place.ranks()[-1], signal.SIGKILL)
     killed_at = time.monotonic()
-    assert launch.ends() == 1
+    said = _ends(launcher, Exit.FAILED)
     assert time.monotonic() - killed_at < 90
-    assert f"{launch.job}_0_log.out, its last lines:" in launch.said
-    assert "failed with exit code" in launch.said.splitlines()[-1]
-    findings.note(launch, fault="`kill -9` of a rank", happened="the job fails, last lines of its log", resumed=False)
-    again = site.launch("rank_died")
-    _finishes(again, undisturbed, lives=2, jobs=2)
+    assert f"{place.job}_0_log.out, its last lines:" in said
+    assert "failed with exit code" in said.splitlines()[-1]
+    findings.note(place, fault="`kill -9` of a rank", happened="the job fails, last lines of its log", resumed=False)
+    place.launch()
+    _finishes(place, undisturbed, lives=2, jobs=2)
 
 
-def test_a_controller_that_is_away_is_waited_for(slurm, site, undisturbed, findings):
+def test_a_controller_that_is_away_is_waited_for(slurm, place, undisturbed, findings):
     slurm.stop_controller()
     # Accounting would say that the job runs.
-    launch = site.launch("uncontrolled", environment=slurm.without("sacct"))
-    until(lambda: "squeue does not answer" in launch.said, seconds=60, what="the launcher cannot submit")
+    launcher = place.launch(environment=slurm.without("sacct"))
+    launcher.awaits("squeue does not answer", seconds=60)
     slurm.start_controller()
-    launch.halts()
+    place.halts()
     slurm.stop_controller()
-    until(lambda: "SLURM does not answer" in launch.said, seconds=60, what="the launcher has seen it")
+    launcher.awaits("SLURM does not answer", seconds=60)
     slurm.start_controller()
-    launch.goes_on()
-    _finishes(launch, undisturbed, lives=1)
-    findings.note(
-        launch, fault="slurmctld down, at submission and later", happened="the launcher waits, the job trains on"
-    )
+    place.goes_on()
+    _finishes(place, undisturbed, lives=1)
+    happened = "the launcher waits, the job trains on"
+    findings.note(place, fault="slurmctld down, at submission and later", happened=happened)
 
 
-def test_a_job_without_gpus_fails_in_its_first_minute(slurm, site, findings):
-    launch = site.launch("blind", device="cuda")
-    assert launch.ends() == 1
-    assert time.monotonic() - launch.begun < 120
-    assert "launch.processes_per_node: rank 0 on" in launch.said.splitlines()[-1]
+def test_a_job_without_gpus_fails_in_its_first_minute(place, findings):
+    place.configure(launch={"device": "cuda"})
+    launcher = place.launch()
+    said = _ends(launcher, Exit.FAILED)
+    assert launcher.seconds < 120
+    assert "launch.processes_per_node: rank 0 on" in said.splitlines()[-1]
     happened = "the first check fails with one line that names `launch`"
-    findings.note(launch, fault="no GPU where one is asked for", happened=happened, resumed=False)
+    findings.note(place, fault="no GPU where one is asked for", happened=happened, resumed=False)
 
 
-def test_requeues_that_are_used_up_make_way_for_another_job(slurm, site, undisturbed, findings):
-    launch = site.launch("not_requeued", requeues=0).halts()
-    _ask_to_stop(slurm, launch)
-    _finishes(launch, undisturbed, lives=2, jobs=2)
-    findings.note(launch, fault="told to stop, launch.requeues 0", happened="state saved, submitted anew")
+def test_requeues_that_are_used_up_make_way_for_another_job(slurm, place, undisturbed, findings):
+    place.configure(launch={"requeues": 0})
+    place.launch()
+    place.halts()
+    _ask_to_stop(slurm, place)
+    _finishes(place, undisturbed, lives=2, jobs=2)
+    findings.note(place, fault="told to stop, launch.requeues 0", happened="state saved, submitted anew")
 
 
-def test_requeues_and_resubmissions_that_are_used_up_end_in_one_line(slurm, site, undisturbed, findings):
-    launch = site.launch("ended", requeues=0, resubmissions=0).halts()
-    _ask_to_stop(slurm, launch)
-    assert launch.ends() == 1
-    assert "saved its state and stopped" in launch.said.splitlines()[-1]
+def test_requeues_and_resubmissions_that_are_used_up_end_in_one_line(slurm, place, undisturbed, findings):
+    place.configure(launch={"requeues": 0, "resubmissions": 0})
+    launcher = place.launch()
+    place.halts()
+    _ask_to_stop(slurm, place)
+    assert "saved its state and stopped" in _ends(launcher, Exit.FAILED).splitlines()[-1]
     happened = "state saved, the launcher ends with one line"
-    findings.note(launch, fault="told to stop, requeues and resubmissions 0", happened=happened, resumed=False)
-    again = site.launch("ended")
-    _finishes(again, undisturbed, lives=2, jobs=2)
+    findings.note(place, fault="told to stop, requeues and resubmissions 0", happened=happened, resumed=False)
+    place.configure()
+    place.launch()
+    _finishes(place, undisturbed, lives=2, jobs=2)
 
 
-def _ask_to_stop(slurm: Slurm, launch: Launch) -> None:
-    launch.goes_on()
-    slurm.command("scancel", "--signal=USR2", str(launch.job))
+def _ask_to_stop(slurm: Slurm, place: Workplace) -> None:
+    place.goes_on()
+    slurm.command("scancel", "--signal=USR2", str(place.job))

@@ -1,7 +1,11 @@
-"""A working directory with one run of two processes, and the drivers that people start and lose in it."""
+"""A working directory with one run of two processes, and the drivers that people start and lose in it.
+
+A driver is what somebody starts: a launcher, or the Snakemake that starts one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,28 +25,56 @@ from slurm_cluster import Job, Slurm, until
 
 from onestep.cli import main
 from onestep.config import read_experiment, run_document
+from onestep.files import read_json
 from onestep.launch.journal import Journal
 from tiny import REPOSITORY, write_config
 
-RUN = "digits_backbone"
+RUN = "digits_edm"
 SUMMARY = f"results/runs/{RUN}/summary.json"
 _SECONDS = 180.0
+# Some seconds of training, a record every step and a state every second.
+_TRAINING = {"batch": 16, "images": 960, "snapshot_every": 320}
 _LAUNCH = {
     "processes_per_node": 2,
     "memory_gib": 4,
-    "state_seconds": 0.5,
-    "poll_seconds": 0.5,
-    "grace_seconds": 20.0,
     "hours": 0.2,
+    "signal_seconds": 60,
+    "state_seconds": 1.0,
+    "poll_seconds": 0.5,
+    "grace_seconds": 30.0,
 }
 
 
 def small_config(*, launch: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """Return a config of one run that trains for some seconds, with some keys of `launch` and of the run changed."""
-    config = json.loads(json.dumps(yaml.safe_load((REPOSITORY / "tests" / "slurm" / "config.yaml").read_text())))
-    run = {**config["runs"][RUN], "images": 6_400, "snapshot_every": 3_200, **changes}
+    config = yaml.safe_load((REPOSITORY / "tests" / "slurm" / "config.yaml").read_text())
     kept = {key: config[key] for key in ("inputs", "datasets", "storage")}
+    run = {**config["runs"][RUN], **_TRAINING, **changes}
     return {**kept, "runs": {RUN: run}, "launch": {**config["launch"], **_LAUNCH, **(launch or {})}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run leaves, as far as it may not depend on what happened on the way.
+
+    Attributes:
+        snapshots: SHA-256 of each snapshot's file.
+        records: All of the log but speed and memory.
+    """
+
+    snapshots: Mapping[str, str]
+    records: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Result:
+        """Read a published run, or the folder that a run works in."""
+        found = sorted((folder / "snapshots").iterdir())
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        kept = ("images_seen", "losses", "observed", "non_finite")
+        return cls(
+            snapshots={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found},
+            records=tuple({key: line.get(key) for key in kept} for line in lines),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +83,27 @@ class Driver:
 
     Attributes:
         output: File of all that it says.
+        begun: When it was started, on the monotonic clock.
     """
 
     process: subprocess.Popen
     output: Path
+    begun: float = field(default_factory=time.monotonic)
+    _ended_at: list[float] = field(default_factory=list)
 
     @property
     def said(self) -> str:
         """All that it has said so far."""
         return self.output.read_text()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
     def awaits(self, words: str, *, seconds: float = _SECONDS) -> None:
         """Wait until it has said something."""
-        until(lambda: words in self.said or self.process.poll() is not None, seconds=seconds, what=f"it says {words}")
+        until(lambda: words in self.said or not self.is_running, seconds=seconds, what=f"it says {words}")
         assert words in self.said, self.said
 
     def signal_group(self, number: signal.Signals) -> None:
@@ -70,14 +111,31 @@ class Driver:
         os.killpg(self.process.pid, number)
 
     def code(self, *, seconds: float = _SECONDS) -> int:
-        """Wait for its end; return its exit code."""
-        return self.process.wait(timeout=seconds)
+        """Wait for its end; return its exit code. One that takes longer hangs, and is killed."""
+        try:
+            code = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it hangs: {self.said}") from None
+        self._ended_at.append(time.monotonic())
+        return code
 
     def ends(self, code: int, *, seconds: float = _SECONDS) -> str:
         """Wait for its end with an exit code; return all that it said."""
         found = self.code(seconds=seconds)
         assert found == code, self.said
         return self.said
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, as far as somebody waited for its end."""
+        return self._ended_at[0] - self.begun
+
+    def kill(self) -> None:
+        """End it and all that it started, if it has not ended."""
+        if self.is_running:
+            self.signal_group(signal.SIGKILL)
+            self.process.wait()
 
 
 def _heeding() -> None:
@@ -92,11 +150,13 @@ class Workplace:
 
     Attributes:
         drivers: Those that were started in it.
+        copies: Those that were made of it.
     """
 
     folder: Path
     slurm: Slurm
     drivers: list[Driver] = field(default_factory=list)
+    copies: list[Workplace] = field(default_factory=list)
 
     def configure(self, *, launch: Mapping[str, Any] | None = None, **changes: Any) -> None:
         """Write config.yaml, and run.yaml as `onestep resolve` does."""
@@ -121,7 +181,8 @@ class Workplace:
         """Return a copy: of its inputs, as if the run had never been trained, or of all that is in it."""
         left_out = () if whole else ("state", "logs", "snapshots", "log.jsonl", "summary.json")
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(*left_out, "driver.*"), symlinks=True)
-        return Workplace(folder=folder, slurm=self.slurm)
+        self.copies.append(Workplace(folder=folder, slurm=self.slurm))
+        return self.copies[-1]
 
     def start(self, *command: str, environment: Mapping[str, str] | None = None, **how: Any) -> Driver:
         """Start a command in the working directory."""
@@ -163,11 +224,16 @@ class Workplace:
         return self.start(sys.executable, "-m", "snakemake", *where, SUMMARY, *arguments)
 
     def clear_up(self) -> None:
-        """End what a failed test has left."""
+        """End what a failed test has left, here and in copies."""
         for driver in self.drivers:
-            if driver.process.poll() is None:
-                driver.signal_group(signal.SIGKILL)
-                driver.process.wait()
+            driver.kill()
+        for copy in self.copies:
+            copy.clear_up()
+
+    @property
+    def driver(self) -> Driver:
+        """The one that was started last."""
+        return self.drivers[-1]
 
     @property
     def journals(self) -> list[Journal]:
@@ -180,6 +246,11 @@ class Workplace:
         """Of the run's only work folder."""
         (journal,) = self.journals
         return journal
+
+    @property
+    def job(self) -> int:
+        """The job that was submitted last."""
+        return int(self.journals[-1].job.job_id)
 
     def events(self, what: str) -> list[dict[str, Any]]:
         """Return what launchers did."""
@@ -194,7 +265,7 @@ class Workplace:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every life of every job that was ever submitted under the run's name, says accounting."""
+        """Every life of every job that was ever submitted under the run's name, oldest first, says accounting."""
         return [job for journal in self.journals for job in self.jobs_of(journal)]
 
     def jobs_of(self, journal: Journal) -> list[Job]:
@@ -203,42 +274,72 @@ class Workplace:
         assert job is not None
         until(
             lambda: int(job.job_id) in [each.id for each in self.slurm.jobs(job.name)],
-            seconds=30,
-            what="accounting knows of the job",
+            seconds=60,
+            what=f"accounting knows of job {job.job_id}",
         )
         return self.slurm.jobs(job.name)
 
-    def hold(self, *, with_state: bool = False) -> None:
-        """Wait until the run is in the midst of training, and stop its time there."""
-        until(lambda: self._is_training(with_state=with_state), seconds=_SECONDS, what="it trains")
-        _signal(self._rank_0, signal.SIGSTOP)
-        assert not self.journal.is_done, "it had finished before it could be disturbed"
-
-    def let_go(self) -> None:
-        """Let its time run again."""
-        _signal(self._rank_0, signal.SIGCONT)
-
-    def _is_training(self, *, with_state: bool) -> bool:
-        found = [journal for journal in self.journals if journal.images_seen >= 3 * 64]
-        return any(not with_state or any(journal.folder.glob("state-*")) for journal in found)
-
     @property
-    def _rank_0(self) -> int:
-        return _process_in((self.journal.folder / "lock").read_text())
+    def images_seen(self) -> int:
+        """How far the training is."""
+        return max((journal.images_seen for journal in self.journals), default=0)
+
+    def trains(self, images: int = 64) -> Workplace:
+        """Wait until the training has come so far, and see that its driver is still there."""
+        return self._comes_to(lambda: self.images_seen >= images, what=f"it trains {images} images")
+
+    def saves(self) -> Workplace:
+        """Wait until there is a state to go on from, and see that its driver is still there."""
+        states = (self.folder / "state" / RUN).glob
+        return self._comes_to(lambda: any(states("*/state-*")), what="it saves a state")
+
+    def _comes_to(self, holds: Callable[[], bool], *, what: str) -> Workplace:
+        until(lambda: holds() or not self.driver.is_running, seconds=_SECONDS, what=what)
+        assert self.driver.is_running, self.driver.said
+        return self
+
+    def halts(self, images: int = 64) -> Workplace:
+        """Wait until the training has come so far, and hold its ranks there: on no machine may it end before a fault.
+
+        SLURM lets them go on when it ends them.
+        """
+        self.trains(images)
+        assert self._signal(signal.SIGSTOP) >= self.journal.job.processes, "it was not all of them"
+        assert not self.journal.is_done, "it had finished before it could be disturbed"
+        return self
+
+    def goes_on(self) -> None:
+        """Let the ranks go on."""
+        self._signal(signal.SIGCONT)
+
+    def ranks(self) -> list[int]:
+        """Return the process ids of the training's ranks."""
+        mark = str(self.journal.folder / "submitit").encode()
+        found = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return [int(entry.name) for entry in found if _is_rank(entry, mark)]
+
+    def _signal(self, number: signal.Signals) -> int:
+        ranks = self.ranks()
+        for rank in ranks:
+            os.kill(rank, number)
+        return len(ranks)
 
     @property
     def launcher(self) -> int:
         """The process that watches the run."""
-        return _process_in(self.journal.watcher)
+        found = re.match(r"process (\d+) on ", self.journal.watcher)
+        assert found, self.journal.watcher
+        return int(found[1])
 
-    def result(self) -> dict[str, Any]:
-        """Return what was published: the bytes of each snapshot, and the losses by images seen."""
-        published = self.folder / f"results/runs/{RUN}"
-        return {**_snapshots(published), "losses": losses(published / "log.jsonl")}
+    @property
+    def result(self) -> Result:
+        """What was published."""
+        return Result.of(self.folder / "results/runs" / RUN)
 
-    def kept_result(self, journal: Journal) -> dict[str, Any]:
-        """Return the same of a run's work folder."""
-        return {**_snapshots(journal.folder), "losses": losses(journal.folder / "log.jsonl")}
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was published of the training's lives and machine."""
+        return read_json(self.folder / SUMMARY)
 
     @property
     def rule_log(self) -> list[str]:
@@ -254,24 +355,12 @@ class Workplace:
         return (self.journal.folder / "submitit" / f"{job}_0_log.out").read_text().splitlines()
 
 
-def _process_in(text: str) -> int:
-    found = re.match(r"process (\d+) on ", text)
-    assert found, text
-    return int(found[1])
-
-
-def _signal(process: int, number: signal.Signals) -> None:
-    os.kill(process, number)
-
-
-def _snapshots(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "snapshots").glob("*.safetensors")}
-
-
-def losses(log: Path) -> Iterable[tuple[int, Any]]:
-    """Return the losses of a log by images seen."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    return [(record["images_seen"], record["losses"]) for record in records]
+def _is_rank(entry: Path, mark: bytes) -> bool:
+    try:
+        words = (entry / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"submitit.core._submit" in words and mark in words and b"srun" not in words[0]
 
 
 def program(folder: Path, name: str, *lines: str) -> Path:
