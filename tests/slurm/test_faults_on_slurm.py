@@ -27,7 +27,8 @@ Written by `ONESTEP_FAULTS=docs/faults.md python -m pytest -m slurm tests/slurm/
 of two nodes on one machine, a training of some seconds in two processes, `launch.poll_seconds` 0.5. Each run that went
 on ended with snapshots and a log that are bitwise those of the undisturbed run, whose launcher took {seconds:.0f} s.
 The ranks are held while a fault strikes, so the time lost includes SLURM's own: here a requeued job waits for 6 s (on
-most sites for 2 minutes), a dead node is noticed after 15 s, and limits are looked at every 30 s.
+most sites for 2 minutes), a dead node is noticed after 15 s, and limits are looked at every 30 s. Accounting may never
+learn of a life that began and ended while slurmdbd was away.
 
 """
 # No launcher may take longer, whatever happens to its job.
