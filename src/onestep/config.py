@@ -47,7 +47,7 @@ def read_launch(path: Path | str) -> Launch:
     Raises:
         ConfigError: The file is not readable, or something in that section is wrong.
     """
-    document = read_yaml(Path(path))
+    document = _plain(read_yaml(Path(path)))
     given = document.get("launch") if isinstance(document, dict) else None
     experiment, problems = to_values({} if given is None else {"launch": given})
     if experiment is None:
@@ -67,8 +67,7 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     Raises:
         ConfigError: Something in it is wrong.
     """
-    # Aliases become copies, and dates, for which a config has no use, become text again.
-    document = json.loads(json.dumps(document, default=str))
+    document = _plain(document)
     resolved = resolve_components(document)
     experiment, misshapen = to_values(resolved.document)
     problems = resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
@@ -77,6 +76,11 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))
     return experiment
+
+
+def _plain(document: Any) -> Any:
+    """Return a document in which aliases are copies, and dates, for which a config has no use, text again."""
+    return json.loads(json.dumps(document, default=str))
 
 
 def _within(place: Place, broken: tuple[Place, ...]) -> bool:

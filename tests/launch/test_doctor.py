@@ -11,6 +11,7 @@ import pytest
 
 from onestep._config.shape import to_values
 from onestep.cli import main
+from onestep.config import read_launch
 from onestep.launch import machine_checks
 from onestep.launch.cluster import Cluster
 from onestep.launch.doctor import Doctor, profile_lines
@@ -388,6 +389,11 @@ def test_a_wrong_launch_section_is_one_line(tmp_path, capsys, given, expected):
     assert main(["doctor", "--config", str(config)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("onestep doctor: config.yaml: ") and expected in line
+
+
+def test_a_name_that_looks_like_a_date_is_a_name(tmp_path):
+    (tmp_path / "config.yaml").write_text("launch: {account: 2026-11-21}\n")
+    assert read_launch(tmp_path / "config.yaml").account == "2026-11-21"
 
 
 def test_slurm_that_is_not_wanted_is_not_looked_at(slurm, tmp_path):
