@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Observations:
     def looks(self) -> Iterator[ObservationPlan]:
         """All of them, by the feature networks that this takes."""
         blocks: dict[tuple[str, ...], list[str]] = {}
-        for block, features in self._features_by_block().items():
+        for block, features in self._features_by_block.items():
             blocks.setdefault(tuple(sorted(features)), []).append(block)
         return (self._look(features, members) for features, members in blocks.items())
 
@@ -80,6 +81,7 @@ class Observations:
             weight_options=" ".join(f"{name}={path}" for name, path in paths.items()),
         )
 
+    @functools.cached_property
     def _features_by_block(self) -> dict[str, set[str]]:
         """Return for each block of images the feature networks that metrics of it look through."""
         found: dict[str, set[str]] = {}
@@ -102,6 +104,6 @@ class Observations:
     def code(self, wildcards: Any) -> str:
         """Fingerprint of the sampler, the networks and the feature networks."""
         model, sampler, _ = wildcards.block.split("/")
-        features = sorted(self._features_by_block()[wildcards.block])
+        features = sorted(self._features_by_block[wildcards.block])
         loaded = [*self._images.drawn_with(model, sampler), *self._features.looked_through(*features)]
         return self._fingerprints.fingerprint("onestep.cli:observe", plugins=loaded)
