@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestep.launch.cluster import Cluster
-from onestep.launch.journal import Journal, journals
+from onestep.launch.journal import Job, Journal, journals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,22 @@ def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen
     found, cluster = journals(state, run), cluster or Cluster()
     if not found:
         return None
-    return _unrecorded(found[-1], cluster) if found[-1].job is None else _recorded(found[-1], cluster)
+    job = found[-1].job
+    return _unrecorded(found[-1], cluster) if job is None else _recorded(job, found[-1], cluster)
 
 
 def _unrecorded(journal: Journal, cluster: Cluster) -> JobSeen | None:
     """Return the job of a launcher that died between submitting it and writing it down."""
     name = journal.jobs_name
-    for job_id in (name and cluster.active_jobs(name)) or ():
-        sighting = cluster.look(job_id)
-        state = sighting.state or "not written down by its launcher"
-        return JobSeen(job_id=job_id, state=state, restarts=sighting.restarts or 0, gpu_hours=None)
-    return None
+    active = None if name is None else cluster.active_jobs(name)
+    if not active:
+        return None
+    sighting = cluster.look(active[0])
+    state = sighting.state or "not written down by its launcher"
+    return JobSeen(job_id=active[0], state=state, restarts=sighting.restarts or 0, gpu_hours=None)
 
 
-def _recorded(journal: Journal, cluster: Cluster) -> JobSeen:
-    job = journal.job
-    assert job is not None, journal.folder
+def _recorded(job: Job, journal: Journal, cluster: Cluster) -> JobSeen:
     sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
     silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue here"
     forgotten = job.ended or ("finished" if journal.is_done else "SLURM does not know it")

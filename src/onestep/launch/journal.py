@@ -101,7 +101,8 @@ class Journal:
         try:
             return read_json(self._intention)["name"]
         except FileNotFoundError:
-            return None if self.job is None else self.job.name
+            job = self.job
+            return None if job is None else job.name
 
     @property
     def touched_at(self) -> float:

@@ -109,9 +109,10 @@ class _Launcher:
     def _settle_others(self) -> None:
         """Say, or end, what still trains this run under an earlier config."""
         for other in journals(self._journal.folder.parent.parent, self._run):
-            if other.folder.resolve() == self._journal.folder.resolve() or other.is_done or other.jobs_name is None:
+            name = other.jobs_name
+            if other.folder.resolve() == self._journal.folder.resolve() or other.is_done or name is None:
                 continue
-            for job_id in self._cluster.active_jobs(other.jobs_name) or []:
+            for job_id in self._cluster.active_jobs(name) or []:
                 if self._site.on_change == "cancel" and self._cluster.cancel(job_id):
                     other.event("cancelled", job=job_id, because="the config changed")
                     say(f"{self._run}: job {job_id} trained it under an earlier config; cancelled (launch.on_change)")

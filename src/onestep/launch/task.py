@@ -80,7 +80,7 @@ class TrainingTask:
         folder = self.assignment.folder(code)
         self._check_folder(folder)
 
-        def leave_mark(folder: Path) -> None:
+        def leave_mark() -> None:
             stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
 
         if job.global_rank == 0 and not _is_free(int(os.environ["MASTER_PORT"])):
@@ -88,7 +88,7 @@ class TrainingTask:
                 f"port {os.environ['MASTER_PORT']} of {job.hostname} is taken; the next life meets at another",
                 flush=True,
             )
-            leave_mark(folder)
+            leave_mark()
             return False
         return carry_out(
             self.assignment,

@@ -41,7 +41,7 @@ def carry_out(
     output: Path | None,
     stop: Callable[[], bool] = never,
     lock_seconds: float = 0.0,
-    when_stopped: Callable[[Path], object] | None = None,
+    when_stopped: Callable[[], object] | None = None,
 ) -> bool:
     """Train a run to its end, or until it is asked to stop; what is done is not done again.
 
@@ -53,7 +53,7 @@ def carry_out(
             run; None publishes nothing.
         stop: Whether this process was asked to stop; one that was is enough for all to save the state and leave.
         lock_seconds: How long to wait for another process that trains this run, which may be about to leave.
-        when_stopped: Called in the leading process with the run's folder, before any process leaves a stopped training.
+        when_stopped: Called in the leading process before any process leaves a stopped training.
 
     Returns:
         Whether the run is finished; else it was asked to stop, and its state is written.
@@ -70,7 +70,7 @@ def carry_out(
             publish(folder, output / folder.parent.name)
         if not finished and when_stopped is not None:
             if ranks.leads:
-                when_stopped(folder)
+                when_stopped()
             distributed.wait(ranks=ranks)
     return finished
 
