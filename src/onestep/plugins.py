@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 from onestep.absent import stood_in
@@ -28,3 +29,13 @@ def load(family: str, name: str) -> Any:
         module = importlib.import_module(f"onestep.{family}.{name}")
     (public,) = module.__all__
     return getattr(module, public)
+
+
+def build(family: str, block: Mapping[str, Any], **supplied: Any) -> Any:
+    """Build the component that a config block names, from its options and what the caller supplies.
+
+    Raises:
+        ValueError: There is no such component.
+    """
+    options = {key: value for key, value in block.items() if key != "name"}
+    return load(family, block["name"])(**options, **supplied)

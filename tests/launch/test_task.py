@@ -19,9 +19,8 @@ from submitit.core.utils import DelayedSubmission
 from onestep.config import read_experiment, run_document
 from onestep.data._archive import write_archive
 from onestep.exits import Exit
-from onestep.fingerprint import Fingerprints
+from onestep.fingerprint import STAGES, Fingerprints, component_module, training_components
 from onestep.launch.task import TrainingTask, port_of
-from onestep.stages import training_plugins
 from onestep.training.assignment import Assignment, Inputs
 from tiny import tiny_config, write_config
 
@@ -198,6 +197,7 @@ def test_ports_differ_between_jobs_and_between_the_lives_of_one():
 
 def test_how_a_training_is_launched_is_no_part_of_its_code():
     document = run_document(read_experiment("demo/config.yaml"), "digits_d2o")
-    closure = Fingerprints().closure("onestep.training.run", plugins=training_plugins(document))
+    components = [component_module(family, name) for family, name in training_components(document)]
+    closure = Fingerprints().closure([*STAGES["train"], *components])
     assert "onestep.training.stopping" in closure and "onestep.exits" not in closure
     assert not any(name.startswith("onestep.launch") for name in closure)

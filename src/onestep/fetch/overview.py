@@ -13,6 +13,7 @@ from onestep.fetch.store import Store, wanted
 from onestep.files import sha256_of_file
 from onestep.inputs import absent, kept_at, placed_at, read_registry
 from onestep.plan import Plan
+from onestep.plan.inputs import input_source, needed_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,12 @@ class Overview:
         registry = read_registry()
         used = {source.published for source in plan.experiment.inputs.values()}
         sources = {}
-        for name in only or plan.inputs.needed:
+        for name in only or needed_inputs(plan):
             if name not in plan.experiment.inputs and name not in registry:
                 known = ", ".join(plan.experiment.inputs)
                 raise ValueError(f"--only: found {name!r}, expected one of the inputs ({known}) or a published name")
             inside = name in plan.experiment.inputs
-            sources[name] = plan.inputs.source(name) if inside else {"published": name}
+            sources[name] = input_source(plan, name) if inside else {"published": name}
         return cls(sources=sources, others=tuple(name for name in registry if name not in used), store=store)
 
     def listed(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -9,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from onestep.exits import Exit
 
@@ -96,3 +99,26 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
+    """Return a verb and its typed options as arguments of `onestep`; None, False and empty options are left out.
+
+    Args:
+        verb: The verb.
+        options: Values by parameter name. `processes` is left out, because ranks do not start further ones.
+    """
+    words = [verb]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "processes" or value is None or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        elif isinstance(value, range):
+            words += [option, f"{value[0]}-{value[-1]}"]
+        elif isinstance(value, Mapping) and all(isinstance(each, Path) for each in value.values()):
+            words += [word for key, path in value.items() for word in (option, f"{key}={path}")]
+        else:
+            words += [option, json.dumps(value) if isinstance(value, Mapping) else str(value)]
+    return words

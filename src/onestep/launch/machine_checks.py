@@ -20,6 +20,7 @@ from onestep.inputs import absent
 from onestep.launch.commands import ask
 from onestep.launch.finding import Finding, Mark, judged
 from onestep.plan import Plan
+from onestep.plan.inputs import input_source, needed_inputs
 
 _GIB = 2**30
 _MOUNTS = Path("/proc/mounts")
@@ -254,8 +255,8 @@ def input_findings(config: Path) -> Iterator[Finding]:
         remedy = "run `onestep doctor` in the environment of the jobs as well"
         yield Finding(mark=Mark.NOTE, subject="config", found=f"not looked at here: {error}", remedy=remedy)
         return
-    needed = plan.inputs.needed
-    missing = [name for name in needed if absent(plan.inputs.source(name), name=name) is not None]
+    needed = needed_inputs(plan)
+    missing = [name for name in needed if absent(input_source(plan, name), name=name) is not None]
     yield judged(
         not missing,
         otherwise=Mark.NOTE,

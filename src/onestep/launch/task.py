@@ -73,10 +73,9 @@ class TrainingTask:
         self._check_tasks(job)
         self._check_gpus(job)
         from onestep.fingerprint import Fingerprints
-        from onestep.stages import training_code
         from onestep.training.run import carry_out
 
-        code = training_code(self.assignment.document(), fingerprints=Fingerprints())
+        code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
         self._check_folder(folder)
 

@@ -1,0 +1,48 @@
+"""The verbs about a whole config: `resolve` and `status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def resolve(*, config: Path, run: str, output: Path) -> int:
+    """Write the resolved configuration of a run: every default filled in.
+
+    Args:
+        config: The config.
+        run: Name of the run.
+        output: The run.yaml.
+    """
+    import yaml
+
+    from onestep.config import read_experiment, run_document
+    from onestep.files import write_text
+
+    document = run_document(read_experiment(config), run)
+    write_text(output, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    return 0
+
+
+def status(*, config: Path = Path("config.yaml")) -> int:
+    """Print for each run its progress, its SLURM job, and whether its training code has changed since.
+
+    Args:
+        config: The config.
+    """
+    from onestep.launch.attendance import jobs_of
+    from onestep.plan import Plan
+    from onestep.plan.train import training_code
+    from onestep.report.status import status_lines
+
+    plan = Plan.read(config)
+    runs = {name: run.images for name, run in plan.experiment.runs.items()}
+    for line in status_lines(
+        runs,
+        codes={name: training_code(plan, name) for name in runs},
+        job_of=lambda run: jobs_of(run, state=Path("state")),
+        distances=[name for name, metric in plan.experiment.metrics.items() if metric.name == "frechet"],
+        results=Path("results"),
+        state=Path("state"),
+    ):
+        print(line)
+    return 0
