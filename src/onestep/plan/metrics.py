@@ -9,7 +9,7 @@ from onestep import plugins
 from onestep.config import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import parse_model
 from onestep.plan.options import own_options
 from onestep.plan.paths import RESULTS
 from onestep.plan.references import References
@@ -49,7 +49,7 @@ class Metrics:
         return self._references.published_of(dataset, metric=name) or self._references.own_of(dataset, metric=name)
 
     def _dataset_of(self, model: str) -> str:
-        name = Model.parse(model).name
+        name = parse_model(model).name
         if name in self._experiment.runs:
             return self._experiment.runs[name].dataset
         return next(

@@ -11,6 +11,7 @@ from onestep._config.values import Row, Table
 from onestep.config import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
+from onestep.models import Selected, Snapshot
 from onestep.plan.numbers import Numbers
 from onestep.plan.paths import RESULTS, weights
 from onestep.plan.rows import Rows
@@ -59,7 +60,7 @@ class Tables:
 
     def choices(self, wildcards: Any) -> list[str]:
         """Which snapshots were chosen for a table."""
-        chosen = [row.model for row in self._rows.of(wildcards.table) if row.model.choice is not None]
+        chosen = [row.model for row in self._rows.of(wildcards.table) if isinstance(row.model, Selected)]
         return [str(Path(path).with_suffix(".json")) for path in dict.fromkeys(map(weights, chosen))]
 
     def options(self, wildcards: Any) -> str:
@@ -94,7 +95,7 @@ class Tables:
             "sampler": row.sampler,
             "nfe": self._evaluations(row.sampler),
             "images": None,
-            "images_seen": model.images,
+            "images_seen": model.images if isinstance(model, Snapshot) else None,
             "model": str(model),
             "ema": None if row.run is None else row.ema or self._experiment.runs[row.run].ema.half_life,
         }

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from onestep import files
-from onestep.models import Model, average_suffix
+from onestep.models import Snapshot, Teacher, average_suffix, parse_model
 from onestep.report.table import Row, Table, read_table
 
 
@@ -171,12 +171,13 @@ def _snapshots(results: Path, row: Row) -> list[tuple[int, str]]:
     """Return (images seen, model) of each snapshot, ascending; a network from outside counts as 0 images."""
     if row.model is None:
         return []
-    model = Model.parse(row.model)
-    suffix = average_suffix(model.ema)
+    model = parse_model(row.model)
+    ema = None if isinstance(model, Teacher) else model.ema
+    suffix = average_suffix(ema)
     found = (results / "runs" / model.name / "snapshots").glob(f"*{suffix}.safetensors")
     counts = [path.stem.removesuffix(suffix) for path in found]
     images = sorted(int(count) for count in counts if count.isdecimal())
-    models = [(count, str(replace(model, images=count, choice=None))) for count in images]
+    models = [(count, str(Snapshot(name=model.name, images=count, ema=ema))) for count in images]
     return models or [(row.images_seen or 0, row.model)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep.files import read_json
-from onestep.models import Model
+from onestep.models import Selected, parse_model
 from onestep.report import numbers
 from onestep.report.formats import write_table
 from onestep.report.table import Entry, Measurement, read_measurements, tabulate
@@ -53,7 +53,7 @@ def _facts(run: str | None, *, results: Path) -> Mapping[str, Any] | None:
 
 def _selected(row: Mapping[str, Any], *, layout: Mapping[str, Any], trained: bool, results: Path) -> dict[str, Any]:
     """Return which snapshot stands in a row, and how it was selected."""
-    if row["model"] is None or Model.parse(row["model"]).choice is None:
+    if row["model"] is None or not isinstance(parse_model(row["model"]), Selected):
         return {"snapshot": row["model"], "snapshot_policy": "last" if trained else None}
     chosen = read_json(results / "selections" / f"{row['model']}.json")
     return {
