@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from onestep import plugins
-from onestep._config.components import resolve_components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.config.blocks import resolve_components
 from onestep.inputs import read_registry
 from onestep.stages import training_plugins
 
@@ -78,7 +78,7 @@ WRONG = {
     "unknown key of a row": (
         {"tables.digits.rows.1": {"run": "digits_edm", "sampler": "heun", "smapler": "heun"}},
         "tables.digits.rows[1].smapler: unknown key; "
-        "allowed: run, teacher, sampler, label, dataset, ema, published, nfe, images; did you mean sampler?",
+        "allowed: run, runs, teacher, sampler, label, dataset, ema, published, nfe, images; did you mean sampler?",
     ),
     "a launch exception of nobody": (
         {"launch.runs": {"digits_d3o": {"hours": 2.0}}},
@@ -102,7 +102,7 @@ WRONG = {
     "unknown section": (
         {"zebra": 1},
         "zebra: unknown key; allowed: inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
-        "runs, samplers, metrics, tables, launch, container, storage, rerun",
+        "runs, samplers, metrics, tables, studies, launch, container, storage, rerun",
     ),
     "an argument that the pipeline supplies": (
         {"runs.digits_backbone.classifier.classes": 10},
@@ -591,7 +591,7 @@ WRONG = {
     ),
     "an optimizer that is none": (
         {f"{D2O}.optimizers.generator.name": "sgd"},
-        f"{D2O}.optimizers.generator.name: found the text 'sgd', expected 'adam' or 'radam'",
+        f"{D2O}.optimizers.generator.name: found the text 'sgd', expected 'adam', 'adamw' or 'radam'",
     ),
     "snapshots closer than steps": (
         {f"{D2O}.batch": 64, f"{D2O}.snapshot_every": 63},
@@ -678,7 +678,7 @@ def test_a_circle_over_several_runs_is_named() -> None:
 
 SECTIONS = (
     "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, "
-    "launch, container, storage, rerun"
+    "studies, launch, container, storage, rerun"
 )
 NO_CONFIG = {
     "nothing": ("", f"found nothing, expected a mapping of: {SECTIONS}"),
@@ -872,7 +872,7 @@ def test_the_document_of_a_run_says_which_of_its_backbones_are_timms() -> None:
 
 
 def test_the_document_of_a_run_that_is_none_names_the_choices() -> None:
-    with pytest.raises(ValueError, match="no run called 'd2o'; choices: digits_backbone, digits_metric, digits_edm"):
+    with pytest.raises(ValueError, match="got 'd2o', .*: digits_backbone, digits_metric, digits_edm"):
         run_document(read_experiment(DEMO), "d2o")
 
 

@@ -15,7 +15,7 @@ from onestep.config import experiment_document
 from onestep.plan import Plan
 from tiny import REPOSITORY
 
-ABSENT = ("torch", "torchvision", "timm", "torch_fidelity", "sklearn", "scipy", "matplotlib")
+ABSENT = ("torch", "torchvision", "timm", "torch_fidelity", "sklearn", "scipy")
 
 
 @pytest.fixture

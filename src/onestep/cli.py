@@ -60,7 +60,7 @@ def resolve(options: argparse.Namespace) -> int:
     """Write one run's configuration with every default filled in."""
     import yaml
 
-    from onestep.config import read_experiment, run_document
+    from onestep.config.reading import read_experiment, run_document
     from onestep.files import write_text
 
     document = run_document(read_experiment(options.config), options.run)
@@ -127,7 +127,7 @@ def launch(options: argparse.Namespace) -> int:
 
     import yaml
 
-    from onestep.config import read_experiment
+    from onestep.config.reading import read_experiment
 
     run = yaml.safe_load(options.run.read_text())["run"]
     site = read_experiment(options.config).launch.of(run)
@@ -346,7 +346,7 @@ def bench_train(options: argparse.Namespace) -> int:
     from onestep.bench.option_sets import OPTION_SETS
     from onestep.bench.random_run import GivenShape
     from onestep.bench.train import bench_training, report_lines, write_findings
-    from onestep.config import read_experiment
+    from onestep.config.reading import read_experiment
 
     given = GivenShape(resolution=options.resolution, channels=options.channels, classes=options.classes)
     with distributed.joined() as ranks:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from onestep._config.shape import to_values
 from onestep.cli import main
 from onestep.config import read_launch
+from onestep.config.schema import to_values
 from onestep.launch import machine_checks
 from onestep.launch.cluster import Cluster
 from onestep.launch.doctor import Doctor, profile_lines

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from onestep import plugins
 from onestep.bench.option_sets import OptionSet
 from onestep.classifiers import build_classifier
-from onestep.config import Experiment, run_document
+from onestep.config.reading import run_document
+from onestep.config.sections import Experiment
 from onestep.discriminators import join_discriminator
 from onestep.discriminators._backbones import Backbone, classifier_backbone
 from onestep.discriminators._timm_backbones import timm_backbone

@@ -13,7 +13,7 @@ from onestep.bench.capacity import MemoryMeter, matmul_peak
 from onestep.bench.option_sets import OURS, OptionSet, option_set
 from onestep.bench.random_run import GivenShape, ImageShape, random_training, random_views, shape_of
 from onestep.bench.timing import Contestant, medians, paired_ratio, race
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.distributed import Ranks
 from onestep.files import write_json
 

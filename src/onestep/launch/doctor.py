@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from onestep.config import Launch, read_launch
+from onestep.config.launch import Launch
+from onestep.config.reading import read_launch
 from onestep.launch import machine_checks, slurm_checks
 from onestep.launch.cluster import Cluster
 from onestep.launch.finding import Finding, Mark

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestep.config import ConfigError, Launch
+from onestep.config.launch import Launch
+from onestep.config.messages import ConfigError
 from onestep.inputs import absent
 from onestep.launch.commands import ask
 from onestep.launch.finding import Finding, Mark, judged

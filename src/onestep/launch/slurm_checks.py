@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onestep.config import Launch
+from onestep.config.launch import Launch
 from onestep.launch.cluster import Cluster
 from onestep.launch.commands import Answer
 from onestep.launch.finding import Finding, Mark, judged

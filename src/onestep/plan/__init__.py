@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onestep.config import Experiment, experiment_document, read_experiment
+from onestep.config.reading import experiment_document, read_experiment
+from onestep.config.sections import Experiment
 from onestep.fingerprint import Fingerprints
 from onestep.plan.backbones import Backbones
 from onestep.plan.choices import Choices

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.plan.inputs import Inputs
 from onestep.plan.snapshots import Snapshots
 

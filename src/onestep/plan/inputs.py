@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.inputs import absent, is_offline, placed_at
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onestep import plugins
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.models import parse_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.models import Model, Selected
 from onestep.plan.paths import RESULTS
 from onestep.plan.rows import Rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onestep import plugins
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.plan.inputs import Inputs
 from onestep.plan.paths import RESULTS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onestep._config.values import Row, Table
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
+from onestep.config.sections import RowBlock as Row
+from onestep.config.sections import TableBlock as Table
 from onestep.models import Choice, Model, Selected, Snapshot, Teacher
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onestep.config import Launch
+from onestep.config.launch import Launch
 
 
 class Site:

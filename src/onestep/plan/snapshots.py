@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.models import Model, Snapshot
 from onestep.plan.paths import weights
 

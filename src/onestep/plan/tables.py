@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from onestep import plugins
-from onestep._config.values import Row, Table
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
+from onestep.config.sections import RowBlock as Row
+from onestep.config.sections import TableBlock as Table
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.models import Selected, Snapshot

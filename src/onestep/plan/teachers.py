@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.fingerprint import Fingerprints
 from onestep.plan.inputs import Inputs
 from onestep.plan.snapshots import Snapshots

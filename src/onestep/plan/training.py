@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from onestep.config import Experiment, run_document
+from onestep.config.reading import run_document
+from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.models import Teacher

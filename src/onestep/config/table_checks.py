@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onestep import plugins
-from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among
-from onestep._config.run_checks import denoisers, unknown
-from onestep._config.values import Dataset, Experiment, Metric, Row, Run, Table
+from onestep.config.messages import Place, Problem, exactly_one, missing_key, not_among
+from onestep.config.run import Run
+from onestep.config.run_checks import denoisers, unknown
+from onestep.config.sections import DatasetBlock, Experiment, MetricBlock, RowBlock, TableBlock
 
 
 def table_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -28,7 +29,7 @@ def table_problems(experiment: Experiment) -> Iterator[Problem]:
     yield from _wanderers(experiment)
 
 
-def _reference_problems(dataset: Dataset, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     """Yield what is wrong with the published references of a dataset."""
     comparing = {
         name: metric
@@ -67,7 +68,7 @@ def _overlap(one: range, other: range) -> bool:
     return max(one.start, other.start) < min(one.stop, other.stop)
 
 
-def _column_problems(table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _column_problems(table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     numbers = _numbers(experiment)
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
@@ -84,7 +85,7 @@ def _few_seeds(block: str, source: str, experiment: Experiment, *, place: Place)
         yield Problem(place, few)
 
 
-def _selection_problems(table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _selection_problems(table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     """Yield what is wrong with how a table chooses snapshots."""
     column, block = table.selected_by, table.select_seeds
     if column is None and block is not None:
@@ -105,20 +106,20 @@ def _numbers(experiment: Experiment) -> list[str]:
     return [f"{name}.{value}" for name, metric in chosen.items() for value in metric.values]
 
 
-def _least_images(metric: Metric) -> int:
+def _least_images(metric: MetricBlock) -> int:
     """Return how many images a metric needs: one in each split, a subset of them, or one more than neighbours."""
     options = metric.options
     return max(options.get("splits") or 1, options.get("subset_images") or 1, (options.get("neighbours") or 0) + 1)
 
 
-def _curve_problems(table: Table, *, place: Place) -> Iterator[Problem]:
+def _curve_problems(table: TableBlock, *, place: Place) -> Iterator[Problem]:
     if table.curves is not None:
         yield from unknown((*place, "column"), table.curves.column, table.columns, of="columns")
         if not _seeds(table.curves.seeds):
             yield Problem((*place, "seeds"), _backwards(table.curves.seeds))
 
 
-def _row_problems(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _row_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     yield from _kind_problems(row, place=place)
     yield from _dataset_problems(row, table, experiment, place=place)
     yield from _ema_problems(row, experiment, place=place)
@@ -130,7 +131,7 @@ def _row_problems(row: Row, table: Table, experiment: Experiment, *, place: Plac
     yield from _strangers(row, table, experiment, place=place)
 
 
-def _kind_problems(row: Row, *, place: Place) -> Iterator[Problem]:
+def _kind_problems(row: RowBlock, *, place: Place) -> Iterator[Problem]:
     """Yield what is wrong with what a row is: a run or teacher through a sampler, or published numbers alone."""
     given = [key for key in ("run", "teacher") if getattr(row, key) is not None]
     if row.published and not given:
@@ -146,7 +147,7 @@ def _kind_problems(row: Row, *, place: Place) -> Iterator[Problem]:
             yield Problem((*place, key), "only another method's row has it; what is measured here knows its own")
 
 
-def _other_method_problems(row: Row, *, place: Place) -> Iterator[Problem]:
+def _other_method_problems(row: RowBlock, *, place: Place) -> Iterator[Problem]:
     if row.label is None:
         yield Problem((*place, "label"), "missing, but a row without run or teacher has no other name")
     for key in ("sampler", "ema"):
@@ -154,7 +155,7 @@ def _other_method_problems(row: Row, *, place: Place) -> Iterator[Problem]:
             yield Problem((*place, key), "a row without run or teacher has none, because nothing is measured for it")
 
 
-def _dataset_problems(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _dataset_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     """Yield a row that names no dataset where the table does not, or one where the table does."""
     place = (*place, "dataset")
     yield from unknown(place, row.dataset, experiment.datasets, of="datasets")
@@ -164,7 +165,7 @@ def _dataset_problems(row: Row, table: Table, experiment: Experiment, *, place: 
         yield Problem(place, f"found the text {row.dataset!r}, but the table names {table.dataset}; take one away")
 
 
-def _ema_problems(row: Row, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _ema_problems(row: RowBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     """Yield an average that the row's run does not keep."""
     run = experiment.runs.get(row.run or "")
     if row.ema is None or (run is None and row.teacher is None):
@@ -176,7 +177,7 @@ def _ema_problems(row: Row, experiment: Experiment, *, place: Place) -> Iterator
         yield Problem((*place, "ema"), f"found {row.ema}, expected {expected}")
 
 
-def _strangers(row: Row, table: Table, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _strangers(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     """Yield a row whose network learned from another dataset than the one it is compared with.
 
     A model's numbers are filed under the model alone, so they are of one dataset.
@@ -187,7 +188,7 @@ def _strangers(row: Row, table: Table, experiment: Experiment, *, place: Place) 
         yield Problem(place, f"learned from dataset {run.dataset}, expected {dataset}, as {said} says")
 
 
-def _learner(row: Row, experiment: Experiment) -> Run | None:
+def _learner(row: RowBlock, experiment: Experiment) -> Run | None:
     """Return the run that trained a row's network; None where it came trained."""
     teacher = experiment.teachers.get(row.teacher or "")
     return experiment.runs.get(row.run or (teacher and teacher.run) or "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from onestep._config.problems import ConfigError, Place, Problem
+from onestep.config.messages import ConfigError, Place, Problem
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 

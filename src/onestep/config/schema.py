@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from onestep._config.problems import Place, Problem, found, unknown_key
-from onestep._config.values import Experiment
-from onestep._config.wording import place_of, worded
+from onestep.config.messages import Place, Problem, found, unknown_key
+from onestep.config.sections import Experiment
+from onestep.config.wording import place_of, worded
 
 _UNKNOWN = "unexpected_keyword_argument"
+
+
+def plain(document: Any) -> Any:
+    """Return a document with copies for aliases, and text for dates, which a config does not use."""
+    return json.loads(json.dumps(document, default=str))
 
 
 def to_values(document: Any) -> tuple[Experiment | None, list[Problem]]:
@@ -43,15 +47,3 @@ def _keys_at(place: Place) -> list[str]:
 def _member(kind: Any) -> Any:
     """Return the type X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`."""
     return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
-
-
-def to_document(value: Any) -> Any:
-    """Return a value as mappings, lists and scalars; options stand beside their component's name, nothing is None."""
-    if dataclasses.is_dataclass(value):
-        named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        options = named.pop("options", {})
-        first = {"name": named.pop("name"), **options} if "name" in named else {}
-        return to_document(first | {key: each for key, each in named.items() if each is not None})
-    if isinstance(value, Mapping):
-        return {key: to_document(each) for key, each in value.items()}
-    return [to_document(each) for each in value] if isinstance(value, tuple) else value

@@ -7,8 +7,9 @@ import graphlib
 from collections.abc import Iterable, Iterator
 
 from onestep import plugins
-from onestep._config.problems import Place, Problem, exactly_one, found, missing_key, not_among
-from onestep._config.values import Backbone, ClassEmbeddings, Experiment, Input, Run
+from onestep.config.messages import Place, Problem, exactly_one, found, missing_key, not_among
+from onestep.config.run import Run
+from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment, InputBlock
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
@@ -73,7 +74,7 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
         yield Problem(place, "Google Drive asks a person first; get the file by hand and name its path as `file`")
 
 
-def _published_problems(source: Input, *, place: Place) -> Iterator[Problem]:
+def _published_problems(source: InputBlock, *, place: Place) -> Iterator[Problem]:
     registry = read_registry()
     yield from unknown((*place, "published"), source.published, registry, of="names of fetch/registry.yaml")
     for key in ("sha256", "licence"):
@@ -113,7 +114,7 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown(("features", name, "input"), extractor.input, experiment.inputs, of="inputs")
 
 
-def _backbone_problems(backbone: Backbone, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     given = [key for key in ("run", "timm") if getattr(backbone, key) is not None]
     if wrong := exactly_one(("run", "timm"), given=given):
         yield Problem(place, wrong)
@@ -127,7 +128,7 @@ def _backbone_problems(backbone: Backbone, experiment: Experiment, *, place: Pla
     yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
 
 
-def _embedding_problems(table: ClassEmbeddings, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     given = [key for key in ("input", "backbone") if getattr(table, key) is not None]
     if wrong := exactly_one(("input", "backbone"), given=given):
         yield Problem(place, wrong)

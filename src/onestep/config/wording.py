@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from onestep._config.problems import Place, Problem, found, missing_key
-from onestep._config.values import EXPECTED_BY_PATTERN
+from onestep.config.constraints import EXPECTED_BY_PATTERN
+from onestep.config.messages import Place, Problem, found, missing_key
 
 _EXPECTED = MappingProxyType(
     {

@@ -13,9 +13,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from onestep import plugins
-from onestep._config.problems import Place, Problem, exactly_one, missing_key, not_among, unknown_key
-from onestep._config.values import Name
-from onestep._config.wording import worded
+from onestep.config.constraints import Name
+from onestep.config.messages import Place, Problem, exactly_one, missing_key, not_among, unknown_key
+from onestep.config.wording import worded
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _REQUIRED = inspect.Parameter.empty
