@@ -116,7 +116,7 @@ def _assignment(options: argparse.Namespace) -> Any:
         state=options.state,
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
-        rows_per_pass=options.rows_per_pass,
+        micro_batch=options.micro_batch if options.micro_batch is not None else options.rows_per_pass,
         cache=options.cache,
     )
 
@@ -421,7 +421,8 @@ _TRAINED: list[tuple[str, Callable[[str], Any], Any]] = [
     ("state", Path, ...),
     ("output", Path, ...),
     ("code-in-spec", bool, False),
-    ("rows-per-pass", int, None),
+    ("micro-batch", int, None),
+    ("rows-per-pass", int, None),  # the former name of --micro-batch
     ("cache", Path, None),
 ]
 
