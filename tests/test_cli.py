@@ -11,7 +11,7 @@ import pytest
 
 from onestep.cli import main
 from onestep.fingerprint import Fingerprints
-from onestep.launch.attendance import JobSeen
+from onestep.launch.jobs import JobSeen
 from onestep.plan import Plan
 from onestep.report.status import status_lines
 from tiny import REPOSITORY, tiny_config, write_config

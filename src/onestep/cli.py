@@ -152,7 +152,7 @@ def launch(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """End the SLURM jobs that train a run, under any config it had; what they saved stays."""
-    from onestep.launch.attendance import cancel_jobs
+    from onestep.launch.jobs import cancel_jobs
 
     for line in cancel_jobs(options.run, state=options.state):
         print(line)
@@ -301,7 +301,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each run: how far it is, its job, and whether the code that trained it is the code that is here."""
-    from onestep.launch.attendance import jobs_of
+    from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
     from onestep.report.status import status_lines
 
@@ -324,15 +324,14 @@ def status(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Look whether this site is ready for the runs of config.yaml; the exit code is 1 where something will fail."""
     from onestep.launch.cluster import Cluster
-    from onestep.launch.doctor import Doctor, profile_lines
-    from onestep.launch.finding import Mark
+    from onestep.launch.doctor import Mark, examine, profile_lines
 
     # Without --config and without a config.yaml here, the site is looked at all the same.
     config = options.config or Path("config.yaml")
     found = []
     with contextlib.chdir(config.parent):
         named = Path(config.name) if options.config or config.exists() else None
-        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+        for finding in examine(named, state=Path("state"), cluster=Cluster()):
             print(finding.line(), flush=True)
             found.append(finding)
     for line in profile_lines(found):
