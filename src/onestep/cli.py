@@ -265,7 +265,7 @@ def report(options: argparse.Namespace) -> int:
 
     evidence = read_evidence(
         options.results,
-        config_text=options.config.read_text(),
+        config=options.config,
         benchmarks=options.benchmarks,
         reproduce=(f"snakemake --directory {Path.cwd().name} --profile profiles/local",),
     )
@@ -275,7 +275,7 @@ def report(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a generator for other people: one file of weights that builds itself, and a model card."""
-    from onestep.report.export import export as write_export
+    from onestep.export import export as write_export
 
     write_export(options.weights, run=options.run, table=options.table, licence=options.licence, folder=options.output)
     print(f"{options.output}: generator.safetensors, README.md")
@@ -303,7 +303,7 @@ def status(options: argparse.Namespace) -> int:
     """Say of each run: how far it is, its job, and whether the code that trained it is the code that is here."""
     from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
-    from onestep.report.status import status_lines
+    from onestep.status import status_lines
 
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
