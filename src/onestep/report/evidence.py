@@ -136,9 +136,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
     """
     layout, experiment = Results(Path(results)), read_experiment(config)
     runs = tuple(
-        _read_run(run, layout=layout, experiment=experiment)
-        for run in experiment.runs
-        if layout.summary(run).exists()
+        _read_run(run, layout=layout, experiment=experiment) for run in experiment.runs if layout.summary(run).exists()
     )
     return Evidence(
         experiment=experiment,

@@ -243,7 +243,14 @@ def _study_view(study: StudyEvidence) -> dict[str, Any]:
     title = found.get("title") or study.name.replace("_", " ")
     figure = pictures.svg_picture(study.figure, width=0, height=0, alt=f"Figure: {title}") if study.figure else None
     facts = {key: {name: _text(value) for name, value in found[key].items()} for key in ("numbers", "control")}
-    return {**found, **facts, "title": title, "figure": figure, "name": study.name, "choices": map(_text, found["choices"])}
+    return {
+        **found,
+        **facts,
+        "title": title,
+        "figure": figure,
+        "name": study.name,
+        "choices": map(_text, found["choices"]),
+    }
 
 
 def _text(value: Any) -> str:

@@ -93,6 +93,8 @@ def _measured(row: Row, models: Sequence[str], table: Table, paths: Results) -> 
     metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
     found: list[Measurements] = []
     for model in models:
-        files = {metric: [paths.metric(model, str(row.sampler), each, metric) for each in table.seeds] for metric in metrics}
+        files = {
+            metric: [paths.metric(model, str(row.sampler), each, metric) for each in table.seeds] for metric in metrics
+        }
         found.append({metric: [read_json(each) for each in those if each.exists()] for metric, those in files.items()})
     return found or [{}]

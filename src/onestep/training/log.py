@@ -137,7 +137,9 @@ class Progress:
             mininterval=0.5 if on_terminal else every_seconds,
             miniters=0,
             file=sys.stderr if on_terminal else _Lines(sys.stderr),
-            bar_format=None if on_terminal else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{rate_fmt}, {remaining} left{postfix}]",
+            bar_format=None
+            if on_terminal
+            else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{rate_fmt}, {remaining} left{postfix}]",
         )
 
     def show(self, images_seen: int, *, losses: Mapping[str, float | None]) -> None:

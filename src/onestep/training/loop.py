@@ -95,9 +95,7 @@ def train(
 
 def wrapped_networks(training: Training) -> Networks:
     """Return the networks as first-order phases call them; weights must be those of the start or of the state."""
-    return training.execution.wrapped(
-        training.networks, families=training.families, averages=training.followers.keys()
-    )
+    return training.execution.wrapped(training.networks, families=training.families, averages=training.followers.keys())
 
 
 def take_step(
