@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +173,9 @@ def convert(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
-    from onestep.sampling._files import write_samples
+    from onestep.sampling._job import write_samples
 
-    write_samples(_drawing(options, seeds=_seeds(options.seeds)), output=options.output, grid=options.grid)
+    write_samples(_sampling_job(options), output=options.output, grid=options.grid)
     return 0
 
 
@@ -183,8 +183,9 @@ def extract(options: argparse.Namespace) -> int:
     """Pass generated images (.npz) or a dataset (.zip) through a feature network."""
     from onestep.evaluation.extraction import write_features
 
-    extractor = _component("features", options.features, weights=options.weights)
-    write_features(extractor, options.images, weights=options.weights, options=options.features, output=options.output)
+    named = {key: value for key in ("dataset", "input") if (value := getattr(options, key)) is not None}
+    network = _feature_network(options.features, weights=options.weights, name=options.features_name)
+    write_features(network, options.images, output=options.output, subject=named or None)
     return 0
 
 
@@ -195,46 +196,43 @@ def observe(options: argparse.Namespace) -> int:
 
         return run_locally(sys.argv[1:], processes=options.processes)
     from onestep import distributed
-    from onestep.evaluation.extraction import FeatureNetwork, places, write_features_of_ranks
-    from onestep.sampling._files import drawn
+    from onestep.evaluation.fused_sampling import sample_features
 
     weights, stem = dict(options.feature_weights), options.output
     networks = {
-        stem.with_name(f"{stem.name}.{name}.npz"): FeatureNetwork(
-            extractor=_component("features", block, weights=weights[name]), weights=weights[name], options=block
-        )
+        stem.with_name(f"{stem.name}.{name}.npz"): _feature_network(block, weights=weights[name], name=name)
         for name, block in options.features.items()
     }
     with distributed.joined() as ranks:
-        seeds = _seeds(options.seeds)
-        mine = [seeds[place] for place in places(len(seeds), rank=ranks.rank, world=ranks.world)]
-        grid = options.grid if ranks.leads else None  # the first images are rank 0's
-        parts = drawn(_drawing(options, seeds=mine), called="/".join(stem.parts[-3:]), grid=grid)
-        batches = (part.pixels.permute(0, 3, 1, 2) for part in parts)
-        write_features_of_ranks(networks, batches, images=len(seeds), ranks=ranks)
+        sample_features(_sampling_job(options), networks, grid=options.grid, ranks=ranks)
     return 0
 
 
 def measure(options: argparse.Namespace) -> int:
     """Compute one metric of one block of seeds."""
-    from onestep.evaluation.measurement import write_measurement
+    from onestep.evaluation.measurement import MeasuredFiles, write_measurement
 
+    files = MeasuredFiles(
+        features=options.generated,
+        real=options.real,
+        real_input=options.real_input,
+        pixels=options.pixels,
+        real_pixels=options.real_pixels,
+    )
     metric = _component("metrics", options.metric)
-    write_measurement(metric, name=options.name, generated=options.generated, real=options.real, output=options.output)
+    write_measurement(metric, name=options.name, options=options.metric, files=files, output=options.output)
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure images from anywhere: a folder of pictures, a zip, an .npz or a .pt, against others or statistics."""
-    from onestep.evaluation.anywhere import NamedMetric, write_evaluation
-    from onestep.evaluation.extraction import FeatureNetwork
+    from onestep.evaluation.standalone import NamedMetric, write_evaluation
 
     try:
-        extractor = _component("features", options.features, weights=options.weights)
+        network = options.features and _feature_network(options.features, weights=options.weights, name=None)
         metrics = [NamedMetric(metric=_component("metrics", block), options=block) for block in options.metrics]
     except (TypeError, KeyError) as error:
         raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
-    network = FeatureNetwork(extractor=extractor, weights=options.weights, options=options.features)
     values = write_evaluation(
         network, metrics, images=options.images, reference=options.reference, output=options.output
     )
@@ -372,17 +370,27 @@ def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
     return plugins.load(family, options["name"])(**named, **supplied)
 
 
-def _drawing(options: argparse.Namespace, *, seeds: Sequence[int]) -> Any:
-    """Return which images a verb draws."""
-    from onestep.sampling._files import Drawing
+def _sampling_job(options: argparse.Namespace) -> Any:
+    """Return the images that a verb generates."""
+    from onestep.sampling._job import SamplingJob
 
-    return Drawing(
+    named = {"model": options.model, "sampler": options.sampler_name, "seeds": options.seeds}
+    return SamplingJob(
         weights=options.weights,
         sampler=_component("sampling", options.sampler),
-        seeds=seeds,
-        batch=options.batch,
         options=options.sampler,
+        seeds=_seeds(options.seeds),
+        batch=options.batch,
+        subject=named if options.model and options.sampler_name else {},
     )
+
+
+def _feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> Any:
+    """Return a feature network with its identity."""
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    extractor = _component("features", block, weights=weights)
+    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
 
 
 def _seeds(text: str) -> range:
@@ -453,6 +461,8 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("weights", Path, ...),
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
+        ("model", str, None),
+        ("sampler-name", str, None),
         ("batch", int, 256),
         ("grid", Path, None),
         ("output", Path, ...),
@@ -461,6 +471,8 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("weights", Path, ...),
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
+        ("model", str, None),
+        ("sampler-name", str, None),
         ("batch", int, 256),
         ("features", json.loads, ...),
         ("feature-weights", _named_path, []),
@@ -468,19 +480,30 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("grid", Path, None),
         ("output", Path, ...),
     ],
-    extract: [("images", Path, ...), ("features", json.loads, ...), ("weights", Path, ...), ("output", Path, ...)],
+    extract: [
+        ("images", Path, ...),
+        ("features", json.loads, ...),
+        ("features-name", str, None),
+        ("weights", Path, ...),
+        ("dataset", str, None),
+        ("input", str, None),
+        ("output", Path, ...),
+    ],
     measure: [
         ("metric", json.loads, ...),
         ("name", str, ...),
-        ("generated", Path, ...),
-        ("real", Path, ...),
+        ("generated", Path, None),
+        ("real", Path, None),
+        ("real-input", str, None),
+        ("pixels", Path, None),
+        ("real-pixels", Path, None),
         ("output", Path, ...),
     ],
     evaluate: [
         ("images", Path, ...),
         ("reference", Path, None),
-        ("features", json.loads, ...),
-        ("weights", Path, ...),
+        ("features", json.loads, None),
+        ("weights", Path, None),
         ("metrics", json.loads, []),
         ("output", Path, ...),
     ],

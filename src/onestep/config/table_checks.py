@@ -34,7 +34,7 @@ def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place:
     comparing = {
         name: metric
         for name, metric in experiment.metrics.items()
-        if "real" in plugins.load("metrics", metric.name).compares
+        if "real" in plugins.load("metrics", metric.name).inputs
     }
     for metric, source in dataset.references.items():
         yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")
@@ -107,9 +107,8 @@ def _numbers(experiment: Experiment) -> list[str]:
 
 
 def _least_images(metric: MetricBlock) -> int:
-    """Return how many images a metric needs: one in each split, a subset of them, or one more than neighbours."""
-    options = metric.options
-    return max(options.get("splits") or 1, options.get("subset_images") or 1, (options.get("neighbours") or 0) + 1)
+    """Return how many images a metric needs."""
+    return plugins.load("metrics", metric.name)(**metric.options).least_images
 
 
 def _curve_problems(table: TableBlock, *, place: Place) -> Iterator[Problem]:

@@ -103,7 +103,7 @@ class Tables:
 
     def _evaluations(self, sampler: str) -> int:
         chosen = self._experiment.samplers[sampler]
-        return plugins.load("sampling", chosen.name)(**chosen.options).evaluations
+        return plugins.load("sampling", chosen.name)(**chosen.options).nfe
 
     def training_code(self, wildcards: Any) -> str:
         """The training code that is here now, by run: a table marks the runs that other code trained."""
