@@ -146,7 +146,7 @@ def random_training(
     built = build_networks(chosen, sources=sources, shape=shape)
     for each in built.values():
         if options.as_released and hasattr(each.network, "memory_format"):
-            each.network.memory_format = torch.contiguous_format
+            each.network.memory_format = torch.contiguous_format  # type: ignore[assignment]
     classes = shape.classes if chosen.conditional else 0
     training = compose(
         replace(resolved, run=chosen),

@@ -88,6 +88,6 @@ class Assignment:
 
 
 def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: str | None) -> str:
-    """Return the run hash, 16 hexadecimal digits: of the resolved configuration, its input files and optionally the code."""
+    """Return the run hash, 16 hexadecimal digits: of configuration, input files and optionally the code."""
     science = {"run": document, "inputs": digests} | ({} if code is None else {"code": code})
     return sha256_of_text(canonical_json(science))[:16]

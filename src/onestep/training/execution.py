@@ -11,12 +11,13 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from onestep.config.run import Run
+from onestep.discriminators import Discriminator
 from onestep.discriminators._views import view_of
 from onestep.networks._execution import for_execution
 from onestep.objectives import Networks
@@ -72,7 +73,7 @@ class Execution:
                     is_constant=role not in averages,
                 )
             elif family == "discriminators":
-                found[role] = view_of(network, half=half, compiled=self._compiled)
+                found[role] = view_of(cast(Discriminator, network), half=half, compiled=self._compiled)
             else:
                 found[role] = self._compiled(network)
         return found

@@ -20,6 +20,9 @@ from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.training.step import PhaseReport
 
+# The progress line where standard error is no terminal.
+_LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} images [{rate_fmt}, {remaining} left{postfix}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowState:
@@ -137,9 +140,7 @@ class Progress:
             mininterval=0.5 if on_terminal else every_seconds,
             miniters=0,
             file=sys.stderr if on_terminal else _Lines(sys.stderr),
-            bar_format=None
-            if on_terminal
-            else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{rate_fmt}, {remaining} left{postfix}]",
+            bar_format=None if on_terminal else _LINE,
         )
 
     def show(self, images_seen: int, *, losses: Mapping[str, float | None]) -> None:

@@ -87,7 +87,7 @@ class Resume:
         found = distributed.gather(torch.tensor([-1 if state is None else state.images_seen]), ranks=self._ranks)
         if len({int(each) for each in found}) > 1:
             raise ValueError(
-                f"{self._folder}: got states at {[int(each) for each in found]} images on the ranks, expected the same. "
+                f"{self._folder}: got states of {[int(each) for each in found]} images on the ranks, expected one. "
                 "Fix: use a folder that all ranks share"
             )
 
@@ -159,7 +159,7 @@ class Resume:
     def _load_generators(self, state: TrainingState) -> None:
         if state.values["world"] != self._ranks.world:
             _logger.warning(
-                "%s: resumed with %d processes after %d; dropout masks differ, so the result differs in the last digits",
+                "%s: resumed with %d processes after %d; dropout masks and the last digits of the result differ",
                 self._training.name,
                 self._ranks.world,
                 state.values["world"],

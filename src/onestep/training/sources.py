@@ -104,6 +104,8 @@ def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
     """
     classes = shape.classes if run.conditional else 0
     if run.teacher is not None:
+        if run.preconditioning is None or run.dropout is None:
+            raise ValueError("preconditioning, dropout: got none, expected both beside a teacher")
         teacher = sources.teacher()
         config = one_step_config(teacher.config, preconditioning=run.preconditioning, dropout=run.dropout)
         _check_teacher(config, run=run, shape=shape)
