@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from onestep import plugins
-from onestep._config.components import resolve_components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.config.blocks import resolve_components
 from onestep.fingerprint import training_components
 from onestep.inputs import read_registry
 

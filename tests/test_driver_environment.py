@@ -16,7 +16,7 @@ from onestep.plan import Plan
 from onestep.plan.train import training_code
 from tiny import REPOSITORY
 
-ABSENT = ("torch", "torchvision", "timm", "torch_fidelity", "sklearn", "scipy", "matplotlib")
+ABSENT = ("torch", "torchvision", "timm", "torch_fidelity", "sklearn", "scipy")
 
 
 @pytest.fixture

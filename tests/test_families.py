@@ -61,14 +61,14 @@ def test_an_augmentation_is_frozen_and_takes_images_and_a_generator(name):
 
 
 @pytest.mark.parametrize("name", plugins.choices("metrics"))
-def test_a_metric_says_what_it_compares_and_which_direction_is_better(name):
+def test_a_metric_declares_its_inputs_and_which_direction_is_better(name):
     metric = plugins.load("metrics", name)
-    assert metric.compares in (("generated", "real"), ("probabilities",))
     assert metric.values and set(metric.values.values()) <= {"lower", "higher"}
+    assert isinstance(metric.takes_statistics, bool) and hasattr(metric, "least_images")
     call = inspect.signature(metric.__call__).parameters
-    assert set(metric.compares) == set(call) - {"self"}
-    if len(metric.compares) > 1:
-        assert all(call[array].kind is inspect.Parameter.KEYWORD_ONLY for array in metric.compares)
+    assert set(metric.inputs) == set(call) - {"self"}
+    if len(metric.inputs) > 1:
+        assert all(call[array].kind is inspect.Parameter.KEYWORD_ONLY for array in metric.inputs)
 
 
 @pytest.mark.parametrize("name", plugins.choices("objectives"))
@@ -88,7 +88,7 @@ def test_a_dataset_has_a_length_and_items(name):
 @pytest.mark.parametrize("name", plugins.choices("sampling"))
 def test_a_sampler_turns_noise_into_images(name):
     call = list(inspect.signature(plugins.load("sampling", name).__call__).parameters)
-    assert call[:4] == ["self", "generator", "noise", "labels"]
+    assert call[:4] == ["self", "generator", "noise", "condition"]
 
 
 def test_a_name_without_a_file_is_refused_with_the_choices():

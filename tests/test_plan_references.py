@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from onestep.config import ConfigError, parse_experiment
@@ -24,7 +26,7 @@ def _plan(**references):
 
 
 def _real(plan, metric):
-    return str(measure.real_features(plan, *BLOCK, metric))
+    return str(measure.metric_files(plan, *BLOCK, metric)["real"])
 
 
 def test_statistics_are_used_as_they_are_and_images_are_extracted():
@@ -41,9 +43,20 @@ def test_without_references_the_dataset_is_its_own():
 
 
 def test_a_metric_without_real_images_needs_none_where_they_may_be_absent():
-    generated = "results/features/digits_d2o@320/one_step/0-31.digits.npz"
-    assert _real(_plan(fd="stats"), "is") == generated
-    assert str(measure.generated_features(_plan(), *BLOCK, "is")) == generated
+    generated = Path("results/features/digits_d2o@320/one_step/0-31.digits.npz")
+    assert measure.metric_files(_plan(fd="stats"), *BLOCK, "is") == {"generated": generated}
+
+
+class _Wildcards(dict):
+    """Names and values, as Snakemake has them."""
+
+
+def test_files_become_options_that_name_the_published_reference():
+    plan, files = _plan(fd="stats"), {"generated": "g.npz", "real_pixels": "a b.zip"}
+    model = _Wildcards(model=BLOCK[0], sampler=BLOCK[1], seeds=BLOCK[2], metric="fd")
+    options = "--generated g.npz --real-pixels 'a b.zip'"
+    assert measure.metric_file_options(plan, model, files) == f"{options} --real-input stats"
+    assert measure.metric_file_options(plan, _Wildcards(dataset="digits", metric="is"), files) == options
 
 
 def test_a_reference_can_be_checked_against_the_datasets_features():

@@ -23,7 +23,7 @@ PEOPLE = {
     "show": ("onestep.report.verbs:show", "Print a table."),
     "evaluate": ("onestep.evaluation.verbs:evaluate", "Measure images from anywhere."),
     "compare": ("onestep.report.verbs:compare", "Compare two measurements."),
-    "export": ("onestep.report.verbs:export", "Write a generator for publication."),
+    "export": ("onestep.verbs:export", "Write a generator for publication."),
 }
 PIPELINE = {
     "prepare": ("onestep.data.verbs:prepare", "Write a dataset archive in EDM's format."),
@@ -33,7 +33,7 @@ PIPELINE = {
     "train": ("onestep.training.verbs:train", "Train a run and publish it."),
     "sample": ("onestep.sampling.verbs:sample", "Generate one image per seed."),
     "extract": ("onestep.evaluation.verbs:extract", "Extract features of images."),
-    "observe": ("onestep.sampling.verbs:observe", "Generate images and extract features at once."),
+    "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
     "select": ("onestep.evaluation.verbs:select", "Select a run's best snapshot by a metric."),
     "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
@@ -145,11 +145,15 @@ def _seeds(_: Any, tokens: Sequence[Token]) -> range:
 
 # How the text of an option is read, by the type of its parameter; cyclopts reads all other types.
 _BLOCK = Annotated[Any, Parameter(converter=_json, n_tokens=1, accepts_keys=False, metavar="JSON")]
+_PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=False, metavar="NAME=PATH...")]
 _READ: Mapping[Any, Any] = {
     Mapping[str, Any]: _BLOCK,
     Mapping[str, Any] | None: _BLOCK,
-    Sequence[Mapping[str, Any]]: Annotated[list[str], Parameter(converter=_jsons, metavar="JSON...")],
-    Mapping[str, Path]: Annotated[list[str], Parameter(converter=_paths, metavar="NAME=PATH...")],
+    Sequence[Mapping[str, Any]]: Annotated[
+        Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")
+    ],
+    Mapping[str, Path]: _PATHS,
+    Mapping[str, Path] | None: _PATHS,
     Sequence[str]: list[str],
-    range: Annotated[str, Parameter(converter=_seeds, metavar="FIRST-LAST")],
+    range: Annotated[Any, Parameter(converter=_seeds, metavar="FIRST-LAST")],
 }

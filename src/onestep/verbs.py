@@ -1,4 +1,4 @@
-"""The verbs about a whole config: `resolve` and `status`."""
+"""Verbs that belong to no single stage: `resolve`, `status` and `export`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def resolve(*, config: Path, run: str, output: Path) -> int:
     """
     import yaml
 
-    from onestep.config import read_experiment, run_document
+    from onestep.config.reading import read_experiment, run_document
     from onestep.files import write_text
 
     document = run_document(read_experiment(config), run)
@@ -29,10 +29,10 @@ def status(*, config: Path = Path("config.yaml")) -> int:
     Args:
         config: The config.
     """
-    from onestep.launch.attendance import jobs_of
+    from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
     from onestep.plan.train import training_code
-    from onestep.report.status import status_lines
+    from onestep.status import status_lines
 
     plan = Plan.read(config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
@@ -45,4 +45,23 @@ def status(*, config: Path = Path("config.yaml")) -> int:
         state=Path("state"),
     ):
         print(line)
+    return 0
+
+
+def export(
+    *, weights: Path, run: Path, table: Path | None = None, licence: str = "cc-by-nc-sa-4.0", output: Path
+) -> int:
+    """Write a generator for publication: one self-contained file of weights and a model card.
+
+    Args:
+        weights: A snapshot, or a selected one (.safetensors).
+        run: Folder of its run.
+        table: A table (.json) with its numbers for the card.
+        licence: Licence of the weights; the default is that of EDM's networks, which fine-tuned ones inherit.
+        output: Folder of the files.
+    """
+    from onestep.export import export as write_export
+
+    write_export(weights, run=run, table=table, licence=licence, folder=output)
+    print(f"{output}: generator.safetensors, README.md")
     return 0

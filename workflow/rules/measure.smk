@@ -8,8 +8,7 @@ from onestep.plan import measure
 rule measure:
     """Compute one metric of one seed block."""
     input:
-        generated=lambda wildcards: measure.generated_features(plan, *wildcards),
-        real=lambda wildcards: measure.real_features(plan, *wildcards),
+        unpack(lambda wildcards: measure.metric_files(plan, *wildcards)),
     output:
         results.metric("{model}", "{sampler}", "{seeds}", "{metric}"),
     log:
@@ -24,15 +23,18 @@ rule measure:
         runtime="2h",
     params:
         metric=lambda wildcards: measure.metric_options(plan, wildcards.metric),
+        files=lambda wildcards, input: measure.metric_file_options(
+            plan, wildcards, input
+        ),
         code=lambda wildcards: measure.metric_code(plan, wildcards.metric),
     shell:
-        "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
-        " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
+        "onestep measure --metric {params.metric:q} --name {wildcards.metric} {params.files}"
+        " --output {output:q} > {log:q} 2>&1"
 
 
+# A dataset's own features against its published reference: near 0 if both are of the same images.
+# On request: snakemake results/references/{dataset}.{metric}.json
 use rule measure as check_reference with:
-    # A dataset's own features against its published reference: near 0 if both are of the same images.
-    # On request: snakemake results/references/{dataset}.{metric}.json
     input:
         generated=lambda wildcards: measure.dataset_features(plan, *wildcards),
         real=lambda wildcards: measure.published_reference(plan, *wildcards),

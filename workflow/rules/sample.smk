@@ -6,8 +6,9 @@
 
 from onestep.plan import measure, sample
 
-# Features are removed once they are measured, unless the config keeps them.
-stored = (lambda features: features) if sample.keeps_features(plan) else temp
+# Files that the config does not keep are removed once they are measured.
+stored_images = (lambda path: path) if sample.keeps_images(plan) else temp
+stored = (lambda path: path) if sample.keeps_features(plan) else temp
 
 
 rule extract_real:
@@ -30,10 +31,12 @@ rule extract_real:
         runtime="4h",
     params:
         features=lambda wildcards: sample.extractor_options(plan, wildcards.features),
+        # The name of a dataset or an input; generated images have their own record.
+        subject=lambda wildcards: sample.subject_options(wildcards),
         code=lambda wildcards: sample.extraction_code(plan, wildcards.features),
     shell:
-        "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "onestep extract --images {input.images:q} {params.subject} --features {params.features:q}"
+        " --features-name {wildcards.features} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
 
 
 use rule extract_real as extract_reference with:
@@ -48,14 +51,14 @@ use rule extract_real as extract_reference with:
         "benchmarks/extract/reference/{input}.{features}.tsv"
 
 
-if sample.keeps_images(plan):
+if sample.stores_images(plan):
 
     rule sample:
         """Generate one image per seed."""
         input:
             lambda wildcards: sample.weights(plan, wildcards.model),
         output:
-            images=results.samples("{model}", "{sampler}", "{seeds}"),
+            images=stored_images(results.samples("{model}", "{sampler}", "{seeds}")),
             grid=results.grid("{model}", "{sampler}", "{seeds}"),
         log:
             "logs/sample/{model}/{sampler}/{seeds}.log",
@@ -74,7 +77,8 @@ if sample.keeps_images(plan):
                 plan, wildcards.model, wildcards.sampler
             ),
         shell:
-            "onestep sample --weights {input:q} --sampler {params.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
+            "onestep sample --weights {input:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
+            " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
             " --output {output.images:q} 2>&1 | tee {log:q}"
 
     use rule extract_real as extract with:
@@ -89,7 +93,7 @@ if sample.keeps_images(plan):
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
 
 
-for observed in [] if sample.keeps_images(plan) else sample.observe_rules(plan):
+for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan):
 
     rule:
         """Generate one image per seed and extract at once the features of all metrics."""
@@ -118,6 +122,8 @@ for observed in [] if sample.keeps_images(plan) else sample.observe_rules(plan):
             mem_mb=32000,
             runtime="12h",
         params:
+            model=lambda wildcards: wildcards.block.split("/")[0],
+            sampler_name=lambda wildcards: wildcards.block.split("/")[1],
             sampler=lambda wildcards: sample.sampler_options(
                 plan, wildcards.block.split("/")[1]
             ),
@@ -126,6 +132,6 @@ for observed in [] if sample.keeps_images(plan) else sample.observe_rules(plan):
             weights=observed.weight_options,
             code=lambda wildcards: sample.observation_code(plan, wildcards.block),
         shell:
-            "onestep observe --weights {input.model:q} --sampler {params.sampler:q} --seeds {params.seeds}"
-            " --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
-            " --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"
+            "onestep observe --weights {input.model:q} --model {params.model:q} --sampler {params.sampler:q}"
+            " --sampler-name {params.sampler_name} --seeds {params.seeds} --features {params.features:q}"
+            " --feature-weights {params.weights} --grid {output.grid:q} --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"

@@ -34,7 +34,7 @@ def train(
     from onestep.bench.option_sets import OPTION_SETS
     from onestep.bench.random_run import GivenShape
     from onestep.bench.train import bench_training, report_lines, write_findings
-    from onestep.config import read_experiment
+    from onestep.config.reading import read_experiment
 
     given = GivenShape(resolution=resolution, channels=channels, classes=classes)
     with distributed.joined() as ranks:

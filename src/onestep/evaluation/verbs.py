@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onestep.evaluation.extraction import FeatureNetwork
 
 
 def embed(*, backbone: Path, timm: str | None = None, data: Path, resolution: int, output: Path) -> int:
@@ -24,37 +28,121 @@ def embed(*, backbone: Path, timm: str | None = None, data: Path, resolution: in
     return 0
 
 
-def extract(*, images: Path, features: Mapping[str, Any], weights: Path, output: Path) -> int:
+def extract(
+    *,
+    images: Path,
+    features: Mapping[str, Any],
+    features_name: str | None = None,
+    weights: Path,
+    dataset: str | None = None,
+    input: str | None = None,
+    output: Path,
+) -> int:
     """Extract features of generated images or of a dataset.
 
     Args:
         images: Generated images (.npz) or a dataset archive (.zip).
         features: The feature extractor and its options, as in config.yaml (JSON).
+        features_name: Name of the feature extractor in config.yaml, recorded in the output.
         weights: Weights of the feature extractor.
+        dataset: Name of the dataset, recorded in the output; generated images have their own record.
+        input: Name of the input with real images, recorded likewise.
         output: The features (.npz).
     """
-    from onestep import plugins
     from onestep.evaluation.extraction import write_features
 
-    extractor = plugins.build("features", features, weights=weights)
-    write_features(extractor, images, weights=weights, options=features, output=output)
+    named = {"dataset": dataset, "input": input}
+    subject = {key: name for key, name in named.items() if name is not None}
+    network = feature_network(features, weights=weights, name=features_name)
+    write_features(network, images, output=output, subject=subject or None)
     return 0
 
 
-def measure(*, metric: Mapping[str, Any], name: str, generated: Path, real: Path, output: Path) -> int:
+def observe(
+    *,
+    weights: Path,
+    sampler: Mapping[str, Any],
+    seeds: range,
+    model: str | None = None,
+    sampler_name: str | None = None,
+    batch: int = 256,
+    features: Mapping[str, Any],
+    feature_weights: Mapping[str, Path],
+    processes: int = 1,
+    grid: Path | None = None,
+    output: Path,
+) -> int:
+    """Generate one image per seed and extract features at once, without storing images.
+
+    Args:
+        weights: A teacher or a snapshot.
+        sampler: The sampler and its options, as in config.yaml (JSON).
+        seeds: First and last seed, as `0-1999`.
+        model: Name of the model, recorded in the output; needed to measure the features.
+        sampler_name: Name of the sampler in config.yaml, recorded likewise.
+        batch: Images per batch.
+        features: Feature extractors by name, each with its options, as in config.yaml (JSON).
+        feature_weights: Their weights by name.
+        processes: Processes on this machine, one per GPU.
+        grid: Also write the first images here (.npz).
+        output: Prefix of the features: `{output}.{name}.npz`.
+    """
+    options = dict(locals())
+    if processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import command_line, run_locally
+
+        return run_locally(command_line("observe", options), processes=processes)
+    from onestep import distributed
+    from onestep.evaluation.fused_sampling import sample_features
+    from onestep.sampling.verbs import sampling_job
+
+    networks = {
+        output.with_name(f"{output.name}.{name}.npz"): feature_network(block, weights=feature_weights[name], name=name)
+        for name, block in features.items()
+    }
+    job = sampling_job(weights, sampler=sampler, seeds=seeds, model=model, sampler_name=sampler_name, batch=batch)
+    with distributed.joined() as ranks:
+        sample_features(job, networks, grid=grid, ranks=ranks)
+    return 0
+
+
+def feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> FeatureNetwork:
+    """Return a feature extractor with the facts that its outputs record."""
+    from onestep import plugins
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    extractor = plugins.build("features", block, weights=weights)
+    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
+
+
+def measure(
+    *,
+    metric: Mapping[str, Any],
+    name: str,
+    generated: Path | None = None,
+    real: Path | None = None,
+    real_input: str | None = None,
+    pixels: Path | None = None,
+    real_pixels: Path | None = None,
+    output: Path,
+) -> int:
     """Compute one metric of one seed block.
 
     Args:
         metric: The metric and its options, as in config.yaml (JSON).
         name: Name of the metric in config.yaml.
-        generated: Features of generated images.
+        generated: Features of generated images, for metrics that read features.
         real: Features or statistics of real images.
+        real_input: Name of the input with the statistics, recorded in the output.
+        pixels: Generated images (.npz), for metrics that read pixels.
+        real_pixels: A dataset archive (.zip), for metrics that compare pixels.
         output: The numbers (.json).
     """
     from onestep import plugins
-    from onestep.evaluation.measurement import write_measurement
+    from onestep.evaluation.measurement import MeasuredFiles, write_measurement
 
-    write_measurement(plugins.build("metrics", metric), name=name, generated=generated, real=real, output=output)
+    files = MeasuredFiles(features=generated, real=real, real_input=real_input, pixels=pixels, real_pixels=real_pixels)
+    write_measurement(plugins.build("metrics", metric), name=name, options=metric, files=files, output=output)
     return 0
 
 
@@ -62,8 +150,8 @@ def evaluate(
     *,
     images: Path,
     reference: Path | None = None,
-    features: Mapping[str, Any],
-    weights: Path,
+    features: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     output: Path,
 ) -> int:
@@ -72,21 +160,21 @@ def evaluate(
     Args:
         images: The images.
         reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
-        features: The feature extractor and its options, as in config.yaml (JSON).
+        features: The feature extractor and its options, as in config.yaml (JSON); not for metrics of pixels alone.
         weights: Weights of the feature extractor.
         metrics: Metrics and their options, as in config.yaml (JSON).
         output: The numbers (.json).
     """
     from onestep import plugins
-    from onestep.evaluation.anywhere import NamedMetric, write_evaluation
-    from onestep.evaluation.extraction import FeatureNetwork
+    from onestep.evaluation.standalone import NamedMetric, write_evaluation
 
+    if features is not None and weights is None:
+        raise ValueError("--weights: got nothing, expected the weights of --features. Fix: add --weights FILE")
     try:
-        extractor = plugins.build("features", features, weights=weights)
+        network = None if features is None or weights is None else feature_network(features, weights=weights, name=None)
         measured = [NamedMetric(metric=plugins.build("metrics", block), options=block) for block in metrics]
     except (TypeError, KeyError) as error:
         raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
-    network = FeatureNetwork(extractor=extractor, weights=weights, options=features)
     values = write_evaluation(network, measured, images=images, reference=reference, output=output)
     print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
     return 0

@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from onestep.training.verbs import NO_BACKBONES
-
 
 def launch(
     *,
@@ -16,11 +14,12 @@ def launch(
     run: Path,
     data: Path,
     teacher: Path | None = None,
-    backbone: Mapping[str, Path] = NO_BACKBONES,
+    backbone: Mapping[str, Path] | None = None,
     class_embeddings: Path | None = None,
     state: Path,
     output: Path,
     code_in_spec: bool = False,
+    micro_batch: int | None = None,
     rows_per_pass: int | None = None,
     cache: Path | None = None,
     log: Path | None = None,
@@ -39,13 +38,14 @@ def launch(
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
-        rows_per_pass: Micro-batch: most images of a process that pass through the networks at once.
+        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        rows_per_pass: Former name of `micro_batch`.
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
     import yaml
 
-    from onestep.config import read_experiment
+    from onestep.config.reading import read_experiment
 
     name = yaml.safe_load(run.read_text())["run"]
     site = read_experiment(config).launch.of(name)
@@ -61,7 +61,7 @@ def launch(
             state=state,
             output=output,
             code_in_spec=code_in_spec,
-            rows_per_pass=rows_per_pass,
+            micro_batch=micro_batch or rows_per_pass,
             cache=cache,
             processes=site.processes,
             state_seconds=site.state_seconds,
@@ -73,11 +73,11 @@ def launch(
     from onestep.training.assignment import Assignment, Inputs
 
     assignment = Assignment(
-        inputs=Inputs(run=run, data=data, teacher=teacher, backbones=backbone, class_embeddings=class_embeddings),
+        inputs=Inputs(run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings),
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,
-        rows_per_pass=rows_per_pass,
+        micro_batch=micro_batch or rows_per_pass,
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
@@ -92,7 +92,7 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
         run: Name of the run.
         state: Folder of training states.
     """
-    from onestep.launch.attendance import cancel_jobs
+    from onestep.launch.jobs import cancel_jobs
 
     for line in cancel_jobs(run, state=state):
         print(line)
@@ -106,14 +106,13 @@ def doctor(*, config: Path | None = None) -> int:
         config: The config; without it config.yaml, and the site alone if there is none.
     """
     from onestep.launch.cluster import Cluster
-    from onestep.launch.doctor import Doctor, profile_lines
-    from onestep.launch.finding import Mark
+    from onestep.launch.doctor import Mark, examine, profile_lines
 
     path = config or Path("config.yaml")
     found = []
     with contextlib.chdir(path.parent):
         named = Path(path.name) if config or path.exists() else None
-        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+        for finding in examine(named, state=Path("state"), cluster=Cluster()):
             print(finding.line(), flush=True)
             found.append(finding)
     for line in profile_lines(found):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onestep.config import Experiment, experiment_document, read_experiment
+from onestep.config.reading import experiment_document, read_experiment
+from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.plan import measured
@@ -56,7 +57,8 @@ class Plan:
         """The feature extractors of all metrics of each seed block."""
         found: dict[str, set[str]] = {}
         for each in measured.of_experiment(self.experiment):
-            found.setdefault(each.block, set()).add(self.experiment.metrics[each.metric].features)
+            features = self.experiment.metrics[each.metric].features
+            found.setdefault(each.block, set()).update([] if features is None else [features])
         return found
 
     def block(self, section: str, name: str) -> dict[str, Any]:

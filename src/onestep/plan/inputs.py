@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onestep.config import Experiment
+from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import every
 from onestep.inputs import absent, is_offline, placed_at
@@ -142,5 +142,6 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield from (experiment.backbones[name].input for name in discriminator.backbones)
         if discriminator.class_embeddings is not None:
             yield experiment.class_embeddings[discriminator.class_embeddings].input
-    for metric in (name for table in tables for name in measured.table_metrics(table)):
-        yield experiment.features[experiment.metrics[metric].features].input
+    for metric in (experiment.metrics[name] for table in tables for name in measured.table_metrics(table)):
+        if metric.features is not None:
+            yield experiment.features[metric.features].input

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 from onestep import plugins
 from onestep.files import canonical_json
@@ -10,22 +12,39 @@ from onestep.models import Selected, parse_model
 from onestep.plan import Plan, inputs, measured
 
 
-def generated_features(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> Path:
-    """Return the features of generated images that a metric reads."""
-    return plan.results.features(model, sampler, seeds, plan.experiment.metrics[metric].features)
+def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> dict[str, Path]:
+    """Return the files of a metric's inputs, by option of `onestep measure`.
 
-
-def real_features(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> Path:
-    """Return the real side of a metric: the reference of the model's dataset, or else the dataset's features.
-
-    A metric of generated images alone, of a dataset with references, gets the generated features once more: the
-    dataset's own images may be absent.
+    A metric of generated images alone has a reference too, so that its numbers record it; but not where the dataset
+    has published references, since the dataset's own images may be absent.
     """
-    dataset = _dataset_of(plan, parse_model(model).name)
-    compares = plugins.load("metrics", plan.experiment.metrics[metric].name).compares
-    if "real" not in compares and plan.experiment.datasets[dataset].references:
-        return generated_features(plan, model, sampler, seeds, metric)
-    return _reference(plan, dataset, metric) or dataset_features(plan, dataset, metric)
+    block, dataset = plan.experiment.metrics[metric], _dataset_of(plan, parse_model(model).name)
+    needs = plugins.load("metrics", block.name).inputs
+    files = {}
+    if block.features is not None:
+        files["generated"] = plan.results.features(model, sampler, seeds, block.features)
+        if "real" in needs or not plan.experiment.datasets[dataset].references:
+            files["real"] = _reference(plan, dataset, metric) or dataset_features(plan, dataset, metric)
+    if "pixels" in needs:
+        files["pixels"] = plan.results.samples(model, sampler, seeds)
+    if "real_pixels" in needs:
+        files["real_pixels"] = plan.results.data(dataset)
+    return files
+
+
+def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
+    """Return the files of a metric's inputs as options, with the name of the published reference.
+
+    Args:
+        plan: The plan.
+        wildcards: The rule's: `metric`, and `model` or `dataset`.
+        files: The rule's inputs by option.
+    """
+    found = dict(wildcards.items())
+    dataset = found.get("dataset") or _dataset_of(plan, parse_model(found["model"]).name)
+    source = plan.experiment.datasets[dataset].references.get(found["metric"])
+    options = [f"--{key.replace('_', '-')} {shlex.quote(str(path))}" for key, path in files.items()]
+    return " ".join([*options, *([] if source is None else [f"--real-input {source}"])])
 
 
 def _dataset_of(plan: Plan, name: str) -> str:
@@ -37,7 +56,9 @@ def _dataset_of(plan: Plan, name: str) -> str:
 
 def dataset_features(plan: Plan, dataset: str, metric: str) -> Path:
     """Return the features of a dataset that a metric reads."""
-    return plan.results.real_features(dataset, plan.experiment.metrics[metric].features)
+    features = plan.experiment.metrics[metric].features
+    assert features is not None, metric
+    return plan.results.real_features(dataset, features)
 
 
 def reference_images(plan: Plan, name: str) -> Path:
@@ -65,6 +86,7 @@ def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
     chosen = plan.experiment.metrics[metric]
     if plugins.load("metrics", chosen.name).takes_statistics:
         return inputs.input(plan, source)
+    assert chosen.features is not None, metric
     return plan.results.reference_features(source, chosen.features)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onestep._config.values import Row, Table
-from onestep.config import Experiment
+from onestep.config.sections import Experiment, RowBlock, TableBlock
 from onestep.models import Choice, Model, Selected, Snapshot, Teacher
 from onestep.results import block
 
@@ -55,7 +54,7 @@ def measured_rows(experiment: Experiment, table: str) -> list[MeasuredRow]:
     ]
 
 
-def row_model(experiment: Experiment, row: Row, *, table: Table) -> Model:
+def row_model(experiment: Experiment, row: RowBlock, *, table: TableBlock) -> Model:
     """Return the model of a measured row: a teacher, a run's last snapshot, or the best by the table's choice."""
     if row.run is None:
         assert row.teacher is not None, row
@@ -113,6 +112,6 @@ def of_experiment(experiment: Experiment) -> Iterator[Measured]:
                 yield from of_candidates(experiment, row.model)
 
 
-def table_metrics(table: Table) -> list[str]:
+def table_metrics(table: TableBlock) -> list[str]:
     """Return the metrics of a table's columns."""
     return list(dict.fromkeys(source.partition(".")[0] for source in table.columns.values()))

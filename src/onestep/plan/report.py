@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import plugins
-from onestep._config.values import Row, Table
+from onestep.config.sections import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
 from onestep.models import Selected, Snapshot
 from onestep.plan import Plan, measured
@@ -52,7 +52,7 @@ def table_options(plan: Plan, table: str) -> str:
     )
 
 
-def _row_options(plan: Plan, row: Row, *, table: Table) -> dict[str, Any]:
+def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, Any]:
     sources = {column: number.source for column, number in row.published.items() if number.source is not None}
     options = {
         "run": row.run or row.teacher,
@@ -69,7 +69,7 @@ def _row_options(plan: Plan, row: Row, *, table: Table) -> dict[str, Any]:
     return {
         **options,
         "sampler": row.sampler,
-        "nfe": plugins.load("sampling", sampler.name)(**sampler.options).evaluations,
+        "nfe": plugins.load("sampling", sampler.name)(**sampler.options).nfe,
         "images": None,
         "images_seen": model.images if isinstance(model, Snapshot) else None,
         "model": str(model),
@@ -85,7 +85,7 @@ def table_training_code(plan: Plan, table: str) -> str:
 
 def table_code(plan: Plan) -> str:
     """Return the code fingerprint of tables and their charts."""
-    return " ".join([plan.fingerprints.of_stage("tabulate"), *_style("colours.css", "chart.css")])
+    return plan.fingerprints.of_stage("tabulate")
 
 
 def page_inputs(plan: Plan) -> list[Path]:

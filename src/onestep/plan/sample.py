@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from onestep import plugins
 from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
 from onestep.models import parse_model
@@ -34,8 +36,14 @@ class ObserveRule:
 
 
 def keeps_images(plan: Plan) -> bool:
-    """Whether generated images are stored; else features are extracted while they are generated."""
+    """Whether generated images remain after they are measured."""
     return plan.experiment.storage.images == "keep"
+
+
+def stores_images(plan: Plan) -> bool:
+    """Whether generated images are files at all: to keep them, or for a metric of pixels."""
+    metrics = plan.experiment.metrics.values()
+    return keeps_images(plan) or any("pixels" in plugins.load("metrics", each.name).inputs for each in metrics)
 
 
 def keeps_features(plan: Plan) -> bool:
@@ -85,6 +93,11 @@ def extractor_weights(plan: Plan, features: str) -> Path:
 def extractor_options(plan: Plan, features: str) -> str:
     """Return a feature extractor with its options."""
     return plan.options("features", features)
+
+
+def subject_options(wildcards: Any) -> str:
+    """Return the name of a rule's dataset or input as an option of `onestep extract`."""
+    return " ".join(f"--{key} {name}" for key, name in wildcards.items() if key in ("dataset", "input"))
 
 
 def extraction_code(plan: Plan, features: str) -> str:

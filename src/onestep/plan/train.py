@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestep.config import run_document
+from onestep.config.reading import run_document
 from onestep.files import canonical_json
 from onestep.plan import Plan, inputs
 

@@ -36,30 +36,11 @@ def report(*, config: Path, results: Path, benchmarks: Path, output: Path) -> in
 
     evidence = read_evidence(
         results,
-        config_text=config.read_text(),
+        config=config,
         benchmarks=benchmarks,
         reproduce=(f"snakemake --directory {Path.cwd().name} --profile profiles/local",),
     )
     write_page(output, evidence=evidence)
-    return 0
-
-
-def export(
-    *, weights: Path, run: Path, table: Path | None = None, licence: str = "cc-by-nc-sa-4.0", output: Path
-) -> int:
-    """Write a generator for publication: one self-contained file of weights and a model card.
-
-    Args:
-        weights: A snapshot, or a selected one (.safetensors).
-        run: Folder of its run.
-        table: A table (.json) with its numbers for the card.
-        licence: Licence of the weights; the default is that of EDM's networks, which fine-tuned ones inherit.
-        output: Folder of the files.
-    """
-    from onestep.report.export import export as write_export
-
-    write_export(weights, run=run, table=table, licence=licence, folder=output)
-    print(f"{output}: generator.safetensors, README.md")
     return 0
 
 

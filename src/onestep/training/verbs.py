@@ -1,14 +1,10 @@
-"""The verb `train`, and the typed description of a training that `launch` shares with it."""
+"""The verb `train`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-
-NO_BACKBONES: Mapping[str, Path] = MappingProxyType({})
-"""The default of `backbone`."""
 
 
 def train(
@@ -16,11 +12,12 @@ def train(
     run: Path,
     data: Path,
     teacher: Path | None = None,
-    backbone: Mapping[str, Path] = NO_BACKBONES,
+    backbone: Mapping[str, Path] | None = None,
     class_embeddings: Path | None = None,
     state: Path,
     output: Path,
     code_in_spec: bool = False,
+    micro_batch: int | None = None,
     rows_per_pass: int | None = None,
     cache: Path | None = None,
     processes: int = 1,
@@ -39,7 +36,8 @@ def train(
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
-        rows_per_pass: Micro-batch: most images of a process that pass through the networks at once.
+        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        rows_per_pass: Former name of `micro_batch`.
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         processes: Processes on this machine, one per GPU.
         state_seconds: Seconds between two states.
@@ -58,13 +56,15 @@ def train(
         from onestep.training.assignment import Assignment, Inputs
         from onestep.training.run import carry_out
 
-        inputs = Inputs(run=run, data=data, teacher=teacher, backbones=backbone, class_embeddings=class_embeddings)
+        inputs = Inputs(
+            run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings
+        )
         assignment = Assignment(
             inputs=inputs,
             state=state,
             code_in_spec=code_in_spec,
             state_seconds=state_seconds,
-            rows_per_pass=rows_per_pass,
+            micro_batch=micro_batch or rows_per_pass,
             cache=cache,
         )
         code = Fingerprints().of_training(assignment.document())

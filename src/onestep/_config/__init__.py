@@ -1,1 +1,0 @@
-"""How `onestep.config` reads: YAML to plain values, components against their signatures, shapes, cross-references."""

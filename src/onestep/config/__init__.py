@@ -1,0 +1,42 @@
+"""config.yaml as frozen values, checked before any job starts.
+
+`onestep.config.run` has the values of one training and reads run.yaml with the standard library alone; this module
+imports what reads and checks config.yaml (pydantic) at the first use of a name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onestep.config.launch import Launch
+    from onestep.config.messages import ConfigError
+    from onestep.config.reading import (
+        experiment_document,
+        parse_experiment,
+        read_experiment,
+        read_launch,
+        resolved_run,
+        run_document,
+    )
+    from onestep.config.sections import Experiment
+
+__all__ = [
+    "ConfigError",
+    "Experiment",
+    "Launch",
+    "experiment_document",
+    "parse_experiment",
+    "read_experiment",
+    "read_launch",
+    "resolved_run",
+    "run_document",
+]
+
+
+def __getattr__(name: str) -> Any:
+    modules = {"ConfigError": "messages", "Experiment": "sections", "Launch": "launch"}
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"onestep.config.{modules.get(name, 'reading')}"), name)

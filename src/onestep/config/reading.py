@@ -1,0 +1,108 @@
+"""From config.yaml to checked values, and from these to the document of a run.
+
+Every problem is one line that names the place in the file, what was found there, and what was expected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onestep.config.blocks import resolve_components
+from onestep.config.launch import Launch
+from onestep.config.messages import ConfigError, Place, in_order
+from onestep.config.run import ResolvedRun, document_of, to_document
+from onestep.config.run_checks import run_problems
+from onestep.config.schema import plain, to_values
+from onestep.config.sections import Experiment
+from onestep.config.table_checks import table_problems
+from onestep.config.yaml_file import read_yaml
+
+
+def read_experiment(path: Path | str) -> Experiment:
+    """Read and check a config file.
+
+    Raises:
+        ConfigError: The file is not readable, or something in it is wrong.
+    """
+    return parse_experiment(read_yaml(Path(path)), source=str(path))
+
+
+def read_launch(path: Path | str) -> Launch:
+    """Read and check the section `launch` of a config file, whether or not the rest is valid.
+
+    Raises:
+        ConfigError: The file is not readable, or something in that section is wrong.
+    """
+    document = plain(read_yaml(Path(path)))
+    given = document.get("launch") if isinstance(document, dict) else None
+    experiment, problems = to_values({} if given is None else {"launch": given})
+    if experiment is None:
+        raise ConfigError(problem.line(str(path)) for problem in problems)
+    return experiment.launch
+
+
+def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
+    """Check a config that has been read already.
+
+    References between sections are checked when everything else is right.
+
+    Args:
+        document: The config as YAML reads it: mappings, lists, texts, numbers, booleans and None.
+        source: The config's name in messages.
+
+    Raises:
+        ConfigError: Something in it is wrong.
+    """
+    document = plain(document)
+    resolved = resolve_components(document)
+    experiment, misshapen = to_values(resolved.document)
+    problems = resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
+    if experiment is not None and not problems:
+        problems = [*run_problems(experiment), *table_problems(experiment)]
+    if experiment is None or problems:
+        raise ConfigError(problem.line(source) for problem in in_order(problems, document))
+    return experiment
+
+
+def _within(place: Place, broken: tuple[Place, ...]) -> bool:
+    """Return whether a place is inside a block that has problems of its own."""
+    return any(place[: len(each)] == each for each in broken)
+
+
+def experiment_document(experiment: Experiment) -> dict[str, Any]:
+    """Return a config as mappings, lists and scalars, with every default filled in."""
+    document: dict[str, Any] = to_document(experiment)
+    return document
+
+
+def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
+    """Return a run as run.yaml holds it.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+    if run not in experiment.runs:
+        raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
+    chosen = experiment.runs[run]
+    backbones = chosen.discriminator.backbones if chosen.discriminator else ()
+    timm = {name: experiment.backbones[name].timm for name in backbones}
+    return ResolvedRun(
+        name=run,
+        run=chosen,
+        timm={name: each for name, each in timm.items() if each is not None},
+        snapshots=chosen.snapshots,
+    )
+
+
+def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
+    """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml.
+
+    It has the keys of the run's block with every default filled in, its name `run`, and the counts of images
+    `snapshots`. Dataset, teacher and backbones are names of their sections; for backbones of timm, `timm` has their
+    names there.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+    return document_of(resolved_run(experiment, run))
