@@ -18,7 +18,9 @@ from typing import Any
 
 import yaml
 
-from onestep.config import ConfigError, Launch, read_launch
+from onestep.config.launch import Launch
+from onestep.config.messages import ConfigError
+from onestep.config.reading import read_launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster, ask
 from onestep.launch.submission import command_line, resources

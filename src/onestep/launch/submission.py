@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.config import Launch
+from onestep.config.launch import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from onestep import files
-from onestep.config import Experiment, read_experiment
+from onestep.config.reading import read_experiment
+from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
 from onestep.report.table import Row, Table, column_directions, read_rows
 from onestep.results import Results

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 import onestep
 from onestep import files, plugins
-from onestep.config import Experiment, experiment_document
+from onestep.config.reading import experiment_document
+from onestep.config.sections import Experiment
 from onestep.report import cells, charts, curves, numbers, pictures
 from onestep.report.cells import Cell
 from onestep.report.evidence import Evidence, RunEvidence, Samples, StudyEvidence, TableEvidence
