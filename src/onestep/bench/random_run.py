@@ -15,8 +15,8 @@ from onestep.bench.option_sets import OptionSet
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.reading import resolved_run
-from onestep.config.sections import Experiment
 from onestep.config.run import Component, Run, to_document
+from onestep.config.sections import Experiment
 from onestep.discriminators._backbones import Backbone, classifier_backbone
 from onestep.discriminators._timm_backbones import timm_backbone
 from onestep.distributed import Ranks
