@@ -59,7 +59,12 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     experiment, misshapen = to_values(resolved.document)
     problems = resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
     if experiment is not None and not problems:
-        problems = [*run_problems(experiment), *table_problems(experiment)]
+        objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
+        metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
+        problems = [
+            *run_problems(experiment, objectives=objectives),
+            *table_problems(experiment, metrics=metrics),
+        ]
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))
     return experiment

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.report import cells
 from onestep.report.table import Table
 
@@ -42,7 +42,7 @@ def metric_facts(table: Table, *, config: Mapping[str, Any]) -> list[MetricFact]
 def _metric_fact(table: Table, columns: list[str], *, options: Mapping[str, Any]) -> MetricFact:
     options = dict(options)
     name, features = options.pop("name"), options.pop("features", "")
-    explanation = first_paragraph(plugins.load("metrics", name))
+    explanation = first_paragraph(components.outline("metrics", name))
     return MetricFact(
         headings=", ".join(cells.title_of(column, table=table) for column in columns),
         sources=", ".join(table.columns[column] for column in columns),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from onestep import files, plugins
+from onestep import components, files
 from onestep.metrics import Direction
 
 Measurement = Mapping[str, Any]
@@ -208,7 +208,7 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, Any])
     directions = {}
     for column, source in columns.items():
         metric, _, value = source.partition(".")
-        values = plugins.load("metrics", metrics[metric]["name"]).values
+        values = components.outline("metrics", metrics[metric]["name"]).values
         if value not in values:
             raise ValueError(f"column {column}: metric {metric} gives no {value!r}; it gives {', '.join(values)}")
         directions[column] = values[value]
