@@ -1,5 +1,5 @@
-# Thin on purpose: every target is a line that can be typed by hand.
-# `make demo` and `make test` do everything on a fresh machine; PYTHON names another interpreter.
+# Every target is a line that can be typed by hand.
+# `make demo` and `make test` do everything on a fresh machine; PYTHON selects another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,17 +16,17 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 test: setup lint  ## all tests
 	@python -m pytest -n 2
 
-test-slurm: setup  ## trainings and rules as jobs of a real SLURM that this machine becomes: needs root and tests/slurm/cluster/packages
+test-slurm: setup  ## trainings and rules as jobs of a real SLURM on this machine: needs root and tests/slurm/cluster/packages
 	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 tests/slurm
 
-test-container: setup  ## the steps of the container image in a bare Debian: needs root, debootstrap, apt and 8 GB of disk; ten minutes
+test-container: setup  ## the steps of the container image in a minimal Debian: needs root, debootstrap, apt and 8 GB of disk; ten minutes
 	@python -m pytest -m container -s tests/containers
 
 test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: ten minutes, 7 GB of memory, 3 GB of disk
 	@python -m pytest -m full_size
 
-lint: setup  ## style, import contracts, rules
-	@ruff check . && ruff format --check . && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint --directory demo
+lint: setup  ## style, types, import contracts, rules, prose
+	@ruff check . && ruff format --check . && lint-imports && snakefmt --check Snakefile workflow && mypy && snakemake --lint --directory demo && python tests/tools/word_list.py
 
-clean:  ## what the demo made; the environment stays
+clean:  ## delete the demo's outputs; keep the environment
 	@rm -rf demo/results demo/state demo/inputs demo/logs demo/benchmarks demo/.snakemake

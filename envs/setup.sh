@@ -26,7 +26,7 @@ if [ -f "$venv/complete" ] && [ "$(cat "$venv/complete")" = "$wanted" ]; then
 	exit 0
 fi
 
-# An environment of another Python, or moved from another folder, cannot be mended in place.
+# An environment of another Python, or moved from another folder, cannot be repaired in place.
 if [ -f "$venv/complete" ] && [ "$(cut -d' ' -f1,2 "$venv/complete")" != "$version $PWD" ]; then
 	rm -rf "$venv"
 fi

@@ -143,7 +143,7 @@ try:
 except ValueError as error:
     print(error)
 heun = components.build_outline("sampling", {"name": "heun", "steps": 18})
-print(heun.evaluations)
+print(heun.nfe)
 d2o = {"name": "d2o", "loss": "hinge", "sigma": 80.0, "rows_per_rank": 64.0, "r1_gamma": 0.1, "r1_every": 16}
 print([phase.trains for phase in components.build_outline("objectives", d2o).phases()])
 try:

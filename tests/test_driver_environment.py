@@ -113,7 +113,7 @@ def test_a_wrong_option_is_found(work):
     (work / "config.yaml").write_text(yaml.safe_dump(config))
     done = on_a_login_node("-m", "onestep", "status", within=work)
     assert done.returncode == 1
-    assert "samplers.heun: steps is 1" in done.stderr
+    assert "samplers.heun: steps: got 1" in done.stderr
     assert "objective.sigmoid" in done.stderr
 
 

@@ -61,21 +61,21 @@ def test_an_augmentation_is_frozen_and_takes_images_and_a_generator(name):
 
 
 @pytest.mark.parametrize("name", components.choices("metrics"))
-def test_a_metric_says_what_it_compares_and_which_direction_is_better(name):
+def test_a_metric_declares_its_inputs_and_which_direction_is_better(name):
     metric = components.load("metrics", name)
-    assert metric.compares in (("generated", "real"), ("probabilities",))
     assert metric.values and set(metric.values.values()) <= {"lower", "higher"}
+    assert isinstance(metric.takes_statistics, bool) and hasattr(metric, "least_images")
     call = inspect.signature(metric.__call__).parameters
-    assert set(metric.compares) == set(call) - {"self"}
-    if len(metric.compares) > 1:
-        assert all(call[array].kind is inspect.Parameter.KEYWORD_ONLY for array in metric.compares)
+    assert set(metric.inputs) == set(call) - {"self"}
+    if len(metric.inputs) > 1:
+        assert all(call[array].kind is inspect.Parameter.KEYWORD_ONLY for array in metric.inputs)
 
 
 @pytest.mark.parametrize("name", components.choices("objectives"))
 def test_an_objective_is_frozen_and_says_whom_it_needs(name):
     objective = components.load("objectives", name)
     assert objective.__dataclass_params__.frozen
-    assert objective.publishes in objective.needs
+    assert callable(objective.networks)
     assert callable(objective.phases)
 
 
@@ -88,4 +88,4 @@ def test_a_dataset_has_a_length_and_items(name):
 @pytest.mark.parametrize("name", components.choices("sampling"))
 def test_a_sampler_turns_noise_into_images(name):
     call = list(inspect.signature(components.load("sampling", name).__call__).parameters)
-    assert call[:4] == ["self", "generator", "noise", "labels"]
+    assert call[:4] == ["self", "generator", "noise", "condition"]

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _assignment(options: argparse.Namespace) -> Any:
         state=options.state,
         code_in_spec=options.code_in_spec,
         state_seconds=options.state_seconds,
-        rows_per_pass=options.rows_per_pass,
+        micro_batch=options.micro_batch if options.micro_batch is not None else options.rows_per_pass,
         cache=options.cache,
     )
 
@@ -152,7 +152,7 @@ def launch(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """End the SLURM jobs that train a run, under any config it had; what they saved stays."""
-    from onestep.launch.attendance import cancel_jobs
+    from onestep.launch.jobs import cancel_jobs
 
     for line in cancel_jobs(options.run, state=options.state):
         print(line)
@@ -173,9 +173,9 @@ def convert(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Generate one image a seed into an .npz of uint8 [N, H, W, C] pixels."""
-    from onestep.sampling._files import write_samples
+    from onestep.sampling._job import write_samples
 
-    write_samples(_drawing(options, seeds=_seeds(options.seeds)), output=options.output, grid=options.grid)
+    write_samples(_sampling_job(options), output=options.output, grid=options.grid)
     return 0
 
 
@@ -183,8 +183,9 @@ def extract(options: argparse.Namespace) -> int:
     """Pass generated images (.npz) or a dataset (.zip) through a feature network."""
     from onestep.evaluation.extraction import write_features
 
-    extractor = _component("features", options.features, weights=options.weights)
-    write_features(extractor, options.images, weights=options.weights, options=options.features, output=options.output)
+    named = {key: value for key in ("dataset", "input") if (value := getattr(options, key)) is not None}
+    network = _feature_network(options.features, weights=options.weights, name=options.features_name)
+    write_features(network, options.images, output=options.output, subject=named or None)
     return 0
 
 
@@ -195,46 +196,43 @@ def observe(options: argparse.Namespace) -> int:
 
         return run_locally(sys.argv[1:], processes=options.processes)
     from onestep import distributed
-    from onestep.evaluation.extraction import FeatureNetwork, places, write_features_of_ranks
-    from onestep.sampling._files import drawn
+    from onestep.evaluation.fused_sampling import sample_features
 
     weights, stem = dict(options.feature_weights), options.output
     networks = {
-        stem.with_name(f"{stem.name}.{name}.npz"): FeatureNetwork(
-            extractor=_component("features", block, weights=weights[name]), weights=weights[name], options=block
-        )
+        stem.with_name(f"{stem.name}.{name}.npz"): _feature_network(block, weights=weights[name], name=name)
         for name, block in options.features.items()
     }
     with distributed.joined() as ranks:
-        seeds = _seeds(options.seeds)
-        mine = [seeds[place] for place in places(len(seeds), rank=ranks.rank, world=ranks.world)]
-        grid = options.grid if ranks.leads else None  # the first images are rank 0's
-        parts = drawn(_drawing(options, seeds=mine), called="/".join(stem.parts[-3:]), grid=grid)
-        batches = (part.pixels.permute(0, 3, 1, 2) for part in parts)
-        write_features_of_ranks(networks, batches, images=len(seeds), ranks=ranks)
+        sample_features(_sampling_job(options), networks, grid=options.grid, ranks=ranks)
     return 0
 
 
 def measure(options: argparse.Namespace) -> int:
     """Compute one metric of one block of seeds."""
-    from onestep.evaluation.measurement import write_measurement
+    from onestep.evaluation.measurement import MeasuredFiles, write_measurement
 
+    files = MeasuredFiles(
+        features=options.generated,
+        real=options.real,
+        real_input=options.real_input,
+        pixels=options.pixels,
+        real_pixels=options.real_pixels,
+    )
     metric = _component("metrics", options.metric)
-    write_measurement(metric, name=options.name, generated=options.generated, real=options.real, output=options.output)
+    write_measurement(metric, name=options.name, options=options.metric, files=files, output=options.output)
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure images from anywhere: a folder of pictures, a zip, an .npz or a .pt, against others or statistics."""
-    from onestep.evaluation.anywhere import NamedMetric, write_evaluation
-    from onestep.evaluation.extraction import FeatureNetwork
+    from onestep.evaluation.standalone import NamedMetric, write_evaluation
 
     try:
-        extractor = _component("features", options.features, weights=options.weights)
+        network = options.features and _feature_network(options.features, weights=options.weights, name=None)
         metrics = [NamedMetric(metric=_component("metrics", block), options=block) for block in options.metrics]
     except (TypeError, KeyError) as error:
         raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
-    network = FeatureNetwork(extractor=extractor, weights=options.weights, options=options.features)
     values = write_evaluation(
         network, metrics, images=options.images, reference=options.reference, output=options.output
     )
@@ -265,7 +263,7 @@ def report(options: argparse.Namespace) -> int:
 
     evidence = read_evidence(
         options.results,
-        config_text=options.config.read_text(),
+        config=options.config,
         benchmarks=options.benchmarks,
         reproduce=(f"snakemake --directory {Path.cwd().name} --profile profiles/local",),
     )
@@ -275,7 +273,7 @@ def report(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a generator for other people: one file of weights that builds itself, and a model card."""
-    from onestep.report.export import export as write_export
+    from onestep.export import export as write_export
 
     write_export(options.weights, run=options.run, table=options.table, licence=options.licence, folder=options.output)
     print(f"{options.output}: generator.safetensors, README.md")
@@ -301,9 +299,9 @@ def compare(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say of each run: how far it is, its job, and whether the code that trained it is the code that is here."""
-    from onestep.launch.attendance import jobs_of
+    from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
-    from onestep.report.status import status_lines
+    from onestep.status import status_lines
 
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
@@ -324,15 +322,14 @@ def status(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Look whether this site is ready for the runs of config.yaml; the exit code is 1 where something will fail."""
     from onestep.launch.cluster import Cluster
-    from onestep.launch.doctor import Doctor, profile_lines
-    from onestep.launch.finding import Mark
+    from onestep.launch.doctor import Mark, examine, profile_lines
 
     # Without --config and without a config.yaml here, the site is looked at all the same.
     config = options.config or Path("config.yaml")
     found = []
     with contextlib.chdir(config.parent):
         named = Path(config.name) if options.config or config.exists() else None
-        for finding in Doctor.of(named, state=Path("state"), cluster=Cluster()).findings():
+        for finding in examine(named, state=Path("state"), cluster=Cluster()):
             print(finding.line(), flush=True)
             found.append(finding)
     for line in profile_lines(found):
@@ -366,24 +363,33 @@ def bench_train(options: argparse.Namespace) -> int:
 
 
 def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
-    """Build the component a config block names, with what the pipeline supplies."""
-    from onestep import plugins
+    """Build a component from its block and what the pipeline supplies."""
+    from onestep import components
 
-    named = {key: value for key, value in options.items() if key != "name"}
-    return plugins.load(family, options["name"])(**named, **supplied)
+    return components.build(family, options, **supplied)
 
 
-def _drawing(options: argparse.Namespace, *, seeds: Sequence[int]) -> Any:
-    """Return which images a verb draws."""
-    from onestep.sampling._files import Drawing
+def _sampling_job(options: argparse.Namespace) -> Any:
+    """Return the images that a verb generates."""
+    from onestep.sampling._job import SamplingJob
 
-    return Drawing(
+    named = {"model": options.model, "sampler": options.sampler_name, "seeds": options.seeds}
+    return SamplingJob(
         weights=options.weights,
         sampler=_component("sampling", options.sampler),
-        seeds=seeds,
-        batch=options.batch,
         options=options.sampler,
+        seeds=_seeds(options.seeds),
+        batch=options.batch,
+        subject=named if options.model and options.sampler_name else {},
     )
+
+
+def _feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> Any:
+    """Return a feature network with its identity."""
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    extractor = _component("features", block, weights=weights)
+    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
 
 
 def _seeds(text: str) -> range:
@@ -421,7 +427,8 @@ _TRAINED: list[tuple[str, Callable[[str], Any], Any]] = [
     ("state", Path, ...),
     ("output", Path, ...),
     ("code-in-spec", bool, False),
-    ("rows-per-pass", int, None),
+    ("micro-batch", int, None),
+    ("rows-per-pass", int, None),  # the former name of --micro-batch
     ("cache", Path, None),
 ]
 
@@ -453,6 +460,8 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("weights", Path, ...),
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
+        ("model", str, None),
+        ("sampler-name", str, None),
         ("batch", int, 256),
         ("grid", Path, None),
         ("output", Path, ...),
@@ -461,6 +470,8 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("weights", Path, ...),
         ("sampler", json.loads, ...),
         ("seeds", str, ...),
+        ("model", str, None),
+        ("sampler-name", str, None),
         ("batch", int, 256),
         ("features", json.loads, ...),
         ("feature-weights", _named_path, []),
@@ -468,19 +479,30 @@ _OPTIONS: dict[Callable[[argparse.Namespace], int], list[tuple[str, Callable[[st
         ("grid", Path, None),
         ("output", Path, ...),
     ],
-    extract: [("images", Path, ...), ("features", json.loads, ...), ("weights", Path, ...), ("output", Path, ...)],
+    extract: [
+        ("images", Path, ...),
+        ("features", json.loads, ...),
+        ("features-name", str, None),
+        ("weights", Path, ...),
+        ("dataset", str, None),
+        ("input", str, None),
+        ("output", Path, ...),
+    ],
     measure: [
         ("metric", json.loads, ...),
         ("name", str, ...),
-        ("generated", Path, ...),
-        ("real", Path, ...),
+        ("generated", Path, None),
+        ("real", Path, None),
+        ("real-input", str, None),
+        ("pixels", Path, None),
+        ("real-pixels", Path, None),
         ("output", Path, ...),
     ],
     evaluate: [
         ("images", Path, ...),
         ("reference", Path, None),
-        ("features", json.loads, ...),
-        ("weights", Path, ...),
+        ("features", json.loads, None),
+        ("weights", Path, None),
         ("metrics", json.loads, []),
         ("output", Path, ...),
     ],

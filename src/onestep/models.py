@@ -1,8 +1,7 @@
-"""What a network is called below results/: `{run}@{images}`, `{run}@best-...`, or a teacher's name.
+"""Names of models: `{teacher}`, `{run}@{images}`, or `{run}@best-{metric}.{value}-{sampler}-{seeds}`.
 
-A chosen snapshot's name holds all that the choice depends on, so two tables that choose differently never share a file:
-`{run}@best-{metric}.{value}-{sampler}-{seeds}`. Either ends in `-ema{half_life}` where it is of another average than
-the run's main one.
+The name of a selected snapshot holds all that the selection depends on, so two tables that select differently never
+share a file. A snapshot of another EMA than the run's main one ends in `-ema{half_life}`.
 """
 
 from __future__ import annotations
@@ -10,20 +9,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_NAME = "[a-z0-9_]+"
-# No named groups: the workflow puts the pattern into its own, which has names.
-MODEL = rf"({_NAME})(?:@(?:([0-9]+)|best-({_NAME})\.({_NAME})-({_NAME})-([0-9]+-[0-9]+))(?:-ema([0-9]+))?)?"
-"""What every model's name matches."""
+NAME = "[a-z0-9_]+"
+"""Pattern of the names in config.yaml."""
+
+RUN = r"[a-z0-9_]+(?:\.[A-Za-z0-9_.,=+-]+)?"
+"""Pattern of run names: a name, and for a member of a family the values that it varies, `d2o.seed=1`."""
+
+SEEDS = "[0-9]+-[0-9]+"
+"""Pattern of seed blocks, `first-last`."""
+
+# Without named groups: rules insert the pattern into patterns that have names.
+MODEL = rf"({RUN})(?:@(?:([0-9]+)|best-({NAME})\.({NAME})-({NAME})-({SEEDS}))(?:-ema([0-9]+))?)?"
+"""Pattern of model names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """By which number a snapshot is chosen.
+    """The number by which a snapshot is selected.
 
     Attributes:
         metric, value: The number `{metric}.{value}`.
-        sampler: What draws the images that it is measured on.
-        seeds: Their block of seeds, "first-last".
+        sampler: The sampler of the measured images.
+        seeds: Their seed block.
     """
 
     metric: str
@@ -33,56 +40,78 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A network by name.
+class Teacher:
+    """A teacher by name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One snapshot of a run.
 
     Attributes:
-        name: The run or the teacher.
-        images: Which snapshot of the run, as a count of images.
-        choice: How the snapshot is chosen, in place of `images`; a teacher has neither.
-        ema: Half-life in images of the average; None for the run's main one.
+        name: The run.
+        images: Images seen.
+        ema: Half-life of the EMA in images; None for the run's main one.
     """
 
     name: str
-    images: int | None = None
-    choice: Choice | None = None
+    images: int
     ema: int | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> Model:
-        """Read a name back.
+    def __str__(self) -> str:
+        return f"{self.name}@{self.images}{average_suffix(self.ema)}"
 
-        Raises:
-            ValueError: It is no model's name.
-        """
-        found = re.fullmatch(MODEL, text)
-        if found is None:
-            raise ValueError(f"{text!r} names no model; expected run@images, run@best-... or a teacher")
-        name, images, metric, value, sampler, seeds, ema = found.groups()
-        return cls(
-            name=name,
-            images=None if images is None else int(images),
-            choice=None if metric is None else Choice(metric=metric, value=value, sampler=sampler, seeds=seeds),
-            ema=None if ema is None else int(ema),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """The best snapshot of a run by one number.
+
+    Attributes:
+        name: The run.
+        choice: The number.
+        ema: Half-life of the EMA in images; None for the run's main one.
+    """
+
+    name: str
+    choice: Choice
+    ema: int | None = None
 
     def __str__(self) -> str:
-        suffix = average_suffix(self.ema)
-        if self.choice is not None:
-            by = self.choice
-            return f"{self.name}@best-{by.metric}.{by.value}-{by.sampler}-{by.seeds}{suffix}"
-        return self.name if self.images is None else f"{self.name}@{self.images}{suffix}"
+        by = self.choice
+        return f"{self.name}@best-{by.metric}.{by.value}-{by.sampler}-{by.seeds}{average_suffix(self.ema)}"
 
-    @property
-    def weights(self) -> str:
-        """Its file below results/."""
-        if self.choice is not None:
-            return f"selections/{self}.safetensors"
-        if self.images is not None:
-            return f"runs/{self.name}/snapshots/{self.images}{average_suffix(self.ema)}.safetensors"
-        return f"teachers/{self.name}.safetensors"
+    def candidate(self, images: int) -> Snapshot:
+        """Return the candidate after `images` images."""
+        return Snapshot(name=self.name, images=images, ema=self.ema)
+
+
+Model = Teacher | Snapshot | Selected
+
+
+def parse_model(text: str) -> Model:
+    """Read a model's name.
+
+    Raises:
+        ValueError: The text names no model.
+    """
+    found = re.fullmatch(MODEL, text)
+    if found is None:
+        raise ValueError(f"model: got {text!r}, expected run@images, run@best-metric.value-sampler-seeds or a teacher")
+    name, images, metric, value, sampler, seeds, ema = found.groups()
+    half_life = None if ema is None else int(ema)
+    if images is not None:
+        return Snapshot(name=name, images=int(images), ema=half_life)
+    if metric is not None:
+        choice = Choice(metric=metric, value=value, sampler=sampler, seeds=seeds)
+        return Selected(name=name, choice=choice, ema=half_life)
+    return Teacher(name=name)
 
 
 def average_suffix(half_life: int | None) -> str:
-    """Return what names of another average than the main one end in: "-ema100000"; empty for None."""
+    """Return the ending of file names of another EMA than the main one: `-ema100000`; empty for None."""
     return "" if half_life is None else f"-ema{half_life}"

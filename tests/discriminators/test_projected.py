@@ -68,7 +68,7 @@ def test_frozen_parts_stay_bitwise_while_the_heads_train(snapshot):
         for phase in objective.phases():
             for player in players.values():
                 player.train().zero_grad()
-            batch = Batch(images=_images(), labels=None, random=Noise(), images_seen=0)
+            batch = Batch(images=_images(), condition=None, random=Noise(), images_seen=0)
             (phase.loss(players, batch).value * phase.gain).backward()
             optimizers[phase.trains].step()
     moved = {key for key, value in players["discriminator"].state_dict().items() if not torch.equal(value, before[key])}

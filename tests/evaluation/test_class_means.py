@@ -85,8 +85,8 @@ def test_the_efficientnet_of_the_paper_gives_rows_of_320_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([None] * len(_CLASSES), "its images have no labels"),
-        ([3, 0, 1, 1, 0, 3, 3], "no image of class 2"),
+        ([None] * len(_CLASSES), "data.zip: got images without labels"),
+        ([3, 0, 1, 1, 0, 3, 3], "data.zip: got no image of class 2"),
     ],
 )
 def test_what_has_no_classes_is_refused_in_one_line(weights, tmp_path, capsys, labels, message):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from onestep.archive import read_arrays, write_arrays
-from onestep.evaluation.extraction import read_pixels, write_features
-from onestep.evaluation.measurement import write_measurement
+from onestep.evaluation.extraction import FeatureNetwork, read_pixels, write_features
+from onestep.evaluation.measurement import MeasuredFiles, write_measurement
 from onestep.evaluation.references import read_reference
 from onestep.features import Features
 from onestep.files import read_json, sha256_of_file
@@ -21,9 +21,13 @@ from onestep.metrics.precision_recall import PrecisionRecall
 _WIDTH = 6
 
 
-def _features(path, *, images=200, seed=0, network=None, weights="a" * 64):
+BLOCK = {"model": "run@64", "sampler": "one_step", "seeds": "0-199"}
+
+
+def _features(path, *, images=200, seed=0, network=None, weights="a" * 64, subject=BLOCK):
     rows = np.random.default_rng(seed).standard_normal((images, _WIDTH)).astype(np.float32)
     about = {"images": images, "pixels_sha256": f"{seed}", "weights_sha256": weights, "network": network or {}}
+    about |= {"subject": subject, "features": "inception"}
     write_arrays(path, {"features": rows}, about=about)
     return rows
 
@@ -54,18 +58,19 @@ def published(tmp_path):
     return save
 
 
-def _measured(metric, generated, real, tmp_path):
+def _measured(metric, generated, real, tmp_path, **named):
     output = tmp_path / "number.json"
-    write_measurement(metric, name="fid", generated=generated, real=real, output=output)
+    files = MeasuredFiles(features=generated, real=real, **named)
+    write_measurement(metric, name="fid", options={}, files=files, output=output)
     return read_json(output)
 
 
 def test_published_statistics_give_the_number_that_their_features_give(generated, published, tmp_path):
     own = tmp_path / "features" / "cifar10.inception.npz"
-    real = _features(own, seed=2)
+    real = _features(own, seed=2, subject={"dataset": "cifar10"})
     against_own = _measured(FrechetDistance(), generated, own, tmp_path)
     path = published(**_statistics(real))
-    found = _measured(FrechetDistance(), generated, path, tmp_path)
+    found = _measured(FrechetDistance(), generated, path, tmp_path, real_input="cifar10_reference")
     assert found["values"]["frechet"] == pytest.approx(against_own["values"]["frechet"], rel=1e-9)
     assert found["reference"] == {
         "input": "cifar10_reference",
@@ -74,6 +79,7 @@ def test_published_statistics_give_the_number_that_their_features_give(generated
     }
     assert against_own["reference"] == {"dataset": "cifar10", "images": 200, "sha256": "2"}
     assert found["precision"] == "float32"
+    assert _measured(FrechetDistance(), generated, path, tmp_path)["reference"]["file"] == path.name
 
 
 def test_the_pair_of_the_right_width_is_taken(generated, published):
@@ -87,12 +93,12 @@ def test_the_pair_of_the_right_width_is_taken(generated, published):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mu": np.zeros(9)}, r"another width than the generated features, 6: found mu \[9\]"),
-        ({"sigma": None}, "holds neither mu with sigma nor mu_s with sigma_s"),
-        ({"sigma": np.eye(5)}, r"sigma is \[5, 5\]; expected \[6, 6\]"),
-        ({"mu": np.full(6, np.nan)}, "mu has numbers that are not finite"),
-        ({"mu": np.zeros(6, dtype=np.int64)}, "mu is int64; expected float64 or float32"),
-        ({"sigma": np.triu(np.ones((6, 6)))}, "sigma is not symmetric"),
+        ({"mu": np.zeros(9)}, r"got statistics mu \[9\], .* 6"),
+        ({"sigma": None}, "got no statistics"),
+        ({"sigma": np.eye(5)}, r"sigma: got \[5, 5\], expected \[6, 6\]"),
+        ({"mu": np.full(6, np.nan)}, "mu: got values that are not finite"),
+        ({"mu": np.zeros(6, dtype=np.int64)}, "mu: got int64"),
+        ({"sigma": np.triu(np.ones((6, 6)))}, "sigma: got a matrix that is not symmetric"),
         ({"mu": np.array([None] * 6)}, "not a whole .npz of plain arrays"),
     ],
 )
@@ -113,7 +119,7 @@ def test_a_damaged_file_is_refused(generated, published, tmp_path):
 
 def test_a_metric_of_features_does_not_take_statistics(generated, published, tmp_path):
     path = published(**_statistics(read_arrays(generated).arrays["features"]))
-    with pytest.raises(ValueError, match="published statistics, but this metric compares features"):
+    with pytest.raises(ValueError, match=r"cifar10-32x32\.npz: got statistics, expected features"):
         _measured(PrecisionRecall(), generated, path, tmp_path)
 
 
@@ -128,23 +134,24 @@ def test_the_images_of_a_published_batch_become_features(generated, published, t
     def first_six(batch):
         return Features(features=batch.flatten(1)[:, :_WIDTH].float(), probabilities=None)
 
-    write_features(first_six, path, weights=weights, options={"name": "first_six"}, output=output)
+    network = FeatureNetwork(extractor=first_six, weights=weights, options={"name": "first_six"}, name="six")
+    write_features(network, path, output=output, subject={"input": "adm"})
     facts = read_reference(output, width=_WIDTH, takes_statistics=False).facts
     assert facts == {"input": "adm", "images": 20, "sha256": read_arrays(output).about["pixels_sha256"]}
-    with pytest.raises(ValueError, match="made with different weights of the feature network"):
+    with pytest.raises(ValueError, match="different weights of the feature network"):
         _measured(PrecisionRecall(), generated, output, tmp_path)
 
 
 @pytest.mark.parametrize("arrays", [{"arr_0": np.zeros((3, 4, 4, 3))}, {"mu": np.zeros(3)}])
 def test_a_published_batch_without_uint8_images_is_refused(published, arrays):
-    with pytest.raises(ValueError, match=r"holds no uint8 \[N, H, W, C\] array 'arr_0' \(found .*\); expected a batch"):
+    with pytest.raises(ValueError, match=r"cifar10-32x32\.npz: arr_0: got "):
         read_pixels(published(**arrays))
 
 
 def test_a_datasets_own_features_are_held_against_its_reference(published, tmp_path):
     own = tmp_path / "features" / "cifar10.inception.npz"
     own.parent.mkdir(parents=True)
-    real = _features(own, seed=2)
+    real = _features(own, seed=2, subject={"dataset": "cifar10"})
     found = _measured(FrechetDistance(), own, published(**_statistics(real)), tmp_path)
     assert found["dataset"] == "cifar10" and "model" not in found
     assert found["values"]["frechet"] == pytest.approx(0, abs=1e-6)
@@ -154,14 +161,16 @@ def test_a_number_of_generated_images_alone_has_no_reference(generated, tmp_path
     rows = np.full((200, 4), 0.25, np.float32)
     found = read_arrays(generated)
     write_arrays(generated, {**found.arrays, "probabilities": rows}, about=found.about)
-    measured = _measured(InceptionScore(splits=2), generated, generated, tmp_path)
+    measured = _measured(InceptionScore(splits=2), generated, None, tmp_path)
     assert measured["reference"] is None and measured["values"]["inception_score"] == pytest.approx(1)
-    assert _measured(FrechetDistance(), generated, generated, tmp_path)["reference"] is not None
+    own = tmp_path / "features" / "cifar10.inception.npz"
+    _features(own, seed=2, subject={"dataset": "cifar10"})
+    assert _measured(InceptionScore(splits=2), generated, own, tmp_path)["reference"]["dataset"] == "cifar10"
 
 
 def test_a_faster_precision_is_written_down(generated, tmp_path):
     own = tmp_path / "features" / "cifar10.inception.npz"
-    _features(own, seed=2)
+    _features(own, seed=2, subject={"dataset": "cifar10"})
     _features(generated, network={"name": "inception", "precision": "tf32"})
     assert _measured(FrechetDistance(), generated, own, tmp_path)["precision"] == "tf32"
     assert json.loads((tmp_path / "number.json").read_text())["feature_weights_sha256"] == "a" * 64
@@ -176,5 +185,6 @@ def test_networks_compute_without_gradients(tmp_path, generated):
 
     images = tmp_path / "samples.npz"
     write_arrays(images, {"pixels": np.zeros((3, 4, 4, 1), np.uint8)}, about={})
-    write_features(looking, images, weights=generated, options={}, output=tmp_path / "out.npz")
+    network = FeatureNetwork(extractor=looking, weights=generated, options={})
+    write_features(network, images, output=tmp_path / "out.npz")
     assert seen == [(torch.uint8, False)]

@@ -1,4 +1,4 @@
-"""SLURM's commands as a launcher sees them: recorded answers, and programs that fail in every way there is."""
+"""SLURM's commands: recorded answers, and programs that fail in every possible way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORD = (
     "ReqNodeList=(null) ExcNodeList=(null) NodeList=n[1-2] BatchHost=n1 NumNodes=2 StdOut=/dev/null Power="
 )
 # JobIDRaw, State, ExitCode, ElapsedRaw, NodeList, JobName
-LIVES = (
+STARTS = (
     "6|REQUEUED|0:0|3|n2|onestep-r-0123abcd",
     "6|CANCELLED by 1000|0:15|4|n1|onestep-r-0123abcd",
 )
@@ -51,32 +51,32 @@ def sighting(state, *, answered, reason="", restarts=None, nodes=""):
         (("RUNNING", "None", "n1", "N/A"), {"state": "RUNNING", "nodes": "n1"}),
     ],
 )
-def test_squeue_is_asked_first_and_is_enough(program, row, expected):
+def test_an_answer_of_squeue_is_enough(program, row, expected):
     program("squeue", queue_row(*row))
     assert Cluster().look("4") == sighting(**expected, answered={"squeue"})
 
 
-def test_the_newest_life_counts_where_accounting_answers(program, queue_forgot):
-    program("sacct", *LIVES)
+def test_the_newest_start_counts_in_accounting(program, queue_forgot):
+    program("sacct", *STARTS)
     assert Cluster().look("6") == sighting(
         "CANCELLED", reason="by 1000, exit code 0:15", restarts=1, nodes="n1", answered={"squeue", "sacct"}
     )
 
 
-@pytest.mark.parametrize(("rows", "restarts"), [(LIVES[:1], 1), (("6|RUNNING|0:0|3|n2|onestep-r-0123abcd",), 0)])
-def test_accounting_speaks_for_jobs_that_live_where_squeue_is_silent(program, rows, restarts):
+@pytest.mark.parametrize(("rows", "restarts"), [(STARTS[:1], 1), (("6|RUNNING|0:0|3|n2|onestep-r-0123abcd",), 0)])
+def test_accounting_replaces_a_squeue_that_does_not_answer(program, rows, restarts):
     program("sacct", *rows)
     found = Cluster().look("6")
     assert found.state in ("REQUEUED", "RUNNING") and found.restarts == restarts
 
 
-def test_a_job_that_accounting_alone_calls_running_has_ended_unrecorded(program, queue_forgot):
+def test_a_job_that_runs_only_in_accounting_has_ended_unrecorded(program, queue_forgot):
     program("sacct", "6|RUNNING|0:0|3|n2|onestep-r-0123abcd")
     program("scontrol", code=1, complaint=UNKNOWN_JOB)
     assert Cluster().look("6") == sighting(None, answered={"squeue", "sacct", "scontrol"})
 
 
-def test_scontrol_is_the_last_to_be_asked(program):
+def test_scontrol_is_queried_last(program):
     program("squeue", code=1, complaint="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     program("sacct", code=1, complaint="Slurm accounting storage is disabled")
     program("scontrol", RECORD)
@@ -101,14 +101,14 @@ def test_scontrol_is_the_last_to_be_asked(program):
         ({"scontrol": {"code": 127, "complaint": "libslurm.so.38: cannot open shared object file"}}, set()),
     ],
 )
-def test_who_answered_is_told_apart_from_who_failed(program, answers, answered):
+def test_answers_and_failures_are_distinguished(program, answers, answered):
     for name, answer in answers.items():
         program(name, **answer)
     assert Cluster().look("99999") == sighting(None, answered=answered)
 
 
 def test_a_program_that_hangs_did_not_answer(program):
-    # The sleeping child of the wrapper would keep the pipe open.
+    # The sleeping child of this script keeps the pipe open.
     program("squeue", script="/bin/sleep 60")
     began = time.monotonic()
     assert Cluster(timeout_seconds=0.5).look("4") == sighting(None, answered=set())
@@ -121,7 +121,7 @@ def test_a_program_that_may_not_be_run_did_not_answer(program, tmp_path):
     assert Cluster().look("4").answered == frozenset()
 
 
-def test_commands_speak_english_and_keep_the_configuration(program, monkeypatch):
+def test_commands_run_in_english_with_the_configuration(program, monkeypatch):
     for name, value in {"SLURM_CONF": "/c", "LC_ALL": "de_DE", "SQUEUE_STATES": "PD", "SLURM_CLUSTERS": "b"}.items():
         monkeypatch.setenv(name, value)
     program("squeue", script='echo "$SLURM_CONF $LC_ALL ${SQUEUE_STATES-unset} ${SLURM_CLUSTERS-unset}"')
@@ -130,7 +130,7 @@ def test_commands_speak_english_and_keep_the_configuration(program, monkeypatch)
     assert os.environ["SQUEUE_STATES"] == "PD"
 
 
-def test_active_jobs_live_and_have_exactly_this_name(program):
+def test_active_jobs_have_exactly_this_name(program):
     name = "onestep-r-0123abcd"
     states = ("RUNNING", "PENDING", "COMPLETING", "CANCELLED", "COMPLETED", "NODE_FAIL")
     program("squeue", *[f"{at}|{state}|{name}" for at, state in enumerate(states)], f"9|RUNNING|{name}e")
@@ -174,22 +174,21 @@ def test_a_cancel_takes_a_moment(program, tmp_path):
         {"code": 1},
     ],
 )
-def test_a_cancel_that_nobody_confirms_is_not_believed(program, monkeypatch, queue):
-    monkeypatch.setattr("onestep.launch.cluster._ANSWER_AFTER_CANCEL_SECONDS", 0.3)
+def test_an_unconfirmed_cancel_is_not_reported_as_done(program, queue):
     program("scancel", code=1, complaint="Access/permission denied")
     program("squeue", **queue)
-    assert Cluster().cancel("4") is False
+    assert Cluster(cancel_seconds=0.3).cancel("4") is False
 
 
-def test_run_seconds_count_every_life(program):
+def test_run_seconds_sum_over_restarts(program):
     assert Cluster().run_seconds("6") is None
-    program("sacct", *LIVES)
+    program("sacct", *STARTS)
     assert Cluster().run_seconds("6") == 7
     program("sacct")
     assert Cluster().run_seconds("6") is None
 
 
 def test_run_seconds_do_not_count_an_older_job_of_the_same_id(program):
-    program("sacct", "6|COMPLETED|0:0|500|n1|somebody-else", *LIVES)
+    program("sacct", "6|COMPLETED|0:0|500|n1|another-name", *STARTS)
     assert Cluster().run_seconds("6") == 7
     assert Cluster().look("6").restarts == 1

@@ -23,7 +23,7 @@ from random_networks import blobs, write_clip, write_inception
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from onestep.evaluation.extraction import pass_through
+from onestep.evaluation.extraction import extract
 from onestep.features.clip import ClipFeatures
 from onestep.features.inception import InceptionFeatures
 from onestep.metrics.frechet import FrechetDistance, frechet_from_statistics, gaussian_fit
@@ -122,10 +122,10 @@ class Pass:
     def with_clip(self) -> Mapping[str, Way]:
         """Return our way, and the one through CLIP as well, to CLIP-FID."""
         inception, clip = self._inception(), ClipFeatures(weights=write_clip(self.folder / "clip.safetensors"))
-        real = [arrays["features"] for arrays in pass_through([inception, clip], [self.reference]).arrays]
+        real = [arrays["features"] for arrays in extract([inception, clip], [self.reference]).arrays]
 
         def ours_with_clip() -> float:
-            found, embedded = pass_through([inception, clip], [self.pixels]).arrays
+            found, embedded = extract([inception, clip], [self.pixels]).arrays
             FrechetDistance()(generated=embedded["features"], real=real[1])
             return self._measured(found, real=real[0])
 
@@ -133,10 +133,10 @@ class Pass:
 
     def _ours(self) -> Way:
         inception = self._inception()
-        (real,) = pass_through([inception], [self.reference]).arrays
+        (real,) = extract([inception], [self.reference]).arrays
 
         def ours() -> float:
-            (found,) = pass_through([inception], [self.pixels]).arrays
+            (found,) = extract([inception], [self.pixels]).arrays
             return self._measured(found, real=real["features"])
 
         return ours

@@ -76,11 +76,11 @@ def test_memory_changes_no_result_and_bounds_the_table():
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
-        ({"neighbours": 9}, {}, "real features: found 9 images, needed at least 10"),
-        ({}, {"generated": np.zeros((0, 8))}, "generated features: found 0 images, needed at least 1"),
-        ({}, {"real": np.zeros((9, 7))}, "generated features are 8 wide, real features 7"),
+        ({"neighbours": 9}, {}, "real features: .* 9 images.* 10"),
+        ({}, {"generated": np.zeros((0, 8))}, "generated features: .* 0 images.* 1"),
+        ({}, {"real": np.zeros((9, 7))}, "features: .*8.*7"),
         ({}, {"generated": np.full((9, 8), np.nan)}, "generated features: 9 of 9 images"),
-        ({"memory_mib": 0}, {}, "neighbours and memory_mib must be from 1 on, found 5 and 0"),
+        ({"memory_mib": 0}, {}, "neighbours and memory_mib: got 5 and 0"),
     ],
 )
 def test_what_has_no_balls_is_refused(options, change, message):

@@ -113,10 +113,10 @@ def _with(value: float) -> np.ndarray:
     [
         (_with(np.nan), _with(0), "generated features: 1 of 4 images have values that are not finite"),
         (_with(0), _with(-np.inf), "real features: 1 of 4 images have values that are not finite"),
-        (_with(0)[:1], _with(0), "generated features: found 1 images, needed at least 2"),
-        (_with(0), _with(0)[:0], "real features: found 0 images, needed at least 2"),
-        (_with(0), _with(0)[:, :2], "generated features are 3 wide, real features 2"),
-        (_with(0), _with(0)[0], r"real features must be a matrix .* found the shape \[3\]"),
+        (_with(0)[:1], _with(0), "generated features: got 1 images, expected at least 2"),
+        (_with(0), _with(0)[:0], "real features: got 0 images, expected at least 2"),
+        (_with(0), _with(0)[:, :2], "features: .* width 3 .* width 2"),
+        (_with(0), _with(0)[0], r"real features: got the shape \[3\]"),
     ],
 )
 def test_what_has_no_distance_is_refused(generated, real, message):
@@ -125,7 +125,7 @@ def test_what_has_no_distance_is_refused(generated, real, message):
 
 
 def test_statistics_of_different_widths_are_refused():
-    with pytest.raises(ValueError, match=r"of one width D; found \[3\], \[3, 3\], \[2\], \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"statistics: got .*\[3\], \[3, 3\], \[2\], \[2, 2\]"):
         frechet_from_statistics(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
 
 

@@ -60,17 +60,17 @@ def test_the_score_is_the_mean_over_consecutive_splits_and_the_deviation_that_of
 
 @pytest.mark.parametrize("options", [{}, {"splits": 2, "split_size": 5}, {"splits": 0}, {"split_size": -1}])
 def test_exactly_one_way_to_split_is_needed(options):
-    with pytest.raises(ValueError, match="give either splits or split_size"):
+    with pytest.raises(ValueError, match="splits or split_size: got "):
         InceptionScore(**options)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.full((4, 2), 3.0), "sums from 6 to 6; give the softmax"),
-        (np.array([[1.5, -0.5]] * 4), "found a minimum of -0.5"),
+        (np.full((4, 2), 3.0), "probabilities: .* sums from 6 to 6"),
+        (np.array([[1.5, -0.5]] * 4), "probabilities: got a minimum of -0.5"),
         (np.array([[np.nan, 1.0]] * 4), "4 of 4 images have values that are not finite"),
-        (np.full((2, 2), 0.5), "found 2 images, needed at least 3"),
+        (np.full((2, 2), 0.5), "got 2 images, expected at least 3"),
     ],
 )
 def test_what_are_no_probabilities_is_refused(rows, message):

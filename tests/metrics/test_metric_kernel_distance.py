@@ -54,7 +54,7 @@ def test_tensors_give_what_arrays_give():
 
 
 def test_too_few_images_for_a_subset_are_refused():
-    with pytest.raises(ValueError, match="generated features: found 10 images, needed at least 20; sample more"):
+    with pytest.raises(ValueError, match="generated features: got 10 images, expected at least 20"):
         KernelDistance(subset_images=20)(generated=cloud(10, seed=0), real=cloud(20, seed=1))
-    with pytest.raises(ValueError, match="subset_images from 2; found 1 and 1"):
+    with pytest.raises(ValueError, match="subsets and subset_images: got 1 and 1"):
         KernelDistance(subsets=1, subset_images=1)

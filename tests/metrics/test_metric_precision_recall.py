@@ -130,10 +130,10 @@ def test_copies_are_at_distance_zero_also_far_from_the_origin():
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
-        ({"neighbours": 5}, {"generated": np.zeros((5, 8))}, "generated features: found 5 images, needed at least 6"),
-        ({}, {"real": np.zeros((9, 7))}, "generated features are 8 wide, real features 7"),
+        ({"neighbours": 5}, {"generated": np.zeros((5, 8))}, "generated features: .* 5 images.* 6"),
+        ({}, {"real": np.zeros((9, 7))}, "features: .*8.*7"),
         ({}, {"real": np.full((9, 8), np.nan)}, "real features: 9 of 9 images"),
-        ({"neighbours": 0}, {}, "neighbours and memory_mib must be from 1 on, found 0"),
+        ({"neighbours": 0}, {}, "neighbours and memory_mib: got 0"),
     ],
 )
 def test_what_has_no_manifold_is_refused(options, change, message):

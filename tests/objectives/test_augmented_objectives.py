@@ -10,7 +10,7 @@ from onestep.networks import build_denoiser
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
-from onestep.training.randomness import CountedRows
+from onestep.training.batches import CountedRows
 
 PIPE = {"name": "edm", "probability": 0.8, "operations": {"yflip": 1.0, "brightness": 1.0}}
 EDM = {"p_mean": -1.2, "p_std": 1.2, "sigma_data": 0.5}
@@ -20,7 +20,7 @@ D2O_OPTIONS = {"loss": "non_saturating", "sigma": 80.0, "rows_per_rank": 4.0, "r
 def _batch(rows=range(6), **controls):
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))[rows.start : rows.stop] - 0.5
     random = CountedRows(seed=1, phase="any", rows=rows, device=torch.device("cpu"))
-    return Batch(images=images, labels=None, random=random, images_seen=0, controls=controls)
+    return Batch(images=images, condition=None, random=random, images_seen=0, controls=controls)
 
 
 class Told(nn.Module):

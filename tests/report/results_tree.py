@@ -14,65 +14,11 @@ import numpy as np
 import yaml
 from sklearn.datasets import load_digits
 
-from onestep.report.formats import write_table
-from onestep.report.table import Entry, Row, read_measurements, tabulate
+from onestep.report.table import Number, Row
+from onestep.report.tabulation import write_tables
+from tiny import REPOSITORY
 
-CONFIG = """\
-# A small experiment.
-inputs:
-  digits: {package: scikit-learn, path: digits.csv.gz, sha256: 09f66e6d, licence: CC BY 4.0}
-datasets:
-  digits: {name: digits, input: digits, resolution: 16}
-teachers:
-  digits: {run: digits_edm}
-backbones:
-  digits: {run: digits_backbone}
-features:
-  digits: {name: classifier, run: digits_metric}
-runs:
-  digits_backbone: &classifier
-    dataset: digits
-    classifier: {name: convnet, width: 16}
-    objective: {name: cross_entropy, shift: 2}
-    images: 30_000
-    seed: 1
-  digits_metric: {<<: *classifier, classifier: {name: convnet, width: 24}, seed: 2}
-  digits_edm:
-    dataset: digits
-    objective: {name: edm, p_mean: -1.2}
-    images: 100_000
-    seed: 0
-  digits_d2o: &d2o
-    dataset: digits
-    teacher: digits
-    freeze: []
-    objective: {name: d2o, r1_gamma: 1.0e-4}     # the sum's scale is stated
-    discriminator: {name: projected, backbones: [digits]}
-    images: 40_000
-    seed: 0
-  digits_d2o_f: {<<: *d2o, freeze: [conv, proj]}
-samplers:
-  heun: {name: heun, steps: 18}
-  one_step: {name: one_step, sigma: 80.0}
-metrics:
-  fd: {name: frechet, features: digits}
-  is: {name: inception_score, features: digits, splits: 10}
-  pr: {name: precision_recall, features: digits, neighbours: 3}
-tables:
-  digits:
-    title: Digits
-    dataset: digits
-    seeds: [0-1999, 2000-3999, 4000-5999]
-    select: last
-    columns: {fd: fd.frechet, is: is.inception_score, precision: pr.precision, recall: pr.recall}
-    rows:
-      - {run: digits_edm, sampler: heun}
-      - {run: digits_edm, sampler: one_step}
-      - {run: digits_d2o, sampler: one_step}
-      - {run: digits_d2o_f, sampler: one_step}
-    curves: {column: fd, seeds: 0-1999}
-rerun: {training_on_code_change: false}
-"""
+CONFIG = (REPOSITORY / "demo" / "config.yaml").read_text(encoding="utf-8")
 
 WEIGHTS = 189_281
 TRAINED = {"digits_d2o_f": 39_700}
@@ -118,13 +64,11 @@ def measurement(*, model: str, sampler: str, seeds: str, metric: str, values: Ma
     }
 
 
-BLOCKS = ("first_block", "best_block", "worst_block")
-Number = tuple[float, float | None, int, bool] | None
+Given = tuple[float, float | None, int, bool] | None
 
 
-def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -> Row:
+def row(run: str, sampler: str, *, fd: Given, recall: Given, **changes: Any) -> Row:
     """Return a measured row, its blocks all alike; a number is (mean, deviation, blocks, is best)."""
-    given = {"fd": fd or (None, None, 0, False), "recall": recall or (None, None, 0, False)}
     facts = {
         "run": run,
         "sampler": sampler,
@@ -132,22 +76,23 @@ def row(run: str, sampler: str, *, fd: Number, recall: Number, **changes: Any) -
         "nfe": 1,
         "dataset": "digits",
         "images_seen": 40_000,
-        "images": None,
         "snapshot": f"{run}@40000",
         "snapshot_policy": "last",
         "model": f"{run}@40000",
         "ema": 5_000.0,
-        "show": "mean",
-        **{key: {column: number[0] for column, number in given.items()} for key in (*BLOCKS, "metrics", "mean")},
-        "std": {column: number[1] for column, number in given.items()},
-        "blocks": {column: number[2] for column, number in given.items()},
-        "best": tuple(column for column, number in given.items() if number[3]),
-        "published": {},
-        "sources": {},
         "frozen_share": 0.0,
-        "trained_with_other_code": False,
+        "numbers": {"fd": number(fd), "recall": number(recall)},
     }
     return Row(**(facts | changes))
+
+
+def number(given: Given) -> Number:
+    """Return a number whose blocks are all alike."""
+    if given is None:
+        return Number()
+    mean, std, blocks, best = given
+    same = dict.fromkeys(("shown", "mean", "first_block", "best_block", "worst_block"), mean)
+    return Number(**same, std=std, blocks=blocks, is_best=best)
 
 
 def other_method(label: str, **changes: Any) -> Row:
@@ -157,51 +102,47 @@ def other_method(label: str, **changes: Any) -> Row:
     return dataclasses.replace(row(label, "", fd=None, recall=None), **nothing, **given)
 
 
-def write_results(results: Path, *, story: Story) -> None:
-    """Write everything the tables and the page read, below `results`, and the benchmarks beside it."""
+def write_results(results: Path, *, story: Story) -> Path:
+    """Write everything that tables and page read, and benchmarks and config beside it; return the config's path."""
     config = story.config
     for run, options in config["runs"].items():
         _write_run(results / "runs" / run, run=run, options=options)
     for name in config["tables"]:
         _write_measurements(results, story=story, name=name)
-        table = tabulate(config, name=name, entries=entries(results, story, name=name))
-        write_table(results / "tables", table=table, drawn=next(iter(table.columns)))
+        codes = {run: "other" if run in story.other_code else "fedcba9876543210" for run in config["runs"]}
+        write_tables(planned(story, name=name), results=results, training_code=codes, folder=results / "tables")
     _write_benchmarks(results.parent / "benchmarks")
+    write(results.parent / "config.yaml", story.config_text)
+    return results.parent / "config.yaml"
 
 
-def entries(results: Path, story: Story, *, name: str) -> list[Entry]:
-    """Return the rows of a table before they are averaged, measurements read from disk."""
+def planned(story: Story, *, name: str) -> dict[str, Any]:
+    """Return what `onestep tabulate` gets of a table."""
     layout = story.config["tables"][name]
-    return [_entry(results, row, story=story, layout=layout) for row in layout["rows"]]
+    return {
+        "name": name,
+        "layout": layout,
+        "drawn": (layout.get("curves") or {}).get("column") or next(iter(layout["columns"])),
+        "metrics": story.config["metrics"],
+        "rows": [_planned_row(row, story=story) for row in layout["rows"]],
+    }
 
 
-def _entry(results: Path, row: Mapping[str, Any], *, story: Story, layout: Mapping[str, Any]) -> Entry:
-    run, sampler = row["run"], row["sampler"]
-    images = story.config["runs"][run]["images"]
-    return Entry(
-        run=run,
-        sampler=sampler,
-        label=row.get("label", run),
-        dataset=story.config["runs"][run]["dataset"],
-        nfe=EVALUATIONS[sampler],
-        images_seen=images,
-        images=None,
-        snapshot=f"{run}@{images}",
-        snapshot_policy="last",
-        model=f"{run}@{images}",
-        ema=5_000.0,
-        frozen_share=1 - TRAINED.get(run, WEIGHTS) / WEIGHTS,
-        trained_with_other_code=run in story.other_code,
-        published=story.published.get(run, {}),
-        sources={},
-        measurements=read_measurements(
-            results / "metrics",
-            model=f"{run}@{images}",
-            sampler=sampler,
-            seeds=layout["seeds"],
-            metrics=story.config["metrics"],
-        ),
-    )
+def _planned_row(row: Mapping[str, Any], *, story: Story) -> dict[str, Any]:
+    images = story.config["runs"][row["run"]]["images"]
+    return {
+        "run": row["run"],
+        "sampler": row["sampler"],
+        "label": row.get("label", row["run"]),
+        "dataset": "digits",
+        "nfe": EVALUATIONS[row["sampler"]],
+        "images_seen": images,
+        "images": None,
+        "model": f"{row['run']}@{images}",
+        "ema": 5_000.0,
+        "published": story.published.get(row["run"], {}),
+        "sources": {},
+    }
 
 
 def _write_measurements(results: Path, *, story: Story, name: str) -> None:

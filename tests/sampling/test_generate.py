@@ -15,10 +15,10 @@ class _LastBits:
     """A sampler whose images show the last bits of another's, so that rounding is seen in the pixels."""
 
     def __init__(self, sampler):
-        self.sampler, self.evaluations = sampler, sampler.evaluations
+        self.sampler, self.nfe = sampler, sampler.nfe
 
-    def __call__(self, generator, noise, labels, *, random=None):
-        return (self.sampler(generator, noise, labels, random=random) * 2**22) % 2 - 1
+    def __call__(self, generator, noise, condition, *, random=None):
+        return (self.sampler(generator, noise, condition, random=random) * 2**22) % 2 - 1
 
 
 _SAMPLERS = {
@@ -122,10 +122,10 @@ def test_more_processes_than_seeds_leaves_some_idle():
 
 
 def test_a_generator_in_training_mode_is_refused(generator):
-    with pytest.raises(ValueError, match="call .eval"):
+    with pytest.raises(ValueError, match="training mode"):
         next(generate(generator.train(), OneStep(), seeds=[0], batch=1))
 
 
 def test_a_batch_of_nothing_is_refused(generator):
-    with pytest.raises(ValueError, match="at least 1 image, not 0"):
+    with pytest.raises(ValueError, match="batch: got 0"):
         next(generate(generator, OneStep(), seeds=[0], batch=0))

@@ -135,7 +135,7 @@ def test_the_noise_levels_of_heun(golden):
         out = Heun(steps=steps)(probe, torch.ones(1, 1, 1, 1), None)
         np.testing.assert_allclose(probe.sigmas, recorded[key], rtol=1e-12)
         np.testing.assert_allclose(out.numpy(), recorded[f"heun_linear_net_out_{steps}"], rtol=1e-12)
-        assert Heun(steps=steps).evaluations == len(recorded[key])
+        assert Heun(steps=steps).nfe == len(recorded[key])
 
 
 def test_quantisation(golden):

@@ -66,7 +66,7 @@ def test_a_step_outside_the_churned_range_draws_too():
 def test_a_sampler_says_how_often_it_evaluates(sampler):
     generator = _Counting()
     sampler(generator, _noise(), None)
-    assert generator.count == sampler.evaluations
+    assert generator.count == sampler.nfe
 
 
 @pytest.mark.parametrize("sampler", [OneStep(), Heun(steps=18)])
@@ -109,12 +109,12 @@ def test_one_step_asks_a_half_precision_network_for_single_precision():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: OneStep(sigma=0.0), "sigma is a noise level above 0, not 0.0"),
-        (lambda: Heun(steps=1), "steps is 1"),
-        (lambda: Heun(steps=4, sigma_min=2.0, sigma_max=1.0), "not 2.0 and 1.0"),
-        (lambda: Heun(steps=4, rho=0.0), "not 0.0 and 0.0"),
-        (lambda: Heun(steps=4, churn=-1.0), "not 7.0 and -1.0"),
-        (lambda: Heun(steps=4, churn=1.0)(_ideal, _noise(), None), "give the PerSeedRandom"),
+        (lambda: OneStep(sigma=0.0), "sigma: got 0.0"),
+        (lambda: Heun(steps=1), "steps: got 1"),
+        (lambda: Heun(steps=4, sigma_min=2.0, sigma_max=1.0), "sigma_min, sigma_max: got 2.0, 1.0"),
+        (lambda: Heun(steps=4, rho=0.0), "rho and churn: got 0.0 and 0.0"),
+        (lambda: Heun(steps=4, churn=-1.0), "rho and churn: got 7.0 and -1.0"),
+        (lambda: Heun(steps=4, churn=1.0)(_ideal, _noise(), None), "random: got None"),
     ],
 )
 def test_a_sampler_that_makes_no_sense_is_refused(build, message):

@@ -42,7 +42,7 @@ def untrained(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def reference(untrained: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A run that nobody disturbed, from Snakemake to its results."""
+    """A run that was not disturbed, from Snakemake to its results."""
     place = untrained.copy(tmp_path_factory.mktemp("reference") / "work")
     place.snakemake().ends(0)
     return place

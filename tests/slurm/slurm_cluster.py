@@ -17,7 +17,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parent / "cluster"
 NODES = ("n1", "n2")
 
-# What up.sh says by its exit code: this machine has not what a cluster needs.
+# Exit code of up.sh on a machine that lacks what a cluster needs.
 _LACKING = 77
 _JOB_FIELDS = ("JobIDRaw", "JobName", "Comment", "State", "ExitCode", "Submit", "Start", "End", "NodeList")
 _TRES_FIELDS = ("ReqTRES", "AllocTRES")
@@ -29,11 +29,11 @@ class CannotHaveSlurm(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One life of a job, as accounting remembers it.
+    """One start of a job, from accounting.
 
     Attributes:
         state: The first word of sacct's: CANCELLED, without by whom.
-        requested: What was asked for, such as {"cpu": "8", "gres/gpu:a100": "8"}.
+        requested: Requested resources, such as {"cpu": "8", "gres/gpu:a100": "8"}.
         allocated: What it got; empty while it has nothing.
     """
 
@@ -96,26 +96,26 @@ class Slurm:
         return self.command("sacct", "--starttime", "2000-01-01", "--noheader", "--parsable2", *options)
 
     def jobs(self, name: str | None = None) -> list[Job]:
-        """Return every life of every job, or of those of that name, in the order of their submission."""
+        """Return every start of every job, or of those of that name, in the order of their submission."""
         named = [] if name is None else ["--name", name]
         fields = ",".join((*_JOB_FIELDS, *_TRES_FIELDS))
         lines = self.sacct("--duplicates", "--allocations", "--format", fields, *named).splitlines()
         return sorted(map(Job.parse, lines), key=lambda job: (job.id, job.submitted))
 
     def submit(self, script: str, *options: str) -> int:
-        """Submit lines of shell, whose output goes nowhere unless the options say where; return the job's id."""
+        """Submit lines of shell, whose output goes nowhere unless the options redirect it; return the job's id."""
         return int(self.command("sbatch", "--parsable", "--output", "/dev/null", *options, "--wrap", script))
 
     def state(self, job: int) -> str:
-        """Return what squeue says of a job: PENDING, RUNNING, COMPLETED, ..., or nothing once it is forgotten."""
+        """Return the state of a job by squeue: PENDING, RUNNING, COMPLETED, ..., or nothing once it is forgotten."""
         return self.command("squeue", "--noheader", "--states", "all", "--jobs", str(job), "--format", "%T").strip()
 
     def restarts(self, job: int) -> int:
-        """Return how often a job was requeued, says the controller."""
+        """Return the controller's number of requeues of a job."""
         return int(self._record(job, "Restarts"))
 
     def nodes_of(self, job: int) -> str:
-        """Return where the newest life of a job runs or ran, says the controller."""
+        """Return the nodes of a job's newest start by the controller."""
         return self._record(job, "NodeList")
 
     def _record(self, job: int, key: str) -> str:
@@ -125,7 +125,7 @@ class Slurm:
         return found[1]
 
     def node_state(self, node: str) -> str:
-        """Return what sinfo says of a node: idle, mixed, allocated, down, ...; with a * where it does not answer."""
+        """Return the state of a node by sinfo: idle, mixed, allocated, down, ...; with a * where it does not answer."""
         return self.command("sinfo", "--noheader", "--nodes", node, "--partition", "main", "--format", "%T").strip()
 
     def cancel_all(self) -> None:
@@ -136,7 +136,7 @@ class Slurm:
         until(lambda: not self.command("squeue", "--noheader"), seconds=60, what="all jobs are gone")
 
     def stop_accounting(self) -> None:
-        """Stop slurmdbd: sacct fails, jobs go on."""
+        """Stop slurmdbd: sacct fails, jobs continue."""
         pid = self._recorded("slurmdbd")
         os.kill(pid, signal.SIGTERM)
         until(lambda: not _is_alive(pid), seconds=20, what="slurmdbd has ended")
@@ -151,13 +151,13 @@ class Slurm:
         return subprocess.run(asked, env=self.environment, capture_output=True, timeout=60).returncode == 0
 
     def stop_controller(self) -> None:
-        """Stop slurmctld: every command fails, jobs go on."""
+        """Stop slurmctld: every command fails, jobs continue."""
         pid = self._recorded("slurmctld")
         os.kill(pid, signal.SIGTERM)
         until(lambda: not _is_alive(pid), seconds=20, what="slurmctld has ended")
 
     def start_controller(self) -> None:
-        """Start slurmctld again, with all that it knew."""
+        """Start slurmctld again, with its saved state."""
         self._start("slurmctld", "-f", self.environment["SLURM_CONF"], log="slurmctld.out")
         until(self._answers, seconds=30, what="slurmctld answers")
 
@@ -179,7 +179,7 @@ class Slurm:
 
     def kill_node(self, node: str) -> None:
         """Let a node die as a machine does: its slurmd, steps and tasks, at one moment and without a word."""
-        # Stopped first, nobody sees another's death and reports it; nor does anybody start anything any more.
+        # Stop all first, so that none reports the end of another or starts a process.
         stopped: list[int] = []
         while more := [pid for pid in self._processes_of(node) if pid not in stopped]:
             stopped += more
@@ -254,15 +254,15 @@ class Slurm:
 
     def _start(self, program: str, *options: str, log: str) -> None:
         with (self.root / "log" / log).open("a") as output:
-            said = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
             path = f"{self.environment['PATH']}{os.pathsep}/usr/sbin"
             environment = {**self.environment, "PATH": path}
-            subprocess.run(["setsid", program, *options], env=environment, cwd=self.root, check=True, **said)
+            subprocess.run(["setsid", program, *options], env=environment, cwd=self.root, check=True, **streams)
 
 
 @contextmanager
 def running() -> Iterator[Slurm]:
-    """Bring a cluster up, and down again whatever happens.
+    """Start a cluster, and stop it in any case.
 
     Raises:
         CannotHaveSlurm: This machine lacks root or packages.
@@ -279,7 +279,7 @@ def running() -> Iterator[Slurm]:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """Return this process's environment as one that finds the cluster, and knows of no job around it."""
+    """Return this process's environment for the cluster, without the variables of a surrounding job."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SRUN"))}
     path = [str(root / "bin"), str(Path(sys.executable).parent), kept["PATH"]]
     return {**kept, "PATH": os.pathsep.join(path), "SLURM_CONF": str(root / "etc" / "slurm.conf")}

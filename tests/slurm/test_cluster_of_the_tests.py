@@ -41,11 +41,11 @@ def test_a_job_is_remembered_with_what_it_asked_for(slurm):
     assert (remembered.requested["gres/gpu"], remembered.allocated["gres/gpu:a100"]) == ("16", "16")
 
 
-def test_a_dead_node_takes_its_tasks_along_and_its_job_lives_again_elsewhere(slurm, tmp_path):
-    lives, beat = tmp_path / "lives", tmp_path / "beat"
-    script = f'echo "$SLURMD_NODENAME $SLURM_RESTART_COUNT" >>{lives}'
+def test_a_dead_node_takes_its_tasks_along_and_its_job_starts_again_elsewhere(slurm, tmp_path):
+    starts, beat = tmp_path / "starts", tmp_path / "beat"
+    script = f'echo "$SLURMD_NODENAME $SLURM_RESTART_COUNT" >>{starts}'
     script += f"; srun sh -c 'while sleep 0.2; do echo $SLURMD_NODENAME >>{beat}; done'"
-    job = slurm.submit(script, "--job-name", "lives", "--requeue", "--nodelist", "n1")
+    job = slurm.submit(script, "--job-name", "starts", "--requeue", "--nodelist", "n1")
     until(beat.exists, seconds=30, what="it runs")
     slurm.kill_node("n1")
     beaten = beat.read_text()
@@ -53,9 +53,9 @@ def test_a_dead_node_takes_its_tasks_along_and_its_job_lives_again_elsewhere(slu
     assert beat.read_text() == beaten
     until(lambda: slurm.node_state("n1").startswith("down"), seconds=60, what="SLURM has seen it")
     slurm.command("scontrol", "update", f"JobId={job}", "ReqNodeList=")
-    until(lambda: lives.read_text() == "n1 \nn2 1\n", seconds=60, what="its second life")
+    until(lambda: starts.read_text() == "n1 \nn2 1\n", seconds=60, what="its second start")
     slurm.revive_node("n1")
-    assert [each.state for each in slurm.jobs("lives")] == ["NODE_FAIL", "RUNNING"]
+    assert [each.state for each in slurm.jobs("starts")] == ["NODE_FAIL", "RUNNING"]
 
 
 def test_accounting_stops_and_catches_up(slurm):
@@ -85,7 +85,7 @@ def test_preemption_tells_a_job_before_it_or_not(slurm, tmp_path, sends_signal):
         urgent = slurm.submit("sleep 600", "--partition", "high", "--nodelist", "n1", "--exclusive")
         until(lambda: slurm.state(urgent) == "RUNNING", seconds=60, what="the urgent one runs")
         slurm.command("scancel", str(urgent))
-        until(lambda: slurm.state(victim) == "RUNNING", seconds=60, what="its second life")
+        until(lambda: slurm.state(victim) == "RUNNING", seconds=60, what="its second start")
     told = ["start", "USR2", "start"] if sends_signal else ["start", "start"]
     until(lambda: heard.read_text().split() == told, seconds=10, what=f"it heard {told}")
 

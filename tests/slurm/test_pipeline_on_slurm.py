@@ -33,7 +33,7 @@ class Pipeline:
     earlier: int
 
     def snakemake(self) -> str:
-        """Run it to its end with the profile as it is; return what Snakemake says."""
+        """Run it to its end with the profile as it is; return Snakemake's output."""
         profile = str(REPOSITORY / "profiles" / "slurm")
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
         command += ["--profile", profile, "--directory", str(self.work)]

@@ -1,6 +1,6 @@
-"""A working directory with one run of two processes, and the drivers that people start and lose in it.
+"""A working directory with one run of two processes, and the drivers started in it.
 
-A driver is what somebody starts: a launcher, or the Snakemake that starts one.
+A driver is a launcher, or the Snakemake that starts one.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """A process that somebody started, in a session and process group of its own.
+    """A started process, in a session and process group of its own.
 
     Attributes:
-        output: File of all that it says.
+        output: File with its output.
         begun: When it was started, on the monotonic clock.
     """
 
@@ -92,8 +92,8 @@ class Driver:
     _ended_at: list[float] = field(default_factory=list)
 
     @property
-    def said(self) -> str:
-        """All that it has said so far."""
+    def text(self) -> str:
+        """Its output so far."""
         return self.output.read_text()
 
     @property
@@ -102,9 +102,9 @@ class Driver:
         return self.process.poll() is None
 
     def awaits(self, words: str, *, seconds: float = _SECONDS) -> None:
-        """Wait until it has said something."""
-        until(lambda: words in self.said or not self.is_running, seconds=seconds, what=f"it says {words}")
-        assert words in self.said, self.said
+        """Wait for words in its output."""
+        until(lambda: words in self.text or not self.is_running, seconds=seconds, what=f"it prints {words}")
+        assert words in self.text, self.text
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to it and all that it started, as a terminal does."""
@@ -116,19 +116,19 @@ class Driver:
             code = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"it hangs: {self.said}") from None
+            raise AssertionError(f"it hangs: {self.text}") from None
         self._ended_at.append(time.monotonic())
         return code
 
     def ends(self, code: int, *, seconds: float = _SECONDS) -> str:
-        """Wait for its end with an exit code; return all that it said."""
+        """Wait for its end with an exit code; return its output."""
         found = self.code(seconds=seconds)
-        assert found == code, self.said
-        return self.said
+        assert found == code, self.text
+        return self.text
 
     @property
     def seconds(self) -> float:
-        """How long it took, as far as somebody waited for its end."""
+        """How long it took, if its end was awaited."""
         return self._ended_at[0] - self.begun
 
     def kill(self) -> None:
@@ -265,7 +265,7 @@ class Workplace:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every life of every job that was ever submitted under the run's name, oldest first, says accounting."""
+        """Every start of every job of the run's name in accounting, oldest first."""
         return [job for journal in self.journals for job in self.jobs_of(journal)]
 
     def jobs_of(self, journal: Journal) -> list[Job]:
@@ -275,7 +275,7 @@ class Workplace:
         until(
             lambda: int(job.job_id) in [each.id for each in self.slurm.jobs(job.name)],
             seconds=60,
-            what=f"accounting knows of job {job.job_id}",
+            what=f"accounting has job {job.job_id}",
         )
         return self.slurm.jobs(job.name)
 
@@ -289,27 +289,27 @@ class Workplace:
         return self._comes_to(lambda: self.images_seen >= images, what=f"it trains {images} images")
 
     def saves(self) -> Workplace:
-        """Wait until there is a state to go on from, and see that its driver is still there."""
+        """Wait until there is a state to resume from, and see that its driver is still there."""
         states = (self.folder / "state" / RUN).glob
         return self._comes_to(lambda: any(states("*/state-*")), what="it saves a state")
 
     def _comes_to(self, holds: Callable[[], bool], *, what: str) -> Workplace:
         until(lambda: holds() or not self.driver.is_running, seconds=_SECONDS, what=what)
-        assert self.driver.is_running, self.driver.said
+        assert self.driver.is_running, self.driver.text
         return self
 
     def halts(self, images: int = 64) -> Workplace:
         """Wait until the training has come so far, and hold its ranks there: on no machine may it end before a fault.
 
-        SLURM lets them go on when it ends them.
+        SLURM continues them when it ends them.
         """
         self.trains(images)
         assert self._signal(signal.SIGSTOP) >= self.journal.job.processes, "it was not all of them"
         assert not self.journal.is_done, "it had finished before it could be disturbed"
         return self
 
-    def goes_on(self) -> None:
-        """Let the ranks go on."""
+    def resume(self) -> None:
+        """Let the ranks continue."""
         self._signal(signal.SIGCONT)
 
     def ranks(self) -> list[int]:
@@ -338,7 +338,7 @@ class Workplace:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What was published of the training's lives and machine."""
+        """Published facts on the training's restarts and machine."""
         return read_json(self.folder / SUMMARY)
 
     @property

@@ -1,6 +1,6 @@
 """Finds words in the project's prose that its glossary (docs/terms.md) replaces.
 
-Usage: python tests/tools/word_list.py [PATH ...]; without paths everything the lint covers. Exit code 1 where one is found.
+Usage: python tests/tools/word_list.py [PATH ...]; without paths, everything the lint covers. Exit code 1 on a finding.
 In Python files comments, docstrings and other string literals count; names do not.
 """
 

@@ -99,7 +99,7 @@ def run(folder, weights_folder, document, output):
             class_embeddings=None if named is None else weights_folder / "table.pkl",
             ranks=ranks,
         )
-        trained, held = state_of(training.players)
+        trained, held = state_of(training.networks)
         before = folder / "before.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in trained.items()}, before)
         held_before = digests(held)

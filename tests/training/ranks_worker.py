@@ -18,14 +18,14 @@ from torch import nn
 from onestep import distributed
 from onestep.training.assembly import assemble
 from onestep.training.log import Window
-from onestep.training.loop import _step
+from onestep.training.loop import take_step
 from onestep.training.resume import Resume
-from onestep.training.step import modules_in_training_mode
+from onestep.training.step import set_training_mode
 
 
 def parameters(training):
     """Return all parameters of all players by role and name."""
-    players = training.players.items()
+    players = training.networks.items()
     return {f"{role}.{name}": p.detach() for role, player in players for name, p in player.named_parameters()}
 
 
@@ -39,7 +39,7 @@ def digest(training):
 
 def projection(training):
     """Return the hash of what is random and fixed in the discriminator, if there is one."""
-    found, discriminator = hashlib.sha256(), training.players.get("discriminator")
+    found, discriminator = hashlib.sha256(), training.networks.get("discriminator")
     for buffer in () if discriminator is None else discriminator.scratch.buffers():
         found.update(buffer.numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
@@ -52,10 +52,10 @@ def carry_out(task, *, folder, output, ranks):
     backbones = {"digits": folder / "backbone.safetensors"}
     training = assemble(run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, ranks=ranks)
     Resume(training, folder=output.parent / "state", ranks=ranks, code="").restore()
-    modules_in_training_mode(training.players)
+    set_training_mode(training.networks, phases=training.phases)
     if task["batch_norm"] == "held":
         # The heads' batch norm is local to a rank, as in the reference; held still, ranks compute the same.
-        for player in training.players.values():
+        for player in training.networks.values():
             for part in player.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.eval()
@@ -63,7 +63,7 @@ def carry_out(task, *, folder, output, ranks):
     losses, controls = [], []
     for step in range(task["steps"]):
         window = Window()
-        window.add(_step(training, images_seen=step * training.batch, ranks=ranks))
+        window.add(take_step(training, images_seen=step * training.batch, ranks=ranks))
         losses.append(window.means(ranks=ranks)["losses"])
         controls.append(dict(training.controls.values()))
     if ranks.leads:

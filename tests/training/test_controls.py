@@ -14,9 +14,9 @@ from onestep.objectives.edm import Edm
 from onestep.training.assembly import assemble
 from onestep.training.controls import Controls
 from onestep.training.log import Window
-from onestep.training.loop import _record, _step
+from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
-from onestep.training.step import PhaseReport, modules_in_training_mode
+from onestep.training.step import PhaseReport
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 D2O_OPTIONS = {"loss": "non_saturating", "sigma": 80.0, "rows_per_rank": 4.0, "r1_gamma": 0.1, "r1_every": 16}
@@ -103,12 +103,12 @@ def assembled(bench, **augment):
         backbones={"digits": bench.folder / "backbone.safetensors"},
         ranks=ALONE,
     )
-    modules_in_training_mode(training.players)
+    set_training_mode(training.networks, phases=training.phases)
     return training
 
 
 def steps(training, which):
-    return [_step(training, images_seen=step * training.batch, ranks=ALONE) for step in which]
+    return [take_step(training, images_seen=step * training.batch, ranks=ALONE) for step in which]
 
 
 def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):
@@ -135,7 +135,7 @@ def test_the_probability_stands_in_the_log(bench):
     window = Window()
     for reports in steps(training, range(2)):
         window.add(reports)
-    record = _record(training, images_seen=16, window=window, rate=1.0, ranks=ALONE)
+    record = record_of(training, images_seen=16, window=window, rate=1.0, ranks=ALONE)
     # A tie at -1 changes nothing, all else counts as overconfident: by 8 images of 8 a step.
     assert record["controls"] == {"augment_probability": 2.0}
     assert -1 < record["observed"]["signs_real"] <= 1

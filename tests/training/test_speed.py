@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from onestep.training.speed import Speed, obstacle, speed_of, views_of
 from torch import nn
 
 from onestep.classifiers import build_classifier
@@ -19,9 +20,8 @@ from onestep.networks import build_denoiser
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 from onestep.training.assembly import freeze
+from onestep.training.batches import CountedRows
 from onestep.training.optimizers import build_optimizers
-from onestep.training.randomness import CountedRows
-from onestep.training.speed import Speed, obstacle, speed_of, views_of
 from onestep.training.step import train_step
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def players():
 def _batch(phase):
     images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     random = CountedRows(seed=0, phase=phase.name, rows=range(8), device=CPU)
-    return Batch(images=images, labels=None, random=random, images_seen=0)
+    return Batch(images=images, condition=None, random=random, images_seen=0)
 
 
 def _reports(players, speed, *, steps=1):
@@ -298,7 +298,7 @@ def test_on_a_gpu_losses_stay_close(options):
     def batch(phase):
         images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)).to(device) * 2 - 1
         random = CountedRows(seed=0, phase=phase.name, rows=range(8), device=device)
-        return Batch(images=images, labels=None, random=random, images_seen=0)
+        return Batch(images=images, condition=None, random=random, images_seen=0)
 
     found = {}
     for name, speed in (("single", Speed()), ("quick", Speed(**options))):

@@ -10,9 +10,9 @@ from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Phase
 from onestep.objectives.cross_entropy import CrossEntropy
 from onestep.objectives.edm import Edm
+from onestep.training.batches import CountedRows
 from onestep.training.loop import passes
 from onestep.training.optimizers import build_optimizers, laziness
-from onestep.training.randomness import CountedRows
 from onestep.training.step import due, settle_gradients, train_step
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -29,7 +29,7 @@ def _sum_of_outputs(role):
 
 def passes_for(phase):
     rows = CountedRows(seed=0, phase=phase.name, rows=range(2), device=ALONE.device)
-    return [Batch(images=torch.ones(2, 3), labels=None, random=rows, images_seen=0)]
+    return [Batch(images=torch.ones(2, 3), condition=None, random=rows, images_seen=0)]
 
 
 def test_lazy_phases_skip_step_zero_and_come_every_so_often():

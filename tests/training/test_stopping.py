@@ -22,7 +22,7 @@ from onestep.distributed import Ranks
 from onestep.exits import Exit
 from onestep.training.assembly import assemble
 from onestep.training.log import Window, WindowState
-from onestep.training.loop import _record, _step
+from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import _alone
 from onestep.training.step import PhaseReport
@@ -105,8 +105,8 @@ def resumed(training, folder):
 def steps(training, window, *, begin, end):
     """Take steps number `begin` to `end - 1`, and return the record of the window then."""
     for step in range(begin, end):
-        window.add(_step(training, images_seen=step * training.batch, ranks=ALONE))
-    return _record(training, images_seen=end * training.batch, window=window, rate=0.0, ranks=ALONE)
+        window.add(take_step(training, images_seen=step * training.batch, ranks=ALONE))
+    return record_of(training, images_seen=end * training.batch, window=window, rate=0.0, ranks=ALONE)
 
 
 def test_a_window_that_is_cut_in_two_has_the_record_of_a_whole_one(begun, tmp_path):

@@ -23,10 +23,11 @@ rule measure:
         runtime="2h",
     params:
         metric=plan.metrics.options,
+        reference=plan.metrics.reference,
         code=plan.metrics.code,
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
-        " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
+        " {params.reference} --output {output:q} > {log:q} 2>&1"
 
 
 rule select:
@@ -75,10 +76,13 @@ rule check_reference:
         runtime="2h",
     params:
         metric=plan.metrics.options,
+        reference=lambda wildcards, input: plan.references.named(
+            wildcards.dataset, metric=wildcards.metric, paths=[input.real]
+        ),
         code=plan.metrics.code,
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
-        " --real {input.real:q} --output {output:q} > {log:q} 2>&1"
+        " {params.reference} --output {output:q} > {log:q} 2>&1"
 
 
 rule tabulate:

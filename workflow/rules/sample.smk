@@ -34,7 +34,8 @@ if plan.images.kept:
             sampler=plan.images.options,
             code=plan.images.code,
         shell:
-            "onestep sample --weights {input:q} --sampler {params.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
+            "onestep sample --weights {input:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
+            " --sampler-name {wildcards.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
             " --output {output.images:q} 2>&1 | tee {log:q}"
 
     rule extract:
@@ -61,8 +62,8 @@ if plan.images.kept:
             features=plan.features.options,
             code=plan.features.code,
         shell:
-            "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
-            " --output {output:q} > {log:q} 2>&1"
+            "onestep extract --images {input.images:q} --features {params.features:q}"
+            " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
 
 
 for look in [] if plan.images.kept else plan.observations.looks:
@@ -96,14 +97,16 @@ for look in [] if plan.images.kept else plan.observations.looks:
             gpu_model=plan.site.gpu_model,
             gres=plan.site.gres,
         params:
+            model=lambda wildcards: wildcards.block.split("/")[0],
+            sampler_name=lambda wildcards: wildcards.block.split("/")[1],
             sampler=plan.observations.sampler,
             seeds=plan.observations.seeds,
             features=look.networks,
             weights=look.weight_options,
             code=plan.observations.code,
         shell:
-            "onestep observe --weights {input.model:q} --sampler {params.sampler:q} --seeds {params.seeds}"
-            " --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
+            "onestep observe --weights {input.model:q} --model {params.model:q} --sampler {params.sampler:q}"
+            " --sampler-name {params.sampler_name:q} --seeds {params.seeds} --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
             " --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"
 
 
@@ -131,8 +134,8 @@ rule extract_real:
         features=plan.features.options,
         code=plan.features.code,
     shell:
-        "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "onestep extract --images {input.images:q} --dataset {wildcards.dataset:q} --features {params.features:q}"
+        " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule extract_reference:
@@ -159,5 +162,5 @@ rule extract_reference:
         features=plan.features.options,
         code=plan.features.code,
     shell:
-        "onestep extract --images {input.images:q} --features {params.features:q} --weights {input.weights:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "onestep extract --images {input.images:q} --input {wildcards.input:q} --features {params.features:q}"
+        " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"

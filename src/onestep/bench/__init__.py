@@ -1,1 +1,1 @@
-"""How fast a run trains on this machine, and which of the named options makes it faster; needs none of its files."""
+"""Training speed on this machine, per option set, without the run's files."""

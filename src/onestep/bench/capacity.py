@@ -1,4 +1,4 @@
-"""What is counted and measured around the clock: operations, the device's peak, memory."""
+"""Operation counts, the device's peak performance, memory."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from onestep.training.speed import set_tf32
+from onestep.training.execution import set_tf32
 
-_SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices that measure the peak
+_SIDE = {"cuda": 8192, "cpu": 1024}  # side of the square matrices that measure the peak
 _TRIES = 20
 
 
 def counted_flops(work: Callable[[], object]) -> int:
-    """Return how many floating-point operations products and convolutions of `work()` take, two a multiplication."""
+    """Return the FLOPs of products and convolutions in `work()`, two per multiply-add."""
     counter = FlopCounterMode(display=False)
-    # By module is not asked, and its hooks stop at a gradient of a gradient (torch 2.12).
-    counter.mod_tracker = _NoModules()
+    # Counts per module are not used, and their hooks fail in double backward (torch 2.12).
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with counter:
         work()
     return counter.get_total_flops()
 
 
 class _NoModules:
-    """In the place of torch's tracker of modules: all is of the whole."""
+    """Replaces torch's module tracker: everything counts for the whole."""
 
     parents = frozenset({"Global"})
 
@@ -39,10 +39,10 @@ class _NoModules:
 
 
 def matmul_peak(device: torch.device, *, number_type: str) -> float:
-    """Return the operations a second of the best of some products of large square matrices.
+    """Return the FLOP/s of the fastest of several products of large square matrices.
 
     Args:
-        device: Where.
+        device: CPU or CUDA device.
         number_type: `float32`, `tf32` (of CUDA devices) or `bfloat16`.
     """
     side = _SIDE[device.type]
@@ -63,7 +63,7 @@ def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait for all work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -76,15 +76,15 @@ class MemoryMeter:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it counts tensors, and not what the process keeps for itself after they are gone."""
+        """Whether it counts tensors only, not memory that the process keeps after they are freed."""
         return self._device.type == "cuda"
 
     def reset(self) -> None:
-        """Let the peak begin at what is in use now."""
+        """Reset the peak to the bytes in use."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return
-        # Where the kernel does not allow it, the peak is that of the whole process.
+        # If the kernel does not allow it, the peak is that of the whole process.
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
@@ -93,7 +93,7 @@ class MemoryMeter:
         return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else _resident("VmRSS")
 
     def peak(self) -> int:
-        """Return the most bytes that were in use."""
+        """Return the peak of bytes in use."""
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _resident("VmHWM")
 
 

@@ -1,11 +1,13 @@
-"""Option sets: named ways to compute a run, compared with one another."""
+"""Option sets of the benchmark: named execution settings of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from onestep.config.run import Compile, Precision, Run
 
 REFERENCE = "reference"
 OURS = "ours"
@@ -30,16 +32,16 @@ OPTION_SETS = (*_CHANGES, "all")
 
 @dataclass(frozen=True, kw_only=True)
 class OptionSet:
-    """What differs from a run with every option off.
+    """Differences from a run with every option off.
 
     Attributes:
-        name: As it was asked for.
+        name: As given on the command line.
         precision: Options of `precision:` that are on.
         compile: Options of `compile:` that are on.
-        as_released: Whether to compute like the released code where ours goes another way to the same numbers: batch
-            norms not folded, generated and real images through the frozen features one after the other and with
-            channels outermost, one optimizer kernel a parameter. (The order of CSM's two steps, the gradients of frozen
-            weights and the average stay ours.)
+        as_released: Whether to compute like the released code where ours reaches the same numbers otherwise: batch
+            norms not folded, generated and real images through the frozen features one after the other with
+            channels outermost, one optimizer kernel per parameter. (The order of CSM's two steps, the gradients of
+            frozen weights and the EMA stay ours.)
     """
 
     name: str
@@ -49,21 +51,23 @@ class OptionSet:
 
     @property
     def number_type(self) -> str:
-        """The fastest type of numbers that is multiplied."""
+        """The fastest number type of its products."""
         if "bfloat16" in self.precision.values():
             return "bfloat16"
         return "tf32" if self.precision.get("tf32") else "float32"
 
-    def applied_to(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a run's document, its own `precision:` and `compile:` replaced by this set's."""
-        changed = {**document, "precision": dict(self.precision), "compile": dict(self.compile)}
-        if self.as_released and "fold_batch_norm" in (document.get("discriminator") or {}):
-            changed["discriminator"] = {**document["discriminator"], "fold_batch_norm": False}
+    def applied_to(self, run: Run) -> Run:
+        """Return a run with `precision:` and `compile:` replaced by those of this set."""
+        changed = replace(run, precision=Precision(**self.precision), compile=Compile(**self.compile))
+        block = run.discriminator
+        if self.as_released and block is not None and "fold_batch_norm" in block.options:
+            options = {**block.options, "fold_batch_norm": False}
+            changed = replace(changed, discriminator=replace(block, options=options))
         return changed
 
 
 def option_set(name: str) -> OptionSet:
-    """Return the set of a name, or of several joined by `+`: `tf32+compile`; `all` is all options together.
+    """Return the set of a name, or of several joined by `+`: `tf32+compile`; `all` combines all options.
 
     Raises:
         ValueError: There is no such set.
@@ -72,7 +76,7 @@ def option_set(name: str) -> OptionSet:
     blocks: dict[str, dict[str, Any]] = {"precision": {}, "compile": {}}
     for part in parts:
         if part not in _CHANGES:
-            raise ValueError(f"no option set {part!r}; choices: {', '.join(OPTION_SETS)}, or several joined by +")
+            raise ValueError(f"option set: got {part!r}, expected one of {', '.join(OPTION_SETS)}, or some joined by +")
         for block, changes in _CHANGES[part].items():
             blocks[block] |= changes
     return OptionSet(name=name, as_released=REFERENCE in parts, **blocks)

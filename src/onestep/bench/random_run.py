@@ -1,51 +1,37 @@
-"""A run at full size without any of its files: its networks with random weights, pixels of the dataset's shape."""
+"""A run at full size without its files: networks with random weights, random pixels of the dataset's shape."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep import plugins
 from onestep.bench.option_sets import OptionSet
+from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
-from onestep.config.reading import run_document
-from onestep.config.sections import Experiment
-from onestep.discriminators import join_discriminator
+from onestep.config import Experiment, resolved_run
+from onestep.config.run import Component, Run, to_document
 from onestep.discriminators._backbones import Backbone, classifier_backbone
 from onestep.discriminators._timm_backbones import timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture
-from onestep.objectives import Players
-from onestep.training.assembly import compose, freeze
-from onestep.training.loop import Training
-from onestep.training.speed import views_of
+from onestep.objectives import Networks
+from onestep.training.assembly import Training, build_networks, compose
+from onestep.training.loop import wrapped_networks
+from onestep.training.sources import ImageShape
 
 _DATASET_ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
-_EMBEDDING_WIDTH = 320  # of the published class table
-
-
-class ImageShape(NamedTuple):
-    """What a network must know of a dataset.
-
-    Attributes:
-        resolution: H and W.
-        channels: C.
-        classes: K, of the dataset.
-    """
-
-    resolution: int
-    channels: int
-    classes: int
+_EMBEDDING_WIDTH = 320  # of the published class embedding
 
 
 @dataclass(frozen=True, kw_only=True)
 class GivenShape:
-    """What the command line says of the images; None is left to the config."""
+    """The image shape from the command line; None is derived from the config."""
 
     resolution: int | None = None
     channels: int | None = None
@@ -53,31 +39,31 @@ class GivenShape:
 
 
 def shape_of(experiment: Experiment, run: str, *, given: GivenShape) -> ImageShape:
-    """Return the shape of a run's images: as given, else of its published teacher, else as the config knows it.
+    """Return the shape of a run's images: as given, of its published teacher, or of its dataset's options.
 
     Raises:
-        ValueError: Neither says it.
+        ValueError: None of these defines it.
     """
-    known = _dataset_shape(experiment, run) | _teacher_shape(experiment, run)
-    known |= {key: value for key, value in vars(given).items() if value is not None}
-    known.setdefault("classes", 0)
-    if missing := [key for key in ImageShape._fields if key not in known]:
+    shape = _dataset_shape(experiment, run) | _teacher_shape(experiment, experiment.runs[run])
+    shape |= {key: value for key, value in vars(given).items() if value is not None}
+    shape.setdefault("classes", 0)
+    if missing := [key for key in ImageShape._fields if key not in shape]:
         raise ValueError(
-            f"runs.{run}: without its files nothing says the {' and '.join(missing)} of the dataset "
-            f"{experiment.runs[run].dataset}; give {' and '.join(f'--{key}' for key in missing)}"
+            f"runs.{run}: got no {' and '.join(missing)} of the dataset {experiment.runs[run].dataset} without its "
+            f"file. Fix: add {' and '.join(f'--{key}' for key in missing)}"
         )
-    return ImageShape(**known)
+    return ImageShape(**shape)
 
 
 def _dataset_shape(experiment: Experiment, run: str) -> dict[str, int]:
-    """Return what a dataset's options, and its reader's class, say without its file."""
+    """Return the part of the shape that a dataset's options and class define without its file."""
     dataset = experiment.datasets[experiment.runs[run].dataset]
     reader = plugins.load("data", dataset.name)
-    said = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
-    return {key: said[key] for key in ImageShape._fields if isinstance(said.get(key), int)}
+    constants = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
+    return {key: value for key in ImageShape._fields if isinstance(value := constants.get(key), int)}
 
 
-def _teacher_shape(experiment: Experiment, run: str) -> dict[str, int]:
+def _teacher_shape(experiment: Experiment, run: Run) -> dict[str, int]:
     published = _published_teacher(experiment, run)
     if published is None:
         return {}
@@ -85,68 +71,119 @@ def _teacher_shape(experiment: Experiment, run: str) -> dict[str, int]:
     return {key: published[name] for key, name in keys.items()}
 
 
-def _published_teacher(experiment: Experiment, run: str) -> dict[str, Any] | None:
-    """Return the config of the published checkpoint that a run starts from, if it does and we know it."""
-    teacher = experiment.teachers.get(experiment.runs[run].teacher)
+def _published_teacher(experiment: Experiment, run: Run) -> dict[str, Any] | None:
+    """Return the configuration of the published checkpoint that a run starts from, if it is in the registry."""
+    teacher = None if run.teacher is None else experiment.teachers.get(run.teacher)
     if teacher is None or teacher.pickle is None:
         return None
     name = getattr(experiment.inputs[teacher.pickle], "published", None)
     return published_architecture(name or teacher.pickle.replace("_", "-"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RandomSources:
+    """Pre-trained networks of the right architecture with random weights."""
+
+    experiment: Experiment
+    run: Run
+    shape: ImageShape
+
+    def teacher(self) -> Snapshot:
+        """Return the teacher with random weights."""
+        config = self._teacher_config(self.run)
+        return Snapshot(config=config, state_dict=build_denoiser(config).state_dict(), note={})
+
+    def _teacher_config(self, run: Run) -> dict[str, Any]:
+        """Return the configuration of a run's teacher: of the run that trained it, or the published one."""
+        assert run.teacher is not None
+        source = self.experiment.teachers[run.teacher].run
+        shape = {
+            "img_resolution": self.shape.resolution,
+            "img_channels": self.shape.channels,
+            "label_dim": self.shape.classes if run.conditional else 0,
+        }
+        if source is None:
+            return {**(_published_teacher(self.experiment, run) or {}), **shape}
+        trained = self.experiment.runs[source]
+        if trained.network is not None:
+            return {**to_document(trained.network), **shape}
+        config = self._teacher_config(trained)
+        return one_step_config(config, preconditioning=trained.preconditioning or "edm", dropout=trained.dropout or 0.0)
+
+    def backbone(self, name: str) -> Backbone:
+        """Return a feature network with random weights."""
+        backbone = self.experiment.backbones[name]
+        if backbone.run is not None:
+            classifier: Component | None = self.experiment.runs[backbone.run].classifier
+            config = {**to_document(classifier), **self.shape._asdict()}
+            return classifier_backbone(build_classifier(config), channels=self.shape.channels)
+        # Imported here because timm takes a second.
+        import timm
+
+        assert backbone.timm is not None
+        return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm)
+
+    def class_embedding(self) -> Tensor | None:
+        """Return a random class embedding if the run's discriminator starts from one."""
+        discriminator = self.run.discriminator
+        if discriminator is None or discriminator.class_embeddings is None or not self.run.conditional:
+            return None
+        return torch.randn(self.shape.classes, _EMBEDDING_WIDTH)
+
+
 def random_training(
     experiment: Experiment, run: str, *, options: OptionSet, shape: ImageShape, batch: int | None, ranks: Ranks
 ) -> Training:
-    """Build a run with random weights, computed as an option set says.
+    """Build a run with random weights and the execution settings of an option set.
 
     Raises:
-        ValueError: The device cannot compute so, or the architecture of the run's teacher is not known.
+        ValueError: The device does not support them, or the architecture of the run's teacher is unknown.
     """
-    document = options.applied_to(run_document(experiment, run))
-    document["batch"] = batch or document["batch"]
-    torch.manual_seed(document["seed"])
-    network, published = _published(experiment, document, shape=shape)
-    classes = shape.classes if document["conditional"] else 0
-    discriminator = _discriminator(experiment, document, shape=shape, classes=classes)
-    if options.as_released and hasattr(discriminator, "memory_format"):
-        discriminator.memory_format = torch.contiguous_format
+    resolved = resolved_run(experiment, run)
+    chosen = options.applied_to(resolved.run)
+    chosen = replace(chosen, batch=batch or chosen.batch)
+    sources = RandomSources(experiment=experiment, run=chosen, shape=shape)
+    built = build_networks(chosen, sources=sources, shape=shape)
+    for each in built.values():
+        if options.as_released and hasattr(each.network, "memory_format"):
+            each.network.memory_format = torch.contiguous_format  # type: ignore[assignment]
+    classes = shape.classes if chosen.conditional else 0
     training = compose(
-        document,
-        network=network,
-        published=published,
-        discriminator=discriminator,
+        replace(resolved, run=chosen),
+        built=built,
         pixels=torch.randint(256, (_DATASET_ROWS, shape.channels, *2 * (shape.resolution,)), dtype=torch.uint8),
-        labels=torch.eye(classes)[torch.randint(classes, (_DATASET_ROWS,))] if classes else None,
+        conditions=torch.eye(classes)[torch.randint(classes, (_DATASET_ROWS,))] if classes else None,
         ranks=ranks,
     )
     if options.as_released:
-        _one_kernel_a_parameter(training)
+        _one_kernel_per_parameter(training)
     return training
 
 
-def random_views(training: Training, *, options: OptionSet) -> Players:
-    """Return the networks as phases of first order see them, under an option set."""
-    views = dict(views_of(training.players, speed=training.speed))
-    if options.as_released and "discriminator" in views:
-        view = copy.copy(views["discriminator"])
-        # The value class is frozen; a field of the copy is replaced before anybody has it.
-        object.__setattr__(view, "features", _apart(view.features, rows=training.batch))
-        views["discriminator"] = view
-    return views
+def random_wrapped(training: Training, *, options: OptionSet) -> Networks:
+    """Return the networks as first-order phases call them, under an option set."""
+    wrapped = dict(wrapped_networks(training))
+    for role, family in training.families.items():
+        if options.as_released and family == "discriminators":
+            view = copy.copy(wrapped[role])
+            # The dataclass is frozen; only this copy is changed.
+            object.__setattr__(view, "features", _apart(view.features, rows=training.batch))
+            wrapped[role] = view
+    return wrapped
 
 
 class _Halves(NamedTuple):
-    """A feature map of generated and real images that never were in one tensor, but are sliced as if they were."""
+    """Feature maps of generated and of real images, which are sliced as if they were one tensor."""
 
     first: Tensor
     second: Tensor
 
-    def __getitem__(self, rows: slice) -> Tensor:
+    def __getitem__(self, rows: Any) -> Any:
         return self.first if rows.start is None else self.second
 
 
 def _apart(features: Callable[[Tensor], Sequence[Sequence[Tensor]]], *, rows: int) -> Callable[[Tensor], Any]:
-    """Return `features`, which takes more than `rows` images in two halves, one after the other."""
+    """Return `features` that computes more than `rows` images in two halves."""
 
     def in_halves(images: Tensor) -> Any:
         if len(images) <= rows:
@@ -157,69 +194,7 @@ def _apart(features: Callable[[Tensor], Sequence[Sequence[Tensor]]], *, rows: in
     return in_halves
 
 
-def _one_kernel_a_parameter(training: Training) -> None:
+def _one_kernel_per_parameter(training: Training) -> None:
     for optimizer in training.optimizers.values():
-        for group in optimizer.param_groups:
+        for group in optimizer.torch.param_groups:
             group["foreach"] = False
-
-
-def _published(
-    experiment: Experiment, document: Mapping[str, Any], *, shape: ImageShape
-) -> tuple[dict[str, Any], nn.Module]:
-    """Return config and network of the role that snapshots publish."""
-    if document.get("classifier") is not None:
-        config = {**document["classifier"], **shape._asdict()}
-        return config, build_classifier(config)
-    config = _architecture(experiment, document, shape=shape)
-    network = build_denoiser(config)
-    freeze(network, document.get("freeze") or ())
-    return config, network
-
-
-def _architecture(experiment: Experiment, document: Mapping[str, Any], *, shape: ImageShape) -> dict[str, Any]:
-    if document.get("teacher") is None:
-        return {**document["network"], **_shape_options(document, shape=shape)}
-    source = experiment.teachers[document["teacher"]].run
-    if source is not None:
-        config = _architecture(experiment, run_document(experiment, source), shape=shape)
-    else:
-        config = {
-            **(_published_teacher(experiment, document["run"]) or {}),
-            **_shape_options(document, shape=shape),
-        }
-    return one_step_config(config, preconditioning=document["preconditioning"], dropout=document["dropout"])
-
-
-def _shape_options(document: Mapping[str, Any], *, shape: ImageShape) -> dict[str, int]:
-    return {
-        "img_resolution": shape.resolution,
-        "img_channels": shape.channels,
-        "label_dim": shape.classes if document["conditional"] else 0,
-    }
-
-
-def _discriminator(
-    experiment: Experiment, document: Mapping[str, Any], *, shape: ImageShape, classes: int
-) -> nn.Module | None:
-    config = document.get("discriminator")
-    if config is None:
-        return None
-    table = classes and config.get("class_embeddings") is not None
-    return join_discriminator(
-        config,
-        networks={name: _backbone(experiment, name, shape=shape) for name in config["backbones"]},
-        embedding=torch.randn(classes, _EMBEDDING_WIDTH) if table else None,
-        classes=classes,
-        seed=document["seed"],
-    )
-
-
-def _backbone(experiment: Experiment, name: str, *, shape: ImageShape) -> Backbone:
-    backbone = experiment.backbones[name]
-    if backbone.run is not None:
-        config = {**run_document(experiment, backbone.run)["classifier"], **shape._asdict()}
-        return classifier_backbone(build_classifier(config), channels=shape.channels)
-    # Here and not above, because importing timm takes a second.
-    import timm
-
-    return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm)

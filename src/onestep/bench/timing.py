@@ -1,7 +1,8 @@
-"""Paired times of a run under several option sets: a step of each in turn, phase by phase, in one process."""
+"""Paired timing of a run under several option sets: one step of each in turn, phase by phase, in one process."""
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,40 +11,42 @@ from dataclasses import dataclass, field
 from onestep.bench.capacity import MemoryMeter, counted_flops, settle
 from onestep.bench.option_sets import OptionSet
 from onestep.distributed import Ranks
-from onestep.objectives import Phase, Players
-from onestep.training.loop import Training, next_batches
-from onestep.training.speed import set_tf32
-from onestep.training.step import modules_in_training_mode, train_step
+from onestep.objectives import Networks, Phase
+from onestep.training.assembly import Training
+from onestep.training.batches import StepData
+from onestep.training.execution import set_tf32
+from onestep.training.loop import next_data, update_averages
+from onestep.training.step import set_training_mode, train_step
 
 REST = "rest"
 
 
 @dataclass(kw_only=True)
 class Contestant:
-    """A run under one option set, and the seconds that its phases took.
+    """A run under one option set and the seconds of its phases.
 
     Attributes:
         options: The set.
         training: The run.
-        views: Its networks as phases of first order see them.
+        wrapped: Its networks as first-order phases call them.
         ranks: This process.
-        resident: Bytes that its networks take.
-        peak: Most bytes in use during a step; on a CUDA device without what other contestants keep there, on a CPU
-            those of the whole process.
-        seconds: By phase, and for the rest (batch and average), one number a round.
+        resident: Bytes of its networks.
+        peak: Peak memory during a step, in bytes; on CUDA without the other contestants' networks, on a CPU of the
+            whole process.
+        seconds: By phase, and for the rest (batch and averages), one number per round.
     """
 
     options: OptionSet
     training: Training
-    views: Players
+    wrapped: Networks
     ranks: Ranks
     resident: int
     peak: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def warm_up(self, *, steps: int) -> None:
-        """Take steps that are not timed: kernels are chosen or compiled, and memory is taken."""
-        modules_in_training_mode(self.training.players)
+        """Take untimed steps: kernels are selected or compiled, and memory is allocated."""
+        set_training_mode(self.training.networks, phases=self.training.phases)
         meter = MemoryMeter(self.ranks.device)
         others = max(0, meter.in_use() - self.resident) if meter.is_exact else 0
         meter.reset()
@@ -53,34 +56,34 @@ class Contestant:
         self.peak = meter.peak() - others
 
     def time_a_step(self) -> None:
-        """Take a step with every phase in it and note what each took."""
+        """Time each phase of one step that has all of them."""
         self._step(lambda name, work: self.seconds.setdefault(name, []).append(self._timed(work)))
 
     def count(self) -> dict[str, int]:
         """Return the floating-point operations of each phase."""
-        modules_in_training_mode(self.training.players)
+        set_training_mode(self.training.networks, phases=self.training.phases)
         counts: dict[str, int] = {}
         self._step(lambda name, work: counts.update({name: counted_flops(work)}))
         return counts
 
-    def _step(self, do: Callable[[str, Callable[[], object]], object]) -> None:
-        training, ranks = self.training, self.ranks
-        set_tf32(training.speed.tf32)
-        found = {}
-        do(REST, lambda: found.update(batches=next_batches(training, images_seen=0, ranks=ranks)))
+    def _step(self, measure: Callable[[str, Callable[[], object]], object]) -> None:
+        training = self.training
+        set_tf32(training.execution.tf32)
+        found: list[StepData] = []
+        measure(REST, lambda: found.append(next_data(training, images_seen=0, ranks=self.ranks)))
         for phase in training.phases:
-            do(phase.name, lambda phase=phase: self._run(phase, found["batches"]))
-        do(REST, lambda: [each.update(images_seen=0, batch=training.batch) for each in training.averages.values()])
+            measure(phase.name, functools.partial(self._run, phase, found[0]))
+        measure(REST, lambda: update_averages(training, images_seen=0))
         set_tf32(False)
 
-    def _run(self, phase: Phase, batches: Callable) -> None:
-        self.training.speed.begin_step()
+    def _run(self, phase: Phase, data: StepData) -> None:
+        self.training.execution.begin_step()
         train_step(
             (phase,),
-            players=self.training.players,
-            views=self.views,
+            networks=self.training.networks,
+            wrapped=self.wrapped,
             optimizers=self.training.optimizers,
-            passes_for=batches,
+            data=data,
             ranks=self.ranks,
         )
 
@@ -92,9 +95,9 @@ class Contestant:
         return time.perf_counter() - began
 
     def per_step(self) -> list[dict[str, float]]:
-        """Return for each round the seconds of an average step by phase; a lazy phase counts by how often it is due."""
+        """Return the seconds of an average step by phase, per round; a phase is weighted by how often it is due."""
         every = {phase.name: phase.every for phase in self.training.phases}
-        # Two entries a round: the batch before the phases, and the average after them.
+        # Two entries per round: the batch before the phases, and the averages after them.
         rest = self.seconds[REST]
         rounds = [dict(zip(every, each, strict=True)) for each in zip(*(self.seconds[p] for p in every), strict=True)]
         return [
@@ -104,7 +107,7 @@ class Contestant:
 
 
 def race(contestants: Sequence[Contestant], *, rounds: int) -> None:
-    """Time `rounds` steps of each, taking turns, so that whatever else the machine does meets all of them."""
+    """Time `rounds` steps of each in turn, so that other load on the machine affects all of them alike."""
     for _ in range(rounds):
         for contestant in contestants:
             contestant.time_a_step()
@@ -116,5 +119,5 @@ def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def paired_ratio(first: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> float:
-    """Return how many times as fast as the first the other is: the median over rounds of the ratio of a round."""
+    """Return the speedup of the other over the first: the median over rounds of the ratio within a round."""
     return statistics.median(sum(a.values()) / sum(b.values()) for a, b in zip(first, other, strict=True))

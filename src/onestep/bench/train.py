@@ -1,4 +1,4 @@
-"""`onestep bench train`: images a second, shares of the phases, memory and utilisation of a run, by option set."""
+"""`onestep bench train`: images a second, shares of the phases, memory and utilisation of a run, per option set."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 
 from onestep.bench.capacity import MemoryMeter, matmul_peak
 from onestep.bench.option_sets import OURS, OptionSet, option_set
-from onestep.bench.random_run import GivenShape, ImageShape, random_training, random_views, shape_of
+from onestep.bench.random_run import GivenShape, random_training, random_wrapped, shape_of
 from onestep.bench.timing import Contestant, medians, paired_ratio, race
 from onestep.config.sections import Experiment
 from onestep.distributed import Ranks
 from onestep.files import write_json
+from onestep.training.sources import ImageShape
 
-# A compiled network is written at its first step, recorded at its second and replayed from the third on.
+# A compiled network is compiled in its first step, recorded in its second and replayed from the third on.
 _WARM_UP = {"compiled": 3, "plain": 1}
 
 
@@ -35,26 +36,26 @@ def bench_training(
 
     Args:
         experiment: The config.
-        run: Which of its runs.
-        sets: Names of option sets; ratios are to the first that can be computed here.
-        batch: Images a step; None for the run's own.
-        rounds: Timed steps of each set.
-        given: The shape of the images, where the config does not know it.
-        ranks: This process alone.
+        run: Name of one of its runs.
+        sets: Names of option sets; speedups are relative to the first that this device supports.
+        batch: Batch size; None for the run's own.
+        rounds: Timed steps per set.
+        given: The shape of the images where the config does not define it.
+        ranks: This process.
 
     Returns:
-        What `report_lines` prints, as JSON keeps it.
+        The input of `report_lines`, as JSON values.
 
     Raises:
-        ValueError: No such run or option set, or the shape or the teacher's architecture is not known.
+        ValueError: No such run or option set, or the shape or the teacher's architecture is unknown.
     """
     if run not in experiment.runs:
-        raise ValueError(f"no run called {run!r}; choices: {', '.join(experiment.runs)}")
+        raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
     if rounds < 1 or (batch is not None and batch < 1):
-        raise ValueError(f"steps {rounds}, batch {batch}: expected positive numbers")
+        raise ValueError(f"steps, batch: got {rounds}, {batch}, expected positive numbers")
     wanted = [option_set(name) for name in dict.fromkeys(sets)]
     shape = shape_of(experiment, run, given=given)
-    # The plain one is always built, because its operations are those that are counted.
+    # The plain one is always built, because its operations are counted.
     plain = _contestant(experiment, run, option_set(OURS), shape=shape, batch=batch, ranks=ranks)
     flops = plain.count()
     contestants, left_out = [], []
@@ -62,10 +63,10 @@ def bench_training(
         try:
             chosen = _ready(experiment, run, options, plain=plain, shape=shape, batch=batch, ranks=ranks)
             contestants.append(chosen)
-        # Whatever a device or compiler has against a set is a finding about the set; the others are measured.
+        # A failure of device or compiler is a finding about this set; the others are measured.
         except Exception as error:
             left_out.append({"name": options.name, "reason": _one_line(error)})
-    # Before and after, because a machine that others use, too, is rarely at its best.
+    # Before and after, because a shared machine is rarely at its peak.
     peaks = _peaks(contestants, device=ranks.device)
     race(contestants, rounds=rounds)
     peaks = {kind: max(value, peaks[kind]) for kind, value in _peaks(contestants, device=ranks.device).items()}
@@ -90,9 +91,9 @@ def _every(contestant: Contestant, phase: str) -> int:
 
 
 def _ready(experiment: Experiment, run: str, options: OptionSet, *, plain: Contestant, **where: Any) -> Contestant:
-    """Return a contestant that has taken its first steps; the plain one is there already."""
+    """Return a contestant after its first steps; the plain one is built already."""
     chosen = plain if options.name == OURS else _contestant(experiment, run, options, **where)
-    chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.speed.networks else "plain"])
+    chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.execution.networks else "plain"])
     return chosen
 
 
@@ -102,13 +103,13 @@ def _contestant(
     meter = MemoryMeter(ranks.device)
     before = meter.in_use()
     training = random_training(experiment, run, options=options, shape=shape, batch=batch, ranks=ranks)
-    views = random_views(training, options=options)
+    wrapped = random_wrapped(training, options=options)
     resident = max(0, meter.in_use() - before)
-    return Contestant(options=options, training=training, views=views, ranks=ranks, resident=resident)
+    return Contestant(options=options, training=training, wrapped=wrapped, ranks=ranks, resident=resident)
 
 
 def _peaks(contestants: Sequence[Contestant], *, device: torch.device) -> dict[str, float]:
-    """Return the device's operations a second in each type that a set uses."""
+    """Return the device's peak FLOP/s in each number type of the sets."""
     types = {contestant.options.number_type for contestant in contestants}
     return {kind: matmul_peak(device, number_type=kind) for kind in types}
 
@@ -116,7 +117,7 @@ def _peaks(contestants: Sequence[Contestant], *, device: torch.device) -> dict[s
 def _findings(
     contestants: Sequence[Contestant], *, flops: float, peaks: Mapping[str, float]
 ) -> Iterator[dict[str, Any]]:
-    """Yield what was measured of each option set."""
+    """Yield the measurements of each option set."""
     steps = [contestant.per_step() for contestant in contestants]
     for contestant, rounds in zip(contestants, steps, strict=True):
         seconds = medians(rounds)
@@ -138,7 +139,7 @@ def _findings(
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error in one line that is not too long for a list."""
+    """Return an error as one short line."""
     lines = str(error).strip().splitlines()
     return f"{lines[0] if lines else type(error).__name__}"[:300]
 
@@ -161,9 +162,9 @@ def report_lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         peaks = {each["peak_type"]: each["peak_flops"] for each in found["sets"]}
         measured = ", ".join(f"{kind} {value / 1e12:.3g} TFLOP/s" for kind, value in sorted(peaks.items()))
-        yield f"Utilisation is of the best product of large matrices measured here: {measured}."
+        yield f"Utilization is relative to the best product of large matrices measured here: {measured}."
         if found["device"].startswith("CPU"):
-            yield "Peak memory is that of the whole process, which holds the networks of all sets."
+            yield "Peak memory is that of the whole process with the networks of all sets."
     for each in found["left_out"]:
         yield f"Left out: {each['name']}: {each['reason']}."
 

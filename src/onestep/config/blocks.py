@@ -63,7 +63,7 @@ _FAMILIES: Mapping[str, _Family] = MappingProxyType(
             keys={"preconditioning": Literal["edm", "d2o"]},
         ),
         "classifiers": _Family(supplied=frozenset({"resolution", "channels", "classes"})),
-        "objectives": _Family(contract=("publishes", "phases")),
+        "objectives": _Family(contract=("publishes", "networks", "phases")),
         "discriminators": _Family(
             supplied=frozenset({"backbones", "embedding", "classes", "seed", "rank"}),
             sources={"backbones": ("backbones",)},
@@ -72,8 +72,8 @@ _FAMILIES: Mapping[str, _Family] = MappingProxyType(
         "autoencoders": _Family(
             contract=("encode", "decode"), supplied=frozenset({"weights"}), sources={"weights": ("input",)}
         ),
-        "sampling": _Family(contract=("evaluations", "__call__")),
-        "metrics": _Family(contract=("values", "__call__")),
+        "sampling": _Family(contract=("nfe", "__call__")),
+        "metrics": _Family(contract=("inputs", "values", "__call__")),
         "studies": _Family(),
     }
 )
@@ -169,22 +169,10 @@ class Origin:
     name: str | None = None
 
 
-_ORIGINS_OF_NEEDS = MappingProxyType(
-    {
-        "generator": Origin(kind="Pretrained"),
-        "teacher": Origin(kind="TeacherCopy"),
-        "classifier": Origin(kind="Fresh", family="classifiers"),
-        "discriminator": Origin(kind="Fresh", family="discriminators"),
-    }
-)
-
-
 def networks_of(objective: Any) -> dict[str, Origin]:
     """Return the networks that an objective declares, by role; none where torch is missing to build it."""
     if objective is None:
         return {}
-    if not hasattr(objective, "networks"):
-        return {role: _ORIGINS_OF_NEEDS[role] for role in objective.needs}
     fields = ("family", "role", "name")
     return {
         role: Origin(kind=type(each).__name__, **{field: getattr(each, field, None) for field in fields})
@@ -266,15 +254,9 @@ def _misnamed(block: Mapping[str, Any], *, folder: str) -> str | None:
     return not_among(name, choices, of=f"files of {folder}/")
 
 
-def inputs_of(metric: Any) -> tuple[str, ...]:
-    """Return the inputs that a metric's class declares."""
-    declared: tuple[str, ...] = getattr(metric, "inputs", None) or getattr(metric, "compares", ())
-    return declared
-
-
 def _feature_keys(metric: Any) -> dict[str, _Key]:
     """Return the key `features`, for metrics whose inputs a feature extractor computes."""
-    return {"features": _Key(Name, _REQUIRED)} if _FEATURE_INPUTS.intersection(inputs_of(metric)) else {}
+    return {"features": _Key(Name, _REQUIRED)} if _FEATURE_INPUTS.intersection(metric.inputs) else {}
 
 
 def _source_keys(sources: Iterable[tuple[str, ...]]) -> dict[str, _Key]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep import components
-from onestep.config.blocks import inputs_of
 from onestep.config.messages import Place, Problem, exactly_one, got, missing_key, not_among, unknown
 from onestep.config.run import Run
 from onestep.config.run_checks import denoisers
@@ -42,7 +41,7 @@ def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place:
     comparing = [
         name
         for name, metric in experiment.metrics.items()
-        if "real" in inputs_of(components.outline("metrics", metric.name))
+        if "real" in components.outline("metrics", metric.name).inputs
     ]
     for metric, source in dataset.references.items():
         yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")

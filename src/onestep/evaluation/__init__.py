@@ -1,1 +1,1 @@
-"""From images to features and from features to numbers, file by file."""
+"""From images to features, metrics and selected snapshots: the stages sample, extract, measure and select."""

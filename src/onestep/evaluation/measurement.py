@@ -1,83 +1,178 @@
-"""Features of two files through a metric, into a JSON that says what was compared with what."""
+"""Measurement: one metric of one block of images, into a JSON with the identity of what was compared."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from onestep.archive import read_arrays
-from onestep.evaluation.references import features_of, read_reference
+from onestep.archive import Arrays, read_arrays
+from onestep.evaluation.extraction import read_pixels, subject_of
+from onestep.evaluation.references import Reference, features_of, read_reference
 from onestep.files import write_json
 from onestep.metrics import Metric
 
+_SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
-def write_measurement(metric: Metric, *, name: str, generated: Path, real: Path, output: Path) -> None:
-    """Measure one block of generated images.
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredFiles:
+    """The files that the inputs of a metric are read from.
+
+    Attributes:
+        features: Features of the measured images; None for a metric that reads pixels only.
+        real: Features of real images, or published statistics; None for a metric of generated images only.
+        real_input: Name of the input that published statistics come from.
+        pixels: The measured images; None for a metric that reads features only.
+        real_pixels: Real images, a dataset archive or .npz.
+    """
+
+    features: Path | None = None
+    real: Path | None = None
+    real_input: str | None = None
+    pixels: Path | None = None
+    real_pixels: Path | None = None
+
+
+def write_measurement(
+    metric: Metric, *, name: str, options: Mapping[str, Any], files: MeasuredFiles, output: Path
+) -> None:
+    """Measure one block of images.
 
     Args:
         metric: The metric.
-        name: What the config calls it.
-        generated: Features of generated images, `.../{model}/{sampler}/{seeds}.{features}.npz`; or those of a dataset,
-            `features/{dataset}.{features}.npz`, which are then held against a reference.
-        real: Features of the dataset, `.../{dataset}.{features}.npz`, or what `read_reference` reads beside them; for a
-            metric of generated images alone it may be `generated` again, and then the number has no reference.
+        name: Its name in config.yaml.
+        options: Its config block.
+        files: What it reads. A reference is recorded where `real` or `real_pixels` is given.
         output: The JSON to write.
 
     Raises:
-        ValueError: The two files were made with different feature networks, or lack what the metric compares.
+        ValueError: The files were made with different feature networks or from different images, lack an input of the
+            metric, or do not contain the identity of their images.
     """
-    found = read_arrays(generated)
-    features = features_of(found, path=generated)
-    reference = None
-    if "real" in metric.compares or real != generated:
-        reference = read_reference(real, width=features.shape[1], takes_statistics=metric.takes_statistics)
-        refuse_other_weights(found.about["weights_sha256"], reference.weights_sha256, generated=generated, real=real)
-    available = {
-        "generated": features,
-        "real": None if reference is None else reference.real,
-        "probabilities": found.arrays.get("probabilities"),
-    }
-    compared = {}
-    for role in metric.compares:
-        if available[role] is None:
-            raise ValueError(
-                f"{generated}: metric {name!r} needs class probabilities, and this feature network has none"
-            )
-        compared[role] = available[role]
+    found = None if files.features is None else read_arrays(files.features)
+    subject, images = _subject(files, found)
+    reference = None if files.real is None else _reference(metric, files, found)
+    facts = None if reference is None else dict(reference.facts)
+    if "real_pixels" in metric.inputs and files.real_pixels is not None:
+        facts = (facts or {}) | {"real_pixels_sha256": _digest(files.real_pixels)}
+    available = _available(files, found, reference)
     try:
-        values = metric(**compared)
+        values = call_metric(metric, name=name, available=available)
     except ValueError as error:
-        against = "" if reference is None else f" against {real}"
-        raise ValueError(f"{generated}{against}: {error}") from error
+        against = [path for path in (files.real, files.real_pixels) if path is not None]
+        place = " against ".join(map(str, [files.features or files.pixels, *against[:1]]))
+        raise ValueError(f"{place}: {error}") from error
+    about = {} if found is None else found.about
     write_json(
         output,
         {
-            **_subject(generated),
-            "images": found.about["images"],
+            **subject,
+            "images": images,
             "metric": name,
-            "values": {key: float(value) for key, value in values.items()},
-            "features": generated.name.rsplit(".", 2)[1],
-            "feature_weights_sha256": found.about["weights_sha256"],
-            "precision": found.about["network"].get("precision", "float32"),
-            "reference": None if reference is None else dict(reference.facts),
+            "values": values,
+            "features": about.get("features"),
+            "feature_weights_sha256": about.get("weights_sha256"),
+            "precision": about.get("network", {}).get("precision", "float32"),
+            "reference": facts,
+            "options": dict(options),
+            "better": dict(metric.values),
+            "feature_network": about.get("network"),
+            "pixels_sha256": about.get("pixels_sha256") or (files.pixels and _digest(files.pixels)),
         },
     )
 
 
-def refuse_other_weights(ours: str, theirs: str | None, *, generated: Path, real: Path) -> None:
-    """Refuse features of two networks, where both are known.
+def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the values of a metric, called with the inputs that it declares.
+
+    Args:
+        metric: The metric.
+        name: Its name in messages.
+        available: Functions that return the inputs, by name.
 
     Raises:
-        ValueError: The digests of their weights differ.
+        ValueError: An input is not available, or the metric refuses one.
     """
-    if theirs not in (None, ours):
+    missing = [each for each in metric.inputs if each not in available]
+    if missing:
+        has = ", ".join(available) or "none"
+        raise ValueError(f"metric {name!r}: got the inputs {has}, expected {', '.join(missing)} as well")
+    values = metric(**{each: available[each]() for each in metric.inputs})
+    return {key: float(value) for key, value in values.items()}
+
+
+def _available(files: MeasuredFiles, found: Arrays | None, reference: Reference | None) -> dict[str, Callable[[], Any]]:
+    """Return what the files provide; pixels are read when a metric uses them."""
+    inputs: dict[str, Callable[[], Any]] = {}
+    if found is not None:
+        arrays = {"generated": found.arrays.get("features"), "probabilities": found.arrays.get("probabilities")}
+        inputs |= {key: constant(array) for key, array in arrays.items() if array is not None}
+    if reference is not None:
+        inputs["real"] = constant(reference.real)
+    for key, path in (("pixels", files.pixels), ("real_pixels", files.real_pixels)):
+        if path is not None:
+            inputs[key] = functools.partial(read_pixels, path)
+    return inputs
+
+
+def constant(value: Any) -> Callable[[], Any]:
+    """Return a function that returns `value`."""
+    return lambda: value
+
+
+def _reference(metric: Metric, files: MeasuredFiles, found: Arrays | None) -> Reference:
+    """Return the real features or statistics, of the feature network of the measured images."""
+    assert files.real is not None
+    if files.features is None or found is None:
+        raise ValueError(f"{files.real}: got a reference without features, expected --generated as well")
+    reference = read_reference(
+        files.real,
+        width=features_of(found, path=files.features).shape[1],
+        takes_statistics=metric.takes_statistics,
+        input_name=files.real_input,
+    )
+    if not reference.facts.keys() & {"dataset", "input", "file"}:
+        raise ValueError(f"{files.real}: got no name of a dataset or input, expected one. Fix: extract it again")
+    refuse_other_weights(
+        found.about["weights_sha256"], reference.weights_sha256, generated=files.features, real=files.real
+    )
+    return reference
+
+
+def _subject(files: MeasuredFiles, found: Arrays | None) -> tuple[dict[str, str], int]:
+    """Return the identity and the number of the measured images."""
+    if found is not None and files.features is not None:
+        place, subject, images = files.features, dict(found.about.get("subject", {})), found.about["images"]
+        if files.pixels is not None and _digest(files.pixels) != found.about["pixels_sha256"]:
+            raise ValueError(f"{files.pixels}: got other images than those of {files.features}. Fix: make both again")
+    elif files.pixels is not None:
+        place, subject, images = files.pixels, subject_of(files.pixels), len(read_pixels(files.pixels))
+    else:
+        raise ValueError("measure: got no images, expected --generated or --pixels")
+    if set(subject) not in _SUBJECTS:
         raise ValueError(
-            f"{generated} and {real} were made with different weights of the feature network; extract both again"
+            f"{place}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
+            "Fix: delete the file and make it again"
         )
+    return subject, images
 
 
-def _subject(path: Path) -> dict[str, str]:
-    """Return whose features a file holds, by where it is."""
-    first = path.name.rsplit(".", 2)[0]
-    if path.parent.name == "features":
-        return {"dataset": first}
-    return {"model": path.parent.parent.name, "sampler": path.parent.name, "seeds": first}
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of pixels, uint8 [N, C, H, W], as feature files record it."""
+    return hashlib.sha256(read_pixels(path).data).hexdigest()
+
+
+def refuse_other_weights(ours: str | None, theirs: str | None, *, generated: Path, real: Path) -> None:
+    """Refuse features of two networks; None is an unknown digest.
+
+    Raises:
+        ValueError: The digests of the weights differ.
+    """
+    if ours is not None and theirs not in (None, ours):
+        raise ValueError(
+            f"{generated} and {real}: got different weights of the feature network. Fix: extract both again"
+        )

@@ -1,4 +1,4 @@
-"""What generated images are compared with: a dataset's own features, or what others have published of it."""
+"""References: extracted features of real images, or published statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onestep.archive import Arrays, published_arrays, read_arrays
 from onestep.files import sha256_of_file
 from onestep.metrics import Statistics
 
-# Mean and covariance of pooled features (EDM, ADM, clean-fid), and of spatial ones (ADM).
+# Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
 _STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 
 
@@ -23,8 +23,8 @@ class Reference:
 
     Attributes:
         real: Features [M, D], or their statistics.
-        weights_sha256: Digest of the feature network's weights; None where the publisher does not say.
-        facts: What a number's file says of it; numbers with other facts cannot be compared.
+        weights_sha256: Digest of the weights of the feature network; None where it is not published.
+        facts: Identity of the reference, recorded with each value; values with different facts are not compared.
     """
 
     real: np.ndarray | Statistics
@@ -32,39 +32,36 @@ class Reference:
     facts: Mapping[str, Any]
 
 
-def read_reference(path: Path, *, width: int, takes_statistics: bool) -> Reference:
-    """Read the reference of a measurement.
+def read_reference(path: Path, *, width: int, takes_statistics: bool, input_name: str | None = None) -> Reference:
+    """Read a reference.
 
     Args:
-        path: What `onestep extract` wrote, `.../{dataset}.{features}.npz` or `.../reference/{input}.{features}.npz`;
-            or published statistics, `.../{input}/{file}.npz`.
-        width: Of the generated features.
-        takes_statistics: Whether the metric can do with statistics.
+        path: Features from `onestep extract`, or published statistics.
+        width: Width of the generated features.
+        takes_statistics: Whether the metric accepts statistics.
+        input_name: Name of the input that the statistics come from; the file name where it is None.
 
     Raises:
-        ValueError: The file is damaged, or does not fit.
+        ValueError: The file is damaged or does not fit.
     """
     found = published_arrays(path, [name for names in _STATISTICS for name in names])
     if found is None:
         return _extracted(path)
     if not takes_statistics:
-        raise ValueError(f"{path}: published statistics, but this metric compares features; extract its images first")
+        raise ValueError(f"{path}: got statistics, expected features. Fix: use a reference with images")
     names, statistics = _fitting(found, path=path, width=width)
-    facts = {"input": path.parent.name, "statistics": ", ".join(names), "sha256": sha256_of_file(path)}
+    origin = {"file": path.name} if input_name is None else {"input": input_name}
+    facts = {**origin, "statistics": ", ".join(names), "sha256": sha256_of_file(path)}
     return Reference(real=statistics, weights_sha256=None, facts=facts)
 
 
 def _extracted(path: Path) -> Reference:
     source = read_arrays(path)
-    kind = "input" if path.parent.name == "reference" else "dataset"
+    facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
     return Reference(
         real=features_of(source, path=path),
         weights_sha256=source.about["weights_sha256"],
-        facts={
-            kind: path.name.split(".")[0],
-            "images": source.about["images"],
-            "sha256": source.about["pixels_sha256"],
-        },
+        facts=source.about.get("subject", {}) | facts,
     )
 
 
@@ -72,18 +69,19 @@ def features_of(source: Arrays, *, path: Path) -> np.ndarray:
     """Return the features in a file.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: The file has none.
     """
     if "features" not in source.arrays:
-        raise ValueError(f"{path}: holds no array 'features'; expected what `onestep extract` writes")
+        raise ValueError(f"{path}: features: got none, expected an array as `onestep extract` writes it")
     return source.arrays["features"]
 
 
 def _fitting(found: Mapping[str, np.ndarray], *, path: Path, width: int) -> tuple[tuple[str, str], Statistics]:
-    """Return the pair of mean and covariance that is as wide as the generated features, and its names."""
+    """Return the mean and covariance of the width of the generated features, and their names."""
     pairs = [names for names in _STATISTICS if set(names) <= found.keys()]
     if not pairs:
-        raise ValueError(f"{path}: holds neither {' nor '.join(' with '.join(names) for names in _STATISTICS)}")
+        expected = " or ".join(" with ".join(names) for names in _STATISTICS)
+        raise ValueError(f"{path}: got no statistics, expected {expected}")
     for mean, covariance in pairs:
         if found[mean].shape == (width,):
             statistics = Statistics(mean=found[mean], covariance=found[covariance])
@@ -91,8 +89,8 @@ def _fitting(found: Mapping[str, np.ndarray], *, path: Path, width: int) -> tupl
             return (mean, covariance), statistics
     widths = ", ".join(f"{names[0]} {list(found[names[0]].shape)}" for names in pairs)
     raise ValueError(
-        f"{path}: statistics of another width than the generated features, {width}: found {widths}; "
-        "name the features that they were made of, or another reference"
+        f"{path}: got statistics {widths}, expected the width of the generated features, {width}. "
+        "Fix: use the feature network of the statistics, or another reference"
     )
 
 
@@ -100,10 +98,10 @@ def _check(statistics: Statistics, *, names: tuple[str, str], path: Path) -> Non
     mean, covariance = statistics.mean, statistics.covariance
     for name, array in zip(names, (mean, covariance), strict=True):
         if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"{path}: {name} is {array.dtype}; expected float64 or float32")
+            raise ValueError(f"{path}: {name}: got {array.dtype}, expected float64 or float32")
         if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} has numbers that are not finite; fetch it again")
+            raise ValueError(f"{path}: {name}: got values that are not finite. Fix: fetch the file again")
     if covariance.shape != 2 * mean.shape:
-        raise ValueError(f"{path}: {names[1]} is {list(covariance.shape)}; expected {list(2 * mean.shape)}")
+        raise ValueError(f"{path}: {names[1]}: got {list(covariance.shape)}, expected {list(2 * mean.shape)}")
     if not np.allclose(covariance, covariance.T, rtol=1e-3, atol=1e-6 * float(np.abs(covariance).max())):
-        raise ValueError(f"{path}: {names[1]} is not symmetric, so it is no covariance; fetch it again")
+        raise ValueError(f"{path}: {names[1]}: got a matrix that is not symmetric. Fix: fetch the file again")

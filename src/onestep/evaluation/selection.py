@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onestep.files import read_json, replacing, write_json
 from onestep.metrics import Direction
-from onestep.models import Model
+from onestep.models import Selected, Snapshot, parse_model
+from onestep.results import Results
 
 
 def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -> None:
@@ -28,13 +28,15 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
     Raises:
         ValueError: A measurement lacks the number.
     """
-    model = Model.parse(choice["model"])
-    candidates = [replace(model, images=images, choice=None) for images in sorted(choice["images"])]
+    model = parse_model(choice["model"])
+    if not isinstance(model, Selected):
+        raise ValueError(f"--choice: got the model {choice['model']}, expected run@best-...")
+    candidates = [model.candidate(images) for images in sorted(choice["images"])]
     values = [_value(candidate, model, results=results) for candidate in candidates]
     chosen = candidates[best(values, direction=choice["direction"])]
     with replacing(output) as temporary:
         # A copy and no link: a link made now would make the snapshot look newer than what came from it.
-        shutil.copyfile(results / chosen.weights, temporary)
+        shutil.copyfile(Results(results).weights(chosen), temporary)
     write_json(
         output.with_suffix(".json"),
         {
@@ -56,10 +58,10 @@ def best(values: Sequence[float], *, direction: Direction) -> int:
     return worth.index(max(worth))
 
 
-def _value(candidate: Model, model: Model, *, results: Path) -> float:
+def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:
     """Return the number by which a candidate is judged."""
     by = model.choice
-    path = results / "metrics" / str(candidate) / by.sampler / f"{by.seeds}.{by.metric}.json"
+    path = Results(results).metric(candidate, by.sampler, by.seeds, by.metric)
     values = read_json(path)["values"]
     if by.value not in values:
         raise ValueError(f"{path}: no value {by.value!r}, only {', '.join(values)}; delete it to measure it again")

@@ -1,1 +1,1 @@
-"""Starting the processes of a training run, here or on a cluster."""
+"""Training runs as SLURM jobs or as local processes."""

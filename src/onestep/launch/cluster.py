@@ -1,217 +1,245 @@
-"""What SLURM says of a job, asked through its own commands; a command that fails is silence, never news."""
+"""SLURM through its commands: job states, cancellation, accounting. A failing command counts as no answer."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onestep.launch.commands import Answer, ask
+# States of a job that has not ended or that SLURM requeues. REQUEUED is sacct's state of a finished start of a job
+# that waits for its next start.
+# fmt: off
+ACTIVE = frozenset({
+    "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
+    "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+    "EXPEDITING", "LAUNCH_FAILED", "POWER_UP_NODE", "UPDATE_DB",  # after SLURM 22.05
+})
+# fmt: on
 
-# A job in one of these has not ended, or comes back by itself. REQUEUED is what sacct calls a life that is over while
-# the job waits for its next one.
-ALIVE = frozenset(
-    (
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "SUSPENDED",
-        "COMPLETING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "RESIZING",
-        "SIGNALING",
-        "STAGE_OUT",
-        "STOPPED",
-        "SPECIAL_EXIT",
-        "RESV_DEL_HOLD",
-        # Words of versions after 22.05.
-        "EXPEDITING",
-        "LAUNCH_FAILED",
-        "POWER_UP_NODE",
-        "UPDATE_DB",
-    )
-)
-
+# Environment variables that change the output of SLURM's commands or the cluster they query.
+_CHANGING = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
 _QUEUE_WIDTHS = {"State": 32, "Reason": 128, "NodeList": 256, "RestartCnt": 12}
-_ACCOUNT_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,NodeList,JobName"
-_ANSWER_AFTER_CANCEL_SECONDS = 10.0
+_ACCOUNT_FIELDS = ("JobIDRaw", "State", "ExitCode", "ElapsedRaw", "NodeList", "JobName")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Exit code, standard output and standard error of a command."""
+
+    code: int
+    output: str
+    complaint: str
+
+
+def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> Answer | None:
+    """Run a command with English messages.
+
+    Args:
+        *command: Program and arguments.
+        timeout_seconds: Time limit; at its end the command and its children are killed.
+        unset: Environment variables hidden from the command.
+
+    Returns:
+        Its answer; None if the program is absent or exceeds the time limit.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING) and name not in unset}
+    try:
+        # A new session: Ctrl-C at the launcher must not reach the scancel that it runs.
+        process = subprocess.Popen(
+            command,
+            env={**kept, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    with process:
+        try:
+            output, complaint = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            # The child of a wrapper script would keep the pipe open.
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    return Answer(code=process.returncode, output=output, complaint=complaint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """What SLURM said of a job when it was asked.
+    """State of a job at one query.
 
     Attributes:
-        state: SLURM's word for the newest life of the job (`PENDING`, `NODE_FAIL`, `CANCELLED`, ...); None where
-            nobody knows the job.
-        reason: Why it waits or ended, in SLURM's words, or nothing.
-        restarts: How often it was requeued; None where it is not told.
-        nodes: Where it runs or ran (`n[1-2]`), or nothing.
-        answered: Which of `squeue`, `sacct` and `scontrol` answered at all. They are asked in this order, until one
-            knows the job; "Invalid job id" is an answer; an error, a timeout, an absent program is none.
+        state: SLURM's state of the job's newest start (`PENDING`, `NODE_FAIL`, `CANCELLED`, ...); None if no program
+            has a record of the job.
+        reason: SLURM's reason for waiting or ending, or "".
+        restarts: Number of requeues; None if unknown.
+        nodes: Allocated nodes (`n[1-2]`), or "".
+        answered: Programs among `squeue`, `sacct`, `scontrol` that answered. They are queried in this order until one
+            has a record. "Invalid job id" is an answer; an error, a timeout or an absent program is not.
     """
 
     state: str | None
-    reason: str
-    restarts: int | None
-    nodes: str
-    answered: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """What one program knows of the newest life of a job."""
-
-    state: str
     reason: str = ""
     restarts: int | None = None
     nodes: str = ""
+    answered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """SLURM as its commands show it. No method raises because a command fails.
+    """SLURM through its commands. No method raises when a command fails.
 
     Attributes:
-        timeout_seconds: How long one command may take; one that takes longer did not answer.
+        timeout_seconds: Time limit of one command; a slower one counts as no answer.
+        cancel_seconds: Time limit for the effect of `cancel`.
     """
 
     timeout_seconds: float = 30.0
+    cancel_seconds: float = 10.0
 
     def look(self, job_id: str) -> Sighting:
-        """Return what is known of a job: by squeue, else by sacct, else by scontrol."""
+        """Return the state of a job by squeue, else by sacct, else by scontrol."""
         answered: set[str] = set()
-        programs: dict[str, Callable[[str], list[_Seen] | None]] = {
+        programs: dict[str, Callable[[str], list[Sighting] | None]] = {
             "squeue": self._in_queue,
             "sacct": self._in_accounting,
             "scontrol": self._in_controller,
         }
-        for program, question in programs.items():
-            seen = question(job_id)
-            if seen is None:
+        for program, query in programs.items():
+            found = query(job_id)
+            if found is None:
                 continue
             answered.add(program)
-            # The controller forgets no job that lives: what accounting still calls alive has ended unrecorded.
-            if seen and not (program == "sacct" and "squeue" in answered and seen[0].state in ALIVE):
-                return Sighting(**vars(seen[0]), answered=frozenset(answered))
-        return Sighting(state=None, reason="", restarts=None, nodes="", answered=frozenset(answered))
+            # The controller forgets no active job. A job that only accounting calls active ended unrecorded.
+            if found and not (program == "sacct" and "squeue" in answered and found[0].state in ACTIVE):
+                return replace(found[0], answered=frozenset(answered))
+        return Sighting(state=None, answered=frozenset(answered))
 
     def active_jobs(self, name: str) -> list[str] | None:
-        """Return the ids of the jobs of any user that live under exactly this name; None where squeue is silent.
+        """Return the ids of all users' active jobs of exactly this name; None if squeue does not answer.
 
-        A job that is COMPLETING counts, though cancelled ones do so, too: it may be on its way to a requeue.
+        A COMPLETING job counts although cancelled jobs complete, too: it may be about to be requeued.
         """
         answer = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
         if answer is None or answer.code != 0:
             return None
         rows = [line.strip().split("|", 2) for line in answer.output.splitlines() if line.count("|") >= 2]
-        return [job_id for job_id, state, called in rows if state in ALIVE and called == name]
+        return [job_id for job_id, state, job_name in rows if state in ACTIVE and job_name == name]
 
     def cancel(self, job_id: str) -> bool:
-        """Cancel a job; return whether it is seen to be gone, or about to go, within some seconds."""
+        """Cancel a job; return True once squeue shows that it ended or is about to."""
         answer = self.ask("scancel", job_id)
-        # A job that completes without having been cancelled may be on its way to a requeue.
-        staying = ALIVE - {"COMPLETING"} if answer is not None and answer.code == 0 else ALIVE
-        deadline = time.monotonic() + _ANSWER_AFTER_CANCEL_SECONDS
-        while not self._is_none_of(staying, job_id=job_id):
+        # A job that completes without a successful scancel may be about to be requeued.
+        remaining = ACTIVE - {"COMPLETING"} if answer is not None and answer.code == 0 else ACTIVE
+        deadline = time.monotonic() + self.cancel_seconds
+        while True:
+            found = self._in_queue(job_id)
+            if found is not None and all(each.state not in remaining for each in found):
+                return True
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.25)
-        return True
 
     def run_seconds(self, job_id: str) -> int | None:
-        """Return how long a job has run, in seconds, over all its lives; None where accounting does not tell."""
-        lives = self._lives(job_id)
-        seconds = [life["ElapsedRaw"] for life in lives or ()]
+        """Return the run time of a job in seconds, summed over its restarts; None without accounting."""
+        seconds = [row["ElapsedRaw"] for row in self._accounted(job_id) or ()]
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
     def ask(self, *command: str, unset: Collection[str] = ()) -> Answer | None:
-        """Run a command of SLURM, as `onestep.launch.commands.ask` does."""
+        """Run a command of SLURM; see `ask`."""
         return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
-    def _is_none_of(self, states: Collection[str], *, job_id: str) -> bool:
-        """Whether squeue answers, and what it says of a job, if anything, is none of some states."""
-        seen = self._in_queue(job_id)
-        return seen is not None and all(each.state not in states for each in seen)
-
-    def _in_queue(self, job_id: str) -> list[_Seen] | None:
+    def _in_queue(self, job_id: str) -> list[Sighting] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
         answer = self.ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
+        if answer is None or (answer.code != 0 and not _has_no_record(answer)):
             return None
-        return [_row(line) for line in answer.output.splitlines() if line.strip()]
+        return [_queue_record(line) for line in answer.output.splitlines() if line.strip()]
 
-    def _in_accounting(self, job_id: str) -> list[_Seen] | None:
-        lives = self._lives(job_id)
-        if not lives:
-            return lives
-        state, *reason = lives[-1]["State"].split()
-        code = lives[-1]["ExitCode"]
-        said = [" ".join(reason), f"exit code {code}" if code != "0:0" else ""]
+    def _in_accounting(self, job_id: str) -> list[Sighting] | None:
+        rows = self._accounted(job_id)
+        if not rows:
+            return None if rows is None else []
+        state, *reason = rows[-1]["State"].split()
+        code = rows[-1]["ExitCode"]
+        reasons = [" ".join(reason), f"exit code {code}" if code != "0:0" else ""]
         return [
-            _Seen(
+            Sighting(
                 state=state.rstrip("+"),
-                reason=", ".join(filter(None, said)),
-                restarts=len(lives) - (state != "REQUEUED"),
-                nodes=_nodes(lives[-1]["NodeList"]),
+                reason=", ".join(filter(None, reasons)),
+                restarts=len(rows) - (state != "REQUEUED"),
+                nodes=_nodes(rows[-1]["NodeList"]),
             )
         ]
 
-    def _in_controller(self, job_id: str) -> list[_Seen] | None:
+    def _in_controller(self, job_id: str) -> list[Sighting] | None:
         answer = self.ask("scontrol", "--oneliner", "show", "job", job_id)
-        if answer is None or (answer.code != 0 and not _does_not_know(answer)):
+        if answer is None or (answer.code != 0 and not _has_no_record(answer)):
             return None
-        return [_record(line) for line in answer.output.splitlines() if "JobState=" in line]
+        return [_controller_record(line) for line in answer.output.splitlines() if "JobState=" in line]
 
-    def _lives(self, job_id: str) -> list[dict[str, str]] | None:
-        """Return what accounting holds of each life of a job, the newest last; None where it does not answer."""
+    def _accounted(self, job_id: str) -> list[dict[str, str]] | None:
+        """Return accounting's record of each start of a job, the newest last; None if sacct does not answer."""
         command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2", f"--jobs={job_id}")
-        answer = self.ask(*command, f"--format={_ACCOUNT_FIELDS}")
+        answer = self.ask(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
         if answer is None or answer.code != 0:
             return None
-        names = _ACCOUNT_FIELDS.split(",")
-        rows = [line.split("|", len(names) - 1) for line in answer.output.splitlines()]
-        lives = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names) and row[0] == job_id]
-        # Ids begin anew where a controller lost its state: another name is another job.
-        return [life for life in lives if life["JobName"] == lives[-1]["JobName"]]
+        split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in answer.output.splitlines()]
+        rows = [
+            dict(zip(_ACCOUNT_FIELDS, row, strict=True))
+            for row in split
+            if len(row) == len(_ACCOUNT_FIELDS) and row[0] == job_id
+        ]
+        # Ids restart at 1 where a controller lost its state; another name means another job.
+        return [row for row in rows if row["JobName"] == rows[-1]["JobName"]]
 
 
-def _does_not_know(answer: Answer) -> bool:
-    """Whether a command that failed says that there is no such job."""
+def _has_no_record(answer: Answer) -> bool:
+    """Return whether a failed command reports that the job does not exist."""
     return "invalid job id specified" in answer.complaint.lower()
 
 
-def _row(line: str) -> _Seen:
-    """Read a line of squeue, whose columns have the widths that were asked for."""
+def _queue_record(line: str) -> Sighting:
+    """Parse a line of squeue with columns of `_QUEUE_WIDTHS`."""
     cells, start = {}, 0
     for name, width in _QUEUE_WIDTHS.items():
         cells[name] = line[start : start + width].strip()
         start += width
-    reason, restarts = cells["Reason"], cells["RestartCnt"]
-    return _Seen(
-        state=cells["State"],
-        reason="" if reason == "None" else reason,
-        restarts=int(restarts) if restarts.isdecimal() else None,
-        nodes=_nodes(cells["NodeList"]),
-    )
+    return _record(cells["State"], reason=cells["Reason"], restarts=cells["RestartCnt"], nodes=cells["NodeList"])
 
 
-def _record(line: str) -> _Seen:
-    """Read a job's record by scontrol, one line of KEY=VALUE in which a reason may hold spaces."""
+def _controller_record(line: str) -> Sighting:
+    """Parse a record of scontrol: one line of KEY=VALUE; the reason may contain spaces."""
 
-    def found(pattern: str) -> str:
+    def value(pattern: str) -> str:
         match = re.search(pattern, line)
         return match[1] if match else ""
 
-    reason, restarts = found(r" Reason=(.*?) Dependency="), found(r" Restarts=(\d+)")
-    return _Seen(
-        state=found(r" JobState=(\S+)"),
+    return _record(
+        value(r" JobState=(\S+)"),
+        reason=value(r" Reason=(.*?) Dependency="),
+        restarts=value(r" Restarts=(\d+)"),
+        nodes=value(r" NodeList=(\S+)"),
+    )
+
+
+def _record(state: str, *, reason: str, restarts: str, nodes: str) -> Sighting:
+    return Sighting(
+        state=state,
         reason="" if reason == "None" else reason,
-        restarts=int(restarts) if restarts else None,
-        nodes=_nodes(found(r" NodeList=(\S+)")),
+        restarts=int(restarts) if restarts.isdecimal() else None,
+        nodes=_nodes(nodes),
     )
 
 

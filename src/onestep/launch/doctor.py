@@ -1,86 +1,288 @@
-"""Whether a site is ready for trainings: what was found, what to do, and which lines the profile needs."""
+"""Check whether a site is ready for trainings; report what to fix and which keys the Snakemake profile needs."""
 
 from __future__ import annotations
 
+import enum
+import importlib.util
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from onestep.config.launch import Launch
-from onestep.config.reading import read_launch
-from onestep.launch import machine_checks, slurm_checks
-from onestep.launch.cluster import Cluster
-from onestep.launch.finding import Finding, Mark
+from onestep.config import ConfigError, Launch, read_launch
+from onestep.inputs import absent
+from onestep.launch.cluster import Cluster, ask
+from onestep.launch.submission import command_line, resources
+from onestep.plan import Plan
+
+# A harmless query for each program; squeue and scontrol also need the controller.
+_PROGRAMS = {
+    "sbatch": "--version",
+    "squeue": "--name=onestep-doctor",
+    "scontrol": "ping",
+    "scancel": "--version",
+    "srun": "--version",
+}
+_DRIVER = ("snakemake", "snakemake_executor_plugin_slurm", "snakemake_executor_plugin_slurm_jobstep", "submitit")
+# Snakemake's executor makes its first query 40 s after a submission; it needs records kept three times as long.
+_FIRST_QUERY_SECONDS = 40
+_SHARED_FILE_SYSTEM = re.compile(
+    r"afs|beegfs\w*|ceph|daos|dvs|gfs2|glusterfs|gpfs|lustre|nfs4?|ocfs2|orangefs|panfs|pvfs2|wekafs"
+    r"|fuse\.(ceph|dfuse|glusterfs|juicefs|quobyte)"
+)
+# Mount options under which other nodes do not see a lock.
+_LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock", "localflock"})
+_LITTLE_GIB, _MINIMUM_GIB = 50, 1
+# The first import of torch from a busy shared file system is slow.
+_PYTHON_SECONDS = 180.0
+_PYTHON_QUERY = """
+import json, sys
+absent = []
+for name in ("torch", "submitit"):
+    try:
+        __import__(name)
+    except ImportError as error:
+        absent.append(f"{name} ({error})")
+print("onestep-doctor", json.dumps([".".join(map(str, sys.version_info[:2])), absent]))
+"""
+
+
+class Mark(enum.Enum):
+    """Severity of a finding; BAD means that something will fail."""
+
+    OK = "ok"
+    NOTE = "note"
+    BAD = "bad"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Looks at a site; the working directory is the folder of the config.
+class Finding:
+    """Result of one check: its severity, subject and result in one line, a fix, and keys for Snakemake's profile."""
 
-    Attributes:
-        launch: What the config says in its section of that name; the defaults where there is no config.
-        config: The config, None where there is none to look at.
-        state: The folder that runs keep their state in.
-        cluster: SLURM's commands.
+    mark: Mark
+    subject: str
+    found: str
+    fix: str = ""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the finding in one line, with the fix unless it is OK."""
+        fix = f". Fix: {self.fix}" if self.fix and self.mark is not Mark.OK else ""
+        return f"{self.mark.value:4}  {self.subject}: {self.found}{fix}"
+
+
+def _check(
+    subject: str,
+    found: str,
+    *,
+    ok: bool = True,
+    otherwise: Mark = Mark.BAD,
+    fix: str = "",
+    profile: Mapping[str, Any] | None = None,
+) -> Finding:
+    return Finding(mark=Mark.OK if ok else otherwise, subject=subject, found=found, fix=fix, profile=profile or {})
+
+
+def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[Finding]:
+    """Yield the findings on a site.
+
+    Args:
+        config: The config, in the working directory; None checks the site with the defaults of `launch`.
+        state: Root of the work folders; it may not exist.
+        cluster: SLURM.
+
+    Raises:
+        ConfigError: The config is unreadable, or its section `launch` is wrong.
     """
-
-    launch: Launch
-    config: Path | None
-    state: Path
-    cluster: Cluster
-
-    @classmethod
-    def of(cls, config: Path | None, *, state: Path, cluster: Cluster) -> Doctor:
-        """Return the doctor for a config.
-
-        Raises:
-            ConfigError: The config is not readable, no YAML, or wrong in its section `launch`.
-        """
-        launch = Launch() if config is None else read_launch(config)
-        return cls(launch=launch, config=config, state=state, cluster=cluster)
-
-    def findings(self) -> Iterator[Finding]:
-        """Yield what there is to know of the site."""
-        slurm = slurm_checks.is_here()
-        remote = slurm and self.launch.backend != "local"
-        yield self._backend(slurm=slurm, remote=remote)
-        if remote:
-            yield from slurm_checks.Site.of(self.cluster, launch=self.launch).findings()
-            yield machine_checks.driver_finding()
-        yield from machine_checks.state_findings(self.state, shared=remote)
-        yield from machine_checks.quota_findings()
-        yield machine_checks.python_finding(self.launch if remote else Launch())
-        yield machine_checks.container_finding()
-        yield machine_checks.gpu_finding(needed=not remote)
-        if self.config is not None:
-            yield from machine_checks.input_findings(self.config)
-
-    def _backend(self, *, slurm: bool, remote: bool) -> Finding:
-        """Return where trainings run."""
-        subject, asked = "backend", self.launch.backend
-        if remote:
-            found = "slurm: trainings and the other rules become its jobs"
-            return Finding(mark=Mark.OK, subject=subject, found=found, profile={"executor": "slurm"})
-        if asked == "slurm":
-            remedy = "load the site's SLURM module, or say `launch: {backend: local}`"
-            return Finding(mark=Mark.BAD, subject=subject, found="slurm is asked for and not in PATH", remedy=remedy)
-        why = "launch.backend says so" if slurm else "no SLURM in PATH"
-        return Finding(mark=Mark.OK, subject=subject, found=f"local ({why}): everything runs on this machine")
+    launch = Launch() if config is None else read_launch(config)
+    slurm = any(map(shutil.which, _PROGRAMS))
+    remote = slurm and launch.backend != "local"
+    if remote:
+        found = "slurm: trainings and other rules become SLURM jobs"
+        yield _check("backend", found, profile={"executor": "slurm"})
+        yield from slurm_findings(cluster, launch)
+        missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
+        found, fix = f"without {', '.join(missing) or 'nothing'}", "pip install 'onestep[workflow,cluster]'"
+        yield _check("Python of the workflow", f"{sys.executable}, {found}", ok=not missing, fix=fix)
+    elif launch.backend == "slurm":
+        fix = "load the site's SLURM module, or set `launch: {backend: local}`"
+        yield _check("backend", "got no SLURM in PATH, expected it by launch.backend", ok=False, fix=fix)
+    else:
+        why = "launch.backend" if slurm else "no SLURM in PATH"
+        yield _check("backend", f"local ({why}): everything runs on this machine")
+    yield from state_findings(state, shared=remote)
+    yield python_finding(launch if remote else Launch())
+    if config is not None:
+        yield from input_findings(config)
 
 
 def profile_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """Yield the lines that the profile needs by what was found; none where it needs none."""
-    profile: dict[str, Any] = {}
-    for finding in findings:
-        _merge(profile, finding.profile)
+    """Yield the lines for the Snakemake profile; none if it needs none."""
+    profile = {key: value for finding in findings for key, value in finding.profile.items()}
     if profile:
         yield from ("", "Put into your profile:", *yaml.safe_dump(profile, sort_keys=False).splitlines())
 
 
-def _merge(profile: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add keys to a profile; mappings of the same name become one."""
-    for key, value in more.items():
-        profile[key] = {**profile.get(key, {}), **value} if isinstance(value, Mapping) else value
+def slurm_findings(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
+    """Yield the findings on a SLURM and on the jobs that `launch` requests of it."""
+    for program, argument in _PROGRAMS.items():
+        answer = cluster.ask(program, argument)
+        text = "" if answer is None else answer.output + answer.complaint
+        # `scontrol ping` lists all controllers and exits with 0 even if all are down.
+        ok = answer is not None and answer.code == 0 and (program != "scontrol" or "is UP" in text)
+        found = "answers" if ok else "no answer" if shutil.which(program) else "not in PATH"
+        fix = "load the site's SLURM module; check SLURM_CONF and the controller (`scontrol ping`)"
+        yield _check(program, " / ".join([found, *text.split("\n")]).strip(" /") if not ok else found, ok=ok, fix=fix)
+    if "SLURM_CONF" in os.environ:
+        answer = cluster.ask("scontrol", "ping", unset=["SLURM_CONF"])
+        fix = "Snakemake removes it from jobs, whose srun then fails: link /etc/slurm/slurm.conf to it on every node"
+        yield _check("SLURM_CONF", os.environ["SLURM_CONF"], ok=answer is not None and answer.code == 0, fix=fix)
+    answer = cluster.ask("scontrol", "show", "config")
+    pairs = (line.partition("=") for line in (answer.output if answer else "").splitlines() if "=" in line)
+    settings = {name.strip(): value.strip() for name, _, value in pairs}
+    if not settings:
+        found = "got no settings; further checks of SLURM are skipped"
+        yield _check("controller", found, ok=False, fix="see `scontrol show config`")
+        return
+    yield _accounting(cluster, settings)
+    yield from _requests(cluster, launch)
+
+
+def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
+    """Check accounting; without sacct, Snakemake must query squeue or it waits forever for its jobs."""
+    storage = settings.get("AccountingStorageType", "")
+    off = storage in ("", "(null)", "accounting_storage/none")
+    answer = cluster.ask("sacct", "--noheader", "--allocations", "--jobs=1", "--format=State")
+    if not off and answer is not None and answer.code == 0:
+        return _check("accounting", f"{storage}, sacct answers")
+    profile: dict[str, Any] = {"slurm-status-command": "squeue"}
+    kept = re.match(r"\d+", settings.get("MinJobAge", ""))
+    if kept is not None and int(kept[0]) < 3 * _FIRST_QUERY_SECONDS:
+        profile["slurm-init-seconds-before-status-checks"] = max(1, int(kept[0]) // 3)
+    if off:
+        profile["slurm-no-account"] = True
+    found = f"{storage or 'off'}, sacct: {' '.join(answer.complaint.split()) if answer else 'no answer'}"
+    fix = "let Snakemake query squeue (see the profile); GPU hours of trainings stay unknown"
+    return _check("accounting", found, ok=False, otherwise=Mark.NOTE, fix=fix, profile=profile)
+
+
+def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
+    """Compare the jobs of the config with the partitions (sinfo), and try them with `sbatch --test-only`."""
+    answer = cluster.ask("sinfo", "--noheader", "--format=%P|%l|%G|%F")
+    rows = [line.strip().split("|") for line in (answer.output if answer else "").splitlines() if line.count("|") == 3]
+    wanted = None if launch.partition is None else launch.partition.split(",")
+    own = [row for row in rows if (row[0].endswith("*") if wanted is None else row[0].rstrip("*") in wanted)]
+    defaults = {f"slurm_{key}": value for key in ("partition", "account") if (value := getattr(launch, key))}
+    yield _check(
+        "partitions (limit, GPUs, nodes allocated/idle/other/total)",
+        "; ".join(" ".join(row) for row in rows) or "none",
+        profile={"default-resources": defaults} if defaults else {},
+    )
+    longest = max((_hours(limit) for _, limit, _, _ in own), default=math.inf)
+    if launch.hours > longest:
+        fix = f"set launch.hours to at most {longest:g}; a training is requeued and resumed at its time limit"
+        yield _check("time limit", f"got launch.hours {launch.hours:g}", ok=False, fix=fix)
+    # Without a node that is up, SLURM refuses every job.
+    up = not own or any(int(count) for row in own for count in row[3].split("/")[:2])
+    for key, site in {"launch": launch, **{f"launch.runs.{run}": launch.of(run) for run in launch.runs}}.items():
+        refused, options = _refusal(cluster, site), command_line({**resources(site), **site.sbatch})
+        fix = f"correct {key} ({' '.join(options)})" if up else "no node is up; try again later"
+        if refused and site.gpus != "none" and up:
+            other = replace(site, gpus="gpus" if site.gpus == "gres" else "gres")
+            fix = fix if _refusal(cluster, other) else f"set `launch: {{gpus: {other.gpus}}}`"
+        found = f"sbatch refuses it: {refused}" if refused else "sbatch accepts it"
+        yield _check(f"job of {key}", found, ok=not refused, otherwise=Mark.BAD if up else Mark.NOTE, fix=fix)
+
+
+def _refusal(cluster: Cluster, site: Launch) -> str:
+    """Return sbatch's reason against the job of a run, or ""."""
+    options = command_line({**resources(site), **site.sbatch})
+    answer = cluster.ask("sbatch", "--test-only", *options, "--wrap=true")
+    if answer is None:
+        return "no answer"
+    return "" if answer.code == 0 else " / ".join(answer.complaint.strip().split("\n")) or f"exit code {answer.code}"
+
+
+def _hours(limit: str) -> float:
+    """Parse SLURM's [days-][hours:]minutes:seconds into hours; inf for `infinite`."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (math.inf, 0, 0, 0)
+    return 24 * days + hours + minutes / 60 + seconds / 3600
+
+
+def state_findings(state: Path, *, shared: bool, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
+    """Yield the findings on the root of the work folders: file system, locks, free space.
+
+    Args:
+        state: The folder; it may not exist.
+        shared: Whether compute nodes must see it.
+        mounts: Mount table.
+    """
+    folder = next(each for each in (state.absolute(), *state.absolute().parents) if each.is_dir()).resolve()
+    kind, at, options = mount_of(folder, mounts=mounts.read_text() if mounts.exists() else "")
+    ok, fix = not shared or bool(_SHARED_FILE_SYSTEM.fullmatch(kind)), "use a file system that the compute nodes share"
+    yield _check("state folder", f"{state.absolute()} on {kind} at {at}", ok=ok, otherwise=Mark.NOTE, fix=fix)
+    local = ", ".join(sorted(_LOCAL_LOCKS & options))
+    fix = "use a file system whose flock holds on all nodes; else two launchers can write to one run"
+    yield _check("file locks", f"mounted with {local}" if local else "not local", ok=not local, fix=fix)
+    free = shutil.disk_usage(folder).free / 2**30
+    otherwise = Mark.NOTE if free >= _MINIMUM_GIB else Mark.BAD
+    fix = "make room: a run of the paper's size keeps several GiB of states and snapshots"
+    yield _check("free space", f"{free:,.1f} GiB", ok=free >= _LITTLE_GIB, otherwise=otherwise, fix=fix)
+
+
+def mount_of(folder: Path, *, mounts: str) -> tuple[str, Path, frozenset[str]]:
+    """Return file system, mount point and options of a folder: of the innermost mount, and the last one there."""
+    found: tuple[str, Path, frozenset[str]] = ("unknown", Path("/"), frozenset())
+    for line in mounts.splitlines():
+        _, place, kind, options = line.split()[:4]
+        at = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), place))
+        if folder.is_relative_to(at) and len(at.parts) >= len(found[1].parts):
+            found = (kind, at, frozenset(options.split(",")))
+    return found
+
+
+def python_finding(launch: Launch) -> Finding:
+    """Check version and packages of the jobs' interpreter (`launch.python`, such as `apptainer exec X python`)."""
+    subject, command = "Python of the jobs", shlex.split(launch.python or sys.executable)
+    answer = ask(*command, "-c", _PYTHON_QUERY, timeout_seconds=_PYTHON_SECONDS)
+    printed = re.search(r"^onestep-doctor (.*)$", answer.output, re.MULTILINE) if answer else None
+    # The lines of launch.setup, which may load missing parts, do not run here.
+    otherwise = Mark.NOTE if launch.setup else Mark.BAD
+    if printed is None:
+        fix = "correct launch.python, or remove it"
+        return _check(subject, f"{' '.join(command)} does not run", ok=False, otherwise=otherwise, fix=fix)
+    version, missing = json.loads(printed[1])
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    found = f"{' '.join(command)} is {version}, the workflow's is {own}, without {', '.join(missing) or 'nothing'}"
+    fix = "use the same minor version, since jobs are handed over as pickles, with `onestep[cluster]` installed"
+    return _check(subject, found, ok=version == own and not missing, otherwise=otherwise, fix=fix)
+
+
+def input_findings(config: Path) -> Iterator[Finding]:
+    """Yield the errors of a config, else which of its inputs are missing; paths are relative to this folder."""
+    try:
+        plan = Plan.read(config)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield _check("config", line, ok=False)
+        return
+    except ImportError as error:
+        # The blocks of a config are checked against the classes that they name.
+        fix = "run `onestep doctor` in the environment of the jobs as well"
+        yield _check("config", f"not checked here: {error}", ok=False, otherwise=Mark.NOTE, fix=fix)
+        return
+    needed = plan.inputs.needed
+    missing = [name for name in needed if absent(plan.inputs.source(name), name=name) is not None]
+    found = f"{len(needed) - len(missing)} of {len(needed)} here; missing: {', '.join(missing) or 'none'}"
+    fix = "run `onestep fetch` where there is a network; `onestep fetch --offline` lists the missing inputs"
+    yield _check("inputs", found, ok=not missing, otherwise=Mark.NOTE, fix=fix)

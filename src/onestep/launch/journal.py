@@ -1,9 +1,8 @@
-"""What a launcher remembers of a run's jobs, in the run's own work folder: enough for another launcher to go on."""
+"""Record of a run's SLURM jobs in its work folder, from which another launcher continues."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -14,23 +13,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from onestep.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job of SLURM that trains a run.
+    """A SLURM job that trains a run.
 
     Attributes:
-        job_id: What SLURM calls it.
-        name: The name it was submitted under.
+        job_id: SLURM's job id.
+        name: SLURM's job name.
         submitted_at: Seconds since 1970.
-        host: Where it was submitted.
-        python: The command that starts its processes.
-        attempt: How many jobs went before it without the run getting on.
-        images_seen: How far the run was when it was submitted.
+        host: Host of the submission.
+        python: Command that starts the job's processes.
+        attempt: Number of jobs before it since the run last made progress.
+        images_seen: Images the run had seen at submission.
         processes: Processes of the job.
-        ended: How it ended, where a launcher has seen and said it.
+        ended: Reason of its end, once a launcher has observed it.
     """
 
     job_id: str
@@ -46,10 +47,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How one life of a job ended, as its batch script wrote it down.
+    """End of one start of a job, as written by its batch script.
 
     Attributes:
-        restarts: Lives before that one.
+        restarts: Requeues before that start.
         code: Exit code of its processes.
     """
 
@@ -58,33 +59,33 @@ class Ending:
 
 
 class Journal:
-    """The files of launchers in a run's work folder, `state/{run}/{spec}/`."""
+    """Files of the launchers in a run's work folder, `state/{run}/{spec}/`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def is_done(self) -> bool:
-        """Whether the training reached its end."""
+        """Whether the training is complete."""
         return (self.folder / "done.json").exists()
 
     @property
     def streamed(self) -> Path:
-        """File that says how far the newest job's log was passed on."""
+        """File with the position up to which the newest job's log was printed."""
         return self.folder / "streamed.json"
 
     @property
     def job(self) -> Job | None:
-        """The job that was submitted last."""
+        """Job that was submitted last."""
         return Job(**read_json(self._record)) if self._record.exists() else None
 
     def record(self, job: Job) -> None:
-        """Remember a job; the intention that led to it is carried out."""
+        """Record a submitted job and remove its submission mark."""
         write_json(self._record, asdict(job))
         self._intention.unlink(missing_ok=True)
 
     def close(self, job: Job, *, because: str) -> None:
-        """Remember how a job ended: nobody need look for it again."""
+        """Record the end of a job; later launchers do not query it again."""
         write_json(self._record, asdict(replace(job, ended=because)))
 
     @property
@@ -97,7 +98,7 @@ class Journal:
 
     @property
     def jobs_name(self) -> str | None:
-        """The name that the run's jobs are submitted under; None where none ever was, nor was about to be."""
+        """SLURM job name of the run; None if no submission was ever started."""
         try:
             return read_json(self._intention)["name"]
         except FileNotFoundError:
@@ -106,29 +107,29 @@ class Journal:
 
     @property
     def touched_at(self) -> float:
-        """When a launcher last wrote something of a job here, in seconds since 1970."""
+        """Time of the last job record, in seconds since 1970."""
         return max(map(_written_at, (self._record, self._intention)))
 
     @property
     def is_submitting(self) -> bool:
-        """Whether a launcher was about to submit a job, and nobody knows whether it did."""
+        """Whether a submission was started whose outcome is unknown."""
         return self._intention.exists()
 
     @property
     def intended_seconds_ago(self) -> float:
-        """How long ago that was: what submits can outlive the launcher that called it."""
+        """Age of the submission mark in seconds; an sbatch process can outlive its launcher."""
         return max(0.0, time.time() - _written_at(self._intention))
 
     def intend(self, name: str) -> None:
-        """Say that a job is about to be submitted under `name`: a crash from here on leaves a trace."""
+        """Mark the start of a submission under a job name, so that a crash leaves a trace."""
         write_json(self._intention, {"name": name, "host": socket.gethostname(), "at": time.time()})
 
     def give_up_intention(self) -> None:
-        """Say that no job was submitted after all."""
+        """Remove the mark of a submission that made no job."""
         self._intention.unlink(missing_ok=True)
 
     def ending_of(self, job_id: str) -> Ending | None:
-        """Return how the last life of a job ended; None while it lives, and where nothing was written down."""
+        """Return the end of a job's newest start; None while it runs or if its batch script wrote nothing."""
         path = self.folder / "exit_code"
         found = path.read_text().split() if path.exists() else []
         if len(found) != 3 or found[0] != job_id:
@@ -136,67 +137,72 @@ class Journal:
         return Ending(restarts=int(found[1]), code=int(found[2]))
 
     def stopped(self, job_id: str) -> bool:
-        """Whether the last life of a job was told to leave, and left its state behind; a new one clears the mark."""
+        """Return whether the job's newest start saved its state after a signal; the next start removes the mark."""
         return any(self.folder.glob(f"stopped.{job_id}.*"))
 
     @property
     def images_seen(self) -> int:
-        """How far the run is, after its log."""
+        """Images seen according to the run's log."""
         record = self.last_record
         return 0 if record is None else record["images_seen"]
 
     @property
     def last_record(self) -> dict[str, Any] | None:
-        """The last whole record of the run's log."""
+        """Last complete record of the run's log."""
         path = self.folder / "log.jsonl"
         lines = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
         return json.loads(lines[-1]) if lines else None
 
     def event(self, what: str, **facts: Any) -> None:
-        """Append a line to events.jsonl: what was done to the run's jobs, and when."""
-        line = {
-            "at": round(time.time(), 3),
-            "what": what,
-            **facts,
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-        }
+        """Append an event of the run's jobs to events.jsonl."""
+        who = {"host": socket.gethostname(), "process": os.getpid()}
         with open(self.folder / "events.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"at": round(time.time(), 3), "what": what, **facts, **who}) + "\n")
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[bool]:
-        """Yield whether this process now is the one launcher of the run; the claim of a killed one frees itself.
+        """Yield whether this process holds the lock of the run's only launcher; the kernel frees a killed one's.
 
-        The lock is that of an open file, which network file systems know, too.
+        Raises:
+            ValueError: The file system has no flock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "launch.lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        path = self.folder / "launch.lock"
+        # A soft lock would survive a killed launcher, so flock is required.
+        lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_write_owner)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise ValueError(f"{path}: got {error.strerror}, expected flock. Fix: use a file system with it") from error
+        try:
             yield True
+        finally:
+            lock.release()
 
     @property
     def watcher(self) -> str:
-        """Who watches the run, in words."""
+        """Process and host of the run's launcher."""
         path = self.folder / "launch.lock"
         return (path.read_text() if path.exists() else "") or "another process"
 
 
 def journals(state: Path, run: str) -> list[Journal]:
-    """Return the journals of a run under all configs it had that left a job, or may have; the newest job last."""
+    """Return the journals of a run under all its configs that have a job or a submission; the newest last."""
     folders = {path.parent for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")}
     return sorted(map(Journal, folders), key=lambda journal: journal.touched_at)
 
 
+def _write_owner(descriptor: int) -> None:
+    """Write this process and host into the lock file."""
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+
 def _written_at(path: Path) -> float:
-    """Return when a file was written, in seconds since 1970; before everything where it is not there."""
+    """Return the modification time of a file in seconds since 1970; -inf if it does not exist."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,6 +1,6 @@
-"""A training as a job of SLURM, however often this is called: found finished, found running, or submitted; once.
+"""Idempotently submit, re-attach to, or publish a SLURM training job.
 
-What decides is on disk, in the run's work folder, and in SLURM; nothing that is lost with this process.
+All decisions follow from the run's work folder and SLURM, not from this process's memory.
 """
 
 from __future__ import annotations
@@ -14,67 +14,67 @@ from dataclasses import replace
 from pathlib import Path
 
 from onestep.exits import Exit
-from onestep.launch.cluster import ALIVE, Cluster, Sighting
+from onestep.launch.cluster import ACTIVE, Cluster, Sighting
+from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
-from onestep.launch.judgement import Judge, Judgement, Verdict
-from onestep.launch.signals import Asked
-from onestep.launch.stream import LogStream, complaint, endings, retell
+from onestep.launch.log_tail import LogTail, last_lines, restore, user_error
+from onestep.launch.parent_process import LeaveRequests
 from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, logs_of, submit
 from onestep.training.publication import is_published, publish
 
-# What is not said of SLURM's own: how long a job may be unknown to all, or SLURM silent, before we leave.
+# Limits of `JobPolicy` that are not options of `launch`.
 _VANISHED_SECONDS = 120.0
 _PATIENCE_SECONDS = 6 * 3600.0
-_SAY_EVERY_SECONDS = 300.0
-# How long after its launcher was killed a call of sbatch may still submit a job.
+_REPORT_SECONDS = 300.0
+# Time in which the sbatch of a killed launcher may still submit a job.
 _IN_FLIGHT_SECONDS = 15.0
 
 
 def launch(
     request: Request, *, journal: Journal, target: Path, log: Path | None = None, cluster: Cluster | None = None
 ) -> Exit:
-    """See a run to its end and publish it; take up what another launcher began.
+    """Train a run to its end and publish it, continuing what an earlier launcher started.
 
     Args:
-        request: The run, what its processes call, and what its site wants to be told.
-        journal: Of the run's work folder.
-        target: Receives the published run.
-        log: Where what this prints goes as well; receives what earlier launchers passed on, if it is not there.
+        request: The run, its task and its `launch` section.
+        journal: Journal of the run's work folder.
+        target: Folder of the published run.
+        log: Log that receives this process's output; lines printed by earlier launchers are restored into it.
         cluster: SLURM.
 
     Returns:
-        FINISHED with the run published; FAILED after saying why; DETACHED where the job goes on without this process;
+        FINISHED after publication; FAILED after reporting why; DETACHED if the job continues without this process;
         CANCELLED after Ctrl-C.
 
     Raises:
         ValueError: sbatch refused the job.
     """
-    said = False
-    with Asked() as asked:
-        while asked.by is None:
-            with journal.watching() as mine:
-                if mine and said and journal.is_done and is_published(journal.folder, target):
-                    say(f"{request.run}: finished, and published by who watched it")
+    waited = False
+    with LeaveRequests() as requests:
+        while requests.by is None:
+            with journal.watching() as is_watcher:
+                if is_watcher and waited and journal.is_done and is_published(journal.folder, target):
+                    report(f"{request.run}: finished, and published by its launcher")
                     return Exit.FINISHED
-                if mine and log is not None:
-                    retell(logs_of(journal), place=journal.streamed, log=log)
-                if mine:
-                    return _Launcher(request, journal, target, cluster or Cluster(), asked).carry_out()
-            if not said:
-                say(f"{request.run}: {journal.watcher} watches this run; waiting for it")
-                said = True
+                if is_watcher and log is not None:
+                    restore(logs_of(journal), place=journal.streamed, log=log)
+                if is_watcher:
+                    return _Launcher(request, journal, target, cluster or Cluster(), requests).run_to_end()
+            if not waited:
+                report(f"{request.run}: watched by {journal.watcher}; waiting for it")
+                waited = True
             time.sleep(1.0)
-    # The job is the other launcher's.
-    return _left(asked)
+    # The job belongs to the other launcher.
+    return _left(requests)
 
 
-def _left(asked: Asked) -> Exit:
-    """Return how a launcher ends that was asked to leave and has no job."""
-    return Exit.CANCELLED if asked.by == signal.SIGINT else Exit.DETACHED
+def _left(requests: LeaveRequests) -> Exit:
+    """Return the exit code of a launcher that leaves without a job."""
+    return Exit.CANCELLED if requests.by == signal.SIGINT else Exit.DETACHED
 
 
-def say(line: str) -> None:
-    """Print a line; what it went to may have died before us."""
+def report(line: str) -> None:
+    """Print a line; ignore a closed output."""
     try:
         print(line, flush=True)
     except OSError:
@@ -82,32 +82,38 @@ def say(line: str) -> None:
 
 
 class _Launcher:
-    """The one launcher of a run, for as long as it holds the run's lock."""
+    """The only launcher of a run, while it holds the run's lock."""
 
-    def __init__(self, request: Request, journal: Journal, target: Path, cluster: Cluster, asked: Asked) -> None:
+    def __init__(
+        self, request: Request, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests
+    ) -> None:
         self._request, self._journal, self._target = request, journal, target
-        self._cluster, self._asked = cluster, asked
+        self._cluster, self._requests = cluster, requests
         self._run, self._site = request.run, request.site
-        self._lived = False
+        self._name = job_name(request.run, journal.folder)
+        self._was_active = False
 
-    def carry_out(self) -> Exit:
-        """Publish the run if it is done; else find or submit its job, and watch it."""
+    def run_to_end(self) -> Exit:
+        """Publish a finished run; else find or submit its job and watch it."""
         if self._journal.is_done:
             return self._publish()
-        self._settle_others()
-        job, lives = self._found()
+        self._handle_other_configs()
+        job, active = self._find()
         if job is None:
-            job, lives = self._submit(attempt=0), True
-        return _left(self._asked) if job is None else self._watch(job, lives=lives)
+            job, active = self._submit(attempt=0), True
+        return _left(self._requests) if job is None else self._watch(job, active=active)
 
     def _publish(self) -> Exit:
         publish(self._journal.folder, self._target)
         self._journal.event("published")
-        say(f"{self._run}: finished, published in {self._target}")
+        self._report(f"finished, published in {self._target}")
         return Exit.FINISHED
 
-    def _settle_others(self) -> None:
-        """Say, or end, what still trains this run under an earlier config."""
+    def _report(self, line: str) -> None:
+        report(f"{self._run}: {line}")
+
+    def _handle_other_configs(self) -> None:
+        """Report or cancel active jobs of earlier configs of this run (launch.on_change)."""
         for other in journals(self._journal.folder.parent.parent, self._run):
             name = other.jobs_name
             if other.folder.resolve() == self._journal.folder.resolve() or other.is_done or name is None:
@@ -115,208 +121,206 @@ class _Launcher:
             for job_id in self._cluster.active_jobs(name) or []:
                 if self._site.on_change == "cancel" and self._cluster.cancel(job_id):
                     other.event("cancelled", job=job_id, because="the config changed")
-                    say(f"{self._run}: job {job_id} trained it under an earlier config; cancelled (launch.on_change)")
+                    self._report(f"cancelled job {job_id} of an earlier config (launch.on_change)")
                 else:
-                    say(
-                        f"{self._run}: job {job_id} trains it under an earlier config, in {other.folder}; left alone "
-                        f"(launch.on_change), `scancel {job_id}` ends it"
+                    self._report(
+                        f"job {job_id} of an earlier config continues in {other.folder} (launch.on_change); "
+                        f"`scancel {job_id}` ends it"
                     )
 
-    def _found(self) -> tuple[Job | None, bool]:
-        """Return the run's job, unless its end is known, and whether it is known to live."""
-        job, name = self._journal.job, job_name(self._run, self._journal.folder)
-        active = self._settled(name) or []
-        lives = job is not None and job.job_id in active and not self._is_leaving(job)
+    def _find(self) -> tuple[Job | None, bool]:
+        """Return the run's job, unless its end is recorded, and whether it is active for certain."""
+        job, active = self._journal.job, self._settled_jobs() or []
+        is_active = job is not None and job.job_id in active and not self._is_completing(job)
         others = [job_id for job_id in active if job is None or job_id != job.job_id]
-        if others and not lives:
-            say(f"{self._run}: found job {others[0]} under the name {name}")
+        if others and not is_active:
+            self._report(f"found job {others[0]} of name {self._name}")
             return adopt(others[0], self._request, journal=self._journal), True
-        if job is None or (job.ended is not None and not lives):
+        if job is None or (job.ended is not None and not is_active):
             return None, False
-        say(f"{self._run}: found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
+        self._report(f"found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
         self._journal.event("attached", job=job.job_id)
         if job.ended is not None:
             job = replace(job, ended=None)
             self._journal.record(job)
-        return job, lives
+        return job, is_active
 
-    def _is_leaving(self, job: Job) -> bool:
-        """Whether a job whose end is known is on its way out; else somebody has put it back into the queue."""
+    def _is_completing(self, job: Job) -> bool:
+        """Return whether a job of recorded end is completing; otherwise a user requeued it."""
         return job.ended is not None and self._cluster.look(job.job_id).state == "COMPLETING"
 
-    def _settled(self, name: str) -> list[str] | None:
-        """Return the ids of living jobs under a name, once what a killed launcher may have begun has ended."""
-        active = self._active(name)
-        while not active and self._journal.intended_seconds_ago < _IN_FLIGHT_SECONDS and self._asked.by is None:
+    def _settled_jobs(self) -> list[str] | None:
+        """Return the run's active jobs, after the time in which a killed launcher's sbatch may still submit."""
+        active = self._active_jobs()
+        while not active and self._journal.intended_seconds_ago < _IN_FLIGHT_SECONDS and self._requests.by is None:
             time.sleep(1.0)
-            active = self._active(name)
+            active = self._active_jobs()
         return active
 
-    def _active(self, name: str) -> list[str] | None:
-        """Return the ids of living jobs under a name, oldest first; after a submission of unknown end, wait for it."""
-        active = self._cluster.active_jobs(name)
+    def _active_jobs(self) -> list[str] | None:
+        """Return the run's active jobs, oldest first; after a submission of unknown outcome, wait for squeue."""
+        active = self._cluster.active_jobs(self._name)
         if active is None and self._journal.is_submitting:
-            say(f"{self._run}: a job may have been submitted and squeue does not answer; waiting for it")
-        while active is None and self._journal.is_submitting and self._asked.by is None:
+            self._report("squeue does not answer; waiting, since a job may have been submitted")
+        while active is None and self._journal.is_submitting and self._requests.by is None:
             time.sleep(1.0)
-            active = self._cluster.active_jobs(name)
+            active = self._cluster.active_jobs(self._name)
         return None if active is None else sorted(active, key=int)
 
     def _submit(self, *, attempt: int) -> Job | None:
-        """Submit a job, as soon as SLURM answers; None where a signal came first."""
+        """Submit a job once SLURM answers; None if a signal came first."""
         job = None
         while job is None:
-            if self._asked.by is not None:
+            if self._requests.by is not None:
                 return None
             try:
                 job = submit(self._request, journal=self._journal, attempt=attempt)
             except Refused as refusal:
-                job = self._taken_after_all(refusal)
-        say(f"{self._run}: submitted job {job.job_id}; rank 0 prints to {log_of(job.job_id, journal=self._journal)}")
+                job = self._unconfirmed_job(refusal)
+        self._report(f"submitted job {job.job_id}; log of rank 0: {log_of(job.job_id, journal=self._journal)}")
         return job
 
-    def _taken_after_all(self, refusal: Refused) -> Job | None:
-        """Return the job that sbatch took without saying so; None where SLURM was away, or is still.
+    def _unconfirmed_job(self, refusal: Refused) -> Job | None:
+        """Return the job that sbatch submitted without confirming it; None if SLURM was or is not answering.
 
         Raises:
-            Refused: SLURM is there and has not taken the job.
+            Refused: SLURM answers and has no such job.
         """
-        name = job_name(self._run, self._journal.folder)
-        was_away = self._cluster.active_jobs(name) is None
-        active = self._active(name)
+        did_not_answer = self._cluster.active_jobs(self._name) is None
+        active = self._active_jobs()
         if active:
             return adopt(active[0], self._request, journal=self._journal)
         if active is not None:
             self._journal.give_up_intention()
-        if not was_away:
+        if not did_not_answer:
             raise refusal
-        say(f"{self._run}: {refusal}; trying again, because SLURM did not answer")
+        self._report(f"{refusal}; retrying, since SLURM did not answer")
         return None
 
-    def _watch(self, job: Job, *, lives: bool) -> Exit:
-        """Watch jobs until the run has ended, or until this process is asked to leave.
+    def _watch(self, job: Job, *, active: bool) -> Exit:
+        """Watch jobs until the run ends or this process is to leave.
 
-        A job that had failed before it was found (`lives` is false) is no reason to fail now: it is submitted anew.
+        A job that had failed before it was found (`active` is false) is resubmitted, not reported as a failure.
         """
         while True:
-            judgement = self._judged(job)
-            if judgement is None:
+            decision = self._await_decision(job)
+            if decision is None:
                 return self._leave(job)
-            if judgement.verdict is Verdict.FINISHED:
+            if decision.verdict is Verdict.FINISHED:
                 return self._publish()
-            if judgement.verdict is Verdict.UNREACHABLE:
-                say(f"{self._run}: {judgement.because}; job {job.job_id} may go on, the same command comes back to it")
+            if decision.verdict is Verdict.UNREACHABLE:
+                self._report(f"{decision.because}; job {job.job_id} may continue. Fix: run the same command again")
                 return Exit.DETACHED
-            self._journal.close(job, because=judgement.because)
-            if (lives or self._lived) and not self._may_follow(job, judgement):
-                return self._fail(job, judgement)
-            # Only what SLURM is certain not to put back now may have a successor.
+            self._journal.close(job, because=decision.because)
+            if (active or self._was_active) and not self._may_resubmit(job, decision):
+                return self._fail(job, decision)
+            # Only a job that SLURM certainly does not requeue may have a successor.
             if not self._cluster.cancel(job.job_id):
-                return self._fail(job, judgement)
-            say(f"{self._run}: job {job.job_id}: {judgement.because}; submitting it anew")
+                return self._fail(job, decision)
+            self._report(f"job {job.job_id}: {decision.because}; submitting another job")
             successor = self._submit(attempt=self._attempt_after(job))
             if successor is None:
-                return _left(self._asked)
-            job, lives = successor, True
+                return _left(self._requests)
+            job, active = successor, True
 
-    def _judged(self, job: Job) -> Judgement | None:
-        """Return the first judgement that is not to wait; None when asked to leave before that."""
-        stream = LogStream(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
-        judge = Judge(
+    def _await_decision(self, job: Job) -> Decision | None:
+        """Return the first decision other than WAIT; None if this process is to leave first."""
+        tail = LogTail(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
+        policy = JobPolicy(
             grace_seconds=self._site.grace_seconds,
             vanished_seconds=_VANISHED_SECONDS,
             patience_seconds=_PATIENCE_SECONDS,
         )
-        news, look_at = _News(self._run, job.job_id, self._journal), 0.0
-        while self._asked.by is None:
-            _tell(stream, job)
-            # The run's own mark needs no SLURM.
-            if self._journal.is_done or time.monotonic() >= look_at:
-                look_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
-                judgement = self._look(job, judge, news)
-                if judgement.verdict is not Verdict.WAIT:
-                    _tell(stream, job)
-                    return judgement
+        progress, query_at = _StateReport(self._run, job.job_id, self._journal), 0.0
+        while self._requests.by is None:
+            _print_log(tail, job)
+            # done.json needs no SLURM.
+            if self._journal.is_done or time.monotonic() >= query_at:
+                query_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
+                decision = self._query(job, policy, progress)
+                if decision.verdict is not Verdict.WAIT:
+                    _print_log(tail, job)
+                    return decision
             time.sleep(min(1.0, self._site.poll_seconds))
         return None
 
-    def _look(self, job: Job, judge: Judge, news: _News) -> Judgement:
+    def _query(self, job: Job, policy: JobPolicy, progress: _StateReport) -> Decision:
         sighting, ending = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
-        self._lived = self._lived or sighting.state in ALIVE
-        judgement = judge.judge(
+        self._was_active = self._was_active or sighting.state in ACTIVE
+        decision = policy.decide(
             sighting,
             now=time.monotonic(),
             done=self._journal.is_done,
             exit_code=None if ending is None else ending.code,
             stopped=self._journal.stopped(job.job_id),
         )
-        news.tell(sighting, because=judgement.because)
-        return judgement
+        progress.update(sighting, because=decision.because)
+        return decision
 
     def _leave(self, job: Job) -> Exit:
-        """Do with the job what the signal, or the config, says."""
-        by = self._asked.by
+        """Cancel the job after Ctrl-C (launch.on_interrupt), else leave it running."""
+        by = self._requests.by
         if by == signal.SIGINT and self._site.on_interrupt == "cancel":
             gone = self._cluster.cancel(job.job_id)
             if gone:
                 self._journal.close(job, because="cancelled by Ctrl-C")
             self._journal.event("cancelled", job=job.job_id, because=by.name)
-            said = "cancelled" if gone else f"asked to end, but still there; `scancel {job.job_id}` asks again"
-            say(f"{self._run}: job {job.job_id} {said}; the same command goes on from its last state")
+            result = "cancelled" if gone else f"still active after scancel; `scancel {job.job_id}` retries"
+            self._report(f"job {job.job_id} {result}; the same command resumes from its last state")
             return Exit.CANCELLED
         self._journal.event("detached", job=job.job_id, because=None if by is None else by.name)
-        say(
-            f"{self._run}: job {job.job_id} goes on without us; the same command comes back to it, `onestep status` "
-            f"shows it, `onestep cancel {self._run}` ends it"
+        self._report(
+            f"job {job.job_id} continues in SLURM; the same command attaches to it, `onestep status` shows it, "
+            f"`onestep cancel {self._run}` ends it"
         )
         return Exit.DETACHED
 
-    def _may_follow(self, job: Job, judgement: Judgement) -> bool:
-        """Whether another job takes the place of one that SLURM lost."""
+    def _may_resubmit(self, job: Job, decision: Decision) -> bool:
+        """Return whether another job may replace a lost one."""
         ending = self._journal.ending_of(job.job_id)
         spent = ending is not None and ending.restarts >= self._site.requeues > 0
-        return judgement.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
+        return decision.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
 
     def _attempt_after(self, job: Job) -> int:
-        """Return the number of the job that would follow: those count between which the run did not get on."""
+        """Return the number of the next job, counted since the run last made progress."""
         return 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
 
-    def _fail(self, job: Job, judgement: Judgement) -> Exit:
-        self._journal.event("failed", job=job.job_id, because=judgement.because)
+    def _fail(self, job: Job, decision: Decision) -> Exit:
+        self._journal.event("failed", job=job.job_id, because=decision.because)
         logs = logs_of(self._journal)
-        for line in endings(logs, job.job_id):
-            say(line)
-        said = complaint(logs, job.job_id)
-        because = judgement.because if said is None else f"{judgement.because}: {said}"
-        say(f"{self._run}: job {job.job_id}: {because}; the same command goes on from the last state; logs: {logs}")
+        for line in last_lines(logs, job.job_id):
+            report(line)
+        error = user_error(logs, job.job_id)
+        because = decision.because if error is None else f"{decision.because}: {error}"
+        self._report(f"job {job.job_id}: {because}; the same command resumes from the last state; logs: {logs}")
         return Exit.FAILED
 
 
-def _tell(stream: LogStream, job: Job) -> None:
-    for line in stream.lines():
-        say(f"[{job.job_id}] {line}")
+def _print_log(tail: LogTail, job: Job) -> None:
+    for line in tail.lines():
+        report(f"[{job.job_id}] {line}")
 
 
-class _News:
-    """Says what has changed about a job, and from time to time that nothing has."""
+class _StateReport:
+    """Prints changes of a job's state, and from time to time an unchanged one."""
 
     def __init__(self, run: str, job_id: str, journal: Journal) -> None:
         self._run, self._job_id, self._journal = run, job_id, journal
-        self._told: tuple[str | None, int | None] | None = None
-        self._said_at = time.monotonic()
+        self._last: tuple[str | None, int | None] | None = None
+        self._printed_at = time.monotonic()
 
-    def tell(self, sighting: Sighting, *, because: str) -> None:
-        """Print a line if it is worth one."""
+    def update(self, sighting: Sighting, *, because: str) -> None:
+        """Print a line if the state changed, or did not for `_REPORT_SECONDS` in any state but RUNNING."""
         now, state = time.monotonic(), (sighting.state, sighting.restarts)
-        if state == self._told and (sighting.state == "RUNNING" or now - self._said_at < _SAY_EVERY_SECONDS):
+        if state == self._last and (sighting.state == "RUNNING" or now - self._printed_at < _REPORT_SECONDS):
             return
-        if state != self._told:
-            self._told = state
+        if state != self._last:
+            self._last = state
             facts = {"state": sighting.state, "restarts": sighting.restarts, "nodes": sighting.nodes}
             self._journal.event("state", job=self._job_id, **facts)
-        self._said_at = now
-        life = f", life {sighting.restarts + 1}" if sighting.restarts else ""
-        say(f"{self._run}: job {self._job_id} {because}{life}")
+        self._printed_at = now
+        restarts = f", restart {sighting.restarts}" if sighting.restarts else ""
+        report(f"{self._run}: job {self._job_id} {because}{restarts}")
 
 
 def _ago(at: float) -> str:

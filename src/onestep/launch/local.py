@@ -1,4 +1,8 @@
-"""Several processes of one run on this machine, joined over loopback."""
+"""Run several processes of one training on this machine, connected over loopback.
+
+Not torchrun: its agent treats exit code 85 (state saved) as a failure, drops the ranks' exit codes after a signal, and
+kills them 30 s after it, which is too short to save a state.
+"""
 
 from __future__ import annotations
 
@@ -13,86 +17,81 @@ from collections.abc import Sequence
 
 from onestep.exits import Exit
 
-# How long ranks may take to leave: with nothing to save; and with a step to end and a state to write.
-_PATIENCE_SECONDS = 10.0
+# Time that ranks get to exit: after a failure or Ctrl-C; and after SIGTERM, to finish a step and save a state.
+_EXIT_SECONDS = 10.0
 _SAVING_SECONDS = 120.0
 
 
 def run_locally(arguments: Sequence[str], *, processes: int) -> int:
-    """Run `onestep ARGUMENTS` in `processes` ranks; return 0, or the exit code of the first rank that failed.
+    """Run `onestep ARGUMENTS` in `processes` ranks.
 
-    When a rank fails, the others are ended: they would wait for it for ever. SIGTERM is passed on to the ranks, once,
-    and they get time to save their work; a second signal ends them at once. SIGINT ends them within seconds.
+    When a rank fails, the others are ended, since they would wait for it forever. SIGTERM is forwarded once, and the
+    ranks get time to save their state; a second signal kills them. SIGINT ends them within seconds.
+
+    Returns:
+        0, `Exit.STOPPED`, or the exit code of the first failed rank (128 + signal for a killed one); `Exit.CANCELLED`
+        after SIGINT.
     """
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "WORLD_SIZE": str(processes),
-    }
-    command = [sys.executable, "-m", "onestep", *arguments]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, "-m", "onestep", *arguments],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in range(processes)
     ]
-    signals: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda caught, _: signals.append(caught))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    received: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in handled}
     try:
-        code = _watch(ranks, signals=signals)
-        return Exit.CANCELLED if signal.SIGINT in signals else code
+        code = _watch(ranks, received=received)
+        return Exit.CANCELLED if signal.SIGINT in received else code
     finally:
         _end(ranks)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _watch(ranks: list[subprocess.Popen], *, signals: Sequence[int]) -> int:
-    """Wait for all ranks, for the first that fails, or for as long as they may take after a signal.
+def _watch(ranks: list[subprocess.Popen[bytes]], *, received: Sequence[int]) -> int:
+    """Wait for all ranks, the first failure, or the end of the time after a signal.
 
     Args:
         ranks: The processes.
-        signals: Those that have come so far; grows meanwhile.
+        received: Signals received so far; grows.
     """
-    latest = math.inf
+    deadline = math.inf
     while True:
         codes = [rank.poll() for rank in ranks]
-        failed = [code for code in codes if code not in (None, Exit.FINISHED, Exit.STOPPED)]
-        if failed:
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
-        if None not in codes:
-            return max(codes)
-        if signals and latest == math.inf:
-            latest = time.monotonic() + (_PATIENCE_SECONDS if signal.SIGINT in signals else _SAVING_SECONDS)
+        for code in codes:
+            if code not in (None, Exit.FINISHED, Exit.STOPPED):
+                return code if code > 0 else 128 - code
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(ranks):
+            return max(ended)
+        if received and deadline == math.inf:
+            deadline = time.monotonic() + (_EXIT_SECONDS if signal.SIGINT in received else _SAVING_SECONDS)
             _send(signal.SIGTERM, ranks)
-        if len(signals) > 1 or time.monotonic() > latest:
+        if len(received) > 1 or time.monotonic() > deadline:
             _send(signal.SIGKILL, ranks)
         time.sleep(0.1)
 
 
-def _send(number: signal.Signals, ranks: Sequence[subprocess.Popen]) -> None:
+def _send(number: signal.Signals, ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     for rank in ranks:
-        rank.send_signal(number)  # nothing happens where it has left
+        rank.send_signal(number)  # no effect on an ended rank
 
 
-def _end(ranks: list[subprocess.Popen]) -> None:
-    """Ask the ranks that still run to stop, then make them."""
+def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """Terminate the running ranks, and kill those that remain."""
     running = [rank for rank in ranks if rank.poll() is None]
-    for rank in running:
-        rank.terminate()
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    _send(signal.SIGTERM, running)
+    deadline = time.monotonic() + _EXIT_SECONDS
     for rank in running:
         try:
             rank.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
-
-
-def _free_port() -> int:
-    """Return a port that is free on loopback right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -1,31 +1,33 @@
-"""A run becomes a job of SLURM: batch script by submitit, a clean environment, a copy of the code that is here."""
+"""Submit a run as a SLURM job: batch script by submitit, clean environment, copy of the package's code."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
+import math
 import os
 import shlex
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import onestep
+from onestep.config import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
-from onestep.launch.resources import minutes, resources
 from onestep.launch.task import TrainingTask
 from onestep.training.assignment import Assignment
 
-# A job gets these from its own site, not from the machine it was submitted on: Snakemake sets the first ones for its
-# local jobs, and the temporary folder of a login node is none on a compute node.
-_NOT_OURS = (
+# Variables that a job must not inherit: Snakemake sets thread counts for its local jobs, and the temporary folder of a
+# login node may not exist on a compute node.
+_NOT_INHERITED = (
     *(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "GOTO", "VECLIB_MAXIMUM")),
     *("TMPDIR", "TMP", "TEMP"),
     *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PYTHONPATH"),
@@ -33,26 +35,26 @@ _NOT_OURS = (
 
 
 class Refused(ValueError):
-    """sbatch did not say that it took a job."""
+    """sbatch did not confirm a submission."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is submitted.
+    """A run to be submitted.
 
     Attributes:
-        run: The run.
-        task: What each process of the job calls.
-        site: What `launch` of config.yaml says of the run.
+        run: Name of the run.
+        task: Callable of each process of the job.
+        site: Section `launch` of config.yaml for this run.
     """
 
     run: str
     task: TrainingTask
-    site: Any
+    site: Launch
 
 
-def request_for(run: str, *, assignment: Assignment, site: Any) -> Request:
-    """Return what is submitted for a run, which `launch` of config.yaml says of it."""
+def request_for(run: str, *, assignment: Assignment, site: Launch) -> Request:
+    """Return the request for a run."""
     task = TrainingTask(
         assignment=assignment,
         nodes=site.nodes,
@@ -64,32 +66,32 @@ def request_for(run: str, *, assignment: Assignment, site: Any) -> Request:
 
 
 def job_name(run: str, folder: Path) -> str:
-    """Return the name of the jobs of a run: the same for everyone who works in this folder, and for nobody else."""
+    """Return the SLURM job name of a run: the same for all users of a work folder, different for other folders."""
     return f"onestep-{run}-{sha256_of_text(str(folder.resolve()))[:8]}"
 
 
 def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
-    """Submit a job and write it down.
+    """Submit a job and record it.
 
     Raises:
-        Refused: sbatch did not say that it took it; the message has its words. The intention stands: a command that
-            timed out may have been heard.
+        Refused: sbatch did not confirm the job; the message contains its reason. The submission mark remains, since
+            an sbatch that timed out may still submit.
+        ValueError: The run was started by a version of onestep that cannot read this version's task.
     """
     import submitit
 
     name = job_name(request.run, journal.folder)
-    _keep_code(journal.folder)
+    _keep_code(journal.folder, task=request.task)
     journal.intend(name)
     executor = submitit.SlurmExecutor(folder=logs_of(journal), python=request.site.python)
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
     try:
-        # submitit prints what sbatch said as well, before it raises.
+        # submitit prints sbatch's message before it raises.
         with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
-        raise Refused(
-            f"sbatch refused the job of {request.run}: {_words(error)}; see `launch` in config.yaml"
-        ) from error
+        reason = _sbatch_message(error)
+        raise Refused(f"sbatch refused the job of {request.run}: {reason}. Fix: `launch` in config.yaml") from error
     job = _job(job_id, request, name=name, journal=journal, attempt=attempt)
     journal.record(job)
     journal.event("submitted", job=job_id, attempt=attempt)
@@ -97,15 +99,15 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
 
 
 def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
-    """Write down a job that was found under the run's name: whoever submitted it did not come to that."""
+    """Record a job submitted by a launcher that died first, and return it."""
     from submitit.core.utils import DelayedSubmission, JobPaths
 
-    # Nor, perhaps, to what its processes wait for.
-    waited_for = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
-    if not waited_for.exists():
+    # That launcher may also have died before it wrote the file that the job's processes wait for.
+    pickled = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
+    if not pickled.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
         delayed.set_timeout(minutes(request.site.hours), 0)
-        with replacing(waited_for) as temporary:
+        with replacing(pickled) as temporary:
             delayed.dump(temporary)
     job = _job(job_id, request, name=job_name(request.run, journal.folder), journal=journal, attempt=0)
     journal.record(job)
@@ -114,20 +116,51 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
 
 
 def logs_of(journal: Journal) -> Path:
-    """Return the folder of submitit's files: what each rank of each job of a run prints, and what it calls."""
+    """Return the folder of submitit's files: the log of each rank of each job, and the pickled task."""
     return journal.folder.resolve() / "submitit"
 
 
 def log_of(job_id: str, *, journal: Journal) -> Path:
-    """Return where rank 0 of a job prints to."""
+    """Return the log of rank 0 of a job."""
     return logs_of(journal) / f"{job_id}_0_log.out"
 
 
-def _task(request: Request, *, journal: Journal) -> TrainingTask:
-    """Return what the job's processes call: each of its lives trains what it was submitted for.
+def resources(site: Launch) -> dict[str, Any]:
+    """Return the resources of a job by submitit's names of sbatch's options, without `launch.sbatch`."""
+    kind = "" if site.gpu_type is None else f"{site.gpu_type}:"
+    count = f"{kind}{site.processes_per_node}"
+    gpus = {"gres": {"gres": f"gpu:{count}"}, "gpus": {"gpus_per_node": count}, "none": {}}[site.gpus]
+    options = {
+        **place(site),
+        "mem": None if site.memory_gib is None else f"{site.memory_gib}G",
+        **gpus,
+        "nodes": site.nodes,
+        "ntasks_per_node": site.processes_per_node,
+        "cpus_per_task": site.cpus_per_process,
+        "time": minutes(site.hours),
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
-    By then the run.yaml of the results may be that of another config.
-    """
+
+def place(site: Launch) -> dict[str, str]:
+    """Return sbatch's options for the partition and the account of a job."""
+    names = ("partition", "account", "qos", "constraint")
+    return {name: value for name in names if (value := getattr(site, name)) is not None}
+
+
+def minutes(hours: float) -> int:
+    """Return a time limit in minutes, rounded up; at least 1, since 0 means no limit."""
+    return max(1, math.ceil(hours * 60))
+
+
+def command_line(options: Mapping[str, Any]) -> list[str]:
+    """Return sbatch's command line for options by submitit's names; True means an option without a value."""
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
+
+
+def _task(request: Request, *, journal: Journal) -> TrainingTask:
+    """Return the task with a copy of run.yaml, since the one in results may change while the job waits."""
     folder, assignment = journal.folder.resolve(), request.task.assignment
     kept = folder / "run.yaml"
     if not kept.exists():
@@ -149,8 +182,8 @@ def _job(job_id: str, request: Request, *, name: str, journal: Journal, attempt:
     )
 
 
-def _words(error: Exception) -> str:
-    """Return what sbatch said, in one line."""
+def _sbatch_message(error: Exception) -> str:
+    """Return sbatch's message in one line."""
     lines = [line.rpartition("sbatch:")[2] for line in str(error).splitlines() if "sbatch:" in line]
     return "; ".join(line.strip().removeprefix("error: ") for line in lines) or " ".join(str(error).split())
 
@@ -164,7 +197,7 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
         "signal_delay_s": site.signal_seconds,
         "stderr_to_stdout": True,
         "comment": f"onestep train {request.run}",
-        # SLURM 22.05 and later do not hand --cpus-per-task on to srun; a rank that dies must take the others along.
+        # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
         "srun_args": ["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
         "setup": [*_first_lines(folder), *site.setup],
         "teardown": _last_lines(folder, requeues=site.requeues),
@@ -173,29 +206,29 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
 
 
 def _first_lines(folder: Path) -> list[str]:
-    """Return the lines that every life of a job begins with."""
+    """Return the first lines of the batch script, run at each start of the job."""
     place = shlex.quote(str(folder))
     return [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
 
 
 def _last_lines(folder: Path, *, requeues: int) -> list[str]:
-    """Return the lines that a life ends with, on the host: in a container there may be no scontrol.
+    """Return the last lines of the batch script. They run on the host, since a container may lack scontrol.
 
-    A run that was told to leave, and has saved its state, goes back into the queue. Its mark counts beside its exit
-    code, because srun gives that of the rank it had to kill. None of it runs after scancel, which ends this script.
+    A training that saved its state after a signal is requeued. Its mark counts beside the exit code, because srun
+    returns the code of the rank that it killed. After scancel none of these lines run.
     """
     place = shlex.quote(str(folder))
-    stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$life ]'
+    stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$restarts ]'
     return [
         "code=$?",
-        "life=${SLURM_RESTART_COUNT:-0}",
-        f'echo "$SLURM_JOB_ID $life $code" > {place}/.exit_code && mv {place}/.exit_code {place}/exit_code',
+        "restarts=${SLURM_RESTART_COUNT:-0}",
+        f'echo "$SLURM_JOB_ID $restarts $code" > {place}/.exit_code && mv {place}/.exit_code {place}/exit_code',
         f"if {stopped} && [ ! -e {place}/done.json ]; then",
-        f'\tif [ "$life" -lt {requeues} ]; then',
-        '\t\techo "onestep: the state is saved, and the job goes back into the queue"',
+        f'\tif [ "$restarts" -lt {requeues} ]; then',
+        '\t\techo "onestep: state saved; requeueing the job"',
         '\t\tscontrol requeue "$SLURM_JOB_ID"',
         "\telse",
-        f'\t\techo "onestep: the state is saved; {requeues} times back in the queue are enough"',
+        f'\t\techo "onestep: state saved; no requeue after launch.requeues = {requeues}"',
         "\tfi",
         "fi",
         'exit "$code"',
@@ -204,24 +237,24 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
 
 @contextlib.contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Hide what a job must not inherit; but a site may say by SLURM_CONF where its cluster is."""
+    """Hide the variables that a job must not inherit; SLURM_CONF stays, since it locates the cluster."""
     from submitit.helpers import clean_env
 
     configuration = os.environ.get("SLURM_CONF")
-    with clean_env(extra_names=_NOT_OURS):
+    with clean_env(extra_names=_NOT_INHERITED):
         if configuration is not None:
             os.environ["SLURM_CONF"] = configuration
         yield
 
 
-def _keep_code(folder: Path) -> None:
-    """Copy the package into the run's folder: the code that began a run is the code that resumes it.
+def _keep_code(folder: Path, *, task: TrainingTask) -> None:
+    """Copy the package into the work folder, so that a run is resumed by the code that started it.
 
-    As long as there is no state to resume from, the code that is here begins it; a bug that kept it from beginning is
-    mended by mending it here.
+    Without a state there is nothing to resume, and the current code replaces the copy.
     """
     kept = folder / "code" / "onestep"
     if kept.exists() and any(folder.glob("state-*")):
+        _check_kept_code(kept.parent, task=task)
         return
     fresh = folder / f".code.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -230,8 +263,26 @@ def _keep_code(folder: Path) -> None:
     fresh.rename(folder / "code")
 
 
+def _check_kept_code(code: Path, *, task: TrainingTask) -> None:
+    """Check that the copied code can unpickle a task.
+
+    Raises:
+        ValueError: It lacks one of the task's classes, or its class has a field that this version's lacks.
+    """
+    for value in (task, task.assignment, task.assignment.inputs):
+        path = code.joinpath(*type(value).__module__.split(".")).with_suffix(".py")
+        body = ast.parse(path.read_text()).body if path.exists() else []
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == type(value).__name__]
+        named = {ast.unparse(each.target) for node in classes for each in node.body if isinstance(each, ast.AnnAssign)}
+        if not classes or not named <= {each.name for each in fields(value)}:
+            raise ValueError(
+                f"{code}: got code of another version of onestep, expected one whose jobs this version can submit. "
+                f"Fix: finish the run with that version, or delete {code} to resume with this one"
+            )
+
+
 def _copy(package: Path, target: Path) -> None:
-    """Copy the package's files without their permissions: who shares the run's folder may replace them."""
+    """Copy the package's files without their permissions, so that others of the run's group can replace them."""
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             copied = target / path.relative_to(package)

@@ -1,4 +1,4 @@
-"""What each rank of a training's SLURM job does: check what SLURM gave, join the others, train, leave in order."""
+"""One rank of a training's SLURM job: check the allocation, join the other ranks, train, exit with a code."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from submitit import JobEnvironment
 
 _PORTS = range(20_000, 30_000)
-# srun ends all ranks with the first that fails; the one whose log is read shall have said what is wrong.
+# srun ends all ranks with the first failure; this delay lets rank 0, whose log is shown, report its error first.
 _HEAD_START_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """A training as what submitit calls in every rank of a job; kept as a file, it names this class and holds no code.
+    """Training as called by submitit in every rank. Its pickle refers to this class and contains no code.
 
     Attributes:
-        assignment: What to train.
-        nodes: Machines that the config asks for.
-        processes_per_node: Processes on each, and GPUs, if that is what it trains on.
-        cpus_per_process: Cores of each.
-        device: What it trains on.
-        folder: Where the run works, if its files are still those that it was submitted with; None does not ask.
-        lock_seconds: How long to wait for an earlier life of the run that is about to leave.
+        assignment: The training.
+        nodes: Nodes of the job.
+        processes_per_node: Processes (and GPUs, on `cuda`) per node.
+        cpus_per_process: Cores per process.
+        device: Device of the training.
+        folder: Expected work folder; None skips the check that the run's files are unchanged since submission.
+        lock_seconds: Time to wait for the lock of an ending earlier start of the job.
     """
 
     assignment: Assignment
@@ -48,19 +48,19 @@ class TrainingTask:
     lock_seconds: float = 180.0
 
     def __call__(self) -> None:
-        """Train; return when the run is finished.
+        """Train to the end of the run.
 
         Raises:
-            SystemExit: With `Exit.STOPPED` where a signal asked the training to stop and its state is saved, and with
-                `Exit.WRONG_INPUT`, after one line that says why, where the job or a file does not fit.
+            SystemExit: With `Exit.STOPPED` after a signal, with the state saved; with `Exit.WRONG_INPUT` after one line
+                on an allocation or a file that does not fit.
         """
         import submitit
 
         job = submitit.JobEnvironment()
-        # A life before a requeue may have left one, which would pass for the result of this one.
+        # The result of an earlier start of the job would count as the result of this one.
         job.paths.result_pickle.unlink(missing_ok=True)
-        stop = _heed_signals()
-        _speak(leads=job.global_rank == 0)
+        stop = _handle_signals()
+        _configure_logging(leads=job.global_rank == 0)
         try:
             finished = self._train(job, stop=stop)
         except ValueError as error:
@@ -83,11 +83,9 @@ class TrainingTask:
         def leave_mark() -> None:
             stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
 
-        if job.global_rank == 0 and not _is_free(int(os.environ["MASTER_PORT"])):
-            print(
-                f"port {os.environ['MASTER_PORT']} of {job.hostname} is taken; the next life meets at another",
-                flush=True,
-            )
+        port = int(os.environ["MASTER_PORT"])
+        if job.global_rank == 0 and not _is_free(port):
+            print(f"port {port} of {job.hostname} is in use; the next start of the job uses another", flush=True)
             leave_mark()
             return False
         return carry_out(
@@ -101,7 +99,7 @@ class TrainingTask:
         )
 
     def _environment(self, job: JobEnvironment) -> dict[str, str]:
-        """Return what torch's process group and the thread pools read; nothing that is inherited may stay."""
+        """Return the variables of torch's process group and of thread pools; they replace inherited ones."""
         blind = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
         return blind | {
             "RANK": str(job.global_rank),
@@ -113,73 +111,72 @@ class TrainingTask:
         }
 
     def _check_tasks(self, job: JobEnvironment) -> None:
-        """Stop where SLURM has laid the job out in another way than the config says.
+        """Check that the allocation has the config's layout.
 
         Raises:
-            ValueError: The number of nodes, of tasks, or of tasks on a node differs.
+            ValueError: The number of nodes, of tasks, or of tasks per node differs.
         """
         tasks, each = self.nodes * self.processes_per_node, self.processes_per_node
         if job.num_nodes != self.nodes:
             raise ValueError(
-                f"launch.nodes: SLURM gave {job.num_nodes}, expected {self.nodes}; "
-                "see that launch.sbatch and the site's SBATCH_ variables do not say otherwise"
+                f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. "
+                "Fix: launch.sbatch and the SBATCH_ variables must not set the number of nodes"
             )
         if job.num_tasks != tasks:
             raise ValueError(
-                f"launch.processes_per_node: SLURM started {job.num_tasks} tasks, expected {tasks} "
-                f"(launch.nodes {self.nodes} x {each}); see that launch.sbatch asks for no number of tasks"
+                f"launch.processes_per_node: got {job.num_tasks} tasks from SLURM, expected {tasks} "
+                f"(launch.nodes {self.nodes} x {each}). Fix: launch.sbatch must not set the number of tasks"
             )
         found = _tasks_per_node()
         if any(count != each for count in found):
             raise ValueError(
-                f"launch.processes_per_node: SLURM started {', '.join(map(str, found))} tasks on the nodes, expected "
-                f"{each} on each; see that launch.sbatch asks for no other distribution"
+                f"launch.processes_per_node: got {', '.join(map(str, found))} tasks on the nodes from SLURM, expected "
+                f"{each} on each. Fix: launch.sbatch must not set the distribution of tasks"
             )
 
     def _check_folder(self, folder: Path) -> None:
-        """Stop where a file has changed since the job was submitted: that is another run, and has a job of its own.
+        """Check that the run's files are those of its submission; changed files make another run.
 
         Raises:
-            ValueError: The run would work in another folder.
+            ValueError: The work folder differs.
         """
         if self.folder is not None and folder.resolve() != self.folder:
             raise ValueError(
-                f"{self.folder}: what this run is trained from has changed since its job was submitted "
-                f"({self.assignment.inputs.data}, or a network); launch it again, for what the files are now"
+                f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
+                "the submission. Fix: launch the run again"
             )
 
     def _check_gpus(self, job: JobEnvironment) -> None:
-        """Stop where this rank finds no GPU of its own.
+        """Check that this rank has a GPU of its own.
 
         Raises:
-            ValueError: It sees none, or so many that its own cannot be told.
+            ValueError: It has none, or a number that does not identify its own.
         """
         if self.device == "cpu":
             return
         import torch
 
         found, each = torch.cuda.device_count(), self.processes_per_node
-        # SLURM binds one to each task, or shows all of a node to all of its tasks.
+        # SLURM binds one GPU to each task, or makes all GPUs of a node visible to all its tasks.
         if found not in (1, each):
             raise ValueError(
-                f"launch.processes_per_node: rank {job.global_rank} on {job.hostname} sees {found} GPUs, expected "
-                f"{each}, or 1 that SLURM chose for it; see launch.gpus and launch.setup, or train with "
-                "launch.device: cpu"
+                f"launch.processes_per_node: got {found} GPUs in rank {job.global_rank} on {job.hostname}, expected "
+                f"{each}, or 1 bound by SLURM. Fix: launch.gpus, launch.setup, or launch.device: cpu"
             )
 
 
 def stopped_marker(folder: Path, *, job_id: str, restarts: int) -> Path:
-    """Return the file that says: this life of this job was asked to stop, and has saved its state."""
+    """Return the file that marks one start of a job as stopped by a signal, with its state saved."""
     return folder / f"stopped.{job_id}.{restarts}"
 
 
 def port_of(job_id: int, *, restarts: int) -> int:
-    """Return where the ranks of a job meet: jobs that share a node differ, and so do the lives of one."""
+    """Return the port of a job's process group; it differs between jobs of a node and between restarts."""
     return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
 
 
 def _is_free(port: int) -> bool:
-    """Return whether nobody on this node listens at a port: another cluster's job, or what its users run there."""
+    """Return whether no process of this node listens at a port."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -190,14 +187,14 @@ def _is_free(port: int) -> bool:
 
 
 def _restarts() -> int:
-    """Return how often SLURM has requeued this job."""
+    """Return the number of requeues of this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _tasks_per_node() -> list[int]:
-    """Return how many tasks SLURM started on each node, which it writes as in `8(x2),4`; nothing where it says nothing.
+    """Return the number of tasks on each node, which SLURM writes as `8(x2),4`; empty if unknown.
 
-    The step's number is that of srun, the job's that of sbatch.
+    The step's variable comes from srun, the job's from sbatch.
     """
     names = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
     written = next((os.environ[name] for name in names if os.environ.get(name)), "")
@@ -205,26 +202,26 @@ def _tasks_per_node() -> list[int]:
     return [int(tasks) for tasks, nodes in groups for _ in range(int(nodes or 1))]
 
 
-def _heed_signals() -> Stop:
-    """Put the training's signal handlers in the place of submitit's, which would requeue the job by themselves."""
+def _handle_signals() -> Stop:
+    """Replace submitit's signal handlers, which requeue the job, by those of the training."""
     stop = Stop()
     stop.listen()
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
     return stop
 
 
-def _speak(*, leads: bool) -> None:
-    """Let the leading rank report, and the others say what went wrong."""
+def _configure_logging(*, leads: bool) -> None:
+    """Log information in rank 0 and errors in the others."""
     level = logging.INFO if leads else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     submitit = logging.getLogger("submitit")
     submitit.setLevel(level)
-    # It has a handler of its own.
+    # It has its own handler.
     submitit.propagate = False
 
 
 def _refuse(error: ValueError, *, leads: bool) -> NoReturn:
-    """Say in one line what the user can mend, and leave."""
+    """Print a user error in one line and exit."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     if not leads:
         time.sleep(_HEAD_START_SECONDS)

@@ -1,4 +1,4 @@
-"""The contract of a metric: features in, numbers out; pure, keyword-only, so that the two sets cannot be swapped.
+"""The contract of a metric: a pure function from features, probabilities or pixels of images to numbers.
 
 Legend: N generated images, M real images, D feature width, K classes.
 """
@@ -14,11 +14,11 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """A Gaussian fitted to features that are not at hand, as references are published.
+    """Mean and covariance of features, the form in which references are published.
 
     Attributes:
         mean: [D].
-        covariance: [D, D], over N - 1.
+        covariance: [D, D], normalized by N - 1.
     """
 
     mean: Any
@@ -26,21 +26,34 @@ class Statistics:
 
 
 class Metric(Protocol):
-    """What the files of this folder hold.
+    """A class in a file of this folder, or outside the package.
 
-    A metric is called with keyword arguments among those named in `compares`, each float32 or float64:
-    `generated` [N, D] and `real` [M, D] features, or `probabilities` [N, K] of the generated images alone.
+    A metric is called with exactly the inputs that it declares, as keyword arguments:
+
+    | input | value |
+    |---|---|
+    | `generated` | features of generated images, float32 [N, D] |
+    | `real` | features of real images, float32 [M, D], or `Statistics` |
+    | `probabilities` | class probabilities of generated images, float32 [N, K] |
+    | `pixels` | generated images, uint8 [N, C, H, W] |
+    | `real_pixels` | real images, uint8 [M, C, H, W] |
 
     Attributes:
-        values: The names of the numbers it returns, each with the direction that is better.
-        compares: The arrays it is given: ("generated", "real"), or ("probabilities",).
-        takes_statistics: Whether `real` may be `Statistics` instead.
+        inputs: Names of the inputs.
+        values: Names of the numbers that it returns, each with the direction that is better. The first one is the
+            headline of the metric.
+        takes_statistics: Whether `real` may be `Statistics`.
     """
 
+    inputs: ClassVar[tuple[str, ...]]
     values: ClassVar[Mapping[str, Direction]]
-    compares: ClassVar[tuple[str, ...]]
     takes_statistics: ClassVar[bool]
 
-    def __call__(self, **arrays: object) -> dict[str, float]:
-        """Return one number for each name in `values` (and none else that a table may show)."""
+    @property
+    def least_images(self) -> int:
+        """The smallest number of images in a seed block, given the options."""
+        ...
+
+    def __call__(self, **inputs: Any) -> dict[str, float]:
+        """Return the numbers named in `values`; further numbers are recorded, but not offered to tables."""
         ...

@@ -1,4 +1,4 @@
-"""What all metrics ask of the arrays they are given."""
+"""Checks of the arrays that metrics receive."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from torch import Tensor
 
 
 def finite_rows(array: Any, *, called: str, at_least: int) -> Tensor:
-    """Return a matrix with one row an image as a tensor without a gradient, in its own type and place.
+    """Return a matrix with one row per image as a tensor without gradient, of the same type and device.
 
     Args:
         array: A tensor or a numpy array [N, D].
-        called: What the message calls it.
-        at_least: The smallest N that is allowed.
+        called: Its name in messages.
+        at_least: Smallest allowed N.
 
     Raises:
-        ValueError: It is no matrix, has too few rows, or holds numbers that are not finite.
+        ValueError: The array is not a matrix, has too few rows, or contains values that are not finite.
     """
-    rows = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements="CW"))
+    rows = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise ValueError(f"{called} must be a matrix with a row for each image, found the shape {list(rows.shape)}")
+        raise ValueError(f"{called}: got the shape {list(rows.shape)}, expected a matrix with one row per image")
     if len(rows) < at_least:
-        raise ValueError(f"{called}: found {len(rows)} images, needed at least {at_least}; sample more")
+        raise ValueError(f"{called}: got {len(rows)} images, expected at least {at_least}. Fix: sample more")
     broken = int((~torch.isfinite(rows)).any(dim=1).sum())
     if broken:
         raise ValueError(
-            f"{called}: {broken} of {len(rows)} images have values that are not finite; "
-            "look at these images, and at the log of the run that made them"
+            f"{called}: {broken} of {len(rows)} images have values that are not finite. "
+            "Fix: check these images and the log of the run that generated them"
         )
     return rows
 
 
-def same_width(*, generated: Tensor, real: Tensor) -> None:
-    """Refuse features of two different networks.
+def finite_pair(*, generated: Any, real: Any, least_generated: int, least_real: int) -> tuple[Tensor, Tensor]:
+    """Return generated features [N, D] and real ones [M, D], checked as by `finite_rows`.
 
     Raises:
-        ValueError: The widths differ.
+        ValueError: A set is refused by `finite_rows`, or the widths differ.
     """
-    if generated.shape[1] != real.shape[1]:
+    rows = finite_rows(generated, called="generated features", at_least=least_generated)
+    real_rows = finite_rows(real, called="real features", at_least=least_real)
+    if rows.shape[1] != real_rows.shape[1]:
         raise ValueError(
-            f"generated features are {generated.shape[1]} wide, real features {real.shape[1]}; "
-            "extract both with the same network"
+            f"features: got generated ones of width {rows.shape[1]} and real ones of width {real_rows.shape[1]}, "
+            "expected one width. Fix: extract both with the same network"
         )
+    return rows, real_rows

@@ -1,8 +1,11 @@
-"""Distances between two sets of features and to nearest neighbours, a chunk at a time: never the whole table."""
+"""Distances to nearest neighbors and membership in k-NN balls, in chunks of the distance table.
+
+Legend: N generated images, M real images, D feature width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,41 +13,53 @@ from torch import Tensor
 
 Arithmetic = Literal["float64", "float16"]
 
-# As `squared_distances`: from two sets and `memory_mib` to rows of the table, a few at a time.
-Distances = Callable[..., Iterator[tuple[slice, Tensor]]]
-
-_GROUP = 64  # columns of a table that are looked at together
-_ROWS = 1_024  # squared at a time
-_TABLES = 4  # the distances, and what is made of them on the way
+_GROUP = 64  # columns per group in the search for the k smallest distances
+_ROWS = 1_024  # rows per chunk of the squared norms
+_TABLES = 4  # copies of a chunk of the distance table that exist at once
 
 
 def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """Return two sets of features [N, D] and [M, D] in the number type of their distances."""
-    return (_exact if arithmetic == "float64" else _halved)(generated, real)
+    """Convert features [N, D] and [M, D] to the number type of their distances.
+
+    float64 sets are centered on the real mean, which reduces rounding. float16 sets become float32 where a squared
+    distance might exceed the range of float16.
+    """
+    if arithmetic == "float64":
+        # Differs from the reference: guided-diffusion computes in float16.
+        center = real.mean(dim=0, dtype=torch.float64)
+        return generated - center, real - center
+    largest = max(float(rows.double().square().sum(dim=1).max()) for rows in (generated, real))
+    dtype = torch.float16 if 4 * largest < torch.finfo(torch.float16).max else torch.float32
+    return generated.to(dtype), real.to(dtype)
 
 
-def squared_radii(
-    members: Tensor,
-    *,
-    neighbours: int,
-    memory_mib: int,
-    chosen: Tensor | None = None,
-    distances: Distances | None = None,
-) -> Tensor:
-    """Return the squared distance of each member to its k-th nearest neighbour, [N]; none is its own neighbour.
+def memberships(generated: Tensor, real: Tensor, *, neighbours: int, memory_mib: int) -> tuple[Tensor, Tensor]:
+    """Return which generated images lie in a real ball, bool [N], and which real ones in a generated ball, bool [M].
+
+    The ball of a member of a set reaches its k-th nearest neighbor in the set and includes its boundary.
 
     Args:
-        members: A set that `prepared` has returned, [N, D].
+        generated: Features from `prepared`, [N, D].
+        real: Features from `prepared`, [M, D].
         neighbours: k.
-        memory_mib: About how much memory the distances may take at a time; it changes no result.
-        chosen: The members [n] to do it for, of all N; every one if None.
-        distances: How they are computed; as by `squared_distances` if None.
+        memory_mib: Approximate memory of the distances at a time; does not change the result.
     """
-    chosen = torch.arange(len(members), device=members.device) if chosen is None else chosen
-    some = members if len(chosen) == len(members) else members[chosen]
-    radii = torch.empty(len(chosen), dtype=members.dtype, device=members.device)
-    for rows, squared in (distances or squared_distances)(some, members, memory_mib=memory_mib):
-        squared[torch.arange(len(squared), device=members.device), chosen[rows]] = torch.inf
+    generated_radii, real_radii = (
+        squared_radii(members, neighbours=neighbours, memory_mib=memory_mib) for members in (generated, real)
+    )
+    in_real = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
+    in_generated = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for rows, squared in squared_distances(generated, real, memory_mib=memory_mib):
+        in_real[rows] = (squared <= real_radii).any(dim=1)
+        in_generated |= (squared <= generated_radii[rows, None]).any(dim=0)
+    return in_real, in_generated
+
+
+def squared_radii(members: Tensor, *, neighbours: int, memory_mib: int) -> Tensor:
+    """Return the squared distance of each member [N, D] to its k-th nearest neighbor other than itself, [N]."""
+    radii = torch.empty(len(members), dtype=members.dtype, device=members.device)
+    for rows, squared in squared_distances(members, members, memory_mib=memory_mib):
+        squared[:, rows].fill_diagonal_(torch.inf)
         radii[rows] = _kth_smallest(squared, neighbours)
     return radii
 
@@ -54,7 +69,7 @@ def _kth_smallest(table: Tensor, k: int) -> Tensor:
     groups = table.shape[1] // _GROUP
     if groups <= k:
         return table.kthvalue(k, dim=1).values
-    # The k smallest are in the k groups with the smallest least members; a minimum costs a tenth of a selection.
+    # The k smallest numbers are in the k groups with the smallest minima. A minimum costs a tenth of a selection.
     grouped = table[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
     chosen = grouped.amin(dim=1).topk(k, dim=1, largest=False).indices[:, None]
     few = grouped.gather(2, chosen.expand(-1, _GROUP, -1)).flatten(1)
@@ -62,7 +77,13 @@ def _kth_smallest(table: Tensor, k: int) -> Tensor:
 
 
 def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield, for some rows of `a` [N, D] at a time, their squared distances to all rows of `b` [M, D]."""
+    """Yield chunks of the squared distances between the rows of `a` [N, D] and `b` [M, D].
+
+    Unlike `torch.cdist`, the distance of two copies of an image is exactly 0, and the memory is bounded.
+
+    Yields:
+        The rows of `a`, and their squared distances to all rows of `b`.
+    """
     count = rows_at_a_time(len(b), itemsize=b.element_size(), memory_mib=memory_mib)
     table = _rounded_table if a.dtype == torch.float16 else _table
     a_squared, b_squared = _squared_norms(a), _squared_norms(b)
@@ -72,41 +93,26 @@ def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tupl
 
 
 def rows_at_a_time(width: int, *, itemsize: int, memory_mib: int) -> int:
-    """Return how many rows of a table of distances, each of `width` numbers, fit into the memory; at least one."""
+    """Return how many rows of a distance table with `width` columns fit into the memory; at least one."""
     count = max(1, memory_mib * 2**20 // (_TABLES * max(4, itemsize) * width))
-    # In whole groups, because the last few rows of a matrix product may be rounded otherwise than those in groups.
+    # A multiple of 16: a matrix product may round the last few rows differently from those in groups.
     return max(count - count % 16, min(count, 16))
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Return them, [N], without a second set in memory."""
+    """Return the squared norms [N] without a second copy of the set."""
     return torch.cat([part.square().sum(dim=1) for part in rows.split(_ROWS)])
 
 
 def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
-    """Return squared distances [N, M] of rows a [N, D] and b [M, D], given their squares [N, 1] and [M]."""
+    """Return the squared distances [N, M] of rows a [N, D] and b [M, D], given their squared norms [N, 1] and [M]."""
     size = a_squared + b_squared
     squared = torch.addmm(size, a, b.T, alpha=-2)
-    # Below this all is rounding: copies of one image shall be at distance 0, whatever the matrix product says.
+    # Smaller values are rounding errors of copies, whose distance is 0.
     return torch.where(squared > 1e-12 * size, squared, 0.0)
 
 
 def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
-    """Return them, in float32, as float16 has them: the product is summed in float32 and rounded once."""
+    """Return the same in float32 with the rounding of float16: a product summed in float32 and rounded once."""
     product = (a.float() @ b.float().T).half()
     return (a_squared - 2 * product + b_squared).clamp(min=0).float()
-
-
-def _exact(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets in float64, around 0: distances stay, the numbers they are differences of get smaller."""
-    # Differs from the reference: guided-diffusion computes in float16.
-    centre = real.mean(dim=0, dtype=torch.float64)
-    return generated - centre, real - centre
-
-
-def _halved(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets in float16, or in float32 where a squared distance might exceed what float16 holds."""
-    largest = max(float(rows.double().square().sum(dim=1).max()) for rows in (generated, real))
-    fits = 4 * largest < torch.finfo(torch.float16).max
-    dtype = torch.float16 if fits else torch.float32
-    return generated.to(dtype), real.to(dtype)

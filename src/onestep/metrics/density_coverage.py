@@ -8,36 +8,42 @@ from typing import Any, ClassVar
 import torch
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_rows, same_width
+from onestep.metrics._arrays import finite_pair
 from onestep.metrics._neighbours import prepared, squared_distances, squared_radii
 
 __all__ = ["DensityCoverage"]
 
 
 class DensityCoverage:
-    """Fidelity and diversity by the balls around real images, each reaching its k-th nearest real neighbour.
+    """Fidelity and diversity by balls around real images, each reaching the k-th nearest real neighbor.
 
-    Unlike precision and recall, no ball is around a generated image, so outliers of the generator enlarge none. Density
-    is 1 in expectation where the sets agree and may be above; coverage is from 0 to 1. Higher is better.
+    Unlike precision and recall, balls are centered on real images only, so generated outliers cannot enlarge them. The
+    expected density of two samples of one distribution is 1, and larger values are possible; coverage is in [0, 1].
+    Higher is better.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"density": "higher", "coverage": "higher"}
-    compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, neighbours: int = 5, memory_mib: int = 1024) -> None:
-        """Choose the balls.
+        """Set the options.
 
         Args:
-            neighbours: k; an image is not its own neighbour.
-            memory_mib: About how much memory the table of distances may take at a time; it changes no result.
+            neighbours: k; an image is not its own neighbor.
+            memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
 
         Raises:
             ValueError: A number is below 1.
         """
         if neighbours < 1 or memory_mib < 1:
-            raise ValueError(f"neighbours and memory_mib must be from 1 on, found {neighbours} and {memory_mib}")
+            raise ValueError(f"neighbours and memory_mib: got {neighbours} and {memory_mib}, expected at least 1")
         self.neighbours, self.memory_mib = neighbours, memory_mib
+
+    @property
+    def least_images(self) -> int:
+        """One more than k, as for precision and recall with the same k."""
+        return self.neighbours + 1
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays; all arithmetic is float64.
@@ -47,23 +53,21 @@ class DensityCoverage:
             real: Features of real images, [M, D].
 
         Returns:
-            `density`: in how many real balls a generated image lies on average, over k;
-            `coverage`: the share of real balls with a generated image in them.
+            `density`: the mean number of real balls that contain a generated image, divided by k;
+            `coverage`: the share of real balls that contain a generated image.
 
         Raises:
-            ValueError: There are no generated images, no more than k real ones, or values that are not finite, or the
+            ValueError: There are no generated images, k real ones or fewer, or values that are not finite; or the
                 widths differ.
         """
-        generated = finite_rows(generated, called="generated features", at_least=1)
-        real = finite_rows(real, called="real features", at_least=self.neighbours + 1)
-        same_width(generated=generated, real=real)
-        generated, real = prepared(generated, real, arithmetic="float64")
+        sets = finite_pair(generated=generated, real=real, least_generated=1, least_real=self.neighbours + 1)
+        generated, real = prepared(*sets, arithmetic="float64")
         radii = squared_radii(real, neighbours=self.neighbours, memory_mib=self.memory_mib)
         covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
         hits = 0
         for _, squared in squared_distances(generated, real, memory_mib=self.memory_mib):
-            # Differs from the reference: a ball holds its boundary, as with precision and recall; the authors' code
-            # leaves it out. It matters only where a generated image is the copy of a real one.
+            # Differs from the reference: a ball includes its boundary, as in precision and recall; the authors' code
+            # excludes it. This matters only where a generated image is a copy of a real one.
             inside = squared <= radii
             hits += int(inside.sum())
             covered |= inside.any(dim=0)

@@ -9,25 +9,26 @@ import torch
 from torch import Tensor
 
 from onestep.metrics import Direction, Statistics
-from onestep.metrics._arrays import finite_rows, same_width
+from onestep.metrics._arrays import finite_pair, finite_rows
 
 __all__ = ["FrechetDistance"]
 
-_ROWS = 16_384  # turned into float64 at a time
+_ROWS = 16_384  # rows converted to float64 at a time
 
 
 class FrechetDistance:
     """Squared 2-Wasserstein distance of two Gaussians; 0 where mean and covariance agree, lower is better.
 
-    Called FID on Inception features; the features are named in config.yaml.
+    On Inception features it is FID.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"frechet": "lower"}
-    compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = True
+    least_images: ClassVar[int] = 2
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays; all arithmetic is float64.
+        """Compare two sets of features, tensors or numpy arrays, in float64.
 
         Args:
             generated: Features of generated images, [N, D].
@@ -39,16 +40,15 @@ class FrechetDistance:
         Raises:
             ValueError: A set has fewer than two images or values that are not finite, or the widths differ.
         """
-        generated = finite_rows(generated, called="generated features", at_least=2)
         if isinstance(real, Statistics):
-            return {"frechet": frechet_from_statistics(*gaussian_fit(generated), real.mean, real.covariance)}
-        real = finite_rows(real, called="real features", at_least=2)
-        same_width(generated=generated, real=real)
+            rows = finite_rows(generated, called="generated features", at_least=2)
+            return {"frechet": frechet_from_statistics(*gaussian_fit(rows), real.mean, real.covariance)}
+        generated, real = finite_pair(generated=generated, real=real, least_generated=2, least_real=2)
         return {"frechet": frechet_from_statistics(*gaussian_fit(generated), *gaussian_fit(real))}
 
 
 def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
-    """Return the mean, float64 [D], and the covariance, float64 [D, D] over N - 1, of features [N, D].
+    """Return the mean, float64 [D], and the covariance, float64 [D, D], normalized by N - 1, of features [N, D].
 
     Raises:
         ValueError: There are fewer than two images, or values that are not finite.
@@ -57,16 +57,16 @@ def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
     pieces = features.split(_ROWS)
     mean = torch.stack([rows.to(torch.float64).sum(dim=0) for rows in pieces]).sum(dim=0) / len(features)
     covariance = mean.new_zeros(len(mean), len(mean))
-    # Differs from the reference: centred first, where EDM subtracts N mean mean^T at the end; the same number, but
-    # without cancellation where the mean is large.
+    # Differs from the reference: centered first, whereas EDM subtracts N mean mean^T at the end. The result is the
+    # same, without cancellation where the mean is large.
     for rows in pieces:
-        centred = rows.to(torch.float64) - mean
-        covariance += centred.T @ centred
+        centered = rows.to(torch.float64) - mean
+        covariance += centered.T @ centered
     return mean, covariance / (len(features) - 1)
 
 
 def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
-    """Return |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), never below 0.
+    """Return |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), at least 0.
 
     Args:
         mean_a: Mean of one Gaussian, [D].
@@ -75,13 +75,13 @@ def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) ->
         cov_b: Its covariance, [D, D].
 
     Raises:
-        ValueError: The shapes do not belong together.
+        ValueError: The shapes do not match.
     """
     mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(a, dtype=torch.float64) for a in (mean_a, cov_a, mean_b, cov_b))
     width = len(mean_b)
     if mean_a.shape != (width,) or not cov_a.shape == cov_b.shape == (width, width):
         shapes = ", ".join(str(list(a.shape)) for a in (mean_a, cov_a, mean_b, cov_b))
-        raise ValueError(f"expected a mean [D] and a covariance [D, D], twice, of one width D; found {shapes}")
+        raise ValueError(f"statistics: got the shapes {shapes}, expected [D], [D, D], [D], [D, D] with one width D")
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * _trace_of_root(cov_a, cov_b)
     return max(0.0, float(distance))
 
@@ -89,16 +89,16 @@ def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) ->
 def _trace_of_root(cov_a: Tensor, cov_b: Tensor) -> Tensor:
     """Return tr((cov_a cov_b)^(1/2)).
 
-    With cov_b = F F^T the product has the eigenvalues of F^T cov_a F, which is symmetric: no root of a
-    non-symmetric matrix, no complex numbers.
+    With cov_b = F F^T the product has the eigenvalues of the symmetric matrix F^T cov_a F, so no root of a
+    non-symmetric matrix is needed.
     """
     factor = _factor(cov_b)
     eigenvalues = torch.linalg.eigvalsh(factor.T @ cov_a @ factor)
-    return eigenvalues.clamp(min=0).sqrt().sum()  # what is below 0 is rounding
+    return eigenvalues.clamp(min=0).sqrt().sum()  # negative values are rounding errors
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """Return F with F F^T = covariance: Cholesky's, or where the rank is deficient one from eigenvectors."""
+    """Return F with F F^T = covariance: the Cholesky factor, or one from eigenvectors where the rank is deficient."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if not failed:
         return factor

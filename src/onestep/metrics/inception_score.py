@@ -1,4 +1,4 @@
-"""Inception score: classes sure for each image and varied over all (Salimans et al., arXiv:1606.03498, section 4)."""
+"""Inception score: confident classes per image, diverse classes over all (Salimans et al., arXiv:1606.03498, 4)."""
 
 from __future__ import annotations
 
@@ -15,46 +15,50 @@ __all__ = ["InceptionScore"]
 
 
 class InceptionScore:
-    """exp of the mean Kullback-Leibler divergence of an image's classes from all images' classes.
+    """exp of the mean Kullback-Leibler divergence between p(y|x) and p(y), in [1, K], higher is better.
 
-    From 1 to K, higher is better. It is taken of consecutive splits and averaged over them; it depends on
-    the size of a split, so name it with the number.
+    It is computed on consecutive splits and averaged. The score depends on the size of a split: report both.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"inception_score": "higher"}
-    compares: ClassVar[tuple[str, ...]] = ("probabilities",)
+    inputs: ClassVar[tuple[str, ...]] = ("probabilities",)
     takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, splits: int | None = None, split_size: int | None = None) -> None:
-        """Choose one of two ways to split.
+        """Set one of the two options.
 
         Args:
-            splits: So many splits of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity.
-            split_size: Splits of so many images, the last with what is left, as in guided-diffusion (5,000).
+            splits: Number of splits of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity.
+            split_size: Images per split; the last split has the rest, as in guided-diffusion (5,000).
 
         Raises:
-            ValueError: Both are given, or none, or a number below 1.
+            ValueError: Both or none are given, or a number is below 1.
         """
         given = {name: n for name, n in (("splits", splits), ("split_size", split_size)) if n is not None}
         if len(given) != 1 or min(given.values()) < 1:
-            raise ValueError(f"give either splits or split_size, an integer from 1 on; found {given or 'neither'}")
+            raise ValueError(f"splits or split_size: got {given or 'neither'}, expected one of them, at least 1")
         self.splits = splits
         self.split_size = split_size
 
+    @property
+    def least_images(self) -> int:
+        """One image per split."""
+        return self.splits or 1
+
     def __call__(self, probabilities: Any) -> dict[str, float]:
-        """Score generated images by their class probabilities; all arithmetic is float64.
+        """Score generated images by their class probabilities, in float64.
 
         Args:
             probabilities: [N, K], a tensor or a numpy array; rows sum to 1, zeros are allowed.
 
         Returns:
-            `inception_score`: the mean over the splits; `inception_score_std`: the standard deviation over them
-            (of all splits, not an estimate for more).
+            `inception_score`: the mean over the splits; `inception_score_std`: the standard deviation over them,
+            normalized by their number.
 
         Raises:
-            ValueError: There are fewer images than splits, or rows are no probabilities.
+            ValueError: There are fewer images than splits, or a row is not a distribution.
         """
-        rows = finite_rows(probabilities, called="probabilities", at_least=self.splits or 1).to(torch.float64)
+        rows = finite_rows(probabilities, called="probabilities", at_least=self.least_images).to(torch.float64)
         _check_probabilities(rows)
         scores = torch.stack([_score(split) for split in self._split(rows)])
         return {
@@ -78,10 +82,10 @@ def _score(probabilities: Tensor) -> Tensor:
 
 
 def _check_probabilities(rows: Tensor) -> None:
-    """Refuse logits and other numbers that are no probabilities."""
+    """Refuse logits and other values that are not probabilities."""
     sums = rows.sum(dim=1)
     if rows.min() < 0 or (sums - 1).abs().max() > 1e-3:
         raise ValueError(
-            f"probabilities must not be negative and sum to 1 in each row, found a minimum of {float(rows.min()):.4g} "
-            f"and sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}; give the softmax of the logits"
+            f"probabilities: got a minimum of {float(rows.min()):.4g} and row sums from {float(sums.min()):.4g} to "
+            f"{float(sums.max()):.4g}, expected rows of non-negative values that sum to 1. Fix: use a softmax"
         )

@@ -10,39 +10,46 @@ import torch
 from torch import Tensor
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_rows, same_width
+from onestep.metrics._arrays import finite_pair
 
 __all__ = ["KernelDistance"]
 
 
 class KernelDistance:
-    """Unbiased estimate under the cubic kernel (x y / D + 1)^3, a mean over random subsets; about 0 where sets agree.
+    """Unbiased estimate with the cubic kernel (x y / D + 1)^3, averaged over random subsets; lower is better.
 
-    Called KID on Inception features. Unlike the Frechet distance it has no bias in the number of images, so it may be
-    slightly negative.
+    On Inception features it is KID. Unlike the Frechet distance it is unbiased in the number of images, so it may be
+    slightly negative where the distributions agree.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"kernel_distance": "lower"}
-    compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, subsets: int = 100, subset_images: int = 1000, seed: int = 0) -> None:
-        """Choose the subsets; the published numbers are over 100 of 1,000 images.
+        """Set the subsets; published values use 100 subsets of 1,000 images.
 
         Args:
-            subsets: How many pairs of subsets are drawn.
-            subset_images: Images in each, of either set; drawn without repetition.
-            seed: Of the draw.
+            subsets: Number of pairs of subsets.
+            subset_images: Images in a subset of either set, drawn without replacement.
+            seed: Seed of the draw.
 
         Raises:
             ValueError: There are no subsets, or they are too small for an estimate.
         """
         if subsets < 1 or subset_images < 2:
-            raise ValueError(f"subsets is from 1 on, subset_images from 2; found {subsets} and {subset_images}")
+            raise ValueError(
+                f"subsets and subset_images: got {subsets} and {subset_images}, expected at least 1 and at least 2"
+            )
         self.subsets, self.subset_images, self.seed = subsets, subset_images, seed
 
+    @property
+    def least_images(self) -> int:
+        """The images of one subset."""
+        return self.subset_images
+
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays; all arithmetic is float64.
+        """Compare two sets of features, tensors or numpy arrays, in float64.
 
         Args:
             generated: Features of generated images, [N, D].
@@ -54,15 +61,14 @@ class KernelDistance:
         Raises:
             ValueError: A set has fewer images than a subset or values that are not finite, or the widths differ.
         """
-        generated = finite_rows(generated, called="generated features", at_least=self.subset_images)
-        real = finite_rows(real, called="real features", at_least=self.subset_images)
-        same_width(generated=generated, real=real)
-        distances = torch.stack([_unbiased(*pair) for pair in self._pairs(generated, real)])
+        least = self.subset_images
+        sets = finite_pair(generated=generated, real=real, least_generated=least, least_real=least)
+        distances = torch.stack([_unbiased(*pair) for pair in self._pairs(*sets)])
         std = distances.std(unbiased=False)
         return {"kernel_distance": float(distances.mean()), "kernel_distance_std": float(std)}
 
     def _pairs(self, generated: Tensor, real: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a subset of either set, float64 [subset_images, D]."""
+        """Yield pairs of subsets, float64 [subset_images, D]."""
         random = np.random.default_rng(self.seed)
         for _ in range(self.subsets):
             chosen = [random.choice(len(rows), self.subset_images, replace=False) for rows in (generated, real)]
@@ -70,9 +76,9 @@ class KernelDistance:
 
 
 def _unbiased(generated: Tensor, real: Tensor) -> Tensor:
-    """Return the estimate from two sets of equal size: no image is compared with itself."""
+    """Return the estimate from two sets of equal size, without the kernel of an image with itself."""
     count = len(generated)
-    within = sum((_kernel(rows, rows).sum() - _kernel_with_itself(rows)) for rows in (generated, real))
+    within = sum((_kernel(rows, rows).sum() - _kernel_trace(rows)) for rows in (generated, real))
     return within / (count * (count - 1)) - 2 * _kernel(generated, real).mean()
 
 
@@ -80,6 +86,6 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def _kernel_with_itself(rows: Tensor) -> Tensor:
-    """Return the kernel's diagonal, summed."""
+def _kernel_trace(rows: Tensor) -> Tensor:
+    """Return the sum of the diagonal of the kernel matrix."""
     return ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()

@@ -6,43 +6,48 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_rows, same_width
-from onestep.metrics._memberships import memberships
-from onestep.metrics._neighbours import Arithmetic, prepared
+from onestep.metrics._arrays import finite_pair
+from onestep.metrics._neighbours import Arithmetic, memberships, prepared
 
 __all__ = ["PrecisionRecall"]
 
 
 class PrecisionRecall:
-    """Fidelity and coverage: which share of one set lies within the other's manifold; both 0 to 1, higher is better.
+    """Share of each set that lies in the manifold of the other: fidelity and coverage, in [0, 1], higher is better.
 
-    The manifold of a set is the union of balls around its members, each reaching its k-th nearest neighbour.
+    The manifold of a set is the union of balls around its members, each reaching the k-th nearest neighbor.
 
-    Memory: at most `memory_mib` for distances, and beside them the features in float64 and float32, which is four times
-    what they take as float32; never the table, which for 50,000 images each way has 20 GB.
+    Memory: `memory_mib` for distances, and the features in float64. The whole table of distances, 20 GB for 50,000
+    images in each set, is never stored.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"precision": "higher", "recall": "higher"}
-    compares: ClassVar[tuple[str, ...]] = ("generated", "real")
+    inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
     def __init__(self, *, neighbours: int = 3, memory_mib: int = 1024, arithmetic: Arithmetic = "float64") -> None:
-        """Choose the manifold.
+        """Set the options.
 
         Args:
-            neighbours: k; a member is not its own neighbour.
-            memory_mib: About how much memory the table of distances may take at a time; it changes no result.
-            arithmetic: Of the distances. float16 rounds them as guided-diffusion does, which moves the shares by up to
-                0.01, for a comparison with numbers published from it; features too large for it take float32.
+            neighbours: k; a member is not its own neighbor.
+            memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
+            arithmetic: Number type of the distances. float16 rounds them as guided-diffusion does, which changes the
+                shares by up to 0.01, for comparison with numbers published from it; features that exceed its range
+                use float32.
 
         Raises:
             ValueError: A number is below 1.
         """
         if neighbours < 1 or memory_mib < 1:
-            raise ValueError(f"neighbours and memory_mib must be from 1 on, found {neighbours} and {memory_mib}")
+            raise ValueError(f"neighbours and memory_mib: got {neighbours} and {memory_mib}, expected at least 1")
         self.neighbours = neighbours
         self.memory_mib = memory_mib
-        self.arithmetic = arithmetic
+        self.arithmetic: Arithmetic = arithmetic
+
+    @property
+    def least_images(self) -> int:
+        """One more than k, for the generated manifold."""
+        return self.neighbours + 1
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays.
@@ -56,11 +61,11 @@ class PrecisionRecall:
             `recall`: the share of real images inside the generated manifold.
 
         Raises:
-            ValueError: A set has no more than k images or values that are not finite, or the widths differ.
+            ValueError: A set has k images or fewer, or values that are not finite; or the widths differ.
         """
-        generated = finite_rows(generated, called="generated features", at_least=self.neighbours + 1)
-        real = finite_rows(real, called="real features", at_least=self.neighbours + 1)
-        same_width(generated=generated, real=real)
-        generated, real = prepared(generated, real, arithmetic=self.arithmetic)
-        in_real, in_generated = memberships(generated, real, neighbours=self.neighbours, memory_mib=self.memory_mib)
+        least = self.neighbours + 1
+        sets = finite_pair(generated=generated, real=real, least_generated=least, least_real=least)
+        in_real, in_generated = memberships(
+            *prepared(*sets, arithmetic=self.arithmetic), neighbours=self.neighbours, memory_mib=self.memory_mib
+        )
         return {"precision": float(in_real.double().mean()), "recall": float(in_generated.double().mean())}

@@ -1,7 +1,8 @@
 """The contract of an objective: a frozen dataclass of hyperparameters whose methods are the equations.
 
-Legend: B rows of this process, C H W an image, K classes, N logits a row.
-`images` are float32 in [-1, 1], shape [B, C, H, W]; `labels` are one-hot float32 [B, K], or None.
+Legend: B images of this rank, C H W an image, K classes, N logits per image.
+`images` are float32 in [-1, 1], shape [B, C, H, W]; `condition` is opaque (one-hot classes float32 [B, K] today), or
+None for an unconditional run.
 """
 
 from __future__ import annotations
@@ -9,16 +10,59 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
-Players = Mapping[str, nn.Module]
-"""The networks of a run by role: generator, discriminator, classifier, teacher."""
+Networks: TypeAlias = Mapping[str, Any]
+"""The networks of a run by role: callables of the contract of their family, which the objective chooses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A trainable denoiser: initialized from the run's teacher, or from the run's `network` block at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fresh:
+    """A trainable network of a family folder, built at random from the run's block of the same name as the role."""
+
+    family: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCopy:
+    """The run's teacher with its own architecture, law and weights; trainable if it is not frozen."""
+
+    frozen: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageOf:
+    """The EMA of another role's weights, updated after each step; never trained itself.
+
+    Attributes:
+        role: The network that it averages.
+        half_life: Of the average, in images.
+    """
+
+    role: str
+    half_life: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureNetwork:
+    """A frozen feature network, by its name in the section `backbones`."""
+
+    name: str
+
+
+Origin: TypeAlias = Pretrained | Fresh | TeacherCopy | AverageOf | FeatureNetwork
+"""Where a network of an objective comes from."""
 
 
 class RowRandom(Protocol):
-    """Random numbers of a batch: each row owns a stream, so that a draw does not depend on how rows are split."""
+    """Random numbers of a batch: each image has its own stream, so a draw does not depend on how a batch is split."""
 
     def normal(self, *shape: int) -> Tensor:
         """Return new standard normal numbers, float32 [B, *shape], on the batch's device."""
@@ -31,18 +75,18 @@ class RowRandom(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one phase of one step sees.
+    """The input of one phase of one step.
 
     Attributes:
         images: Real images, float32 in [-1, 1], shape [B, C, H, W].
-        labels: Their classes, one-hot float32 [B, K]; None when the run is unconditional.
-        random: Fresh random streams of this phase, one a row.
-        images_seen: Images trained on before this step, over all processes.
-        controls: What the numbers that the phases steer (`Phase.controls`) are now, by name.
+        condition: Of these images; None for an unconditional run.
+        random: Fresh random streams of this phase, one per image.
+        images_seen: Images used before this step, over all ranks.
+        controls: Current values of the controlled parameters (`Phase.controls`), by name.
     """
 
     images: Tensor
-    labels: Tensor | None
+    condition: Tensor | None
     random: RowRandom
     images_seen: int
     controls: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -50,10 +94,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A scalar to descend, and what is worth logging beside it.
+    """A scalar to minimize and values to log.
 
     Attributes:
-        value: Scalar with a gradient; a mean over the rows of this process (times a scale the config names).
+        value: Differentiable scalar; the mean over the images of this rank, times any scale that the config names.
         observed: Detached scalars by name, for the log.
     """
 
@@ -62,31 +106,31 @@ class Loss:
 
 
 class Rule(Protocol):
-    """How a steered number follows what is observed."""
+    """The update of a controlled parameter."""
 
     def __call__(self, value: float, *, mean: float, images: int) -> float:
-        """Return the number from now on.
+        """Return the new value.
 
         Args:
-            value: Until now.
-            mean: What was observed since the last change: the mean over rows, steps and processes.
-            images: Real images that it was observed on, over all processes.
+            value: The current value.
+            mean: Mean of the observation since the last update, over images, steps and ranks.
+            images: Real images since the last update, over all ranks.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A number that is steered while a run trains, by what its own losses observe.
+    """A parameter that adapts during training, driven by an observation of its own phase.
 
-    It is a part of the run's state, the same in all processes, and every phase finds it in its batch.
+    It is part of the training state, equal on all ranks, and available to every phase in its batch.
 
     Attributes:
-        name: Its name in the batch and in the log.
-        start: What it is at first.
-        observes: The name under which the loss returns what steers it, a mean over rows (`Loss.observed`).
-        every: Steps of the phase between two changes.
-        rule: How it changes.
+        name: In the batch and in the log.
+        start: Initial value.
+        observes: Name of the driving observation, a mean over images (`Loss.observed`).
+        every: Steps of the phase between two updates.
+        rule: The update.
     """
 
     name: str
@@ -101,35 +145,41 @@ class Phase:
     """One optimizer step: `loss` trains the network of role `trains`.
 
     Attributes:
-        name: Its name in the log.
-        trains: The role whose parameters move; all others are held.
+        name: In the log.
+        trains: The role whose parameters are updated; all others are constant.
         loss: The equation.
-        every: Runs on each `every`-th step, and a lazy phase (`every` > 1) not on step 0.
-        second_order: Whether the loss differentiates a gradient. It is then given the networks as they are: in single
-            precision, and not compiled, because compiled code has no second derivative.
-        gain: Factor on the loss; lazy regularisation multiplies by `every` (StyleGAN2, arXiv:1912.04958, appendix B).
-        controls: Numbers that what this phase observes steers.
+        every: The phase runs on each `every`-th step; with `every` > 1 not on step 0.
+        gain: Factor on the loss.
+        controls: Parameters that adapt to what this phase observes.
+        second_order: True if the loss needs double backward; the phase then receives uncompiled float32 networks.
+        lazy_regularizer: True for a regularizer with a gain of `every` (StyleGAN2, arXiv:1912.04958, appendix B). The
+            learning rate and betas of the role's Adam are then corrected for the additional steps.
     """
 
     name: str
     trains: str
-    loss: Callable[[Players, Batch], Loss]
+    loss: Callable[[Networks, Batch], Loss]
     every: int = 1
     gain: float = 1.0
     controls: tuple[Control, ...] = ()
     second_order: bool = False
+    lazy_regularizer: bool = False
 
 
 class Objective(Protocol):
-    """What the files of this folder hold.
+    """The class of each file in this folder.
 
     Attributes:
-        publishes: The role whose moving average a snapshot holds ("generator" or "classifier").
-        needs: The roles that must exist ("generator", "discriminator", ...).
+        publishes: The role whose EMA a snapshot contains.
+        samples_in: NFE of the generator that it trains: 1 for a one-step generator; None if it does not fix the NFE.
     """
 
     publishes: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]]
+    samples_in: ClassVar[int | None]
+
+    def networks(self) -> Mapping[str, Origin]:
+        """Return the networks by role, in the order in which they are built."""
+        ...
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the optimizer steps in the order they run."""

@@ -1,4 +1,4 @@
-"""Images changed at random before a network sees them, where an objective's options say so."""
+"""Augmentation of images inside an objective, from its options."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from onestep import plugins
+from onestep import components
 from onestep.objectives import Batch, Control, RowRandom
 
 SIGN_OF_REAL_LOGITS = "signs_real"
-"""What is observed where a pipe is steered: the mean sign of the discriminator's logits of real images, in [-1, 1]."""
+"""The observation that drives an adaptive probability: the mean sign of the logits of real images, in [-1, 1]."""
 
 _PROBABILITY = "augment_probability"
 
 
 class _Augmented(Protocol):
-    """Changed images [B, C, H, W], and what was done to them [B, L]."""
+    """Augmented images [B, C, H, W] and their labels [B, L]."""
 
     images: Tensor
     labels: Tensor
 
 
 class _Pipe(Protocol):
-    """A choice of augmentations/."""
+    """The class of a file in augmentations/."""
 
     def __call__(self, images: Tensor, *, generator: RowRandom) -> _Augmented: ...
 
 
 @runtime_checkable
-class _Steerable(Protocol):
-    """A choice of augmentations/ whose probability may follow how sure the discriminator is of real images."""
+class _Adaptive(Protocol):
+    """An augmentation whose probability may follow the discriminator's logits of real images."""
 
     probability: float
     target: float | None
@@ -41,31 +41,31 @@ class _Steerable(Protocol):
 
 
 def build_pipe(block: Mapping[str, Any]) -> _Pipe:
-    """Build what `{name: edm, probability: 0.12, operations: {xflip: 1.0}}` describes, a choice of augmentations/.
+    """Build an augmentation from its block, such as `{name: edm, probability: 0.12, operations: {xflip: 1.0}}`.
 
     Raises:
-        ValueError: There is no such choice, or it does not take these options.
+        ValueError: The name or an option is unknown or invalid.
     """
-    options = {key: value for key, value in block.items() if key != "name"}
     try:
-        return plugins.load("augmentations", str(block.get("name")))(**options)
+        pipe: _Pipe = components.build("augmentations", block)
     except (TypeError, ValueError) as error:
         raise ValueError(f"augment: {error}") from error
+    return pipe
 
 
 def pipe_of(block: Mapping[str, Any], *, batch: Batch) -> _Pipe:
-    """Build what a block describes, at the probability to which a batch's run has steered it, if it is steered."""
+    """Build an augmentation with the current probability of the run where that adapts."""
     probability = batch.controls.get(_PROBABILITY)
     return build_pipe(block if probability is None else {**block, "probability": probability})
 
 
 def probability_controls(block: Mapping[str, Any] | None) -> tuple[Control, ...]:
-    """Return what steers the probability of the pipe that a block describes; nothing where it stays as it is.
+    """Return the control of an augmentation's probability; empty if it is constant.
 
     The phase that has it must observe `SIGN_OF_REAL_LOGITS`.
     """
     pipe = None if block is None else build_pipe(block)
-    if not isinstance(pipe, _Steerable) or pipe.target is None:
+    if not isinstance(pipe, _Adaptive) or pipe.target is None:
         return ()
     return (
         Control(

@@ -1,7 +1,8 @@
-"""Softmax cross entropy: how the demo trains the classifiers it looks through and measures with."""
+"""Softmax cross entropy: trains the demo's classifiers, for its discriminator and for its metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,53 +10,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase
 
 __all__ = ["CrossEntropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """Classify images that were shifted at random.
+    """Train a classifier on randomly shifted images.
 
     Attributes:
-        shift: Largest shift in pixels, each way and in both directions; the border repeats. 0 shifts nothing.
+        shift: Largest shift along each axis, in pixels; border pixels are repeated. 0 is no shift.
     """
 
     shift: int
 
     publishes: ClassVar[str] = "classifier"
-    needs: ClassVar[tuple[str, ...]] = ("classifier",)
+    samples_in: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise ValueError(f"shift {self.shift}: expected 0 or a positive number of pixels")
 
+    def networks(self) -> Mapping[str, Origin]:
+        """Return the classifier, trained from scratch."""
+        return {"classifier": Fresh(family="classifiers")}
+
     def phases(self) -> tuple[Phase, ...]:
-        """Return the one step of the classifier."""
+        """Return the single phase."""
         return (Phase(name="classifier", trains="classifier", loss=self.classifier_loss),)
 
-    def classifier_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return the mean over rows of -log p(label).
+    def classifier_loss(self, networks: Networks, batch: Batch) -> Loss:
+        """Return the mean over images of -log p(class).
 
         Raises:
-            ValueError: The run is unconditional, so there are no labels.
+            ValueError: The run is unconditional.
         """
-        if batch.labels is None:
-            raise ValueError("cross_entropy needs labels: set `conditional: true` on this run")
-        logits = players["classifier"](self.shifted(batch)).logits
-        hits = logits.argmax(dim=1) == batch.labels.argmax(dim=1)
-        return Loss(value=F.cross_entropy(logits, batch.labels), observed={"accuracy": hits.float().mean()})
+        if batch.condition is None:
+            raise ValueError("cross_entropy: got an unconditional run, expected classes. Fix: conditional: true")
+        logits = networks["classifier"](self.shifted(batch)).logits
+        hits = logits.argmax(dim=1) == batch.condition.argmax(dim=1)
+        return Loss(value=F.cross_entropy(logits, batch.condition), observed={"accuracy": hits.float().mean()})
 
     def shifted(self, batch: Batch) -> Tensor:
-        """Return the images, each moved by its own whole number of pixels down and right in [-shift, shift]."""
+        """Return the images, each shifted down and right by its own integers in [-shift, shift]."""
         span = 2 * self.shift + 1
         offsets = (batch.random.uniform(2) * span).floor().long() - self.shift
         return shift_rows(batch.images, down=offsets[:, 0], right=offsets[:, 1])
 
 
 def shift_rows(images: Tensor, *, down: Tensor, right: Tensor) -> Tensor:
-    """Move row b of images [B, C, H, W] by `down[b]` and `right[b]` pixels, repeating the border."""
+    """Shift image b of [B, C, H, W] by `down[b]` and `right[b]` pixels; border pixels are repeated."""
     rows, channels, height, width = images.shape
 
     def index(length: int, offset: Tensor) -> Tensor:

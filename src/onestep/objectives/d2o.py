@@ -1,46 +1,65 @@
-"""D2O: a pre-trained denoiser becomes a one-step generator by a GAN objective alone (arXiv:2506.09376, 2405.20750)."""
+"""D2O: fine-tune a pre-trained denoiser into a one-step generator with a GAN loss (arXiv:2506.09376, 2405.20750)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import reduce
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import SIGN_OF_REAL_LOGITS, build_pipe, pipe_of, probability_controls
 
 __all__ = ["D2O"]
 
 
+class Discriminator(Protocol):
+    """The part of the discriminators' contract that the losses use."""
+
+    splits: tuple[int, ...]
+
+    def __call__(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        """Return logits [B, N] of images [B, C, H, W]."""
+        ...
+
+    def features(self, images: Tensor) -> Sequence[Sequence[Tensor]]:
+        """Return the frozen feature maps, a tuple per critic."""
+        ...
+
+    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
+        """Return logits [B, N] of feature maps."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class D2O:
-    """Generator against discriminator, with a gradient penalty on real images in a lazy step of its own.
+    """Non-saturating or hinge GAN loss with a lazy R1 penalty on real images; no distillation term.
 
-    The discriminator's logits come in groups, one for each independent critic (its `splits`): a row's loss is the mean
-    within a critic, summed over critics. D2O-F is this objective on a network with frozen convolutions.
+    The logits of an image are grouped by critic (`Discriminator.splits`): its loss is the mean within a critic, summed
+    over critics. D2O-F is this objective on a network with frozen convolutions.
 
     Attributes:
         loss: `non_saturating` (arXiv:1406.2661, section 3) or `hinge` (arXiv:1705.02894).
-        sigma: Noise level from which the generator makes an image in one step; at this level and no other it trains.
-        rows_per_rank: Scale of the two adversarial losses. The reference sums over the rows that one GPU holds, and
-            takes the mean over GPUs, so that its gradients depend on the number of GPUs; the penalty is a mean over
-            rows, so their ratio does, too. Here all are means over rows, and the adversarial ones are multiplied by
-            this number: that of rows on each GPU in the run to be reproduced, on whatever number of GPUs this one runs.
+        sigma: The only noise level at which the generator is trained and sampled.
+        rows_per_rank: Scale of the two adversarial losses: the images per GPU of the run to reproduce. The reference
+            sums these losses over the images of one GPU and averages over GPUs, but averages the penalty over images,
+            so their ratio depends on the number of GPUs. Here all three are means over images, and the adversarial
+            ones are multiplied by this number, whatever the number of ranks.
         r1_gamma: Weight of the gradient penalty.
-        r1_every: Steps between two gradient penalties, which also multiplies them.
-        r1_gradient: How the penalty is differentiated; the numbers agree up to rounding. `double_backward`: as the
-            formula reads. `forward_mode`: without a second derivative of the frozen features, which need not have
-            one then (fused attention has none), and quicker where they are large. They need a derivative in forward
-            mode; torch 2.12 stops at a GroupNorm with channels innermost.
-        augment: A choice of augmentations/ with its options, by which all images that the discriminator sees are
-            changed, each by a draw of its own, but for those of the gradient penalty. Where it has a `target`, its
-            probability is steered by the signs of the logits of real images. Default, and in the paper: none.
+        r1_every: Steps between two gradient penalties; also their gain.
+        r1_gradient: How the penalty is differentiated; equal up to rounding. `double_backward`: as the formula reads.
+            `forward_mode`: without a second derivative of the frozen features; faster for large backbones, and possible
+            with fused attention. It needs their forward-mode derivative; torch 2.12 has none for GroupNorm in
+            channels_last.
+        augment: An augmentation (a file of augmentations/) with its options, applied with independent draws to all
+            images that the discriminator receives, except in the gradient penalty. With a `target`, its probability
+            follows the signs of the logits of real images. Default, and in the paper: none.
     """
 
     loss: Literal["non_saturating", "hinge"]
@@ -52,7 +71,7 @@ class D2O:
     augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"
-    needs: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+    samples_in: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         if self.loss not in ("non_saturating", "hinge"):
@@ -65,8 +84,12 @@ class D2O:
         if self.augment is not None:
             build_pipe(self.augment)
 
+    def networks(self) -> Mapping[str, Origin]:
+        """Return the generator, initialized from the teacher, and the discriminator."""
+        return {"generator": Pretrained(), "discriminator": Fresh(family="discriminators")}
+
     def phases(self) -> tuple[Phase, ...]:
-        """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step but the first."""
+        """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step except step 0."""
         return (
             Phase(name="generator", trains="generator", loss=self.generator_loss),
             Phase(
@@ -82,99 +105,96 @@ class D2O:
                 every=self.r1_every,
                 gain=float(self.r1_every),
                 second_order=True,
+                lazy_regularizer=True,
             ),
         )
 
-    def generate(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """Return images [B, C, H, W] of new noise, under the labels of the real rows: G(sigma z; sigma)."""
+    def generate(self, generator: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """Return images [B, C, H, W] from new noise, with the condition of the real images: G(sigma z; sigma)."""
         noise = batch.random.normal(*batch.images.shape[1:])
-        return generator(self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.labels)
+        return generator(self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.condition)
 
     def augmented(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return images [B, C, H, W], changed at random if they are to be."""
-        return (
-            images
-            if self.augment is None
-            else pipe_of(self.augment, batch=batch)(images, generator=batch.random).images
-        )
+        """Return images [B, C, H, W], augmented where configured."""
+        if self.augment is None:
+            return images
+        return pipe_of(self.augment, batch=batch)(images, generator=batch.random).images
 
-    def generator_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return what makes generated images score high; the discriminator's parameters are held by the training step.
-
-        non_saturating: softplus(-D(G(z))); hinge: -D(G(z)).
-        """
-        discriminator = players["discriminator"]
-        generated = self.generate(players["generator"], batch)
-        logits = discriminator(self.augmented(generated, batch), batch.labels)
+    def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
+        """Return the generator's loss on new noise. non_saturating: softplus(-D(G(z))); hinge: -D(G(z))."""
+        discriminator: Discriminator = networks["discriminator"]
+        generated = self.generate(networks["generator"], batch)
+        logits = discriminator(self.augmented(generated, batch), batch.condition)
         losses = F.softplus(-logits) if self.loss == "non_saturating" else -logits
-        return Loss(value=self.over_rows(losses, discriminator=discriminator))
+        return Loss(value=self.over_rows(losses, splits=discriminator.splits))
 
-    def discriminator_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return what tells generated images, of noise newly drawn, from real ones.
+    def discriminator_loss(self, networks: Networks, batch: Batch) -> Loss:
+        """Return the discriminator's loss on generated images, of new noise, and on real images.
 
         non_saturating: softplus(D(G(z))) + softplus(-D(x)); hinge: relu(1 + D(G(z))) + relu(1 - D(x)).
-        Both pass the frozen features together, where rows do not see each other, and are judged apart, generated
-        images first: each has its own batch statistics.
+        Both sets pass the frozen features in one batch, where images do not interact, and the heads separately,
+        generated images first: each set has its own batch statistics.
         """
-        discriminator, rows = players["discriminator"], len(batch.images)
+        discriminator: Discriminator = networks["discriminator"]
+        rows = len(batch.images)
         with torch.no_grad():
-            generated = self.generate(players["generator"], batch)
+            generated = self.generate(networks["generator"], batch)
             both = torch.cat([self.augmented(generated, batch), self.augmented(batch.images, batch)])
             features = discriminator.features(both)
-        fake = discriminator.judge([[m[:rows] for m in maps] for maps in features], batch.labels)
-        real = discriminator.judge([[m[rows:] for m in maps] for maps in features], batch.labels)
+        fake = discriminator.judge([[m[:rows] for m in maps] for maps in features], batch.condition)
+        real = discriminator.judge([[m[rows:] for m in maps] for maps in features], batch.condition)
         losses = self.adversarial(fake) + self.adversarial(-real)
         observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
         if self.augment is not None:
             observed[SIGN_OF_REAL_LOGITS] = real.detach().sign().mean()
-        return Loss(value=self.over_rows(losses, discriminator=discriminator), observed=observed)
+        return Loss(value=self.over_rows(losses, splits=discriminator.splits), observed=observed)
 
     def adversarial(self, logits: Tensor) -> Tensor:
-        """Return the discriminator's loss of each logit that should be low."""
+        """Return the discriminator's loss of each logit whose target is low."""
         return F.softplus(logits) if self.loss == "non_saturating" else F.relu(1 + logits)
 
-    def r1_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return gamma / 2 times the mean over rows of |d(sum of all logits)/d(image)|^2 on real images.
+    def r1_loss(self, networks: Networks, batch: Batch) -> Loss:
+        """Return gamma / 2 times the mean over real images of |d(sum of all logits)/d(image)|^2.
 
-        The R1 penalty of Mescheder et al. (arXiv:1801.04406, Eq. 9). The reference draws noise here, too, in vain.
+        The R1 penalty of Mescheder et al. (arXiv:1801.04406, Eq. 9).
         """
-        squared = _SQUARED_SLOPES[self.r1_gradient](players["discriminator"], batch.images, labels=batch.labels)
+        squared = _SQUARED_SLOPES[self.r1_gradient](networks["discriminator"], batch.images, condition=batch.condition)
         penalty = squared / len(batch.images)
         return Loss(value=penalty * self.r1_gamma / 2, observed={"r1_penalty": penalty.detach()})
 
-    def over_rows(self, losses: Tensor, *, discriminator: nn.Module) -> Tensor:
-        """Return the scalar of losses [B, N]: mean in a critic, sum over critics, mean over rows, times the scale."""
-        critics = losses.split(discriminator.splits, dim=1)
-        return self.rows_per_rank * sum(critic.mean(dim=1) for critic in critics).mean()
+    def over_rows(self, losses: Tensor, *, splits: Sequence[int]) -> Tensor:
+        """Return the scalar of losses [B, N]: mean in a critic, sum over critics, mean over images, times the scale."""
+        critics = losses.split(list(splits), dim=1)
+        return self.rows_per_rank * reduce(torch.add, [critic.mean(dim=1) for critic in critics]).mean()
 
 
-def squared_slopes(discriminator: nn.Module, images: Tensor, *, labels: Tensor | None) -> Tensor:
-    """Return the sum over rows of |d(sum of all logits)/d(image)|^2, a scalar with a gradient."""
+def squared_slopes(discriminator: Discriminator, images: Tensor, *, condition: Tensor | None) -> Tensor:
+    """Return the sum over images of |d(sum of all logits)/d(image)|^2, a differentiable scalar."""
     images = images.detach().requires_grad_()
-    logits = discriminator(images, labels)
+    logits = discriminator(images, condition)
     (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return slope.square().sum(dim=(1, 2, 3)).sum()
 
 
-def squared_slopes_forward_mode(discriminator: nn.Module, images: Tensor, *, labels: Tensor | None) -> Tensor:
-    """Return what `squared_slopes` returns, its gradient for the trained part alone.
+def squared_slopes_forward_mode(discriminator: Discriminator, images: Tensor, *, condition: Tensor | None) -> Tensor:
+    """Return the same as `squared_slopes`, differentiable with respect to the heads only.
 
     With F the frozen features, J their Jacobian at the images and u = d(sum of all logits)/dF, the slope is g = J^T u.
-    Only u depends on what is trained, so d|g|^2 = 2 <J g, du>: one product with J^T (a backward pass) and one with J
-    (a forward pass of dual numbers) stand in for the second derivative of F. As <u, J g> = |g|^2, the scalar
-    2 <u, J g> - |g|^2, J g and the last term held, has the value as well as the gradient.
+    Only u depends on trained weights, so d|g|^2 = 2 <J g, du>: one product with J^T (a backward pass) and one with J
+    (a forward pass of dual numbers) replace the second derivative of F. As <u, J g> = |g|^2, the scalar
+    2 <u, J g> - |g|^2, with J g and the last term constant, has both the value and the gradient.
     """
     images = images.detach().requires_grad_()
     features = discriminator.features(images)
     leaves = [[m.detach().requires_grad_() for m in maps] for maps in features]
-    logits = discriminator.judge(leaves, labels)
+    logits = discriminator.judge(leaves, condition)
     upper = torch.autograd.grad(logits.sum(), _flat(leaves), create_graph=True)
     (slope,) = torch.autograd.grad(_flat(features), images, grad_outputs=[u.detach() for u in upper])
-    # `no_grad` is of backward passes; dual numbers pass under it. Of torch's attentions the plain one alone takes them.
+    # `no_grad` affects backward only, not dual numbers. Of torch's attention kernels only the plain one supports them.
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         moved = discriminator.features(forward_ad.make_dual(images.detach(), slope))
         tangents = [forward_ad.unpack_dual(m).tangent for m in _flat(moved)]
-    along = sum((u * tangent).sum() for u, tangent in zip(upper, tangents, strict=True))
+    along = reduce(torch.add, [(u * tangent).sum() for u, tangent in zip(upper, tangents, strict=True)])
     return 2 * along - slope.square().sum()
 
 

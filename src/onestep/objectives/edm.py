@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives import Batch, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import build_pipe, probability_controls
 
 __all__ = ["Edm"]
@@ -22,8 +22,8 @@ class Edm:
         p_mean: Mean of ln(sigma).
         p_std: Standard deviation of ln(sigma).
         sigma_data: Standard deviation of the images.
-        augment: A choice of augmentations/ with its options, by which images are changed; the network is told how, and
-            needs as many inputs for it (`augment_dim`) as the choice has labels. Default: none.
+        augment: An augmentation (a file of augmentations/) with its options, applied to the images. Its labels are an
+            input of the network, whose `augment_dim` must equal their number. Default: none.
     """
 
     p_mean: float
@@ -32,37 +32,41 @@ class Edm:
     augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"
-    needs: ClassVar[tuple[str, ...]] = ("generator",)
+    samples_in: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if probability_controls(self.augment):
-            raise ValueError("augment: target: here is no discriminator that could steer the probability; take it away")
+            raise ValueError("augment.target: got a target, expected none without a discriminator. Fix: remove it")
+
+    def networks(self) -> Mapping[str, Origin]:
+        """Return the denoiser."""
+        return {"generator": Pretrained()}
 
     def phases(self) -> tuple[Phase, ...]:
-        """Return the one step of the generator."""
+        """Return the single phase."""
         return (Phase(name="generator", trains="generator", loss=self.generator_loss),)
 
-    def generator_loss(self, players: Players, batch: Batch) -> Loss:
-        """Return the mean over rows of weight(sigma) |D(images + sigma noise; sigma) - images|^2.
+    def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
+        """Return the mean over images of weight(sigma) |D(images + sigma noise; sigma) - images|^2.
 
-        The square is summed over channels and pixels, as in the reference, so its size grows with the image.
-        `denoising_error` is the same with a mean over channels and pixels, for comparing resolutions.
+        The square is summed over channels and pixels, as in the reference, so it scales with the image size.
+        `denoising_error` is the mean over channels and pixels instead, comparable between resolutions.
         """
         sigma = self.noise_levels(batch)
         noise = batch.random.normal(*batch.images.shape[1:])
-        images, described = self.augmented(batch)
+        images, augment_labels = self.augmented(batch)
         noisy = images + sigma[:, None, None, None] * noise
-        denoised = players["generator"](noisy, sigma, batch.labels, **described)
+        denoised = networks["generator"](noisy, sigma, batch.condition, **augment_labels)
         errors = (denoised - images).square().flatten(1)
         value = (self.weight(sigma) * errors.sum(dim=1)).mean()
         return Loss(value=value, observed={"denoising_error": value.detach() / errors.shape[1]})
 
     def augmented(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the images [B, C, H, W], changed if they are to be, and what the network is told of it."""
+        """Return the images [B, C, H, W], augmented where configured, and the keyword argument that describes it."""
         if self.augment is None:
             return batch.images, {}
-        changed = build_pipe(self.augment)(batch.images, generator=batch.random)
-        return changed.images, {"augment_labels": changed.labels}
+        augmented = build_pipe(self.augment)(batch.images, generator=batch.random)
+        return augmented.images, {"augment_labels": augmented.labels}
 
     def noise_levels(self, batch: Batch) -> Tensor:
         """Return sigma [B], ln(sigma) ~ N(p_mean, p_std^2)."""
@@ -71,6 +75,6 @@ class Edm:
     def weight(self, sigma: Tensor) -> Tensor:
         """Return lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1).
 
-        A denoiser that returns its skip connection alone then has loss 1 for each pixel, at every level.
+        A denoiser that returns its skip connection only then has loss 1 per pixel, at every level.
         """
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2

@@ -8,7 +8,7 @@ from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import parse_model
 from onestep.plan.numbers import Numbers
 from onestep.plan.paths import weights
 from onestep.plan.snapshots import Snapshots
@@ -32,15 +32,15 @@ class Choices:
 
     def snapshots(self, wildcards: Any) -> list[str]:
         """The networks among which one is chosen."""
-        return [weights(candidate) for candidate in self._snapshots.candidates(Model.parse(wildcards.model))]
+        return [weights(candidate) for candidate in self._snapshots.candidates(parse_model(wildcards.model))]
 
     def measurements(self, wildcards: Any) -> list[str]:
         """The numbers by which it is chosen."""
-        return [number.path for number in self._numbers.of_candidates(Model.parse(wildcards.model))]
+        return [number.path for number in self._numbers.of_candidates(parse_model(wildcards.model))]
 
     def options(self, wildcards: Any) -> str:
         """The number, which direction of it is better, and the counts of images that name the snapshots."""
-        model = Model.parse(wildcards.model)
+        model = parse_model(wildcards.model)
         metric, value = self._experiment.metrics[model.choice.metric].name, model.choice.value
         return canonical_json(
             {

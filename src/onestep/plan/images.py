@@ -9,7 +9,7 @@ from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import parse_model
 from onestep.plan.options import own_options
 from onestep.plan.paths import weights
 
@@ -33,7 +33,7 @@ class Images:
 
     def network(self, wildcards: Any) -> str:
         """The network of a model."""
-        return weights(Model.parse(wildcards.model))
+        return weights(parse_model(wildcards.model))
 
     def options(self, wildcards: Any) -> str:
         """The sampler and its options."""
@@ -50,7 +50,7 @@ class Images:
 
     def drawn_with(self, model: str, sampler: str) -> list[str]:
         """Return the modules that a model and a sampler are loaded from by name."""
-        networks = [f"onestep.networks.{name}" for name in self._networks_of(Model.parse(model).name)]
+        networks = [f"onestep.networks.{name}" for name in self._networks_of(parse_model(model).name)]
         return [f"onestep.sampling.{self._experiment.samplers[sampler].name}", *networks]
 
     def _networks_of(self, model: str) -> Iterable[str]:

@@ -9,7 +9,7 @@ from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import parse_model
 from onestep.plan.options import own_options
 from onestep.plan.paths import RESULTS
 from onestep.plan.references import References
@@ -36,20 +36,23 @@ class Metrics:
         features = self._experiment.metrics[wildcards.metric].features
         return f"{RESULTS}/features/{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}.{features}.npz"
 
-    def real(self, wildcards: Any) -> str:
-        """The reference that the dataset of the model has for the metric, or else the dataset's own features.
+    def real(self, wildcards: Any) -> list[str]:
+        """The published reference of the dataset for the metric, or else the features of the dataset's images.
 
-        Of a dataset with published references the images need not be here. Then a metric of generated images alone is
-        given these in place of real ones, which it does not look at.
+        None for a metric of generated images on a dataset with published references, whose images may be missing.
         """
         dataset, name = self._dataset_of(wildcards.model), wildcards.metric
         metric = components.outline("metrics", self._experiment.metrics[name].name)
-        if "real" not in metric.compares and self._experiment.datasets[dataset].references:
-            return self.generated(wildcards)
-        return self._references.published_of(dataset, metric=name) or self._references.own_of(dataset, metric=name)
+        if "real" not in metric.inputs and self._experiment.datasets[dataset].references:
+            return []
+        return [self._references.published_of(dataset, metric=name) or self._references.own_of(dataset, metric=name)]
+
+    def reference(self, wildcards: Any, input: Any) -> str:
+        """The options that name the reference."""
+        return self._references.named(self._dataset_of(wildcards.model), metric=wildcards.metric, paths=input.real)
 
     def _dataset_of(self, model: str) -> str:
-        name = Model.parse(model).name
+        name = parse_model(model).name
         if name in self._experiment.runs:
             return self._experiment.runs[name].dataset
         return next(

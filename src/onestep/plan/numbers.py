@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onestep.config.sections import Experiment
-from onestep.models import Model
+from onestep.models import Model, Selected
 from onestep.plan.paths import RESULTS
 from onestep.plan.rows import Rows
 from onestep.plan.snapshots import Snapshots
@@ -57,7 +57,7 @@ class Numbers:
             yield from self.of_table(name)
             yield from self.of_curves(name)
             for row in self._rows.of(name):
-                if row.model.choice is not None:
+                if isinstance(row.model, Selected):
                     yield from self.of_candidates(row.model)
 
     def of_table(self, name: str) -> Iterator[Number]:

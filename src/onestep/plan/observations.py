@@ -11,7 +11,7 @@ from typing import Any
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import parse_model
 from onestep.plan.features import Features
 from onestep.plan.images import Images
 from onestep.plan.numbers import Numbers
@@ -91,7 +91,7 @@ class Observations:
 
     def network(self, wildcards: Any) -> str:
         """The network whose images are observed."""
-        return weights(Model.parse(wildcards.block.split("/")[0]))
+        return weights(parse_model(wildcards.block.split("/")[0]))
 
     def sampler(self, wildcards: Any) -> str:
         """What draws them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onestep.models import Model
+from onestep.results import Results
 
 RESULTS = "results"
 
@@ -14,4 +15,4 @@ def archive(dataset: str) -> str:
 
 def weights(model: Model) -> str:
     """Return the network of a model."""
-    return f"{RESULTS}/{model.weights}"
+    return str(Results().weights(model))

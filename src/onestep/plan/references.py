@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from onestep import components
@@ -49,6 +50,11 @@ class References:
         if components.outline("metrics", chosen.name).takes_statistics:
             return self._inputs.path(source)
         return f"{RESULTS}/features/reference/{source}.{chosen.features}.npz"
+
+    def named(self, dataset: str, *, metric: str, paths: Sequence[str]) -> str:
+        """Return the options of `onestep measure` that name a reference."""
+        source = self._experiment.datasets[dataset].references.get(metric)
+        return " ".join([*(f"--real {path}" for path in paths), *([f"--real-input {source}"] if source else [])])
 
     def images(self, wildcards: Any) -> str:
         """An input with real images that others compare with."""

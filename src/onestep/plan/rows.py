@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onestep.config.sections import Experiment
 from onestep.config.sections import RowBlock as Row
 from onestep.config.sections import TableBlock as Table
-from onestep.models import Choice, Model
+from onestep.models import Choice, Model, Selected, Snapshot, Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class Rows:
     def model(self, row: Row, table: Table) -> Model:
         """Return a row's model: a teacher, a run's last snapshot, or the one that the table has chosen."""
         if row.run is None:
-            return Model(name=row.teacher)
+            return Teacher(name=row.teacher)
         run = self._experiment.runs[row.run]
         ema = None if row.ema == run.ema.half_life else row.ema
         if table.selected_by is None or len(run.snapshots) == 1:
-            return Model(name=row.run, images=run.images, ema=ema)
+            return Snapshot(name=row.run, images=run.images, ema=ema)
         metric, _, value = table.columns[table.selected_by].partition(".")
         choice = Choice(metric=metric, value=value, sampler=row.sampler, seeds=table.selection_seeds)
-        return Model(name=row.run, choice=choice, ema=ema)
+        return Selected(name=row.run, choice=choice, ema=ema)

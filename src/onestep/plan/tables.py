@@ -12,6 +12,7 @@ from onestep.config.sections import RowBlock as Row
 from onestep.config.sections import TableBlock as Table
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
+from onestep.models import Selected, Snapshot
 from onestep.plan.numbers import Numbers
 from onestep.plan.paths import RESULTS, weights
 from onestep.plan.rows import Rows
@@ -60,7 +61,7 @@ class Tables:
 
     def choices(self, wildcards: Any) -> list[str]:
         """Which snapshots were chosen for a table."""
-        chosen = [row.model for row in self._rows.of(wildcards.table) if row.model.choice is not None]
+        chosen = [row.model for row in self._rows.of(wildcards.table) if isinstance(row.model, Selected)]
         return [str(Path(path).with_suffix(".json")) for path in dict.fromkeys(map(weights, chosen))]
 
     def options(self, wildcards: Any) -> str:
@@ -95,14 +96,14 @@ class Tables:
             "sampler": row.sampler,
             "nfe": self._evaluations(row.sampler),
             "images": None,
-            "images_seen": model.images,
+            "images_seen": model.images if isinstance(model, Snapshot) else None,
             "model": str(model),
             "ema": None if row.run is None else row.ema or self._experiment.runs[row.run].ema.half_life,
         }
 
     def _evaluations(self, sampler: str) -> int:
         chosen = self._experiment.samplers[sampler]
-        return components.outline("sampling", chosen.name)(**chosen.options).evaluations
+        return components.outline("sampling", chosen.name)(**chosen.options).nfe
 
     def training_code(self, wildcards: Any) -> str:
         """The training code that is here now, by run: a table marks the runs that other code trained."""

@@ -10,7 +10,7 @@ from onestep.config.reading import run_document
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import Model
+from onestep.models import Teacher
 from onestep.plan.backbones import Backbones
 from onestep.plan.class_embeddings import ClassEmbeddings
 from onestep.plan.paths import archive, weights
@@ -87,7 +87,7 @@ class Training:
 
     def _teacher(self, run: str) -> list[str]:
         teacher = self._experiment.runs[run].teacher
-        return [] if teacher is None else [weights(Model(name=teacher))]
+        return [] if teacher is None else [weights(Teacher(name=teacher))]
 
     def _looks_through(self, run: str) -> dict[str, str]:
         """Return the networks of the backbones of a run's discriminator by name."""

@@ -1,1 +1,1 @@
-"""From measured numbers to tables and the results page; nothing is computed again here."""
+"""Tables and the results page from measured numbers; no metric is computed here."""

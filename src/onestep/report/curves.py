@@ -1,40 +1,37 @@
-"""Which curves the page shows: a metric over training, and everything that the runs logged."""
+"""The charts of a page: a metric over training, a metric against NFE, and the quantities that runs logged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Literal
 
 from onestep.report import numbers
+from onestep.report.charts import Chart, Series
 from onestep.report.evidence import Evidence, RunEvidence, TableEvidence
-from onestep.report.figures import Chart, Level, Line
 from onestep.report.table import Row, Table
 
 MOST_POINTS = 120
-"""A logged curve with more records is drawn as means over equal stretches of training."""
-X_LABEL = "images seen in training"
+"""A longer log is drawn as means over equal stretches of training."""
 Point = tuple[float, float]
 
 
 def row_name(row: Row, *, table: Table) -> str:
-    """Return a row's label, with what tells it from rows of the same label: dataset, evaluations, average."""
-    name = row.label if table.dataset is not None else f"{row.label}, {row.dataset}"
+    """Return a row's label, extended by NFE and EMA where other rows of its dataset have the same label."""
     same = [each for each in table.rows if (each.label, each.dataset) == (row.label, row.dataset)]
-    if len(same) == 1:
-        return name
-    name = f"{name}, {row.nfe} evaluation" + ("" if row.nfe == 1 else "s")
     alike = [each for each in same if each.nfe == row.nfe]
-    return name if len(alike) == 1 or row.ema is None else f"{name}, average over {row.ema:,.15g}"
+    nfe = f", NFE {row.nfe}" if len(same) > len(alike) else ""
+    return f"{row.label}{nfe}" + ("" if len(alike) == 1 or row.ema is None else f", EMA {row.ema:,.15g}")
 
 
 def run_colours(evidence: Evidence) -> dict[str, int]:
-    """Give each run one colour for the whole page: that of its first row, or one that no row has."""
+    """Return one colour for each run: that of its first row in a table, or a free one."""
     rows = [(index, row) for shown in evidence.tables for index, row in enumerate(shown.table.rows)]
     colours: dict[str, int] = {}
     for index, row in rows:
-        if row.run is not None:
-            colours.setdefault(row.run, index)
+        for run in row.runs or ([row.run] if row.run is not None else []):
+            colours.setdefault(run, index)
     free = max((index for index, _ in rows), default=-1) + 1
     for run in evidence.runs:
         if run.name not in colours:
@@ -44,57 +41,94 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
 
 
 def metric_chart(shown: TableEvidence) -> Chart | None:
-    """Draw a column over training: rows with several snapshots as lines, the others as levels to compare with."""
-    table, column = shown.table, shown.curve_column
-    lines, levels = [], []
+    """Return a column over training: rows with several snapshots as lines, other rows as levels; None for no line."""
+    table, series = shown.table, []
     for curve in shown.curves:
-        colour, name = table.rows.index(curve.row), row_name(curve.row, table=table)
-        if len(curve.points) > 1:
-            lines.append(Line(name=name, points=curve.points, colour=colour, marked=True))
-        else:
-            levels.append(Level(name=name, value=curve.points[0][1], colour=colour))
-    if not lines:
+        dataset = "" if table.dataset is not None else f", {curve.row.dataset}"
+        name, colour = row_name(curve.row, table=table) + dataset, table.rows.index(curve.row)
+        is_line = len(curve.points) > 1
+        series.append(Series(name=name, points=curve.points, colour=colour, kind="marked" if is_line else "level"))
+    if all(each.kind == "level" for each in series):
         return None
-    title = f"{numbers.heading(column)}, {table.directions[column]} is better"
-    return Chart(title=title, x_label=X_LABEL, lines=tuple(lines), levels=tuple(levels), width=440, height=270)
+    return _column_chart(table, x="images", series=series)
 
 
-def log_charts(evidence: Evidence, *, colours: Mapping[str, int]) -> list[Chart]:
-    """Draw what the runs logged: a chart for each quantity of each objective, fine-tuning first."""
+def _column_chart(
+    table: Table, *, x: Literal["images", "nfe"], series: Sequence[Series], dataset: str | None = None
+) -> Chart:
+    """Return the chart of the drawn column. Where higher is better and all values are in [0, 1], they are shares."""
+    direction = table.directions[table.drawn]
+    of = "" if dataset is None or table.dataset is not None else f" of {dataset}"
+    chart = Chart(title=f"{numbers.heading(table.drawn)}{of}, {direction} is better", x=x, series=tuple(series))
+    return replace(chart, is_share=direction == "higher" and all(0 <= value <= 1 for value in chart.values))
+
+
+def nfe_charts(table: Table) -> list[Chart]:
+    """Return the drawn column against NFE: one chart for each dataset with at least two numbers.
+
+    Published numbers are hollow; other methods are left out where they do not publish their NFE.
+    """
+    charts = []
+    for dataset in dict.fromkeys(row.dataset for row in table.rows):
+        series = [each for row in table.rows if row.dataset == dataset for each in _points(row, table=table)]
+        if len(series) > 1:
+            charts.append(_column_chart(table, x="nfe", series=series, dataset=dataset))
+    return charts
+
+
+def _points(row: Row, *, table: Table) -> Iterator[Series]:
+    """Yield the measured and the published number of a row, as far as they exist."""
+    if row.nfe is None:
+        return
+    found, published = row.numbers[table.drawn], row.published.get(table.drawn)
+    name, colour, x = row_name(row, table=table), table.rows.index(row), float(row.nfe)
+    if found.shown is not None:
+        reach = None
+        if found.std is not None and found.best_block is not None and found.worst_block is not None:
+            reach = min(found.best_block, found.worst_block), max(found.best_block, found.worst_block)
+        yield Series(name=name, points=((x, found.shown),), colour=colour, kind="point", reach=reach)
+    if published is not None:
+        yield Series(name=name, points=((x, published),), colour=colour, kind="published")
+
+
+def nfe_notes(charts: Sequence[Chart]) -> Iterator[str]:
+    """Yield the legend's explanations that apply to charts of `nfe_charts`."""
+    series = [each for chart in charts for each in chart.series]
+    if any(each.reach is not None for each in series):
+        yield "Bars: least to greatest value of the blocks of seeds or runs."
+    if any(each.kind == "published" for each in series):
+        yield "Hollow: published numbers."
+
+
+def log_charts(evidence: Evidence) -> list[Chart]:
+    """Return what the runs logged: one chart for each quantity of each objective, fine-tuning first."""
     logged = [run for run in evidence.runs if run.log]
-    options = evidence.config["runs"]
-    logged.sort(key=lambda run: options[run.name].get("teacher") is None)
+    logged.sort(key=lambda run: not run.is_tuned)
     by_objective: dict[str, list[RunEvidence]] = {}
     for run in logged:
-        by_objective.setdefault(options[run.name]["objective"]["name"], []).append(run)
+        by_objective.setdefault(run.objective, []).append(run)
+    colours = run_colours(evidence)
     return [
         chart
         for objective, runs in by_objective.items()
         for kind in ("losses", "observed", "controls")
-        for chart in _charts(runs, kind=kind, objective=objective, colours=colours)
+        for chart in _logged(runs, kind=kind, objective=objective, colours=colours)
     ]
 
 
-def _charts(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: Mapping[str, int]) -> Iterable[Chart]:
-    """Yield one chart for each logged quantity, with one line a run."""
-    names = dict.fromkeys(name for run in runs for record in run.log for name in record.get(kind, {}))
-    for name in names:
-        lines = [_logged(run, kind=kind, name=name, colour=colours[run.name]) for run in runs]
-        drawn = tuple(line for line in lines if line.points)
-        if drawn:
-            yield Chart(title=_quantity(objective, kind=kind, name=name), x_label=X_LABEL, lines=drawn)
-
-
-def _quantity(objective: str, *, kind: str, name: str) -> str:
-    """Return what a logged number is: 'd2o: generator loss', 'edm loss', 'd2o: logits real'."""
-    words = name.replace("_", " ") + (" loss" if kind == "losses" else "")
-    return words if name == objective else f"{objective.replace('_', ' ')}: {words}"
-
-
-def _logged(run: RunEvidence, *, kind: str, name: str, colour: int) -> Line:
-    records = [(record["images_seen"], record.get(kind, {}).get(name)) for record in run.log]
-    points = [(float(seen), float(value)) for seen, value in records if value is not None]
-    return Line(name=run.name, points=tuple(averaged(points)), colour=colour)
+def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: dict[str, int]) -> Iterable[Chart]:
+    """Yield one chart for each logged quantity, with one line for each run."""
+    for name in dict.fromkeys(name for run in runs for record in run.log for name in record.get(kind, {})):
+        words = name.replace("_", " ") + (" loss" if kind == "losses" else "")
+        title = words if name == objective else f"{objective.replace('_', ' ')}: {words}"
+        lines = []
+        for run in runs:
+            records = ((record["images_seen"], record.get(kind, {}).get(name)) for record in run.log)
+            points = averaged([(float(seen), float(value)) for seen, value in records if value is not None])
+            if points:
+                lines.append(Series(name=run.name, points=tuple(points), colour=colours[run.name]))
+        if lines:
+            yield Chart(title=title, x="images", series=tuple(lines), size=(336, 200))
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
@@ -102,17 +136,9 @@ def averaged(points: Sequence[Point]) -> list[Point]:
     if len(points) <= MOST_POINTS:
         return list(points)
     low, high = points[0][0], points[-1][0]
-    stretches = groupby(
-        points, key=lambda point: min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1)
-    )
-    return [_mean_point(list(stretch)) for _, stretch in stretches]
 
+    def stretch(point: Point) -> int:
+        return min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1)
 
-def _mean_point(points: Sequence[Point]) -> Point:
-    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
-
-
-def median(values: Iterable[Any]) -> float | None:
-    """Return the middle of the numbers among `values`; None where there is none."""
-    found = sorted(value for value in values if value is not None)
-    return found[len(found) // 2] if found else None
+    groups = [list(group) for _, group in groupby(points, key=stretch)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""What the results page is made from, read from results/: nothing here computes a number of its own."""
+"""The content of the results page, read from results/ and the checked config; no metric is computed here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from onestep import files
-from onestep.models import Model, average_suffix
-from onestep.report.table import Row, Table, read_table
+from onestep.config import Experiment, read_experiment
+from onestep.models import Snapshot, Teacher, parse_model
+from onestep.report.table import Row, Table, column_directions, read_rows
+from onestep.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,49 +30,65 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricCurve:
-    """A column's value over the training of a row, on one block of seeds.
+    """A column over the training of a row, on one block of seeds: (images seen, value), ascending.
 
-    Attributes:
-        row: The row.
-        points: (images seen, value), ascending; one point for a row without several snapshots.
+    A row without several snapshots has one point.
     """
 
     row: Row
-    points: tuple[tuple[int, float], ...]
+    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableEvidence:
-    """A table, what its rows draw, and how they got there.
+    """A table, the images of its rows, and its drawn column over training.
 
     Attributes:
         table: The table.
-        samples: Images of each row at the first block of seeds, in the order of the rows; None where there are none.
-        curve_column: The column the curves show, and the one the claim is judged by.
-        curve_seeds: The block of seeds they were measured on.
-        curves: One for each row that has a measured point.
+        samples: Images of each row at the first block of seeds; None where there are none.
+        curve_seeds: The block of seeds of the curves.
+        curves: One for each row with a measured point.
     """
 
     table: Table
     samples: tuple[Samples | None, ...]
-    curve_column: str
     curve_seeds: str
     curves: tuple[MetricCurve, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvidence:
-    """A trained run: its name, summary.json, the records of log.jsonl, and run.yaml as text."""
+    """A trained run.
+
+    Attributes:
+        name: Its name.
+        objective: The name of its objective.
+        is_tuned: Whether it started from a teacher.
+        summary: The content of summary.json.
+        log: The records of log.jsonl.
+        resolved: run.yaml as text.
+    """
 
     name: str
+    objective: str
+    is_tuned: bool
     summary: Mapping[str, Any]
     log: tuple[Mapping[str, Any], ...]
     resolved: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyEvidence:
+    """A study: the content of its JSON, and its figure as the text of an SVG file; empty for none."""
+
+    name: str
+    found: Mapping[str, Any]
+    figure: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """Time the jobs of one rule took, in seconds."""
+    """Time of the jobs of one rule, in seconds."""
 
     rule: str
     jobs: int
@@ -81,133 +98,160 @@ class StageTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything the page shows.
+    """The content of the page.
 
     Attributes:
-        config: The parsed config.yaml.
-        config_text: The same, verbatim.
-        tables: The tables, in the order of config.yaml.
-        runs: The runs that were trained, in the order of config.yaml.
-        stages: The time each stage took, the longest first.
-        environment: Facts about the machine and the software, by name.
-        reproduce: The commands that make this page again.
+        experiment: The checked config.
+        config_text: config.yaml, verbatim.
+        tables: The tables in the order of config.yaml.
+        studies: The studies in the order of config.yaml.
+        runs: The trained runs in the order of config.yaml.
+        stages: The time of each stage, the longest first.
+        environment: Hardware and software by name.
+        reproduce: The commands that make this page.
     """
 
-    config: Mapping[str, Any]
+    experiment: Experiment
     config_text: str
     tables: tuple[TableEvidence, ...]
+    studies: tuple[StudyEvidence, ...]
     runs: tuple[RunEvidence, ...]
     stages: tuple[StageTime, ...]
     environment: Mapping[str, str]
     reproduce: tuple[str, ...]
 
 
-def read_evidence(
-    results: Path | str, *, config_text: str, benchmarks: Path | str, reproduce: Sequence[str]
-) -> Evidence:
-    """Read what the page shows.
+def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
+    """Read the content of the page.
 
     Args:
         results: The folder results/.
-        config_text: config.yaml, verbatim.
+        config: config.yaml.
         benchmarks: Snakemake's benchmark files, `{rule}/....tsv`; need not exist.
-        reproduce: The commands that make this page again.
+        reproduce: The commands that make this page.
+
+    Raises:
+        ConfigError: The config has an error.
+        ValueError: A file is damaged.
     """
-    results = Path(results)
-    config = yaml.safe_load(config_text)
-    runs = tuple(read_run(results / "runs" / run) for run in config["runs"] if _is_trained(results / "runs" / run))
+    layout, experiment = Results(Path(results)), read_experiment(config)
+    runs = tuple(
+        _read_run(run, layout=layout, experiment=experiment) for run in experiment.runs if layout.summary(run).exists()
+    )
     return Evidence(
-        config=config,
-        config_text=config_text,
-        tables=tuple(_read_table(results, config=config, name=name) for name in config["tables"]),
+        experiment=experiment,
+        config_text=config.read_text(encoding="utf-8"),
+        tables=tuple(_read_table(name, layout=layout, experiment=experiment) for name in experiment.tables),
+        studies=tuple(_read_study(name, layout=layout) for name in getattr(experiment, "studies", ())),
         runs=runs,
         stages=read_stages(benchmarks),
-        environment=environment(runs),
+        environment=_environment(runs),
         reproduce=tuple(reproduce),
     )
 
 
-def _is_trained(folder: Path) -> bool:
-    return (folder / "summary.json").exists()
+def layout_of(name: str, *, experiment: Experiment) -> Table:
+    """Return a table of the config without rows."""
+    block = experiment.tables[name]
+    return Table(
+        name=name,
+        title=block.title,
+        caption=getattr(block, "caption", None) or "",
+        dataset=block.dataset,
+        seeds=block.seeds,
+        show=block.show,
+        columns=block.columns,
+        directions=column_directions(block.columns, metrics={m: each.name for m, each in experiment.metrics.items()}),
+        drawn=block.drawn,
+    )
 
 
-def _read_table(results: Path, *, config: Mapping[str, Any], name: str) -> TableEvidence:
-    table = read_table(results / "tables" / f"{name}.json", config=config)
-    asked = config["tables"][name].get("curves") or {}
-    column = asked.get("column", next(iter(table.columns)))
-    seeds = asked.get("seeds", table.seeds[0])
-    curves = [_read_curve(results, row, source=table.columns[column], seeds=seeds) for row in table.rows]
+def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableEvidence:
+    table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
+    asked = experiment.tables[name].curves
+    seeds = table.seeds[0] if asked is None else asked.seeds
+    curves = [
+        _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
+        for row in table.rows
+    ]
     return TableEvidence(
         table=table,
-        samples=tuple(_read_samples(results, row, seeds=table.seeds[0]) for row in table.rows),
-        curve_column=column,
+        samples=tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows),
         curve_seeds=seeds,
         curves=tuple(curve for curve in curves if curve.points),
     )
 
 
-def _read_samples(results: Path, row: Row, *, seeds: str) -> Samples | None:
+def _read_samples(row: Row, *, seeds: str, layout: Results) -> Samples | None:
     if row.model is None or row.sampler is None:
         return None
-    path = results / "grids" / row.model / row.sampler / f"{seeds}.npz"
+    path = layout.grid(row.model, row.sampler, seeds)
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as archive:
         return Samples(pixels=archive["pixels"], seeds=archive["seeds"])
 
 
-def _read_curve(results: Path, row: Row, *, source: str, seeds: str) -> MetricCurve:
-    """Return the measured points of a row: of every published snapshot of its run, or of the one that it names."""
+def _read_curve(row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment) -> MetricCurve:
+    """Return the measured points of a row: of each snapshot of its run, or of its teacher at 0 images."""
     metric, _, value = source.partition(".")
     points = []
-    for images, model in _snapshots(results, row):
-        path = results / "metrics" / model / str(row.sampler) / f"{seeds}.{metric}.json"
+    for images, model in _snapshots(row, experiment=experiment):
+        path = layout.metric(model, str(row.sampler), seeds, metric)
         if path.exists():
-            points.append((images, float(files.read_json(path)["values"][value])))
+            points.append((float(images), float(files.read_json(path)["values"][value])))
     return MetricCurve(row=row, points=tuple(points))
 
 
-def _snapshots(results: Path, row: Row) -> list[tuple[int, str]]:
-    """Return (images seen, model) of each snapshot, ascending; a network from outside counts as 0 images."""
+def _snapshots(row: Row, *, experiment: Experiment) -> list[tuple[int, str]]:
+    """Return (images seen, model) of each snapshot of a row's run; a network from outside has seen 0 images."""
     if row.model is None:
         return []
-    model = Model.parse(row.model)
-    suffix = average_suffix(model.ema)
-    found = (results / "runs" / model.name / "snapshots").glob(f"*{suffix}.safetensors")
-    counts = [path.stem.removesuffix(suffix) for path in found]
-    images = sorted(int(count) for count in counts if count.isdecimal())
-    models = [(count, str(replace(model, images=count, choice=None))) for count in images]
-    return models or [(row.images_seen or 0, row.model)]
+    model = parse_model(row.model)
+    if isinstance(model, Teacher):
+        return [(0, row.model)]
+    counts = experiment.runs[model.name].snapshots
+    return [(count, str(Snapshot(name=model.name, images=count, ema=model.ema))) for count in counts]
 
 
-def read_run(folder: Path) -> RunEvidence:
-    """Read what a run left in results/runs/{run}/."""
-    log, resolved = folder / "log.jsonl", folder / "run.yaml"
+def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvidence:
+    run, log, resolved = experiment.runs[name], layout.log(name), layout.run_config(name)
     return RunEvidence(
-        name=folder.name,
-        summary=files.read_json(folder / "summary.json"),
+        name=name,
+        objective=run.objective.name,
+        is_tuned=run.teacher is not None,
+        summary=files.read_json(layout.summary(name)),
         log=read_log(log) if log.exists() else (),
-        resolved=resolved.read_text() if resolved.exists() else "",
+        resolved=resolved.read_text(encoding="utf-8") if resolved.exists() else "",
     )
 
 
 def read_log(path: Path | str) -> tuple[dict[str, Any], ...]:
-    """Read a log of one JSON record a line.
+    """Read a log of one JSON record per line.
 
     Raises:
-        ValueError: A line is not JSON; the message names the file and the line.
+        ValueError: A line is not JSON.
     """
     records = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); train the run again to rebuild it") from error
+            raise ValueError(f"{path}, line {number}: got no JSON ({error}). Fix: train the run again") from error
     return tuple(records)
 
 
+def _read_study(name: str, *, layout: Results) -> StudyEvidence:
+    figure = layout.study(name, ".svg")
+    return StudyEvidence(
+        name=name,
+        found=files.read_json(layout.study(name, ".json")),
+        figure=figure.read_text(encoding="utf-8") if figure.exists() else "",
+    )
+
+
 def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
-    """Add up Snakemake's benchmark files by rule, the rule that took longest first."""
+    """Sum Snakemake's benchmark files by rule, the longest first."""
     seconds: dict[str, list[float]] = {}
     for path in sorted(Path(benchmarks).glob("*/**/*.tsv")):
         rule = path.relative_to(benchmarks).parts[0]
@@ -219,27 +263,24 @@ def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
     return tuple(sorted(stages, key=lambda stage: (-stage.total, stage.rule)))
 
 
-def environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return what the runs were trained with, and the machine that made this page."""
+def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
+    """Return hardware and software of the trainings, and of the machine that made this page."""
+    keys = {"Trained with PyTorch": "torch", "Trained with Python": "python", "Trained on": "device"}
     training = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
-        for heading, key in (
-            ("Trained with PyTorch", "torch"),
-            ("Trained with Python", "python"),
-            ("Trained on", "device"),
-        )
+        for heading, key in keys.items()
     }
     return {
         **{heading: values for heading, values in training.items() if values},
         "Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}",
         "Page made on": f"{platform.system()} {platform.machine()}",
-        "Processor": f"{processor()}, {os.cpu_count()} cores",
+        "Processor": f"{_processor()}, {os.cpu_count()} cores",
     }
 
 
-def processor(cpuinfo: Path | str = "/proc/cpuinfo") -> str:
-    """Return the processor's name as the system tells it."""
-    path = Path(cpuinfo)
+def _processor() -> str:
+    """Return the name of the processor."""
+    path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"

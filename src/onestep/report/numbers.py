@@ -1,4 +1,4 @@
-"""How a number is written: as many digits as its spread over the seed blocks supports, and no more."""
+"""Numbers as text: as many digits as their spread over blocks of seeds supports."""
 
 from __future__ import annotations
 
@@ -77,12 +77,6 @@ def share(value: float) -> str:
     if 99 < percent < 100:
         return "> 99 %"
     return f"{percent:.0f} %"
-
-
-def factor(value: float) -> str:
-    """Return a factor >= 1 as text: 1.04, 1.4, 52."""
-    places = 2 if value < 1.095 else 1 if value < 9.95 else 0
-    return f"{value:.{places}f}"
 
 
 def duration(seconds: float) -> str:

@@ -1,24 +1,92 @@
-"""The results page: one HTML file that opens from disk, makes no request and needs no script."""
+"""The results page: one HTML file without scripts and without requests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from statistics import median_high
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import onestep
-from onestep import files
-from onestep.report import curves, numbers
-from onestep.report.evidence import Evidence
-from onestep.report.figures import draw
-from onestep.report.views import run_view, stage_views, table_view
-from onestep.report.yaml_markup import highlight_yaml
+from onestep import components, files
+from onestep.config import Experiment, experiment_document
+from onestep.report import cells, charts, curves, numbers, pictures
+from onestep.report.cells import Cell
+from onestep.report.evidence import Evidence, RunEvidence, Samples, StudyEvidence, TableEvidence
+from onestep.report.pictures import Picture
+from onestep.report.table import Row, Table
+
+_PANEL_IMAGES, _PANEL_WIDTH, _SHEET_WIDTH = 16, 480, 1080
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowView:
+    """A row as text and pictures.
+
+    Attributes:
+        row: The row.
+        colour: The class of its colour.
+        facts: Its facts by heading.
+        cells: Its measured numbers by column.
+        published: The published number and the difference to it, for columns that have one in any row.
+        panel: Its first images.
+        sheet: More of its images.
+    """
+
+    row: Row
+    colour: str
+    facts: Mapping[str, str]
+    cells: Mapping[str, Cell | None]
+    published: Mapping[str, tuple[str, str]]
+    panel: Picture | None
+    sheet: Picture | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """A table with its images and charts.
+
+    Attributes:
+        table: The table.
+        headings: The columns' headings.
+        drawn: Heading of the column of the charts.
+        rows: All rows.
+        notes: The notes below the table.
+        seeds, sheet_seeds: The seeds of the panels and of the sheets.
+        nfe, nfe_notes: The drawn column against NFE, one chart for each dataset, and their legend.
+        curve: The drawn column over training; None where no row has several measured snapshots.
+        curve_seeds: The block of seeds of that chart.
+        metrics: Each metric with its columns, definition and options.
+        networks: The feature extractors and the discriminator backbones.
+    """
+
+    table: Table
+    headings: Mapping[str, str]
+    drawn: str
+    rows: tuple[RowView, ...]
+    notes: Sequence[str]
+    seeds: str
+    sheet_seeds: str
+    nfe: Sequence[Picture]
+    nfe_notes: Sequence[str]
+    curve: Picture | None
+    curve_seeds: str
+    metrics: Sequence[Mapping[str, str]]
+    networks: Mapping[str, Any]
+
+    @property
+    def measured(self) -> list[RowView]:
+        """The rows of this pipeline."""
+        return [each for each in self.rows if each.row.run is not None]
 
 
 def write_page(path: Path | str, *, evidence: Evidence) -> None:
-    """Write the results page to `path`, whole or not at all."""
+    """Write the results page."""
     files.write_text(path, render(evidence))
 
 
@@ -31,21 +99,165 @@ def render(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"duration": numbers.duration, "count": numbers.count, "share": numbers.share}
     colours = curves.run_colours(evidence)
     return environment.get_template("page.html.jinja").render(
-        css=Markup("".join(_style(name) for name in ("colours.css", "page.css", "chart.css"))),
-        tables=[table_view(shown, config=evidence.config) for shown in evidence.tables],
-        runs=[run_view(run, colour=colours[run.name], config=evidence.config) for run in evidence.runs],
-        charts=[Markup(draw(chart)) for chart in curves.log_charts(evidence, colours=colours)],
-        stages=stage_views(evidence.stages),
-        total_time=numbers.duration(sum(stage.total for stage in evidence.stages)),
+        css=Markup(resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8") + _colours()),
+        tables=[table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
+        studies=[_study_view(study) for study in evidence.studies],
+        runs=evidence.runs,
+        run_facts={run.name: run_facts(run) for run in evidence.runs},
+        colours={name: _colour_class(colour) for name, colour in colours.items()},
+        charts=[pictures.chart_picture(chart) for chart in curves.log_charts(evidence)],
+        stages=evidence.stages,
         environment=evidence.environment,
-        inputs=evidence.config.get("inputs") or {},
-        config=highlight_yaml(evidence.config_text),
+        inputs=experiment_document(evidence.experiment)["inputs"],
+        config=evidence.config_text,
         reproduce=evidence.reproduce,
         version=onestep.__version__,
     )
 
 
-def _style(name: str) -> str:
-    return resources.files("onestep.report").joinpath(name).read_text(encoding="utf-8")
+def _colours() -> str:
+    return "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(charts.COLOURS))
+
+
+def _colour_class(index: int) -> str:
+    return f"c{index % len(charts.COLOURS)}"
+
+
+def table_view(shown: TableEvidence, *, experiment: Experiment) -> TableView:
+    """Return a table as the page shows it."""
+    table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
+    resolution = max((each.pixels.shape[2] for each in shown.samples if each is not None), default=16)
+    columns, rows = pictures.sheet_shape(resolution, width=_SHEET_WIDTH)
+    panel_seeds = pictures.shared_seeds(shown.samples, count=_PANEL_IMAGES)
+    sheet_seeds = pictures.shared_seeds(shown.samples, count=columns * rows)
+    views = []
+    for index, (row, samples) in enumerate(zip(table.rows, shown.samples, strict=True)):
+        alt = f"Images by {row.label} with NFE {row.nfe}"
+        views.append(
+            RowView(
+                row=row,
+                colour=_colour_class(index),
+                facts=cells.facts(row, table=table),
+                cells={column: cells.cell(row, column=column, table=table) for column in table.columns},
+                published={
+                    column: cells.published_cells(row, column=column, table=table)
+                    for column in cells.published_columns(table)
+                },
+                panel=_sheet(samples, seeds=panel_seeds, columns=4, width=_PANEL_WIDTH, alt=alt),
+                sheet=_sheet(samples, seeds=sheet_seeds, columns=columns, width=_SHEET_WIDTH, alt=f"Sheet: {alt}"),
+            )
+        )
+    return TableView(
+        table=table,
+        headings={column: cells.title_of(column, table=table) for column in table.columns},
+        drawn=numbers.heading(table.drawn),
+        rows=tuple(views),
+        notes=cells.notes(table),
+        seeds=span(panel_seeds),
+        sheet_seeds=span(sheet_seeds),
+        nfe=[pictures.chart_picture(chart) for chart in nfe],
+        nfe_notes=list(curves.nfe_notes(nfe)),
+        curve=None if curve is None else pictures.chart_picture(curve),
+        curve_seeds=shown.curve_seeds,
+        metrics=list(_metric_facts(table, experiment=experiment)),
+        networks=networks_of(table, experiment=experiment),
+    )
+
+
+def _sheet(samples: Samples | None, *, seeds: Sequence[int], columns: int, width: int, alt: str) -> Picture | None:
+    if samples is None or not seeds:
+        return None
+    return pictures.contact_sheet(pictures.pick(samples, seeds=seeds), columns=columns, width=width, alt=alt)
+
+
+def span(seeds: Sequence[int]) -> str:
+    """Return seeds as text: "0 to 15" for consecutive ones, else their number, first and last."""
+    if not seeds:
+        return "none"
+    if seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return f"{len(seeds)} seeds from {seeds[0]} to {seeds[-1]}"
+
+
+def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str, str]]:
+    """Yield each metric of a table: its columns, definition, options and features."""
+    columns: dict[str, list[str]] = {}
+    for column, source in table.columns.items():
+        columns.setdefault(source.partition(".")[0], []).append(column)
+    for metric, shown in columns.items():
+        block = experiment.metrics[metric]
+        documented = components.describe("metrics", block.name).doc
+        yield {
+            "headings": ", ".join(cells.title_of(column, table=table) for column in shown),
+            "sources": ", ".join(table.columns[column] for column in shown),
+            "definition": " ".join(documented.split("\n\n")[0].split()),
+            "options": ", ".join(f"{key} {value}" for key, value in block.options.items()),
+            "features": block.features or "",
+        }
+
+
+def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
+    """Return the networks behind a table's numbers, each named by the run or input of its weights.
+
+    Returns:
+        `extractors` of the metrics, `backbones` of the discriminators that trained the rows, and `shared`, the
+        networks that are both: their metrics are not independent of the training loss.
+    """
+    metrics = [experiment.metrics[source.partition(".")[0]] for source in table.columns.values()]
+    used = [experiment.features[metric.features] for metric in metrics if metric.features]
+    extractors = dict.fromkeys(each.run or each.input or each.name for each in used)
+    rows = [name for row in table.rows for name in (row.runs or (row.run,)) if name in experiment.runs]
+    discriminators = [experiment.runs[run].discriminator for run in rows]
+    names = dict.fromkeys(name for each in discriminators if each is not None for name in each.backbones)
+    found = [experiment.backbones[name] for name in names]
+    backbones = dict.fromkeys(each.run or each.input or each.timm for each in found)
+    shared = [name for name in extractors if name in backbones]
+    return {"extractors": list(extractors), "backbones": list(backbones), "shared": shared}
+
+
+def run_facts(run: RunEvidence) -> dict[str, str]:
+    """Return the cost of a run by heading."""
+    summary = run.summary
+    rates = [rate for record in run.log if (rate := record.get("images_per_second")) is not None]
+    memory = [record["memory_mib"] for record in run.log if record.get("memory_mib")]
+    return {
+        "objective": run.objective,
+        "images": numbers.count(summary["images_seen"]),
+        "parameters": numbers.count(summary["parameters"]),
+        "time": numbers.duration(summary["seconds"]),
+        "images / s": f"{median_high(rates):.0f}" if rates else "not logged",
+        "memory": f"{numbers.count(max(memory))} MiB" if memory else "not logged",
+        "processes": str(summary["world_size"]),
+        "restarts": str(summary["restarts"]),
+        "non-finite": numbers.count(sum(record.get("non_finite", 0) for record in run.log)),
+    }
+
+
+def _study_view(study: StudyEvidence) -> dict[str, Any]:
+    """Return a study as the page shows it: its figure as a picture, numbers and control as text."""
+    found = study.found
+    title = found.get("title") or study.name.replace("_", " ")
+    figure = pictures.svg_picture(study.figure, width=0, height=0, alt=f"Figure: {title}") if study.figure else None
+    facts = {key: {name: _text(value) for name, value in found[key].items()} for key in ("numbers", "control")}
+    return {
+        **found,
+        **facts,
+        "title": title,
+        "figure": figure,
+        "name": study.name,
+        "choices": map(_text, found["choices"]),
+    }
+
+
+def _text(value: Any) -> str:
+    """Return a value of a study as text: numbers with four significant digits."""
+    if isinstance(value, float):
+        return numbers.four_digits(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return str(value)

@@ -1,81 +1,100 @@
-"""From a finished results folder to the files of one table."""
+"""From measurements in results/ to the files of one table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onestep.files import read_json
-from onestep.models import Model
-from onestep.report import numbers
-from onestep.report.formats import write_table
-from onestep.report.table import Entry, Measurement, read_measurements, tabulate
+from onestep.files import read_json, write_json, write_text
+from onestep.models import Selected, parse_model
+from onestep.report import charts, formats, numbers
+from onestep.report.curves import nfe_charts
+from onestep.report.table import Measurements, Row, Table, as_json, column_directions, fill
+from onestep.results import Results
 
 
 def write_tables(plan: Mapping[str, Any], *, results: Path, training_code: Mapping[str, str], folder: Path) -> None:
-    """Write `{table}.json .csv .md .tex .svg` from the numbers that were measured.
+    """Write `{table}.json`, `.csv`, `.md`, `.tex` and `.svg` from the measurements that exist.
 
     Args:
-        plan: `name`, `layout` (the table's block of config.yaml), `metrics` by name, `drawn`, the column that
-            is drawn, and `rows`: what the config knows of an `Entry`; where a snapshot was chosen, its `images_seen` is
-            None and its `model` says how.
-        results: The results folder.
-        training_code: Fingerprint of the training code that is here now, by run.
-        folder: Where the files go.
+        plan: `name`; `layout`, the table's block of config.yaml; `metrics`, their blocks by name; `drawn`, the column
+            of the chart; `rows`, what config.yaml determines of each `Row`. For a selected snapshot, `images_seen` is
+            None and `model` names the selection. A row of a family of runs has `models`, the model of each run.
+        results: The folder results/.
+        training_code: Fingerprint of the current training code by run.
+        folder: Destination.
 
     Raises:
-        ValueError: A file is damaged, or numbers of one column cannot be compared.
+        ValueError: A file is damaged, or numbers of one column are not comparable.
     """
-    config = {"tables": {plan["name"]: plan["layout"]}, "metrics": plan["metrics"]}
-    entries = [_entry(row, plan=plan, results=results, training_code=training_code) for row in plan["rows"]]
-    write_table(folder, table=tabulate(config, name=plan["name"], entries=entries), drawn=plan["drawn"])
-
-
-def _entry(
-    row: Mapping[str, Any], *, plan: Mapping[str, Any], results: Path, training_code: Mapping[str, str]
-) -> Entry:
-    facts = _facts(row["run"], results=results)
-    return Entry(
-        **{**row, **_selected(row, layout=plan["layout"], trained=facts is not None, results=results)},
-        frozen_share=None if facts is None else facts["frozen_share"],
-        # Every life of the run counts: a resumed run may have been trained by two versions.
-        trained_with_other_code=facts is not None and facts["codes"] != [training_code.get(row["run"])],
-        measurements=_measurements(row, plan=plan, results=results),
+    layout = plan["layout"]
+    table = Table(
+        name=plan["name"],
+        title=layout["title"],
+        caption=layout.get("caption") or "",
+        dataset=layout.get("dataset"),
+        seeds=tuple(layout["seeds"]),
+        show=layout.get("show", "mean"),
+        columns=layout["columns"],
+        directions=column_directions(layout["columns"], metrics={m: b["name"] for m, b in plan["metrics"].items()}),
+        drawn=plan["drawn"],
     )
+    policy, paths = layout.get("select", "last"), Results(results)
+    rows = [_read_row(row, policy=policy, paths=paths, training_code=training_code) for row in plan["rows"]]
+    write_table(folder, table=fill(table, [(row, _measured(row, models, table, paths)) for row, models in rows]))
 
 
-def _facts(run: str | None, *, results: Path) -> Mapping[str, Any] | None:
-    """Return what a run says of itself; None for what was not trained here."""
-    summary = None if run is None else results / "runs" / run / "summary.json"
-    return read_json(summary) if summary is not None and summary.exists() else None
+def write_table(folder: Path | str, *, table: Table) -> None:
+    """Write a table in its five formats below `folder`. The same table gives the same bytes."""
+    stem = Path(folder) / table.name
+    write_json(f"{stem}.json", as_json(table))
+    write_text(f"{stem}.csv", formats.as_csv(table))
+    write_text(f"{stem}.md", formats.as_markdown(table))
+    write_text(f"{stem}.tex", formats.as_latex(table))
+    write_text(f"{stem}.svg", charts.svg(charts.draw(nfe_charts(table))))
 
 
-def _selected(row: Mapping[str, Any], *, layout: Mapping[str, Any], trained: bool, results: Path) -> dict[str, Any]:
-    """Return which snapshot stands in a row, and how it was selected."""
-    if row["model"] is None or Model.parse(row["model"]).choice is None:
-        return {"snapshot": row["model"], "snapshot_policy": "last" if trained else None}
-    chosen = read_json(results / "selections" / f"{row['model']}.json")
-    return {
-        "snapshot": chosen["snapshot"],
-        "images_seen": chosen["images"],
-        "snapshot_policy": policy(chosen, column=layout["select"].removeprefix("best_")),
-    }
-
-
-def policy(chosen: Mapping[str, Any], *, column: str) -> str:
-    """Return in words how a snapshot was chosen: "lowest FD of 4, seeds 0-1999"."""
-    extreme = {"lower": "lowest", "higher": "highest"}[chosen["direction"]]
-    return f"{extreme} {numbers.heading(column)} of {len(chosen['candidates'])}, seeds {chosen['seeds']}"
-
-
-def _measurements(row: Mapping[str, Any], *, plan: Mapping[str, Any], results: Path) -> dict[str, list[Measurement]]:
-    if row["model"] is None:
-        return {}
-    return read_measurements(
-        results / "metrics",
-        model=row["model"],
-        sampler=row["sampler"],
-        seeds=plan["layout"]["seeds"],
-        metrics=plan["metrics"],
+def _read_row(
+    planned: Mapping[str, Any], *, policy: str, paths: Results, training_code: Mapping[str, str]
+) -> tuple[Row, Sequence[str]]:
+    """Return a row without numbers, and the models whose measurements it shows."""
+    facts = {key: value for key, value in planned.items() if key != "models"}
+    models = planned.get("models") or ([planned["model"]] if planned["model"] is not None else [])
+    parsed = [parse_model(model) for model in models]
+    runs = tuple(model.name for model in parsed)
+    summaries = {run: read_json(path) for run in runs if (path := paths.summary(run)).exists()}
+    row = Row(
+        **facts,
+        snapshot=planned["model"],
+        snapshot_policy="last" if summaries else None,
+        runs=runs if planned.get("models") else (),
+        frozen_share=next(iter(summaries.values()))["frozen_share"] if summaries else None,
+        # A resumed run may have been trained by two versions of the code.
+        trained_with_other_code=any(each["codes"] != [training_code.get(run)] for run, each in summaries.items()),
     )
+    choices = [read_json(paths.selection(model, ".json")) for model in parsed if isinstance(model, Selected)]
+    if not choices:
+        return row, models
+    selected = {"snapshot": choices[0]["snapshot"], "images_seen": choices[0]["images"]} if len(models) == 1 else {}
+    return replace(row, **selected, snapshot_policy=_policy(choices[0], policy=policy)), models
+
+
+def _policy(choice: Mapping[str, Any], *, policy: str) -> str:
+    """Return how a snapshot was selected: "lowest FD of 4, seeds 0-1999"."""
+    extreme = {"lower": "lowest", "higher": "highest"}[choice["direction"]]
+    column = numbers.heading(policy.removeprefix("best_"))
+    return f"{extreme} {column} of {len(choice['candidates'])}, seeds {choice['seeds']}"
+
+
+def _measured(row: Row, models: Sequence[str], table: Table, paths: Results) -> list[Measurements]:
+    """Return the measurements of each model on the blocks of seeds that were measured."""
+    metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
+    found: list[Measurements] = []
+    for model in models:
+        files = {
+            metric: [paths.metric(model, str(row.sampler), each, metric) for each in table.seeds] for metric in metrics
+        }
+        found.append({metric: [read_json(each) for each in those if each.exists()] for metric, those in files.items()})
+    return found or [{}]

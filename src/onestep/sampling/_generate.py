@@ -1,67 +1,148 @@
-"""From seeds to pixels, in batches that leave no trace in them."""
+"""From seeds to pixels: an image depends on its seed only, not on the batch or the other seeds.
+
+Legend: B images, C H W an image, K classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep.data import to_pixels
-from onestep.sampling._seeds import PerSeedRandom
 
-if TYPE_CHECKING:
-    from onestep.sampling import Sampler
-
-# A convolution may round otherwise when it is given another number of images. So every call of the network is given
-# this many, the last ones repeated where seeds run out: an image is the same bytes in whatever batch it is made.
+# A convolution may round differently for another number of images. Every call of the network receives this many, the
+# last seed repeated where necessary, so that an image has the same bytes in every batch.
 ROWS = 64
 
 
-class Samples(NamedTuple):
-    """Generated images, in the order of their seeds.
+class PerSeedRandom:
+    """One generator per seed; each draw returns the next numbers of every seed.
+
+    The order of the reference is: the noise, the class, the noise that a sampler adds.
+
+    Args:
+        seeds: Integers, taken modulo 2^32.
+    """
+
+    # Differs from the reference: its generators are on the sampling device; these are always on the CPU, so that a
+    # seed gives the same image on every machine.
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._streams = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return standard normal numbers [B, *shape] on the CPU; a float64 draw differs from a float32 draw."""
+        numbers = torch.empty(len(self._streams), *shape, dtype=dtype)
+        for row, stream in zip(numbers, self._streams, strict=True):
+            row.normal_(generator=stream)
+        return numbers
+
+    def integers(self, high: int) -> Tensor:
+        """Return one integer in [0, high) per seed, int64 [B] on the CPU."""
+        draws = [torch.randint(high, (), generator=stream) for stream in self._streams]
+        return torch.stack(draws) if draws else torch.empty(0, dtype=torch.int64)
+
+
+def per_seed_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of each seed: standard normal, float32 [B, *shape], on the CPU."""
+    return PerSeedRandom(seeds).normal(shape)
+
+
+class Sampler(Protocol):
+    """The algorithm that turns noise into images with a denoiser."""
+
+    @property
+    def nfe(self) -> int:
+        """NFE: calls of the network per image."""
+        ...
+
+    def __call__(
+        self,
+        generator: Callable[..., Tensor],
+        noise: Tensor,
+        condition: Tensor | None,
+        *,
+        random: PerSeedRandom | None = None,
+    ) -> Tensor:
+        """Turn noise into images.
+
+        Args:
+            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`, see `onestep.networks.Denoiser`.
+            noise: Standard normal float32 [B, C, H, W], on the device of the generator.
+            condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
+            random: The generators that `noise` was drawn from, for a sampler that adds noise.
+
+        Returns:
+            Images [B, C, H, W], float64, in [-1, 1] up to overshoot.
+        """
+        ...
+
+
+class Generator(Protocol):
+    """A denoiser in evaluation mode, see `onestep.networks.Denoiser`.
 
     Attributes:
-        pixels: uint8 [N, H, W, C], on the CPU.
-        labels: Their classes, int64 [N], on the CPU; None from an unconditional generator.
+        training: False.
+        img_resolution: H and W.
+        img_channels: C.
+        label_dim: K; 0 for an unconditional one.
+    """
+
+    training: bool
+    img_resolution: int
+    img_channels: int
+    label_dim: int
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+class Samples(NamedTuple):
+    """Generated images in the order of their seeds.
+
+    Attributes:
+        pixels: uint8 [B, H, W, C], on the CPU.
+        labels: Their classes, int64 [B], on the CPU; None from an unconditional generator.
     """
 
     pixels: Tensor
     labels: Tensor | None
 
 
-def generate(generator: nn.Module, sampler: Sampler, *, seeds: Sequence[int], batch: int) -> Iterator[Samples]:
-    """Generate one image a seed.
+def generate(generator: Generator, sampler: Sampler, *, seeds: Sequence[int], batch: int) -> Iterator[Samples]:
+    """Generate one image per seed.
 
-    The bytes depend on the seed alone: not on `batch`, on the other seeds or on their order. On a CPU this holds for
-    a given machine and number of threads; on a GPU for the algorithms that its libraries choose.
+    The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
+    algorithms that its libraries choose.
 
     Args:
-        generator: A `onestep.networks.Denoiser` in evaluation mode, on the device to compute on.
-        sampler: From noise to images.
-        seeds: Integers; a conditional generator draws the class from the seed too, after the noise.
-        batch: Images a yielded item; fewer than a multiple of 64 wastes work.
+        generator: A denoiser in evaluation mode, on the device that computes.
+        sampler: The sampler.
+        seeds: Integers; the class of a conditional generator is drawn after the noise.
+        batch: Images per yielded item, best a multiple of 64.
 
     Raises:
         ValueError: The generator is in training mode, or `batch` is not positive.
     """
     if generator.training:
-        raise ValueError("the generator is in training mode, where dropout would change its images; call .eval() first")
+        raise ValueError("generator: got training mode, where dropout changes images. Fix: call generator.eval()")
     if batch < 1:
-        raise ValueError(f"batch is at least 1 image, not {batch}")
+        raise ValueError(f"batch: got {batch}, expected at least 1 image")
     for group in _groups(seeds, batch):
         pieces = [_one_call(generator, sampler, piece) for piece in _groups(group, ROWS)]
-        labels = None if pieces[0].labels is None else torch.cat([piece.labels for piece in pieces])
-        yield Samples(torch.cat([piece.pixels for piece in pieces]), labels)
+        labels = [piece.labels for piece in pieces if piece.labels is not None]
+        yield Samples(torch.cat([piece.pixels for piece in pieces]), torch.cat(labels) if labels else None)
 
 
 def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int) -> list[Sequence[int]]:
-    """Return the seeds that process `rank` of `world_size` generates, in batches of at most `batch`.
+    """Return the seeds that one rank generates, in batches of at most `batch`.
 
-    The seeds are cut into as many near-equal batches as fill every process equally often (the earlier ones are one
-    longer), which are dealt out in turn. Empty ones, where seeds are fewer than processes, are left out.
+    The seeds are split into the smallest number of near-equal batches that is a multiple of the world size (the first
+    ones are longer by one), which are assigned to the ranks in turn. Empty batches are omitted.
     """
     count = -(-len(seeds) // (batch * world_size)) * world_size
     if count == 0:
@@ -77,13 +158,13 @@ def _groups(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 @torch.no_grad()
-def _one_call(generator: nn.Module, sampler: Sampler, seeds: Sequence[int]) -> Samples:
-    """Generate at most `ROWS` images, as if they were `ROWS`."""
+def _one_call(generator: Generator, sampler: Sampler, seeds: Sequence[int]) -> Samples:
+    """Generate at most `ROWS` images as a part of `ROWS` images."""
     random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
     device = next(generator.parameters()).device
     size = generator.img_resolution
     noise = random.normal((generator.img_channels, size, size)).to(device)
     classes = random.integers(generator.label_dim) if generator.label_dim else None
-    labels = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
-    pixels = to_pixels(sampler(generator, noise, labels, random=random)[: len(seeds)])
+    condition = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
+    pixels = to_pixels(sampler(generator, noise, condition, random=random)[: len(seeds)])
     return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])

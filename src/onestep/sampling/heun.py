@@ -1,4 +1,4 @@
-"""EDM's sampler: Heun's second-order method along the probability flow, with optional churn (arXiv:2206.00364)."""
+"""The sampler of EDM: Heun's second-order method on the probability flow ODE, optional churn (arXiv:2206.00364)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.sampling._seeds import PerSeedRandom
+from onestep.sampling._generate import PerSeedRandom
 
 __all__ = ["Heun"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heun:
-    """Algorithm 1 of EDM; with churn, algorithm 2. The path is float64, the network is called in its own precision.
+    """Algorithm 1 of EDM; with churn, algorithm 2. The trajectory is float64; the network uses its own precision.
 
     Attributes:
         steps: Steps from `sigma_max` to 0, at least 2.
-        sigma_min: The last noise level above 0.
-        sigma_max: The first noise level.
-        rho: How much the steps crowd at low noise (eq. 5).
-        churn: Noise added over the whole path, spread over the steps (S_churn); 0 is deterministic.
-        churn_min: Below this noise level none is added (S_min).
-        churn_max: Above this noise level none is added (S_max).
+        sigma_min: Last noise level above 0.
+        sigma_max: First noise level.
+        rho: Exponent of the schedule; larger values give more steps at low noise (eq. 5).
+        churn: Noise added over the whole trajectory (S_churn); 0 is deterministic.
+        churn_min: Lowest noise level with added noise (S_min).
+        churn_max: Highest noise level with added noise (S_max).
         churn_noise: Standard deviation of the added noise (S_noise).
     """
 
@@ -40,15 +40,17 @@ class Heun:
 
     def __post_init__(self) -> None:
         if self.steps < 2:
-            raise ValueError(f"steps is {self.steps}; Heun's method takes at least 2 from sigma_max to 0")
+            raise ValueError(f"steps: got {self.steps}, expected at least 2")
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"noise levels go 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}")
+            raise ValueError(
+                f"sigma_min, sigma_max: got {self.sigma_min}, {self.sigma_max}, expected 0 < sigma_min < sigma_max"
+            )
         if self.rho <= 0 or self.churn < 0:
-            raise ValueError(f"rho is above 0 and churn not below, not {self.rho} and {self.churn}")
+            raise ValueError(f"rho and churn: got {self.rho} and {self.churn}, expected rho > 0 and churn >= 0")
 
     @property
-    def evaluations(self) -> int:
-        """Network evaluations an image: two a step, but one for the last."""
+    def nfe(self) -> int:
+        """Two per step, one for the last."""
         return 2 * self.steps - 1
 
     @torch.no_grad()
@@ -56,24 +58,24 @@ class Heun:
         self,
         generator: Callable[..., Tensor],
         noise: Tensor,
-        labels: Tensor | None,
+        condition: Tensor | None,
         *,
         random: PerSeedRandom | None = None,
     ) -> Tensor:
         """Return images [B, C, H, W], float64; see `onestep.sampling.Sampler`.
 
         Raises:
-            ValueError: There is churn, and `random` is not given.
+            ValueError: `churn` is above 0 and `random` is None.
         """
         levels = self._levels(generator)
         x = noise.to(torch.float64) * levels[0]
         for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
             x, level = self._churned(x, level, random)
-            x = _step(generator, x, labels, level=level, following=following)
+            x = _step(generator, x, condition, level=level, following=following)
         return x
 
     def _levels(self, generator: Callable[..., Tensor]) -> list[float]:
-        """Return the noise levels above 0, falling (eq. 5), within what the network takes."""
+        """Return the decreasing noise levels above 0 (eq. 5), within the range of the network."""
         lowest = max(self.sigma_min, getattr(generator, "sigma_min", 0.0))
         highest = min(self.sigma_max, getattr(generator, "sigma_max", math.inf))
         ends = highest ** (1 / self.rho), lowest ** (1 / self.rho)
@@ -81,12 +83,12 @@ class Heun:
         return [(ends[0] + step / (self.steps - 1) * (ends[1] - ends[0])) ** self.rho for step in steps]
 
     def _churned(self, x: Tensor, level: float, random: PerSeedRandom | None) -> tuple[Tensor, float]:
-        """Raise the noise level a little by fresh noise (algorithm 2)."""
+        """Add noise and return the images with their higher noise level (algorithm 2)."""
         if self.churn == 0:
             return x, level
         if random is None:
-            raise ValueError("churn adds noise: give the PerSeedRandom that the first noise came from as random=")
-        # A step outside the range draws too, as in the reference, so the numbers of later steps do not depend on it.
+            raise ValueError("random: got None, expected a PerSeedRandom, because churn adds noise")
+        # A step outside the range draws as well, as in the reference, so that later steps do not depend on the range.
         fresh = random.normal(x.shape[1:], dtype=torch.float64).to(x.device)
         inside = self.churn_min <= level <= self.churn_max
         higher = level * (1 + (min(self.churn / self.steps, math.sqrt(2) - 1) if inside else 0))
@@ -94,16 +96,16 @@ class Heun:
 
 
 def _step(
-    generator: Callable[..., Tensor], x: Tensor, labels: Tensor | None, *, level: float, following: float
+    generator: Callable[..., Tensor], x: Tensor, condition: Tensor | None, *, level: float, following: float
 ) -> Tensor:
-    """Go from one noise level to the next (algorithm 1); the last step, to 0, is Euler's."""
-    slope = _slope(generator, x, labels, level=level)
+    """Integrate from one noise level to the next (algorithm 1); the last step, to 0, is an Euler step."""
+    slope = _slope(generator, x, condition, level=level)
     euler = x + (following - level) * slope
     if following == 0:
         return euler
-    return x + (following - level) * (0.5 * slope + 0.5 * _slope(generator, euler, labels, level=following))
+    return x + (following - level) * (0.5 * slope + 0.5 * _slope(generator, euler, condition, level=following))
 
 
-def _slope(generator: Callable[..., Tensor], x: Tensor, labels: Tensor | None, *, level: float) -> Tensor:
+def _slope(generator: Callable[..., Tensor], x: Tensor, condition: Tensor | None, *, level: float) -> Tensor:
     sigma = torch.full((1,), level, dtype=torch.float64, device=x.device).expand(len(x))
-    return (x - generator(x, sigma, labels).to(torch.float64)) / level
+    return (x - generator(x, sigma, condition).to(torch.float64)) / level

@@ -1,205 +1,281 @@
-"""From a run.yaml and its input files to everything the loop trains with."""
+"""From a run's typed configuration and its input files to everything the loop trains with."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
-from onestep.checkpoints.snapshot import read_snapshot
-from onestep.classifiers import build_classifier
+from onestep import components
+from onestep.autoencoders import Codec
+from onestep.autoencoders.identity import Identity
+from onestep.config.run import ResolvedRun, Run, to_document
 from onestep.data._cache import OneHot, decoded
 from onestep.data._order import InfiniteOrder
 from onestep.data.image_zip import ImageZip
-from onestep.discriminators import build_discriminator
 from onestep.distributed import Ranks
-from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
-from onestep.training.controls import Controls
+from onestep.models import average_suffix
+from onestep.objectives import (
+    AverageOf,
+    FeatureNetwork,
+    Fresh,
+    Objective,
+    Origin,
+    Phase,
+    Pretrained,
+    TeacherCopy,
+)
+from onestep.training.assignment import Inputs
+from onestep.training.controls import AdaptiveParameters
 from onestep.training.ema import MovingAverage
-from onestep.training.loop import Training
-from onestep.training.optimizers import build_optimizers
-from onestep.training.speed import speed_of
+from onestep.training.execution import Execution, execution_of
+from onestep.training.optimizers import Optimizers, build_optimizers
+from onestep.training.sources import Built, FileSources, ImageShape, Sources, build_fresh, pretrained, teacher_copy
+
+# Records that a run writes, whatever its length.
+_RECORDS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything that one run trains with.
+
+    Attributes:
+        name: The run.
+        phases: The objective's phases.
+        networks: By role.
+        families: Family folder of each role's network.
+        optimizers: One per trained role.
+        published: Role whose EMA snapshots contain.
+        averages: The EMAs of that role by the suffix of their files; "" is the main one.
+        followers: EMAs that are networks of the objective, by role.
+        frozen: SHA-256 of each network that is in no state, by role.
+        controls: The adaptive parameters.
+        config: Builds the published network; written into each snapshot.
+        codec: Between pixels and images.
+        pixels: The dataset, uint8 [N, C, H, W].
+        conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
+        order: This rank's endless order of dataset indices.
+        batch: Images per step, over all ranks.
+        images: Images of the whole run.
+        snapshots: Counts of images at which a snapshot is taken, at the first step that reaches them.
+        seed: Seed of the run.
+        non_finite_limit: Largest share of gradient entries that may be not finite, over one record.
+        micro_batch: Images of one rank that pass through the networks at once; None for all. It saves memory; batch
+            norm statistics and dropout masks differ.
+        execution: Precision and compilation.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    networks: Mapping[str, nn.Module]
+    families: Mapping[str, str]
+    optimizers: Optimizers
+    published: str
+    averages: Mapping[str, MovingAverage]
+    followers: Mapping[str, MovingAverage] = field(default_factory=dict)
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    controls: AdaptiveParameters
+    config: Mapping[str, Any]
+    codec: Codec = Identity()
+    pixels: Tensor
+    conditions: OneHot | Tensor | None
+    order: InfiniteOrder
+    batch: int
+    images: int
+    snapshots: tuple[int, ...]
+    seed: int
+    non_finite_limit: float
+    micro_batch: int | None = None
+    execution: Execution = Execution()
+
+    @property
+    def record_every(self) -> int:
+        """Images between two records, a multiple of the batch size."""
+        return max(1, self.images // (_RECORDS * self.batch)) * self.batch
 
 
 def assemble(
-    document: Mapping[str, Any],
+    resolved: ResolvedRun,
     *,
-    data: Path,
-    teacher: Path | None,
-    backbones: Mapping[str, Path],
-    class_embeddings: Path | None = None,
+    files: Inputs,
     ranks: Ranks,
-    rows_per_pass: int | None = None,
+    micro_batch: int | None = None,
     cache: Path | None = None,
 ) -> Training:
     """Build a run.
 
     Args:
-        document: The resolved run, as run.yaml holds it.
-        data: The dataset archive.
-        teacher: Snapshot the generator starts from; None where it starts from scratch.
-        backbones: Files of the networks the discriminator looks through, by the name the config gives them.
-        class_embeddings: The table with which the discriminator's class tables start; None for random ones.
-        ranks: This process among those of the run.
-        rows_per_pass: Most rows of a rank that pass the networks at once; None for all.
-        cache: Folder for decoded pixels that memory has no room for; None keeps all in memory.
+        resolved: Its typed configuration.
+        files: Its input files.
+        ranks: This process and its group.
+        micro_batch: Images of one rank that pass through the networks at once; None for all.
+        cache: Folder for decoded pixels that exceed the memory limit; None keeps all in memory.
 
     Raises:
-        ValueError: A file does not fit the config, or `rows_per_pass` is not positive.
+        ValueError: A file does not fit the configuration, or `micro_batch` is not positive.
     """
-    if rows_per_pass is not None and rows_per_pass < 1:
-        raise ValueError(f"rows per pass {rows_per_pass}: expected a positive number; leave it out for all at once")
-    ranks.share_of(document["batch"])
-    archive = ImageZip(source=data)
-    torch.manual_seed(document["seed"])
-    config, published = _published(document, archive=archive, teacher=teacher)
-    discriminator = None
-    if document.get("discriminator") is not None:
-        discriminator = build_discriminator(
-            document["discriminator"],
-            backbones=backbones,
-            timm=document.get("timm"),
-            class_embeddings=class_embeddings,
-            classes=archive.classes if document["conditional"] else 0,
-            seed=document["seed"],
-            rank=ranks.rank,
-        )
-    return compose(
-        document,
-        network=config,
-        published=published,
-        discriminator=discriminator,
-        pixels=decoded(archive, cache=cache),
-        labels=OneHot(archive.labels(), classes=archive.classes) if document["conditional"] else None,
-        ranks=ranks,
-        rows_per_pass=rows_per_pass,
+    run = resolved.run
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
+    ranks.share_of(run.batch)
+    archive = ImageZip(source=files.data)
+    sources = FileSources(
+        teacher_file=files.teacher,
+        backbones=files.backbones,
+        timm=resolved.timm,
+        class_embeddings=files.class_embeddings,
     )
+    shape = ImageShape(resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
+    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
+    return compose(
+        resolved,
+        built=built,
+        pixels=decoded(archive, cache=cache),
+        conditions=OneHot(archive.labels(), classes=archive.classes) if run.conditional else None,
+        ranks=ranks,
+        micro_batch=micro_batch,
+    )
+
+
+def objective_of(run: Run) -> Objective:
+    """Build a run's objective."""
+    objective: Objective = components.build("objectives", run.objective)
+    return objective
+
+
+def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int = 0) -> dict[str, Built]:
+    """Build the networks of a run's objective by role, with the run's seed.
+
+    Args:
+        run: The training.
+        sources: Of its pre-trained networks.
+        shape: Of its images.
+        rank: Of this process.
+
+    Raises:
+        ValueError: The run lacks a block or a file of a role, or they do not fit together.
+    """
+    torch.manual_seed(run.seed)
+    built: dict[str, Built] = {}
+    for role, origin in objective_of(run).networks().items():
+        match origin:
+            case Pretrained():
+                built[role] = pretrained(run, sources=sources, shape=shape)
+            case TeacherCopy():
+                built[role] = teacher_copy(sources=sources)
+            case Fresh(family=family):
+                block = _block(run, role)
+                built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank)
+            case FeatureNetwork(name=name):
+                built[role] = Built(sources.backbone(name))
+            case AverageOf(role=source):
+                if source not in built:
+                    raise ValueError(f"{role}: got an average of {source}, expected a network built before it")
+                built[role] = Built(copy.deepcopy(built[source].network), built[source].config)
+    return built
+
+
+def _block(run: Run, role: str) -> dict[str, Any] | None:
+    """Return name and options of a role's network: the run's key of that name, or its entry of `networks`."""
+    block = run.networks.get(role, getattr(run, role, None))
+    return to_document(block) if dataclasses.is_dataclass(block) else None
 
 
 def compose(
-    document: Mapping[str, Any],
+    resolved: ResolvedRun,
     *,
-    network: Mapping[str, Any],
-    published: nn.Module,
-    discriminator: nn.Module | None,
+    built: Mapping[str, Built],
     pixels: Tensor,
-    labels: OneHot | Tensor | None,
+    conditions: OneHot | Tensor | None,
     ranks: Ranks,
-    rows_per_pass: int | None = None,
+    micro_batch: int | None = None,
 ) -> Training:
-    """Put a run together from its networks and its data.
+    """Combine a run's networks and its data.
 
     Args:
-        document: The resolved run.
-        network: Config of the role that snapshots publish.
-        published: The network of that role, frozen where the run says.
-        discriminator: Its opponent, where the objective wants one.
+        resolved: Its typed configuration.
+        built: Its networks by role (`build_networks`).
         pixels: The dataset, uint8 [N, C, H, W].
-        labels: Its classes, one-hot float32 [N, K]; None for an unconditional run.
-        ranks: This process among those of the run.
-        rows_per_pass: See `assemble`.
+        conditions: Its conditions by index; None for an unconditional run.
+        ranks: This process and its group.
+        micro_batch: See `assemble`.
 
     Raises:
-        ValueError: The device cannot compute as the run says.
+        ValueError: The device does not support the run's execution settings.
     """
-    speed = speed_of(document, device=ranks.device)
-    objective = _component("objectives", document["objective"])
-    players: dict[str, nn.Module] = {objective.publishes: published}
-    if discriminator is not None:
-        players["discriminator"] = discriminator
-    for player in players.values():
-        player.to(ranks.device)
-    phases = objective.phases()
+    run = resolved.run
+    execution = execution_of(run, device=ranks.device)
+    objective = objective_of(run)
+    phases, origins = objective.phases(), objective.networks()
+    networks = {role: each.network.to(ranks.device) for role, each in built.items()}
+    frozen = _frozen(networks, origins=origins)
+    published = objective.publishes
+    half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
-        name=document["run"],
+        name=resolved.name,
         phases=phases,
-        players=players,
+        networks=networks,
+        families={role: _family(role, origins=origins) for role in networks},
         optimizers=build_optimizers(
-            players, phases=phases, options=document["optimizers"], fused=speed.fused_optimizer
+            networks, phases=phases, options=run.optimizers, images=run.images, fused=execution.fused_optimizer
         ),
         published=published,
-        average=_average(published, document["ema"], half_life=document["ema"]["half_life"]),
-        other_averages={each: _average(published, document["ema"], half_life=each) for each in _others(document)},
-        controls=Controls(phases),
-        network=network,
+        averages={
+            suffix: MovingAverage(networks[published], half_life=half_life, ramp_up=run.ema.ramp_up)
+            for suffix, half_life in half_lives.items()
+        },
+        followers={
+            role: MovingAverage(networks[origin.role], half_life=origin.half_life, target=networks[role])
+            for role, origin in origins.items()
+            if isinstance(origin, AverageOf)
+        },
+        frozen=frozen,
+        controls=AdaptiveParameters(phases),
+        config=built[published].config or {},
         pixels=pixels,
-        labels=labels,
-        order=InfiniteOrder(size=len(pixels), seed=document["seed"], world=ranks.world, rank=ranks.rank),
-        batch=document["batch"],
-        images=document["images"],
-        snapshots=tuple(document["snapshots"]),
-        seed=document["seed"],
-        non_finite_limit=document["non_finite_limit"],
-        rows_per_pass=rows_per_pass,
-        speed=speed,
+        conditions=conditions,
+        order=InfiniteOrder(size=len(pixels), seed=run.seed, world=ranks.world, rank=ranks.rank),
+        batch=run.batch,
+        images=run.images,
+        snapshots=resolved.snapshots,
+        seed=run.seed,
+        non_finite_limit=run.non_finite_limit,
+        micro_batch=micro_batch,
+        execution=execution,
     )
 
 
-def _component(family: str, block: Mapping[str, Any]) -> Any:
-    return plugins.load(family, block["name"])(**{key: value for key, value in block.items() if key != "name"})
+def _frozen(networks: Mapping[str, nn.Module], *, origins: Mapping[str, Origin]) -> dict[str, str]:
+    """Freeze the copies and feature networks; return the SHA-256 of each one's tensors."""
+    digests = {}
+    for role, origin in origins.items():
+        if isinstance(origin, FeatureNetwork) or (isinstance(origin, TeacherCopy) and origin.frozen):
+            networks[role].requires_grad_(False).eval()
+            digest = hashlib.sha256()
+            for name, tensor in networks[role].state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digests[role] = digest.hexdigest()
+    return digests
 
 
-def _average(published: nn.Module, options: Mapping[str, Any], *, half_life: float) -> MovingAverage:
-    return MovingAverage(published, half_life=half_life, ramp_up=options["ramp_up"])
-
-
-def _others(document: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the further half-lives; a run.yaml of an older version names none."""
-    return tuple(document["ema"].get("others", ()))
-
-
-def _published(
-    document: Mapping[str, Any], *, archive: ImageZip, teacher: Path | None
-) -> tuple[dict[str, Any], nn.Module]:
-    """Return the config and the network of the role that snapshots publish, frozen where the run says."""
-    if document.get("classifier") is not None:
-        config = {
-            **document["classifier"],
-            "resolution": archive.resolution,
-            "channels": archive.channels,
-            "classes": archive.classes,
-        }
-        return config, build_classifier(config)
-    if teacher is not None:
-        config, network = _from_teacher(document, archive=archive, teacher=teacher)
-    else:
-        shape = {
-            "img_resolution": archive.resolution,
-            "img_channels": archive.channels,
-            "label_dim": archive.classes if document["conditional"] else 0,
-        }
-        config = {**document["network"], **shape}
-        network = build_denoiser(config)
-    freeze(network, document.get("freeze") or ())
-    return config, network
-
-
-def _from_teacher(document: Mapping[str, Any], *, archive: ImageZip, teacher: Path) -> tuple[dict[str, Any], nn.Module]:
-    """Return the generator that begins as the teacher."""
-    snapshot = read_snapshot(teacher)
-    config = one_step_config(snapshot.config, preconditioning=document["preconditioning"], dropout=document["dropout"])
-    expected = {"img_resolution": archive.resolution, "img_channels": archive.channels}
-    for key, value in expected.items():
-        if config[key] != value:
-            raise ValueError(
-                f"{teacher}: its {key} is {config[key]}, the dataset's is {value}; name a teacher of this dataset"
-            )
-    classes = config.get("label_dim", 0)
-    if bool(classes) != document["conditional"]:
-        raise ValueError(
-            f"{teacher}: knows {classes} classes, but the run says conditional: {str(document['conditional']).lower()}"
-        )
-    network = build_denoiser(config)
-    network.load_state_dict(teacher_weights_for(network, snapshot.state_dict), strict=True)
-    return config, network
-
-
-def freeze(network: nn.Module, patterns: Any) -> None:
-    """Hold the parameters the run's patterns name, in D2O-F most of the convolutions."""
-    frozen = set(frozen_parameters([name for name, _ in network.named_parameters()], tuple(patterns)))
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+def _family(role: str, *, origins: Mapping[str, Origin]) -> str:
+    """Return the family folder of a role's network."""
+    origin = origins[role]
+    match origin:
+        case Fresh(family=family):
+            return family
+        case AverageOf(role=source):
+            return _family(source, origins=origins)
+        case FeatureNetwork():
+            return "backbones"
+        case _:
+            return "networks"

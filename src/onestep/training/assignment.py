@@ -1,4 +1,4 @@
-"""What is to be trained, from which files and where it works: all that a launcher must know, and no torch."""
+"""One training as a launcher sees it: the run, its files, its work folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import yaml
 
 from onestep.archive import digest_of
+from onestep.config.run import ResolvedRun, load_run
 from onestep.files import canonical_json, sha256_of_file, sha256_of_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The files a run trains from.
+    """The input files of a run.
 
     Attributes:
         run: Its run.yaml.
         data: The dataset archive.
-        teacher: The network it starts from, or None.
-        backbones: What its discriminator looks through, by name.
-        class_embeddings: The table from which its discriminator's knowledge of classes starts, or None.
+        teacher: The teacher, or None.
+        backbones: The frozen feature networks by name.
+        class_embeddings: Initial class embedding of a discriminator, or None.
     """
 
     run: Path
@@ -32,7 +33,7 @@ class Inputs:
     class_embeddings: Path | None = None
 
     def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of each input's content; a dataset's is read from its card where there is one."""
+        """Return the SHA-256 of each file's content; that of a dataset comes from its card if there is one."""
         return {
             "data": digest_of(self.data),
             "teacher": None if self.teacher is None else sha256_of_file(self.teacher),
@@ -43,30 +44,38 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One run to be trained.
+    """One run to train.
 
     Attributes:
-        inputs: What it trains from.
-        state: Root of the work folders; this run works in `state/{run}/{spec}/`.
-        code_in_spec: Whether other code makes another spec, and so trains anew.
-        state_seconds: Seconds between two states, which is what a killed run loses at most.
-        rows_per_pass: Most rows of a process that pass the networks at once; None for all.
-        cache: Folder for decoded pixels that memory has no room for; None is `{state}/.cache`.
+        inputs: Its files.
+        state: Root of the work folders; the one of this run is `state/{run}/{spec}/`.
+        code_in_spec: Whether the code is part of the run hash, so that other code trains from the start.
+        state_seconds: Seconds between two states: the most that a killed run loses.
+        micro_batch: Images of one rank that pass through the networks at once; None for all.
+        cache: Folder for decoded pixels that exceed the memory limit; None is `{state}/.cache`.
     """
 
     inputs: Inputs
     state: Path
     code_in_spec: bool
     state_seconds: float
-    rows_per_pass: int | None = None
+    micro_batch: int | None = None
     cache: Path | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the run's resolved config, as its run.yaml holds it."""
+        """Return the content of run.yaml."""
         return yaml.safe_load(self.inputs.run.read_text())
 
+    def resolved(self) -> ResolvedRun:
+        """Return the typed content of run.yaml.
+
+        Raises:
+            ValueError: The file is not the resolved configuration of a run.
+        """
+        return load_run(self.inputs.run)
+
     def spec(self, code: str) -> str:
-        """Return the name of the run's science; reads every input that has no card.
+        """Return the run hash; reads every input that has no card.
 
         Args:
             code: Fingerprint of the training code.
@@ -74,11 +83,11 @@ class Assignment:
         return spec_of(self.document(), digests=self.inputs.digests(), code=code if self.code_in_spec else None)
 
     def folder(self, code: str) -> Path:
-        """Return the folder the run works in; reads every input that has no card."""
+        """Return the work folder; reads every input that has no card."""
         return self.state / self.document()["run"] / self.spec(code)
 
 
 def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: str | None) -> str:
-    """Return the 16-digit name of a run's science: resolved config, content of inputs and, where asked, code."""
+    """Return the run hash, 16 hexadecimal digits: of configuration, input files and optionally the code."""
     science = {"run": document, "inputs": digests} | ({} if code is None else {"code": code})
     return sha256_of_text(canonical_json(science))[:16]

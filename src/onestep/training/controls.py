@@ -1,4 +1,4 @@
-"""The numbers that an objective steers while a run trains: kept, fed with means over ranks, changed by its rule."""
+"""Parameters that adapt during training, such as ADA's probability."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from onestep.objectives import Control, Phase
 from onestep.training.step import PhaseReport
 
 
-class Controls:
-    """The steered numbers of one run, the same on all ranks, and what was observed since each last changed."""
+class AdaptiveParameters:
+    """The adaptive parameters of one run, equal on all ranks, and the observations since their last update."""
 
     def __init__(self, phases: Sequence[Phase]) -> None:
-        steered = [(phase.name, control) for phase in phases for control in phase.controls]
-        self._steered = {control.name: _Steered(control, phase=phase) for phase, control in steered}
-        if len(self._steered) < len(steered):
-            raise ValueError(f"two controls of one name among {[control.name for _, control in steered]}")
+        controls = [(phase.name, control) for phase in phases for control in phase.controls]
+        self._adaptive = {control.name: _Adaptive(control, phase=phase) for phase, control in controls}
+        if len(self._adaptive) < len(controls):
+            raise ValueError(f"controls: got {[control.name for _, control in controls]}, expected distinct names")
 
     def values(self) -> Mapping[str, float]:
-        """Return what the numbers are now, by name."""
-        return MappingProxyType({name: steered.value for name, steered in self._steered.items()})
+        """Return the current values by name."""
+        return MappingProxyType({name: adaptive.value for name, adaptive in self._adaptive.items()})
 
     def observe(self, reports: Sequence[PhaseReport], *, images: int, ranks: Ranks) -> None:
-        """Take in the reports of one step of `images` rows over all ranks, and change what is due.
+        """Add the reports of one step of `images` images over all ranks; update what is due.
 
-        Every rank must call this: what ranks observed is averaged.
+        Every rank must call this, because observations are averaged over ranks.
         """
         for report in reports:
-            for steered in self._steered.values():
-                if steered.phase == report.name:
-                    steered.observe(report.observed, images=images, ranks=ranks)
+            for adaptive in self._adaptive.values():
+                if adaptive.phase == report.name:
+                    adaptive.observe(report.observed, images=images, ranks=ranks)
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return all that a resumed run needs, as JSON keeps it, to the bit."""
-        return {name: steered.state() for name, steered in self._steered.items()}
+        """Return the exact state as JSON values."""
+        return {name: adaptive.state() for name, adaptive in self._adaptive.items()}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put back what `state` returned.
+        """Restore the result of `state`.
 
         Raises:
-            ValueError: The names are not those of the run's own numbers.
+            ValueError: The names differ from the run's own.
         """
-        if set(state) != set(self._steered):
+        if set(state) != set(self._adaptive):
             raise ValueError(
-                f"the state steers {sorted(state) or 'nothing'}, the run {sorted(self._steered) or 'nothing'}; "
-                "resume with the configuration that the run began with"
+                f"state: got controls {sorted(state)}, expected {sorted(self._adaptive)}. "
+                "Fix: resume with the configuration that the run started with"
             )
-        for name, steered in self._steered.items():
-            steered.restore(state[name])
+        for name, adaptive in self._adaptive.items():
+            adaptive.restore(state[name])
 
 
-class _Steered:
-    """One number, and the sum of what was observed since it last changed.
+class _Adaptive:
+    """One parameter and the sum of its observations since the last update.
 
-    The sum is of means over ranks, so it is the same on all of them, and a state of one is a state of all.
+    The sum is of means over ranks, so it is equal on all of them and one rank's state is the state of all.
     """
 
     def __init__(self, control: Control, *, phase: str) -> None:
@@ -74,12 +74,9 @@ class _Steered:
         self._sum = self._sum + distributed.average(mean, ranks=ranks)
         self._steps, self._images = self._steps + 1, self._images + images
         if self._steps >= self._control.every:
-            self._change()
-
-    def _change(self) -> None:
-        mean = float(self._sum) / self._steps
-        self.value = float(self._control.rule(self.value, mean=mean, images=self._images))
-        self._sum, self._steps, self._images = 0.0, 0, 0
+            mean_of_steps = float(self._sum) / self._steps
+            self.value = float(self._control.rule(self.value, mean=mean_of_steps, images=self._images))
+            self._sum, self._steps, self._images = 0.0, 0, 0
 
     def state(self) -> dict[str, Any]:
         return {"value": self.value, "sum": float(self._sum), "steps": self._steps, "images": self._images}

@@ -1,4 +1,4 @@
-"""Moving average of a network's trainable parameters, with a half-life counted in images."""
+"""EMA of a network's trainable parameters; the half-life is given in images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float) -> float:
-    """Return the share of the old average that one step keeps.
+    """Return the weight of the old average in one update.
 
     Args:
         images_seen: Images before this step; the half-life never exceeds `ramp_up` times this number.
         batch: Images of this step, over all ranks.
-        half_life: Images after which a parameter's weight has halved.
-        ramp_up: The limit's ratio; 0 switches the limit off.
+        half_life: In images.
+        ramp_up: Upper limit of the half-life as a share of the images seen; 0 is no limit.
 
     Returns:
-        A number in [0, 1]; 0 on the first step, so that the average starts as a copy.
+        A number in [0, 1]; 0 in the first step if there is a limit, so that the average starts as a copy.
     """
     if ramp_up > 0:
         half_life = min(half_life, images_seen * ramp_up)
@@ -26,40 +26,53 @@ def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float)
 
 
 class MovingAverage:
-    """The average of what moves in a network; frozen parameters and buffers are taken from the network itself."""
+    """The EMA of the parameters that require a gradient; frozen parameters and buffers are those of the network."""
 
-    def __init__(self, network: nn.Module, *, half_life: float, ramp_up: float) -> None:
-        self._network = network
-        self._half_life = half_life
-        self._ramp_up = ramp_up
+    def __init__(
+        self, network: nn.Module, *, half_life: float, ramp_up: float = 0.0, target: nn.Module | None = None
+    ) -> None:
+        """Start as a copy of the network.
+
+        Args:
+            network: The network to average.
+            half_life: In images.
+            ramp_up: See `ema_decay`.
+            target: A copy of the network whose parameters and buffers then hold the average; None for tensors apart.
+        """
+        self._network, self._target = network, target
+        self._half_life, self._ramp_up = half_life, ramp_up
         self._moving = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self._averages = {name: p.detach().clone() for name, p in self._moving.items()}
+        if target is None:
+            self._averages = {name: p.detach().clone() for name, p in self._moving.items()}
+        else:
+            parameters: dict[str, Tensor] = dict(target.requires_grad_(False).eval().named_parameters())
+            self._averages = {name: parameters[name] for name in self._moving}
 
     @torch.no_grad()
     def update(self, *, images_seen: int, batch: int) -> None:
-        """Take in the network after a step that began at `images_seen`."""
+        """Average in the weights after a step of `batch` images that began at `images_seen`."""
         keep = ema_decay(images_seen, batch=batch, half_life=self._half_life, ramp_up=self._ramp_up)
         torch._foreach_lerp_(list(self._averages.values()), list(self._moving.values()), 1.0 - keep)
+        if self._target is not None:
+            for mine, current in zip(self._target.buffers(), self._network.buffers(), strict=True):
+                mine.copy_(current)
 
     def published(self) -> dict[str, Tensor]:
-        """Return the network's whole state dict with averages in place of what moved."""
+        """Return the network's whole state dict with the averages in place of the trained parameters."""
         return {name: self._averages.get(name, value.detach()) for name, value in self._network.state_dict().items()}
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return the averages alone, by parameter name."""
+        """Return the averages only, by parameter name."""
         return self._averages
 
     @torch.no_grad()
     def restore(self, averages: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned.
+        """Restore the result of `state`.
 
         Raises:
-            ValueError: The names differ from those of the network's trainable parameters.
+            ValueError: The names differ from those of the trained parameters.
         """
-        if set(averages) != set(self._averages):
-            odd = sorted(set(averages) ^ set(self._averages))
-            raise ValueError(
-                f"moving average of other parameters than the network trains, first difference: {odd[0]!r}"
-            )
+        if odd := sorted(set(averages) ^ set(self._averages)):
+            raise ValueError(f"EMA: got other parameters than the network trains, first difference {odd[0]!r}")
         for name, value in averages.items():
             self._averages[name].copy_(value)

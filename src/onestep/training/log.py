@@ -1,33 +1,37 @@
-"""What a run says while it trains: one JSON line a record in a file, one progress line on the terminal."""
+"""The log of a run: means between two records, one JSON line per record, a progress bar."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.training.step import PhaseReport
 
+# The progress line where standard error is no terminal.
+_LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} images [{rate_fmt}, {remaining} left{postfix}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowState:
-    """A window that is taken apart.
+    """The state of a window.
 
     Attributes:
         sums: float64 [ranks, sums].
-        counts: Of each sum: kind, name, and how many steps it holds.
-        replaced: Gradient entries that were not finite, the same on all ranks.
+        counts: Kind, name and number of steps of each sum.
+        replaced: Gradient entries that were not finite, equal on all ranks.
         entries: Gradient entries.
     """
 
@@ -38,7 +42,7 @@ class WindowState:
 
 
 class Window:
-    """Sums of what phases reported since the last record, kept on the device until they are asked for."""
+    """Sums of the phases' reports since the last record; they stay on the device until the next one."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Tensor] = {}
@@ -47,7 +51,7 @@ class Window:
         self._entries = 0
 
     def add(self, reports: list[PhaseReport]) -> None:
-        """Take in the reports of one step."""
+        """Add the reports of one step."""
         for report in reports:
             self._add("losses", report.name, report.loss)
             for name, value in report.observed.items():
@@ -71,7 +75,7 @@ class Window:
         return found
 
     def state(self, *, ranks: Ranks) -> WindowState:
-        """Return what a resumed run needs to go on with this window, to the bit; every rank must call this."""
+        """Return the exact state of this window; every rank must call this."""
         keys = sorted(self._sums)
         sums = torch.stack([self._sums[key] for key in keys]) if keys else torch.zeros(0, dtype=torch.float64)
         return WindowState(
@@ -82,7 +86,7 @@ class Window:
         )
 
     def restore(self, state: WindowState, *, ranks: Ranks) -> None:
-        """Put back what `state` returned; of another number of ranks, each takes the mean."""
+        """Restore the result of `state`; with another number of ranks, each takes the mean."""
         same = len(state.sums) == ranks.world
         sums = (state.sums[ranks.rank] if same else state.sums.mean(0)).to(ranks.device)
         for (kind, name, count), value in zip(state.counts, sums, strict=True):
@@ -90,26 +94,26 @@ class Window:
         self._replaced, self._entries = torch.tensor(state.replaced, device=ranks.device), state.entries
 
     def replaced(self) -> tuple[int, float]:
-        """Return how many gradient entries were not finite, and their share of all."""
+        """Return the number of gradient entries that were not finite, and their share."""
         count = 0 if self._replaced is None else int(self._replaced)
         return count, count / max(self._entries, 1)
 
 
 class RunLog:
-    """The file log.jsonl; after a resume, records beyond the state it resumed from are cut off."""
+    """The file log.jsonl; a resume truncates records after its state."""
 
     def __init__(self, path: Path, *, bytes_kept: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
+        self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
         self._file.truncate(bytes_kept)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record and hand it to the operating system."""
+        """Append one record and flush it to the operating system."""
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     def settled_bytes(self) -> int:
-        """Flush the log to disk and return its length, which a training state remembers."""
+        """Flush the log to disk and return its length in bytes, which is part of a state."""
         os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
 
@@ -119,41 +123,54 @@ class RunLog:
 
 
 class Progress:
-    """One line on the terminal every few seconds: images, rate, time left, losses."""
+    """A progress bar; without a terminal, a line every `every_seconds`."""
 
-    def __init__(self, name: str, *, images: int, every_seconds: float = 10.0) -> None:
-        self._name, self._images, self._every = name, images, every_seconds
-        self._started = self._said = time.monotonic()
-        self._first: int | None = None
-
-    def show(self, images_seen: int, *, losses: Mapping[str, float | None]) -> None:
-        """Print the line if it is time, and always at the end."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._started = images_seen, now
-        if now - self._said < self._every and images_seen < self._images:
-            return
-        self._said = now
-        rate = (images_seen - self._first) / max(now - self._started, 1e-9)
-        print(
-            progress_line(self._name, images_seen, self._images, rate=rate, losses=losses), file=sys.stderr, flush=True
+    def __init__(
+        self, name: str, *, images: int, images_seen: int = 0, shown: bool = True, every_seconds: float = 10.0
+    ) -> None:
+        on_terminal = sys.stderr.isatty()
+        self._bar: tqdm[NoReturn] = tqdm(
+            total=images,
+            initial=images_seen,
+            desc=name,
+            unit=" images",
+            unit_scale=True,
+            disable=not shown,
+            delay=0.01,
+            mininterval=0.5 if on_terminal else every_seconds,
+            miniters=0,
+            file=sys.stderr if on_terminal else _Lines(sys.stderr),
+            bar_format=None if on_terminal else _LINE,
         )
 
+    def show(self, images_seen: int, *, losses: Mapping[str, float | None]) -> None:
+        """Update the bar if it is time, and always at the end."""
+        found = {phase: value for phase, value in losses.items() if value is not None}
+        self._bar.set_postfix(found, refresh=False)
+        self._bar.update(images_seen - self._bar.n)
 
-def progress_line(name: str, images_seen: int, images: int, *, rate: float, losses: Mapping[str, float | None]) -> str:
-    """Return e.g. `digits_d2o  12,800/40,000 images  32%  310 images/s  1:28 left  discriminator 21.3`."""
-    parts = [name, f"{images_seen:,}/{images:,} images", f"{100 * images_seen / images:.0f}%"]
-    if rate > 0:
-        parts += [f"{rate:.0f} images/s", f"{clock((images - images_seen) / rate)} left"]
-    parts += [f"{phase} {value:.4g}" for phase, value in losses.items() if value is not None]
-    return "  ".join(parts)
+    def close(self) -> None:
+        """Finish the bar."""
+        self._bar.close()
 
 
-def clock(seconds: float) -> str:
-    """Return seconds as `m:ss`, or `h:mm:ss` from one hour on."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+class _Lines(io.TextIOBase):
+    """A text stream on which each refresh of a progress bar is a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._last = stream, ""
+
+    def write(self, text: str) -> int:
+        """Write one refresh as a line."""
+        line = text.strip("\r\n ")
+        if line and line != self._last:
+            self._last = line
+            self._stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -1,70 +1,142 @@
-"""Adam, or RAdam, with the constants the paper states, corrected where a network also takes lazy steps."""
+"""The optimizer of each trained role: algorithm, schedule of the learning rate, lazy regularization, clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from onestep.config.run import Optimizer, Schedule
 from onestep.objectives import Phase
 
-# arXiv:1412.6980 and arXiv:1908.03265.
-_ALGORITHMS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+# arXiv:1412.6980, arXiv:1711.05101 and arXiv:1908.03265.
+_ALGORITHMS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+}
+_FUSED = ("adam", "adamw")
 
 
-def laziness(phases: Sequence[Phase], role: str) -> float:
-    """Return k / (k + 1) where `role` takes a lazy step every k-th step, else 1.
+@dataclass(frozen=True, kw_only=True)
+class RoleOptimizer:
+    """The optimizer of one role.
 
-    The extra step every k steps is made up for by a smaller step and shorter memory (StyleGAN2, arXiv:1912.04958,
-    appendix B, lazy regularisation).
+    Attributes:
+        torch: The optimizer; its parameters are those that the role trains.
+        lr: Learning rate before the schedule.
+        schedule: Factor on `lr`; None is 1.
+        images: Length of the run, in images.
+        clip_norm: Upper limit of the gradient's norm; None is no limit.
+    """
+
+    torch: torch.optim.Optimizer
+    lr: float
+    schedule: Schedule | None = None
+    images: int = 0
+    clip_norm: float | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters."""
+        return [parameter for group in self.torch.param_groups for parameter in group["params"]]
+
+    def step(self, *, images_seen: int) -> None:
+        """Clip the gradient and update the parameters with the learning rate after `images_seen` images.
+
+        The position in the schedule is not state of its own, so a resumed run continues it exactly.
+        """
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.schedule is not None:
+            for group in self.torch.param_groups:
+                group["lr"] = self.lr * lr_factor(self.schedule, images_seen=images_seen, images=self.images)
+        self.torch.step()
+
+
+Optimizers: TypeAlias = Mapping[str, RoleOptimizer]
+
+
+def lr_factor(schedule: Schedule, *, images_seen: int, images: int) -> float:
+    """Return the factor on the learning rate of a step that begins at `images_seen` of `images` images."""
+    if images_seen < schedule.warmup:
+        return images_seen / schedule.warmup
+    if schedule.name == "cosine":
+        position = (images_seen - schedule.warmup) / max(images - schedule.warmup, 1)
+        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * min(position, 1.0))) / 2
+    if schedule.name == "inverse_sqrt" and schedule.decay_from is not None:
+        return 1 / math.sqrt(max(images_seen / schedule.decay_from, 1.0))
+    return 1.0
+
+
+def lazy_reg_ratio(phases: Sequence[Phase], role: str) -> float:
+    """Return k / (k + 1) if `role` has a lazy regularizer on every k-th step, else 1.
+
+    StyleGAN2 (arXiv:1912.04958, appendix B) corrects the learning rate and the betas by it for the additional step.
     """
     ratio = 1.0
     for phase in phases:
-        if phase.trains == role and phase.every > 1:
+        if phase.trains == role and phase.lazy_regularizer:
             ratio *= phase.every / (phase.every + 1)
     return ratio
 
 
 def build_optimizers(
-    players: Mapping[str, nn.Module],
+    networks: Mapping[str, nn.Module],
     *,
     phases: Sequence[Phase],
-    options: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Optimizer],
+    images: int = 0,
     fused: bool = False,
-) -> dict[str, torch.optim.Optimizer]:
-    """Return one optimizer per trained role, over the parameters that require a gradient.
+) -> dict[str, RoleOptimizer]:
+    """Return the optimizer of each trained role, over its parameters that require a gradient.
 
     Args:
-        players: The networks by role; frozen parameters have `requires_grad` off already.
-        phases: The objective's steps; they say which roles train, and how lazily.
-        options: For each role `lr`, `betas` and `eps` as published, before the correction for laziness, and `name`,
-            adam or radam; adam where there is none.
-        fused: Whether a step is one kernel; torch has one for adam. Default: one kernel an operation.
+        networks: By role; frozen parameters require no gradient.
+        phases: The objective's phases, which define the trained roles and their lazy regularizers.
+        options: By role, as published: before the correction for lazy regularization.
+        images: Length of the run, for schedules that depend on it.
+        fused: Whether a step is one kernel (adam, adamw).
 
     Raises:
-        ValueError: A trained role has an unknown optimizer, or nothing left to train.
+        ValueError: A trained role has no optimizer or no trainable parameter, or its algorithm has no fused kernel.
     """
     optimizers = {}
     for role in dict.fromkeys(phase.trains for phase in phases):
-        trainable = [p for p in players[role].parameters() if p.requires_grad]
+        trainable = [p for p in networks[role].parameters() if p.requires_grad]
         if not trainable:
-            raise ValueError(f"every parameter of the {role} is frozen; nothing is left to train")
-        optimizers[role] = _optimizer(trainable, options=options[role], ratio=laziness(phases, role), fused=fused)
+            raise ValueError(f"freeze: got every parameter of the {role}, expected some that are trained")
+        if role not in options:
+            raise ValueError(f"optimizers.{role}: got none, expected one for a trained role")
+        chosen, ratio = options[role], lazy_reg_ratio(phases, role)
+        optimizers[role] = RoleOptimizer(
+            torch=_algorithm(trainable, options=chosen, ratio=ratio, fused=fused),
+            lr=float(chosen.lr) * ratio,
+            schedule=chosen.schedule,
+            images=images,
+            clip_norm=chosen.clip_norm,
+        )
     return optimizers
 
 
-def _optimizer(
-    parameters: list[nn.Parameter], *, options: Mapping[str, Any], ratio: float, fused: bool
+def _algorithm(
+    parameters: list[nn.Parameter], *, options: Optimizer, ratio: float, fused: bool
 ) -> torch.optim.Optimizer:
-    name = options.get("name", "adam")
-    if name not in _ALGORITHMS:
-        raise ValueError(f"optimizer {name!r}: expected {' or '.join(_ALGORITHMS)}")
-    if fused and name != "adam":
-        raise ValueError(f"compile.fused_optimizer: true, but torch has no fused {name}; only adam")
-    first, second = (float(beta) ** ratio for beta in options["betas"])
+    if options.name not in _ALGORITHMS:
+        raise ValueError(f"optimizer: got {options.name!r}, expected one of {', '.join(_ALGORITHMS)}")
+    if fused and options.name not in _FUSED:
+        raise ValueError(f"compile.fused_optimizer: got true, expected false with {options.name}, which has no kernel")
+    first, second = (float(beta) ** ratio for beta in options.betas)
     kernels = {"fused": True} if fused else {"foreach": True}
-    return _ALGORITHMS[name](
-        parameters, lr=float(options["lr"]) * ratio, betas=(first, second), eps=float(options["eps"]), **kernels
+    return _ALGORITHMS[options.name](
+        parameters,
+        lr=float(options.lr) * ratio,
+        betas=(first, second),
+        eps=float(options.eps),
+        weight_decay=options.weight_decay or 0.0,
+        **kernels,
     )

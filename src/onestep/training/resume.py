@@ -1,4 +1,4 @@
-"""From a running training to a complete state on disk and back: a resumed run ends bitwise as an undisturbed one."""
+"""Complete training states: a resumed run ends bitwise equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onestep import distributed
 from onestep.checkpoints.training_state import (
@@ -20,10 +20,9 @@ from onestep.checkpoints.training_state import (
     write_training_state,
 )
 from onestep.distributed import Ranks
+from onestep.training.assembly import Training
+from onestep.training.ema import MovingAverage
 from onestep.training.log import Window, WindowState
-
-if TYPE_CHECKING:
-    from onestep.training.loop import Training
 
 _logger = logging.getLogger(__name__)
 
@@ -31,8 +30,9 @@ _logger = logging.getLogger(__name__)
 class Resume:
     """Writes and reads the states of one run in one folder.
 
-    Batch-norm statistics of the discriminator's heads are local to a rank; those of rank 0 are kept. They never enter
-    a result, because the heads train in training mode only.
+    A state contains trained networks and those that follow them; of frozen ones, their digests. Batch-norm statistics
+    of a discriminator's heads are local to a rank; those of rank 0 are saved. They affect no result, because the heads
+    are used in training mode only.
     """
 
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
@@ -42,22 +42,22 @@ class Resume:
         self._began = time.monotonic()
 
     def restore(self) -> int:
-        """Load the newest valid state and return its images seen; without one, make all ranks alike and return 0."""
+        """Load the newest valid state and return its images seen; without one, broadcast from rank 0 and return 0."""
         state = read_training_state(self._folder)
         self._agree(state)
         if state is None:
             self._seed()
-            for player in self._training.players.values():
-                distributed.broadcast(player.state_dict().values(), ranks=self._ranks)
+            for network in self._training.networks.values():
+                distributed.broadcast(network.state_dict().values(), ranks=self._ranks)
             for average in self._training.averages.values():
-                average.restore(self._moving())
+                average.restore(self._moving(average))
             return 0
         self._load(state)
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
         return state.images_seen
 
     def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
-        """Write a state; every rank must call this at the same step, and none goes on before it is written."""
+        """Write a state; every rank must call this at the same step, and returns once it is written."""
         generators, begun = self._generators(), window.state(ranks=self._ranks)
         if self._ranks.leads:
             tensors, optimizers = self._tensors()
@@ -74,6 +74,7 @@ class Resume:
                 "history": self.history(),
                 "order": {name: value for name, value in order.items() if isinstance(value, int)},
                 "optimizers": optimizers,
+                **({"frozen": dict(self._training.frozen)} if self._training.frozen else {}),
                 "controls": self._training.controls.state(),
                 "window": {"counts": begun.counts, "replaced": begun.replaced, "entries": begun.entries},
             }
@@ -82,33 +83,39 @@ class Resume:
         distributed.wait(ranks=self._ranks)
 
     def _agree(self, state: TrainingState | None) -> None:
-        """Stop where ranks found different states: they would train different networks."""
+        """Raise if ranks found different states: they would train different networks."""
         found = distributed.gather(torch.tensor([-1 if state is None else state.images_seen]), ranks=self._ranks)
         if len({int(each) for each in found}) > 1:
             raise ValueError(
-                f"{self._folder}: ranks found states of different age {[int(each) for each in found]}; is it shared?"
+                f"{self._folder}: got states of {[int(each) for each in found]} images on the ranks, expected one. "
+                "Fix: use a folder that all ranks share"
             )
 
     def _seed(self) -> None:
-        """Seed this rank's global generator, which dropout draws from."""
+        """Seed this rank's global generator, which dropout uses."""
         seed = distributed.rank_seed(self._training.seed, world=self._ranks.world, rank=self._ranks.rank)
         torch.manual_seed(seed)
 
-    def _moving(self) -> dict[str, Tensor]:
-        moving = self._training.average.state()
-        return {name: p.detach() for name, p in self._training.published.named_parameters() if name in moving}
+    def _moving(self, average: MovingAverage) -> dict[str, Tensor]:
+        published = self._training.networks[self._training.published]
+        return {name: p.detach() for name, p in published.named_parameters() if name in average.state()}
+
+    def _saved(self) -> dict[str, nn.Module]:
+        """Return the networks that are part of a state."""
+        networks = self._training.networks.items()
+        return {role: network for role, network in networks if role not in self._training.frozen}
 
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {
             f"player.{role}.{name}": value
-            for role, player in self._training.players.items()
-            for name, value in player.state_dict().items()
+            for role, network in self._saved().items()
+            for name, value in network.state_dict().items()
         }
         for suffix, average in self._training.averages.items():
             tensors |= {f"average{suffix}.{name}": value for name, value in average.state().items()}
         values = {}
         for role, optimizer in self._training.optimizers.items():
-            moments, values[role] = optimizer_tensors(optimizer)
+            moments, values[role] = optimizer_tensors(optimizer.torch)
             tensors |= {f"optimizer.{role}.{name}": value for name, value in moments.items()}
         return tensors, values
 
@@ -120,51 +127,63 @@ class Resume:
         return {name: torch.stack(distributed.gather(state, ranks=self._ranks)) for name, state in states.items()}
 
     def _load(self, state: TrainingState) -> None:
-        for role, player in self._training.players.items():
-            player.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
+        self._check_frozen(state)
+        for role, network in self._saved().items():
+            network.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
         for suffix, average in self._training.averages.items():
             average.restore(_under(f"average{suffix}.", state.tensors))
         for role, optimizer in self._training.optimizers.items():
-            load_optimizer(optimizer, _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role])
+            moments, values = _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role]
+            load_optimizer(optimizer.torch, moments, values)
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
         self._training.order.restore(state.values["order"] | arrays)
         self._training.controls.restore(state.values.get("controls", {}))
         self.log_bytes = state.values["log_bytes"]
-        # States of older versions have none, because they were written between two windows.
+        # States of older versions have no window, because they were written between two of them.
         if "window" in state.values:
             begun = WindowState(sums=state.tensors["window.sums"], **state.values["window"])
             self.window.restore(begun, ranks=self._ranks)
         self._remember(state.values["history"])
         self._load_generators(state)
 
+    def _check_frozen(self, state: TrainingState) -> None:
+        """Raise if a frozen network is another one than when the state was written."""
+        saved = state.values.get("frozen", {})
+        for role in sorted(saved.keys() | self._training.frozen.keys()):
+            if saved.get(role) != self._training.frozen.get(role):
+                raise ValueError(
+                    f"{state.path}: got a frozen {role} of SHA-256 {saved.get(role)}, expected "
+                    f"{self._training.frozen.get(role)}. Fix: resume with the file that the run started with"
+                )
+
     def _load_generators(self, state: TrainingState) -> None:
         if state.values["world"] != self._ranks.world:
             _logger.warning(
-                "%s: resumed with %d processes after %d; dropout draws anew, so the end differs in the last digits",
+                "%s: resumed with %d processes after %d; dropout masks and the last digits of the result differ",
                 self._training.name,
                 self._ranks.world,
                 state.values["world"],
             )
             self._seed()
             return
-        # Copies: torch crashes on a generator's state that is a view into the states of all ranks.
+        # Copies: torch crashes on a generator state that is a view into the states of all ranks.
         torch.set_rng_state(state.tensors["random.cpu"][self._ranks.rank].clone())
         if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
             torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank].clone(), self._ranks.device)
 
     def _remember(self, history: Mapping[str, Any]) -> None:
-        """Take over what earlier lives of the run left: how many, how long, with which code."""
+        """Continue the history of the state: restarts, seconds, code."""
         self._restarts, self._seconds = history["restarts"] + 1, history["seconds"]
         if history["codes"][-1] != self._codes[-1]:
-            _logger.warning("%s: resumed with other training code than it began with", self._training.name)
+            _logger.warning("%s: resumed with other training code than it started with", self._training.name)
         self._codes = list(dict.fromkeys([*history["codes"], *self._codes]))
 
     def history(self) -> dict[str, Any]:
-        """Return `restarts`, `seconds` of training over all lives, and `codes`, the fingerprints that trained."""
+        """Return `restarts`, `seconds` of training in all, and `codes`, the fingerprints of the code that trained."""
         seconds = round(self._seconds + time.monotonic() - self._began, 1)
         return {"restarts": self._restarts, "seconds": seconds, "codes": self._codes}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose name begins with `prefix`, without it."""
+    """Return the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from onestep import distributed
 from onestep.distributed import Ranks
-from onestep.objectives import Batch, Loss, Phase, Players
+from onestep.objectives import Batch, Loss, Networks, Phase
+from onestep.training.batches import StepData
+from onestep.training.optimizers import Optimizers
 
-Optimizers = Mapping[str, torch.optim.Optimizer]
-
-# What the reference puts in place of gradients that are not finite.
+# Replacements of NaN, inf and -inf in gradients, as in the reference.
 _NOT_A_NUMBER, _POSITIVE, _NEGATIVE = 0.0, 1e5, -1e5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseReport:
-    """What one phase did; tensors stay on the device, so that logging does not stall it.
+    """The result of one phase; tensors stay on the device, so that logging does not synchronize.
 
     Attributes:
         name: The phase.
-        loss: Scalar before the gain, of this rank; a mean over its rows, however many passes they took.
-        observed: Scalars the objective wants logged, of this rank; likewise.
-        replaced: How many gradient entries were not finite, after averaging over ranks.
-        entries: How many gradient entries there were.
+        loss: Scalar before the gain; the mean over this rank's images.
+        observed: Scalars for the log, likewise.
+        replaced: Number of gradient entries that were not finite, after averaging over ranks.
+        entries: Number of gradient entries.
     """
 
     name: str
@@ -38,113 +39,95 @@ class PhaseReport:
 
 
 def due(phases: Sequence[Phase], step: int) -> tuple[Phase, ...]:
-    """Return the phases of step number `step` (from 0); lazy phases wait for their first full interval."""
+    """Return the phases of step number `step`, from 0; one with `every` > 1 first runs after a full interval."""
     return tuple(phase for phase in phases if phase.every == 1 or (step > 0 and step % phase.every == 0))
 
 
 def train_step(
     phases: Sequence[Phase],
     *,
-    players: Players,
+    networks: Networks,
     optimizers: Optimizers,
-    passes_for: Callable[[Phase], Sequence[Batch]],
+    data: StepData,
     ranks: Ranks,
-    views: Players | None = None,
+    wrapped: Networks | None = None,
 ) -> list[PhaseReport]:
-    """Run `phases`, each on its own batch values (same images, fresh random streams).
+    """Run `phases` on the same images, each with fresh random streams.
 
     Args:
-        phases: Those that are due.
-        players: The networks by role.
-        optimizers: One a trained role.
-        passes_for: Returns this rank's rows for a phase, in the parts that pass the networks one after the other.
-        ranks: This process among those of the run.
-        views: The networks as they are given to phases that are not of second order: quicker, with the same weights.
-            Default: as they are.
+        phases: The due ones.
+        networks: By role, as second-order phases receive them.
+        optimizers: One per trained role.
+        data: This rank's images.
+        ranks: This process and its group.
+        wrapped: The networks as first-order phases receive them (`Execution.wrapped`); None for `networks`.
     """
-    quick = players if views is None else views
-    return [
-        _run_phase(
-            phase,
-            players=players if phase.second_order else quick,
-            optimizers=optimizers,
-            passes=passes_for(phase),
-            ranks=ranks,
+    reports = []
+    for phase in phases:
+        _require_gradients_of(phase.trains, optimizers)
+        optimizer = optimizers[phase.trains]
+        parameters = optimizer.parameters
+        optimizer.torch.zero_grad(set_to_none=True)
+        seen = networks if phase.second_order or wrapped is None else wrapped
+        loss = collect_gradients(phase, networks=seen, batches=data.batches(phase.name), parameters=parameters)
+        replaced, entries = settle_gradients(parameters, ranks=ranks)
+        optimizer.step(images_seen=data.images_seen)
+        reports.append(
+            PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
         )
-        for phase in phases
-    ]
-
-
-def _run_phase(
-    phase: Phase, *, players: Players, optimizers: Optimizers, passes: Sequence[Batch], ranks: Ranks
-) -> PhaseReport:
-    _hold_all_but(phase.trains, optimizers)
-    optimizer = optimizers[phase.trains]
-    optimizer.zero_grad(set_to_none=True)
-    loss = collect_gradients(phase, players=players, passes=passes, parameters=_parameters(optimizer))
-    replaced, entries = settle_gradients(_parameters(optimizer), ranks=ranks)
-    optimizer.step()
-    return PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
+    return reports
 
 
 def collect_gradients(
-    phase: Phase, *, players: Players, passes: Sequence[Batch], parameters: Sequence[nn.Parameter]
+    phase: Phase, *, networks: Networks, batches: Sequence[Batch], parameters: Sequence[nn.Parameter]
 ) -> Loss:
-    """Add to `parameters` the gradients of the mean over the rows of all passes; return that mean, detached.
+    """Add the gradient of the mean loss over all micro-batches to `parameters`; return that mean, detached.
 
-    A loss is a mean over the rows that it was given, so each pass counts by its share of the rows.
-    Differs from the reference: it computes a number of passes, and runs one.
+    A loss is a mean over its images, so each micro-batch is weighted by its share of the images.
+    Differs from the reference: it computes the number of micro-batches, but runs one.
     """
-    rows = sum(len(batch.images) for batch in passes)
+    rows = sum(len(batch.images) for batch in batches)
     parts: list[Loss] = []
-    for batch in passes:
+    for batch in batches:
         share = len(batch.images) / rows
-        loss: Loss = phase.loss(players, batch)
-        # Nothing but these: a penalty on slopes would work out a gradient of its images, too, for nobody.
-        (loss.value * (phase.gain * share)).backward(inputs=parameters)
+        loss = phase.loss(networks, batch)
+        # Restrict backward to the trained parameters; R1 would otherwise also compute unused image gradients.
+        (loss.value * (phase.gain * share)).backward(inputs=list(parameters))
         observed = {name: value * share for name, value in loss.observed.items()}
         parts.append(Loss(value=loss.value.detach() * share, observed=observed))
     return Loss(
-        value=sum(part.value for part in parts),
-        observed={name: sum(part.observed[name] for part in parts) for name in parts[0].observed},
+        value=reduce(torch.add, [part.value for part in parts]),
+        observed={name: reduce(torch.add, [part.observed[name] for part in parts]) for name in parts[0].observed},
     )
 
 
-def _hold_all_but(role: str, optimizers: Optimizers) -> None:
-    """Let gradients reach the parameters of `role` alone; frozen ones are in no optimizer and stay as they are."""
+def _require_gradients_of(role: str, optimizers: Optimizers) -> None:
+    """Let gradients reach the trained parameters of `role` only; frozen parameters are in no optimizer."""
     for owner, optimizer in optimizers.items():
-        for parameter in _parameters(optimizer):
+        for parameter in optimizer.parameters:
             parameter.requires_grad_(owner == role)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def settle_gradients(parameters: Sequence[nn.Parameter], *, ranks: Ranks) -> tuple[Tensor, int]:
-    """Average gradients over ranks, then replace what is not finite, in one flat buffer; count the replaced.
+    """Average gradients over ranks, then replace entries that are not finite, in one flat buffer.
 
     A parameter without a gradient gets zeros, so that every rank reduces the same buffer and takes the same step.
 
     Returns:
         The number of replaced entries, a scalar tensor on the device, and the number of all entries.
     """
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.average(flat, ranks=ranks)
     replaced = flat.numel() - torch.isfinite(flat).sum()
     torch.nan_to_num_(flat, nan=_NOT_A_NUMBER, posinf=_POSITIVE, neginf=_NEGATIVE)
-    start = 0
-    for parameter in parameters:
-        stop = start + parameter.numel()
-        parameter.grad = flat[start:stop].view_as(parameter)
-        start = stop
+    for parameter, settled in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
+        parameter.grad = settled.view_as(parameter)
     return replaced, flat.numel()
 
 
-def modules_in_training_mode(players: Players) -> None:
-    """Put every player into training mode; frozen feature networks keep themselves in evaluation mode."""
-    for player in players.values():
-        player.train()
+def set_training_mode(networks: Mapping[str, nn.Module], *, phases: Sequence[Phase]) -> None:
+    """Put the trained networks into training mode and all others into evaluation mode."""
+    trained = {phase.trains for phase in phases}
+    for role, network in networks.items():
+        network.train(role in trained)

@@ -1,4 +1,4 @@
-"""Stopping when a signal asks for it: the handlers set a flag, and the training leaves at its next step boundary."""
+"""Requests to stop by signal: handlers set a flag, and the training stops at the next step boundary."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-# SLURM sends the first ahead of a time limit or a preemption; the second is everybody's.
+# SLURM sends the first before a time limit or a preemption; the second is the general request to end.
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 def never() -> bool:
-    """Return False: nobody asks a training to stop."""
+    """Never request a stop."""
     return False
 
 
 class Stop:
-    """Whether this process was asked to stop.
+    """A request to stop this process.
 
-    A handler may run between any two instructions, in the midst of a collective or of a file that is half written. So
-    it does nothing but set a flag, which the training looks at where it can stop.
+    A handler may run between any two instructions, during a collective or a write. So it only sets a flag, which the
+    training reads where it can stop.
     """
 
     def __init__(self) -> None:
         self._asked = False
 
     def asked(self) -> bool:
-        """Return whether a signal came."""
+        """Return whether a signal arrived."""
         return self._asked
 
     def ask(self, *_: object) -> None:
-        """Set the flag; what is passed to a signal handler is of no interest."""
+        """Set the flag; the arguments of a signal handler are ignored."""
         self._asked = True
 
     def listen(self) -> None:
-        """Let SIGUSR2 and SIGTERM set the flag from now on; only the main thread may call this."""
+        """Install handlers for SIGUSR2 and SIGTERM; only the main thread may call this."""
         for number in _SIGNALS:
             signal.signal(number, self.ask)
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Yield a `Stop` that listens to signals; afterwards they do again what they did before."""
+    """Yield a `Stop` with handlers installed; restore the previous handlers afterwards."""
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
     stop = Stop()
     stop.listen()

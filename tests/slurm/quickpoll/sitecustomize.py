@@ -1,4 +1,4 @@
-"""Snakemake's executors wait 10 to 40 seconds between two looks at their jobs; tests have no time for that."""
+"""Snakemake's executors wait 10 to 40 seconds between two queries of their jobs; tests shorten that."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Images that are measured while they are generated: the same features, by the byte, as through files."""
+"""Fused sampling and feature extraction: the same bytes of features as through files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from onestep.archive import read_arrays
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
-from onestep.evaluation.extraction import pass_through, places
+from onestep.evaluation.extraction import extract
+from onestep.evaluation.fused_sampling import places
 from onestep.features import Features
 from onestep.networks import build_denoiser
 
@@ -31,6 +32,7 @@ DENOISER = {
     "preconditioning": "d2o",
 }
 SAMPLER = json.dumps({"name": "one_step", "sigma": 80.0})
+NAMES = ["--model", "d2o@64", "--sampler-name", "quick"]
 SEEDS = "10-529"  # three calls of a network: 256, 256 and 8 images
 
 
@@ -53,11 +55,12 @@ def weights(tmp_path_factory):
 def through_files(weights, tmp_path_factory):
     """A folder with a sample file, its grid, and the features of both networks."""
     folder = tmp_path_factory.mktemp("files")
-    drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS]
+    drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS, *NAMES]
     images, grid = f"{folder}/{SEEDS}.npz", f"{folder}/grid.npz"
     assert main(["sample", *drawn, "--batch", "64", "--grid", grid, "--output", images]) == 0
     for name in ("narrow", "wide"):
         options = ["--features", '{"name": "classifier"}', "--weights", f"{weights}/{name}.safetensors"]
+        options += ["--features-name", name]
         assert main(["extract", "--images", images, *options, "--output", f"{folder}/{SEEDS}.{name}.npz"]) == 0
     return folder
 
@@ -65,7 +68,7 @@ def through_files(weights, tmp_path_factory):
 def observation(weights, folder, *, batch):
     """Return the arguments of an observation."""
     names = ("narrow", "wide")
-    drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS]
+    drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS, *NAMES]
     looked = ["--features", json.dumps({name: {"name": "classifier"} for name in names}), "--feature-weights"]
     looked += [f"{name}={weights}/{name}.safetensors" for name in names]
     written = ["--grid", f"{folder}/grid.npz", "--output", f"{folder}/{SEEDS}"]
@@ -80,6 +83,12 @@ def test_one_pass_writes_the_bytes_that_files_give_in_whatever_batch(through_fil
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert found == expected and len(found) == 3
     assert sum(map(len, found.values())) < 2 * len(images)
+
+
+def test_features_contain_the_identity_of_images_and_network(through_files):
+    about = read_arrays(through_files / f"{SEEDS}.wide.npz").about
+    assert about["subject"] == {"model": "d2o@64", "sampler": "quick", "seeds": SEEDS}
+    assert (about["features"], about["network"], about["images"]) == ("wide", {"name": "classifier"}, 520)
 
 
 @pytest.mark.parametrize(("processes", "batch"), [(3, 7), (3, 64)])
@@ -99,13 +108,14 @@ def test_processes_share_whole_calls():
     shares = [places(600, rank=rank, world=2) for rank in range(2)]
     assert shares == [[*range(256), *range(512, 600)], [*range(256, 512)]]
     assert places(10, rank=0, world=1) == [*range(10)]
-    with pytest.raises(ValueError, match="256 images are 1 calls of 256; use no more processes than that, not 2"):
+    with pytest.raises(ValueError, match="processes: got 2, expected at most 1"):
         places(256, rank=0, world=2)
 
 
 def test_the_grid_holds_the_first_images(through_files):
     grid, whole = (read_arrays(through_files / name) for name in ("grid.npz", f"{SEEDS}.npz"))
     assert grid.about == whole.about
+    assert grid.about["subject"] == {"model": "d2o@64", "sampler": "quick", "seeds": SEEDS}
     assert grid.arrays["seeds"].tolist() == list(range(10, 138))
     for name, array in grid.arrays.items():
         np.testing.assert_array_equal(array, whole.arrays[name][:128])
@@ -121,8 +131,8 @@ def rows_of_the_call(pixels: torch.Tensor) -> Features:
 @pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000])
 def test_a_network_sees_calls_of_one_size(batch):
     pixels = torch.randint(256, (600, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    passed = pass_through([rows_of_the_call, rows_of_the_call], pixels.split(batch))
-    whole = pass_through([rows_of_the_call], [pixels])
+    passed = extract([rows_of_the_call, rows_of_the_call], pixels.split(batch))
+    whole = extract([rows_of_the_call], [pixels])
     assert (passed.images, passed.pixels_sha256) == (600, whole.pixels_sha256)
     for arrays in passed.arrays:
         assert arrays["features"].ravel().tolist() == [256.0] * 512 + [88.0] * 88
@@ -140,17 +150,17 @@ def test_a_network_sees_one_order_in_memory(channels):
     innermost = torch.zeros(300, 4, 4, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
     for pixels in (named, innermost):
         for batch in (7, 64, 300):
-            found = pass_through([order_in_memory], pixels.split(batch)).arrays[0]["features"]
+            found = extract([order_in_memory], pixels.split(batch)).arrays[0]["features"]
             assert (found == [16 * channels, 16, 4, 1]).all()
 
 
 def test_grey_among_colour_is_repeated():
     grey, colour = torch.ones(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    passed = pass_through([rows_of_the_call], [grey, colour, grey])
+    passed = extract([rows_of_the_call], [grey, colour, grey])
     assert passed.arrays[0]["probabilities"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 1]]
-    assert pass_through([rows_of_the_call], [grey, grey]).arrays[0]["probabilities"].shape == (2, 1)
+    assert extract([rows_of_the_call], [grey, grey]).arrays[0]["probabilities"].shape == (2, 1)
 
 
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="found no images"):
-        pass_through([rows_of_the_call], [])
+        extract([rows_of_the_call], [])

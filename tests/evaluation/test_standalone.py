@@ -13,12 +13,13 @@ from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
 from onestep.data._archive import write_archive
-from onestep.evaluation.extraction import pass_through
-from onestep.evaluation.given_images import given_images
+from onestep.evaluation.extraction import FeatureNetwork, extract
+from onestep.evaluation.image_sources import iter_images
+from onestep.evaluation.standalone import NamedMetric, write_evaluation
 from onestep.features import Features
 from onestep.features._pixels import as_rgb
 from onestep.files import read_json
-from onestep.metrics.frechet import gaussian_fit
+from onestep.metrics.frechet import FrechetDistance, gaussian_fit
 from onestep.report.comparison import compare
 
 FRECHET, SCORE = '{"name": "frechet"}', '{"name": "inception_score", "splits": 2}'
@@ -119,13 +120,11 @@ def test_published_statistics_stand_in_for_images(evaluate, tmp_path):
 
 def test_grey_pictures_stay_grey_and_are_repeated_among_others(tmp_path):
     grey = folder_of(tmp_path / "grey", ONE_COLOUR[:3])
-    assert [tuple(image.shape) for image in given_images(grey)] == [(1, 1, 16, 16)] * 3
+    assert [tuple(image.shape) for image in iter_images(grey)] == [(1, 1, 16, 16)] * 3
     folder_of(tmp_path / "mixed", ONE_COLOUR[:2])
     folder_of(tmp_path / "mixed" / "more", np.repeat(ONE_COLOUR[2:3], 3, axis=3))
     colour = folder_of(tmp_path / "colour", np.repeat(ONE_COLOUR[:3], 3, axis=3))
-    shown = [
-        pass_through([first_pixels], given_images(path)).arrays[0]["features"] for path in (tmp_path / "mixed", colour)
-    ]
+    shown = [extract([first_pixels], iter_images(path)).arrays[0]["features"] for path in (tmp_path / "mixed", colour)]
     np.testing.assert_array_equal(*shown)
 
 
@@ -156,17 +155,17 @@ def _empty(folder):
 
 
 REFUSED = {
-    "an empty folder": (_empty, "images: no pictures; expected files that end in .bmp"),
+    "an empty folder": (_empty, "images: got no pictures"),
     "nothing": (lambda path: path, "images: there is no such file or folder"),
     "one image": (
         lambda path: folder_of(path, ONE_COLOUR[:1]),
-        "images: generated features: found 1 images, needed at least 2",
+        "images: generated features: got 1 images",
     ),
-    "mixed sizes": (_mixed, "images: 2/z.png has 8 x 16 pixels, 0/00000.png has 16 x 16; expected one size"),
+    "mixed sizes": (_mixed, "images: 2/z.png: got 8 x 16 pixels, expected 16 x 16 as in 0/00000.png"),
     "16 bits": (_sixteen_bits, "images: a.png: its colour mode is I;16, expected 8 bits"),
     "16 bits in an array": (
         lambda path: npz_of(path.with_suffix(".npz"), arr_0=ONE_COLOUR.astype(np.uint16)),
-        "images.npz: holds no uint8 [N, H, W, C] array 'arr_0' (found uint16 [40, 16, 16, 1])",
+        "images.npz: arr_0: got uint16 [40, 16, 16, 1]",
     ),
     "objects": (
         lambda path: npz_of(path.with_suffix(".npz"), arr_0=np.array([{}, []], dtype=object)),
@@ -174,7 +173,7 @@ REFUSED = {
     ),
     "a tensor of floats": (
         lambda path: torch.save(torch.zeros(2, 1, 16, 16), f"{path}.pt") or path.with_suffix(".pt"),
-        "images.pt: found float32 [2, 1, 16, 16], expected at least one image, uint8 [N, C, H, W]",
+        "images.pt: got float32 [2, 1, 16, 16]",
     ),
     "a program": (
         lambda path: torch.save({"pixels": print}, f"{path}.pt") or path.with_suffix(".pt"),
@@ -208,12 +207,16 @@ def test_features_that_are_not_finite_are_refused_in_one_line(evaluate, tmp_path
 
 
 REFERENCES = {
-    "of another width": ({"mu": np.zeros(5), "sigma": np.eye(5)}, FRECHET, "statistics of another width"),
-    "statistics for neighbours": ({"mu": np.zeros(5), "sigma": np.eye(5)}, NEIGHBOURS[0], "this metric compares feat"),
-    "nothing of use": ({"a": np.zeros(5)}, FRECHET, "holds neither mu with sigma nor mu_s with sigma_s"),
-    "none": (None, FRECHET, "metric frechet compares with real images; name them, or their statistics, by --reference"),
-    "none, twice": (None, (SCORE, SCORE), "found the metrics inception_score, inception_score; expected at least one"),
-    "no metric": (None, (), "found the metrics none"),
+    "of another width": ({"mu": np.zeros(5), "sigma": np.eye(5)}, FRECHET, "reference.npz: got statistics mu [5]"),
+    "statistics for neighbours": (
+        {"mu": np.zeros(5), "sigma": np.eye(5)},
+        NEIGHBOURS[0],
+        "got statistics, expected features",
+    ),
+    "nothing of use": ({"a": np.zeros(5)}, FRECHET, "reference.npz: got no statistics"),
+    "none": (None, FRECHET, "--reference: got none"),
+    "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
+    "no metric": (None, (), "--metrics: got none"),
     "no such option": (None, '{"name": "inception_score", "slices": 2}', "--features and --metrics take blocks as"),
 }
 
@@ -231,3 +234,38 @@ def test_scores_of_generated_images_alone_need_no_reference(evaluate, tmp_path):
     found = evaluate(npz_of(tmp_path / "images.npz", arr_0=ONE_COLOUR), None, json.dumps(json.loads(SCORE)))
     assert found["values"]["inception_score"] >= 1 and found["reference"] == {}
     assert json.loads((tmp_path / "found.json").read_text())["metric"] == [json.loads(SCORE)]
+
+
+class PixelGap:
+    """A metric of pixels: the absolute difference of the means."""
+
+    inputs = ("pixels", "real_pixels")
+    values = {"gap": "lower"}
+    takes_statistics = False
+    least_images = 1
+
+    def __call__(self, *, pixels, real_pixels):
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (1, 16, 16)
+        return {"gap": abs(float(pixels.mean()) - float(real_pixels.mean()))}
+
+
+GAP = NamedMetric(metric=PixelGap(), options={"name": "gap"})
+
+
+def test_a_metric_of_pixels_needs_no_feature_network(tmp_path):
+    images, real = npz_of(tmp_path / "a.npz", arr_0=ONE_COLOUR), folder_of(tmp_path / "real", OTHERS)
+    found = write_evaluation(None, [GAP], images=images, reference=real, output=tmp_path / "found.json")
+    assert found["gap"] == pytest.approx(abs(ONE_COLOUR.mean() - OTHERS.mean()))
+    written = read_json(tmp_path / "found.json")
+    assert written["features"] is None and written["reference"]["gap"]["images"] == 50
+
+
+def test_metrics_of_pixels_and_features_are_measured_together(evaluate, tmp_path):
+    images, real = npz_of(tmp_path / "a.npz", arr_0=ONE_COLOUR), npz_of(tmp_path / "b.npz", arr_0=OTHERS)
+    expected = evaluate(images, real, FRECHET)
+    network = FeatureNetwork(extractor=first_pixels, weights=images, options={"name": "first"})
+    frechet = NamedMetric(metric=FrechetDistance(), options={"name": "frechet"})
+    with pytest.raises(ValueError, match="--features and --weights"):
+        write_evaluation(None, [frechet, GAP], images=images, reference=real, output=tmp_path / "found.json")
+    found = write_evaluation(network, [frechet, GAP], images=images, reference=real, output=tmp_path / "found.json")
+    assert set(found) == {"frechet", "gap"} and expected["reference"]["frechet"]["images"] == 50

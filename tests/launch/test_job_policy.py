@@ -1,11 +1,11 @@
-"""What a launcher makes of SLURM's answers: every state, and the sequences that real clusters show."""
+"""Decisions on SLURM's answers: every state, and sequences observed on real clusters."""
 
 from __future__ import annotations
 
 import pytest
 
-from onestep.launch.cluster import ALIVE, Sighting
-from onestep.launch.judgement import Judge, Verdict
+from onestep.launch.cluster import ACTIVE, Sighting
+from onestep.launch.job_policy import JobPolicy, Verdict
 
 EVERYBODY = frozenset({"squeue", "sacct", "scontrol"})
 GRACE, VANISHED, PATIENCE = 180.0, 60.0, 1800.0
@@ -22,16 +22,16 @@ SILENCE = seen(None, restarts=None, answered=())
 
 
 class Watch:
-    """A judge, and a clock that the test sets."""
+    """A policy with a clock that the test sets."""
 
     def __init__(self):
-        self.judge = Judge(grace_seconds=GRACE, vanished_seconds=VANISHED, patience_seconds=PATIENCE)
+        self.policy = JobPolicy(grace_seconds=GRACE, vanished_seconds=VANISHED, patience_seconds=PATIENCE)
 
     def __call__(self, now, sighting, *, done=False, exit_code=None, stopped=False):
-        return self.judge.judge(sighting, now=now, done=done, exit_code=exit_code, stopped=stopped)
+        return self.policy.decide(sighting, now=now, done=done, exit_code=exit_code, stopped=stopped)
 
-    def verdicts(self, *looks, **files):
-        return [self(now, sighting, **files).verdict for now, sighting in looks]
+    def verdicts(self, *sightings, **files):
+        return [self(now, sighting, **files).verdict for now, sighting in sightings]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def watch():
 
 
 def standing(sighting, times):
-    """Return looks at a job that does not change."""
+    """Return sightings of an unchanged job."""
     return [(now, sighting) for now in times]
 
 
@@ -51,14 +51,14 @@ def test_a_finished_run_is_finished_whatever_slurm_says(watch, sighting):
     assert watch(0.0, sighting, done=True, exit_code=1, stopped=True).verdict is Verdict.FINISHED
 
 
-@pytest.mark.parametrize("state", sorted(ALIVE))
+@pytest.mark.parametrize("state", sorted(ACTIVE))
 def test_a_job_that_lives_is_waited_for_as_long_as_it_takes(watch, state):
     verdicts = watch.verdicts(*standing(seen(state), (0.0, 1e3, 1e6)), exit_code=85, stopped=True)
     assert verdicts == [Verdict.WAIT] * 3
 
 
 @pytest.mark.parametrize(
-    ("sighting", "said", "held"),
+    ("sighting", "described", "held"),
     [
         (seen("RUNNING", nodes="n[1-2]"), "RUNNING on n[1-2]", False),
         (seen("PENDING", reason="Resources"), "PENDING (Resources)", False),
@@ -68,9 +68,9 @@ def test_a_job_that_lives_is_waited_for_as_long_as_it_takes(watch, state):
         (seen("SPECIAL_EXIT"), "SPECIAL_EXIT", True),
     ],
 )
-def test_waiting_says_on_what_and_who_must_act_where_a_job_is_held(watch, sighting, said, held):
+def test_a_decision_to_wait_describes_the_job_and_the_release_of_a_held_one(watch, sighting, described, held):
     because = watch(0.0, sighting).because
-    assert because.startswith(said) and ("scontrol release" in because) is held
+    assert because.startswith(described) and ("scontrol release" in because) is held
 
 
 def test_the_reason_of_waiting_changes_only_when_the_job_does(watch):
@@ -116,7 +116,7 @@ def test_an_end_without_fault_is_lost_after_the_grace(watch, state):
         ("TIMEOUT", 1, False, Verdict.LOST),
         ("OUT_OF_MEMORY", 137, False, Verdict.FAILED),
         ("DEADLINE", 85, True, Verdict.LOST),
-        # Whoever cancelled the job wants no other, even if the training had the time to save its state.
+        # A cancelled job has no successor, even if the training saved its state.
         ("CANCELLED", 85, True, Verdict.FAILED),
         ("CANCELLED", None, False, Verdict.FAILED),
         (None, None, False, Verdict.FAILED),
@@ -148,13 +148,13 @@ def test_a_job_that_nobody_knows_has_vanished_after_a_while(watch):
 @pytest.mark.parametrize("answered", [("squeue",), ("scontrol",), ("squeue", "scontrol")])
 def test_accounting_that_is_down_does_not_make_a_forgotten_job_eternal(watch, answered):
     forgotten = seen(None, restarts=None, answered=answered)
-    looks = [(0.0, seen("RUNNING", answered={"squeue"})), *standing(forgotten, (30.0, 34.9, 35.0))]
-    assert watch.verdicts(*looks, exit_code=1) == [Verdict.WAIT, Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
+    sightings = [(0.0, seen("RUNNING", answered={"squeue"})), *standing(forgotten, (30.0, 34.9, 35.0))]
+    assert watch.verdicts(*sightings, exit_code=1) == [Verdict.WAIT, Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
 def test_a_forgotten_job_that_ended_well_waits_for_the_file_that_says_so(watch):
-    looks = standing(UNKNOWN, (0.0, 59.0, 60.0))
-    assert watch.verdicts(*looks, exit_code=0) == [Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
+    sightings = standing(UNKNOWN, (0.0, 59.0, 60.0))
+    assert watch.verdicts(*sightings, exit_code=0) == [Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
 def test_accounting_alone_that_does_not_know_a_job_proves_nothing(watch):
@@ -179,12 +179,12 @@ def test_silence_from_the_first_look_on_ends_as_well(watch):
 
 
 def test_silence_between_does_not_begin_the_grace_anew(watch):
-    looks = [(0.0, seen("NODE_FAIL")), (60.0, SILENCE), (120.0, seen("NODE_FAIL")), (180.0, seen("NODE_FAIL"))]
-    assert watch.verdicts(*looks) == [Verdict.WAIT] * 3 + [Verdict.LOST]
+    sightings = [(0.0, seen("NODE_FAIL")), (60.0, SILENCE), (120.0, seen("NODE_FAIL")), (180.0, seen("NODE_FAIL"))]
+    assert watch.verdicts(*sightings) == [Verdict.WAIT] * 3 + [Verdict.LOST]
 
 
 def test_a_requeue_passes_through_states_that_are_no_end(watch):
-    looks = [
+    sightings = [
         (0.0, seen("RUNNING")),
         (1.0, seen("COMPLETING")),
         (2.0, seen("PENDING", reason="BeginTime", restarts=1)),
@@ -192,11 +192,11 @@ def test_a_requeue_passes_through_states_that_are_no_end(watch):
         (130.0, seen("RUNNING", restarts=1)),
     ]
     # The first life was stopped: what it left does not end the second.
-    assert watch.verdicts(*looks, exit_code=85, stopped=True) == [Verdict.WAIT] * 5
+    assert watch.verdicts(*sightings, exit_code=85, stopped=True) == [Verdict.WAIT] * 5
 
 
 def test_a_lost_node_and_a_requeue_within_the_grace(watch):
-    looks = [
+    sightings = [
         (0.0, seen("RUNNING")),
         (10.0, seen("NODE_FAIL")),
         (170.0, seen("NODE_FAIL")),
@@ -205,18 +205,18 @@ def test_a_lost_node_and_a_requeue_within_the_grace(watch):
         (310.0, seen("NODE_FAIL", restarts=1)),
         (480.0, seen("NODE_FAIL", restarts=1)),
     ]
-    assert watch.verdicts(*looks) == [Verdict.WAIT] * 7
+    assert watch.verdicts(*sightings) == [Verdict.WAIT] * 7
     assert watch(490.0, seen("NODE_FAIL", restarts=1)).verdict is Verdict.LOST
 
 
 def test_the_same_end_of_another_life_has_its_own_grace(watch):
-    looks = [(0.0, seen("TIMEOUT")), (190.0, seen("TIMEOUT", restarts=1)), (370.0, seen("TIMEOUT", restarts=1))]
-    assert watch.verdicts(*looks) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
+    sightings = [(0.0, seen("TIMEOUT")), (190.0, seen("TIMEOUT", restarts=1)), (370.0, seen("TIMEOUT", restarts=1))]
+    assert watch.verdicts(*sightings) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
 
 
 def test_an_uncounted_life_is_the_same_life(watch):
-    looks = [(0.0, seen("TIMEOUT")), (100.0, seen("TIMEOUT", restarts=None)), (180.0, seen("TIMEOUT"))]
-    assert watch.verdicts(*looks) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
+    sightings = [(0.0, seen("TIMEOUT")), (100.0, seen("TIMEOUT", restarts=None)), (180.0, seen("TIMEOUT"))]
+    assert watch.verdicts(*sightings) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
 
 
 @pytest.mark.parametrize(

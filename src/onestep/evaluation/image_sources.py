@@ -1,4 +1,4 @@
-"""Images that anybody may bring: a folder or an archive of pictures, an array, a tensor."""
+"""Images from outside the pipeline: a folder or an archive of pictures, an array, a tensor."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from onestep.data._sources import EXTENSIONS, Entry, Source, open_source
 from onestep.evaluation.extraction import read_pixels
 
 
-def given_images(path: Path) -> Iterator[Tensor]:
-    """Yield images, uint8 [B, C, H, W]; pictures in the order of their names, one at a time.
+def iter_images(path: Path) -> Iterator[Tensor]:
+    """Yield images, uint8 [B, C, H, W]; pictures one at a time in the order of their names.
 
     Args:
-        path: A folder, a zip (EDM's datasets are such) or a tar of pictures of one size; an .npz with `arr_0` or
+        path: A folder, a zip (such as EDM's datasets) or a tar of pictures of one size; an .npz with `arr_0` or
             `pixels`, uint8 [N, H, W, C]; or a .pt with a tensor, uint8 [N, C, H, W]. C is 1 (grey) or 3 (RGB).
 
     Raises:
-        ValueError: There are no images, or not such; the message names the first that is wrong.
+        ValueError: There are no images, or one of them is not as described; the message contains its name.
     """
     if path.suffix == ".npz":
         yield _checked(torch.from_numpy(read_pixels(path)), path=path)
@@ -34,10 +34,10 @@ def given_images(path: Path) -> Iterator[Tensor]:
 
 
 def _checked(pixels: Tensor, *, path: Path) -> Tensor:
-    """Return pixels that are images."""
+    """Return pixels if they are images."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
-        raise ValueError(f"{path}: found {found}, expected at least one image, uint8 [N, C, H, W] with C = 1 or 3")
+        raise ValueError(f"{path}: got {found}, expected at least one image, uint8 [N, C, H, W] with C = 1 or 3")
     return pixels
 
 
@@ -46,15 +46,15 @@ def _pictures(path: Path) -> Iterator[Tensor]:
     source = open_source(path)
     entries = sorted(source.entries(), key=lambda entry: entry.name)
     if not entries:
-        raise ValueError(f"{path}: no pictures; expected files that end in {', '.join(sorted(EXTENSIONS))}")
+        raise ValueError(f"{path}: got no pictures, expected files that end in {', '.join(sorted(EXTENSIONS))}")
     size = None
     for entry in entries:
         pixels = _decoded(source, entry, path=path)
         size = size or pixels.shape[:2]
         if pixels.shape[:2] != size:
             raise ValueError(
-                f"{path}: {entry.name} has {_size(pixels.shape[:2])} pixels, {entries[0].name} has {_size(size)}; "
-                "expected one size: how pictures are scaled changes every number, so it is not done here"
+                f"{path}: {entry.name}: got {_size(pixels.shape[:2])} pixels, expected {_size(size)} as in "
+                f"{entries[0].name}. Fix: resize the pictures first, because the method changes every metric"
             )
         yield torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)[None]
 
@@ -70,5 +70,5 @@ def _decoded(source: Source, entry: Entry, *, path: Path) -> np.ndarray:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    """Return height and width as people say them: width first."""
+    """Return width x height."""
     return f"{shape[1]} x {shape[0]}"

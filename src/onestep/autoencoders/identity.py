@@ -1,0 +1,24 @@
+"""No autoencoder: networks compute in pixel space, scaled to [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from onestep.data import to_images, to_pixels
+
+__all__ = ["Identity"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """EDM's scaling: x / 127.5 - 1, and x * 127.5 + 128, clipped to [0, 255] and truncated."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return pixels, uint8, as float32 in [-1, 1]."""
+        return to_images(pixels)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Return images in [-1, 1] as uint8 of the same shape; float64 is quantized in float64."""
+        return to_pixels(images)

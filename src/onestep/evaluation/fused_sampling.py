@@ -1,0 +1,90 @@
+"""Fused sampling and feature extraction, without storing images (`onestep observe`).
+
+The features are the same bytes as through files, with any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onestep.distributed import Ranks, gather
+from onestep.evaluation.extraction import BATCH, ExtractedFeatures, FeatureNetwork, extract, write_extracted
+from onestep.sampling._job import SamplingJob, iter_samples
+
+
+def sample_features(
+    job: SamplingJob, networks: Mapping[Path, FeatureNetwork], *, grid: Path | None, ranks: Ranks
+) -> None:
+    """Generate images and write their features.
+
+    Args:
+        job: The images of all ranks.
+        networks: The feature networks by the .npz to write for each; rank 0 writes.
+        grid: The .npz for the first images; None for none.
+        ranks: This process; each generates the images at its `places`.
+
+    Raises:
+        ValueError: The weights are not those of a denoiser, the images do not fit a network, or there are too few
+            images for the ranks.
+    """
+    shares = [places(len(job.seeds), rank=rank, world=ranks.world) for rank in range(ranks.world)]
+    mine = replace(job, seeds=[job.seeds[place] for place in shares[ranks.rank]])
+    samples = iter_samples(mine, grid=grid if ranks.leads else None)  # rank 0 has the first images
+    batches = (part.pixels.permute(0, 3, 1, 2) for part in samples)
+    extractors = [network.extractor for network in networks.values()]
+    if ranks.world == 1:
+        extracted = extract(extractors, batches)
+    else:
+        pixels: list[Tensor] = []  # for the digest of all images in order
+        extracted = _merged(extract(extractors, _kept(batches, pixels)), torch.cat(pixels), shares, ranks=ranks)
+    if ranks.leads:
+        write_extracted(networks, extracted, subject=job.subject)
+
+
+def places(images: int, *, rank: int, world: int) -> list[int]:
+    """Return the indices of the images of one rank: whole calls of a feature network, assigned in turn.
+
+    Every call has the same images as with one rank, so it rounds the same.
+
+    Raises:
+        ValueError: There are fewer calls than ranks.
+    """
+    calls = -(-images // BATCH)
+    if calls < world:
+        raise ValueError(f"processes: got {world}, expected at most {calls} for {images} images in calls of {BATCH}")
+    starts = range(rank * BATCH, images, world * BATCH)
+    return [place for start in starts for place in range(start, min(start + BATCH, images))]
+
+
+def _kept(batches: Iterable[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
+    for batch in batches:
+        kept.append(batch)
+        yield batch
+
+
+def _merged(
+    mine: ExtractedFeatures, pixels: Tensor, shares: Sequence[Sequence[int]], *, ranks: Ranks
+) -> ExtractedFeatures:
+    """Return the features of all ranks in the order of the images."""
+    arrays = tuple(
+        {name: _merged_rows(torch.from_numpy(array), shares, ranks=ranks).numpy() for name, array in found.items()}
+        for found in mine.arrays
+    )
+    digest = hashlib.sha256(_merged_rows(pixels, shares, ranks=ranks).numpy().data).hexdigest()
+    return ExtractedFeatures(arrays=arrays, images=sum(map(len, shares)), pixels_sha256=digest)
+
+
+def _merged_rows(rows: Tensor, shares: Sequence[Sequence[int]], *, ranks: Ranks) -> Tensor:
+    """Return the rows of all ranks, each at its index."""
+    padded = rows.new_zeros(max(map(len, shares)), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    merged = rows.new_empty(sum(map(len, shares)), *rows.shape[1:])
+    for share, received in zip(shares, gather(padded, ranks=ranks), strict=True):
+        merged[list(share)] = received[: len(share)]
+    return merged

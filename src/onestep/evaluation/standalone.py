@@ -1,0 +1,178 @@
+"""Evaluation outside the pipeline: features and metrics of given images against a given reference, into one JSON."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onestep.archive import published_arrays
+from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined
+from onestep.evaluation.image_sources import iter_images
+from onestep.evaluation.measurement import call_metric, constant, refuse_other_weights
+from onestep.evaluation.references import Reference, read_reference
+from onestep.files import write_json
+from onestep.metrics import Metric
+
+_STATISTICS = frozenset({"mu", "mu_s"})
+_IMAGES = frozenset({"arr_0", "pixels"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NamedMetric:
+    """A metric and its config block."""
+
+    metric: Metric
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its name in the family."""
+        return self.options["name"]
+
+    @property
+    def real_input(self) -> str | None:
+        """The input that it compares with; None for a metric of generated images only."""
+        return next((each for each in ("real", "real_pixels") if each in self.metric.inputs), None)
+
+
+def write_evaluation(
+    network: FeatureNetwork | None,
+    metrics: Sequence[NamedMetric],
+    *,
+    images: Path,
+    reference: Path | None,
+    output: Path,
+) -> dict[str, float]:
+    """Measure images, write the values and what they were computed from, and return the values.
+
+    Args:
+        network: The feature network; None if each metric reads pixels.
+        metrics: The metrics, each once.
+        images: A path that `iter_images` reads.
+        reference: The same, features from `onestep extract`, or published statistics (.npz with `mu` and `sigma`). From
+            a file with both images and statistics, each metric uses the statistics if it accepts them. None if no
+            metric compares with real images.
+        output: The JSON to write.
+
+    Raises:
+        ValueError: Images, reference and metrics do not fit together.
+    """
+    _check(metrics, network=network, reference=reference)
+    about = {} if network is None else network.about()
+    generated = _extracted(network, images)
+    weights = about.get("weights_sha256")
+    real = None if reference is None else _Real(reference, network=network, weights=weights, like=generated)
+    values: dict[str, float] = {}
+    facts: dict[str, Any] = {}
+    for chosen in metrics:
+        available = _available(generated, images)
+        if real is not None and chosen.real_input is not None:
+            compared = real.of(chosen.metric)
+            refuse_other_weights(weights, compared.weights_sha256, generated=images, real=real.path)
+            facts[chosen.name] = dict(compared.facts)
+            available["real"] = constant(compared.real)
+            available["real_pixels"] = functools.partial(_pixels, real.path)
+        try:
+            values |= call_metric(chosen.metric, name=chosen.name, available=available)
+        except ValueError as error:
+            raise _at(images, error) from error
+    found = {
+        "source": str(images),
+        "images": generated.images,
+        "pixels_sha256": generated.pixels_sha256,
+        "metric": [dict(chosen.options) for chosen in metrics],
+        "values": values,
+        "features": about.get("network"),
+        "feature_weights_sha256": weights,
+        "precision": about.get("network", {}).get("precision", "float32"),
+        "reference": facts,
+    }
+    write_json(output, found)
+    return values
+
+
+def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, reference: Path | None) -> None:
+    """Refuse what is wrong before any image is read."""
+    names = [chosen.name for chosen in metrics]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--metrics: got {', '.join(names) or 'none'}, expected at least one, each once")
+    for chosen in metrics:
+        if chosen.real_input is not None and reference is None:
+            raise ValueError(f"--reference: got none, expected real images or their statistics for {chosen.name}")
+        if network is None and set(chosen.metric.inputs) - {"pixels", "real_pixels"}:
+            raise ValueError(f"--features and --weights: got none, expected a feature network for {chosen.name}")
+
+
+def _extracted(network: FeatureNetwork | None, images: Path) -> ExtractedFeatures:
+    try:
+        return extract([] if network is None else [network.extractor], iter_images(images))
+    except ValueError as error:
+        raise _at(images, error) from error
+
+
+def _available(generated: ExtractedFeatures, images: Path) -> dict[str, Callable[[], Any]]:
+    """Return the inputs of metrics that generated images provide."""
+    inputs: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
+    for arrays in generated.arrays:
+        names = {"features": "generated", "probabilities": "probabilities"}
+        inputs |= {names[name]: constant(array) for name, array in arrays.items()}
+    return inputs
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Return images as uint8 [N, C, H, W]."""
+    return joined(list(iter_images(path))).numpy()
+
+
+def _at(path: Path, error: ValueError) -> ValueError:
+    """Return an error with the file it is about."""
+    text = str(error)
+    return ValueError(text if text.startswith(str(path)) else f"{path}: {text}")
+
+
+class _Real:
+    """A reference; its images, if a metric needs them, are extracted once."""
+
+    def __init__(
+        self, path: Path, *, network: FeatureNetwork | None, weights: str | None, like: ExtractedFeatures
+    ) -> None:
+        self.path, self._network, self._weights, self._like = path, network, weights, like
+
+    def of(self, metric: Metric) -> Reference:
+        """Return the features, statistics or, for a metric of pixels, the identity of the images."""
+        if "real" not in metric.inputs:
+            images = _extracted(None, self.path)
+            return Reference(real=np.empty((0, 0)), weights_sha256=None, facts=self._facts(images))
+        statistics = metric.takes_statistics and bool(self._names & _STATISTICS)
+        if self._names and (statistics or not self._names & _IMAGES):
+            width = self._like.arrays[0]["features"].shape[1]
+            found = read_reference(self.path, width=width, takes_statistics=metric.takes_statistics)
+            facts = {key: value for key, value in found.facts.items() if key != "input"}
+            return Reference(
+                real=found.real, weights_sha256=found.weights_sha256, facts={"file": self.path.name} | facts
+            )
+        extracted = self._features
+        return Reference(
+            real=extracted.arrays[0]["features"], weights_sha256=self._weights, facts=self._facts(extracted)
+        )
+
+    def _facts(self, extracted: ExtractedFeatures) -> dict[str, Any]:
+        return {"file": self.path.name, "images": extracted.images, "sha256": extracted.pixels_sha256}
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        """The names of the arrays in an .npz; empty for another kind of file."""
+        if self.path.suffix != ".npz":
+            return frozenset()
+        published_arrays(self.path, ())  # raises for a damaged file
+        with np.load(self.path, allow_pickle=False) as archive:
+            return frozenset(archive.files)
+
+    @functools.cached_property
+    def _features(self) -> ExtractedFeatures:
+        return _extracted(self._network, self.path)

@@ -1,0 +1,171 @@
+"""Decide from a job's observed states whether to wait, publish, fail or resubmit. Pure: no queries, no sleep."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from onestep.exits import Exit
+from onestep.launch.cluster import ACTIVE, Sighting
+
+# Terminal states that are not retried.
+_FINAL = frozenset({"FAILED", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE"})
+# Terminal states caused by the cluster; SLURM may still requeue the job for a while.
+_NO_FAULT = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "TIMEOUT", "REVOKED", "RECONFIG_FAIL"})
+_HELD = frozenset({"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+# A job in the middle of a requeue can show its terminal state once.
+_CONFIRMATION_SECONDS = 5.0
+
+
+class Verdict(enum.Enum):
+    """Next action of a launcher.
+
+    WAIT: query again later. FINISHED: publish. FAILED: report and give up. LOST: the job ended through no fault of the
+    run; submit another. UNREACHABLE: SLURM does not answer; stop watching, the job may continue.
+    """
+
+    WAIT = "wait"
+    FINISHED = "finished"
+    FAILED = "failed"
+    LOST = "lost"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A verdict and its reason in one line; the line is constant while the job's state is."""
+
+    verdict: Verdict
+    because: str
+
+
+@dataclass(kw_only=True)
+class JobPolicy:
+    """Policy for one job, with the time since when its state has been constant.
+
+    Times are seconds of one monotonic clock.
+
+    Attributes:
+        grace_seconds: Time that SLURM may take to requeue a job after a node failure, preemption or time limit.
+        vanished_seconds: Time that the files of an ended job may take to appear on this machine.
+        patience_seconds: Time that SLURM may leave queries unanswered.
+    """
+
+    grace_seconds: float
+    vanished_seconds: float
+    patience_seconds: float
+    _last: Sighting | None = field(default=None, init=False)
+    _since: float = field(default=0.0, init=False)
+    _heard: float | None = field(default=None, init=False)
+
+    def decide(self, sighting: Sighting, *, now: float, done: bool, exit_code: int | None, stopped: bool) -> Decision:
+        """Return what follows from one query.
+
+        Args:
+            sighting: SLURM's answer.
+            now: Time of the query in seconds.
+            done: Whether the run's done.json exists.
+            exit_code: Exit code written by the batch script of the newest start; None if not (yet) written.
+            stopped: Whether the training of the newest start saved its state after a signal.
+        """
+        if done:
+            return Decision(verdict=Verdict.FINISHED, because="the run is finished")
+        if self._heard is None or _is_informative(sighting):
+            self._heard = now
+        if not _is_informative(sighting):
+            return self._unanswered(now - self._heard)
+        seen = self._update(sighting, now=now)
+        if seen.state in ACTIVE:
+            return _wait(_waiting(seen))
+        if seen.state is not None and seen.state not in _FINAL | _NO_FAULT | {"COMPLETED"}:
+            return self._unknown_state(seen, now=now)
+        delay = self._delay(seen, exit_code=exit_code)
+        if now - self._since < delay:
+            return _wait(f"{_described(seen)}; confirming for up to {delay:g} s")
+        return _ended(seen, exit_code=exit_code, stopped=stopped)
+
+    def _update(self, sighting: Sighting, *, now: float) -> Sighting:
+        """Record a sighting and return the one that counts."""
+        last = self._last
+        if sighting.state is None and last is not None and last.state is not None and last.state not in ACTIVE:
+            # SLURM forgets a job minutes after its end; its terminal state still counts.
+            return last
+        if last is None or not _is_same(last, sighting):
+            self._since = now
+        self._last = sighting
+        return sighting
+
+    def _unanswered(self, seconds: float) -> Decision:
+        if seconds < self.patience_seconds:
+            return _wait("SLURM does not answer")
+        because = f"no answer from SLURM for {self.patience_seconds:g} s; the job may still run"
+        return Decision(verdict=Verdict.UNREACHABLE, because=because)
+
+    def _unknown_state(self, seen: Sighting, *, now: float) -> Decision:
+        """Wait in a state unknown to this version, for a limited time."""
+        return Decision(
+            verdict=Verdict.UNREACHABLE if now - self._since >= self.patience_seconds else Verdict.WAIT,
+            because=f"unknown SLURM state: {_described(seen)}",
+        )
+
+    def _delay(self, seen: Sighting, *, exit_code: int | None) -> float:
+        """Return how long a terminal state must persist before it counts, in seconds."""
+        if seen.state in _NO_FAULT:
+            return self.grace_seconds
+        # A failed training has an exit code, which shows whether it was stopped. A job with an exit code that SLURM has
+        # forgotten is not requeued, and its done.json would be visible by now.
+        if seen.state is None and exit_code:
+            return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
+        if seen.state in _FINAL and (seen.state != "FAILED" or exit_code is not None):
+            return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
+        return self.vanished_seconds
+
+
+def _is_informative(sighting: Sighting) -> bool:
+    """Return False without an answer, or if only accounting, which lags, answered without a record."""
+    return sighting.state is not None or bool(sighting.answered & {"squeue", "scontrol"})
+
+
+def _is_same(last: Sighting, sighting: Sighting) -> bool:
+    """Return whether two sightings show the same state of the same start, as far as restarts are known."""
+    if None in (last.restarts, sighting.restarts):
+        return last.state == sighting.state
+    return (last.state, last.restarts) == (sighting.state, sighting.restarts)
+
+
+def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
+    """Return the decision on a job that ended for good without finishing its run."""
+    what, failed = _described(seen), Verdict.FAILED
+    if seen.state == "CANCELLED":
+        # Never resubmit a cancelled job, even if the training saved its state.
+        return Decision(verdict=failed, because=f"the job was cancelled: {what}")
+    if stopped or exit_code == Exit.STOPPED:
+        because = f"the training saved its state and stopped, and was not requeued: {what}"
+        return Decision(verdict=Verdict.LOST, because=because)
+    if seen.state in _NO_FAULT:
+        return Decision(verdict=Verdict.LOST, because=f"the job ended through no fault of the run: {what}")
+    if exit_code == 0 or (seen.state == "COMPLETED" and exit_code is None):
+        return Decision(verdict=failed, because=f"the job ended without an error but the run is not finished: {what}")
+    if exit_code is not None:
+        return Decision(verdict=failed, because=f"the training failed with exit code {exit_code}: {what}")
+    if seen.state is None:
+        return Decision(verdict=failed, because="the job vanished: no record in SLURM and no exit code")
+    return Decision(verdict=failed, because=f"the job failed: {what}")
+
+
+def _wait(because: str) -> Decision:
+    return Decision(verdict=Verdict.WAIT, because=because)
+
+
+def _waiting(seen: Sighting) -> str:
+    """Describe an active job; a held one with the command that releases it."""
+    held = seen.state in _HELD or "held" in seen.reason.lower()
+    return f"{_described(seen)}{'; held until `scontrol release`' if held else ''}"
+
+
+def _described(seen: Sighting) -> str:
+    """Describe a sighting, such as `PENDING (BeginTime)` or `RUNNING on n[1-2]`."""
+    if seen.state is None:
+        return "no record in SLURM"
+    where = f" on {seen.nodes}" if seen.nodes else ""
+    return f"{seen.state}{where}{f' ({seen.reason})' if seen.reason else ''}"

@@ -1,0 +1,83 @@
+"""Query and cancel a run's SLURM jobs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from onestep.launch.cluster import Cluster
+from onestep.launch.journal import journals
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSeen:
+    """Newest job of a run.
+
+    Attributes:
+        job_id: SLURM's job id.
+        state: SLURM's state, else the end recorded by its launcher.
+        restarts: Number of requeues.
+        gpu_hours: Run time times processes, in hours; None without accounting.
+    """
+
+    job_id: str
+    state: str
+    restarts: int
+    gpu_hours: float | None
+
+
+def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen | None:
+    """Return the newest job of a run; None if none was submitted from here.
+
+    Args:
+        run: Name of the run.
+        state: Root of the work folders.
+        cluster: SLURM.
+    """
+    found, cluster = journals(state, run), cluster or Cluster()
+    if not found:
+        return None
+    journal, job = found[-1], found[-1].job
+    if job is None:
+        # Its launcher died between submission and record.
+        active = None if journal.jobs_name is None else cluster.active_jobs(journal.jobs_name)
+        if not active:
+            return None
+        sighting = cluster.look(active[0])
+        unknown = sighting.state or "not recorded by its launcher"
+        return JobSeen(job_id=active[0], state=unknown, restarts=sighting.restarts or 0, gpu_hours=None)
+    sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
+    silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
+    forgotten = job.ended or ("finished" if journal.is_done else "no record in SLURM")
+    return JobSeen(
+        job_id=job.job_id,
+        state=sighting.state or (forgotten if sighting.answered else silent),
+        restarts=sighting.restarts or 0,
+        gpu_hours=None if seconds is None else seconds * job.processes / 3600,
+    )
+
+
+def cancel_jobs(run: str, *, state: Path, cluster: Cluster | None = None) -> Iterator[str]:
+    """Cancel all active jobs of a run, under every config it was submitted with; yield a line for each.
+
+    Raises:
+        ValueError: SLURM does not answer, or no job of the run was submitted from here.
+    """
+    cluster, found = cluster or Cluster(), journals(state, run)
+    if not found:
+        raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
+    any_active = False
+    for journal in found:
+        name = journal.jobs_name
+        active = [] if name is None else cluster.active_jobs(name)
+        if active is None:
+            raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
+        for job_id in active:
+            any_active = True
+            gone = cluster.cancel(job_id)
+            journal.event("cancelled", job=job_id, because="onestep cancel")
+            yield f"{run}: job {job_id} {'cancelled' if gone else 'received scancel, but is still active'}"
+    if not any_active:
+        yield f"{run}: no active job"

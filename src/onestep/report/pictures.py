@@ -1,0 +1,89 @@
+"""Pictures inside the page as data URIs: sheets of generated images as PNG, charts as SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from onestep.report import charts
+from onestep.report.charts import Chart
+from onestep.report.evidence import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as a data URI, with its size in px and its description."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def shared_seeds(samples: Sequence[Samples | None], *, count: int) -> list[int]:
+    """Return the first `count` seeds that every row has an image of, ascending."""
+    drawn = [set(each.seeds.tolist()) for each in samples if each is not None]
+    return sorted(set.intersection(*drawn))[:count] if drawn else []
+
+
+def pick(samples: Samples, *, seeds: Sequence[int]) -> np.ndarray:
+    """Return the images of `seeds`, uint8 [N, H, W, C], in that order.
+
+    Raises:
+        ValueError: There is no image of a seed.
+    """
+    places = {seed: place for place, seed in enumerate(samples.seeds.tolist())}
+    missing = [seed for seed in seeds if seed not in places]
+    if missing:
+        raise ValueError(f"samples: got no image of seed {missing[0]}. Fix: sample the block of seeds again")
+    return samples.pixels[[places[seed] for seed in seeds]]
+
+
+def sheet_shape(resolution: int, *, width: int) -> tuple[int, int]:
+    """Return columns and rows of a sheet about `width` px wide: 16 x 8 for small images, fewer for large ones."""
+    return min(16, max(4, width // resolution)), min(8, max(3, width // 3 // resolution))
+
+
+def contact_sheet(pixels: np.ndarray, *, columns: int, width: int, alt: str) -> Picture:
+    """Return images side by side with transparent gaps, enlarged by a whole factor to at least `width` px.
+
+    Args:
+        pixels: uint8 [N, H, W, C] with C 1 or 3.
+        columns: Images in a row of the sheet.
+        width: Least width in px; a wider sheet keeps its size.
+        alt: Description.
+    """
+    count, height, image_width, channels = pixels.shape
+    gap = max(1, image_width // 16)
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * (height + gap) - gap, columns * (image_width + gap) - gap, channels + 1), np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // columns * (height + gap), index % columns * (image_width + gap)
+        sheet[top : top + height, left : left + image_width, :channels] = image
+        sheet[top : top + height, left : left + image_width, channels] = 255
+    factor = max(1, -(-width // sheet.shape[1]))
+    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
+    return Picture(uri=_uri("image/png", file.getvalue()), width=sheet.shape[1], height=sheet.shape[0], alt=alt)
+
+
+def chart_picture(chart: Chart) -> Picture:
+    """Return a chart with its description as a picture."""
+    figure = charts.draw([chart])
+    width, height = (round(96 * side) for side in figure.get_size_inches())
+    return svg_picture(charts.svg(figure), width=width, height=height, alt=chart.description)
+
+
+def svg_picture(svg: str, *, width: int, height: int, alt: str) -> Picture:
+    """Return the text of an SVG file as a picture. A browser runs no script and loads no file of a picture."""
+    return Picture(uri=_uri("image/svg+xml", svg.encode()), width=width, height=height, alt=alt)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,142 @@
+"""The layout of results/ and state/: every path once.
+
+Arguments may be Snakemake wildcards (`"{model}"`) as well as values, so rules, verbs and the page share these methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onestep.models import Model, Selected, Snapshot, Teacher, average_suffix
+
+
+@dataclass(frozen=True)
+class Results:
+    """Paths below a results folder.
+
+    Attributes:
+        root: The folder; relative to the working directory by default.
+    """
+
+    root: Path = Path("results")
+
+    def input(self, name: str, filename: str) -> Path:
+        """Return the file of an input."""
+        return self.root / "inputs" / name / filename
+
+    def data(self, dataset: str, suffix: str = ".zip") -> Path:
+        """Return the archive of a dataset, or its card (`.json`) or contact sheet (`.png`)."""
+        return self.root / "data" / f"{dataset}{suffix}"
+
+    def teacher(self, name: str, suffix: str = ".safetensors") -> Path:
+        """Return the weights of a teacher, or its architecture (`.yaml`)."""
+        return self.root / "teachers" / f"{name}{suffix}"
+
+    def class_embeddings(self, name: str) -> Path:
+        """Return a table of class embeddings that is computed from a dataset."""
+        return self.root / "class_embeddings" / f"{name}.safetensors"
+
+    def run(self, run: str, filename: str = "") -> Path:
+        """Return the folder of a run, or a file in it."""
+        return self.root / "runs" / run / filename
+
+    def run_config(self, run: str) -> Path:
+        """Return the resolved configuration of a run."""
+        return self.run(run, "run.yaml")
+
+    def log(self, run: str) -> Path:
+        """Return the training log of a run: one JSON record a line."""
+        return self.run(run, "log.jsonl")
+
+    def summary(self, run: str) -> Path:
+        """Return the facts of a finished run; written last."""
+        return self.run(run, "summary.json")
+
+    def snapshot(self, run: str, images: int | str, ema: int | None = None) -> Path:
+        """Return a snapshot of a run by its images seen, of its main EMA or the one with half-life `ema`."""
+        return self.run(run, f"snapshots/{images}{average_suffix(ema)}.safetensors")
+
+    def weights(self, model: Model) -> Path:
+        """Return the weights of a model."""
+        match model:
+            case Teacher(name=name):
+                return self.teacher(name)
+            case Snapshot(name=run, images=images, ema=ema):
+                return self.snapshot(run, images, ema)
+            case Selected():
+                return self.selection(model)
+
+    def selection(self, model: Selected | str, suffix: str = ".safetensors") -> Path:
+        """Return the weights of a selected snapshot, or the record of its selection (`.json`)."""
+        return self.root / "selections" / f"{model}{suffix}"
+
+    def samples(self, model: Model | str, sampler: str, seeds: str) -> Path:
+        """Return the images of one seed block, uint8 [N, H, W, C]."""
+        return self.root / "samples" / block(model, sampler, seeds, ".npz")
+
+    def grid(self, model: Model | str, sampler: str, seeds: str) -> Path:
+        """Return the first images of one seed block."""
+        return self.root / "grids" / block(model, sampler, seeds, ".npz")
+
+    def features(self, model: Model | str, sampler: str, seeds: str, features: str) -> Path:
+        """Return the features of one seed block."""
+        return self.root / "features" / block(model, sampler, seeds, f".{features}.npz")
+
+    def real_features(self, dataset: str, features: str) -> Path:
+        """Return the features of a dataset's images."""
+        return self.root / "features" / f"{dataset}.{features}.npz"
+
+    def reference_features(self, name: str, features: str) -> Path:
+        """Return the features of an input with real images."""
+        return self.root / "features" / "reference" / f"{name}.{features}.npz"
+
+    def metric(self, model: Model | str, sampler: str, seeds: str, metric: str) -> Path:
+        """Return the values of one metric of one seed block."""
+        return self.root / "metrics" / block(model, sampler, seeds, f".{metric}.json")
+
+    def reference_check(self, dataset: str, metric: str) -> Path:
+        """Return the values of one metric of a dataset's own images against its published reference."""
+        return self.root / "references" / f"{dataset}.{metric}.json"
+
+    def table(self, name: str, suffix: str) -> Path:
+        """Return a table as `.json`, `.csv`, `.md`, `.tex` or `.svg`."""
+        return self.root / "tables" / f"{name}{suffix}"
+
+    def study(self, name: str, suffix: str) -> Path:
+        """Return a study as `.json`, `.npz`, `.svg` or `.md`."""
+        return self.root / "studies" / f"{name}{suffix}"
+
+    @property
+    def report(self) -> Path:
+        """The results page."""
+        return self.root / "report" / "index.html"
+
+
+def block(model: Model | str, sampler: str, seeds: str, suffix: str = "") -> str:
+    """Return the name of one seed block of a model: `{model}/{sampler}/{seeds}`."""
+    return f"{model}/{sampler}/{seeds}{suffix}"
+
+
+@dataclass(frozen=True)
+class State:
+    """Paths below the folder of training states; nothing here is the output of a rule.
+
+    Attributes:
+        root: The folder; relative to the working directory by default.
+    """
+
+    root: Path = Path("state")
+
+    def run(self, run: str) -> Path:
+        """Return the folder of a run; it has a folder for each run hash."""
+        return self.root / run
+
+    def work(self, run: str, spec: str) -> Path:
+        """Return the work folder of a run with one run hash."""
+        return self.run(run) / spec
+
+    @property
+    def cache(self) -> Path:
+        """The folder of decoded images that exceed the memory."""
+        return self.root / ".cache"

@@ -1,0 +1,100 @@
+"""Sampling jobs: the images of a model for a block of seeds, as a file or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from onestep.archive import write_arrays
+from onestep.files import sha256_of_file
+from onestep.networks import load_denoiser
+from onestep.sampling._generate import Sampler, Samples, generate
+
+_GRID = 128  # images in a grid, the most that a sheet of the results page shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingJob:
+    """Images to generate.
+
+    Attributes:
+        weights: A snapshot or a teacher.
+        sampler: The sampler.
+        options: The config block of the sampler.
+        seeds: One per image.
+        batch: Images per yielded item; does not change them.
+        subject: Identity of the images, recorded in every file made from them: `model`, `sampler` and `seeds` as in
+            config.yaml. Empty for images that are not measured by `onestep measure`.
+    """
+
+    weights: Path
+    sampler: Sampler
+    options: Mapping[str, Any]
+    seeds: Sequence[int]
+    batch: int
+    subject: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """Name of the job in progress bars."""
+        return "/".join(self.subject.values()) or self.weights.stem
+
+
+def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
+    """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes) and `seeds` int64 [N].
+
+    Args:
+        job: The images.
+        output: The .npz to write.
+        grid: The .npz for the first images; None for none.
+
+    Raises:
+        ValueError: The weights are not those of a denoiser.
+    """
+    _write(output, list(iter_samples(job, grid=grid)), job=job, count=len(job.seeds))
+
+
+def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
+    """Yield the images batch by batch in the order of their seeds; write the grid after the last.
+
+    Args:
+        job: The images.
+        grid: The .npz for the first images; None for none.
+
+    Raises:
+        ValueError: The weights are not those of a denoiser.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_denoiser(job.weights).to(device)
+    first: list[Samples] = []
+    with tqdm(total=len(job.seeds), desc=job.label, unit="image", mininterval=10, delay=10) as progress:
+        for made in generate(network, job.sampler, seeds=job.seeds, batch=job.batch):
+            if sum(len(part.pixels) for part in first) < _GRID:
+                first.append(made)
+            progress.update(len(made.pixels))
+            yield made
+    if grid is not None:
+        _write(grid, first, job=job, count=min(_GRID, len(job.seeds)))
+
+
+def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:
+    """Write the first `count` images."""
+    labels = [np.full(len(part.pixels), -1) if part.labels is None else part.labels.numpy() for part in parts]
+    arrays = {
+        "pixels": np.concatenate([part.pixels.numpy() for part in parts])[:count],
+        "labels": np.concatenate(labels).astype(np.int64)[:count],
+        "seeds": np.asarray(job.seeds[:count], dtype=np.int64),
+    }
+    about = {
+        "subject": dict(job.subject),
+        "weights_sha256": sha256_of_file(job.weights),
+        "sampler": dict(job.options),
+        "evaluations": job.sampler.nfe,
+    }
+    write_arrays(path, arrays, about=about)
