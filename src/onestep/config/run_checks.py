@@ -242,9 +242,8 @@ def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], 
         }
         if not present.get(origin.kind, True):
             yield Problem(place, f"missing {needed[origin.kind]}, which objective {name} needs as its {role}")
-    for key in ("discriminator", "classifier"):
-        if getattr(run, key) is not None and key not in declared:
-            yield Problem((*place, key), f"objective {name} has no {key}. Fix: remove it")
+    if run.discriminator is not None and "discriminator" not in declared:
+        yield Problem((*place, "discriminator"), f"objective {name} has no discriminator. Fix: remove it")
     trained = dict.fromkeys(phase.trains for phase in objective.phases())
     for role in (role for role in trained if role not in run.optimizers):
         yield Problem((*place, "optimizers", role), f"missing, and objective {name} trains the {role}")

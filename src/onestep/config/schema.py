@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
 from onestep.config.messages import Place, Problem, got, missing_key, unknown_key
+from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
 _EXPECTED = MappingProxyType(
@@ -66,7 +67,8 @@ def _keys_at(place: Place) -> list[str]:
         kind = get_type_hints(kind)[str(step)] if dataclasses.is_dataclass(kind) else _member(kind)
         if type(None) in get_args(kind):
             kind = _member(kind)
-    return [field.name for field in dataclasses.fields(kind)]
+    written = ["base", "vary"] if kind is Run else []  # resolved before; see onestep.config.families
+    return [*(field.name for field in dataclasses.fields(kind)), *written]
 
 
 def _member(kind: Any) -> Any:
