@@ -9,7 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from onestep.fingerprint import STAGES, Fingerprints, component_module
+from onestep.components import module_of
+from onestep.fingerprint import STAGES, Fingerprints
 
 PACKAGE = Path(__file__).parents[1] / "src" / "onestep"
 
@@ -213,7 +214,7 @@ def test_a_component_of_the_working_directory_counts_with_its_own_imports(
     monkeypatch.chdir(work)
     (work / "mine.py").write_text("import numpy\nfrom beside import f\nfrom onestep.page import write\n")
     (work / "beside.py").write_text("def f(): return 1\n")
-    module = component_module("metrics", "mine:Distance")
+    module = module_of("metrics", "mine:Distance")
     assert Fingerprints(tree).closure([module]) == ("beside", "mine", "onestep.files", "onestep.page")
     before = Fingerprints(tree).of_modules([module])
     (work / "beside.py").write_text("def f(): return 2  # two\n")

@@ -13,13 +13,12 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from onestep import plugins
+from onestep.components import choices, module_of
 
 _PACKAGE = "onestep"
 
@@ -61,7 +60,7 @@ class Fingerprints:
         Raises:
             ValueError: A component has no file.
         """
-        now = self.of_modules([*STAGES[stage], *(component_module(family, name) for family, name in components)])
+        now = self.of_modules([*STAGES[stage], *(module_of(family, name) for family, name in components)])
         return str(self._same_output.get(stage, {}).get(now, now))
 
     def of_training(self, document: Mapping[str, Any]) -> str:
@@ -155,15 +154,7 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
 
 def every(family: str) -> list[Component]:
     """Return all components of a family."""
-    return [(family, name) for name in plugins.choices(family)]
-
-
-def component_module(family: str, name: str) -> str:
-    """Return the module of a component: a file of its family, `module:Class`, or an entry point."""
-    if ":" in name:
-        return name.partition(":")[0]
-    outside = [entry.module for entry in entry_points(group=f"{_PACKAGE}.{family}", name=name)]
-    return outside[0] if outside else f"{_PACKAGE}.{family}.{name}"
+    return [(family, name) for name in choices(family)]
 
 
 def _is_outside(module: str) -> bool:

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from submitit.core.utils import DelayedSubmission
 
+from onestep.components import module_of
 from onestep.config import read_experiment, run_document
 from onestep.data._archive import write_archive
 from onestep.exits import Exit
-from onestep.fingerprint import STAGES, Fingerprints, component_module, training_components
+from onestep.fingerprint import STAGES, Fingerprints, training_components
 from onestep.launch.task import TrainingTask, port_of
 from onestep.training.assignment import Assignment, Inputs
 from tiny import tiny_config, write_config
@@ -195,7 +196,7 @@ def test_ports_differ_between_jobs_and_between_the_starts_of_one():
 
 def test_how_a_training_is_launched_is_no_part_of_its_code():
     document = run_document(read_experiment("demo/config.yaml"), "digits_d2o")
-    components = [component_module(family, name) for family, name in training_components(document)]
+    components = [module_of(family, name) for family, name in training_components(document)]
     closure = Fingerprints().closure([*STAGES["train"], *components])
     assert "onestep.training.stopping" in closure and "onestep.exits" not in closure
     assert not any(name.startswith("onestep.launch") for name in closure)

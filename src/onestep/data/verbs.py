@@ -18,13 +18,13 @@ def prepare(*, dataset: Mapping[str, Any], source: Path, output: Path, workers: 
         output: The archive (.zip); card and contact sheet are written beside it (.json, .png).
         workers: Processes; without it one per core.
     """
-    from onestep import plugins
+    from onestep import components
     from onestep.data._archive import prepare as write_prepared
     from onestep.data._origin import origin_of
     from onestep.data._processes import cores
     from onestep.fingerprint import Fingerprints
 
-    reader = plugins.build("data", dataset, source=source)
+    reader = components.build("data", dataset, source=source)
     code = Fingerprints().of_stage("prepare", [("data", dataset["name"])])
     origin = origin_of(source, options=dataset, code=code)
     write_prepared(reader, target=output, origin=origin, workers=workers or cores())

@@ -108,10 +108,10 @@ def observe(
 
 def feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> FeatureNetwork:
     """Return a feature extractor with the facts that its outputs record."""
-    from onestep import plugins
+    from onestep import components
     from onestep.evaluation.extraction import FeatureNetwork
 
-    extractor = plugins.build("features", block, weights=weights)
+    extractor = components.build("features", block, weights=weights)
     return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
 
 
@@ -138,11 +138,11 @@ def measure(
         real_pixels: A dataset archive (.zip), for metrics that compare pixels.
         output: The numbers (.json).
     """
-    from onestep import plugins
+    from onestep import components
     from onestep.evaluation.measurement import MeasuredFiles, write_measurement
 
     files = MeasuredFiles(features=generated, real=real, real_input=real_input, pixels=pixels, real_pixels=real_pixels)
-    write_measurement(plugins.build("metrics", metric), name=name, options=metric, files=files, output=output)
+    write_measurement(components.build("metrics", metric), name=name, options=metric, files=files, output=output)
     return 0
 
 
@@ -165,14 +165,14 @@ def evaluate(
         metrics: Metrics and their options, as in config.yaml (JSON).
         output: The numbers (.json).
     """
-    from onestep import plugins
+    from onestep import components
     from onestep.evaluation.standalone import NamedMetric, write_evaluation
 
     if features is not None and weights is None:
         raise ValueError("--weights: got nothing, expected the weights of --features. Fix: add --weights FILE")
     try:
         network = None if features is None or weights is None else feature_network(features, weights=weights, name=None)
-        measured = [NamedMetric(metric=plugins.build("metrics", block), options=block) for block in metrics]
+        measured = [NamedMetric(metric=components.build("metrics", block), options=block) for block in metrics]
     except (TypeError, KeyError) as error:
         raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
     values = write_evaluation(network, measured, images=images, reference=reference, output=output)

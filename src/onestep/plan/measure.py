@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.files import canonical_json
 from onestep.models import Selected, parse_model
 from onestep.plan import Plan, inputs, measured
@@ -19,7 +19,7 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
     has published references, since the dataset's own images may be absent.
     """
     block, dataset = plan.experiment.metrics[metric], _dataset_of(plan, parse_model(model).name)
-    needs = plugins.load("metrics", block.name).inputs
+    needs = components.outline("metrics", block.name).inputs
     files = {}
     if block.features is not None:
         files["generated"] = plan.results.features(model, sampler, seeds, block.features)
@@ -84,7 +84,7 @@ def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
     if source is None:
         return None
     chosen = plan.experiment.metrics[metric]
-    if plugins.load("metrics", chosen.name).takes_statistics:
+    if components.outline("metrics", chosen.name).takes_statistics:
         return inputs.input(plan, source)
     assert chosen.features is not None, metric
     return plan.results.reference_features(source, chosen.features)
@@ -118,7 +118,7 @@ def candidate_metrics(plan: Plan, model: str) -> list[Path]:
 def selection_options(plan: Plan, model: str) -> str:
     """Return the model, the direction of its number, and the images seen of the candidates."""
     selected = _selected(model)
-    metric = plugins.load("metrics", plan.experiment.metrics[selected.choice.metric].name)
+    metric = components.outline("metrics", plan.experiment.metrics[selected.choice.metric].name)
     return canonical_json(
         {
             "model": model,

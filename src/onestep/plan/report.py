@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onestep import plugins
 from onestep.config.sections import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
 from onestep.models import Selected, Snapshot
@@ -69,7 +68,7 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
     return {
         **options,
         "sampler": row.sampler,
-        "nfe": plugins.load("sampling", sampler.name)(**sampler.options).nfe,
+        "nfe": _nfe(sampler),
         "images": None,
         "images_seen": model.images if isinstance(model, Snapshot) else None,
         "model": str(model),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
 from onestep.models import parse_model
@@ -43,7 +43,7 @@ def keeps_images(plan: Plan) -> bool:
 def stores_images(plan: Plan) -> bool:
     """Whether generated images are files at all: to keep them, or for a metric of pixels."""
     metrics = plan.experiment.metrics.values()
-    return keeps_images(plan) or any("pixels" in plugins.load("metrics", each.name).inputs for each in metrics)
+    return keeps_images(plan) or any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
 
 
 def keeps_features(plan: Plan) -> bool:

@@ -50,7 +50,7 @@ def sampling_job(
     batch: int,
 ) -> SamplingJob:
     """Return the images to generate from the options of a verb."""
-    from onestep import plugins
+    from onestep import components
     from onestep.sampling._job import SamplingJob
 
     subject = {}
@@ -58,7 +58,7 @@ def sampling_job(
         subject = {"model": model, "sampler": sampler_name, "seeds": f"{seeds[0]}-{seeds[-1]}"}
     return SamplingJob(
         weights=weights,
-        sampler=plugins.build("sampling", sampler),
+        sampler=components.build("sampling", sampler),
         options=sampler,
         seeds=seeds,
         batch=batch,
