@@ -40,6 +40,7 @@ include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -47,4 +48,5 @@ rule all:
     default_target: True
     input:
         [results.table(name, ".md") for name in plan.experiment.tables],
+        [results.study(name, ".md") for name in plan.experiment.studies],
         results.report,

@@ -36,6 +36,7 @@ PIPELINE = {
     "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
     "select": ("onestep.evaluation.verbs:select", "Select a run's best snapshot by a metric."),
+    "study": ("onestep.studies.verbs:study", "Run a study: arrays, numbers, figure and verdict."),
     "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
     "report": ("onestep.report.verbs:report", "Write the results page."),
 }
@@ -149,6 +150,7 @@ _PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=Fa
 _READ: Mapping[Any, Any] = {
     Mapping[str, Any]: _BLOCK,
     Mapping[str, Any] | None: _BLOCK,
+    Mapping[str, Sequence[Path]]: _BLOCK,
     Sequence[Mapping[str, Any]]: Annotated[
         Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")
     ],

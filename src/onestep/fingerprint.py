@@ -31,6 +31,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "observe": ("onestep.evaluation.fused_sampling",),
     "extract": ("onestep.evaluation.extraction",),
     "measure": ("onestep.evaluation.measurement",),
+    "study": ("onestep.studies._run",),
     "select": ("onestep.evaluation.selection",),
     "tabulate": ("onestep.report.tabulation",),
     "report": ("onestep.report.evidence", "onestep.report.page"),

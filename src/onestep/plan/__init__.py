@@ -16,7 +16,8 @@ from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.plan import measured
-from onestep.results import Results
+from onestep.results import Results, block
+from onestep.studies import Features
 
 _REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run"), "metrics": ("features",)}
 """Keys of components that refer to other sections."""
@@ -54,11 +55,14 @@ class Plan:
 
     @functools.cached_property
     def features_by_block(self) -> dict[str, set[str]]:
-        """The feature extractors of all metrics of each seed block."""
+        """The feature extractors of each seed block, for all metrics and studies."""
         found: dict[str, set[str]] = {}
         for each in measured.of_experiment(self.experiment):
             features = self.experiment.metrics[each.metric].features
             found.setdefault(each.block, set()).update([] if features is None else [features])
+        for seen in measured.all_observables(self.experiment):
+            if isinstance(seen, Features):
+                found.setdefault(block(seen.model, seen.sampler, seen.seeds), set()).add(seen.features)
         return found
 
     def block(self, section: str, name: str) -> dict[str, Any]:

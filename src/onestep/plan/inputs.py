@@ -142,6 +142,6 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield from (experiment.backbones[name].input for name in discriminator.backbones)
         if discriminator.class_embeddings is not None:
             yield experiment.class_embeddings[discriminator.class_embeddings].input
-    for metric in (experiment.metrics[name] for table in tables for name in measured.table_metrics(table)):
+    for metric in (experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}):
         if metric.features is not None:
             yield experiment.features[metric.features].input

@@ -51,7 +51,10 @@ def _dataset_of(plan: Plan, name: str) -> str:
     if name in plan.experiment.runs:
         return plan.experiment.runs[name].dataset
     tables = plan.experiment.tables.values()
-    return next(table.dataset_of(row) for table in tables for row in table.rows if row.teacher == name)
+    found = [table.dataset_of(row) for table in tables for row in table.rows if row.teacher == name]
+    if not found:
+        raise ValueError(f"teacher {name}: got no dataset, expected a row of a table that has one")
+    return found[0]
 
 
 def dataset_features(plan: Plan, dataset: str, metric: str) -> Path:

@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from onestep import components
 from onestep.config.sections import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
 from onestep.models import Selected, Snapshot
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
 from onestep.plan.train import training_code
-
-
-def targets(plan: Plan) -> list[Path]:
-    """The files of `rule all`."""
-    return [*(plan.results.table(name, ".md") for name in plan.experiment.tables), plan.results.report]
 
 
 def table_metrics(plan: Plan, table: str) -> list[Path]:
@@ -63,16 +59,19 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
     if row.sampler is None:
         nothing = dict.fromkeys(("sampler", "model", "images_seen", "ema"))
         return {**options, **nothing, "nfe": row.nfe, "images": row.images}
-    model = measured.row_model(plan.experiment, row, table=table)
-    sampler = plan.experiment.samplers[row.sampler]
+    models = measured.row_models(plan.experiment, row, table=table)
+    sampler = components.build_outline("sampling", plan.experiment.samplers[row.sampler])
+    assert sampler is not None, row.sampler
+    family = {"models": [str(model) for model in models]} if row.runs else {}
     return {
         **options,
+        **family,
         "sampler": row.sampler,
-        "nfe": _nfe(sampler),
+        "nfe": sampler.nfe,
         "images": None,
-        "images_seen": model.images if isinstance(model, Snapshot) else None,
-        "model": str(model),
-        "ema": None if row.run is None else row.ema or plan.experiment.runs[row.run].ema.half_life,
+        "images_seen": models[0].images if isinstance(models[0], Snapshot) else None,
+        "model": None if family else str(models[0]),
+        "ema": None if row.run is None else row.ema or plan.experiment.runs[models[0].name].ema.half_life,
     }
 
 
@@ -89,7 +88,7 @@ def table_code(plan: Plan) -> str:
 
 def page_inputs(plan: Plan) -> list[Path]:
     """Return the files that the page shows."""
-    return list(dict.fromkeys([*_page_tables(plan), *_page_runs(plan)]))
+    return list(dict.fromkeys([*_page_tables(plan), *_page_studies(plan), *_page_runs(plan)]))
 
 
 def _page_tables(plan: Plan) -> Iterator[Path]:
@@ -98,6 +97,11 @@ def _page_tables(plan: Plan) -> Iterator[Path]:
         for row in measured.measured_rows(plan.experiment, name):
             yield plan.results.grid(row.model, row.sampler, table.seeds[0])
         yield from (metric_file(plan, each) for each in measured.of_curves(plan.experiment, name))
+
+
+def _page_studies(plan: Plan) -> Iterator[Path]:
+    for study in plan.experiment.studies:
+        yield from (plan.results.study(study, ".json"), plan.results.study(study, ".svg"))
 
 
 def _page_runs(plan: Plan) -> Iterator[Path]:

@@ -12,6 +12,8 @@ from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
 from onestep.models import parse_model
 from onestep.plan import Plan, inputs
+from onestep.plan.measured import all_observables
+from onestep.studies import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,10 @@ def keeps_images(plan: Plan) -> bool:
 
 
 def stores_images(plan: Plan) -> bool:
-    """Whether generated images are files at all: to keep them, or for a metric of pixels."""
+    """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
     metrics = plan.experiment.metrics.values()
-    return keeps_images(plan) or any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
+    pixels = any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
+    return keeps_images(plan) or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
 
 
 def keeps_features(plan: Plan) -> bool:
