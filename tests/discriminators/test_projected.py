@@ -60,20 +60,20 @@ class Shift(nn.Module):
 
 def test_frozen_parts_stay_bitwise_while_the_heads_train(snapshot):
     torch.manual_seed(0)
-    players = {"generator": Shift(), "discriminator": _projected(snapshot)}
-    before = {key: value.clone() for key, value in players["discriminator"].state_dict().items()}
+    networks = {"generator": Shift(), "discriminator": _projected(snapshot)}
+    before = {key: value.clone() for key, value in networks["discriminator"].state_dict().items()}
     objective = D2O(loss="non_saturating", sigma=80.0, rows_per_rank=4.0, r1_gamma=1.0, r1_every=2)
-    optimizers = {role: torch.optim.AdamW(player.parameters(), lr=0.01) for role, player in players.items()}
+    optimizers = {role: torch.optim.AdamW(player.parameters(), lr=0.01) for role, player in networks.items()}
     for _ in range(3):
         for phase in objective.phases():
-            for player in players.values():
+            for player in networks.values():
                 player.train().zero_grad()
             batch = Batch(images=_images(), condition=None, random=Noise(), images_seen=0)
-            (phase.loss(players, batch).value * phase.gain).backward()
+            (phase.loss(networks, batch).value * phase.gain).backward()
             optimizers[phase.trains].step()
-    moved = {key for key, value in players["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
+    moved = {key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
     assert moved and all(key.startswith("discriminators.") for key in moved)
-    assert {key for key, _ in players["discriminator"].named_parameters()} <= moved
+    assert {key for key, _ in networks["discriminator"].named_parameters()} <= moved
 
 
 def test_only_the_heads_are_parameters_and_only_they_train(snapshot):

@@ -40,7 +40,7 @@ from onestep.training.optimizers import Optimizers, build_optimizers
 from onestep.training.sources import Built, FileSources, ImageShape, Sources, build_fresh, pretrained, teacher_copy
 
 # Records that a run writes, whatever its length.
-_RECORDS = 400
+RECORDS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Training:
     @property
     def record_every(self) -> int:
         """Images between two records, a multiple of the batch size."""
-        return max(1, self.images // (_RECORDS * self.batch)) * self.batch
+        return max(1, self.images // (RECORDS * self.batch)) * self.batch
 
 
 def assemble(
