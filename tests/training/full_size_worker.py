@@ -28,9 +28,9 @@ from onestep.checkpoints.snapshot import write_snapshot
 from onestep.config.run import run_of
 from onestep.data._archive import write_archive
 from onestep.networks import build_denoiser
-from onestep.training.assembly import assemble
 from onestep.training.assignment import Inputs
 from onestep.training.loop import train
+from onestep.training.run import assemble
 
 _TIMM = {
     "vgg16_bn": "vgg16_bn.tv_in1k",

@@ -17,11 +17,11 @@ from torch import nn
 
 from onestep import distributed
 from onestep.config.run import run_of
-from onestep.training.assembly import assemble
 from onestep.training.assignment import Inputs
 from onestep.training.log import Window
 from onestep.training.loop import take_step
 from onestep.training.resume import Resume
+from onestep.training.run import assemble
 from onestep.training.step import set_training_mode
 
 

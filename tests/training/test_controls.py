@@ -12,11 +12,11 @@ from onestep.distributed import Ranks
 from onestep.objectives import Control, Loss, Phase
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
-from onestep.training.assembly import assemble
 from onestep.training.controls import AdaptiveParameters
 from onestep.training.log import Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
+from onestep.training.run import assemble
 from onestep.training.step import PhaseReport, set_training_mode
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -120,9 +120,9 @@ def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):
     steps(resumed, range(5, 10))
     assert resumed.controls.state() == straight.controls.state()
     assert straight.controls.values()["augment_probability"] > 0
-    for role, player in straight.players.items():
-        other = resumed.players[role].state_dict()
-        assert all(torch.equal(value, other[name]) for name, value in player.state_dict().items())
+    for role, network in straight.networks.items():
+        other = resumed.networks[role].state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
 
 
 def test_the_probability_stands_in_the_log(bench):

@@ -21,11 +21,10 @@ from onestep.checkpoints.training_state import read_training_state, write_traini
 from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.exits import Exit
-from onestep.training.assembly import assemble
 from onestep.training.log import Window, WindowState
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
-from onestep.training.run import exclusive
+from onestep.training.run import assemble, exclusive
 from onestep.training.step import PhaseReport
 from onestep.training.stopping import Stop, listening, never
 
