@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from onestep.classifiers import build_classifier
+from onestep.discriminators import with_cast_frozen_weights
 from onestep.discriminators._backbones import classifier_backbone
-from onestep.discriminators._views import cast_once
 from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
@@ -141,7 +141,7 @@ def test_under_half_precision_the_power_iteration_and_the_logits_stay_single(cla
     labels = torch.eye(3)[torch.tensor([0, 1, 2, 0])] if classes else None
     logits = view(images, labels)
     wanted = single(images, labels)
-    assert logits.dtype == torch.float32 and view.features(images)[0][0].dtype == torch.bfloat16
+    assert logits.dtype == torch.float32 and view.frozen_features(images)[0][0].dtype == torch.bfloat16
     assert (logits - wanted).abs().max() <= 0.05 * wanted.abs().max()
     vectors = {n: v for n, v in single.state_dict().items() if n.endswith(("weight_u", "weight_v"))}
     assert vectors and all(torch.equal(value, half.state_dict()[name]) for name, value in vectors.items())
@@ -155,7 +155,7 @@ def test_frozen_weights_are_cast_once_and_states_do_not_show_it(players):
     assert torch.equal(layer.weight_cast, layer.weight.bfloat16()) and not layer.weight.requires_grad
     assert not hasattr(generator.model.enc["16x16_conv"], "weight_cast")  # it is trained
     assert set(_state(players)) == names
-    twin = cast_once(discriminator)
+    twin = with_cast_frozen_weights(discriminator)
     assert twin.scratch["eye"].layer0_ccm.weight.dtype == torch.bfloat16
     assert discriminator.scratch["eye"].layer0_ccm.weight.dtype == torch.float32
 
@@ -246,9 +246,9 @@ def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_
 
     monkeypatch.setattr(torch, "compile", recorded)
     views = views_of(players, speed=Speed(networks=True))
-    assert set(given) == {"Preconditioned", "Projected.features"}
+    assert set(given) == {"Preconditioned", "Projected.frozen_features"}
     assert all(options == {"dynamic": False, "mode": None} for options in given.values())
-    assert views["discriminator"].judge == players["discriminator"].judge
+    assert views["discriminator"].heads == players["discriminator"].heads
     views_of(players, speed=Speed(networks=True, cuda_graphs=True))
     assert all(options["mode"] == "reduce-overhead" for options in given.values())
     assert [phase.name for phase in _OBJECTIVE.phases() if phase.second_order] == ["r1"]
