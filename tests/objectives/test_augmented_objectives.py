@@ -41,12 +41,12 @@ class Watching(nn.Module):
         self.seen = []
 
     def forward(self, images, labels):
-        return self.judge(self.features(images), labels)
+        return self.heads(self.frozen_features(images), labels)
 
-    def features(self, images):
+    def frozen_features(self, images):
         return ((images,),)
 
-    def judge(self, features, labels):
+    def heads(self, features, condition):
         ((images,),) = features
         self.seen.append(images.detach())
         return images.flatten(1).sum(dim=1, keepdim=True)
@@ -107,7 +107,7 @@ def test_a_real_denoiser_learns_from_the_description():
 
 @pytest.mark.parametrize("augment_dim", [0, 9])
 def test_a_denoiser_that_would_not_read_the_description_is_refused(augment_dim):
-    with pytest.raises(ValueError, match=f"described by 2 labels, the network takes {augment_dim}: .* augment_dim: 2"):
+    with pytest.raises(ValueError, match=f"^augment_labels: .* 2 .* {augment_dim}.*augment_dim: 2"):
         Edm(**EDM, augment=PIPE).generator_loss({"generator": _network(augment_dim)}, _batch())
 
 

@@ -46,12 +46,12 @@ class Critics(nn.Module):
         self.splits = (matrices.shape[-1],) * len(matrices)
 
     def forward(self, images, labels):
-        return self.judge(self.features(images), labels)
+        return self.heads(self.frozen_features(images), labels)
 
-    def features(self, images):
+    def frozen_features(self, images):
         return tuple((images.flatten(1).tanh(),) for _ in self.matrices)
 
-    def judge(self, features, labels):
+    def heads(self, features, condition):
         return torch.cat([maps[0] @ matrix for maps, matrix in zip(features, self.matrices, strict=True)], dim=1)
 
 
@@ -174,8 +174,8 @@ def test_each_loss_reaches_only_whom_its_phase_trains_when_the_others_are_held()
 
 def test_generated_images_are_judged_first_and_apart_from_real_ones():
     networks, images, noise = _random_game()
-    judge, seen = networks["discriminator"].judge, []
-    networks["discriminator"].judge = lambda features, labels: [seen.append(features[0][0]), judge(features, labels)][1]
+    heads, seen = networks["discriminator"].heads, []
+    networks["discriminator"].heads = lambda features, labels: [seen.append(features[0][0]), heads(features, labels)][1]
     _objective().discriminator_loss(networks, _batch(images, noise))
     generated, real = seen
     torch.testing.assert_close(generated, (0.6 * noise + 0.1).flatten(1).tanh())
@@ -187,8 +187,8 @@ def test_both_networks_are_given_the_labels_of_the_real_rows():
     networks, images, noise = _random_game()
     labels, given = torch.eye(4), []
     networks["generator"].register_forward_pre_hook(lambda module, inputs: given.append(inputs[-1]))
-    judge = networks["discriminator"].judge
-    networks["discriminator"].judge = lambda features, labels: [given.append(labels), judge(features, labels)][1]
+    heads = networks["discriminator"].heads
+    networks["discriminator"].heads = lambda features, labels: [given.append(labels), heads(features, labels)][1]
     for phase in _objective().phases():
         phase.loss(networks, _batch(images, noise, labels))
     assert len(given) == 2 + 4 and all(g is labels for g in given)

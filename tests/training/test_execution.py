@@ -14,8 +14,8 @@ from torch import nn
 
 from onestep.classifiers import build_classifier
 from onestep.config.run import Compile, Optimizer, Precision
+from onestep.discriminators import with_cast_frozen_weights
 from onestep.discriminators._backbones import classifier_backbone
-from onestep.discriminators._views import cast_once
 from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
@@ -147,7 +147,7 @@ def test_under_half_precision_the_power_iteration_and_the_logits_stay_single(cla
     labels = torch.eye(3)[torch.tensor([0, 1, 2, 0])] if classes else None
     logits = view(images, labels)
     wanted = single(images, labels)
-    assert logits.dtype == torch.float32 and view.features(images)[0][0].dtype == torch.bfloat16
+    assert logits.dtype == torch.float32 and view.frozen_features(images)[0][0].dtype == torch.bfloat16
     assert (logits - wanted).abs().max() <= 0.05 * wanted.abs().max()
     vectors = {n: v for n, v in single.state_dict().items() if n.endswith(("weight_u", "weight_v"))}
     assert vectors and all(torch.equal(value, half.state_dict()[name]) for name, value in vectors.items())
@@ -161,7 +161,7 @@ def test_frozen_weights_are_cast_once_and_states_do_not_show_it(networks):
     assert torch.equal(layer.weight_cast, layer.weight.bfloat16()) and not layer.weight.requires_grad
     assert not hasattr(generator.model.enc["16x16_conv"], "weight_cast")  # it is trained
     assert set(_state(networks)) == names
-    twin = cast_once(discriminator)
+    twin = with_cast_frozen_weights(discriminator)
     assert twin.scratch["eye"].layer0_ccm.weight.dtype == torch.bfloat16
     assert discriminator.scratch["eye"].layer0_ccm.weight.dtype == torch.float32
 
@@ -255,9 +255,9 @@ def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_
 
     monkeypatch.setattr(torch, "compile", recorded)
     wrapped = _wrapped(networks, Execution(networks=True))
-    assert set(given) == {"Preconditioned", "Projected.features"}
+    assert set(given) == {"Preconditioned", "Projected.frozen_features"}
     assert all(options == {"dynamic": False, "mode": None} for options in given.values())
-    assert wrapped["discriminator"].judge == networks["discriminator"].judge
+    assert wrapped["discriminator"].heads == networks["discriminator"].heads
     _wrapped(networks, Execution(networks=True, cuda_graphs=True))
     assert all(options["mode"] == "reduce-overhead" for options in given.values())
     assert [phase.name for phase in _OBJECTIVE.phases() if phase.second_order] == ["r1"]

@@ -8,14 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from onestep.discriminators import Discriminator
-from onestep.discriminators._views import view_of
-from onestep.networks._execution import for_execution
+from onestep.networks import execution_view
 from onestep.objectives import Networks
 
 
@@ -54,23 +52,16 @@ class Execution:
             families: The family folder of each role.
             averages: Roles whose parameters change without a gradient.
         """
-        found: dict[str, Any] = {}
-        for role, network in networks.items():
-            family = families[role]
-            half = family in self.bfloat16
-            if family == "networks":
-                found[role] = for_execution(
-                    network,
-                    half=half,
-                    channels_last=self.channels_last,
-                    compiled=self._compiled,
-                    is_constant=role not in averages,
-                )
-            elif family == "discriminators":
-                found[role] = view_of(cast(Discriminator, network), half=half, compiled=self._compiled)
-            else:
-                found[role] = self._compiled(network)
-        return found
+        return {
+            role: execution_view(
+                network,
+                bfloat16=families[role] in self.bfloat16,
+                channels_last=self.channels_last,
+                compiled=self._compiled,
+                is_constant=role not in averages,
+            )
+            for role, network in networks.items()
+        }
 
     @property
     def _compiled(self) -> Callable[[Any], Any]:
