@@ -8,12 +8,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from onestep.report.status import status_lines
 
 from onestep.cli import main
 from onestep.fingerprint import Fingerprints
 from onestep.launch.jobs import JobSeen
 from onestep.plan import Plan
-from onestep.report.status import status_lines
 from tiny import REPOSITORY, tiny_config, write_config
 
 SAMPLE = ["sample", "--seeds", "0-1", "--output", "o"]

@@ -363,11 +363,10 @@ def bench_train(options: argparse.Namespace) -> int:
 
 
 def _component(family: str, options: Mapping[str, Any], **supplied: Any) -> Any:
-    """Build the component a config block names, with what the pipeline supplies."""
-    from onestep import plugins
+    """Build a component from its block and what the pipeline supplies."""
+    from onestep import components
 
-    named = {key: value for key, value in options.items() if key != "name"}
-    return plugins.load(family, options["name"])(**named, **supplied)
+    return components.build(family, options, **supplied)
 
 
 def _sampling_job(options: argparse.Namespace) -> Any:

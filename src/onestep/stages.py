@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.fingerprint import Fingerprints
 
 
@@ -22,9 +22,9 @@ def training_plugins(document: Mapping[str, Any]) -> list[str]:
     if document["objective"].get("augment"):
         modules.append(f"onestep.augmentations.{document['objective']['augment']['name']}")
     if document.get("teacher"):
-        modules += [f"onestep.networks.{name}" for name in plugins.choices("networks")]
+        modules += [f"onestep.networks.{name}" for name in components.choices("networks")]
     if document.get("discriminator"):
-        modules += [f"onestep.classifiers.{name}" for name in plugins.choices("classifiers")]
+        modules += [f"onestep.classifiers.{name}" for name in components.choices("classifiers")]
     return modules
 
 

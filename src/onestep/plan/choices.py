@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
@@ -45,7 +45,7 @@ class Choices:
         return canonical_json(
             {
                 "model": str(model),
-                "direction": plugins.load("metrics", metric).values[value],
+                "direction": components.outline("metrics", metric).values[value],
                 "images": [candidate.images for candidate in self._snapshots.candidates(model)],
             }
         )

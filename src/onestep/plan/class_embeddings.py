@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.fingerprint import Fingerprints
 from onestep.plan.backbones import Backbones
@@ -49,5 +49,5 @@ class ClassEmbeddings:
 
     def code(self, wildcards: Any) -> str:
         """Fingerprint of what makes tables of class embeddings."""
-        classifiers = [f"onestep.classifiers.{name}" for name in plugins.choices("classifiers")]
+        classifiers = [f"onestep.classifiers.{name}" for name in components.choices("classifiers")]
         return self._fingerprints.fingerprint("onestep.cli:embed", plugins=classifiers)

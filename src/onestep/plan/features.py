@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
@@ -69,4 +69,4 @@ class Features:
     def looked_through(self, *names: str) -> list[str]:
         """Return the modules that feature networks are loaded from by name."""
         chosen = [f"onestep.features.{self._experiment.features[name].name}" for name in names]
-        return [*chosen, *(f"onestep.classifiers.{name}" for name in plugins.choices("classifiers"))]
+        return [*chosen, *(f"onestep.classifiers.{name}" for name in components.choices("classifiers"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
@@ -57,6 +57,6 @@ class Images:
         """Return the network files a run or teacher may be built from; one, unless only its pickle knows."""
         if model in self._experiment.teachers:
             run = self._experiment.teachers[model].run
-            return plugins.choices("networks") if run is None else self._networks_of(run)
+            return components.choices("networks") if run is None else self._networks_of(run)
         described = self._experiment.runs[model]
         return [described.network.name] if described.network is not None else self._networks_of(described.teacher)

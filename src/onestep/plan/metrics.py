@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
@@ -42,7 +42,7 @@ class Metrics:
         None for a metric of generated images on a dataset with published references, whose images may be missing.
         """
         dataset, name = self._dataset_of(wildcards.model), wildcards.metric
-        metric = plugins.load("metrics", self._experiment.metrics[name].name)
+        metric = components.outline("metrics", self._experiment.metrics[name].name)
         if "real" not in metric.inputs and self._experiment.datasets[dataset].references:
             return []
         return [self._references.published_of(dataset, metric=name) or self._references.own_of(dataset, metric=name)]

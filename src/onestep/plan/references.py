@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.plan.inputs import Inputs
 from onestep.plan.paths import RESULTS
@@ -47,7 +47,7 @@ class References:
         if source is None:
             return None
         chosen = self._experiment.metrics[metric]
-        if plugins.load("metrics", chosen.name).takes_statistics:
+        if components.outline("metrics", chosen.name).takes_statistics:
             return self._inputs.path(source)
         return f"{RESULTS}/features/reference/{source}.{chosen.features}.npz"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onestep import plugins
+from onestep import components
 from onestep.config.sections import Experiment
 from onestep.config.sections import RowBlock as Row
 from onestep.config.sections import TableBlock as Table
@@ -103,7 +103,7 @@ class Tables:
 
     def _evaluations(self, sampler: str) -> int:
         chosen = self._experiment.samplers[sampler]
-        return plugins.load("sampling", chosen.name)(**chosen.options).nfe
+        return components.outline("sampling", chosen.name)(**chosen.options).nfe
 
     def training_code(self, wildcards: Any) -> str:
         """The training code that is here now, by run: a table marks the runs that other code trained."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import onestep
-from onestep import files, plugins
+from onestep import components, files
 from onestep.config import Experiment, experiment_document
 from onestep.report import cells, charts, curves, numbers, pictures
 from onestep.report.cells import Cell
@@ -190,7 +189,7 @@ def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str,
         columns.setdefault(source.partition(".")[0], []).append(column)
     for metric, shown in columns.items():
         block = experiment.metrics[metric]
-        documented = inspect.getdoc(plugins.load("metrics", block.name)) or ""
+        documented = components.describe("metrics", block.name).doc
         yield {
             "headings": ", ".join(cells.title_of(column, table=table) for column in shown),
             "sources": ", ".join(table.columns[column] for column in shown),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onestep import files, plugins
+from onestep import components, files
 from onestep.metrics import Direction
 
 Measurement = Mapping[str, Any]
@@ -156,7 +156,7 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str])
     directions: dict[str, Direction] = {}
     for column, source in columns.items():
         metric, _, value = source.partition(".")
-        values = plugins.load("metrics", metrics[metric]).values
+        values = components.outline("metrics", metrics[metric]).values
         if value not in values:
             raise ValueError(
                 f"columns.{column}: got {source!r}, expected a value of metric {metric}. "
