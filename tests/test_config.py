@@ -205,7 +205,7 @@ WRONG = {
     ),
     "what the class itself refuses": (
         {"samplers.heun.steps": 1},
-        "samplers.heun: steps is 1; Heun's method takes at least 2 from sigma_max to 0",
+        "samplers.heun: steps: got 1, expected at least 2",
     ),
     # Names
     "unknown objective": (
