@@ -23,7 +23,7 @@ def fetch(options: argparse.Namespace) -> int:
 
     offline = options.offline or is_offline()
     if options.source is not None:
-        from onestep.fetch.sources import fetch_input, read_mirrors
+        from onestep.fetch.store import fetch_input, read_mirrors
 
         store = Store(mirrors=read_mirrors(options.config), offline=offline)
         fetch_input(options.source, target=options.output, store=store)
@@ -36,7 +36,7 @@ def fetch(options: argparse.Namespace) -> int:
         plan = Plan.read(options.config.name)
         store = Store(mirrors=plan.experiment.mirrors, offline=offline)
         overview = Overview.of(plan, only=options.only, store=store)
-        lines = overview.listed() if options.list else overview.verified() if options.verify else overview.brought()
+        lines = overview.listed() if options.list else overview.verified() if options.verify else overview.fetched()
         for line in lines:
             print(line, flush=True)
     return 0
