@@ -33,11 +33,8 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
         for run in row.runs or ([row.run] if row.run is not None else []):
             colours.setdefault(run, index)
     free = max((index for index, _ in rows), default=-1) + 1
-    for run in evidence.runs:
-        if run.name not in colours:
-            colours[run.name] = free
-            free += 1
-    return colours
+    others = [run.name for run in evidence.runs if run.name not in colours]
+    return colours | {run: free + place for place, run in enumerate(others)}
 
 
 def metric_chart(shown: TableEvidence) -> Chart | None:

@@ -210,8 +210,8 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     metrics = [experiment.metrics[source.partition(".")[0]] for source in table.columns.values()]
     used = [experiment.features[metric.features] for metric in metrics if metric.features]
     extractors = dict.fromkeys(each.run or each.input or each.name for each in used)
-    rows = [name for row in table.rows for name in (row.runs or (row.run,)) if name in experiment.runs]
-    discriminators = [experiment.runs[run].discriminator for run in rows]
+    rows = {name for row in table.rows for name in (*row.runs, row.run)}
+    discriminators = [run.discriminator for name, run in experiment.runs.items() if name in rows]
     names = dict.fromkeys(name for each in discriminators if each is not None for name in each.backbones)
     found = [experiment.backbones[name] for name in names]
     backbones = dict.fromkeys(each.run or each.input or each.timm for each in found)

@@ -117,7 +117,7 @@ class Table:
     Attributes:
         name: The table's name in config.yaml.
         title: Its title.
-        caption: Its caption, in the words of the config; empty for none.
+        caption: Its caption in config.yaml; empty for none.
         dataset: The reference dataset; None where each row has its own.
         seeds: The blocks of seeds, such as "0-1999".
         show: The value in the cells.
@@ -193,7 +193,7 @@ def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Numbe
     source = table.columns[column]
     found = [_summary(_values(each, source), column=column, table=table) for each in runs]
     metric = source.partition(".")[0]
-    precisions = {each.get("precision") for run in runs for each in run.get(metric, ())} - {None, "float32"}
+    precisions = {str(each.get("precision") or "float32") for run in runs for each in run.get(metric, ())} - {"float32"}
     number = found[0] if len(found) == 1 else _over_runs(found, column=column, table=table)
     return dataclasses.replace(number, precision=next(iter(sorted(precisions)), None))
 
