@@ -45,8 +45,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     snapshot = read_snapshot(weights)
     document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
     objective = document["objective"]
-    trained = plugins.load("objectives", objective["name"])
-    if getattr(trained, "samples_in", 1 if "sigma" in objective else None) != 1:
+    if plugins.load("objectives", objective["name"]).samples_in != 1:
         raise ValueError(
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"

@@ -120,7 +120,7 @@ def test_nothing_sticks_out_and_nothing_is_cut_off(page, width, tmp_path):
     assert found["page"] <= width
     assert found["cut"] == []
     assert found["scrolled"] == (0 if width > 1000 else 2)
-    assert len(found["images"]) == 8 + 9
+    assert len(found["images"]) == 4 + 9
     assert min(found["images"]) > 0
     assert len(found["charts"]) == 9
     assert min(found["charts"]) * TEXT >= 9

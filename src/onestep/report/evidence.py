@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,7 +141,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         experiment=experiment,
         config_text=config.read_text(encoding="utf-8"),
         tables=tuple(_read_table(name, layout=layout, experiment=experiment) for name in experiment.tables),
-        studies=tuple(_read_study(name, layout=layout) for name in getattr(experiment, "studies", ())),
+        studies=tuple(_read_study(name, layout=layout) for name in experiment.studies),
         runs=runs,
         stages=read_stages(benchmarks),
         environment=_environment(runs),
@@ -264,23 +263,11 @@ def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return hardware and software of the trainings, and of the machine that made this page."""
-    keys = {"Trained with PyTorch": "torch", "Trained with Python": "python", "Trained on": "device"}
+    """Return hardware and software of the trainings and of this page."""
+    keys = {"Trained on": "device", "PyTorch": "torch", "Python": "python"}
     training = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
         for heading, key in keys.items()
     }
-    return {
-        **{heading: values for heading, values in training.items() if values},
-        "Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}",
-        "Page made on": f"{platform.system()} {platform.machine()}",
-        "Processor": f"{_processor()}, {os.cpu_count()} cores",
-    }
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    found = {heading: values for heading, values in training.items() if values}
+    return found | {"Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}"}

@@ -40,8 +40,8 @@ _BY_COLUMN = {
 class Number:
     """A metric of one row over its blocks of seeds; None marks a value that was not measured.
 
-    For a row of several runs each run counts once, with its own shown value: `mean`, `std`, `best_block` and
-    `worst_block` are then over runs, and `blocks` is the least number of measured blocks of a run.
+    In a row of several runs each run counts once, with its own shown value: `mean`, `std`, `best_block` and
+    `worst_block` are then over runs, `first_block` is None, and `blocks` is the least number of blocks of a run.
 
     Attributes:
         shown: The value in the table's cell.
@@ -190,48 +190,36 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
 
 def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Number:
     """Summarize a column over the blocks of one run, or over several runs."""
-    source = table.columns[column]
-    found = [_summary(_values(each, source), column=column, table=table) for each in runs]
+    source, direction = table.columns[column], table.directions[column]
+    found = []
+    for run in runs:
+        values = _values(run, source)
+        first = values.get(table.seeds[0])
+        number = _summary(values.values(), show=table.show, first=first, blocks=len(values), direction=direction)
+        found.append(number)
+    if len(found) > 1:
+        shown = [each.shown for each in found if each.shown is not None]
+        blocks = min(each.blocks for each in found)
+        found = [_summary(shown, show="mean", first=None, blocks=blocks, direction=direction)]
     metric = source.partition(".")[0]
     precisions = {str(each.get("precision") or "float32") for run in runs for each in run.get(metric, ())} - {"float32"}
-    number = found[0] if len(found) == 1 else _over_runs(found, column=column, table=table)
-    return dataclasses.replace(number, precision=next(iter(sorted(precisions)), None))
+    return dataclasses.replace(found[0], precision=next(iter(sorted(precisions)), None))
 
 
-def _summary(values: Mapping[str, float], *, column: str, table: Table) -> Number:
-    """Summarize values by block of seeds."""
+def _summary(values: Iterable[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
+    values = list(values)
     if not values:
         return Number()
-    best, worst = _extremes(table.directions[column])
-    numbers = list(values.values())
-    mean, first = statistics.fmean(numbers), values.get(table.seeds[0])
+    best, worst = _extremes(direction)
+    mean = statistics.fmean(values)
     return Number(
-        shown={"mean": mean, "first": first, "best": best(numbers)}[table.show],
+        shown={"mean": mean, "first": first, "best": best(values)}[show],
         mean=mean,
-        std=statistics.stdev(numbers) if len(numbers) > 1 else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
         first_block=first,
-        best_block=best(numbers),
-        worst_block=worst(numbers),
-        blocks=len(numbers),
-    )
-
-
-def _over_runs(found: Sequence[Number], *, column: str, table: Table) -> Number:
-    """Summarize the shown values of several runs; runs without one are left out."""
-    best, worst = _extremes(table.directions[column])
-    numbers = [each.shown for each in found if each.shown is not None]
-    if not numbers:
-        return Number()
-    firsts = [each.first_block for each in found if each.first_block is not None]
-    mean = statistics.fmean(numbers)
-    return Number(
-        shown=mean,
-        mean=mean,
-        std=statistics.stdev(numbers) if len(numbers) > 1 else None,
-        first_block=statistics.fmean(firsts) if firsts else None,
-        best_block=best(numbers),
-        worst_block=worst(numbers),
-        blocks=min(each.blocks for each in found),
+        best_block=best(values),
+        worst_block=worst(values),
+        blocks=blocks,
     )
 
 
