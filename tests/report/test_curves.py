@@ -51,6 +51,22 @@ def test_a_selected_snapshot_of_another_ema_has_the_curve_of_that_ema(tmp_path):
     assert [x for x, _ in found.tables[0].curves[3].points] == [10_000, 20_000, 30_000, 40_000]
 
 
+def test_a_family_of_runs_has_the_mean_curve_and_the_images_of_its_first_run(tmp_path):
+    read(tmp_path, Story(images=8))
+    path = tmp_path / "results/tables/digits.json"
+    rows = json.loads(path.read_text())
+    rows[2] |= {"model": None, "models": ["digits_d2o@40000", "digits_d2o_f@40000"]}
+    path.write_text(json.dumps(rows))
+    (tmp_path / "results/metrics/digits_d2o@20000/one_step/0-1999.fd.json").unlink()
+    config = tmp_path / "config.yaml"
+    shown = read_evidence(tmp_path / "results", config=config, benchmarks=tmp_path / "none", reproduce=[]).tables[0]
+    assert shown.table.rows[2].runs == ("digits_d2o", "digits_d2o_f")
+    family, single = shown.curves[2].points, shown.curves[3].points
+    assert [x for x, _ in family] == [10_000, 30_000, 40_000]
+    assert family[-1][1] == pytest.approx(single[-1][1] - 0.2, abs=0.01)
+    assert shown.samples[2] is not None
+
+
 def test_no_chart_without_several_snapshots(evidence):
     shown = evidence.tables[0]
     single = tuple(dataclasses.replace(curve, points=curve.points[-1:]) for curve in shown.curves)

@@ -205,7 +205,7 @@ def test_a_table_of_single_blocks_shows_no_deviation(show, words):
 
 def test_a_family_of_runs_shows_its_deviation_in_any_table():
     numbers = {"fd": number((2.0, 0.5, 2, False)), "recall": number(None)}
-    family = dataclasses.replace(TABLE.rows[1], runs=("a", "b", "c"), numbers=numbers)
+    family = dataclasses.replace(TABLE.rows[1], models=("a@1", "b@1", "c@1"), numbers=numbers)
     table = dataclasses.replace(TABLE, show="first", rows=(TABLE.rows[0], family))
     assert markdown_cells(as_markdown(table))[2][1][6] == "2.0 \u00b1 0.5"
     lines = list(csv.DictReader(io.StringIO(as_csv(table))))

@@ -114,7 +114,7 @@ def test_what_was_not_measured_is_none_and_never_best():
 def family(*runs, **changes):
     """Return the row of a family and the measurements of its runs."""
     members = [entry(f"x.seed={seed}", **numbers) for seed, numbers in enumerate(runs)]
-    row = dataclasses.replace(members[0][0], run="x", model=None, runs=tuple(each.run for each, _ in members))
+    row = dataclasses.replace(members[0][0], run="x", model=None, models=tuple(str(each.model) for each, _ in members))
     return dataclasses.replace(row, **changes), [found for _, (found,) in members]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from onestep import files, plugins
 from onestep.metrics import Direction
+from onestep.models import parse_model
 
 Measurement = Mapping[str, Any]
 """The content of a metric file: `model`, `sampler`, `seeds`, `images`, `values`, `features`, `reference`,
@@ -73,7 +74,7 @@ class Row:
     Attributes:
         run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
             has published numbers only.
-        runs: The members of a family of runs; empty for every other row.
+        models: The models of a family of runs, one for each run; empty for every other row.
         sampler: The sampler's name in config.yaml; None for another method.
         label: The name for readers.
         dataset: The dataset whose images are the reference.
@@ -106,8 +107,13 @@ class Row:
     trained_with_other_code: bool = False
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    runs: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs of a family; empty for every other row."""
+        return tuple(parse_model(model).name for model in self.models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ class Table:
 
     def deviation(self, row: Row, column: str) -> float | None:
         """Return the deviation to show beside a number; None for the value of a single block."""
-        return row.numbers[column].std if self.show == "mean" or row.runs else None
+        return row.numbers[column].std if self.show == "mean" or row.models else None
 
 
 def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str]) -> dict[str, Direction]:
@@ -284,12 +290,12 @@ def _row_as_json(row: Row, *, table: Table) -> dict[str, Any]:
         "best": [column for column, each in numbers if each.is_best],
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},
         "precisions": {column: each.precision for column, each in numbers if each.precision},
-        **({"runs": list(row.runs)} if row.runs else {}),
+        **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
     }
 
 
 def _row_keys() -> list[str]:
-    return [field.name for field in dataclasses.fields(Row) if field.name not in ("runs", "numbers")]
+    return [field.name for field in dataclasses.fields(Row) if field.name not in ("models", "numbers")]
 
 
 def read_rows(path: Path | str) -> tuple[Row, ...]:
@@ -306,4 +312,4 @@ def _row_from_json(row: Mapping[str, Any]) -> Row:
         )
         for column in row["metrics"]
     }
-    return Row(**{key: row[key] for key in _row_keys()}, runs=tuple(row.get("runs", ())), numbers=numbers)
+    return Row(**{key: row[key] for key in _row_keys()}, models=tuple(row.get("models", ())), numbers=numbers)
