@@ -29,18 +29,20 @@ def status(*, config: Path = Path("config.yaml")) -> int:
     Args:
         config: The config.
     """
+    from onestep import components
     from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
     from onestep.plan.train import training_code
     from onestep.status import status_lines
 
     plan = Plan.read(config)
+    classes = {name: components.outline("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
     for line in status_lines(
         runs,
         codes={name: training_code(plan, name) for name in runs},
         job_of=lambda run: jobs_of(run, state=Path("state")),
-        distances=[name for name, metric in plan.experiment.metrics.items() if metric.name == "frechet"],
+        metrics={name: next(iter(metric.values)) for name, metric in classes.items()},
         results=Path("results"),
         state=Path("state"),
     ):

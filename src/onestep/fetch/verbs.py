@@ -34,7 +34,7 @@ def fetch(
 
     offline = offline or is_offline()
     if source is not None:
-        from onestep.fetch.sources import fetch_input, read_mirrors
+        from onestep.fetch.store import fetch_input, read_mirrors
 
         if output is None:
             raise ValueError("--output: got nothing, expected the file of --source. Fix: add --output FILE")
@@ -46,6 +46,6 @@ def fetch(
     with contextlib.chdir(config.parent):
         plan = Plan.read(config.name)
         overview = Overview.of(plan, only=only, store=Store(mirrors=plan.experiment.mirrors, offline=offline))
-        for line in overview.listed() if list else overview.verified() if verify else overview.brought():
+        for line in overview.listed() if list else overview.verified() if verify else overview.fetched():
             print(line, flush=True)
     return 0
