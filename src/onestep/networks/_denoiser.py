@@ -28,17 +28,9 @@ class Preconditioned(nn.Module):
     Args:
         model: The network F; see `onestep.networks.Network`.
         preconditioning: Name of the law.
-        img_resolution: H and W.
-        img_channels: C.
-        label_dim: Width of the condition; 0 for an unconditional network.
-        use_fp16: Whether the network runs in bfloat16 where its input is on a CUDA device.
-        sigma_min: Smallest noise level; samplers stay above it.
-        sigma_max: Largest noise level; samplers stay below it.
-        sigma_data: Standard deviation of the data.
 
-    Attributes:
-        image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. Set by a training
-            from its `precision:`; not part of the network's config.
+    The other arguments are attributes of `onestep.networks.Denoiser`. `image_type` is not part of a network's config: a
+    training sets it from its `precision:`.
     """
 
     def __init__(
@@ -89,7 +81,7 @@ class Preconditioned(nn.Module):
             ValueError: The condition has another width than `label_dim`, or the network does not take the augmentation
                 labels.
         """
-        x = self.law.container(x)
+        x = x if self.law.container is None else x.to(self.law.container)
         scale = self.law.coefficients(_noise_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
         described = self._described(augment_labels)
         image_type = torch.float32 if force_fp32 else self._image_type(x)
