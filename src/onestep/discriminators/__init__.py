@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 from onestep.discriminators._backbones import Backbone, build_backbone
 
 __all__ = [
@@ -133,8 +133,7 @@ def build_discriminator(
     Raises:
         ValueError: There is no such discriminator, or its parts do not fit each other.
     """
-    options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
+    block = {key: value for key, value in config.items() if key not in ("backbones", "class_embeddings")}
     if embedding is not None:
-        options["embedding"] = embedding
-    component = plugins.load("discriminators", config["name"])
-    return component(backbones=backbones, classes=classes, seed=seed, rank=rank, **options)
+        block["embedding"] = embedding
+    return components.build("discriminators", block, backbones=backbones, classes=classes, seed=seed, rank=rank)
