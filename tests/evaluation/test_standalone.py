@@ -185,7 +185,7 @@ REFUSED = {
     ),
     "colour for a network of grey": (
         lambda path: folder_of(path, np.repeat(ONE_COLOUR, 3, axis=3)),
-        "images: pixels: expected uint8 [B, 1, 16, 16], found uint8 [40, 3, 16, 16]",
+        "images: pixels: got uint8 [40, 3, 16, 16], expected uint8 [B, 1, 16, 16]",
     ),
 }
 
