@@ -245,7 +245,8 @@ def _member(names: Mapping[str, Any], attribute: str | None, *, name: str, modul
     if attribute is None:
         (attribute,) = names["__all__"]
     if attribute not in names:
-        public = [each for each, value in names.items() if inspect.isclass(value) and not each.startswith("_")]
+        own = [each for each, value in names.items() if getattr(value, "__module__", "").startswith(module)]
+        public = [each for each in own if inspect.isclass(names[each]) and not each.startswith("_")]
         raise ValueError(f"{name}: module {module} has no {attribute}, expected one of: {', '.join(public) or 'none'}")
     return names[attribute]
 
