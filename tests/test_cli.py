@@ -12,7 +12,6 @@ from onestep.report.status import status_lines
 
 from onestep.cli import main
 from onestep.fingerprint import Fingerprints
-from onestep.launch.jobs import JobSeen
 from onestep.plan import Plan
 from tiny import REPOSITORY, tiny_config, write_config
 
@@ -142,32 +141,3 @@ def test_other_training_code_has_another_fingerprint(plan):
     assert codes["digits_d2o"] == codes["digits_d2o_f"] != codes["digits_edm"]
     closure = Fingerprints().closure("onestep.training.run")
     assert "onestep.training.loop" in closure and not any(".report" in name or ".launch" in name for name in closure)
-
-
-def test_status_tells_finished_under_way_and_not_begun(tmp_path):
-    (tmp_path / "results/runs/a").mkdir(parents=True)
-    summary = {"codes": ["old"], "images_seen": 64, "seconds": 900.0, "world_size": 2, "device": "A", "restarts": 3}
-    (tmp_path / "results/runs/a/summary.json").write_text(json.dumps(summary))
-    (tmp_path / "state/b/spec").mkdir(parents=True)
-    record = {"images_seen": 1280, "losses": {"generator": 0.5, "r1": None}}
-    (tmp_path / "state/b/spec/log.jsonl").write_text(json.dumps(record) + "\n" + '{"images_se')
-    for model, distance in (("b@640", 31.5), ("b@1280", 22.25), ("b@best_fd", 1.0)):
-        (tmp_path / "results/metrics" / model / "one_step").mkdir(parents=True)
-        (tmp_path / "results/metrics" / model / "one_step/0-31.fd.json").write_text(
-            json.dumps({"values": {"frechet": distance}})
-        )
-    job = JobSeen(job_id="12", state="RUNNING", restarts=2, gpu_hours=1.25)
-    lines = status_lines(
-        {"a": 64, "b": 6400, "c": 64},
-        codes={"a": "new", "b": "new", "c": "new"},
-        job_of={"a": job, "b": job, "c": None}.get,
-        distances=["fd"],
-        results=tmp_path / "results",
-        state=tmp_path / "state",
-    )
-    assert list(lines) == [
-        "a  finished, 64 images, 0.50 GPU hours, restarted 3 times; trained with other code than is here now",
-        "b  at 1,280 of 6,400 images, generator 0.5; fd 22.25 at 1,280 images; "
-        "job 12 RUNNING, requeued 2 times, 1.2 GPU hours",
-        "c  not begun",
-    ]

@@ -23,7 +23,7 @@ def fetch(options: argparse.Namespace) -> int:
 
     offline = options.offline or is_offline()
     if options.source is not None:
-        from onestep.fetch.sources import fetch_input, read_mirrors
+        from onestep.fetch.store import fetch_input, read_mirrors
 
         store = Store(mirrors=read_mirrors(options.config), offline=offline)
         fetch_input(options.source, target=options.output, store=store)
@@ -36,7 +36,7 @@ def fetch(options: argparse.Namespace) -> int:
         plan = Plan.read(options.config.name)
         store = Store(mirrors=plan.experiment.mirrors, offline=offline)
         overview = Overview.of(plan, only=options.only, store=store)
-        lines = overview.listed() if options.list else overview.verified() if options.verify else overview.brought()
+        lines = overview.listed() if options.list else overview.verified() if options.verify else overview.fetched()
         for line in lines:
             print(line, flush=True)
     return 0
@@ -298,7 +298,8 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say of each run: how far it is, its job, and whether the code that trained it is the code that is here."""
+    """Print the progress of each run, its job, and whether the training code has changed since."""
+    from onestep import plugins
     from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
     from onestep.status import status_lines
@@ -306,12 +307,12 @@ def status(options: argparse.Namespace) -> int:
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
     codes = {name: plan.training.code_of(name) for name in runs}
-    distances = [name for name, metric in plan.experiment.metrics.items() if metric.name == "frechet"]
+    classes = {name: plugins.load("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
     for line in status_lines(
         runs,
         codes=codes,
         job_of=lambda run: jobs_of(run, state=Path("state")),
-        distances=distances,
+        metrics={name: next(iter(metric.values)) for name, metric in classes.items()},
         results=Path("results"),
         state=Path("state"),
     ):

@@ -7,9 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from onestep.discriminators._backbones import Backbone, freeze
-from onestep.discriminators._folding import fold_batch_norms
-from onestep.discriminators._timm_backbones import timm_backbone
+from onestep.discriminators._backbones import Backbone, freeze, timm_backbone
+from onestep.discriminators._batch_norms import fold_batch_norms
 from onestep.discriminators.projected import Projected
 
 _CONVNET, _TRANSFORMER = "test_efficientnet.r160_in1k", "test_vit.r160_in1k"
@@ -94,5 +93,5 @@ def test_a_discriminator_folds_after_the_probe_unless_told_not_to():
     images = torch.rand(2, 3, _SIZE, _SIZE) * 2 - 1
     folded, whole = projected(), projected(fold_batch_norm=False)
     assert not _norms(folded.pretrained) and _norms(whole.pretrained)
-    for found, wanted in zip(folded.features(images)[0], whole.features(images)[0], strict=True):
+    for found, wanted in zip(folded.frozen_features(images)[0], whole.frozen_features(images)[0], strict=True):
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()

@@ -10,9 +10,9 @@ from torch import nn
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.discriminators import build_discriminator
-from onestep.discriminators._backbones import Backbone, ClassifierTaps, load_backbone
+from onestep.discriminators._backbones import Backbone, ClassifierTaps, load_classifier_backbone
 from onestep.discriminators._heads import MultiScaleHeads
-from onestep.discriminators._projection import Mixing, widths
+from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
 from onestep.discriminators.projected import Projected
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
@@ -32,7 +32,7 @@ def snapshot(tmp_path_factory):
 def _projected(snapshot, **changes):
     options = {"channels": 4, "resolution": 16, "classes": 0, "seed": 3} | changes
     if "backbones" not in options:
-        options["backbones"] = {"digits": load_backbone(snapshot)}
+        options["backbones"] = {"digits": load_classifier_backbone(snapshot)}
     return Projected(**options)
 
 
@@ -60,20 +60,20 @@ class Shift(nn.Module):
 
 def test_frozen_parts_stay_bitwise_while_the_heads_train(snapshot):
     torch.manual_seed(0)
-    players = {"generator": Shift(), "discriminator": _projected(snapshot)}
-    before = {key: value.clone() for key, value in players["discriminator"].state_dict().items()}
+    networks = {"generator": Shift(), "discriminator": _projected(snapshot)}
+    before = {key: value.clone() for key, value in networks["discriminator"].state_dict().items()}
     objective = D2O(loss="non_saturating", sigma=80.0, rows_per_rank=4.0, r1_gamma=1.0, r1_every=2)
-    optimizers = {role: torch.optim.AdamW(player.parameters(), lr=0.01) for role, player in players.items()}
+    optimizers = {role: torch.optim.AdamW(player.parameters(), lr=0.01) for role, player in networks.items()}
     for _ in range(3):
         for phase in objective.phases():
-            for player in players.values():
+            for player in networks.values():
                 player.train().zero_grad()
             batch = Batch(images=_images(), condition=None, random=Noise(), images_seen=0)
-            (phase.loss(players, batch).value * phase.gain).backward()
+            (phase.loss(networks, batch).value * phase.gain).backward()
             optimizers[phase.trains].step()
-    moved = {key for key, value in players["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
+    moved = {key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
     assert moved and all(key.startswith("discriminators.") for key in moved)
-    assert {key for key, _ in players["discriminator"].named_parameters()} <= moved
+    assert {key for key, _ in networks["discriminator"].named_parameters()} <= moved
 
 
 def test_only_the_heads_are_parameters_and_only_they_train(snapshot):
@@ -102,7 +102,7 @@ def test_names_of_the_state_dict_are_the_documented_ones(snapshot):
 
 
 def test_mixing_and_heads_follow_from_the_seed_alone(snapshot):
-    backbones = [{"digits": load_backbone(snapshot)} for _ in range(3)]
+    backbones = [{"digits": load_classifier_backbone(snapshot)} for _ in range(3)]
     torch.manual_seed(5)
     first = _projected(snapshot, backbones=backbones[0]).state_dict()
     assert torch.equal(torch.randn(20), torch.randn(20, generator=torch.Generator().manual_seed(5)))
@@ -115,11 +115,11 @@ def test_mixing_and_heads_follow_from_the_seed_alone(snapshot):
 
 def test_numbers_are_drawn_mixing_first_then_class_table_then_heads(snapshot):
     # A published run is made again from its seed: what is drawn, and in which order, may never change.
-    backbone, seed = load_backbone(snapshot), 3
+    backbone, seed = load_classifier_backbone(snapshot), 3
     discriminator = _projected(snapshot, classes=3, seed=seed)
     torch.manual_seed(seed)
-    ccm, out = widths(4)
-    mixing = Mixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
+    ccm, out = mixing_channels(4)
+    mixing = CrossScaleMixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
     heads = MultiScaleHeads(in_channels=out, resolutions=(32, 16, 8, 4), channels=4, embedding=torch.randn(3, 64))
     found = (discriminator.scratch["digits"], discriminator.discriminators["digits"])
     for drawn, wanted in zip(found, (mixing, heads), strict=True):
@@ -138,12 +138,12 @@ def test_judging_the_features_is_judging_the_images(snapshot):
     labels = F.one_hot(torch.tensor([0, 1, 2, 0]), 3).float()
     logits = discriminator(_images(), labels)
     assert logits.shape == (4, sum(discriminator.splits))
-    assert torch.equal(logits, discriminator.judge(discriminator.features(_images()), labels))
+    assert torch.equal(logits, discriminator.heads(discriminator.frozen_features(_images()), labels))
 
 
 def test_features_do_not_depend_on_the_other_rows(snapshot):
     discriminator = _projected(snapshot)
-    whole, part = (discriminator.features(images) for images in (_images(), _images()[:2]))
+    whole, part = (discriminator.frozen_features(images) for images in (_images(), _images()[:2]))
     for together, alone in zip(whole[0], part[0], strict=True):
         torch.testing.assert_close(together[:2], alone, rtol=0, atol=1e-6)
 
@@ -162,7 +162,10 @@ def test_gradients_reach_the_images_twice(snapshot):
 def test_each_critic_has_its_share_of_the_logits(snapshot):
     alone = _projected(snapshot, channels=2, resolution=64)
     pair = _projected(
-        snapshot, backbones={name: load_backbone(snapshot) for name in ("one", "two")}, channels=2, resolution=64
+        snapshot,
+        backbones={name: load_classifier_backbone(snapshot) for name in ("one", "two")},
+        channels=2,
+        resolution=64,
     )
     assert alone.splits == (4 * 5**2,) and pair.splits == 2 * alone.splits
     assert pair(_images(size=64)).shape == (4, sum(pair.splits))
@@ -199,7 +202,7 @@ def test_grey_images_are_repeated_and_normalised_as_the_backbone_was_trained():
 
 def test_a_classifier_sees_the_images_exactly_as_they_are(snapshot):
     classifier = build_classifier(_CLASSIFIER)
-    backbone = load_backbone(snapshot)
+    backbone = load_classifier_backbone(snapshot)
     classifier.load_state_dict(backbone.network.classifier.state_dict())
     for found, wanted in zip(backbone(_images()), classifier(_images()).taps, strict=True):
         assert torch.equal(found, wanted)
@@ -214,17 +217,17 @@ def test_builder_reads_the_backbones_the_config_names(snapshot):
 
 
 def test_what_does_not_fit_is_refused(snapshot):
-    with pytest.raises(ValueError, match="no backbone called 'vgg'; there are: digits"):
+    with pytest.raises(ValueError, match="backbones: .*'vgg'.*digits"):
         build_discriminator(
             {"name": "projected", "backbones": ["vgg"]}, backbones={"digits": snapshot}, classes=0, seed=0
         )
-    with pytest.raises(ValueError, match="at least one network"):
+    with pytest.raises(ValueError, match="^backbones: "):
         _projected(snapshot, backbones={})
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="^resolution: .*small"):
         _projected(snapshot, resolution=8)
-    with pytest.raises(ValueError, match="knows 3 classes and was given no labels"):
+    with pytest.raises(ValueError, match=r"^condition: .*\[B, 3\]"):
         _projected(snapshot, classes=3)(_images())
-    with pytest.raises(ValueError, match="images have 3 channels, but the backbone looks at 1"):
+    with pytest.raises(ValueError, match="^images: .* 3 .* 1 "):
         _projected(snapshot)(_images(channels=3))
 
 
@@ -232,11 +235,11 @@ def test_a_snapshot_of_something_else_is_refused(tmp_path):
     path = tmp_path / "denoiser.safetensors"
     write_snapshot(path, {"weight": torch.zeros(1)}, {"name": "song_unet"})
     with pytest.raises(ValueError, match="no classifiers called 'song_unet'"):
-        load_backbone(path)
+        load_classifier_backbone(path)
 
 
 def test_backbone_of_a_classifier_has_its_taps(snapshot):
-    backbone = load_backbone(snapshot)
+    backbone = load_classifier_backbone(snapshot)
     assert isinstance(backbone.network, ClassifierTaps)
     taps = backbone(_images())
     assert tuple(tap.shape[1] for tap in taps) == backbone.tap_channels

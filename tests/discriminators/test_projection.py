@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from onestep.discriminators._projection import Mixing, widths
+from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
 
 
 def _numbered(arrays, prefix):
@@ -25,7 +25,7 @@ def test_mixing_equals_the_recordings(golden):
     for case in golden.cases(arrays):
         taps, expected = _numbered(arrays, f"{case}/in"), _numbered(arrays, f"{case}/out")
         ccm, out = (arrays[f"{case}/{kind}_channels"].tolist() for kind in ("ccm", "out"))
-        mixing = Mixing(tap_channels=[tap.shape[1] for tap in taps], ccm_channels=ccm, out_channels=out)
+        mixing = CrossScaleMixing(tap_channels=[tap.shape[1] for tap in taps], ccm_channels=ccm, out_channels=out)
         prefix = f"{case}/sd/"
         weights = {key.removeprefix(prefix): torch.from_numpy(a) for key, a in arrays.items() if key.startswith(prefix)}
         mixing.load_state_dict(weights, strict=True)
@@ -42,12 +42,12 @@ def test_published_widths_are_those_of_the_recording_that_expands(golden):
     assert expanding, "no recorded case has widths that grow"
     for case in expanding:
         ccm, out = (tuple(arrays[f"{case}/{kind}_channels"].tolist()) for kind in ("ccm", "out"))
-        assert widths(ccm[0], levels=len(ccm)) == (ccm, out)
+        assert mixing_channels(ccm[0], levels=len(ccm)) == (ccm, out)
 
 
 def test_every_mixed_map_sees_all_coarser_taps_and_no_finer_one():
     torch.manual_seed(0)
-    mixing = Mixing(tap_channels=(3, 4, 5, 6), ccm_channels=(8, 16, 32, 64), out_channels=(8, 8, 16, 32))
+    mixing = CrossScaleMixing(tap_channels=(3, 4, 5, 6), ccm_channels=(8, 16, 32, 64), out_channels=(8, 8, 16, 32))
     taps = [
         torch.randn(2, channels, 16 >> level, 16 >> level, requires_grad=True)
         for level, channels in enumerate((3, 4, 5, 6))
@@ -59,7 +59,9 @@ def test_every_mixed_map_sees_all_coarser_taps_and_no_finer_one():
 
 def test_mixing_is_linear_in_its_taps_up_to_a_constant():
     torch.manual_seed(0)
-    mixing = Mixing(tap_channels=(2, 2, 2, 2), ccm_channels=(4, 8, 16, 32), out_channels=(4, 4, 8, 16)).double()
+    mixing = CrossScaleMixing(
+        tap_channels=(2, 2, 2, 2), ccm_channels=(4, 8, 16, 32), out_channels=(4, 4, 8, 16)
+    ).double()
     shapes = [(1, 2, 8 >> level, 8 >> level) for level in range(4)]
     first, second = ([torch.randn(shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
     middle = mixing([(a + b) / 2 for a, b in zip(first, second, strict=True)])

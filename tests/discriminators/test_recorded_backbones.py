@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onestep.discriminators._probe import probe_batch_norms
-from onestep.discriminators._timm_backbones import timm_backbone
+from onestep.discriminators._backbones import timm_backbone
+from onestep.discriminators._batch_norms import probe_batch_norms
 from onestep.discriminators.projected import Projected
 
 # The reference names a network without the tag of its weights, which does not matter to recipe weights.
@@ -89,12 +89,12 @@ def test_the_whole_discriminator_equals_the_recordings(golden, name):
     arrays = golden.load(_PIPELINE)
     discriminator = _discriminator(golden, name, arrays)
     images = torch.from_numpy(arrays[f"{name}/image"]).requires_grad_()
-    features = discriminator.features(images)
+    features = discriminator.frozen_features(images)
     for level, maps in enumerate(features[0]):
         assert list(maps.shape) == arrays[f"{name}/feat{level}_shape"].tolist()
         _close(maps.mean(dim=(2, 3)), arrays[f"{name}/feat{level}_mean_c"], f"mean {level}")
         _close(maps[:, ::16, ::8, ::8], arrays[f"{name}/feat{level}_slice"], f"slice {level}")
-    logits = discriminator.judge(features)
+    logits = discriminator.heads(features)
     assert discriminator.splits == (logits.shape[1],)
     loss = F.softplus(-logits).mean(dim=1).sum()
     (slope,) = torch.autograd.grad(loss, images)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from onestep.discriminators import build_discriminator
-from onestep.discriminators._probe import probe_batch_norms
-from onestep.discriminators._timm_backbones import load_timm_backbone, timm_backbone
+from onestep.discriminators._backbones import load_timm_backbone, timm_backbone
+from onestep.discriminators._batch_norms import probe_batch_norms
 from onestep.discriminators.projected import Projected
 
 _CONVNET, _TRANSFORMER = "test_efficientnet.r160_in1k", "test_vit.r160_in1k"
@@ -65,7 +65,7 @@ def test_taps_are_inner_results_of_timms_own_network(folder, name):
 def test_sizes_and_channels_are_those_announced(folder, name):
     discriminator = _projected(folder, name)
     backbone = discriminator.pretrained["one"]
-    taps = discriminator._taps("one", _images())
+    taps = discriminator.taps("one", _images())
     assert tuple(tap.shape[1] for tap in taps) == backbone.tap_channels
     assert tuple(_SIZE / tap.shape[-1] for tap in taps) == tuple(backbone.strides) == backbone.nominal_strides
     assert discriminator(_images()).shape == (2, sum(discriminator.splits))
@@ -130,14 +130,14 @@ def test_a_projection_per_rank_differs_while_the_heads_agree(folder, name):
     assert all(torch.equal(zero[key], value) for each in shared for key, value in buffers(each).items())
     heads = [each.discriminators.state_dict() for each in (*ranks, *shared)]
     assert all(torch.equal(heads[0][key], other[key]) for other in heads for key in heads[0])
-    assert not torch.allclose(ranks[0].features(images)[0][0], ranks[1].features(images)[0][0])
+    assert not torch.allclose(ranks[0].frozen_features(images)[0][0], ranks[1].frozen_features(images)[0][0])
 
 
 def test_no_state_of_one_rank_overwrites_anothers_projection(folder):
     zero, one = (_projected(folder, _TRANSFORMER, projection="per_rank", rank=rank) for rank in (0, 1))
-    before = one.features(_images())[0][0]
+    before = one.frozen_features(_images())[0][0]
     one.load_state_dict(zero.state_dict(), strict=True)
-    assert torch.equal(one.features(_images())[0][0], before)
+    assert torch.equal(one.frozen_features(_images())[0][0], before)
 
 
 def test_loading_draws_nothing_from_the_callers_generator(folder):
@@ -152,7 +152,7 @@ def test_class_tables_start_with_the_first_rows(folder):
     assert all(torch.equal(head.embed.weight, table[:3]) for head in heads)
     heads[0].embed.weight.data.zero_()
     assert torch.equal(heads[1].embed.weight, table[:3])
-    with pytest.raises(ValueError, match="class embeddings have 5 rows, but there are 6 classes"):
+    with pytest.raises(ValueError, match="^class_embeddings: .* 5 .* 6"):
         _projected(folder, _CONVNET, classes=6, embedding=table)
 
 
@@ -174,12 +174,12 @@ def test_builder_takes_timms_networks_by_name_and_embeddings_from_a_file(folder,
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="has no network called 'vgg17'"):
+    with pytest.raises(ValueError, match="^timm: .*'vgg17'"):
         load_timm_backbone(folder / f"{_CONVNET}.pth", name="vgg17")
     with pytest.raises(ValueError, match=f"not the weights of timm's {_CONVNET}: .*Missing key"):
         load_timm_backbone(folder / f"{_TRANSFORMER}.pth", name=_CONVNET)
-    with pytest.raises(ValueError, match="takes images of 160 pixels"):
+    with pytest.raises(ValueError, match="^resolution: .* 224.* 160 "):
         _projected(folder, _TRANSFORMER, resolution=224)
     mixer = timm.create_model("mixer_s32_224", pretrained=False)
-    with pytest.raises(ValueError, match="mixer: its feature maps have strides .* or a plain vision transformer"):
+    with pytest.raises(ValueError, match="^mixer: .* strides .* or a plain vision transformer"):
         timm_backbone(mixer, name="mixer")

@@ -143,10 +143,10 @@ def test_half_precision_is_near_and_leaves_no_trace(weights, pool):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fc.weight": None}, "holds neither 'output.weight' nor 'fc.weight'; expected the Inception network"),
-        ({"Mixed_6b.branch_pool.bn.running_var": None}, "Mixed_6b.branch_pool.bn.running_var: found none, expected"),
-        ({"fc.weight": torch.zeros(1000, 2048)}, r"fc.weight: found \[1000, 2048\], expected a tensor \[1008, 2048\]"),
-        ({"Conv2d_1a_3x3.bn.bias": torch.full((32,), torch.nan)}, "Conv2d_1a_3x3.bn.bias has numbers that are not fin"),
+        ({"fc.weight": None}, ".*'output.weight' nor 'fc.weight'"),
+        ({"Mixed_6b.branch_pool.bn.running_var": None}, "Mixed_6b.branch_pool.bn.running_var: got none"),
+        ({"fc.weight": torch.zeros(1000, 2048)}, r"fc.weight: got \[1000, 2048\], .*\[1008, 2048\]"),
+        ({"Conv2d_1a_3x3.bn.bias": torch.full((32,), torch.nan)}, "Conv2d_1a_3x3.bn.bias: .*not finite"),
     ],
 )
 def test_other_weights_are_refused(under_torch_fidelitys_names, tmp_path, change, message):

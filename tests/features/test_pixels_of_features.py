@@ -20,7 +20,7 @@ def _pixels(*shape):
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def _as_tensorflow_says(image, size):
+def _as_in_tensorflow(image, size):
     """Resize one channel [H, W] pixel by pixel, in double precision."""
     height, width = image.shape
     out = np.empty((size, size))
@@ -40,7 +40,7 @@ def test_the_bilinear_resize_is_that_of_tensorflow_1(height, width):
     pixels = _pixels(2, 1, height, width)
     found = resized_as_in_tensorflow(pixels, size=37)
     for index in range(2):
-        wanted = _as_tensorflow_says(pixels[index, 0].double().numpy(), 37)
+        wanted = _as_in_tensorflow(pixels[index, 0].double().numpy(), 37)
         np.testing.assert_allclose(found[index, 0], wanted, atol=2e-3)
 
 
@@ -71,5 +71,5 @@ def test_grey_is_repeated_and_anything_else_is_refused():
     grey = _pixels(2, 1, 4, 4)
     assert torch.equal(as_rgb(grey), grey.repeat(1, 3, 1, 1))
     for wrong in (grey.float(), _pixels(2, 4, 4, 4), grey[0]):
-        with pytest.raises(ValueError, match=r"expected uint8 \[B, 3, H, W\], or .*, found (float32|uint8) \["):
+        with pytest.raises(ValueError, match=r"^pixels: got (float32|uint8) \[.* uint8 \[B, 3, H, W\]"):
             as_rgb(wrong)

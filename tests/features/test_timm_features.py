@@ -111,7 +111,7 @@ def test_clip_in_openais_layout_has_the_features_of_torch_fidelity(openais, tmp_
 def test_clip_in_either_layout_is_one_network(openais, clip_network, tmp_path):
     path = tmp_path / "open_clip_pytorch_model.bin"
     torch.save(openais, path)
-    found = ClipFeatures(weights=path)._network.state_dict()
+    found = ClipFeatures(weights=path).network.state_dict()
     path.unlink()
     for name, tensor in clip_network.state_dict().items():
         assert torch.equal(found[name], torch.zeros(512) if name == "head.bias" else tensor), name

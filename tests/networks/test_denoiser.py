@@ -133,16 +133,16 @@ def test_the_preconditioning_keeps_what_samplers_and_training_ask_for(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"atn_resolutions": (8,)}, "no network option 'atn_resolutions'; choices: .*attn_resolutions"),
-        ({"name": "unet"}, "no networks called 'unet'; choices: dhariwal_unet, song_unet"),
-        ({"model_type": "SongUNet"}, "one of name and model_type"),
-        ({"preconditioning": "vp"}, "preconditioning is 'vp'; choices: edm, d2o"),
-        ({"embedding_type": "learned"}, "embedding_type is 'learned'; choices: positional, fourier"),
-        ({"encoder_type": "skip"}, "encoder_type is 'skip'; choices: standard, residual"),
-        ({"decoder_type": "skip"}, "decoder_type is 'skip'; choices: standard"),
-        ({"model_channels": 10}, "30 channels do not split into 7 groups"),
-        ({"channel_mult": (1,) * 6}, "divisible by 32, not 16"),
-        ({"channel_mult": ()}, "channel_mult has 0 levels"),
+        ({"atn_resolutions": (8,)}, "'atn_resolutions'.*attn_resolutions"),
+        ({"name": "unet"}, "'unet'.*dhariwal_unet, song_unet"),
+        ({"model_type": "SongUNet"}, "name and model_type"),
+        ({"preconditioning": "vp"}, "^preconditioning: .*'vp'.*edm, d2o"),
+        ({"embedding_type": "learned"}, "^embedding_type: .*'learned'.*positional, fourier"),
+        ({"encoder_type": "skip"}, "^encoder_type: .*'skip'.*standard, residual"),
+        ({"decoder_type": "skip"}, "^decoder_type: .*'skip'.*standard"),
+        ({"model_channels": 10}, "^model_channels, channel_mult: .* 30 "),
+        ({"channel_mult": (1,) * 6}, "^channel_mult: .* 16 .* 32"),
+        ({"channel_mult": ()}, "^channel_mult: .* 0 "),
     ],
 )
 def test_a_config_that_describes_no_network_is_refused(change, message):
@@ -151,16 +151,16 @@ def test_a_config_that_describes_no_network_is_refused(change, message):
 
 
 def test_a_config_without_the_images_size_is_refused():
-    with pytest.raises(ValueError, match="needs img_resolution and img_channels"):
+    with pytest.raises(ValueError, match="img_resolution and no img_channels"):
         build_denoiser({"name": "song_unet"})
 
 
 def test_a_config_without_a_name_is_refused():
-    with pytest.raises(ValueError, match="not by neither"):
+    with pytest.raises(ValueError, match="neither"):
         build_denoiser({"img_resolution": 16, "img_channels": 2})
 
 
 def test_labels_of_other_classes_are_refused():
     network = build_denoiser(_SONG | {"label_dim": 4})
-    with pytest.raises(ValueError, match=r"one-hot \[B, 4\] for this network, not \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"^condition: .*\[2, 3\].*\[B, 4\]"):
         network(_images(2), torch.ones(2), torch.ones(2, 3))

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onestep.networks._blocks import _fused_attention, _plain_attention, attend
 from onestep.networks._layers import (
     ConvDownsample2d,
     GroupNorm,
@@ -20,12 +19,13 @@ from onestep.networks._layers import (
     positional_angles,
     upsample,
 )
+from onestep.networks._unet import attend, fused_attention, plain_attention
 
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_both_ways_to_attend_agree(heads):
     parts = torch.randn(3, 2, heads, 5, 16, generator=torch.Generator().manual_seed(0))
-    plain, fused = _plain_attention(*parts), _fused_attention(*parts)
+    plain, fused = plain_attention(*parts), fused_attention(*parts)
     assert torch.allclose(plain, fused, atol=1e-6)
     assert plain.is_contiguous() and fused.is_contiguous()
 

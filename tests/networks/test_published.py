@@ -22,5 +22,5 @@ def test_a_published_architecture_has_the_checkpoints_number_of_parameters(name,
 
 
 def test_an_unknown_name_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="no published architecture 'edm-lsun'; choices: edm-cifar10-32x32-uncond-vp"):
+    with pytest.raises(ValueError, match="'edm-lsun'.*edm-cifar10-32x32-uncond-vp"):
         published_architecture("edm-lsun")

@@ -14,7 +14,7 @@ from recorded_networks import assert_close, assert_recorded, recordings
 
 pytestmark = pytest.mark.golden
 
-_PATTERNS = ["conv", "proj", "qkv", "skip"]
+_LEVELS = ["conv", "proj", "qkv", "skip"]
 
 
 def test_there_are_recordings():
@@ -41,9 +41,9 @@ def test_names_and_shapes(golden, name):
 @pytest.mark.parametrize("name", recordings("arch_*.json"))
 def test_frozen_parameters(golden, name):
     recorded = golden.json(f"{name}.json")
-    parameters = recorded["params"]
+    parameters, network = recorded["params"], _shell(recorded["constructor_kwargs"])
     for level, total in recorded["frozen_params_optimizer_rule"].items():
-        frozen = frozen_parameters(parameters, _PATTERNS[: int(level[-1]) + 1])
+        frozen = frozen_parameters(network, _LEVELS[: int(level[-1]) + 1])
         assert frozen == [name for name, entry in parameters.items() if entry[f"frozen_{level}"]]
         assert sum(int(np.prod(parameters[name]["shape"])) for name in frozen) == total
         share = recorded["frozen_fraction_optimizer_rule"][level]

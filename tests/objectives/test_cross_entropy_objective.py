@@ -33,7 +33,7 @@ class Linear(nn.Module):
 
 def _batch(images, labels, numbers=None):
     numbers = torch.full((len(images), 2), 0.5) if numbers is None else numbers
-    return Batch(images=images, labels=labels, random=Uniform(numbers), images_seen=0)
+    return Batch(images=images, condition=labels, random=Uniform(numbers), images_seen=0)
 
 
 def test_loss_is_minus_the_log_of_the_labels_probability():

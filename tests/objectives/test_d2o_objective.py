@@ -46,12 +46,12 @@ class Critics(nn.Module):
         self.splits = (matrices.shape[-1],) * len(matrices)
 
     def forward(self, images, labels):
-        return self.judge(self.features(images), labels)
+        return self.heads(self.frozen_features(images), labels)
 
-    def features(self, images):
+    def frozen_features(self, images):
         return tuple((images.flatten(1).tanh(),) for _ in self.matrices)
 
-    def judge(self, features, labels):
+    def heads(self, features, condition):
         return torch.cat([maps[0] @ matrix for maps, matrix in zip(features, self.matrices, strict=True)], dim=1)
 
 
@@ -61,21 +61,21 @@ def _objective(**changes):
 
 
 def _batch(images, noise, labels=None):
-    return Batch(images=images, labels=labels, random=Recorded(noise), images_seen=0)
+    return Batch(images=images, condition=labels, random=Recorded(noise), images_seen=0)
 
 
 def _random_game(*, rows=4, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     images, noise = (torch.randn(rows, 2, 3, 3, generator=generator, dtype=dtype) for _ in range(2))
     matrices = torch.randn(2, 18, 5, generator=generator, dtype=dtype)
-    players = {"generator": Affine(weight=0.6, bias=0.1, sigma=80.0).to(dtype), "discriminator": Critics(matrices)}
-    return players, images, noise
+    networks = {"generator": Affine(weight=0.6, bias=0.1, sigma=80.0).to(dtype), "discriminator": Critics(matrices)}
+    return networks, images, noise
 
 
-def _gradients(phase, players, batch):
-    network = players[phase.trains]
+def _gradients(phase, networks, batch):
+    network = networks[phase.trains]
     network.zero_grad()
-    (phase.loss(players, batch).value * phase.gain).backward()
+    (phase.loss(networks, batch).value * phase.gain).backward()
     return [parameter.grad.clone() for parameter in network.parameters()]
 
 
@@ -92,11 +92,11 @@ def test_gradients_of_all_phases_equal_the_recordings(golden):
             r1_every=constants["r1_gain"],
         )
         generator = Affine(weight=float(constants["w"]), bias=float(constants["b"]), sigma=objective.sigma)
-        players = {"generator": generator, "discriminator": Critics(matrices.clone())}
+        networks = {"generator": generator, "discriminator": Critics(matrices.clone())}
         made, judged, penalised = objective.phases()
-        found = dict(zip(("G/grad_gw", "G/grad_gb"), _gradients(made, players, _batch(images, noise)), strict=True))
-        found |= {"D/grad_W": _gradients(judged, players, _batch(images, noise))[0]}
-        found |= {"R1/grad_W": _gradients(penalised, players, _batch(images, noise))[0]}
+        found = dict(zip(("G/grad_gw", "G/grad_gb"), _gradients(made, networks, _batch(images, noise)), strict=True))
+        found |= {"D/grad_W": _gradients(judged, networks, _batch(images, noise))[0]}
+        found |= {"R1/grad_W": _gradients(penalised, networks, _batch(images, noise))[0]}
         for key, gradient in found.items():
             wanted = arrays[f"{loss}/{key}"]
             np.testing.assert_allclose(
@@ -106,17 +106,17 @@ def test_gradients_of_all_phases_equal_the_recordings(golden):
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
 def test_losses_are_the_published_formulas(loss):
-    players, images, noise = _random_game()
+    networks, images, noise = _random_game()
     objective = _objective(loss=loss, rows_per_rank=7.0)
-    fake = players["discriminator"](0.6 * noise + 0.1, None).double()
-    real = players["discriminator"](images, None).double()
+    fake = networks["discriminator"](0.6 * noise + 0.1, None).double()
+    real = networks["discriminator"](images, None).double()
     if loss == "hinge":
         made, judged = -fake, (1 + fake).clamp(min=0) + (1 - real).clamp(min=0)
     else:
         made, judged = -fake.sigmoid().log(), -(1 - fake.sigmoid()).log() - real.sigmoid().log()
     # Two critics of five logits each: a mean over five, a sum over two.
     for found, wanted in ((objective.generator_loss, made), (objective.discriminator_loss, judged)):
-        value = found(players, _batch(images, noise)).value.double()
+        value = found(networks, _batch(images, noise)).value.double()
         torch.testing.assert_close(value, 7.0 * wanted.sum(dim=1).mean() / 5, rtol=1e-5, atol=0)
 
 
@@ -139,9 +139,9 @@ def test_penalty_equals_finite_differences():
 
 
 def test_penalty_has_the_gradient_of_its_finite_differences():
-    players, images, noise = _random_game(dtype=torch.float64)
-    objective, discriminator = _objective(), players["discriminator"]
-    objective.r1_loss(players, _batch(images, noise)).value.backward()
+    networks, images, noise = _random_game(dtype=torch.float64)
+    objective, discriminator = _objective(), networks["discriminator"]
+    objective.r1_loss(networks, _batch(images, noise)).value.backward()
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(discriminator.matrices.shape, generator=generator, dtype=torch.float64)
 
@@ -154,43 +154,43 @@ def test_penalty_has_the_gradient_of_its_finite_differences():
 
 
 def test_two_halves_of_a_batch_average_to_the_whole():
-    players, images, noise = _random_game()
+    networks, images, noise = _random_game()
     for phase in _objective(rows_per_rank=64.0).phases():
-        whole = phase.loss(players, _batch(images, noise)).value
-        halves = [phase.loss(players, _batch(images[part], noise[part])).value for part in (slice(0, 2), slice(2, 4))]
+        whole = phase.loss(networks, _batch(images, noise)).value
+        halves = [phase.loss(networks, _batch(images[part], noise[part])).value for part in (slice(0, 2), slice(2, 4))]
         torch.testing.assert_close(sum(halves) / 2, whole)
 
 
 def test_each_loss_reaches_only_whom_its_phase_trains_when_the_others_are_held():
-    players, images, noise = _random_game()
+    networks, images, noise = _random_game()
     for phase in _objective().phases():
-        for role, network in players.items():
+        for role, network in networks.items():
             network.requires_grad_(role == phase.trains)
             network.zero_grad()
-        phase.loss(players, _batch(images, noise)).value.backward()
-        for role, network in players.items():
+        phase.loss(networks, _batch(images, noise)).value.backward()
+        for role, network in networks.items():
             assert all((parameter.grad is not None) == (role == phase.trains) for parameter in network.parameters())
 
 
 def test_generated_images_are_judged_first_and_apart_from_real_ones():
-    players, images, noise = _random_game()
-    judge, seen = players["discriminator"].judge, []
-    players["discriminator"].judge = lambda features, labels: [seen.append(features[0][0]), judge(features, labels)][1]
-    _objective().discriminator_loss(players, _batch(images, noise))
+    networks, images, noise = _random_game()
+    heads, seen = networks["discriminator"].heads, []
+    networks["discriminator"].heads = lambda features, labels: [seen.append(features[0][0]), heads(features, labels)][1]
+    _objective().discriminator_loss(networks, _batch(images, noise))
     generated, real = seen
     torch.testing.assert_close(generated, (0.6 * noise + 0.1).flatten(1).tanh())
     assert not generated.requires_grad
     torch.testing.assert_close(real, images.flatten(1).tanh())
 
 
-def test_both_players_are_given_the_labels_of_the_real_rows():
-    players, images, noise = _random_game()
+def test_both_networks_are_given_the_labels_of_the_real_rows():
+    networks, images, noise = _random_game()
     labels, given = torch.eye(4), []
-    players["generator"].register_forward_pre_hook(lambda module, inputs: given.append(inputs[-1]))
-    judge = players["discriminator"].judge
-    players["discriminator"].judge = lambda features, labels: [given.append(labels), judge(features, labels)][1]
+    networks["generator"].register_forward_pre_hook(lambda module, inputs: given.append(inputs[-1]))
+    heads = networks["discriminator"].heads
+    networks["discriminator"].heads = lambda features, labels: [given.append(labels), heads(features, labels)][1]
     for phase in _objective().phases():
-        phase.loss(players, _batch(images, noise, labels))
+        phase.loss(networks, _batch(images, noise, labels))
     assert len(given) == 2 + 4 and all(g is labels for g in given)
 
 

@@ -87,7 +87,7 @@ def _images(seed, *, size=16):
 
 def _batch(*, classes=0, size=16):
     labels = F.one_hot(torch.arange(_ROWS) % classes, classes).float() if classes else None
-    return Batch(images=_images(0, size=size), labels=labels, random=Noise(), images_seen=0)
+    return Batch(images=_images(0, size=size), condition=labels, random=Noise(), images_seen=0)
 
 
 class Noise:
@@ -171,17 +171,17 @@ def test_the_penalty_leaves_no_gradient_on_images_or_frozen_parts(gradient):
 @pytest.mark.parametrize("network", ["classifier", "norms and pools"])
 def test_one_pass_of_the_features_equals_two(network):
     one, two = _discriminator(network), _discriminator(network)
-    objective, batch, players = _objective(), _batch(), {"generator": Shrink()}
+    objective, batch, networks = _objective(), _batch(), {"generator": Shrink()}
     passes = []
     one.scratch["one"].register_forward_hook(lambda module, inputs, output: passes.append(len(output[0])))
-    found = _descended(objective.discriminator_loss(players | {"discriminator": one}, batch), one)
+    found = _descended(objective.discriminator_loss(networks | {"discriminator": one}, batch), one)
     assert passes == [2 * _ROWS]
     with torch.no_grad():
-        generated = objective.generate(players["generator"], batch)
+        generated = objective.generate(networks["generator"], batch)
     fake, real = two(generated), two(batch.images)
     losses = F.softplus(fake) + F.softplus(-real)
-    objective.over_rows(losses, discriminator=two).backward()
-    torch.testing.assert_close(found[0].value, objective.over_rows(losses, discriminator=two), rtol=1e-6, atol=0)
+    objective.over_rows(losses, splits=two.splits).backward()
+    torch.testing.assert_close(found[0].value, objective.over_rows(losses, splits=two.splits), rtol=1e-6, atol=0)
     _assert_equal_to_1e_5(found[1], {name: p.grad for name, p in two.named_parameters()})
     for name, buffer in two.named_buffers():
         torch.testing.assert_close(found[2][name], buffer, rtol=1e-5, atol=1e-6)

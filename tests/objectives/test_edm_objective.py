@@ -35,7 +35,7 @@ def _batch(rows, *, labels=None, images=None):
     images = (
         0.5 * torch.randn(len(rows), 2, 4, 4, generator=torch.Generator().manual_seed(9)) if images is None else images
     )
-    return Batch(images=images, labels=labels, random=Streams(rows), images_seen=0)
+    return Batch(images=images, condition=labels, random=Streams(rows), images_seen=0)
 
 
 def test_loss_is_the_weighted_square_summed_over_pixels():
@@ -65,10 +65,10 @@ def test_noise_levels_are_log_normal():
 
 
 def test_two_halves_of_a_batch_average_to_the_whole():
-    objective, images, players = Edm(**_PUBLISHED), torch.randn(4, 1, 4, 4), {"generator": Shrink()}
-    whole = objective.generator_loss(players, _batch(range(4), images=images)).value
-    first = objective.generator_loss(players, _batch(range(2), images=images[:2])).value
-    second = objective.generator_loss(players, _batch(range(2, 4), images=images[2:])).value
+    objective, images, networks = Edm(**_PUBLISHED), torch.randn(4, 1, 4, 4), {"generator": Shrink()}
+    whole = objective.generator_loss(networks, _batch(range(4), images=images)).value
+    first = objective.generator_loss(networks, _batch(range(2), images=images[:2])).value
+    second = objective.generator_loss(networks, _batch(range(2, 4), images=images[2:])).value
     torch.testing.assert_close((first + second) / 2, whole)
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from onestep.cli import main
 from onestep.config import read_experiment, run_document
+from onestep.training.assignment import Inputs
 from tiny import tiny_config, write_config
 
 
@@ -29,6 +31,13 @@ class Bench:
         path = self.folder / f"{run}-{abs(hash(str(sorted(map(str, changes.items())))))}.yaml"
         path.write_text(yaml.safe_dump(document))
         return path
+
+    def files(self, document: dict[str, Any]) -> Inputs:
+        """Return the input files of a run's document."""
+        teacher = self.folder / "teacher.safetensors" if document.get("teacher") else None
+        backbones = {"digits": self.folder / "backbone.safetensors"} if document.get("discriminator") else {}
+        data = self.folder / "digits.zip"
+        return Inputs(run=self.folder / "run.yaml", data=data, teacher=teacher, backbones=backbones)
 
     def arguments(self, document: Path, *, state: Path, output: Path) -> list[str]:
         """Return the command line that trains `document`."""

@@ -25,10 +25,12 @@ from torch import nn
 
 from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
+from onestep.config.run import run_of
 from onestep.data._archive import write_archive
 from onestep.networks import build_denoiser
-from onestep.training.assembly import assemble
+from onestep.training.assignment import Inputs
 from onestep.training.loop import train
+from onestep.training.run import assemble
 
 _TIMM = {
     "vgg16_bn": "vgg16_bn.tv_in1k",
@@ -75,12 +77,12 @@ def moved_shares(tensors, before):
         return {name: float((tensor != file.get_tensor(name)).double().mean()) for name, tensor in tensors.items()}
 
 
-def state_of(players):
+def state_of(networks):
     """Return what an optimizer moves, and all other parameters and buffers, by role and name."""
     parts = [
         (f"{role}.{name}", tensor)
-        for role, player in players.items()
-        for name, tensor in (*player.named_parameters(), *player.named_buffers())
+        for role, network in networks.items()
+        for name, tensor in (*network.named_parameters(), *network.named_buffers())
     ]
     trained = {name: tensor.detach() for name, tensor in parts if tensor.requires_grad}
     return trained, {name: tensor.detach() for name, tensor in parts if not tensor.requires_grad}
@@ -91,14 +93,14 @@ def run(folder, weights_folder, document, output):
     backbones = {name: weights_folder / f"{name}.safetensors" for name in document["discriminator"]["backbones"]}
     named = document["discriminator"].get("class_embeddings")
     with distributed.joined() as ranks:
-        training = assemble(
-            document,
+        files = Inputs(
+            run=folder / "run.json",
             data=folder / "data.zip",
             teacher=folder / "teacher.safetensors",
             backbones=backbones,
             class_embeddings=None if named is None else weights_folder / "table.pkl",
-            ranks=ranks,
         )
+        training = assemble(run_of(document), files=files, ranks=ranks)
         trained, held = state_of(training.networks)
         before = folder / "before.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in trained.items()}, before)
@@ -108,7 +110,7 @@ def run(folder, weights_folder, document, output):
         seconds = time.monotonic() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         held_after = digests(held)
-        generator = training.published
+        generator = training.networks["generator"]
         total = sum(p.numel() for p in generator.parameters())
         frozen = total - sum(tensor.numel() for name, tensor in trained.items() if name.startswith("generator."))
         report = {

@@ -16,17 +16,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from onestep import distributed
-from onestep.training.assembly import assemble
+from onestep.config.run import run_of
+from onestep.training.assignment import Inputs
 from onestep.training.log import Window
 from onestep.training.loop import take_step
 from onestep.training.resume import Resume
+from onestep.training.run import assemble
 from onestep.training.step import set_training_mode
 
 
 def parameters(training):
-    """Return all parameters of all players by role and name."""
-    players = training.networks.items()
-    return {f"{role}.{name}": p.detach() for role, player in players for name, p in player.named_parameters()}
+    """Return all parameters of all networks by role and name."""
+    networks = training.networks.items()
+    return {f"{role}.{name}": p.detach() for role, network in networks for name, p in network.named_parameters()}
 
 
 def digest(training):
@@ -48,15 +50,19 @@ def projection(training):
 def carry_out(task, *, folder, output, ranks):
     """Train the run of one task, and return what came of it; rank 0 writes the parameters before and after."""
     run = task["run"]
-    teacher = folder / "teacher.safetensors" if run.get("teacher") else None
-    backbones = {"digits": folder / "backbone.safetensors"}
-    training = assemble(run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, ranks=ranks)
+    files = Inputs(
+        run=folder / "run.yaml",
+        data=folder / "digits.zip",
+        teacher=folder / "teacher.safetensors" if run.get("teacher") else None,
+        backbones={"digits": folder / "backbone.safetensors"},
+    )
+    training = assemble(run_of(run), files=files, ranks=ranks)
     Resume(training, folder=output.parent / "state", ranks=ranks, code="").restore()
     set_training_mode(training.networks, phases=training.phases)
     if task["batch_norm"] == "held":
         # The heads' batch norm is local to a rank, as in the reference; held still, ranks compute the same.
-        for player in training.networks.values():
-            for part in player.modules():
+        for network in training.networks.values():
+            for part in network.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.eval()
     before = {name: p.clone() for name, p in parameters(training).items()}

@@ -8,10 +8,10 @@ import signal
 import sys
 
 from onestep.cli import main
-from onestep.training import loop
+from onestep.training import assembly, loop
 
-loop._RECORDS = 5
-_numbers, _take_step = itertools.count(1), loop._step
+assembly.RECORDS = 5
+_numbers, _take_step = itertools.count(1), loop.take_step
 
 
 def step(*arguments, **named):
@@ -21,5 +21,5 @@ def step(*arguments, **named):
     return _take_step(*arguments, **named)
 
 
-loop._step = step
+loop.take_step = step
 sys.exit(main(sys.argv[1:]))

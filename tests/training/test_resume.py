@@ -134,7 +134,7 @@ def test_one_process_equals_two_on_the_same_batch(bench, tmp_path):
 def test_a_batch_in_passes_trains_as_the_whole_batch(bench, tmp_path):
     document = bench.document("digits_edm", images=640, snapshots=[640])
     losses = []
-    for passes, options in ((1, []), (5, ["--rows-per-pass", "7"])):
+    for passes, options in ((1, []), (5, ["--micro-batch", "7"])):
         folder = tmp_path / str(passes)
         bench.run([*bench.arguments(document, state=folder / "state", output=folder / "runs"), *options])
         assert json.loads((folder / "runs/digits_edm/summary.json").read_text())["passes"] == passes
@@ -161,4 +161,4 @@ def test_passes_of_no_rows_are_refused(bench, tmp_path):
     process = bench.start([*arguments, "--rows-per-pass", "0"])
     said, _ = process.communicate()
     assert process.returncode == 1
-    assert "rows per pass 0: expected a positive number" in said and len(said.strip().splitlines()) == 1
+    assert "micro-batch: got 0" in said and len(said.strip().splitlines()) == 1

@@ -16,8 +16,7 @@ from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config import Experiment, resolved_run
 from onestep.config.run import Component, Run, to_document
-from onestep.discriminators._backbones import Backbone, classifier_backbone
-from onestep.discriminators._timm_backbones import timm_backbone
+from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture
 from onestep.objectives import Networks
@@ -167,7 +166,7 @@ def random_wrapped(training: Training, *, options: OptionSet) -> Networks:
         if options.as_released and family == "discriminators":
             view = copy.copy(wrapped[role])
             # The dataclass is frozen; only this copy is changed.
-            object.__setattr__(view, "features", _apart(view.features, rows=training.batch))
+            object.__setattr__(view, "frozen_features", _apart(view.frozen_features, rows=training.batch))
             wrapped[role] = view
     return wrapped
 

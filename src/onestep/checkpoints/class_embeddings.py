@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._pickle_file import read_pickle_file
-from onestep.checkpoints._stack_machine import kind
 from onestep.checkpoints._tensor_file import read_tensors, write_tensors
-from onestep.checkpoints._vocabulary import Module, StoredTensor, embedding_vocabulary
+from onestep.checkpoints.safe_pickle import kind, read_pickle_file
+from onestep.checkpoints.saved_modules import Module, StoredTensor, allowed_globals
 from onestep.files import canonical_json
 
 _KEY = "embed"
@@ -64,7 +63,7 @@ def _read_ours(path: Path) -> Tensor:
 
 def _read_published(path: Path) -> Tensor:
     try:
-        document, budget = read_pickle_file(path, vocabulary=embedding_vocabulary)
+        document, budget = read_pickle_file(path, allowed=allowed_globals)
         stored = _weight(document)
         budget.copy(len(stored.storage.raw))
         return _table(stored)

@@ -1,11 +1,11 @@
-"""The contract of a classifier: what the demo trains for its discriminator's features and for its metric.
+"""Contract of classifiers, which serve as backbones of discriminators and as feature extractors, and their builder.
 
-It stands below the families, because a discriminator and a feature extractor may both hold one.
 Legend: B images, C H W an image, K classes, D feature width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from onestep import plugins
 
 
 class Prediction(NamedTuple):
-    """What a classifier says of a batch.
+    """Output of a classifier.
 
     Attributes:
         logits: [B, K], before the softmax.
@@ -28,10 +28,10 @@ class Prediction(NamedTuple):
 
 
 class Classifier(Protocol):
-    """What the files of this folder hold, as `nn.Module`s.
+    """A class of this folder: an `nn.Module`.
 
     Attributes:
-        tap_channels: Channels of the four taps, fine to coarse.
+        tap_channels: Channels of the four taps, from fine to coarse.
         feature_width: D.
     """
 
@@ -43,7 +43,11 @@ class Classifier(Protocol):
         ...
 
 
-def build_classifier(config: dict[str, Any]) -> nn.Module:
-    """Build the classifier a config describes: `{name: convnet, resolution, channels, classes, ...}`."""
+def build_classifier(config: Mapping[str, Any]) -> nn.Module:
+    """Build a classifier with random weights from its config: `{name: convnet, resolution, channels, classes, ...}`.
+
+    Raises:
+        ValueError: There is no such classifier, or an option is not among its choices.
+    """
     options = {key: value for key, value in config.items() if key != "name"}
     return plugins.load("classifiers", config["name"])(**options)

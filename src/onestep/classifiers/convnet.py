@@ -1,4 +1,4 @@
-"""A small convolutional classifier of small pictures, quick on a CPU: what the demo looks through and measures with."""
+"""A small convolutional classifier, fast on a CPU: the demo's backbone and feature extractor."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from onestep.classifiers import Prediction
 
 __all__ = ["ConvNet"]
 
-_SMALLEST = 16  # the coarsest tap is an eighth of the resolution, and a map of less than 2x2 has no pattern left
+_SMALLEST = 16  # pixels, so that the coarsest tap, an eighth of the resolution, has at least 2x2
 
 
 class ConvNet(nn.Module):
-    """Four stages of two 3x3 convolutions, SiLU after each, half the size from stage to stage; mean pool; linear.
+    """Four stages of two 3x3 convolutions with SiLU, each stage at half the size; mean pooling; a linear layer.
 
-    It has no normalisation at all: training and evaluation are then the same function, rows do not see each other,
-    and brightness and contrast of an image reach every tap, where GroupNorm would take them out. SiLU is smooth, so
-    the gradient penalty of a discriminator that looks through this network has a derivative everywhere.
+    There is no normalisation: training and evaluation mode are the same function, images do not interact, and every
+    tap depends on brightness and contrast, which GroupNorm would remove. SiLU is smooth, so R1 on these features is
+    differentiable everywhere.
 
     Attributes:
-        tap_channels: `(width, 2 width, 2 width, 2 width)`: the stages' outputs, fine to coarse.
-        feature_width: `2 width`: the last tap's mean over space.
+        tap_channels: `(width, 2 width, 2 width, 2 width)`, the stages' outputs from fine to coarse.
+        feature_width: `2 width`, the mean of the last tap over space.
     """
 
     def __init__(self, *, resolution: int, channels: int, classes: int, width: int) -> None:
@@ -34,11 +34,11 @@ class ConvNet(nn.Module):
             width: Channels of the finest tap.
 
         Raises:
-            ValueError: The resolution is too small, or no power of two.
+            ValueError: The resolution is too small, or not a power of two.
         """
         super().__init__()
         if resolution < _SMALLEST or resolution & (resolution - 1):
-            raise ValueError(f"resolution {resolution}: ConvNet takes powers of two from {_SMALLEST} on")
+            raise ValueError(f"resolution: got {resolution}, expected a power of two from {_SMALLEST} on")
         self.tap_channels = (width, 2 * width, 2 * width, 2 * width)
         self.feature_width = self.tap_channels[-1]
         before = (channels, *self.tap_channels[:-1])
@@ -47,11 +47,12 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """Classify images, [B, C, H, W] in [-1, 1]."""
-        taps = [self.stages[0](images)]
-        for stage in self.stages[1:]:
-            taps.append(stage(F.avg_pool2d(taps[-1], 2)))
-        features = taps[-1].mean(dim=(2, 3))
-        return Prediction(logits=self.classify(features), features=features, taps=tuple(taps))
+        taps: list[Tensor] = []
+        for stage in self.stages:
+            taps.append(stage(F.avg_pool2d(taps[-1], 2) if taps else images))
+        finest, fine, middle, coarse = taps
+        features = coarse.mean(dim=(2, 3))
+        return Prediction(logits=self.classify(features), features=features, taps=(finest, fine, middle, coarse))
 
 
 class _Stage(nn.Sequential):
@@ -64,8 +65,9 @@ class _Stage(nn.Sequential):
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """Return a 3x3 convolution whose output is as large as its input (He et al., arXiv:1502.01852)."""
+    """Return a 3x3 convolution that keeps the size, initialised as in He et al. (arXiv:1502.01852)."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
     return convolution

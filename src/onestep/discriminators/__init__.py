@@ -1,54 +1,126 @@
-"""The contract of a discriminator, images to logits, and its builder.
+"""Contract of discriminators, their builder, and their mixed-precision, compiled form.
 
-Legend: B images, C H W an image, K classes, N logits a row. `images` are float32 in [-1, 1]. A discriminator is a part
-that nothing trains, images to feature maps, and a part that is trained, feature maps to logits.
+Legend: B images, C H W an image, K classes, N logits per image. `images` are float32 in [-1, 1]; `condition` is a
+one-hot class vector [B, K], or None. A discriminator has a frozen part, from images to feature maps, and trained heads,
+from feature maps to logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from onestep import plugins
 from onestep.checkpoints.class_embeddings import read_class_embeddings
-from onestep.discriminators._backbones import Backbone, load_backbone
-from onestep.discriminators._timm_backbones import load_timm_backbone
+from onestep.discriminators._backbones import Backbone, build_backbone
+
+__all__ = [
+    "Backbone",
+    "Discriminator",
+    "ExecutionView",
+    "build_backbone",
+    "build_discriminator",
+    "join_discriminator",
+    "wrap_for_execution",
+]
+
+FeatureMaps = tuple[tuple[Tensor, ...], ...]
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Discriminator(Protocol):
-    """What the files of this folder hold, as `nn.Module`s whose `parameters()` are what is trained.
+    """A class of this folder: an `nn.Module` whose `parameters()` are the trained ones.
 
     Attributes:
-        splits: N as a sum: how many neighbouring logits belong to each independent critic. A loss takes the mean
-            within a critic and the sum over critics.
+        splits: N as a sum: the numbers of neighbouring logits of the independent discriminators. A loss is the mean
+            within each and the sum over them.
     """
 
     splits: tuple[int, ...]
 
-    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return logits [B, N] of images [B, C, H, W] under labels, one-hot [B, K] or None; large means real.
+    def modules(self) -> Iterator[nn.Module]:
+        """Iterate over all submodules."""
+        ...
 
-        The same as `judge(features(images), labels)`.
+    def __call__(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return logits [B, N] of images [B, C, H, W], `heads(frozen_features(images), condition)`; high means real."""
+        ...
+
+    def frozen_features(self, images: Tensor) -> FeatureMaps:
+        """Return feature maps [B, ...] of images [B, C, H, W], a tuple for each independent discriminator.
+
+        Nothing in it is trained, it has no state, and rows do not depend on each other.
         """
         ...
 
-    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        """Return feature maps [B, ...] of images [B, C, H, W], a tuple for each critic.
-
-        Nothing here is trained, no call changes what later calls return, and rows do not see each other.
-        """
+    def heads(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> Tensor:
+        """Return logits [B, N] of frozen features; all trained parameters are used here, and rows may interact."""
         ...
 
-    def judge(self, features: Sequence[Sequence[Tensor]], labels: Tensor | None) -> Tensor:
-        """Return logits [B, N] of what `features` returned; all that is trained is here, and rows may meet."""
-        ...
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionView:
+    """A `Discriminator` made of functions that compute with the weights of another one.
+
+    Attributes:
+        splits: See `Discriminator`.
+        frozen_features: See `Discriminator`.
+        heads: See `Discriminator`.
+    """
+
+    splits: tuple[int, ...]
+    frozen_features: Callable[[Tensor], FeatureMaps]
+    heads: Callable[[Sequence[Sequence[Tensor]], Tensor | None], Tensor]
+
+    def __call__(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return logits [B, N] of images [B, C, H, W]."""
+        return self.heads(self.frozen_features(images), condition)
+
+
+def wrap_for_execution(discriminator: Discriminator, *, bfloat16: bool, compiled: Compiler) -> ExecutionView:
+    """Return a discriminator as first-order phases call it, with the same weights.
+
+    Args:
+        discriminator: Its frozen part is final.
+        bfloat16: Whether convolutions and matrix products run in bfloat16 by torch's autocast. What autocast keeps in
+            float32, and the spectral norm, stay float32, as do the logits. Frozen weights are cast once.
+        compiled: Compiles the frozen features. The heads stay as they are: each call changes their buffers in place,
+            and a compiled call would save these for its backward pass, which runs after the next call.
+    """
+    splits, frozen_features, heads = discriminator.splits, discriminator.frozen_features, discriminator.heads
+    if not bfloat16:
+        return ExecutionView(splits=splits, frozen_features=compiled(frozen_features), heads=heads)
+    cast = with_cast_frozen_weights(discriminator).frozen_features
+
+    def half_features(images: Tensor) -> FeatureMaps:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return cast(images)
+
+    def half_heads(maps: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
+        with torch.autocast(maps[0][0].device.type, dtype=torch.bfloat16):
+            return heads(maps, condition).float()
+
+    return ExecutionView(splits=splits, frozen_features=compiled(half_features), heads=half_heads)
+
+
+def with_cast_frozen_weights(discriminator: Discriminator) -> Discriminator:
+    """Return a copy whose frozen convolutions and matrices are bfloat16; autocast would cast them at each forward."""
+    twin = copy.deepcopy(discriminator)
+    for part in twin.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            for name, value in list(part.named_buffers(recurse=False)):
+                setattr(part, name, value.to(torch.bfloat16))
+    return twin
 
 
 def build_discriminator(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     *,
     backbones: Mapping[str, Path],
     timm: Mapping[str, str] | None = None,
@@ -57,23 +129,24 @@ def build_discriminator(
     seed: int,
     rank: int = 0,
 ) -> nn.Module:
-    """Build the discriminator a config describes: `{name: projected, backbones: [digits], channels, resolution}`.
+    """Build a discriminator from its config and files.
 
     Args:
-        config: The choice and its options; `backbones` and `class_embeddings` name what the files below hold.
-        backbones: The file of each backbone, by name.
-        timm: What timm calls those of the backbones that are its networks, by name; others are our classifiers.
-        class_embeddings: The table with which the class tables start, published or ours; None for random ones.
-        classes: Number of classes it judges by; 0 for an unconditional run.
-        seed: Of all that is drawn.
-        rank: Of this process.
+        config: `name` and options, such as `{name: projected, backbones: [digits], channels, resolution}`; the files
+            below have the names that it lists.
+        backbones: File of each backbone, by name.
+        timm: timm's name of each backbone that is a network of timm; the others are classifiers of this package.
+        class_embeddings: Initial values of the class tables, published or ours; None for random ones.
+        classes: Number of classes; 0 for an unconditional discriminator.
+        seed: Seed of all random weights.
+        rank: Rank of this process.
 
     Raises:
         ValueError: A backbone has no file, or a file is damaged.
     """
     missing = [name for name in config["backbones"] if name not in backbones]
     if missing:
-        raise ValueError(f"no backbone called {missing[0]!r}; there are: {', '.join(sorted(backbones)) or 'none'}")
+        raise ValueError(f"backbones: got {missing[0]!r}, expected one of {', '.join(sorted(backbones)) or 'none'}")
     networks = {name: build_backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
     embedding = None if class_embeddings is None else read_class_embeddings(class_embeddings)
     return join_discriminator(config, networks=networks, embedding=embedding, classes=classes, seed=seed, rank=rank)
@@ -88,27 +161,18 @@ def join_discriminator(
     seed: int,
     rank: int = 0,
 ) -> nn.Module:
-    """Build the discriminator a config describes from what it looks through.
+    """Build a discriminator from its config and loaded backbones.
 
     Args:
-        config: See `build_discriminator`; likewise the others.
+        config: As for `build_discriminator`, like the other arguments.
         networks: The backbones by name.
-        embedding: Rows with which the class tables start; None for random ones.
-        classes: See there.
-        seed: See there.
-        rank: See there.
+        embedding: Initial values of the class tables [K, E]; None for random ones.
+        classes: Number of classes.
+        seed: Seed of all random weights.
+        rank: Rank of this process.
     """
     options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
     if embedding is not None:
         options["embedding"] = embedding
     component = plugins.load("discriminators", config["name"])
     return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)
-
-
-def build_backbone(path: Path, *, timm: str | None) -> Backbone:
-    """Build the frozen network of a file: timm's of that name, or, where there is none, a classifier's snapshot.
-
-    Raises:
-        ValueError: The file does not hold it.
-    """
-    return load_backbone(path) if timm is None else load_timm_backbone(path, name=timm)

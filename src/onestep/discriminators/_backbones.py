@@ -1,30 +1,48 @@
-"""The frozen networks a discriminator looks through, and what makes them frozen."""
+"""Frozen backbones of discriminators: classifiers of this package and networks of timm.
+
+Legend: B images, C H W an image. Taps are four inner feature maps of a network, from fine to coarse.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.checkpoints.published_weights import read_published_weights
 from onestep.checkpoints.snapshot import read_snapshot
-from onestep.classifiers import build_classifier
+from onestep.classifiers import Classifier, build_classifier
+from onestep.discriminators._projection import readout_channels, readout_strides
+
+# Strides of the taps, and the strides for which heads are sized, for all networks.
+_STRIDES = (4, 8, 16, 32)
+# The reference takes VGG's taps before a pooling, those of other networks after it; its maps are twice as large, and so
+# are its maps of logits.
+_VGG_STRIDES = (2, 4, 8, 16)
+_TAPS = len(_STRIDES)
 
 
 class Backbone(nn.Module):
-    """A frozen network as a discriminator uses it: images in, four inner feature maps out.
+    """A frozen network that maps images to four taps.
 
     State dict: `network.` and the network's own names.
 
     Attributes:
-        tap_channels: Channels of the four taps, fine to coarse.
-        strides: Pixels of the image, each way, that one pixel of each tap stands for.
-        nominal_strides: Those for which heads are laid out; the reference lays them out alike for all networks.
-        token_width: Of a vision transformer: channels of its taps, which are token maps of one size and are yet to be
-            read out into `tap_channels` at `strides`. None where the taps are that already.
-        image_size: The one size of image that it takes; None where it takes any.
+        channels: C; grey images are repeated to this number.
+        tap_channels: Channels of the four taps.
+        strides: Image pixels per pixel of each tap, in each direction.
+        nominal_strides: Strides for which heads are sized; the reference sizes them alike for all networks.
+        token_width: Token width of a vision transformer, whose taps are token maps of one size; a readout turns them
+            into maps of `tap_channels` at `strides`. None for a convolutional network.
+        image_size: The only image size that the network takes; None for any size.
     """
+
+    scale: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -42,13 +60,13 @@ class Backbone(nn.Module):
         """Freeze `network`.
 
         Args:
-            network: Takes normalised images, returns the taps, fine to coarse.
-            channels: Channels it takes; grey images are repeated to as many.
+            network: Maps normalised images to the taps.
+            channels: See the class.
             tap_channels: See the class.
             strides: See the class.
-            mean: What it was trained to have subtracted from images in [0, 1], one number a channel.
-            std: What it was trained to have them divided by thereafter.
-            nominal_strides: See the class; default: `strides`.
+            mean: Mean of each channel in the network's normalisation of images in [0, 1].
+            std: Standard deviation of each channel in that normalisation.
+            nominal_strides: See the class; by default `strides`.
             token_width: See the class.
             image_size: See the class.
         """
@@ -63,21 +81,44 @@ class Backbone(nn.Module):
         self.register_buffer("offset", (0.5 - means) / stds, persistent=False)
 
     def forward(self, images: Tensor, *, size: int | None = None) -> tuple[Tensor, ...]:
-        """Return the taps of images [B, C, H, W] in [-1, 1], which are resized to `size` x `size` where it is given."""
-        images = self._as_trained(images) * self.scale + self.offset
-        # After the normalisation, as in the reference. The two commute, but at a kink of the network rounding decides.
+        """Return the taps of images [B, C or 1, H, W] in [-1, 1], resized to `size` x `size` if it is given.
+
+        Raises:
+            ValueError: The images have another number of channels.
+        """
+        if images.shape[1] not in (1, self.channels):
+            raise ValueError(f"images: got {images.shape[1]} channels, expected {self.channels} for this backbone")
+        images = images.expand(-1, self.channels, -1, -1) * self.scale + self.offset
+        # After the normalisation, as in the reference: the two commute up to rounding, which decides at ReLU kinks.
         if size is not None and images.shape[-2:] != (size, size):
             images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
         return self.network(images)
 
-    def _as_trained(self, images: Tensor) -> Tensor:
-        if images.shape[1] not in (1, self.channels):
-            raise ValueError(f"images have {images.shape[1]} channels, but the backbone looks at {self.channels}")
-        return images.expand(-1, self.channels, -1, -1)
+
+def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
+    """Turn all parameters of `module` into buffers of the same names, and set evaluation mode.
+
+    A buffer is not in `parameters()`, so no optimizer, `requires_grad_` or gradient average reaches it. It moves with
+    `.to(...)` and, if `persistent`, is in the state dict.
+    """
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach(), persistent=persistent)
+    return module.eval()
+
+
+def build_backbone(path: Path, *, timm: str | None) -> Backbone:
+    """Load a backbone: a network of timm if `timm` names one, otherwise the classifier of a snapshot.
+
+    Raises:
+        ValueError: The file does not hold the network.
+    """
+    return load_classifier_backbone(path) if timm is None else load_timm_backbone(path, name=timm)
 
 
 class ClassifierTaps(nn.Module):
-    """A classifier of `onestep.classifiers`, asked for its taps."""
+    """The taps of a classifier of `onestep.classifiers`."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -88,11 +129,11 @@ class ClassifierTaps(nn.Module):
         return self.classifier(images).taps
 
 
-def load_backbone(path: Path) -> Backbone:
-    """Read a classifier's snapshot and freeze it as a backbone.
+def load_classifier_backbone(path: Path) -> Backbone:
+    """Load the classifier of a snapshot as a backbone.
 
     Raises:
-        ValueError: The file is not a snapshot, or not one of a classifier.
+        ValueError: The file is not a snapshot, or not that of a classifier.
     """
     snapshot = read_snapshot(path)
     classifier = build_classifier(snapshot.config)
@@ -101,25 +142,129 @@ def load_backbone(path: Path) -> Backbone:
 
 
 def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
-    """Freeze a classifier of images with `channels` as a backbone."""
+    """Freeze a `Classifier` of images with `channels` channels as a backbone."""
     return Backbone(
         ClassifierTaps(classifier),
         channels=channels,
-        tap_channels=classifier.tap_channels,
+        tap_channels=cast(Classifier, classifier).tap_channels,
         strides=(1, 2, 4, 8),
         mean=(0.5,) * channels,
         std=(0.5,) * channels,
     )
 
 
-def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
-    """Turn all parameters of `module` into buffers of the same names, and put it into evaluation mode.
+class TimmTaps(nn.Module):
+    """A network of timm up to its last tap.
 
-    A buffer cannot be trained by mistake: it is in no `parameters()`, so no optimizer, no `requires_grad_` and no
-    gradient average reaches it. It still moves with `.to(...)` and, where `persistent`, is in the state dict.
+    State dict: `model.` and timm's names.
     """
-    for part in module.modules():
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
-            part.register_buffer(name, parameter.detach(), persistent=persistent)
-    return module.eval()
+
+    def __init__(self, model: Any, *, indices: Sequence[int]) -> None:
+        """Remove the layers after the last tap.
+
+        Args:
+            model: A network of timm, which has no type information.
+            indices: The taps among its intermediate results, in the order of `forward_intermediates`.
+        """
+        super().__init__()
+        self.model: Any = model
+        self.indices = list(indices)
+        self.model.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the taps of normalised images [B, C, H, W]; those of a transformer are maps of its patch tokens."""
+        return tuple(
+            self.model.forward_intermediates(
+                images, indices=self.indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+            )
+        )
+
+
+def load_timm_backbone(path: Path, *, name: str) -> Backbone:
+    """Build a network of timm with the weights of a local file, as a backbone; nothing is downloaded.
+
+    Args:
+        path: Weights under timm's names: safetensors, or a file of `torch.save` that holds tensors only.
+        name: timm's name with the tag of the weights, such as `vgg16_bn.tv_in1k`.
+
+    Raises:
+        ValueError: timm has no such network, it has no usable taps, or the file does not fit it.
+        OSError: The file cannot be opened.
+    """
+    # Imported here, because importing timm takes a second.
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm: got {name!r}, expected a name of timm.list_models() of timm {timm.__version__}")
+    weights = read_published_weights(path)
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(name, pretrained=False)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        lines = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:4])
+        raise ValueError(f"{path}: not the weights of timm's {name}: {lines}") from None
+    return timm_backbone(model, name=name)
+
+
+def timm_backbone(model: Any, *, name: str) -> Backbone:
+    """Freeze a network of timm as a backbone.
+
+    A convolutional network has its taps at strides 4, 8, 16 and 32 (a VGG at 2, 4, 8 and 16, as in the reference), a
+    plain vision transformer after each quarter of its blocks, before any final norm.
+
+    Raises:
+        ValueError: The network has no such taps.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    for part in model.modules():
+        if hasattr(part, "fused_attn"):  # fused attention has no second derivative, which R1 needs
+            part.fused_attn = False
+    return _of_transformer(model, name=name) if isinstance(model, VisionTransformer) else _of_convnet(model, name=name)
+
+
+def _of_convnet(model: Any, *, name: str) -> Backbone:
+    from timm.models.vgg import VGG
+
+    strides = _VGG_STRIDES if isinstance(model, VGG) else _STRIDES
+    infos: list[Mapping[str, Any]] = list(model.feature_info) if hasattr(model, "forward_intermediates") else []
+    reductions = [info["reduction"] for info in infos]
+    if not set(strides) <= set(reductions):
+        raise ValueError(
+            f"{name}: got feature maps of strides {sorted(set(reductions)) or 'unknown to timm'}, expected a "
+            f"convolutional network with strides {list(strides)}, or a plain vision transformer"
+        )
+    indices = [reductions.index(stride) for stride in strides]
+    return Backbone(
+        TimmTaps(model, indices=indices),
+        tap_channels=tuple(infos[index]["num_chs"] for index in indices),
+        strides=strides,
+        nominal_strides=_STRIDES,
+        **_normalisation_of(model),
+    )
+
+
+def _of_transformer(model: Any, *, name: str) -> Backbone:
+    (size, width), (patch, _) = model.patch_embed.img_size, model.patch_embed.patch_size
+    if size != width or size % (2 * patch) or len(model.blocks) < _TAPS:
+        raise ValueError(
+            f"{name}: got {size}x{width} pixels in patches of {patch}, {len(model.blocks)} blocks; expected a square "
+            f"with an even number of patches in each direction, and {_TAPS} blocks or more"
+        )
+    indices = [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)]
+    return Backbone(
+        TimmTaps(model, indices=indices),
+        tap_channels=readout_channels(model.embed_dim),
+        strides=readout_strides(patch),
+        nominal_strides=_STRIDES,
+        token_width=model.embed_dim,
+        image_size=size,
+        **_normalisation_of(model),
+    )
+
+
+def _normalisation_of(model: Any) -> dict[str, Any]:
+    """Return the channels, mean and standard deviation of a network's input, from timm's configuration."""
+    config = model.pretrained_cfg
+    return {"channels": config["input_size"][0], "mean": tuple(config["mean"]), "std": tuple(config["std"])}

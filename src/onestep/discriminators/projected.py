@@ -1,4 +1,4 @@
-"""A discriminator that judges the frozen features of other networks (Projected GANs, arXiv:2111.01007)."""
+"""The projected discriminator: trained heads on the frozen features of other networks (arXiv:2111.01007)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from onestep.discriminators._backbones import Backbone, freeze
-from onestep.discriminators._folding import fold_batch_norms
+from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
+from onestep.discriminators._backbones import Backbone, TimmTaps, freeze
+from onestep.discriminators._batch_norms import fold_batch_norms, probe_batch_norms
 from onestep.discriminators._heads import MultiScaleHeads, logits_of
-from onestep.discriminators._probe import probe_batch_norms
-from onestep.discriminators._projection import Mixing, widths
-from onestep.discriminators._timm_backbones import TimmTaps
-from onestep.discriminators._vit_readout import Readout
+from onestep.discriminators._projection import CrossScaleMixing, TokenReadout, mixing_channels
 
 __all__ = ["Projected"]
 
-_EMBEDDING_WIDTH = 64  # of the class tables, where none is given
+_EMBEDDING_WIDTH = 64  # of random class tables
 
 
 class Projected(nn.Module):
-    """Frozen backbones, a fixed random mixing of their taps, and trained heads: one critic a backbone.
+    """Frozen backbones, a fixed random mixing of their taps, and trained heads: one discriminator per backbone.
 
-    `parameters()` holds what is trained, which is the heads; what is frozen are buffers. Gradients reach the images.
-    In training mode every forward moves the heads' buffers (batch statistics, vectors of the spectral norm), whoever
-    trains; the frozen parts are in evaluation mode always.
+    `parameters()` are the heads' ones; frozen tensors are buffers. Gradients reach the images. In training mode every
+    forward changes the heads' buffers (batch statistics, vectors of the spectral norm), also in the generator's phase;
+    the frozen parts are always in evaluation mode.
 
-    State dict, for each backbone `b` (i: map 0..3, fine to coarse; j: halving 0.. of a head):
+    State dict, for each backbone `b` (i: map 0..3, from fine to coarse; j: downsampling 0.. of a head):
 
-    - `pretrained.{b}.network.*`: the frozen network, by its own names; a batch norm that was folded into the
-      convolution before it is gone, and that convolution has a `bias`.
-    - `readouts.{b}.layer{i}.{project,resize}.{weight,bias}`: of a vision transformer, the fixed readout of its tokens
+    - `pretrained.{b}.network.*`: the frozen network, under its own names; a batch norm that was folded into the
+      convolution before it is missing, and that convolution has a `bias`.
+    - `readouts.{b}.layer{i}.{project,resize}.{weight,bias}`: for a vision transformer, the fixed readout of its tokens
       (no `resize` at i = 2).
     - `scratch.{b}.layer{i}_ccm.{weight,bias}`, `scratch.{b}.layer{i}_csm.out_conv.{weight,bias}`: the fixed mixing.
     - `discriminators.{b}.mini_discs.{i}.main.{j}.main.0.{weight_orig,weight_u,weight_v,bias}`: convolutions, and
@@ -41,12 +39,12 @@ class Projected(nn.Module):
     - Without classes `discriminators.{b}.mini_discs.{i}.main.{last}.{weight_orig,weight_u,weight_v}`; with classes
       `discriminators.{b}.mini_discs.{i}.{cls.{weight_orig,weight_u,weight_v},embed.weight,embed_proj.{weight,bias}}`.
 
-    The names under `discriminators` and below `scratch.{b}` are the reference's. Where each rank has its own
-    projection, `readouts` and `scratch` are not in it: they follow from seed and rank, and no rank may take another's.
+    The names under `discriminators` and below `scratch.{b}` are the reference's. With a projection per rank, `readouts`
+    and `scratch` are not in the state dict: they follow from seed and rank, and ranks must not exchange them.
 
     Attributes:
-        splits: Logits of each critic, in the order of the logits.
-        memory_format: In which images pass the frozen part.
+        splits: Number of logits for each backbone, in the order of the logits.
+        memory_format: Memory layout of the frozen part.
     """
 
     def __init__(
@@ -63,27 +61,27 @@ class Projected(nn.Module):
         seed: int,
         rank: int = 0,
     ) -> None:
-        """Draw mixing and heads.
+        """Draw the mixing and the heads.
 
         Args:
-            backbones: The frozen networks by name, as `load_backbone` returns them.
+            backbones: The frozen networks by name, as `build_backbone` returns them.
             channels: Width of mixing and heads at the finest size (64 in the paper).
             resolution: Size to which images are resized before the backbones (224 in the paper).
-            batch_norm: Statistics by which the backbones normalise: `pretrained`, as their files have them; `probed`,
-                moved a tenth of the way to those of one black image, as in the reference (see `probe_batch_norms`).
-            fold_batch_norm: Whether batch norms of timm's networks become part of the convolutions before them: less
-                to compute, and numbers that differ by rounding.
-            projection: What is random and fixed, mixing and readout: `shared`, the same numbers on all ranks; or
-                `per_rank`, other numbers on each, as in the reference, where the ranks share the heads alone.
-            classes: Number of classes the heads know; 0 for heads that look at the picture only.
-            embedding: Rows with which the class tables start [at least `classes`, E], in the order of the classes; the
-                reference takes ImageNet's, whatever the dataset. Default: random, 64 wide.
-            seed: Of mixing and heads.
-            rank: Of this process; matters to a projection per rank.
+            batch_norm: Statistics of the backbones' batch norms: `pretrained`, as in their files; `probed`, moved by a
+                tenth towards those of one black image, as in the reference (see `probe_batch_norms`).
+            fold_batch_norm: Whether batch norms of timm's networks are folded into the convolutions before them: less
+                computation, and results that differ by rounding.
+            projection: The fixed random mixing and readout: `shared`, equal on all ranks; or `per_rank`, different on
+                each, as in the reference, where ranks share only the heads.
+            classes: Number of classes; 0 for unconditional heads.
+            embedding: Initial class tables [at least `classes`, E], in the order of the classes; the reference takes
+                ImageNet's for every dataset. Default: random, of width 64.
+            seed: Seed of mixing and heads.
+            rank: Rank of this process, for a projection per rank.
 
         Raises:
-            ValueError: No backbone, or the resolution leaves too little of the coarsest tap or is not that of a
-                transformer, or the embedding has too few rows.
+            ValueError: There is no backbone; the resolution is too low, or not that of a transformer; or the embedding
+                has too few rows.
         """
         super().__init__()
         _check(backbones, resolution=resolution, classes=classes, embedding=embedding)
@@ -96,17 +94,17 @@ class Projected(nn.Module):
         for backbone in backbones.values():
             if fold_batch_norm and isinstance(backbone.network, TimmTaps):
                 fold_batch_norms(backbone.network)
-        # With channels innermost the frozen part is up to twice as fast, on CPUs too.
+        # Channels-last makes the frozen part up to twice as fast, on CPUs too.
         self.memory_format = torch.channels_last
-        shared = projection == "shared"
-        with _drawing(seed):
-            self.readouts, self.scratch = _projections(backbones, channels=channels, persistent=shared)
+        is_shared = projection == "shared"
+        with _seeded(seed):
+            self.readouts, self.scratch = _projections(backbones, channels=channels, persistent=is_shared)
             if classes:
                 embedding = torch.randn(classes, _EMBEDDING_WIDTH) if embedding is None else embedding[:classes]
             self.discriminators = nn.ModuleDict(
                 {
                     name: MultiScaleHeads(
-                        in_channels=self.scratch[name].out_channels,
+                        in_channels=mixing_channels(channels, levels=len(backbone.tap_channels))[1],
                         resolutions=_nominal_sizes(backbone, resolution=resolution),
                         channels=channels,
                         embedding=embedding if classes else None,
@@ -114,38 +112,47 @@ class Projected(nn.Module):
                     for name, backbone in backbones.items()
                 }
             )
-        # Anew after the heads, which must not differ between ranks. Rank 0 has the same numbers in either projection.
-        if not shared and rank:
-            with _drawing(seed + rank):
+        # After the heads, which must be equal on all ranks. Rank 0 has the same weights with either projection.
+        if not is_shared and rank:
+            with _seeded(seed + rank):
                 self.readouts, self.scratch = _projections(backbones, channels=channels, persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return logits [B, N] of images [B, C, H, W] in [-1, 1] under labels, one-hot [B, K]; large means real."""
-        return self.judge(self.features(images), labels)
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return logits [B, N] of images [B, C, H, W] in [-1, 1]; `condition` is one-hot [B, K]; high means real."""
+        return self.heads(self.frozen_features(images), condition)
 
-    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        """Return the mixed maps [B, C_i, H_i, W_i], four a backbone; rows do not see each other here."""
+    def frozen_features(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        """Return the mixed maps [B, C_i, H_i, W_i], four per backbone; rows do not depend on each other."""
         images = images.to(memory_format=self.memory_format)
-        return tuple(self.scratch[name](self._taps(name, images)) for name in self.pretrained)
+        return tuple(self.scratch[name](self.taps(name, images)) for name in self.pretrained)
 
-    def _taps(self, name: str, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the taps of a backbone, fine to coarse, each half the size of the one before."""
+    def taps(self, name: str, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the taps of a backbone, from fine to coarse, each half the size of the one before."""
         taps = self.pretrained[name](images, size=self.resolution)
         return self.readouts[name](taps) if name in self.readouts else taps
 
-    def judge(self, features: Sequence[Sequence[Tensor]], labels: Tensor | None = None) -> Tensor:
-        """Return logits [B, N] of what `features` returned; in training mode rows meet in the batch norms.
+    def heads(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> Tensor:
+        """Return logits [B, N] of frozen features; in training mode rows interact in the batch norms.
 
         Raises:
-            ValueError: The heads know classes and there are no labels.
+            ValueError: The heads are conditional and there is no condition.
         """
-        if self.classes and labels is None:
-            raise ValueError(f"this discriminator knows {self.classes} classes and was given no labels")
+        if self.classes and condition is None:
+            raise ValueError(f"condition: got none, expected one-hot [B, {self.classes}] for this discriminator")
         heads = self.discriminators.values()
-        return torch.cat([head(maps, labels) for head, maps in zip(heads, features, strict=True)], dim=1)
+        return torch.cat([head(maps, condition) for head, maps in zip(heads, features, strict=True)], dim=1)
+
+    def execution_view(
+        self, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
+    ) -> ExecutionView:
+        """Return the discriminator as first-order phases call it: see `onestep.networks.execution_view`.
+
+        `channels_last` and `is_constant` have no effect: the frozen part is always constant and in `memory_format`.
+        """
+        return wrap_for_execution(self, bfloat16=bfloat16, compiled=compiled)
 
     def train(self, mode: bool = True) -> Projected:
-        """Put the heads into training (or evaluation) mode; the frozen parts stay in evaluation mode."""
+        """Set the heads to training (or evaluation) mode; the frozen parts stay in evaluation mode."""
         super().train(mode)
         for frozen in (self.pretrained, self.readouts, self.scratch):
             frozen.eval()
@@ -153,8 +160,8 @@ class Projected(nn.Module):
 
 
 @contextlib.contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Let torch's generator draw from `seed` in here, and go on outside as if nothing had been drawn."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator inside the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -163,9 +170,9 @@ def _drawing(seed: int) -> Iterator[None]:
 def _projections(
     backbones: Mapping[str, Backbone], *, channels: int, persistent: bool
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
-    """Draw what is fixed between the taps and the heads: readouts of transformers, then the mixing of each backbone."""
+    """Draw the fixed layers between taps and heads: readouts of transformers, then the mixing of each backbone."""
     readouts = {
-        name: Readout(width=backbone.token_width, channels=backbone.tap_channels)
+        name: TokenReadout(width=backbone.token_width, channels=backbone.tap_channels)
         for name, backbone in backbones.items()
         if backbone.token_width is not None
     }
@@ -177,36 +184,33 @@ def _projections(
     return frozen[0], frozen[1]
 
 
-def _mixing(backbone: Backbone, *, channels: int) -> Mixing:
-    """Draw the fixed mixing of a backbone's taps."""
-    ccm, out = widths(channels, levels=len(backbone.tap_channels))
-    return Mixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
+def _mixing(backbone: Backbone, *, channels: int) -> CrossScaleMixing:
+    ccm, out = mixing_channels(channels, levels=len(backbone.tap_channels))
+    return CrossScaleMixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
 
 
 def _check(backbones: Mapping[str, Backbone], *, resolution: int, classes: int, embedding: Tensor | None) -> None:
-    """Raise ValueError where the parts do not fit each other."""
+    """Raise ValueError if the parts do not fit each other."""
     if not backbones:
-        raise ValueError("backbones: expected at least one network to look through, found none")
+        raise ValueError("backbones: got none, expected at least one")
     for name, backbone in backbones.items():
         if backbone.image_size not in (None, resolution):
-            raise ValueError(
-                f"resolution {resolution}: the backbone {name} takes images of {backbone.image_size} pixels, no others"
-            )
+            raise ValueError(f"resolution: got {resolution}, expected {backbone.image_size} for the backbone {name}")
     if embedding is not None and len(embedding) < classes:
-        raise ValueError(f"the class embeddings have {len(embedding)} rows, but there are {classes} classes")
+        raise ValueError(f"class_embeddings: got {len(embedding)} rows, expected at least {classes}, one per class")
 
 
 def _logits(backbone: Backbone, *, resolution: int) -> int:
-    """Return how many logits the heads give that look through a backbone."""
+    """Return the number of logits of a backbone's heads."""
     nominal = _nominal_sizes(backbone, resolution=resolution)
     return logits_of(_mixed_sizes(backbone.strides, resolution=resolution), resolutions=nominal)
 
 
 def _nominal_sizes(backbone: Backbone, *, resolution: int) -> list[int]:
-    """Return the sizes the heads are laid out for: those under the next power of two (256 where images have 224)."""
+    """Return the map sizes for which heads are built: those at the next power of two (256 for images of 224)."""
     return _mixed_sizes(backbone.nominal_strides, resolution=1 << (resolution - 1).bit_length())
 
 
 def _mixed_sizes(strides: Sequence[float], *, resolution: int) -> list[int]:
-    """Return the sizes of the mixed maps: twice the taps'."""
+    """Return the sizes of the mixed maps: twice those of the taps."""
     return [2 * int(resolution / stride) for stride in strides]

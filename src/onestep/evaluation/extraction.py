@@ -17,8 +17,7 @@ from torch import Tensor
 
 from onestep.archive import published_arrays, read_arrays, write_arrays
 from onestep.data.image_zip import ImageZip
-from onestep.features import Extractor
-from onestep.features._arithmetic import computing
+from onestep.features import Extractor, computing
 from onestep.files import sha256_of_file
 
 # Images per call of a network, except for the last call: a convolution may round differently for another number.

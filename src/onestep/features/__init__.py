@@ -1,13 +1,18 @@
-"""The contract of a feature extractor: pixels to vectors, the space in which images are compared.
+"""Contract of feature extractors: from pixels to the vectors that metrics compare.
 
 Legend: B images, C H W an image, D feature width, K classes. `pixels` are uint8.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import contextlib
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Features(NamedTuple):
@@ -15,7 +20,7 @@ class Features(NamedTuple):
 
     Attributes:
         features: float32 [B, D].
-        probabilities: float32 [B, K], rows sum to 1; None where the network does not classify.
+        probabilities: float32 [B, K], rows sum to 1; None if the network is not a classifier.
     """
 
     features: Tensor
@@ -23,8 +28,32 @@ class Features(NamedTuple):
 
 
 class Extractor(Protocol):
-    """What the files of this folder hold."""
+    """An instance of a class of this folder.
+
+    The constructor takes keyword arguments: `weights`, the path of the network's file, and its own options.
+    """
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Extract features of pixels, uint8 [B, C, H, W]. Does not depend on the batch size."""
+        """Extract features of pixels, uint8 [B, C, H, W], on their device, independently of the batch size.
+
+        Raises:
+            ValueError: The pixels have another type or shape.
+        """
         ...
+
+
+@contextlib.contextmanager
+def computing(precision: Precision, *, device: torch.device) -> Iterator[None]:
+    """Compute matrix products and convolutions in `precision`, without gradients, inside the block.
+
+    float32 is the precision of reported numbers. It disables TensorFloat-32, torch's default for convolutions on CUDA
+    devices. On a CPU tf32 is float32.
+    """
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    try:
+        with torch.no_grad(), half:
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

@@ -1,8 +1,8 @@
 """The Inception-v3 graph of 2015-12-05, on which FID is defined, as a torch network.
 
-Source: Szegedy et al., arXiv:1512.00567; what differs from the common Inception-v3 is TensorFlow's graph file: averages
-leave the padding out, the last block takes a maximum where the others average, the normalisation has no scale, and
-there are 1,008 classes. Its normalisation is constant, so it is folded into the convolutions.
+Source: Szegedy et al., arXiv:1512.00567, and TensorFlow's graph file, which differs from the common Inception-v3:
+average pooling excludes the padding, the last block uses max pooling instead, batch norm has no scale, and there are
+1,008 classes. Batch norm is constant, so it is folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class _Step:
     """A convolution of the graph.
 
     Attributes:
-        name: As the graph says, and the file of NVIDIA.
-        alias: As torch-fidelity's file says.
-        channels: Of its result.
+        name: Name in the graph and in NVIDIA's file.
+        alias: Name in torch-fidelity's file.
+        channels: Output channels.
         kernel: Height and width.
-        stride: Each way.
-        padded: Whether the result, at stride 1, is as large as the input.
+        stride: Stride in both directions.
+        padded: Whether the output at stride 1 has the size of the input.
     """
 
     name: str
@@ -47,7 +47,7 @@ class _Step:
     padded: bool = True
 
 
-# A branch: convolutions and poolings one after another, a tuple of convolutions being a fork into as many.
+# A branch: a sequence of convolutions and poolings; a tuple is a fork into parallel convolutions.
 _Branch = tuple[_Step | str | tuple[_Step, ...], ...]
 
 _STEM: _Branch = (
@@ -160,10 +160,11 @@ _BLOCKS = (
 
 
 class _Convolution(nn.Conv2d):
-    """A convolution with the normalisation in it, then what is above zero."""
+    """A convolution with folded batch norm, then ReLU."""
 
     def __init__(self, inputs: int, step: _Step, *, name: str, alias: str) -> None:
-        padding = tuple(side // 2 if step.padded else 0 for side in step.kernel)
+        height, width = step.kernel
+        padding = (height // 2, width // 2) if step.padded else (0, 0)
         super().__init__(inputs, step.channels, step.kernel, stride=step.stride, padding=padding, device="meta")
         self.name, self.alias = name + step.name, alias + step.alias
 
@@ -171,8 +172,8 @@ class _Convolution(nn.Conv2d):
         return F.relu(super().forward(maps), inplace=True)
 
 
-class _SideBySide(nn.Module):
-    """Branches that look at the same maps; their channels stand one after another."""
+class _Parallel(nn.Module):
+    """Parallel branches on the same input; their channels are concatenated."""
 
     def __init__(self, branches: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -189,13 +190,13 @@ def _pooling(kind: str) -> nn.Module:
 
 
 def _sequence(branch: _Branch, *, inputs: int, name: str, alias: str) -> tuple[nn.Sequential, int]:
-    """Return a branch, and the channels of its result."""
+    """Build a branch; return it and its output channels."""
     parts: list[nn.Module] = []
     for step in branch:
         if isinstance(step, str):
             parts.append(_pooling(step))
         elif isinstance(step, tuple):
-            parts.append(_SideBySide([_Convolution(inputs, each, name=name, alias=alias) for each in step]))
+            parts.append(_Parallel([_Convolution(inputs, each, name=name, alias=alias) for each in step]))
             inputs = sum(each.channels for each in step)
         else:
             parts.append(_Convolution(inputs, step, name=name, alias=alias))
@@ -204,7 +205,7 @@ def _sequence(branch: _Branch, *, inputs: int, name: str, alias: str) -> tuple[n
 
 
 class InceptionNetwork(nn.Module):
-    """From normalised images to pooled and spatial features; built by `read_inception`."""
+    """Maps normalised images to pooled or spatial features; built by `read_inception`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +213,7 @@ class InceptionNetwork(nn.Module):
         blocks = []
         for name, alias, branches in _BLOCKS:
             made = [_sequence(branch, inputs=channels, name=name, alias=alias) for branch in branches]
-            blocks.append(_SideBySide([part for part, _ in made]))
+            blocks.append(_Parallel([part for part, _ in made]))
             channels = sum(count for _, count in made)
         self.blocks = nn.ModuleList(blocks)
         self.output = nn.Linear(channels, CLASSES, bias=False, device="meta")
@@ -229,12 +230,14 @@ class InceptionNetwork(nn.Module):
         maps = self.stem(images)
         for block in self.blocks[:_SPATIAL_BLOCK]:
             maps = block(maps)
-        found = self.blocks[_SPATIAL_BLOCK].branches[0](maps)
+        block = self.blocks[_SPATIAL_BLOCK]
+        assert isinstance(block, _Parallel)
+        found = block.branches[0](maps)
         return found[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
 def read_inception(path: Path) -> InceptionNetwork:
-    """Read the network's published weights; nothing in the file is executed.
+    """Load the network with its published weights; nothing in the file is executed.
 
     Args:
         path: torch-fidelity's file (`.pth`, or the same as safetensors), or NVIDIA's persistence pickle (`.pkl`).
@@ -248,8 +251,8 @@ def read_inception(path: Path) -> InceptionNetwork:
     output = next((name for name in layouts if name in tensors), None)
     if output is None:
         raise ValueError(
-            f"{path}: holds neither {' nor '.join(map(repr, layouts))}; expected the Inception network of 2015-12-05, "
-            "as torch-fidelity (.pth) or NVIDIA (.pkl) publish it"
+            f"{path}: got neither {' nor '.join(map(repr, layouts))}, expected the Inception network of 2015-12-05 as "
+            "published by torch-fidelity (.pth) or NVIDIA (.pkl)"
         )
     source = _Tensors(tensors, path=path)
     network = InceptionNetwork()
@@ -260,7 +263,7 @@ def read_inception(path: Path) -> InceptionNetwork:
     return network.eval().requires_grad_(False)
 
 
-# Each gives the kernel's name, then those of the normalisation's scale, shift, mean and variance.
+# Names of the kernel, then of batch norm's scale, shift, mean and variance; None is a missing tensor.
 def _names_in_graph(unit: _Convolution) -> list[str | None]:
     return [leaf and f"layers.{unit.name}.{leaf}" for leaf in ("weight", None, "beta", "mean", "var")]
 
@@ -271,7 +274,7 @@ def _names_in_torch_fidelity(unit: _Convolution) -> list[str | None]:
 
 
 class _Tensors:
-    """The tensors of a file, of which each must be there, in its shape, and finite."""
+    """The tensors of a file, checked for presence, shape and finite values."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, path: Path) -> None:
         self._tensors, self._path = tensors, path
@@ -281,14 +284,14 @@ class _Tensors:
         tensor = self._tensors.get(name)
         if tensor is None or tuple(tensor.shape) != shape:
             found = "none" if tensor is None else str(list(tensor.shape))
-            raise ValueError(f"{self._path}: {name}: found {found}, expected a tensor {list(shape)}; fetch it again")
+            raise ValueError(f"{self._path}: {name}: got {found}, expected a tensor {list(shape)}. Fix: fetch it again")
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{self._path}: {name} has numbers that are not finite; fetch it again")
+            raise ValueError(f"{self._path}: {name}: got numbers that are not finite. Fix: fetch it again")
         return tensor.to(torch.float64)
 
 
 def _folded(source: _Tensors, names: Sequence[str | None], *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution with the normalisation that follows it; worked out in float64."""
+    """Return weight and bias of a convolution with folded batch norm; computed in float64."""
     kernel, *statistics = names
     weight = source.take(str(kernel), shape)
     channels = shape[:1]

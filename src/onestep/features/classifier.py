@@ -1,4 +1,4 @@
-"""Features of a classifier that this pipeline trained for the purpose, where no published network fits the pictures."""
+"""Features of a classifier trained by this package, for images that no published network fits."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from onestep.features import Features
 
 __all__ = ["ClassifierFeatures"]
 
-_ROWS = 100  # rows of every call of the network: one size, so one order of additions, whatever batch was asked for
+_ROWS = 100  # images per call of the network: one size, so one order of additions, whatever the batch size
 
 
 class ClassifierFeatures:
-    """The layer below the logits, and the class probabilities, of a classifier's snapshot."""
+    """The pooled layer below the logits, and the class probabilities, of a classifier's snapshot."""
 
     def __init__(self, *, weights: Path) -> None:
-        """Read the classifier.
+        """Load the classifier.
 
         Args:
-            weights: A snapshot that a run with a classifier has written.
+            weights: Snapshot of a run that trained a classifier.
 
         Raises:
-            ValueError: The file is not a snapshot, or not one of a classifier.
+            ValueError: The file is not a snapshot, or not that of a classifier.
         """
         snapshot = read_snapshot(weights)
-        self._classifier = build_classifier(snapshot.config)
-        self._classifier.load_state_dict(snapshot.state_dict)
-        self._classifier.eval().requires_grad_(False)
+        self.network = build_classifier(snapshot.config)
+        self.network.load_state_dict(snapshot.state_dict)
+        self.network.eval().requires_grad_(False)
         size = snapshot.config["resolution"]
-        self._shape = (snapshot.config["channels"], size, size)
+        self.shape = (snapshot.config["channels"], size, size)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
-        """Extract features [B, D] and probabilities [B, K] of pixels, uint8 [B, C, H, W], on the pixels' device.
+        """Extract features [B, D] and probabilities [B, K] of pixels, uint8 [B, C, H, W], on their device.
 
         Raises:
-            ValueError: The pixels are not uint8, or not of the shape that the classifier was trained with.
+            ValueError: The pixels are not uint8, or not of the shape of the classifier's training images.
         """
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != self._shape:
+        if pixels.dtype != torch.uint8 or pixels.shape[1:] != self.shape:
             raise ValueError(
-                f"pixels: expected uint8 [B, {', '.join(map(str, self._shape))}], "
-                f"found {str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+                f"pixels: got {str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}, "
+                f"expected uint8 [B, {', '.join(map(str, self.shape))}]"
             )
-        self._classifier.to(pixels.device)
-        parts = [self._full_call(part) for part in pixels.split(_ROWS)]
+        self.network.to(pixels.device)
+        parts = [self._run_padded(part) for part in pixels.split(_ROWS)]
         features, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return Features(features=features, probabilities=logits.softmax(dim=1))
 
-    def _full_call(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features and logits of at most `_ROWS` rows, filled up with black to exactly as many."""
+    def _run_padded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits of at most `_ROWS` images, padded with black images to this number."""
         rows = len(pixels)
-        filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _ROWS - rows))
-        prediction = self._classifier(filled.to(torch.float32) / 127.5 - 1)
+        padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _ROWS - rows))
+        prediction = self.network(padded.to(torch.float32) / 127.5 - 1)
         return prediction.features[:rows], prediction.logits[:rows]

@@ -1,17 +1,17 @@
-"""Features of FD-DINOv2: the class token of DINOv2 ViT-L/14, as dgm-eval computes it."""
+"""Features of FD-DINOv2: the class token of DINOv2 ViT-L/14, as computed by dgm-eval."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.features import Features
-from onestep.features._arithmetic import Precision, computing
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_by_pillow, rgb_parts
-from onestep.features._timm_networks import Weights, load_timm_network
+from onestep.features import Features, Precision
+from onestep.features._networks import Weights, load_timm_network, run_in_parts
+from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_by_pillow
 
 __all__ = ["DinoFeatures"]
 
@@ -20,38 +20,32 @@ _POSITIONS = "pos_embed"
 
 
 class DinoFeatures:
-    """Meta's DINOv2 ViT-L/14 (arXiv:2304.07193) after its last norm, 1,024 wide: FD-DINOv2 of arXiv:2306.04675.
+    """Meta's DINOv2 ViT-L/14 (arXiv:2304.07193) after its last norm, of width 1,024: FD-DINOv2 of arXiv:2306.04675.
 
     dgm-eval resizes to 224 x 224 by Pillow's bicubic filter and rounds to uint8. The position embeddings of 37 x 37
-    patches become 16 x 16 as in Meta's own code, not as in timm's, which would smooth them and give other numbers.
+    patches are resampled to 16 x 16 as in Meta's code; timm's resampling smooths them and gives other numbers.
     """
 
-    def __init__(self, *, weights: Path, precision: Precision = "float32") -> None:
-        """Read the network.
+    def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
+        """Load the network.
 
         Args:
             weights: Meta's `dinov2_vitl14_pretrain.pth`, or `timm/vit_large_patch14_dinov2.lvd142m`.
-            precision: float32 is the reported path; numbers by another are marked.
+            precision: float32 for reported numbers; tables mark the others.
 
         Raises:
             ValueError: The file does not hold the network.
         """
-        self._network = load_dinov2(weights, name=_NETWORK)
-        self._precision = precision
+        self.network = load_dinov2(weights, name=_NETWORK)
+        self.precision = precision
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Extract features [B, 1024] of pixels, uint8 [B, 3 or 1, H, W], on the pixels' device.
-
-        Raises:
-            ValueError: The pixels are not uint8, or of another shape.
-        """
-        self._network.to(pixels.device)
-        parts = [dinov2_features(self._network, part, self._precision) for part in rgb_parts(pixels)]
-        return Features(features=torch.cat(parts), probabilities=None)
+        """Extract features [B, 1024] of pixels, uint8 [B, 3 or 1, H, W]; see `onestep.features.Extractor`."""
+        return Features(dinov2_features(self.network.to(pixels.device), pixels, self.precision), None)
 
 
 def load_dinov2(path: Path, *, name: str) -> nn.Module:
-    """Read one of the DINOv2 transformers without registers for images of 224 x 224.
+    """Load a DINOv2 transformer without registers, for images of 224 x 224.
 
     Raises:
         ValueError: The file does not hold it.
@@ -61,26 +55,26 @@ def load_dinov2(path: Path, *, name: str) -> nn.Module:
 
 
 def dinov2_features(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
-    """Return the class token, float32 [B, D], of uint8 RGB pixels [B, 3, H, W]."""
-    resized = resized_by_pillow(pixels, height=_SIZE, width=_SIZE)
-    images = normalised(resized, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    with computing(precision, device=pixels.device):
-        return network(images).to(torch.float32)
+    """Return the class token, float32 [B, D], of pixels, uint8 [B, 3 or 1, H, W]."""
+    return run_in_parts(network, pixels, prepare=_prepared, precision=precision)
 
 
-def _for_smaller_images(weights: Weights, network: nn.Module) -> Weights:
-    """Leave out the token of masked patches, which only training uses, and resample the positions."""
+def _prepared(pixels: Tensor) -> Tensor:
+    return normalised(resized_by_pillow(pixels, height=_SIZE, width=_SIZE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _for_smaller_images(weights: Weights, network: Any) -> Weights:
+    """Remove the token of masked patches, which only training uses, and resample the position embeddings."""
     converted = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
-    side = network.patch_embed.grid_size[0]
-    converted[_POSITIONS] = resampled_positions(converted[_POSITIONS], side=side)
+    converted[_POSITIONS] = resampled_positions(converted[_POSITIONS], side=network.patch_embed.grid_size[0])
     return converted
 
 
 def resampled_positions(positions: Tensor, *, side: int) -> Tensor:
-    """Return position embeddings [1, 1 + side^2, D] from those of another square grid, the class token's first.
+    """Resample the position embeddings of a square grid to [1, 1 + side^2, D]; the class token is the first.
 
-    Bicubic without smoothing, and sampled at steps of n / (side + 0.1) from the top left: what
-    facebookresearch/dinov2 does (`interpolate_offset` 0.1) and what its published numbers contain.
+    Bicubic without smoothing, at steps of n / (side + 0.1) from the top left, as facebookresearch/dinov2 computes them
+    (`interpolate_offset` 0.1) for its published numbers.
     """
     length = round((positions.shape[1] - 1) ** 0.5)
     if length == side:

@@ -131,7 +131,7 @@ def resources(site: Launch) -> dict[str, Any]:
     count = f"{kind}{site.processes_per_node}"
     gpus = {"gres": {"gres": f"gpu:{count}"}, "gpus": {"gpus_per_node": count}, "none": {}}[site.gpus]
     options = {
-        **place(site),
+        **{name: getattr(site, name) for name in ("partition", "account", "qos", "constraint")},
         "mem": None if site.memory_gib is None else f"{site.memory_gib}G",
         **gpus,
         "nodes": site.nodes,
@@ -140,12 +140,6 @@ def resources(site: Launch) -> dict[str, Any]:
         "time": minutes(site.hours),
     }
     return {name: value for name, value in options.items() if value is not None}
-
-
-def place(site: Launch) -> dict[str, str]:
-    """Return sbatch's options for the partition and the account of a job."""
-    names = ("partition", "account", "qos", "constraint")
-    return {name: value for name in names if (value := getattr(site, name)) is not None}
 
 
 def minutes(hours: float) -> int:
@@ -190,7 +184,8 @@ def _sbatch_message(error: Exception) -> str:
 
 def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
     """Return submitit's parameters of the batch script."""
-    site = request.site
+    site, place = request.site, shlex.quote(str(folder))
+    first = [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
     return {
         "job_name": name,
         **resources(site),
@@ -199,16 +194,10 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
         "comment": f"onestep train {request.run}",
         # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
         "srun_args": ["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
-        "setup": [*_first_lines(folder), *site.setup],
+        "setup": [*first, *site.setup],
         "teardown": _last_lines(folder, requeues=site.requeues),
         "additional_parameters": {"requeue": True, **site.sbatch},
     }
-
-
-def _first_lines(folder: Path) -> list[str]:
-    """Return the first lines of the batch script, run at each start of the job."""
-    place = shlex.quote(str(folder))
-    return [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
 
 
 def _last_lines(folder: Path, *, requeues: int) -> list[str]:

@@ -116,23 +116,16 @@ class TrainingTask:
         Raises:
             ValueError: The number of nodes, of tasks, or of tasks per node differs.
         """
-        tasks, each = self.nodes * self.processes_per_node, self.processes_per_node
+        each, found = self.processes_per_node, _tasks_per_node()
+        fix = "Fix: neither launch.sbatch nor SBATCH_ variables may set the number of nodes or tasks"
         if job.num_nodes != self.nodes:
-            raise ValueError(
-                f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. "
-                "Fix: launch.sbatch and the SBATCH_ variables must not set the number of nodes"
-            )
-        if job.num_tasks != tasks:
-            raise ValueError(
-                f"launch.processes_per_node: got {job.num_tasks} tasks from SLURM, expected {tasks} "
-                f"(launch.nodes {self.nodes} x {each}). Fix: launch.sbatch must not set the number of tasks"
-            )
-        found = _tasks_per_node()
+            raise ValueError(f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. {fix}")
+        if job.num_tasks != self.nodes * each:
+            expected = f"{self.nodes * each} (launch.nodes {self.nodes} x {each})"
+            raise ValueError(f"launch.processes_per_node: got {job.num_tasks} tasks, expected {expected}. {fix}")
         if any(count != each for count in found):
-            raise ValueError(
-                f"launch.processes_per_node: got {', '.join(map(str, found))} tasks on the nodes from SLURM, expected "
-                f"{each} on each. Fix: launch.sbatch must not set the distribution of tasks"
-            )
+            counts = ", ".join(map(str, found))
+            raise ValueError(f"launch.processes_per_node: got {counts} tasks per node, expected {each}. {fix}")
 
     def _check_folder(self, folder: Path) -> None:
         """Check that the run's files are those of its submission; changed files make another run.

@@ -1,26 +1,30 @@
-"""The contract of a denoiser, its builder, and the rule of what may be frozen.
+"""Contracts of networks and denoisers, and their builders.
 
-Legend: B images, C H W an image, K classes. Images are float32 around [-1, 1] (the data's standard deviation is
-about 0.5) plus noise of standard deviation sigma; `labels` are one-hot float32 [B, K], or None.
+Legend: B images, C H W an image, K width of the condition. Images are float32 in about [-1, 1] (standard deviation
+about 0.5) plus noise of standard deviation sigma; `condition` is a one-hot class vector [B, K] today, or None.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from onestep.networks._builder import build_denoiser, load_denoiser
-from onestep.networks._freezing import frozen_parameters
-from onestep.networks._layers import cast_once
+from onestep.networks._denoiser import Compiler, build_denoiser, load_denoiser
+from onestep.networks._fine_tuning import frozen_parameters, one_step_config, teacher_weights_for
+from onestep.networks._laws import LAWS, Coefficients, Law
 from onestep.networks._published import published_architecture
-from onestep.networks._teacher import one_step_config, teacher_weights_for
 
 __all__ = [
+    "LAWS",
+    "Coefficients",
     "Denoiser",
+    "Law",
+    "Network",
     "build_denoiser",
-    "cast_once",
+    "execution_view",
     "frozen_parameters",
     "load_denoiser",
     "one_step_config",
@@ -29,18 +33,54 @@ __all__ = [
 ]
 
 
+class Network(Protocol):
+    """A class of this folder, or `my_module:MyClass`: an `nn.Module` that a law turns into a denoiser.
+
+    Its constructor takes keyword arguments: `img_resolution`, `img_channels`, `label_dim`, and its own options. An
+    option `dropout` follows the run's `dropout`. The wrapped network is `model`, which starts every parameter name.
+
+    Attributes:
+        freeze_levels: Patterns of parameter names of the denoiser (`model.*.conv[01].*`) for each name that a run may
+            list under `freeze:`; see `frozen_parameters`.
+
+    Optional class attributes:
+        generator_options: Options that a generator does not take from its teacher, with their values.
+        teacher_only: Patterns of the tensors of a teacher that its generator may lack.
+        casts_weights: True if `forward` takes half-precision images and casts its weights to their type. Otherwise
+            half precision means torch's autocast on float32 images.
+    """
+
+    freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        """Run the network.
+
+        A network trained on augmented images takes a fourth argument, `augment_labels` [B, A], which it gets only
+        if images are augmented.
+
+        Args:
+            x: Scaled images c_in x [B, C, H, W].
+            noise: c_noise [B], or [1] for one level of all images; float32.
+            condition: float32 [B, label_dim], or [1, label_dim] of zeros; None if `label_dim` is 0.
+
+        Returns:
+            [B, C, H, W].
+        """
+        ...
+
+
 class Denoiser(Protocol):
-    """What `build_denoiser` returns, as an `nn.Module`: a teacher and a generator alike.
+    """An `nn.Module` as `build_denoiser` returns it: a teacher or a generator.
 
     Attributes:
         img_resolution: H and W.
         img_channels: C.
-        label_dim: K; 0 is unconditional.
-        sigma_min: Smallest noise level it takes.
-        sigma_max: Largest noise level it takes.
-        sigma_data: Standard deviation of the data it was made for.
-        use_fp16: Whether it runs in half precision where the images are on a CUDA device.
-        image_type: In which it runs instead, on any device; None leaves it to `use_fp16`.
+        label_dim: K; 0 for an unconditional network.
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level.
+        sigma_data: Standard deviation of the training data.
+        use_fp16: Whether it runs in bfloat16 on CUDA devices.
+        image_type: Type of the image path on every device; None leaves the choice to `use_fp16`.
     """
 
     img_resolution: int
@@ -55,22 +95,44 @@ class Denoiser(Protocol):
     def forward(
         self,
         x: Tensor,
-        sigma: Tensor,
-        labels: Tensor | None = None,
+        sigma: Tensor | float,
+        condition: Tensor | None = None,
         augment_labels: Tensor | None = None,
         *,
         force_fp32: bool = False,
     ) -> Tensor:
-        """Estimate the clean images under the noise.
+        """Estimate the clean images.
 
         Args:
             x: Noisy images [B, C, H, W], float32 or float64.
-            sigma: Their noise levels [B]; also anything that broadcasts to it.
-            labels: Their classes; a conditional network takes None as all zero.
-            augment_labels: How they were augmented [B, augment_dim]; None is not at all.
-            force_fp32: Whether to run in single precision all the same.
+            sigma: Noise levels [B], or anything that broadcasts to it.
+            condition: [B, K]; None is a condition of zeros.
+            augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
+            force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
 
         Returns:
             Images [B, C, H, W].
         """
         ...
+
+
+def execution_view(
+    module: nn.Module, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
+) -> Callable[..., Any]:
+    """Return a module as first-order phases call it: with the precision, layout and compilation of a run.
+
+    The view computes with the weights of `module`. A module may define a method `execution_view` with these keyword
+    arguments, as denoisers and discriminators do; otherwise the module is compiled as it is. Call this when frozen
+    weights are final and trained parameters require a gradient.
+
+    Args:
+        module: Any network of a run.
+        bfloat16: Whether convolutions and matrix products run in bfloat16.
+        channels_last: Whether convolutions run in channels-last layout.
+        compiled: Compiles a module or a function; the identity if nothing is compiled.
+        is_constant: Whether parameters without a gradient are constant; those of an EMA are not.
+    """
+    own = getattr(module, "execution_view", None)
+    if own is None:
+        return compiled(module)
+    return own(bfloat16=bfloat16, channels_last=channels_last, compiled=compiled, is_constant=is_constant)

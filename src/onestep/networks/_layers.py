@@ -1,8 +1,8 @@
-"""The layers EDM's two U-Nets are made of, with EDM's state-dict names (Karras et al., arXiv:2206.00364, appendix F).
+"""Layers of EDM's two U-Nets, with EDM's state-dict names (Karras et al., arXiv:2206.00364, appendix F).
 
-Legend: B images, C H W a feature map, E the width of the embedding of noise level and class.
-Every layer casts its weights to the type of its input, so the image path may run in half precision
-while the stored weights and the embedding path stay float32. Weights that never move may be cast once (`cast_once`).
+Legend: B images, C H W a feature map. Every layer casts its weights to the type of its input, so the image path may run
+in half precision while the stored weights and the embedding path stay float32. Frozen weights may be cast once
+(`cast_frozen_weights`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Resample = Literal["up", "down"]
 
 
 class Init(NamedTuple):
-    """How weights are drawn: the law, and the factors on weights and biases (0 draws nothing)."""
+    """Initialisation: distribution, and factors on weights and biases (0 means zeros, without a random draw)."""
 
     law: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"] = "kaiming_normal"
     weight: float = 1.0
     bias: float = 0.0
 
     def draw(self, *shape: int, factor: float, fans: tuple[int, int]) -> nn.Parameter:
-        """Return `factor` times numbers of variance 1 / fan_in (kaiming) or 2 / (fan_in + fan_out) (xavier)."""
+        """Return `factor` times random values of variance 1 / fan_in (kaiming) or 2 / (fan_in + fan_out) (xavier)."""
         if factor == 0:
             return nn.Parameter(torch.zeros(shape))
         variance = 2 / sum(fans) if self.law == "xavier_uniform" else 1 / fans[0]
@@ -57,8 +57,8 @@ class GroupNorm(nn.Module):
         self.groups, self.eps = min(32, channels // 4), eps
         if self.groups == 0 or channels % self.groups:
             raise ValueError(
-                f"{channels} channels do not split into {self.groups} groups for normalisation (a quarter of them, at "
-                "most 32); multiples of 4 below 128 and of 32 above do: change model_channels or channel_mult"
+                f"model_channels, channel_mult: got a layer of {channels} channels; expected a multiple of 4 up to 128 "
+                "channels, of 32 above, for group normalisation"
             )
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -83,7 +83,9 @@ class Conv2d(nn.Module):
 
 
 class ResampleConv2d(nn.Module):
-    """Resampling by two, then a convolution; of kernel 0: resampling alone, without parameters."""
+    """Resampling by two, then a convolution; with kernel 0 resampling alone, without parameters."""
+
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -98,7 +100,10 @@ class ResampleConv2d(nn.Module):
         super().__init__()
         self.resample, self.padding = resample, kernel // 2
         self.is_box = tuple(resample_filter) == (1, 1)
-        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init) if kernel else (None, None)
+        self.weight: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
+        if kernel:
+            self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
         self.register_buffer("resample_filter", low_pass(resample_filter))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ class ResampleConv2d(nn.Module):
         return _shifted(_convolved(x, self, padding=self.padding), self)
 
     def _resampled(self, x: Tensor) -> Tensor:
-        # The box filter [1, 1] is a mean of four pixels one way and a copy into four the other: no convolution needed.
+        # Downsampling with the box filter [1, 1] is a mean of four pixels, upsampling a copy: no convolution needed.
         if self.is_box:
             return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else F.avg_pool2d(x, 2)
         return (upsample if self.resample == "up" else downsample)(x, self.resample_filter)
@@ -118,8 +123,10 @@ class ResampleConv2d(nn.Module):
 class ConvDownsample2d(nn.Module):
     """A convolution, then downsampling by two: the side branch of the residual encoder.
 
-    The convolution pads for the filter as well, so that the filter sees the convolved border.
+    The convolution also pads for the filter, so that the filter takes the convolved border.
     """
+
+    resample_filter: Tensor
 
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel: int, resample_filter: Sequence[int], init: Init
@@ -147,23 +154,23 @@ def _convolved(x: Tensor, layer: nn.Module, *, padding: int) -> Tensor:
 
 
 def _shifted(fresh: Tensor, layer: nn.Module) -> Tensor:
-    """Add the bias in place. A convolution that adds it rounds otherwise than the reference, and saves no time."""
+    """Add the bias in place; inside the convolution it would round differently from the reference, and save no time."""
     return fresh.add_(_as(fresh.dtype, layer, "bias").reshape(-1, 1, 1))
 
 
 def _as(dtype: torch.dtype, layer: nn.Module, name: str) -> Tensor:
-    """Return a layer's weight or bias in a type: what `cast_once` left, or cast now."""
+    """Return a layer's weight or bias in a type: the copy of `cast_frozen_weights`, or a cast."""
     cast = getattr(layer, f"{name}_cast", None)
     return cast if cast is not None and cast.dtype == dtype else getattr(layer, name).to(dtype)
 
 
-def cast_once(network: nn.Module, *, dtype: torch.dtype) -> int:
-    """Keep the frozen weights and biases of convolutions in `dtype` as well, so that no forward need cast them.
+def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> int:
+    """Store copies in `dtype` of the frozen weights and biases of convolutions, so that no forward pass casts them.
 
-    To be called when they hold their final numbers and all that trains requires a gradient. State dicts do not change.
+    Call this when frozen weights are final and trained parameters require a gradient. State dicts do not change.
 
     Returns:
-        How many were cast.
+        The number of tensors that were cast.
     """
     count = 0
     for layer in network.modules():
@@ -196,13 +203,15 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def positional_angles(noise: Tensor, *, count: int, endpoint: bool) -> Tensor:
-    """Return `noise` [B] times `count` frequencies from 1 down to 1e-4 (reached if `endpoint`), [B, count]."""
+    """Return `noise` [B] times `count` frequencies from 1 down to 1e-4 (included if `endpoint`), [B, count]."""
     steps = torch.arange(count, dtype=torch.float32, device=noise.device) / (count - endpoint)
     return torch.outer(noise, (1 / 10000) ** steps)
 
 
 class FourierAngles(nn.Module):
     """`noise` [B] times fixed random frequencies of standard deviation 2 pi 16, [B, count]."""
+
+    freqs: Tensor
 
     def __init__(self, count: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The architectures of EDM's published checkpoints, which stand in their pickles and are needed before those are here.
+"""Architectures of EDM's published checkpoints, for use without the checkpoints.
 
 Source: Karras et al., arXiv:2206.00364, table 7, and the checkpoints themselves.
 """
@@ -38,7 +38,7 @@ def _song(network: Mapping[str, Any], *, resolution: int, dropout: float, classe
     return MappingProxyType({**shape, **network, "channel_mult": mult, "augment_dim": 9, "dropout": dropout})
 
 
-# "vp" and "ve" name the style of the network; all are preconditioned as EDM's.
+# "vp" and "ve" name the network's style; all have EDM's preconditioning.
 _PUBLISHED = MappingProxyType(
     {
         "edm-cifar10-32x32-uncond-vp": _song(_DDPM, resolution=32, dropout=0.13),
@@ -57,11 +57,14 @@ _PUBLISHED = MappingProxyType(
 
 
 def published_architecture(name: str) -> dict[str, Any]:
-    """Return what `build_denoiser` takes for a checkpoint of EDM, by the checkpoint's name without `.pkl`.
+    """Return the config of a checkpoint of EDM, as `build_denoiser` takes it.
+
+    Args:
+        name: Name of the checkpoint's file without `.pkl`.
 
     Raises:
         ValueError: EDM published no such checkpoint.
     """
     if name not in _PUBLISHED:
-        raise ValueError(f"no published architecture {name!r}; choices: {', '.join(_PUBLISHED)}")
+        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(_PUBLISHED)}")
     return dict(_PUBLISHED[name])

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.networks._blocks import BlockStyle
-from onestep.networks._ladder import Ladder, ascend, decoder, descend, encoder
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
+from onestep.networks._unet import (
+    BlockStyle,
+    Levels,
+    augmentation_embedding,
+    condition_dropped,
+    decode,
+    decoder,
+    encode,
+    encoder,
+)
 
 __all__ = ["DhariwalUNet"]
 
@@ -19,26 +29,36 @@ _ZERO = Init("kaiming_uniform", weight=0.0)
 
 
 class DhariwalUNet(nn.Module):
-    """ADM, the network of ImageNet at 64x64 pixels.
+    """ADM, the network of ImageNet at 64 x 64 pixels.
 
-    The defaults are those of EDM's constructor, because published checkpoints leave them out.
+    The defaults are those of EDM's constructor, because published checkpoints omit them.
 
     Args:
-        img_resolution: Pixels a side.
-        img_channels: Channels of the images, in and out.
-        label_dim: Classes; 0 is unconditional.
-        augment_dim: Width of the description of an augmentation; 0 is none.
-        model_channels: The width that `channel_mult` multiplies.
-        channel_mult: Factor on the width of each level, from fine to coarse; each level halves the resolution.
-        channel_mult_emb: Factor on the width of the embedding.
-        num_blocks: Blocks a level.
+        img_resolution: H and W of the images.
+        img_channels: Channels of input and output.
+        label_dim: Width of the condition; 0 for an unconditional network.
+        augment_dim: Augmentation labels per image; 0 for none.
+        model_channels: Base width, multiplied by the factors below.
+        channel_mult: Width factor of each level, from fine to coarse; each level halves the resolution.
+        channel_mult_emb: Width factor of the embedding.
+        num_blocks: Blocks per level.
         attn_resolutions: Resolutions with self-attention, in heads of 64 channels.
-        dropout: Probability of a zero between the convolutions of a block, in training.
-        label_dropout: Probability that a row's class is withheld, in training.
+        dropout: Dropout probability between the convolutions of a block, in training mode.
+        label_dropout: Probability that the condition of an image is set to zero, in training mode.
 
     Raises:
-        ValueError: The numbers do not fit each other.
+        ValueError: The sizes do not fit each other.
     """
+
+    freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "conv": ("model.*.conv[01].*",),
+        "proj": ("model.*.proj.*",),
+        "qkv": ("model.*.qkv.*",),
+        "skip": ("model.*.skip.*",),
+    }
+    generator_options: ClassVar[Mapping[str, int]] = {"augment_dim": 0}
+    teacher_only: ClassVar[tuple[str, ...]] = ("model.map_augment.weight",)
+    casts_weights: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,12 +78,12 @@ class DhariwalUNet(nn.Module):
         super().__init__()
         self.label_dropout, self.noise_channels = label_dropout, model_channels
         emb_channels = model_channels * channel_mult_emb
-        ladder = Ladder(
+        levels = Levels(
             img_resolution=img_resolution,
             widths=tuple(model_channels * factor for factor in channel_mult),
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
-            attn_blocks_up=tuple(range(num_blocks + 1)),
+            decoder_attn_blocks=tuple(range(num_blocks + 1)),
             style=_style(emb_channels=emb_channels, dropout=dropout),
         )
         self.map_augment = Linear(augment_dim, model_channels, init=_ZERO, bias=False) if augment_dim else None
@@ -71,39 +91,29 @@ class DhariwalUNet(nn.Module):
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
         init_label = Init("kaiming_normal", weight=math.sqrt(label_dim))
         self.map_label = Linear(label_dim, emb_channels, init=init_label, bias=False) if label_dim else None
-        self.enc, left = encoder(ladder, img_channels=img_channels, width=ladder.widths[0], residual=False)
-        self.dec = decoder(ladder, left=left)
-        self.out_norm = GroupNorm(ladder.widths[0], eps=1e-5)
-        self.out_conv = Conv2d(ladder.widths[0], img_channels, kernel=3, init=_ZERO)
+        self.enc, skips = encoder(levels, img_channels=img_channels, width=levels.widths[0], residual=False)
+        self.dec = decoder(levels, skips=skips)
+        self.out_norm = GroupNorm(levels.widths[0], eps=1e-5)
+        self.out_conv = Conv2d(levels.widths[0], img_channels, kernel=3, init=_ZERO)
 
     def forward(
-        self, x: Tensor, noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: Scaled images [B, C, H, W].
-            noise: Scaled noise levels [B] (or [1]), float32.
-            labels: One-hot classes [B, K], float32; None for an unconditional network.
-            augment_labels: Descriptions of augmentations [B, augment_dim], float32, or None.
-
-        Returns:
-            [B, C, H, W] of the type of `x`.
-        """
-        emb = self._embed(noise, labels, augment_labels)
-        x = ascend(self.dec, descend(self.enc, x, emb), emb)
+        """Run the network, in the type of `x`: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, augment_labels)
+        x = decode(self.dec, encode(self.enc, x, emb), emb)
         return self.out_conv(F.silu(self.out_norm(x)))
 
-    def _embed(self, noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+    def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         angles = positional_angles(noise, count=self.noise_channels // 2, endpoint=False)
         emb = torch.cat([angles.cos(), angles.sin()], dim=1)
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+        if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:
+            emb = emb + described
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None:
-            if self.training and self.label_dropout:
-                labels = labels * (torch.rand_like(labels[:, :1]) >= self.label_dropout)
-            emb = emb + self.map_label(labels)
+            assert condition is not None, "a conditional network takes a condition"
+            condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
+            emb = emb + self.map_label(condition)
         return F.silu(emb)
 
 

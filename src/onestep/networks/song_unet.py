@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.networks._blocks import BlockStyle
-from onestep.networks._ladder import Ladder, ascend, decoder, descend, encoder
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
+from onestep.networks._unet import (
+    BlockStyle,
+    Levels,
+    augmentation_embedding,
+    condition_dropped,
+    decode,
+    decoder,
+    encode,
+    encoder,
+)
 
 __all__ = ["SongUNet"]
 
@@ -22,29 +31,39 @@ _ALMOST_ZERO = Init("xavier_uniform", weight=1e-5)
 class SongUNet(nn.Module):
     """DDPM++ (positional, standard, 1, [1, 1]) and NCSN++ (fourier, residual, 2, [1, 3, 3, 1]).
 
-    The defaults are those of EDM's constructor, because published checkpoints leave them out.
+    The defaults are those of EDM's constructor, because published checkpoints omit them.
 
     Args:
-        img_resolution: Pixels a side.
-        img_channels: Channels of the images, in and out.
-        label_dim: Classes; 0 is unconditional.
-        augment_dim: Width of the description of an augmentation; 0 is none.
-        model_channels: The width that `channel_mult` multiplies.
-        channel_mult: Factor on the width of each level, from fine to coarse; each level halves the resolution.
-        channel_mult_emb: Factor on the width of the embedding.
-        num_blocks: Blocks a level.
+        img_resolution: H and W of the images.
+        img_channels: Channels of input and output.
+        label_dim: Width of the condition; 0 for an unconditional network.
+        augment_dim: Augmentation labels per image; 0 for none.
+        model_channels: Base width, multiplied by the factors below.
+        channel_mult: Width factor of each level, from fine to coarse; each level halves the resolution.
+        channel_mult_emb: Width factor of the embedding.
+        num_blocks: Blocks per level.
         attn_resolutions: Resolutions with self-attention.
-        dropout: Probability of a zero between the convolutions of a block, in training.
-        label_dropout: Probability that a row's class is withheld, in training.
-        embedding_type: How the noise level is embedded.
-        channel_mult_noise: Factor on the width of the noise level's embedding.
-        encoder_type: `residual` carries the image down beside the blocks.
-        decoder_type: The only one that published checkpoints use.
+        dropout: Dropout probability between the convolutions of a block, in training mode.
+        label_dropout: Probability that the condition of an image is set to zero, in training mode.
+        embedding_type: Embedding of the noise level.
+        channel_mult_noise: Width factor of the noise level's embedding.
+        encoder_type: `residual` adds a side branch that carries the image down.
+        decoder_type: The only type of the published checkpoints.
         resample_filter: Taps of the low-pass filter around resampling.
 
     Raises:
-        ValueError: An option is none of its choices, or the numbers do not fit each other.
+        ValueError: An option is not among its choices, or the sizes do not fit each other.
     """
+
+    freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "conv": ("model.*.conv[01].*",),
+        "proj": ("model.*.proj.*",),
+        "qkv": ("model.*.qkv.*",),
+        "skip": ("model.*.skip.*",),
+    }
+    generator_options: ClassVar[Mapping[str, int]] = {"augment_dim": 0}
+    teacher_only: ClassVar[tuple[str, ...]] = ("model.map_augment.weight",)
+    casts_weights: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,12 +92,12 @@ class SongUNet(nn.Module):
         self.label_dropout = label_dropout
         self.noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
-        ladder = Ladder(
+        levels = Levels(
             img_resolution=img_resolution,
             widths=tuple(model_channels * factor for factor in channel_mult),
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
-            attn_blocks_up=(num_blocks,),
+            decoder_attn_blocks=(num_blocks,),
             style=_style(emb_channels=emb_channels, dropout=dropout, resample_filter=tuple(resample_filter)),
         )
         self.map_noise = FourierAngles(self.noise_channels // 2) if embedding_type == "fourier" else None
@@ -86,42 +105,32 @@ class SongUNet(nn.Module):
         self.map_augment = Linear(augment_dim, self.noise_channels, init=_INIT, bias=False) if augment_dim else None
         self.map_layer0 = Linear(self.noise_channels, emb_channels, init=_INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
-        self.enc, left = encoder(
-            ladder, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
+        self.enc, skips = encoder(
+            levels, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
         )
-        self.dec = decoder(ladder, left=left)
-        at, width = f"{img_resolution}x{img_resolution}", ladder.widths[0]
+        self.dec = decoder(levels, skips=skips)
+        at, width = f"{img_resolution}x{img_resolution}", levels.widths[0]
         self.dec[f"{at}_aux_norm"] = GroupNorm(width, eps=1e-6)
         self.dec[f"{at}_aux_conv"] = Conv2d(width, img_channels, kernel=3, init=_ALMOST_ZERO)
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
 
     def forward(
-        self, x: Tensor, noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: Scaled images [B, C, H, W].
-            noise: Scaled noise levels [B] (or [1]), float32.
-            labels: One-hot classes [B, K], float32; None for an unconditional network.
-            augment_labels: Descriptions of augmentations [B, augment_dim], float32, or None.
-
-        Returns:
-            [B, C, H, W] of the type of `x`.
-        """
-        emb = self._embed(noise, labels, augment_labels)
-        x = ascend(self.dec, descend(self.enc, x, emb), emb)
+        """Run the network, in the type of `x`: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, augment_labels)
+        x = decode(self.dec, encode(self.enc, x, emb), emb)
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
 
-    def _embed(self, noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+    def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         angles = self._angles(noise)
         emb = torch.cat([angles.sin(), angles.cos()], dim=1)
         if self.map_label is not None:
-            if self.training and self.label_dropout:
-                labels = labels * (torch.rand_like(labels[:, :1]) >= self.label_dropout)
-            emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+            assert condition is not None, "a conditional network takes a condition"
+            condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
+            emb = emb + self.map_label(condition * math.sqrt(condition.shape[1]))
+        if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:
+            emb = emb + described
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _angles(self, noise: Tensor) -> Tensor:
@@ -148,4 +157,4 @@ def _style(*, emb_channels: int, dropout: float, resample_filter: tuple[int, ...
 
 def _require(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{option} is {value!r}; choices: {', '.join(choices)}")
+        raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(choices)}")

@@ -28,11 +28,11 @@ class Discriminator(Protocol):
         """Return logits [B, N] of images [B, C, H, W]."""
         ...
 
-    def features(self, images: Tensor) -> Sequence[Sequence[Tensor]]:
+    def frozen_features(self, images: Tensor) -> Sequence[Sequence[Tensor]]:
         """Return the frozen feature maps, a tuple per critic."""
         ...
 
-    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
+    def heads(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
         """Return logits [B, N] of feature maps."""
         ...
 
@@ -140,9 +140,9 @@ class D2O:
         with torch.no_grad():
             generated = self.generate(networks["generator"], batch)
             both = torch.cat([self.augmented(generated, batch), self.augmented(batch.images, batch)])
-            features = discriminator.features(both)
-        fake = discriminator.judge([[m[:rows] for m in maps] for maps in features], batch.condition)
-        real = discriminator.judge([[m[rows:] for m in maps] for maps in features], batch.condition)
+            features = discriminator.frozen_features(both)
+        fake = discriminator.heads([[m[:rows] for m in maps] for maps in features], batch.condition)
+        real = discriminator.heads([[m[rows:] for m in maps] for maps in features], batch.condition)
         losses = self.adversarial(fake) + self.adversarial(-real)
         observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
         if self.augment is not None:
@@ -185,14 +185,14 @@ def squared_slopes_forward_mode(discriminator: Discriminator, images: Tensor, *,
     2 <u, J g> - |g|^2, with J g and the last term constant, has both the value and the gradient.
     """
     images = images.detach().requires_grad_()
-    features = discriminator.features(images)
+    features = discriminator.frozen_features(images)
     leaves = [[m.detach().requires_grad_() for m in maps] for maps in features]
-    logits = discriminator.judge(leaves, condition)
+    logits = discriminator.heads(leaves, condition)
     upper = torch.autograd.grad(logits.sum(), _flat(leaves), create_graph=True)
     (slope,) = torch.autograd.grad(_flat(features), images, grad_outputs=[u.detach() for u in upper])
     # `no_grad` affects backward only, not dual numbers. Of torch's attention kernels only the plain one supports them.
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-        moved = discriminator.features(forward_ad.make_dual(images.detach(), slope))
+        moved = discriminator.frozen_features(forward_ad.make_dual(images.detach(), slope))
         tangents = [forward_ad.unpack_dual(m).tangent for m in _flat(moved)]
     along = reduce(torch.add, [(u * tangent).sum() for u, tangent in zip(upper, tangents, strict=True)])
     return 2 * along - slope.square().sum()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from onestep.report import numbers
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
@@ -26,7 +27,7 @@ DECADE = 10.0
 _INK, _SOFT = "#16181d", "#5c6370"
 _DARK = {_INK: "#e8eaed", _SOFT: "#a6adb8"}
 _MARKERS = "osD^v"
-_SHIFT = 1.5  # least ratio of two neighbouring NFE with a label each
+_LABEL_WIDTH = 0.1  # of the x axis
 _STYLE = {
     "svg.hashsalt": "onestep",
     "svg.fonttype": "path",
@@ -145,7 +146,7 @@ def _legend_columns(chart: Chart) -> int:
 
 
 def _legend_height(chart: Chart) -> int:
-    return 8 + 15 * math.ceil(len(_legend(chart)) / _legend_columns(chart))
+    return 10 + 17 * math.ceil(len(_legend(chart)) / _legend_columns(chart))
 
 
 def _legend(chart: Chart) -> list[Series]:
@@ -158,7 +159,7 @@ def _legend(chart: Chart) -> list[Series]:
 
 def _draw(chart: Chart, part: SubFigure) -> None:
     axes = part.add_subplot()
-    handles = {id(each): _plot(axes, each) for each in chart.series}
+    handles: dict[int, Artist] = {id(each): _plot(axes, each) for each in chart.series}
     title = textwrap.wrap(f"{chart.title}{' (log scale)' * chart.is_log}", width=chart.size[0] // 7)
     axes.set_title("\n".join(title))
     _scale_x(axes, chart)
@@ -172,7 +173,7 @@ def _draw(chart: Chart, part: SubFigure) -> None:
     )
 
 
-def _plot(axes: Axes, series: Series) -> object:
+def _plot(axes: Axes, series: Series) -> Artist:
     """Draw a series and return its handle for the legend."""
     colour, xs, ys = COLOURS[series.colour % len(COLOURS)], *zip(*series.points, strict=True)
     again = series.colour // len(COLOURS) % len(_MARKERS)
@@ -204,7 +205,11 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
     axes.set_xlabel("NFE (function evaluations per image, log scale)")
     axes.set_xscale("log")
     axes.set_xlim(xs[0] / 1.6, xs[-1] * 1.6)
-    labelled = [x for place, x in enumerate(xs) if place == 0 or x / xs[place - 1] >= _SHIFT]
+    gap = (1.6**2 * xs[-1] / xs[0]) ** _LABEL_WIDTH
+    labelled = xs[:1]
+    for x in xs[1:]:
+        if x / labelled[-1] >= gap:
+            labelled.append(x)
     axes.xaxis.set_major_locator(FixedLocator(labelled))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(_count)
@@ -225,7 +230,7 @@ def _scale_y(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_formatter(_count)
 
 
-def _count(value: float, position: int | None = None) -> str:
+def _count(value: float, position: float) -> str:
     return numbers.short_count(value)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Literal
+
+import numpy as np
 
 from onestep.report import numbers
 from onestep.report.charts import Chart, Series
@@ -13,7 +14,7 @@ from onestep.report.evidence import Evidence, RunEvidence, TableEvidence
 from onestep.report.table import Row, Table
 
 MOST_POINTS = 120
-"""A longer log is drawn as means over equal stretches of training."""
+"""A longer log is drawn as means over equal numbers of records."""
 Point = tuple[float, float]
 
 
@@ -33,11 +34,8 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
         for run in row.runs or ([row.run] if row.run is not None else []):
             colours.setdefault(run, index)
     free = max((index for index, _ in rows), default=-1) + 1
-    for run in evidence.runs:
-        if run.name not in colours:
-            colours[run.name] = free
-            free += 1
-    return colours
+    others = [run.name for run in evidence.runs if run.name not in colours]
+    return colours | {run: free + place for place, run in enumerate(others)}
 
 
 def metric_chart(shown: TableEvidence) -> Chart | None:
@@ -132,13 +130,8 @@ def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: 
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
-    """Return at most `MOST_POINTS` points: means over equal stretches of x."""
+    """Return at most `MOST_POINTS` points: means over equal numbers of points."""
     if len(points) <= MOST_POINTS:
         return list(points)
-    low, high = points[0][0], points[-1][0]
-
-    def stretch(point: Point) -> int:
-        return min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1)
-
-    groups = [list(group) for _, group in groupby(points, key=stretch)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    means = [stretch.mean(axis=0) for stretch in np.array_split(np.array(points), MOST_POINTS)]
+    return [(float(x), float(y)) for x, y in means]

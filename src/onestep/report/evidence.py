@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from onestep import files
 from onestep.config import Experiment, read_experiment
-from onestep.models import Snapshot, Teacher, parse_model
+from onestep.models import Model, Snapshot, Teacher, parse_model
 from onestep.report.table import Row, Table, column_directions, read_rows
 from onestep.results import Results
 
@@ -30,10 +30,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricCurve:
-    """A column over the training of a row, on one block of seeds: (images seen, value), ascending.
-
-    A row without several snapshots has one point.
-    """
+    """A column over the training of a row on one block of seeds: (images seen, value), ascending."""
 
     row: Row
     points: tuple[tuple[float, float], ...]
@@ -142,7 +139,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         experiment=experiment,
         config_text=config.read_text(encoding="utf-8"),
         tables=tuple(_read_table(name, layout=layout, experiment=experiment) for name in experiment.tables),
-        studies=tuple(_read_study(name, layout=layout) for name in getattr(experiment, "studies", ())),
+        studies=tuple(_read_study(name, layout=layout) for name in experiment.studies),
         runs=runs,
         stages=read_stages(benchmarks),
         environment=_environment(runs),
@@ -183,9 +180,8 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableE
 
 
 def _read_samples(row: Row, *, seeds: str, layout: Results) -> Samples | None:
-    if row.model is None or row.sampler is None:
-        return None
-    path = layout.grid(row.model, row.sampler, seeds)
+    models = [*row.models, row.model]
+    path = layout.grid(str(models[0]), str(row.sampler), seeds)
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as archive:
@@ -193,25 +189,26 @@ def _read_samples(row: Row, *, seeds: str, layout: Results) -> Samples | None:
 
 
 def _read_curve(row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment) -> MetricCurve:
-    """Return the measured points of a row: of each snapshot of its run, or of its teacher at 0 images."""
+    """Return the measured points of a row: means over its runs of each snapshot, or its teacher at 0 images."""
     metric, _, value = source.partition(".")
-    points = []
+    found: dict[int, list[float]] = {}
     for images, model in _snapshots(row, experiment=experiment):
         path = layout.metric(model, str(row.sampler), seeds, metric)
         if path.exists():
-            points.append((float(images), float(files.read_json(path)["values"][value])))
-    return MetricCurve(row=row, points=tuple(points))
+            found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
+    complete = {images: values for images, values in found.items() if len(values) == max(1, len(row.models))}
+    return MetricCurve(row=row, points=tuple((float(images), fmean(complete[images])) for images in sorted(complete)))
 
 
-def _snapshots(row: Row, *, experiment: Experiment) -> list[tuple[int, str]]:
-    """Return (images seen, model) of each snapshot of a row's run; a network from outside has seen 0 images."""
-    if row.model is None:
-        return []
-    model = parse_model(row.model)
-    if isinstance(model, Teacher):
-        return [(0, row.model)]
-    counts = experiment.runs[model.name].snapshots
-    return [(count, str(Snapshot(name=model.name, images=count, ema=model.ema))) for count in counts]
+def _snapshots(row: Row, *, experiment: Experiment) -> Iterator[tuple[int, Model]]:
+    """Yield (images seen, model) of each snapshot of a row's runs; a network from outside has seen 0 images."""
+    for name in row.models or ([] if row.model is None else [row.model]):
+        model = parse_model(name)
+        if isinstance(model, Teacher):
+            yield 0, model
+        else:
+            for images in experiment.runs[model.name].snapshots:
+                yield images, Snapshot(name=model.name, images=images, ema=model.ema)
 
 
 def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvidence:
@@ -264,23 +261,11 @@ def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return hardware and software of the trainings, and of the machine that made this page."""
-    keys = {"Trained with PyTorch": "torch", "Trained with Python": "python", "Trained on": "device"}
+    """Return hardware and software of the trainings and of this page."""
+    keys = {"Trained on": "device", "PyTorch": "torch", "Python": "python"}
     training = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
         for heading, key in keys.items()
     }
-    return {
-        **{heading: values for heading, values in training.items() if values},
-        "Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}",
-        "Page made on": f"{platform.system()} {platform.machine()}",
-        "Processor": f"{_processor()}, {os.cpu_count()} cores",
-    }
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    found = {heading: values for heading, values in training.items() if values}
+    return found | {"Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}"}

@@ -44,11 +44,6 @@ def pick(samples: Samples, *, seeds: Sequence[int]) -> np.ndarray:
     return samples.pixels[[places[seed] for seed in seeds]]
 
 
-def sheet_shape(resolution: int, *, width: int) -> tuple[int, int]:
-    """Return columns and rows of a sheet about `width` px wide: 16 x 8 for small images, fewer for large ones."""
-    return min(16, max(4, width // resolution)), min(8, max(3, width // 3 // resolution))
-
-
 def contact_sheet(pixels: np.ndarray, *, columns: int, width: int, alt: str) -> Picture:
     """Return images side by side with transparent gaps, enlarged by a whole factor to at least `width` px.
 

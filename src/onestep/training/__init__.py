@@ -1,1 +1,1 @@
-"""The loop that trains any objective: it knows phases, never papers."""
+"""Training of any objective: networks, steps, averages, states, logs."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +15,8 @@ from onestep import components
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.config.run import ResolvedRun, Run, to_document
-from onestep.data._cache import OneHot, decoded
+from onestep.data._cache import OneHot
 from onestep.data._order import InfiniteOrder
-from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
 from onestep.objectives import (
@@ -32,15 +29,15 @@ from onestep.objectives import (
     Pretrained,
     TeacherCopy,
 )
-from onestep.training.assignment import Inputs
 from onestep.training.controls import AdaptiveParameters
 from onestep.training.ema import MovingAverage
-from onestep.training.execution import Execution, execution_of
+from onestep.training.execution import Execution
+from onestep.training.hardware import execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
-from onestep.training.sources import Built, FileSources, ImageShape, Sources, build_fresh, pretrained, teacher_copy
+from onestep.training.sources import Built, ImageShape, Sources, build_fresh, pretrained, teacher_copy
 
 # Records that a run writes, whatever its length.
-_RECORDS = 400
+RECORDS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,7 @@ class Training:
         published: Role whose EMA snapshots contain.
         averages: The EMAs of that role by the suffix of their files; "" is the main one.
         followers: EMAs that are networks of the objective, by role.
-        frozen: SHA-256 of each network that is in no state, by role.
+        frozen: Roles of networks that never change; states contain their digests only.
         controls: The adaptive parameters.
         config: Builds the published network; written into each snapshot.
         codec: Between pixels and images.
@@ -81,7 +78,7 @@ class Training:
     published: str
     averages: Mapping[str, MovingAverage]
     followers: Mapping[str, MovingAverage] = field(default_factory=dict)
-    frozen: Mapping[str, str] = field(default_factory=dict)
+    frozen: Collection[str] = ()
     controls: AdaptiveParameters
     config: Mapping[str, Any]
     codec: Codec = Identity()
@@ -99,50 +96,7 @@ class Training:
     @property
     def record_every(self) -> int:
         """Images between two records, a multiple of the batch size."""
-        return max(1, self.images // (_RECORDS * self.batch)) * self.batch
-
-
-def assemble(
-    resolved: ResolvedRun,
-    *,
-    files: Inputs,
-    ranks: Ranks,
-    micro_batch: int | None = None,
-    cache: Path | None = None,
-) -> Training:
-    """Build a run.
-
-    Args:
-        resolved: Its typed configuration.
-        files: Its input files.
-        ranks: This process and its group.
-        micro_batch: Images of one rank that pass through the networks at once; None for all.
-        cache: Folder for decoded pixels that exceed the memory limit; None keeps all in memory.
-
-    Raises:
-        ValueError: A file does not fit the configuration, or `micro_batch` is not positive.
-    """
-    run = resolved.run
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
-    ranks.share_of(run.batch)
-    archive = ImageZip(source=files.data)
-    sources = FileSources(
-        teacher_file=files.teacher,
-        backbones=files.backbones,
-        timm=resolved.timm,
-        class_embeddings=files.class_embeddings,
-    )
-    shape = ImageShape(resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
-    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
-    return compose(
-        resolved,
-        built=built,
-        pixels=decoded(archive, cache=cache),
-        conditions=OneHot(archive.labels(), classes=archive.classes) if run.conditional else None,
-        ranks=ranks,
-        micro_batch=micro_batch,
-    )
+        return max(1, self.images // (RECORDS * self.batch)) * self.batch
 
 
 def objective_of(run: Run) -> Objective:
@@ -216,7 +170,9 @@ def compose(
     objective = objective_of(run)
     phases, origins = objective.phases(), objective.networks()
     networks = {role: each.network.to(ranks.device) for role, each in built.items()}
-    frozen = _frozen(networks, origins=origins)
+    frozen = frozenset(role for role, origin in origins.items() if _is_frozen(origin))
+    for role in frozen:
+        networks[role].requires_grad_(False).eval()
     published = objective.publishes
     half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
@@ -253,18 +209,8 @@ def compose(
     )
 
 
-def _frozen(networks: Mapping[str, nn.Module], *, origins: Mapping[str, Origin]) -> dict[str, str]:
-    """Freeze the copies and feature networks; return the SHA-256 of each one's tensors."""
-    digests = {}
-    for role, origin in origins.items():
-        if isinstance(origin, FeatureNetwork) or (isinstance(origin, TeacherCopy) and origin.frozen):
-            networks[role].requires_grad_(False).eval()
-            digest = hashlib.sha256()
-            for name, tensor in networks[role].state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-            digests[role] = digest.hexdigest()
-    return digests
+def _is_frozen(origin: Origin) -> bool:
+    return isinstance(origin, FeatureNetwork) or (isinstance(origin, TeacherCopy) and origin.frozen)
 
 
 def _family(role: str, *, origins: Mapping[str, Origin]) -> str:

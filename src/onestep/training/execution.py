@@ -6,23 +6,15 @@ With every option off each operation is a torch kernel of its own in float32, TF
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-import shutil
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from onestep.config.run import Run
-from onestep.discriminators import Discriminator
-from onestep.discriminators._views import view_of
-from onestep.networks._execution import for_execution
+from onestep.networks import execution_view
 from onestep.objectives import Networks
-
-_AMPERE = (8, 0)  # the first compute capability with bfloat16 and TF32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +31,7 @@ class Execution:
     """
 
     tf32: bool = False
-    bfloat16: Set[str] = frozenset()
+    bfloat16: frozenset[str] = frozenset()
     networks: bool = False
     cuda_graphs: bool = False
     fused_optimizer: bool = False
@@ -51,7 +43,7 @@ class Execution:
             torch.compiler.cudagraph_mark_step_begin()
 
     def wrapped(
-        self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str], averages: Set[str] = frozenset()
+        self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str], averages: Collection[str] = ()
     ) -> Networks:
         """Return the networks as first-order phases call them, with the same weights.
 
@@ -60,23 +52,16 @@ class Execution:
             families: The family folder of each role.
             averages: Roles whose parameters change without a gradient.
         """
-        found: dict[str, Any] = {}
-        for role, network in networks.items():
-            family = families[role]
-            half = family in self.bfloat16
-            if family == "networks":
-                found[role] = for_execution(
-                    network,
-                    half=half,
-                    channels_last=self.channels_last,
-                    compiled=self._compiled,
-                    is_constant=role not in averages,
-                )
-            elif family == "discriminators":
-                found[role] = view_of(cast(Discriminator, network), half=half, compiled=self._compiled)
-            else:
-                found[role] = self._compiled(network)
-        return found
+        return {
+            role: execution_view(
+                network,
+                bfloat16=families[role] in self.bfloat16,
+                channels_last=self.channels_last,
+                compiled=self._compiled,
+                is_constant=role not in averages,
+            )
+            for role, network in networks.items()
+        }
 
     @property
     def _compiled(self) -> Callable[[Any], Any]:
@@ -85,52 +70,3 @@ class Execution:
         # Batches have few sizes; kernels for any size would be slower.
         mode = "reduce-overhead" if self.cuda_graphs else None
         return functools.partial(torch.compile, dynamic=False, mode=mode)
-
-
-def execution_of(run: Run, *, device: torch.device) -> Execution:
-    """Return a run's execution settings.
-
-    Raises:
-        ValueError: The device or this machine does not support them.
-    """
-    types = {"networks": run.precision.generator, "discriminators": run.precision.discriminator}
-    execution = Execution(
-        tf32=run.precision.tf32,
-        bfloat16=frozenset(family for family, kind in types.items() if kind == "bfloat16"),
-        networks=run.compile.networks,
-        cuda_graphs=run.compile.cuda_graphs,
-        fused_optimizer=run.compile.fused_optimizer,
-        channels_last=run.compile.channels_last,
-    )
-    if problem := obstacle(execution, device=device):
-        raise ValueError(f"{problem}. Fix: change the run's `precision:` or `compile:`")
-    return execution
-
-
-def obstacle(execution: Execution, *, device: torch.device) -> str | None:
-    """Return the reason why a device does not support these settings, or None."""
-    on_cuda = device.type == "cuda"
-    if not on_cuda and execution.cuda_graphs:
-        return "compile.cuda_graphs: got true, expected false on a CPU"
-    if not on_cuda and execution.tf32:
-        return "precision.tf32: got true, expected false on a CPU"
-    if execution.cuda_graphs and not execution.networks:
-        return "compile.cuda_graphs: got true, expected false without compile.networks: true"
-    if execution.networks and not _can_compile(on_cuda=on_cuda):
-        return f"compile.networks: got true, expected {'triton' if on_cuda else 'a C++ compiler such as g++'}"
-    is_old = on_cuda and torch.cuda.get_device_capability(device) < _AMPERE
-    if is_old and (execution.tf32 or execution.bfloat16):
-        return f"precision: got TF32 or bfloat16, expected float32 on {torch.cuda.get_device_name(device)}"
-    return None
-
-
-def _can_compile(*, on_cuda: bool) -> bool:
-    if on_cuda:
-        return importlib.util.find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-
-
-def set_tf32(allowed: bool) -> None:
-    """Allow or forbid TF32 in this process; it affects CUDA devices only."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from onestep import distributed
 from onestep.distributed import Ranks
+from onestep.training.assembly import Training
 from onestep.training.step import PhaseReport
 
 # The progress line where standard error is no terminal.
@@ -180,3 +181,27 @@ def peak_memory_mib(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def record_of(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:
+    """Return one record of the log.
+
+    Raises:
+        ValueError: Too many gradient entries were not finite.
+    """
+    replaced, share = window.replaced()
+    if share > training.non_finite_limit:
+        raise ValueError(
+            f"{training.name}: got {100 * share:.2g}% of gradient entries not finite before image {images_seen:,}, "
+            f"expected at most non_finite_limit ({100 * training.non_finite_limit:.2g}%). "
+            "Fix: lower the learning rates, or raise the limit"
+        )
+    controls = dict(training.controls.values())
+    return {
+        "images_seen": images_seen,
+        **window.means(ranks=ranks),
+        **({"controls": controls} if controls else {}),
+        "images_per_second": round(rate, 1),
+        "memory_mib": peak_memory_mib(ranks.device),
+        "non_finite": replaced,
+    }

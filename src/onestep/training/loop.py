@@ -10,22 +10,17 @@ from typing import Any
 
 import torch
 
-from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.training.assembly import Training
-from onestep.training.batches import StepData
-from onestep.training.execution import set_tf32
-from onestep.training.log import Progress, RunLog, Window, peak_memory_mib
-from onestep.training.resume import Resume
-from onestep.training.step import PhaseReport, due, set_training_mode, train_step
+from onestep.training.hardware import set_tf32
+from onestep.training.log import Progress, RunLog, Window, record_of
+from onestep.training.resume import Boundary, Resume
+from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
 
 _logger = logging.getLogger(__name__)
-
-# What a rank requests between two steps; all ranks do the highest of the requests.
-_CONTINUE, _SAVE, _STOP = range(3)
 
 
 def train(
@@ -60,7 +55,7 @@ def train(
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
-    boundary = _Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
+    boundary = Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
     progress = Progress(training.name, images=training.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
     while images_seen < training.images and not boundary.ends(images_seen, window=window):
@@ -137,67 +132,9 @@ def update_averages(training: Training, *, images_seen: int) -> None:
         average.update(images_seen=images_seen, batch=training.batch)
 
 
-class _Boundary:
-    """The decision of all ranks between two steps: to write a state, and to stop after it."""
-
-    def __init__(
-        self,
-        resume: Resume,
-        *,
-        log: RunLog | None,
-        ranks: Ranks,
-        images_seen: int,
-        seconds: float,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._resume, self._log, self._ranks, self._stop = resume, log, ranks, stop
-        self._seconds, self._due = seconds, time.monotonic() + seconds
-        # A restored state is not written again, nor is the start.
-        self._saved_at = images_seen
-
-    def ends(self, images_seen: int, *, window: Window) -> bool:
-        """Write a state if one is due or a rank is to stop; return whether to stop. All ranks call this."""
-        request = distributed.highest(self._request(), ranks=self._ranks)
-        if request != _CONTINUE and images_seen > self._saved_at:
-            log_bytes = 0 if self._log is None else self._log.settled_bytes()
-            self._resume.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
-            self._saved_at, self._due = images_seen, time.monotonic() + self._seconds
-        return request == _STOP
-
-    def _request(self) -> int:
-        if self._stop():
-            return _STOP
-        # The clock of one rank decides: writing a state is collective.
-        return _SAVE if self._ranks.leads and time.monotonic() >= self._due else _CONTINUE
-
-
 def _write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> None:
     """Write each average if this step reached the count of a snapshot."""
     for count in (count for count in training.snapshots if before < count <= now):
         for suffix, average in training.averages.items():
             path = folder / "snapshots" / f"{count}{suffix}.safetensors"
             write_snapshot(path, average.published(), dict(training.config))
-
-
-def record_of(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:
-    """Return one record of the log.
-
-    Raises:
-        ValueError: Too many gradient entries were not finite.
-    """
-    replaced, share = window.replaced()
-    if share > training.non_finite_limit:
-        raise ValueError(
-            f"{training.name}: got {100 * share:.2g}% of gradient entries not finite before image {images_seen:,}, "
-            f"expected at most non_finite_limit ({100 * training.non_finite_limit:.2g}%). "
-            "Fix: lower the learning rates, or raise the limit"
-        )
-    controls = dict(training.controls.values())
-    return {
-        "images_seen": images_seen,
-        **window.means(ranks=ranks),
-        **({"controls": controls} if controls else {}),
-        "images_per_second": round(rate, 1),
-        "memory_mib": peak_memory_mib(ranks.device),
-        "non_finite": replaced,
-    }

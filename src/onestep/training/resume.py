@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from onestep.checkpoints.training_state import (
 from onestep.distributed import Ranks
 from onestep.training.assembly import Training
 from onestep.training.ema import MovingAverage
-from onestep.training.log import Window, WindowState
+from onestep.training.log import RunLog, Window, WindowState
 
 _logger = logging.getLogger(__name__)
+
+# What a rank requests between two steps; all ranks do the highest of the requests.
+_CONTINUE, _SAVE, _STOP = range(3)
 
 
 class Resume:
@@ -37,6 +41,7 @@ class Resume:
 
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
+        self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
         self.log_bytes, self.window = 0, Window()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
         self._began = time.monotonic()
@@ -74,7 +79,7 @@ class Resume:
                 "history": self.history(),
                 "order": {name: value for name, value in order.items() if isinstance(value, int)},
                 "optimizers": optimizers,
-                **({"frozen": dict(self._training.frozen)} if self._training.frozen else {}),
+                **({"frozen": self._frozen} if self._frozen else {}),
                 "controls": self._training.controls.state(),
                 "window": {"counts": begun.counts, "replaced": begun.replaced, "entries": begun.entries},
             }
@@ -149,11 +154,11 @@ class Resume:
     def _check_frozen(self, state: TrainingState) -> None:
         """Raise if a frozen network is another one than when the state was written."""
         saved = state.values.get("frozen", {})
-        for role in sorted(saved.keys() | self._training.frozen.keys()):
-            if saved.get(role) != self._training.frozen.get(role):
+        for role in sorted(saved.keys() | self._frozen.keys()):
+            if saved.get(role) != self._frozen.get(role):
                 raise ValueError(
-                    f"{state.path}: got a frozen {role} of SHA-256 {saved.get(role)}, expected "
-                    f"{self._training.frozen.get(role)}. Fix: resume with the file that the run started with"
+                    f"{state.path}: got a frozen {role} of SHA-256 {self._frozen.get(role)}, expected "
+                    f"{saved.get(role)}. Fix: resume with the file that the run started with"
                 )
 
     def _load_generators(self, state: TrainingState) -> None:
@@ -184,6 +189,49 @@ class Resume:
         return {"restarts": self._restarts, "seconds": seconds, "codes": self._codes}
 
 
+def _digest(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+class Boundary:
+    """The decision of all ranks between two steps: to write a state, and to stop after it."""
+
+    def __init__(
+        self,
+        resume: Resume,
+        *,
+        log: RunLog | None,
+        ranks: Ranks,
+        images_seen: int,
+        seconds: float,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._resume, self._log, self._ranks, self._stop = resume, log, ranks, stop
+        self._seconds, self._due = seconds, time.monotonic() + seconds
+        # A restored state is not written again, nor is the start.
+        self._saved_at = images_seen
+
+    def ends(self, images_seen: int, *, window: Window) -> bool:
+        """Write a state if one is due or a rank is to stop; return whether to stop. All ranks call this."""
+        request = distributed.highest(self._request(), ranks=self._ranks)
+        if request != _CONTINUE and images_seen > self._saved_at:
+            log_bytes = 0 if self._log is None else self._log.settled_bytes()
+            self._resume.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
+            self._saved_at, self._due = images_seen, time.monotonic() + self._seconds
+        return request == _STOP
+
+    def _request(self) -> int:
+        if self._stop():
+            return _STOP
+        # The clock of one rank decides: writing a state is collective.
+        return _SAVE if self._ranks.leads and time.monotonic() >= self._due else _CONTINUE

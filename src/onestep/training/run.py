@@ -18,13 +18,17 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
+from onestep.config.run import ResolvedRun
+from onestep.data._cache import OneHot, decoded
+from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text
-from onestep.training.assembly import Training, assemble
-from onestep.training.assignment import Assignment
-from onestep.training.batches import micro_batches
+from onestep.training.assembly import Training, build_networks, compose
+from onestep.training.assignment import Assignment, Inputs
 from onestep.training.loop import train
 from onestep.training.publication import publish
+from onestep.training.sources import FileSources, ImageShape
+from onestep.training.step import micro_batches
 from onestep.training.stopping import never
 
 _logger = logging.getLogger(__name__)
@@ -137,6 +141,49 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
         cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
     )
     return _train(training, folder=folder, ranks=ranks, code=code, state_seconds=assignment.state_seconds, stop=stop)
+
+
+def assemble(
+    resolved: ResolvedRun,
+    *,
+    files: Inputs,
+    ranks: Ranks,
+    micro_batch: int | None = None,
+    cache: Path | None = None,
+) -> Training:
+    """Build a run.
+
+    Args:
+        resolved: Its typed configuration.
+        files: Its input files.
+        ranks: This process and its group.
+        micro_batch: Images of one rank that pass through the networks at once; None for all.
+        cache: Folder for decoded pixels that exceed the memory limit; None keeps all in memory.
+
+    Raises:
+        ValueError: A file does not fit the configuration, or `micro_batch` is not positive.
+    """
+    run = resolved.run
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
+    ranks.share_of(run.batch)
+    archive = ImageZip(source=files.data)
+    sources = FileSources(
+        teacher_file=files.teacher,
+        backbones=files.backbones,
+        timm=resolved.timm,
+        class_embeddings=files.class_embeddings,
+    )
+    shape = ImageShape(resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
+    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
+    return compose(
+        resolved,
+        built=built,
+        pixels=decoded(archive, cache=cache),
+        conditions=OneHot(archive.labels(), classes=archive.classes) if run.conditional else None,
+        ranks=ranks,
+        micro_batch=micro_batch,
+    )
 
 
 def _train(

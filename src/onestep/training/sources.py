@@ -191,6 +191,6 @@ def build_fresh(
 
 def freeze(network: nn.Module, levels: Any) -> None:
     """Freeze the parameters of the run's levels; with D2O-F most of the convolutions."""
-    frozen = set(frozen_parameters([name for name, _ in network.named_parameters()], tuple(levels)))
+    frozen = set(frozen_parameters(network, tuple(levels)))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)

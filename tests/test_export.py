@@ -77,7 +77,7 @@ def test_the_card_says_what_it_is_and_what_was_measured(run: Path) -> None:
     assert "license: apache-2.0" in card
     assert "12,345 parameters, 84.4 % of them frozen, trained on 640 images of digits" in card
     assert "| d2o@640 | one_step | 1 | 1.25 |" in card
-    assert "Each number is the best of its blocks of seeds, which flatters." in card
+    assert "best of its blocks of seeds" in card
     assert "d2o@320" not in card
 
 
@@ -88,7 +88,7 @@ def test_a_teachers_terms_go_with_it_unless_said_otherwise(run: Path) -> None:
 
 def test_numbers_of_another_snapshot_are_not_claimed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exported(run, "--table", str(table_of(run, "d2o@320"))) == 1
-    assert "has no row of d2o@640, only of d2o@320" in capsys.readouterr().err
+    assert "table.json: got rows of d2o@320, expected one of d2o@640" in capsys.readouterr().err
     assert not (run / "out").exists()
 
 
@@ -96,4 +96,4 @@ def test_what_needs_many_steps_is_not_exported(run: Path, capsys: pytest.Capture
     document = yaml.safe_load((run / "run.yaml").read_text())
     (run / "run.yaml").write_text(yaml.safe_dump(document | {"objective": {"name": "edm"}}))
     assert exported(run) == 1
-    assert "objective edm trains no one-step generator" in capsys.readouterr().err
+    assert "got objective edm" in capsys.readouterr().err

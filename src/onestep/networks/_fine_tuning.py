@@ -1,0 +1,98 @@
+"""From a teacher to the generator that starts from it: config, weights, frozen parameters."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from onestep.networks._denoiser import network_class, option_names
+
+
+def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout: float | None) -> dict[str, Any]:
+    """Return the config of the generator that starts from a teacher.
+
+    Args:
+        teacher: Config of the teacher, as `build_denoiser` takes it.
+        preconditioning: Law of the generator; `d2o` in the paper.
+        dropout: Dropout probability of the generator, 0 in the paper; None keeps that of the teacher. A network
+            without dropout takes 0 and None.
+
+    Raises:
+        ValueError: The network has no option `dropout`, and a positive one is given.
+    """
+    network = network_class(teacher)
+    config = {**teacher, **getattr(network, "generator_options", {})}
+    if dropout is not None and "dropout" in option_names(network):
+        config["dropout"] = dropout
+    elif dropout:
+        raise ValueError(f"dropout: got {dropout}, expected 0, because {network.__name__} has no dropout")
+    return {**config, "preconditioning": preconditioning}
+
+
+def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return those of the teacher's weights that a generator takes: all but its family's `teacher_only` ones.
+
+    Args:
+        network: The generator, built from `one_step_config`.
+        state: State dict of the teacher.
+
+    Raises:
+        ValueError: The other tensors differ in names or shapes.
+    """
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    dropped = getattr(network, "teacher_only", ())
+    # Differs from the reference: it copies tensors of equal names and skips the rest; here only the tensors that the
+    # family declares are dropped, and everything else must match.
+    weights = {name: tensor for name, tensor in state.items() if name in expected or not _matches(name, dropped)}
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if differing:
+        lines = [f"  {name}: network {_shape(expected, name)}, teacher {_shape(given, name)}" for name in differing[:5]]
+        more = [f"  and {len(differing) - 5} more"] if len(differing) > 5 else []
+        raise ValueError(
+            "\n".join(
+                ["teacher: weights do not fit the network. Fix: build it from the teacher's config", *lines, *more]
+            )
+        )
+    return weights
+
+
+def _shape(shapes: Mapping[str, Sequence[int]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "has none"
+
+
+def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
+    """Return the names of the parameters that `freeze: levels` excludes from training, in the network's order.
+
+    Levels are those of the network's family (`freeze_levels`). Their patterns are matched by `fnmatch.fnmatchcase`
+    against whole parameter names of the denoiser (`model.enc.8x8_block0.conv0.weight`): `*` matches any characters,
+    dots included, `?` one character, `[01]` one of a set. A level may also be such a pattern itself. The published
+    levels of EDM's networks are [] (D2O), [conv, proj] (D2O-F), [conv, proj, qkv], [conv, proj, qkv, skip].
+
+    Only names matter, so the network may be built on torch's meta device, without weights.
+
+    Args:
+        network: The denoiser.
+        levels: Names of levels, or patterns.
+
+    Raises:
+        ValueError: A level is unknown, or a pattern matches no parameter.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    known: Mapping[str, tuple[str, ...]] = getattr(network, "freeze_levels", {})
+    patterns = [(level, pattern) for level in levels for pattern in known.get(level, (level,))]
+    for level, pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            through = "" if level == pattern else f" (pattern {pattern!r})"
+            raise ValueError(
+                f"freeze: got {level!r}{through}, which matches no parameter of the network; "
+                f"expected levels among {', '.join(known) or 'none'}, or patterns of parameter names"
+            )
+    return [name for name in names if _matches(name, [pattern for _, pattern in patterns])]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

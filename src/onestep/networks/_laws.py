@@ -1,0 +1,92 @@
+"""Preconditioning laws: c_skip, c_out, c_in and c_noise as functions of sigma.
+
+A denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) around a network F (Karras et al., arXiv:2206.00364,
+eq. 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_D2O_SIGMA_MIN = 0.002  # where D2O's denoiser is the identity
+
+
+class Coefficients(NamedTuple):
+    """The four factors of a law, each of the shape of sigma: c_skip, c_out, c_in, c_noise."""
+
+    skip: Tensor
+    out: Tensor
+    input: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A preconditioning.
+
+    Attributes:
+        coefficients: From sigma and sigma_data to the four factors.
+        container: The cast of the noisy images before anything else; the sum of the two terms has this type.
+    """
+
+    coefficients: Callable[[Tensor, float], Coefficients]
+    container: Callable[[Tensor], Tensor]
+
+
+def edm_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Return EDM's factors (arXiv:2206.00364, table 1)."""
+    variance = sigma**2 + sigma_data**2
+    return Coefficients(
+        skip=sigma_data**2 / variance,
+        out=sigma * sigma_data / variance.sqrt(),
+        input=1 / variance.sqrt(),
+        noise=sigma.log() / 4,
+    )
+
+
+def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Return D2O's factors: EDM's, shifted so that D is the identity at sigma 0.002.
+
+    This is the boundary condition of consistency models (arXiv:2303.01469, appendix C); the denominator of c_out is
+    not shifted.
+    """
+    above = sigma - _D2O_SIGMA_MIN
+    edm = edm_coefficients(sigma, sigma_data)
+    return edm._replace(
+        skip=sigma_data**2 / (above**2 + sigma_data**2),
+        out=above * sigma_data / (sigma**2 + sigma_data**2).sqrt(),
+    )
+
+
+def _float32(images: Tensor) -> Tensor:
+    return images.to(torch.float32)
+
+
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
+LAWS: Mapping[str, Law] = MappingProxyType(
+    {
+        "edm": Law(coefficients=edm_coefficients, container=_float32),
+        # float64 images are scaled and summed in float64 around the network, as in the D2O reference.
+        "d2o": Law(coefficients=d2o_coefficients, container=_unchanged),
+    }
+)
+
+
+def law_of(name: str) -> Law:
+    """Return the law that `preconditioning: name` selects.
+
+    Raises:
+        ValueError: There is no such law.
+    """
+    if name not in LAWS:
+        raise ValueError(f"preconditioning: got {name!r}, expected one of {', '.join(LAWS)}")
+    return LAWS[name]
