@@ -24,7 +24,7 @@ def read(root, story):
 
 def test_runs_with_snapshots_are_lines_and_the_others_levels(evidence):
     chart = curves.metric_chart(evidence.tables[0])
-    assert (chart.x, chart.is_share) == ("images", False)
+    assert (chart.x, chart.kind) == ("images", "distance")
     assert [(each.name, each.kind, [x for x, _ in each.points]) for each in chart.series] == [
         ("EDM, NFE 35", "level", [150_000]),
         ("EDM, NFE 1", "level", [150_000]),
@@ -89,6 +89,7 @@ def test_everything_logged_is_drawn_fine_tuning_first(evidence):
         ("cross entropy loss", ["digits_backbone", "digits_metric"]),
         ("edm loss", ["digits_edm"]),
     ]
+    assert [chart.kind for chart in charts] == ["distance"] * 3 + ["quantity"] * 2 + ["distance"] * 2
 
 
 def test_losses_that_were_not_finite_leave_a_gap(evidence):
@@ -171,8 +172,8 @@ def test_shares_are_shown_from_0_to_1_and_scores_are_not():
         )
         for value in (0.5, 9.0)
     )
-    assert [curves.nfe_charts(each)[0].is_share for each in (recall, score)] == [True, False]
-    assert not curves.nfe_charts(TABLE)[0].is_share
+    assert [curves.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "distance"]
+    assert curves.nfe_charts(TABLE)[0].kind == "distance"
 
 
 def test_rows_of_one_label_are_distinguished_by_nfe_and_ema():

@@ -89,14 +89,15 @@ class Chart:
         title: The quantity on the y axis.
         x: The quantity on the x axis: images seen in training, or NFE.
         series: At least one entry.
-        is_share: Whether y is a share, shown from 0 to 1.
+        kind: The kind of number on the y axis: a distance or loss, logarithmic where positive values span more than a
+            decade; a share, from 0 to 1; or another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.
     """
 
     title: str
     x: Literal["images", "nfe"]
     series: tuple[Series, ...]
-    is_share: bool = False
+    kind: Literal["distance", "share", "quantity"] = "distance"
     size: tuple[int, int] = (440, 250)
 
     @property
@@ -106,8 +107,9 @@ class Chart:
 
     @property
     def is_log(self) -> bool:
-        """Whether y is logarithmic: positive values that span more than a decade."""
-        return not self.is_share and min(self.values) > 0 and max(self.values) / min(self.values) > DECADE
+        """Whether y is logarithmic."""
+        values = self.values
+        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > DECADE
 
     @property
     def description(self) -> str:
@@ -218,7 +220,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
 def _scale_y(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    if chart.is_share:
+    if chart.kind == "share":
         axes.set_ylim(0, 1)
     elif chart.is_log:
         axes.set_yscale("log")

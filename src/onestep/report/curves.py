@@ -58,7 +58,8 @@ def _column_chart(
     direction = table.directions[table.drawn]
     of = "" if dataset is None or table.dataset is not None else f" of {dataset}"
     chart = Chart(title=f"{numbers.heading(table.drawn)}{of}, {direction} is better", x=x, series=tuple(series))
-    return replace(chart, is_share=direction == "higher" and all(0 <= value <= 1 for value in chart.values))
+    is_share = direction == "higher" and all(0 <= value <= 1 for value in chart.values)
+    return replace(chart, kind="share" if is_share else "distance")
 
 
 def nfe_charts(table: Table) -> list[Chart]:
@@ -126,7 +127,8 @@ def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: 
             if points:
                 lines.append(Series(name=run.name, points=tuple(points), colour=colours[run.name]))
         if lines:
-            yield Chart(title=title, x="images", series=tuple(lines), size=(336, 200))
+            scale: Literal["distance", "quantity"] = "distance" if kind == "losses" else "quantity"
+            yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200))
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
