@@ -41,11 +41,11 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
 def metric_chart(shown: TableEvidence) -> Chart | None:
     """Return a column over training: rows with several snapshots as lines, other rows as levels; None for no line."""
     table, series = shown.table, []
-    for curve in shown.curves:
-        dataset = "" if table.dataset is not None else f", {curve.row.dataset}"
-        name, colour = row_name(curve.row, table=table) + dataset, table.rows.index(curve.row)
-        is_line = len(curve.points) > 1
-        series.append(Series(name=name, points=curve.points, colour=colour, kind="marked" if is_line else "level"))
+    for colour, (row, points) in enumerate(zip(table.rows, shown.curves, strict=True)):
+        name = row_name(row, table=table) + ("" if table.dataset is not None else f", {row.dataset}")
+        if points:
+            kind: Literal["marked", "level"] = "marked" if len(points) > 1 else "level"
+            series.append(Series(name=name, points=points, colour=colour, kind=kind))
     if all(each.kind == "level" for each in series):
         return None
     return _column_chart(table, x="images", series=series)
