@@ -102,10 +102,15 @@ def table_rows(text):
 
 def test_the_title_and_the_caption_are_those_of_the_config(finished, page):
     assert "<h1>Digits, 16x16</h1>" in page and 'class="lede"' not in page
-    shown = finished.tables[0]
-    captioned = dataclasses.replace(shown, table=dataclasses.replace(shown.table, caption="D2O <reaches> EDM."))
-    found = Page(render(dataclasses.replace(finished, tables=(captioned,))))
-    assert "D2O <reaches> EDM." in found.text
+    assert finished.tables[0].table.caption == ""
+
+
+def test_a_caption_is_in_the_page_and_in_the_tables_files(tmp_path):
+    config = changed_config(tables=lambda tables: tables["digits"].update(caption="D2O <reaches> EDM."))
+    evidence = evidence_of(tmp_path, Story(config_text=config, images=8))
+    assert "D2O <reaches> EDM." in Page(render(evidence)).text
+    for suffix, caption in (("md", "D2O &lt;reaches> EDM."), ("tex", "% D2O <reaches> EDM.")):
+        assert caption in (tmp_path / f"results/tables/digits.{suffix}").read_text()
 
 
 def test_a_table_without_numbers_says_so(tmp_path):

@@ -128,7 +128,7 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return Table(
         name=name,
         title=block.title,
-        caption=getattr(block, "caption", None) or "",
+        caption=block.caption or "",
         dataset=block.dataset,
         seeds=block.seeds,
         show=block.show,
