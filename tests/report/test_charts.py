@@ -84,6 +84,15 @@ def test_the_legend_has_each_row_once_and_a_marker_of_its_own():
     assert len(looks) == 3
 
 
+@pytest.mark.parametrize("name", ["$\\frac$", "_hidden", "<b>&", "50 %"])
+def test_a_name_is_drawn_as_it_is(name):
+    series = (Series(name=name, points=((0.0, 1.0),), colour=0),)
+    figure = draw([Chart(title=name, x="images", series=series)])
+    ElementTree.fromstring(svg(figure))
+    assert [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()] == [name]
+    assert axes_of(figure)[0].get_title(loc="left") == name
+
+
 def test_many_rows_make_a_chart_higher():
     rows = tuple(Series(name=f"method {i}", points=((1.0, 1.0 + i),), colour=i, kind="point") for i in range(40))
     few, many = (draw([Chart(title="t", x="nfe", series=rows[:count])]) for count in (2, 40))

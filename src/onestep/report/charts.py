@@ -50,6 +50,7 @@ _STYLE = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "text.color": _INK,
+    "text.parse_math": False,
     "xtick.color": _SOFT,
     "ytick.color": _SOFT,
     "xtick.major.width": 0.6,
@@ -200,7 +201,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
     xs = sorted({x for each in chart.series if each.kind != "level" for x, _ in each.points})
     if chart.x == "images":
         axes.set_xlabel("images seen in training")
-        axes.set_xlim(0, xs[-1] * 1.02)
+        axes.set_xlim(0, max(1, xs[-1]) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_count)
         return
