@@ -44,8 +44,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 def prepare(options: argparse.Namespace) -> int:
     """Write a dataset archive, its card and its contact sheet; work that was cut off is taken up."""
-    from onestep.data._archive import prepare
-    from onestep.data._origin import origin_of
+    from onestep.data._archive import origin_of, prepare
     from onestep.data._processes import cores
     from onestep.fingerprint import Fingerprints
 
