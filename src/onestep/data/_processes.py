@@ -45,8 +45,8 @@ def in_processes(
     # Spawned, not forked: a fork would share the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work, shared)) as pool:
-        futures = {pool.submit(_run, item): item for item in items}
         try:
+            futures = {pool.submit(_run, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
