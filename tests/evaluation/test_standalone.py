@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from image_archives import write_archive
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
-from onestep.data._archive import write_archive
 from onestep.evaluation.extraction import FeatureNetwork, extract
 from onestep.evaluation.image_sources import iter_images
 from onestep.evaluation.standalone import NamedMetric, write_evaluation

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from submitit.core.utils import DelayedSubmission
 
+from image_archives import write_archive
 from onestep.components import module_of
 from onestep.config import read_experiment, run_document
-from onestep.data._archive import write_archive
 from onestep.exits import Exit
 from onestep.fingerprint import STAGES, Fingerprints, training_components
 from onestep.launch.task import TrainingTask, port_of
