@@ -16,9 +16,9 @@ import pytest
 import yaml
 from submitit.core.utils import DelayedSubmission
 
+from image_archives import write_archive
 from onestep.components import module_of
 from onestep.config import read_experiment, run_document
-from onestep.data._archive import write_archive
 from onestep.exits import Exit
 from onestep.fingerprint import STAGES, Fingerprints, training_components
 from onestep.launch.task import TrainingTask, port_of
@@ -120,7 +120,7 @@ def work(tmp_path):
     return tmp_path
 
 
-def test_a_signalled_job_saves_says_so_and_resumes_in_its_next_start(work):
+def test_a_signalled_job_saves_marks_it_and_resumes_in_its_next_start(work):
     for rank in range(2):
         (work / "submitit").mkdir(exist_ok=True)
         (work / f"submitit/{JOB}_{rank}_result.pkl").write_bytes(b"of an earlier start")

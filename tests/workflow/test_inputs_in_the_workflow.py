@@ -82,7 +82,7 @@ def test_inputs_are_planned_unseen_asked_for_before_any_job_offline_and_then_fou
     assert code == 0, text
     assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
     code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
-    assert code != 0 and "there is no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
+    assert code != 0 and "got no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
     assert not (work / "results").exists()
     monkeypatch.chdir(work)
     assert main(["fetch", "--only", "edm"]) == 0

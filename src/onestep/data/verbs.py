@@ -19,8 +19,8 @@ def prepare(*, dataset: Mapping[str, Any], source: Path, output: Path, workers: 
         workers: Processes; without it one per core.
     """
     from onestep import components
+    from onestep.data._archive import origin_of
     from onestep.data._archive import prepare as write_prepared
-    from onestep.data._origin import origin_of
     from onestep.data._processes import cores
     from onestep.fingerprint import Fingerprints
 

@@ -114,7 +114,7 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[F
         yield _check("backend", found, profile={"executor": "slurm"})
         yield from slurm_findings(cluster, launch)
         missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
-        found, fix = f"without {', '.join(missing) or 'nothing'}", "pip install 'onestep[workflow,cluster]'"
+        found, fix = f"missing packages: {', '.join(missing) or 'none'}", "pip install 'onestep[workflow,cluster]'"
         yield _check("Python of the workflow", f"{sys.executable}, {found}", ok=not missing, fix=fix)
     elif launch.backend == "slurm":
         fix = "load the site's SLURM module, or set `launch: {backend: local}`"
@@ -223,13 +223,7 @@ def _hours(limit: str) -> float:
 
 
 def state_findings(state: Path, *, shared: bool, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
-    """Yield the findings on the root of the work folders: file system, locks, free space.
-
-    Args:
-        state: The folder; it may not exist.
-        shared: Whether compute nodes must see it.
-        mounts: Mount table.
-    """
+    """Yield the findings on the root of the work folders, which compute nodes must see if it is to be `shared`."""
     folder = next(each for each in (state.absolute(), *state.absolute().parents) if each.is_dir()).resolve()
     kind, at, options = mount_of(folder, mounts=mounts.read_text() if mounts.exists() else "")
     ok, fix = not shared or bool(_SHARED_FILE_SYSTEM.fullmatch(kind)), "use a file system that the compute nodes share"
@@ -266,7 +260,8 @@ def python_finding(launch: Launch) -> Finding:
         return _check(subject, f"{' '.join(command)} does not run", ok=False, otherwise=otherwise, fix=fix)
     version, missing = json.loads(printed[1])
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    found = f"{' '.join(command)} is {version}, the workflow's is {own}, without {', '.join(missing) or 'nothing'}"
+    packages = f"missing packages: {', '.join(missing) or 'none'}"
+    found = f"{' '.join(command)} is {version}, the workflow's is {own}, {packages}"
     fix = "use the same minor version, since jobs are handed over as pickles, with `onestep[cluster]` installed"
     return _check(subject, found, ok=version == own and not missing, otherwise=otherwise, fix=fix)
 

@@ -59,12 +59,7 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
 
 
 def _watch(ranks: list[subprocess.Popen[bytes]], *, received: Sequence[int]) -> int:
-    """Wait for all ranks, the first failure, or the end of the time after a signal.
-
-    Args:
-        ranks: The processes.
-        received: Signals received so far; grows.
-    """
+    """Wait for all ranks, the first failure, or the end of the time after a signal; `received` grows meanwhile."""
     deadline = math.inf
     while True:
         codes = [rank.poll() for rank in ranks]
