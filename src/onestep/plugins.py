@@ -22,6 +22,9 @@ def load(family: str, name: str) -> Any:
     Raises:
         ValueError: There is no such file; the message lists the choices.
     """
+    if ":" in name:
+        file, _, public = name.partition(":")
+        return getattr(importlib.import_module(file), public)
     if name not in choices(family):
         raise ValueError(f"no {family} called {name!r}; choices: {', '.join(choices(family))}")
     with stood_in():
