@@ -1,8 +1,8 @@
 #!/bin/sh
-# The steps that make a Debian with Python into the image. Dockerfile, onestep.def and the chroot of the tests call them.
+# Steps that turn a Debian with Python into the image; called by Dockerfile, onestep.def and the chroot of the tests.
 # Usage, as root: install.sh environment FOLDER    system packages, user, virtual environment from envs/requirements.lock
 #                 install.sh package FOLDER        this package, into the virtual environment
-# FOLDER holds this repository, or what .dockerignore leaves of it. The python3 on PATH is the one that is used.
+# FOLDER contains this repository, or its part that .dockerignore permits. Uses the python3 on PATH.
 set -eu
 
 VENV=/opt/onestep
@@ -14,7 +14,7 @@ fail() {
 	exit 1
 }
 
-# g++ and libc6-dev: torch.compile and Triton build kernels while a training runs. procps: Snakemake's benchmarks.
+# g++ and libc6-dev: torch.compile and Triton build kernels during training. procps: Snakemake's benchmarks.
 system_packages() {
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get -qq update
@@ -22,7 +22,7 @@ system_packages() {
 	rm -rf /var/lib/apt/lists/*
 }
 
-# A container engine that maps its caller's user into the image does without the account; any user may write the cache.
+# Engines that map the calling user into the image do not need the account; any user may write to the cache.
 account() {
 	id "$ACCOUNT" >/dev/null 2>&1 || useradd --create-home --uid 1000 --user-group --shell /bin/bash "$ACCOUNT"
 	mkdir -p "$CACHE"
@@ -30,14 +30,14 @@ account() {
 }
 
 python_packages() {
-	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3 --version), expected 3.11 or newer"
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "got $(python3 --version), expected 3.11 or newer"
 	python3 -m venv "$VENV"
 	"$VENV/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --progress-bar off --no-deps --requirement "$1"
 	"$VENV/bin/python" -m pip check --disable-pip-version-check
 }
 
 [ $# -eq 2 ] || fail "usage: install.sh environment|package FOLDER"
-[ -f "$2/envs/requirements.lock" ] || fail "$2: found no envs/requirements.lock, expected this repository"
+[ -f "$2/envs/requirements.lock" ] || fail "$2: got no envs/requirements.lock, expected this repository"
 case $1 in
 environment)
 	system_packages
@@ -48,5 +48,5 @@ package)
 	"$VENV/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation "$2"
 	"$VENV/bin/onestep" --help >/dev/null
 	;;
-*) fail "$1: expected environment or package" ;;
+*) fail "got $1, expected environment or package" ;;
 esac

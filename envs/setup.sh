@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and installs the lock file and this package; does nothing when nothing changed.
+# Create the virtual environment and install the lock file and this package, unless it is up to date.
 # Usage: envs/setup.sh PYTHON FOLDER
 set -euo pipefail
 python=$1
@@ -11,31 +11,31 @@ fail() {
 	exit 1
 }
 
-# The last error in pip's log, or its last line where pip names none.
+# The last error in pip's log, else its last line.
 reason() {
 	grep -E '^(ERROR|error)' "$1" | tail -n 1 || tail -n 1 "$1"
 }
 
-command -v "$python" >/dev/null || fail "no '$python' on PATH; install Python 3.11 or newer (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=/path/to/python3.11"
+command -v "$python" >/dev/null || fail "got no '$python' on PATH, expected Python 3.11 or newer. Fix: install it (Debian: apt install python3 python3-venv), or make setup PYTHON=/path/to/python3.11"
 version=$("$python" -c 'import platform; print(platform.python_version())') || fail "'$python' does not start"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "'$python' is Python $version, expected 3.11 or newer; name a newer one: make setup PYTHON=/path/to/python3.11"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || fail "Python $version has no venv module; install it (Debian: apt install python3-venv)"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python: got Python $version, expected 3.11 or newer. Fix: make setup PYTHON=/path/to/python3.11"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || fail "got Python $version without the venv module. Fix: install it (Debian: apt install python3-venv)"
 
-wanted="$version $PWD $(cat envs/requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)"
-if [ -f "$venv/complete" ] && [ "$(cat "$venv/complete")" = "$wanted" ]; then
+current="$version $PWD $(cat envs/requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)"
+if [ -f "$venv/complete" ] && [ "$(cat "$venv/complete")" = "$current" ]; then
 	exit 0
 fi
 
-# An environment of another Python, or moved from another folder, cannot be repaired in place.
+# Rebuild an environment of another Python version or from another folder.
 if [ -f "$venv/complete" ] && [ "$(cut -d' ' -f1,2 "$venv/complete")" != "$version $PWD" ]; then
 	rm -rf "$venv"
 fi
 have_kb=$(($(df -Pk . | awk 'NR == 2 { print $4 }') + $(du -sk "$venv" 2>/dev/null | cut -f1 || true) + 0))
-[ "$have_kb" -ge $((needed_gb * 1000 * 1000)) ] || fail "$((have_kb / 1000000)) GB free in $PWD, expected $needed_gb GB for the environment; free some space"
+[ "$have_kb" -ge $((needed_gb * 1000 * 1000)) ] || fail "$PWD: got $((have_kb / 1000000)) GB free, expected $needed_gb GB. Fix: free some space"
 
 rm -f "$venv/complete"
-echo "setup: installing into $venv (about $needed_gb GB, some minutes) ..." >&2
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "could not make the virtual environment $venv (see above)"
+echo "setup: installing into $venv (about $needed_gb GB, several minutes) ..." >&2
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "could not create the virtual environment $venv (see above)"
 log=$venv/setup.log
 "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r envs/requirements.lock >"$log" 2>&1 &
 installer=$!
@@ -49,5 +49,5 @@ done
 wait "$installer" || fail "installing envs/requirements.lock failed: $(reason "$log") (log: $log)"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --editable . >>"$log" 2>&1 ||
 	fail "installing this package failed: $(reason "$log") (log: $log)"
-echo "$wanted" >"$venv/complete"
+echo "$current" >"$venv/complete"
 echo "setup: done" >&2

@@ -32,17 +32,17 @@ def interpreter(folder, *, version="3.11.7", new_enough=0, venv=0):
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "reported"),
     [
-        ({"version": "3.9.2", "new_enough": 1}, "is Python 3.9.2, expected 3.11 or newer"),
-        ({"venv": 1}, "has no venv module; install it (Debian: apt install python3-venv)"),
+        ({"version": "3.9.2", "new_enough": 1}, "got Python 3.9.2, expected 3.11 or newer"),
+        ({"venv": 1}, "without the venv module. Fix: install it (Debian: apt install python3-venv)"),
     ],
 )
-def test_what_an_interpreter_lacks_is_one_line(tmp_path, answers, said):
+def test_what_an_interpreter_lacks_is_one_line(tmp_path, answers, reported):
     failed = setup(tmp_path, interpreter(tmp_path, **answers))
     assert failed.returncode == 1
     (line,) = failed.stderr.strip().splitlines()
-    assert line.startswith("setup: ") and said in line
+    assert line.startswith("setup: ") and reported in line
 
 
 def test_no_interpreter_is_one_line(tmp_path):

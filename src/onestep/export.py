@@ -1,4 +1,4 @@
-"""A generator for other people: one file of weights that builds itself, and a card that says what it is."""
+"""A one-step generator for publication: one self-contained file of weights and a model card."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
+from onestep import plugins
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.files import read_json, replacing, sha256_of_file, write_text
-from onestep.report.numbers import plain
 
 _WEIGHTS = "generator.safetensors"
 _SHOWN = {
     "mean": "Each number is the mean over its blocks of seeds.",
     "first": "Each number is that of the first block of seeds.",
-    "best": "Each number is the best of its blocks of seeds, which flatters.",
+    "best": "Each number is the best of its blocks of seeds, a biased estimate.",
 }
 _USE = """\
 from onestep.networks import load_denoiser
@@ -25,7 +25,7 @@ from onestep.sampling import generate
 from onestep.sampling.one_step import OneStep
 
 generator = load_denoiser("generator.safetensors")
-samples = next(generate(generator, OneStep(sigma={sigma}), seeds=range(16), batch=16))
+samples = next(generate(generator, OneStep({sigma}), seeds=range(16), batch=16))
 samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
 
 
@@ -34,19 +34,21 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
 
     Args:
         weights: A snapshot of the run.
-        run: The run's folder, with run.yaml and summary.json.
-        table: A table with numbers of this snapshot, `tables/{table}.json`; None for a card without numbers.
-        licence: Under which terms it is passed on. What comes from one of EDM's networks stays under CC BY-NC-SA 4.0.
-        folder: Receives both files.
+        run: The run's folder with run.yaml and summary.json.
+        table: tables/{table}.json with numbers of this snapshot; None for a card without numbers.
+        licence: Licence of the weights. Networks fine-tuned from EDM's checkpoints stay under CC BY-NC-SA 4.0.
+        folder: Destination of both files.
 
     Raises:
-        ValueError: The weights are no snapshot of a one-step generator, or the table has no row of it.
+        ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
     """
     snapshot = read_snapshot(weights)
     document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
-    if "sigma" not in document["objective"]:
+    objective = document["objective"]
+    if plugins.load("objectives", objective["name"]).samples_in != 1:
         raise ValueError(
-            f"{run}: objective {document['objective']['name']} trains no one-step generator; name another run"
+            f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
+            "Fix: choose the run of such an objective"
         )
     rows = [] if table is None else _rows(table, snapshot=f"{document['run']}@{weights.stem}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
     found = [row for row in rows if row["snapshot"] == snapshot]
     if not found:
         known = ", ".join(dict.fromkeys(row["snapshot"] for row in rows if row["snapshot"]))
-        raise ValueError(f"{table}: has no row of {snapshot}, only of {known}; name one of these, or leave --table out")
+        raise ValueError(f"{table}: got rows of {known}, expected one of {snapshot}. Fix: choose one, or omit --table")
     return found
 
 
@@ -75,41 +77,25 @@ def _card(
     licence: str,
     weights: Path,
 ) -> Iterator[str]:
-    """Yield the card's lines: front matter as model hubs read it, then prose."""
-    config = snapshot.config
-    yield from ("---", f"license: {licence}", "tags: [one-step, gan, edm, d2o]", "---", "")
+    """Yield the lines of the card: front matter of model hubs, description, use, numbers, run.yaml."""
+    config, objective = snapshot.config, document["objective"]
+    size, channels = config["img_resolution"], config["img_channels"]
+    conditioning = f"{config['label_dim']} classes" if config.get("label_dim") else "unconditional"
+    sigma = f"sigma={objective['sigma']}" if "sigma" in objective else ""
+    teacher = f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
+    yield from ("---", f"license: {licence}", f"tags: [one-step, {objective['name']}]", "---", "")
     yield from (f"# {document['run']}", "")
-    yield _description(config, document=document, summary=summary, images=int(weights.stem.partition("-")[0]))
-    yield from ("", "```python")
-    yield _USE.format(
-        sigma=document["objective"]["sigma"], size=config["img_resolution"], channels=config["img_channels"]
+    yield (
+        f"A one-step image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "
+        f"{summary['parameters']:,} parameters, {100 * summary['frozen_share']:.1f} % of them frozen, trained on "
+        f"{int(weights.stem.partition('-')[0]):,} images of {document['dataset']} with objective "
+        f"{objective['name']}{teacher}."
     )
-    yield from ("```", "")
+    yield from ("", "```python", _USE.format(sigma=sigma, size=size, channels=channels), "```", "")
     yield from _numbers(rows)
     yield from (f"SHA-256 of `{_WEIGHTS}`: `{sha256_of_file(weights)}`.", "")
     yield from ("The run, with every option:", "", "```yaml", yaml.safe_dump(dict(document), sort_keys=False).rstrip())
     yield "```"
-
-
-def _description(
-    config: Mapping[str, Any], *, document: Mapping[str, Any], summary: Mapping[str, Any], images: int
-) -> str:
-    """Return in a sentence what the generator is and how it came to be."""
-    size = config["img_resolution"]
-    return (
-        f"A one-step image generator, {config['img_channels']} x {size} x {size}, {_conditioning(config)}: "
-        f"{config['name']} with {summary['parameters']:,} parameters, {100 * summary['frozen_share']:.1f} % of them "
-        f"frozen, trained on {images:,} images of {document['dataset']} with objective "
-        f"{document['objective']['name']}{_teacher(document)}."
-    )
-
-
-def _conditioning(config: Mapping[str, Any]) -> str:
-    return f"{config['label_dim']} classes" if config.get("label_dim") else "unconditional"
-
-
-def _teacher(document: Mapping[str, Any]) -> str:
-    return f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
 
 
 def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -117,9 +103,9 @@ def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
     if not rows:
         return
     columns = [column for column, value in rows[0]["metrics"].items() if value is not None]
-    yield "| snapshot | sampler | evaluations | " + " | ".join(columns) + " |"
+    yield "| snapshot | sampler | NFE | " + " | ".join(columns) + " |"
     yield "|---" * (3 + len(columns)) + "|"
     for row in rows:
-        cells = [row["snapshot"], row["sampler"], str(row["nfe"]), *(plain(row["metrics"][c]) for c in columns)]
+        cells = [row["snapshot"], row["sampler"], str(row["nfe"]), *(f"{row['metrics'][c]:.15g}" for c in columns)]
         yield "| " + " | ".join(cells) + " |"
     yield from ("", _SHOWN[rows[0]["show"]], "")

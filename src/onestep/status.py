@@ -1,50 +1,44 @@
-"""How far each run is, which job trains it, and whether the code that trained it is the code that is here."""
+"""The state of each run: progress, newest metric, SLURM job, and whether the training code has changed since."""
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from onestep.files import read_json
-
-
-class Job(Protocol):
-    """What is known of a run's newest job of SLURM."""
-
-    job_id: str
-    state: str
-    restarts: int
-    gpu_hours: float | None
+from onestep.launch.jobs import JobSeen
+from onestep.models import Snapshot, parse_model
+from onestep.results import Results, State
 
 
 def status_lines(
     runs: Mapping[str, int],
     *,
     codes: Mapping[str, str],
-    job_of: Callable[[str], Job | None],
-    distances: Sequence[str],
+    job_of: Callable[[str], JobSeen | None],
+    metrics: Mapping[str, str],
     results: Path,
     state: Path,
 ) -> Iterator[str]:
-    """Yield one line a run.
+    """Yield one line for each run.
 
     Args:
-        runs: How many images each run is to see.
-        codes: Fingerprint of each run's training code as it is here now.
-        job_of: Returns a run's newest job, None where it has none; not asked of a run that is published.
-        distances: The metrics that are Frechet distances; the newest number of the first that was measured is shown.
-        results: The results folder.
-        state: Root of the work folders.
+        runs: Length of each run in images.
+        codes: Fingerprint of the current training code by run.
+        job_of: Returns the newest job of an unpublished run, None for none.
+        metrics: The value to show, by metric; the first metric with a measured snapshot counts.
+        results: The folder results/.
+        state: The folder of work folders.
     """
-    width = max(map(len, runs), default=0)
+    paths, width = Results(results), max(map(len, runs), default=0)
     for run, images in runs.items():
-        summary = results / "runs" / run / "summary.json"
+        summary = paths.summary(run)
         published = summary.exists()
-        said = [_finished(summary, code=codes[run]) if published else _under_way(state / run, images=images)]
-        said += [_distance(results / "metrics", run, distances), "" if published else _job(job_of(run))]
-        yield f"{run:<{width}}  {'; '.join(each for each in said if each)}"
+        progress = _finished(summary, code=codes[run]) if published else _progress(State(state).run(run), images=images)
+        facts = [progress, _newest(paths, run, metrics), "" if published else _job(job_of(run))]
+        yield f"{run:<{width}}  {'; '.join(filter(None, facts))}"
 
 
 def _finished(summary: Path, *, code: str) -> str:
@@ -52,12 +46,12 @@ def _finished(summary: Path, *, code: str) -> str:
     hours = facts["seconds"] * facts["world_size"] / 3600
     device = "CPU process" if facts["device"].startswith("CPU") else "GPU"
     restarts = f", restarted {facts['restarts']} times" if facts["restarts"] else ""
-    mark = "" if facts["codes"] == [code] else "; trained with other code than is here now"
+    mark = "" if facts["codes"] == [code] else "; the training code has changed since"
     return f"finished, {facts['images_seen']:,} images, {hours:.2f} {device} hours{restarts}{mark}"
 
 
-def _under_way(folder: Path, *, images: int) -> str:
-    """Return what the newest log of a run that is not published says."""
+def _progress(folder: Path, *, images: int) -> str:
+    """Return the last complete record of the newest log of an unpublished run."""
     logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
     lines = logs[-1].read_bytes().rpartition(b"\n")[0].splitlines() if logs else []
     if not lines:
@@ -67,28 +61,21 @@ def _under_way(folder: Path, *, images: int) -> str:
     return f"at {record['images_seen']:,} of {images:,} images, {losses}"
 
 
-def _distance(metrics: Path, run: str, names: Sequence[str]) -> str:
-    """Return the newest Frechet distance of a run, as `fid 2.31 at 1,000,000 images`."""
-    for name in names:
-        found = [read_json(path) | {"at": _images(path)} for path in metrics.glob(f"{run}@*/*/*.{name}.json")]
-        counted = [each for each in found if each["at"] is not None]
-        if counted:
-            newest = max(counted, key=lambda each: each["at"])
-            return f"{name} {_frechet(newest):.4g} at {newest['at']:,} images"
+def _newest(paths: Results, run: str, metrics: Mapping[str, str]) -> str:
+    """Return the metric of the newest measured snapshot, such as "fid 2.31 at 1,000,000 images"."""
+    for metric, value in metrics.items():
+        found = {}
+        for path in map(Path, glob.glob(str(paths.metric(f"{run}@*", "*", "*", metric)))):
+            model = parse_model(path.parents[1].name)
+            if isinstance(model, Snapshot):
+                found[model.images] = path
+        if found:
+            newest = max(found)
+            return f"{metric} {read_json(found[newest])['values'][value]:.4g} at {newest:,} images"
     return ""
 
 
-def _images(path: Path) -> int | None:
-    """Return the count of images in `metrics/{run}@{images}/...`; None where the snapshot is a chosen one."""
-    count = path.parent.parent.name.rpartition("@")[2]
-    return int(count) if count.isdecimal() else None
-
-
-def _frechet(measured: Mapping[str, Any]) -> float:
-    return measured["values"]["frechet"]
-
-
-def _job(job: Job | None) -> str:
+def _job(job: JobSeen | None) -> str:
     if job is None:
         return ""
     restarts = f", requeued {job.restarts} times" if job.restarts else ""

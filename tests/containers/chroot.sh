@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What can be tried of the container without an engine: install.sh on a bare Debian 12, then the first stage of the demo,
-# by the account that the image has, in the environment that the image sets, without a network.
-# Usage, as root: tests/containers/chroot.sh FOLDER       makes FOLDER, fills it with 8 GB, and takes it away at the end
+# Test of the container without an engine: install.sh on a bare Debian 12, then the first stage of the demo by the image's
+# account, in the image's environment, without a network.
+# Usage, as root: tests/containers/chroot.sh FOLDER       creates FOLDER, fills it with 8 GB, deletes it at the end
 #
-# Packages come from where this machine's apt and pip get theirs; their settings are handed in, and stand in no file here.
+# Packages come from the sources of this machine's apt and pip, whose settings are copied into the folder.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=${1:?usage: tests/containers/chroot.sh FOLDER}
-authorities=/etc/ssl/handed_in.crt # those that this machine trusts; Debian's own file is written anew by apt
+authorities=/etc/ssl/handed_in.crt # this machine's; apt overwrites Debian's own file
 began=$SECONDS
 
 fail() {
@@ -15,14 +15,14 @@ fail() {
 	exit 1
 }
 
-say() {
+report() {
 	echo "chroot.sh: $((SECONDS - began)) s: $1" >&2
 }
 
 [ "$(id -u)" = 0 ] || fail "started by $(id -un), expected root"
 command -v debootstrap >/dev/null || fail "no debootstrap on PATH; apt-get install debootstrap"
 
-# All mounts are made in a namespace of their own, so that none is left when the folder is taken away.
+# Mount in a separate namespace, so that no mount remains when the folder is deleted.
 if [ -z "${ONESTEP_CHROOT_INSIDE:-}" ]; then
 	[ ! -e "$root" ] || fail "$root is there already, expected a new folder"
 	trap 'rm -rf --one-file-system "$root"' EXIT
@@ -35,13 +35,13 @@ mirror() {
 		grep -oE '(https?|file)://[^ ]+' | head -n 1
 }
 
-# The folders of this machine from which pip takes packages; an index ("simple") names files that lie beside it.
+# The folders from which this machine's pip installs packages; an index ("simple") refers to files beside it.
 package_folders() {
 	{ python3 -m pip config list; env | grep '^PIP_' || true; } | grep -oE '(file://|=.?)/[^ '"'"']+' | grep -oE '/[a-z].*' |
 		sed 's:/simple/*$::' | sort --unique | while read -r path; do [ ! -d "$path" ] || echo "$path"; done
 }
 
-# pip's settings, as variables: those of files first, so that those of the environment win.
+# pip's settings as variables: those of files first, so that those of the environment override them.
 pip_settings() {
 	python3 -m pip config list | sed -nE "s/^(global|install)\.([a-z-]+)='(.*)'$/\2 \3/p" | while read -r name value; do
 		echo "PIP_$(echo "$name" | tr 'a-z-' 'A-Z_')=$value"
@@ -65,7 +65,7 @@ hand_in() {
 	done
 }
 
-# The repository as git knows it, changes that are not committed included.
+# The files of the repository, with uncommitted changes.
 copy_to() {
 	mkdir -p "$1"
 	git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from - | tar --extract --directory "$1"
@@ -77,7 +77,7 @@ install() {
 		chroot "$root" /opt/source/containers/install.sh "$1" /opt/source
 }
 
-# A command by the image's account, in the image's environment, in a network in which there is nothing.
+# A command by the image's account, in the image's environment, without a network.
 as_account() {
 	unshare --net env --ignore-environment HOME=/home/onestep PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 \
 		"$(command -v chroot)" --userspec=onestep:onestep "$root" /bin/bash -c "$(sed -n '/^%environment/,/^$/p' containers/onestep.def | tail -n +2)
@@ -85,19 +85,19 @@ cd ~/work; set -e; $1"
 }
 
 debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" "$(mirror)" >/dev/null
-say "Debian 12 with Python $(chroot "$root" python3 --version | cut -d' ' -f2), $(du -sm "$root" | cut -f1) MB"
+report "Debian 12 with Python $(chroot "$root" python3 --version | cut -d' ' -f2), $(du -sm "$root" | cut -f1) MB"
 hand_in
 copy_to "$root/opt/source"
 install environment
-say "install.sh environment"
+report "install.sh environment"
 install package
-say "install.sh package, $(du -sm "$root/opt/onestep" | cut -f1) MB of Python packages"
+report "install.sh package, $(du -sm "$root/opt/onestep" | cut -f1) MB of Python packages"
 
 copy_to "$root/home/onestep/work"
 chroot "$root" chown -R onestep:onestep /home/onestep
 sed -n '/^%test/,/^$/p' containers/onestep.def | tail -n +2 >"$root/tmp/test"
 as_account "[ \$(id -un) = onestep ]; . /tmp/test; onestep --help | head -n 1"
-say "%test of onestep.def, by $(as_account 'id -un')"
+report "%test of onestep.def, by $(as_account 'id -un')"
 as_account "snakemake --directory demo --profile profiles/local --cores 1 --quiet rules -- results/data/digits.zip"
-say "the demo's first stage"
+report "the demo's first stage"
 as_account "sha256sum demo/results/data/digits.zip"

@@ -1,4 +1,4 @@
-"""Dockerfile and onestep.def: one base, one set of steps; and what can be known of them without a container engine."""
+"""Dockerfile and onestep.def: one base, one set of steps; checks that need no container engine."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_both_set_the_same_environment():
     assert all(value.split("/")[1] == "cache" for value in caches.values())
 
 
-def test_both_say_what_they_are():
+def test_both_have_the_same_labels():
     (stated,) = all_of("LABEL")
     labels = dict(line.split(maxsplit=1) for line in section("labels"))
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -118,21 +118,21 @@ def test_both_say_what_they_are():
         assert f"onestep{':' if name == 'Dockerfile' else '-'}{project['version']}" in (CONTAINERS / name).read_text()
 
 
-def test_the_image_runs_what_it_is_told_and_not_as_root():
+def test_the_image_runs_any_command_and_not_as_root():
     assert all_of("ENTRYPOINT") == []
     assert all_of("USER") == ["1000:1000"]
     assert "--uid 1000 " in (CONTAINERS / "install.sh").read_text()
 
 
 def test_the_steps_refuse_what_is_not_the_repository(tmp_path):
-    for arguments, said in (
+    for arguments, reported in (
         ([], "usage"),
-        (["environment", str(tmp_path)], "found no envs/requirements.lock"),
+        (["environment", str(tmp_path)], "no envs/requirements.lock"),
         (["all", str(REPOSITORY)], "expected environment or package"),
     ):
         done = subprocess.run(["sh", CONTAINERS / "install.sh", *arguments], capture_output=True, text=True)
         assert done.returncode == 1
-        assert said in done.stderr
+        assert reported in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -85,7 +85,7 @@ def test_published_statistics_give_the_number_that_their_features_give(generated
 def test_the_pair_of_the_right_width_is_taken(generated, published):
     spatial = _statistics(read_arrays(generated).arrays["features"])
     path = published(mu=np.zeros(9), sigma=np.eye(9), mu_s=spatial["mu"], sigma_s=spatial["sigma"])
-    found = read_reference(path, width=_WIDTH, takes_statistics=True)
+    found = read_reference(path, width=_WIDTH, weights_sha256="a" * 64, takes_statistics=True)
     assert found.facts["statistics"] == "mu_s, sigma_s"
     np.testing.assert_array_equal(found.real.mean, spatial["mu"])
 
@@ -136,7 +136,7 @@ def test_the_images_of_a_published_batch_become_features(generated, published, t
 
     network = FeatureNetwork(extractor=first_six, weights=weights, options={"name": "first_six"}, name="six")
     write_features(network, path, output=output, subject={"input": "adm"})
-    facts = read_reference(output, width=_WIDTH, takes_statistics=False).facts
+    facts = read_reference(output, width=_WIDTH, weights_sha256=sha256_of_file(weights), takes_statistics=False).facts
     assert facts == {"input": "adm", "images": 20, "sha256": read_arrays(output).about["pixels_sha256"]}
     with pytest.raises(ValueError, match="different weights of the feature network"):
         _measured(PrecisionRecall(), generated, output, tmp_path)

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that does, request by request, what it is told to: well or badly."""
+"""A real HTTP server on loopback with a scripted behaviour for each request, correct or faulty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Behaviour = Callable[["Handler", "Served"], None]
 
 @dataclass
 class Served:
-    """A file of the server: what it is now, what to do with the next requests, and what was asked."""
+    """A file of the server: content, behaviours for the next requests, and the ranges requested so far."""
 
     content: bytes
     etag: str | None = '"one"'
@@ -43,10 +43,10 @@ class Handler(BaseHTTPRequestHandler):
             behave(self, served)
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def head(self, status: int, **headers: object) -> None:
-        """Send a status and headers; `_` stands for `-`."""
+        """Send a status and headers; `_` means `-`."""
         self.send_response(status)
         self.send_header("Connection", "close")
         for name, value in headers.items():
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def start(self, served: Served) -> int:
-        """Return the first byte that is asked for, 0 where the client has another version of the file."""
+        """Return the first requested byte; 0 if the client has another version of the file."""
         asked, version = self.headers["Range"], self.headers["If-Range"]
         if asked is None or version not in (None, served.etag):
             return 0
@@ -98,7 +98,7 @@ def ignoring_ranges(handler: Handler, served: Served) -> None:
 
 
 def lying_range(handler: Handler, served: Served) -> None:
-    """Answer with other bytes than those asked for, and say so."""
+    """Answer with other bytes than requested, with their range."""
     total = len(served.content)
     handler.head(206, Content_Length=total - 1, Content_Range=f"bytes 1-{total - 1}/{total}", ETag=served.etag)
     handler.wfile.write(served.content[1:])
@@ -140,7 +140,7 @@ def slowly(piece: int, pause: float) -> Behaviour:
 
 
 def silent(handler: Handler, served: Served) -> None:
-    """Send half, then nothing for longer than anybody waits."""
+    """Send half, then nothing for longer than any client waits."""
     handler.head_for(served, 0)
     handler.wfile.write(served.content[: len(served.content) // 2])
     time.sleep(1.0)
@@ -163,7 +163,7 @@ def chunked(*, whole: bool = True) -> Behaviour:
 
 
 def without_length(handler: Handler, served: Served) -> None:
-    """Serve as in the old days: whatever comes before the end of the connection is the file."""
+    """Serve without a length: the file ends with the connection."""
     handler.head(200)
     handler.wfile.write(served.content)
 

@@ -44,10 +44,10 @@ def test_what_was_measured_otherwise_is_not_comparable(fact: str, tmp_path: Path
 
 def test_files_without_a_common_value_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert compared(tmp_path, values={"precision": 0.5}) == 1
-    assert "a.json has frechet, " in capsys.readouterr().err
+    assert "a.json: frechet" in capsys.readouterr().err
 
 
 def test_what_is_no_measurement_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "t.json").write_text("[]")
     assert main(["compare", str(tmp_path / "t.json"), str(tmp_path / "t.json")]) == 1
-    assert "no measurement; expected a file of results/metrics/" in capsys.readouterr().err
+    assert "t.json: got no measurement" in capsys.readouterr().err

@@ -9,10 +9,11 @@ import json
 import re
 
 import pytest
-from results_tree import other_method, row
+from results_tree import number, other_method, row
 
-from onestep.report.formats import as_csv, as_latex, as_markdown, latex, write_table
+from onestep.report.formats import as_csv, as_latex, as_markdown, latex
 from onestep.report.table import Table
+from onestep.report.tabulation import write_table
 
 TABLE = Table(
     name="small",
@@ -22,6 +23,7 @@ TABLE = Table(
     show="mean",
     columns={"fd": "fd.frechet", "recall": "pr.recall"},
     directions={"fd": "lower", "recall": "higher"},
+    drawn="fd",
     rows=(
         row(
             "teacher",
@@ -51,25 +53,36 @@ TABLE = Table(
     ),
 )
 
-MARKDOWN = """\
-### Ours &amp; theirs_1 \\| 100 %
-
-| run | sampler | evaluations | images | frozen | snapshot | FD \u2193 | FD published | difference | recall \u2191 |
-| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |
-| teacher | heun | 35 | not trained here | not trained here | not trained here | 3.10 \u00b1 0.04 | 3 \\[1\\] | +0.10 | \
-**0.7000** (1 of 2 blocks) |
-| d2o_f \u2020 | one_step | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | **2.25 \u00b1 0.12** | not published | \
-not published | 0.50 \u00b1 0.06 |
-| d2o\\|&lt;b> | one_step | 1 | 40,000 | 0 % | last | not measured | 1.54 | not measured | not measured |
-| SiD | not run here | 1 | \\~400 M | not published | not published | not measured | 1.923 \\[1\\] | not measured | \
-not measured |
-
-Mean \u00b1 standard deviation over 2 blocks of seeds (0-1999, 2000-3999).  
-Bold: the best of its column (\u2193 lower is better, \u2191 higher is better).  
-\u2020 Trained with other code: the training code has changed since this snapshot was made.  
-Not run here: another method, with the numbers of its authors.  
-\\[1\\] EDM_1, Table 2 \\[v2\\]  
-"""
+HEAD = [
+    "run",
+    "sampler",
+    "NFE",
+    "images",
+    "frozen",
+    "snapshot",
+    "FD \u2193",
+    "FD published",
+    "FD difference",
+    "recall \u2191",
+]
+HERE, PUBLISHED, MEASURED = "not trained here", "not published", "not measured"
+CELLS = [
+    ["teacher", "heun", "35", HERE, HERE, HERE, "3.10 \u00b1 0.04", "3 \\[1\\]", "+0.10", "**0.7000** (1 of 2 blocks)"],
+    [
+        "d2o_f \u2020",
+        "one_step",
+        "1",
+        "40,000",
+        "79 %",
+        "lowest FD of 4, seeds 0-1999",
+        "**2.25 \u00b1 0.12**",
+        PUBLISHED,
+        PUBLISHED,
+        "0.50 \u00b1 0.06",
+    ],
+    ["d2o\\|&lt;b>", "one_step", "1", "40,000", "0 %", "last", MEASURED, "1.54", MEASURED, MEASURED],
+    ["SiD", "not run here", "1", "\\~400 M", PUBLISHED, PUBLISHED, MEASURED, "1.923 \\[1\\]", MEASURED, MEASURED],
+]
 
 CSV = """\
 run,sampler,label,dataset,nfe,images_seen,snapshot,snapshot_policy,average,frozen_share,shown,\
@@ -88,7 +101,7 @@ not measured,not measured,0,false,1.923,not measured,"EDM_1, Table 2 [v2]",not m
 LATEX = r"""% Ours & theirs_1 | 100 %
 \begin{tabular}{llrrrlrrrr}
 \toprule
-run & sampler & evaluations & images & frozen & snapshot & FD $\downarrow$ & FD published & difference & recall $\uparrow$ \\
+run & sampler & NFE & images & frozen & snapshot & FD $\downarrow$ & FD published & FD difference & recall $\uparrow$ \\
 \midrule
 teacher & heun & 35 & not trained here & not trained here & not trained here & $3.10 \pm 0.04$ & 3 [1] & +0.10 & $\mathbf{0.7000}$ (1 of 2 blocks) \\
 d2o\_f$^\dagger$ & one\_step & 1 & 40,000 & 79 \% & lowest FD of 4, seeds 0-1999 & $\mathbf{2.25 \pm 0.12}$ & not published & not published & $0.50 \pm 0.06$ \\
@@ -104,8 +117,29 @@ SiD & not run here & 1 & \textasciitilde{}400 M & not published & not published 
 """
 
 
-def test_markdown_is_exactly_this():
-    assert as_markdown(TABLE) == MARKDOWN
+def markdown_cells(text):
+    """Return the cells of a Markdown table, and the sides to which its columns are aligned."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head, ruler, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    return head, ["right" if each.endswith(":") else "left" for each in ruler], rows
+
+
+def test_markdown_has_these_cells():
+    text = as_markdown(TABLE)
+    head, sides, rows = markdown_cells(text)
+    assert (head, rows) == (HEAD, CELLS)
+    assert [name for name, side in zip(head, sides, strict=True) if side == "left"] == ["run", "sampler", "snapshot"]
+    title, *_, last = text.splitlines()
+    assert title == "### Ours &amp; theirs_1 \\| 100 %"
+    assert last == "\\[1\\] EDM_1, Table 2 \\[v2\\]  "
+    assert text.count("\u2020") == 2
+
+
+def test_a_caption_is_above_the_cells():
+    table = dataclasses.replace(TABLE, caption="One step & 35.")
+    assert as_markdown(table).splitlines()[2] == "One step &amp; 35."
+    assert as_latex(table).splitlines()[1] == "% One step & 35."
+    assert as_csv(table) == CSV
 
 
 def test_csv_is_exactly_this():
@@ -117,11 +151,8 @@ def test_latex_is_exactly_this():
 
 
 def test_no_cell_is_blank():
-    for line in csv.reader(io.StringIO(as_csv(TABLE))):
+    for line in [*csv.reader(io.StringIO(as_csv(TABLE))), *markdown_cells(as_markdown(TABLE))[2]]:
         assert all(line)
-    for line in as_markdown(TABLE).splitlines():
-        if line.startswith("|"):
-            assert all(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
 
 
 def test_every_latex_row_fills_the_columns_and_every_brace_closes():
@@ -150,27 +181,21 @@ def test_latex_reads_nothing_in_a_name_as_a_command(text, escaped):
 
 
 def test_all_five_files_are_written(tmp_path):
-    write_table(tmp_path, table=TABLE, drawn="fd")
+    write_table(tmp_path, table=TABLE)
     assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".csv", ".json", ".md", ".svg", ".tex"]
-    assert (tmp_path / "small.md").read_text(encoding="utf-8") == MARKDOWN
+    assert (tmp_path / "small.md").read_text(encoding="utf-8") == as_markdown(TABLE)
     rows = json.loads((tmp_path / "small.json").read_text())
     assert rows[2]["metrics"] == {"fd": None, "recall": None}
     assert rows[2]["published"] == {"fd": 1.54}
 
 
-@pytest.mark.parametrize(
-    ("show", "note", "words"),
-    [
-        ("first", "The first of 2 blocks of seeds (0-1999, 2000-3999); mean, deviation,", "first block"),
-        ("best", "The best of 2 blocks of seeds (0-1999, 2000-3999), which flatters; mean, deviation,", "best block"),
-    ],
-)
-def test_a_table_of_single_blocks_says_so_everywhere_and_shows_no_deviation(show, note, words):
-    rows = tuple(dataclasses.replace(row, show=show) for row in TABLE.rows)
-    table = dataclasses.replace(TABLE, rows=rows, show=show)
+@pytest.mark.parametrize(("show", "words"), [("first", "first block"), ("best", "best block")])
+def test_a_table_of_single_blocks_shows_no_deviation(show, words):
+    table = dataclasses.replace(TABLE, show=show)
     markdown, latex_text = as_markdown(table), as_latex(table)
-    assert note in markdown and note in latex_text
-    assert "| **2.250** | not published | not published | 0.5000 |" in markdown
+    blocks = "of 2 blocks of seeds (0-1999, 2000-3999)"
+    assert blocks in markdown and blocks in latex_text
+    assert markdown_cells(markdown)[2][1][6:] == ["**2.250**", PUBLISHED, PUBLISHED, "0.5000"]
     assert r"$\mathbf{2.250}$" in latex_text
     assert "\u00b1" not in markdown and r"\pm" not in latex_text
     lines = list(csv.DictReader(io.StringIO(as_csv(table))))
@@ -178,21 +203,23 @@ def test_a_table_of_single_blocks_says_so_everywhere_and_shows_no_deviation(show
     assert "fd_std" not in lines[0] and lines[1]["fd"] == "2.25" and lines[0]["fd_difference"].startswith("0.104")
 
 
-def several_datasets():
-    """Return the table without a dataset of its own, its rows on two, one of them of another average."""
+def test_a_family_of_runs_shows_its_deviation_in_any_table():
+    numbers = {"fd": number((2.0, 0.5, 2, False)), "recall": number(None)}
+    family = dataclasses.replace(TABLE.rows[1], models=("a@1", "b@1", "c@1"), numbers=numbers)
+    table = dataclasses.replace(TABLE, show="first", rows=(TABLE.rows[0], family))
+    assert markdown_cells(as_markdown(table))[2][1][6] == "2.0 \u00b1 0.5"
+    lines = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert [line["shown"] for line in lines] == ["first block", "mean of 3 runs"]
+    assert lines[1]["fd_std"] == "0.5"
+
+
+def test_rows_of_several_datasets_and_emas_name_them():
     first, second, third, other = TABLE.rows
     second = dataclasses.replace(second, dataset="letters", ema=100_000.0, snapshot="d2o_f@30000-ema100000")
-    return dataclasses.replace(TABLE, dataset=None, rows=(first, second, third, other))
-
-
-def test_rows_of_several_datasets_and_averages_say_which():
-    text = as_markdown(several_datasets())
-    assert "| run | sampler | dataset | evaluations | images | frozen | snapshot | average |" in text
-    assert (
-        "| d2o_f \u2020 | one_step | letters | 1 | 40,000 | 79 % | lowest FD of 4, seeds 0-1999 | 100,000 images |"
-        in text
-    )
-    assert "| SiD | not run here | digits | 1 | \\~400 M | not published | not published | not published |" in text
-    assert "best of its column within its dataset; datasets are not compared" in text
-    assert "&".join(["run ", " sampler ", " dataset ", " evaluations "]) in as_latex(several_datasets())
-    assert "letters,1,40000,d2o_f@30000-ema100000," in as_csv(several_datasets())
+    table = dataclasses.replace(TABLE, dataset=None, rows=(first, second, third, other))
+    head, _, rows = markdown_cells(as_markdown(table))
+    assert head[:8] == ["run", "sampler", "dataset", "NFE", "images", "frozen", "snapshot", "EMA"]
+    assert [rows[1][2], rows[1][7]] == ["letters", "100,000 images"]
+    assert rows[3][:8] == ["SiD", "not run here", "digits", "1", "\\~400 M", PUBLISHED, PUBLISHED, PUBLISHED]
+    assert as_latex(table).splitlines()[3].startswith("run & sampler & dataset & NFE &")
+    assert "letters,1,40000,d2o_f@30000-ema100000," in as_csv(table)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from results_tree import CONFIG, Story, other_method, write_results
+from results_tree import Story, other_method, write_results
 
 from onestep.report.evidence import read_evidence
 from onestep.report.page import write_page
+from onestep.report.table import Number
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -32,6 +33,7 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 WIDTHS = (1280, 720, 420)
+TEXT = 8 * 96 / 72  # size of the text in a chart, in px
 
 pytestmark = [
     pytest.mark.browser,
@@ -43,37 +45,16 @@ MEASURE = """
 <script>
 addEventListener('load', () => {
   const box = element => element.getBoundingClientRect();
-  const both = (one, other, least) =>
-    Math.min(one.right, other.right) - Math.max(one.left, other.left) > least &&
-    Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > least;
   const cut = [...document.querySelectorAll('body *')].filter(element =>
-    !element.closest('.scroll, pre, svg') && (box(element).right > innerWidth + .5 || box(element).left < -.5));
-  const charts = [...document.querySelectorAll('svg text')].filter(text => {
-    const outer = box(text.closest('svg')), inner = box(text);
-    return inner.right > outer.right + .5 || inner.left < outer.left - .5 || inner.top < outer.top - .5
-      || inner.bottom > outer.bottom + .5;
-  });
-  const labels = [...document.querySelectorAll('svg.chart')].flatMap(svg => {
-    const found = [...svg.querySelectorAll('.label tspan')].map(box);
-    return found.filter((each, index) => found.slice(0, index).some(other => both(each, other, 3)));
-  });
-  const covered = [...document.querySelectorAll('svg.points')].flatMap(svg => {
-    const names = [...svg.querySelectorAll('.label tspan')].map(box);
-    return [...svg.querySelectorAll('circle')].map(box).filter(each => names.some(name => both(each, name, 1)));
-  });
+    !element.closest('.scroll, pre') && (box(element).right > innerWidth + .5 || box(element).left < -.5));
+  const charts = [...document.images].filter(image => image.src.startsWith('data:image/svg'));
   parent.postMessage(JSON.stringify({
     width: innerWidth,
     page: document.documentElement.scrollWidth,
     cut: cut.map(element => element.tagName + '.' + element.className).slice(0, 9),
     scrolled: [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length,
-    charts: charts.map(text => text.textContent),
-    overlapping: labels.length,
-    covered: covered.length,
-    points: document.querySelectorAll('svg.points circle').length,
     images: [...document.images].map(image => image.naturalWidth),
-    smallest: Math.min(...[...document.querySelectorAll('svg text')].map(text =>
-      parseFloat(getComputedStyle(text).fontSize) * box(text.closest('svg')).width
-      / text.closest('svg').viewBox.baseVal.width)),
+    charts: charts.map(image => box(image).width / Number(image.getAttribute('width'))),
   }), '*');
 });
 </script>
@@ -125,10 +106,8 @@ def requested(address, *, folder: Path):
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("work")
     story = Story(other_code=("digits_d2o",), published={"digits_d2o": {"fd": 1.66}})
-    write_results(root / "results", story=story)
-    evidence = read_evidence(
-        root / "results", config_text=story.config_text, benchmarks=root / "benchmarks", reproduce=("make demo",)
-    )
+    config = write_results(root / "results", story=story)
+    evidence = read_evidence(root / "results", config=config, benchmarks=root / "benchmarks", reproduce=("make demo",))
     path = root / "results" / "report" / "index.html"
     write_page(path, evidence=evidence)
     return path
@@ -140,53 +119,41 @@ def test_nothing_sticks_out_and_nothing_is_cut_off(page, width, tmp_path):
     assert found["width"] == width
     assert found["page"] <= width
     assert found["cut"] == []
-    assert found["charts"] == []
     assert found["scrolled"] == (0 if width > 1000 else 2)
-    assert found["overlapping"] == 0
-    assert (found["covered"], found["points"]) == (0, 5)
-    assert found["smallest"] >= 9
-    assert len(found["images"]) == 8
+    assert len(found["images"]) == 4 + 9
     assert min(found["images"]) > 0
+    assert len(found["charts"]) == 9
+    assert min(found["charts"]) * TEXT >= 9
 
 
 @pytest.fixture(scope="module")
 def crowded(page):
-    """The page with the table of a paper: other methods in one column, and ours at many evaluations and at few."""
+    """The page with the table of a paper: other methods in one column, and ours with many evaluations and with few."""
     root = page.parents[2]
-    evidence = read_evidence(root / "results", config_text=CONFIG, benchmarks=root / "benchmarks", reproduce=())
+    evidence = read_evidence(
+        root / "results", config=root / "config.yaml", benchmarks=root / "benchmarks", reproduce=()
+    )
     shown = evidence.tables[0]
     many, _, *tuned = shown.table.rows
     further = [replace(many, nfe=nfe, label=f"EDM, {nfe} evaluations, stochastic") for nfe in (79, 511)]
-    columns = dict.fromkeys(shown.table.columns)
+    numbers = dict.fromkeys(shown.table.columns, Number())
     others = [
-        other_method(f"Method {place}", published={"fd": 1.5 + 0.02 * place**2}, metrics=columns, nfe=1)
+        other_method(f"Method {place}", published={"fd": 1.5 + 0.02 * place**2}, numbers=numbers, nfe=1)
         for place in range(9)
     ]
     rows = tuple(replace(row, dataset=dataset) for dataset in "ab" for row in (many, *further, *tuned, *others))
     table = replace(shown.table, rows=rows, dataset=None)
-    shown = replace(shown, table=table, samples=(None,) * len(rows), curves=())
+    shown = replace(shown, table=table, samples=({},) * len(rows), curves=((),) * len(rows))
     path = page.parent / "crowded.html"
     write_page(path, evidence=replace(evidence, tables=(shown,)))
     return path
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_names_of_many_points_keep_apart_and_leave_the_points_free(crowded, width, tmp_path):
+def test_a_page_of_many_rows_and_datasets_fits(crowded, width, tmp_path):
     found = measured(crowded, width=width, folder=tmp_path)
-    assert (found["points"], found["overlapping"], found["covered"]) == (30, 0, 0)
-    assert (found["charts"], found["cut"]) == ([], [])
-    assert found["smallest"] >= 9
-
-
-def test_names_upon_names_and_points_would_be_seen(page, tmp_path):
-    text = page.read_text(encoding="utf-8")
-    start = text.index('<svg class="chart points"')
-    chart = text[start : text.index("</svg>", start)]
-    place = re.search(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', chart)
-    moved = re.sub(r'<tspan x="[\d.]+" y="[\d.]+"', f'<tspan x="{place[1]}" y="{place[2]}"', chart)
-    (tmp_path / "broken.html").write_text(text.replace(chart, moved), encoding="utf-8")
-    found = measured(tmp_path / "broken.html", width=1280, folder=tmp_path)
-    assert found["overlapping"] == 3 and found["covered"] >= 1
+    assert (found["cut"], found["page"] <= width, len(found["charts"])) == ([], True, 2 + 7)
+    assert min(found["charts"]) * TEXT >= 9
 
 
 def test_a_tables_file_of_its_chart_is_painted(page, tmp_path):
@@ -215,12 +182,28 @@ def test_a_request_would_be_seen(tmp_path):
     assert requested((tmp_path / "asks.html").as_uri(), folder=tmp_path) == ["http://example.invalid/pixel.png"]
 
 
+def screenshot(page, folder, *flags):
+    browse(page.as_uri(), *flags, f"--screenshot={folder / 'page.png'}", folder=folder)
+    return np.asarray(Image.open(folder / "page.png").convert("L")).astype(float)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_painted(page, width, tmp_path):
-    picture = tmp_path / "page.png"
-    browse(page.as_uri(), f"--window-size={width},1400", f"--screenshot={picture}", folder=tmp_path)
-    pixels = np.asarray(Image.open(picture).convert("L")).astype(float)
+    pixels = screenshot(page, tmp_path, f"--window-size={width},1400", "--blink-settings=preferredColorScheme=1")
     assert pixels.shape == (1400, width)
     # A page of text and pictures is neither blank nor one gray.
     assert (pixels < 64).mean() > 0.02
     assert (pixels > 192).mean() > 0.3
+
+
+def test_in_dark_mode_the_page_and_the_text_of_its_charts_change_sides(page, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    charts = re.findall(r'<img src="data:image/svg[^>]*>', text)
+    style = text[text.index("<style>") : text.index("</style>")]
+    (tmp_path / "charts.html").write_text(f"<!doctype html>{style}</style><body>{charts[0]}")
+    shades = {}
+    for name, scheme in (("light", 1), ("dark", 0)):
+        flags = ("--window-size=480,400", f"--blink-settings=preferredColorScheme={scheme}")
+        shades[name] = screenshot(tmp_path / "charts.html", tmp_path, *flags)
+    assert np.median(shades["light"]) > 240 and (shades["light"] < 64).sum() > 100
+    assert np.median(shades["dark"]) < 40 and (shades["dark"] > 200).sum() > 100

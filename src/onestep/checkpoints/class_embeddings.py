@@ -1,6 +1,6 @@
-"""Tables of class embeddings: those that this pipeline makes, and the published one, of which nothing is executed.
+"""Tables of class embeddings: those of this pipeline, and the published one, of which nothing is executed.
 
-Ours are safetensors. The published one is a pickled `torch.nn.Embedding` of StyleGAN-XL (arXiv:2202.00273),
+This pipeline writes safetensors. The published one is a pickled `torch.nn.Embedding` of StyleGAN-XL (arXiv:2202.00273),
 `in_embeddings/tf_efficientnet_lite0.pkl`: features of EfficientNet-lite0, averaged over each class of ImageNet,
 [1000, 320] in the usual order of its classes.
 """
@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._pickle_file import read_pickle_file
-from onestep.checkpoints._stack_machine import kind
 from onestep.checkpoints._tensor_file import read_tensors, write_tensors
-from onestep.checkpoints._vocabulary import Module, StoredTensor, embedding_vocabulary
+from onestep.checkpoints.safe_pickle import kind, read_pickle_file
+from onestep.checkpoints.saved_modules import Module, StoredTensor, allowed_globals
 from onestep.files import canonical_json
 
 _KEY = "embed"
@@ -26,7 +25,7 @@ _SUFFIX = ".safetensors"
 
 
 def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str, Any]) -> None:
-    """Write a table, float32 [K, E], a row a class, whole or not at all; equal input gives equal bytes.
+    """Write a table, float32 [K, E], one row per class, complete or not at all; equal input gives equal bytes.
 
     Args:
         path: Ends in `.safetensors`.
@@ -37,19 +36,19 @@ def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str
         ValueError: The name has another ending.
     """
     if Path(path).suffix != _SUFFIX:
-        raise ValueError(f"{path}: expected a name that ends in {_SUFFIX}, by which the file is known again")
+        raise ValueError(f"{path}: expected a name that ends in {_SUFFIX}, by which the format is recognized")
     write_tensors(path, {_KEY: table}, texts={"format": _FORMAT, "note": canonical_json(dict(note))})
 
 
 def read_class_embeddings(path: Path | str) -> Tensor:
-    """Read a table: float32 [K, E], a row a class.
+    """Read a table: float32 [K, E], one row per class.
 
     Args:
-        path: What `write_class_embeddings` wrote, if it ends in `.safetensors`; else the published pickle.
+        path: A file of `write_class_embeddings` if it ends in `.safetensors`; else the published pickle.
 
     Raises:
         ValueError: The file is not a pickled dict with one `torch.nn.Embedding` under `embed`, is damaged, or names a
-            global that is not on the list; or is not what `write_class_embeddings` wrote.
+            global that is not allowed; or is not a file of `write_class_embeddings`.
         OSError: The file cannot be opened.
     """
     return _read_ours(Path(path)) if Path(path).suffix == _SUFFIX else _read_published(Path(path))
@@ -64,7 +63,7 @@ def _read_ours(path: Path) -> Tensor:
 
 def _read_published(path: Path) -> Tensor:
     try:
-        document, budget = read_pickle_file(path, vocabulary=embedding_vocabulary)
+        document, budget = read_pickle_file(path, allowed=allowed_globals)
         stored = _weight(document)
         budget.copy(len(stored.storage.raw))
         return _table(stored)

@@ -1,8 +1,6 @@
-"""Reads the pickles in which EDM, and trainers made from it, keep networks, without executing anything in them.
+"""Networks pickled in EDM's persistence format, read without executing anything in the file.
 
-Source: NVlabs/edm, `torch_utils/persistence.py` (the format); an ordinary unpickler would run source text that the
-file carries. Here `_stack_machine` reads the stream, `_vocabulary` lists what it may name, and `_storage` reads the
-numbers.
+Source: NVlabs/edm, `torch_utils/persistence.py`. An ordinary unpickler would run the source text in the file.
 """
 
 from __future__ import annotations
@@ -15,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._pickle_file import read_pickle_file
-from onestep.checkpoints._stack_machine import Budget, kind
-from onestep.checkpoints._storage import Storage
-from onestep.checkpoints._vocabulary import Module, StoredTensor, edm_vocabulary
+from onestep.checkpoints.safe_pickle import Budget, kind, read_pickle_file
+from onestep.checkpoints.saved_modules import Module, Storage, StoredTensor, allowed_globals
 
 _MOST_TENSORS = 20_000
 _DEEPEST = 64
@@ -27,12 +23,12 @@ _LONGEST_NAME = 512
 
 @dataclass(frozen=True, kw_only=True)
 class EdmCheckpoint:
-    """A network out of a file.
+    """A network from a file.
 
     Attributes:
-        config: The keyword arguments its constructor was given; plain Python values.
-        state_dict: Its parameters and buffers, with torch's names in torch's order. Tied weights share memory.
-        class_name: The class it had, for the record: nothing depends on it.
+        config: Keyword arguments of its constructor; plain Python values.
+        state_dict: Parameters and buffers, with torch's names in torch's order. Tied weights share memory.
+        class_name: Name of its class, for the record only.
     """
 
     config: dict[str, Any]
@@ -41,31 +37,35 @@ class EdmCheckpoint:
 
 
 def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
-    """Read the network under `ema` from one of EDM's or D2O's network pickles (protocols 2 to 5).
-
-    Takes about the memory of the weights, beside the file's own pages.
+    """Read the EMA network (key `ema`) of a network pickle of EDM or D2O, protocols 2 to 5.
 
     Raises:
-        ValueError: The file is not such a pickle, is damaged, or names a global that is not on the list.
+        ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
         OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
-        return _read(path)
+        document, budget = read_pickle_file(path, allowed=allowed_globals)
+        network = _ema(document)
+        return EdmCheckpoint(
+            config=_config(network, budget),
+            state_dict=_state_dict(network, budget),
+            class_name=network.class_name[:200],
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}; expected one of EDM's network pickles, whole as published") from None
 
 
 def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a pickle that is one network, as NVIDIA publishes those that metrics look through.
+    """Read the tensors of a pickle that is one network, the format of NVIDIA's feature extractors.
 
     Raises:
-        ValueError: The file is not such a pickle, is damaged, or names a global that is not on the list.
+        ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
         OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
-        network, budget = read_pickle_file(path, vocabulary=edm_vocabulary)
+        network, budget = read_pickle_file(path, allowed=allowed_globals)
         if type(network) is not Module:
             raise ValueError(f"the file holds {kind(network)}, not a network")
         return _state_dict(network, budget)
@@ -73,16 +73,7 @@ def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {error}; expected one of NVIDIA's metric networks as a pickle") from None
 
 
-def _read(path: Path) -> EdmCheckpoint:
-    document, budget = read_pickle_file(path, vocabulary=edm_vocabulary)
-    network = _network(document)
-    return EdmCheckpoint(
-        config=_config(network, budget), state_dict=_state_dict(network, budget), class_name=network.class_name[:200]
-    )
-
-
-def _network(document: Any) -> Module:
-    """Return the moving average of the network, which is what EDM samples from."""
+def _ema(document: Any) -> Module:
     if type(document) is not dict:
         raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
     if "ema" not in document:
@@ -97,14 +88,14 @@ def _network(document: Any) -> Module:
 def _config(network: Module, budget: Budget) -> dict[str, Any]:
     arguments = network.state.get("_init_kwargs")
     if type(arguments) is not dict:
-        raise ValueError("the network has no record (_init_kwargs) of the arguments that it was made with")
+        raise ValueError("the network has no record (_init_kwargs) of its constructor's arguments")
     if network.state.get("_init_args"):
-        raise ValueError("the network was made with arguments without names (_init_args), which cannot be told apart")
+        raise ValueError("the network's constructor got arguments without names (_init_args), which are not supported")
     return _plain(arguments, budget=budget, depth=0)
 
 
 def _plain(value: Any, *, budget: Budget, depth: int) -> Any:
-    """Return a copy of `value` made of plain values; refuses what unfolds too far."""
+    """Return a copy of `value` made of plain values; refuse one that unfolds too far."""
     budget.step()
     if depth > _DEEPEST:
         raise ValueError(f"the network's arguments are nested deeper than {_DEEPEST} levels")
@@ -118,25 +109,33 @@ def _plain(value: Any, *, budget: Budget, depth: int) -> Any:
 
 
 def _state_dict(network: Module, budget: Budget) -> dict[str, Tensor]:
-    stored = {}
+    stored: dict[str, StoredTensor] = {}
     for name, tensor in _tensors(network, "", budget=budget, depth=0):
         if name in stored or len(stored) >= _MOST_TENSORS or len(name) > _LONGEST_NAME:
-            raise ValueError(f"the tensor {name[:80]!r} is there twice, or has too long a name, or is one too many")
+            raise ValueError(f"the tensor {name[:80]!r} is there twice, has too long a name, or is one too many")
         stored[name] = tensor
         budget.copy(tensor.count * tensor.storage.dtype.itemsize)
     if not stored:
         raise ValueError("the network has no weights")
-    return _loaded(stored, budget)
+    storages: dict[Storage, Tensor] = {}
+    for tensor in stored.values():
+        if tensor.storage not in storages:
+            budget.copy(len(tensor.storage.raw))
+            storages[tensor.storage] = tensor.storage.load()
+    return {
+        name: torch.as_strided(storages[tensor.storage], tensor.size, tensor.stride, tensor.offset)
+        for name, tensor in stored.items()
+    }
 
 
 def _tensors(module: Module, prefix: str, *, budget: Budget, depth: int) -> Iterator[tuple[str, StoredTensor]]:
-    """Yield a module's tensors as torch orders them: parameters, buffers that are saved, then the parts."""
+    """Yield a module's tensors in torch's order: parameters, persistent buffers, submodules."""
     budget.step()
     if depth > _DEEPEST:
         raise ValueError(f"networks are nested deeper than {_DEEPEST} levels, at {prefix[:80]!r}")
     unsaved = module.state.get("_non_persistent_buffers_set", set())
     if type(unsaved) is not set:
-        raise ValueError(f"the names of the buffers that are not saved are {kind(unsaved)}, not a set")
+        raise ValueError(f"the names of the non-persistent buffers are {kind(unsaved)}, not a set")
     for name, tensor in _members(module, "_parameters", StoredTensor, budget=budget):
         if not tensor.storage.dtype.is_floating_point:
             raise ValueError(f"the parameter {(prefix + name)[:80]!r} is {tensor.storage.dtype}, not floating point")
@@ -149,7 +148,7 @@ def _tensors(module: Module, prefix: str, *, budget: Budget, depth: int) -> Iter
 
 
 def _members(module: Module, table: str, expected: type, *, budget: Budget) -> Iterator[tuple[str, Any]]:
-    """Yield what `table` holds; None stands for what a network could have and has not."""
+    """Yield the members of `table` that are not None (None: registered and absent)."""
     members = module.state.get(table)
     if type(members) is not dict:
         raise ValueError(f"a network's {table} are {kind(members)}, not a dict")
@@ -161,15 +160,3 @@ def _members(module: Module, table: str, expected: type, *, budget: Budget) -> I
             raise ValueError(f"{name[:40]!r} among a network's {table} is {kind(member)}")
         if member is not None:
             yield name, member
-
-
-def _loaded(stored: dict[str, StoredTensor], budget: Budget) -> dict[str, Tensor]:
-    """Copy the numbers out of the file, each storage once."""
-    storages: dict[Storage, Tensor] = {}
-    tensors = {}
-    for name, tensor in stored.items():
-        if tensor.storage not in storages:
-            budget.copy(len(tensor.storage.raw))
-            storages[tensor.storage] = tensor.storage.load()
-        tensors[name] = torch.as_strided(storages[tensor.storage], tensor.size, tensor.stride, tensor.offset)
-    return tensors

@@ -15,8 +15,14 @@ _T = TypeVar("_T")
 STRICT: Mapping[str, Any] = MappingProxyType({"strict": True, "extra": "forbid", "allow_inf_nan": False})
 """pydantic's configuration of all dataclasses of the config: no conversion of types, no unknown keys."""
 
-RUN_NAME = r"[a-z][a-z0-9_]*(?:\.[a-z0-9_.]+=[A-Za-z0-9_.+-]+)?"
-"""Regular expression of run names: `digits_d2o`, and `digits_d2o.seed=1` for a member of a family of runs."""
+VALUE_IN_NAME = r"[A-Za-z0-9_.+-]+"
+"""Regular expression of values in the names of a family's runs."""
+
+RUN_NAME = rf"[a-z][a-z0-9_]*(?:\.[a-z0-9_.]+={VALUE_IN_NAME})*"
+"""Regular expression of run names: `d2o`, and `d2o.seed=1` or `d2o.lr=0.0001.seed=1` for members of a family.
+
+It has no groups, so that it may be part of others, such as the constraint of a wildcard of Snakemake.
+"""
 
 _NAME = r"^[a-z][a-z0-9_]*$"
 _RUN = f"^{RUN_NAME}$"

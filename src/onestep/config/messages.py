@@ -1,9 +1,9 @@
-"""What is wrong with a config, in one line each: where, what was found, what was expected, and the way out."""
+"""Problems of a config, one line each: the place, what is there, what is expected, and the fix."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ class ConfigError(ValueError):
     """A config that cannot be used.
 
     Attributes:
-        problems: One line each: `demo/config.yaml: runs.digits_d2o.batch: found 0, expected a number above 0`.
+        problems: One line each: `demo/config.yaml: runs.digits_d2o.batch: got 0, expected a number above 0`.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -25,18 +25,23 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong at one place of the document."""
+    """A problem of one place of the document.
+
+    Attributes:
+        place: The place.
+        text: What is wrong, without the place.
+    """
 
     place: Place
     text: str
 
     def line(self, source: str) -> str:
-        """Return the problem as it is shown; `source` is the file's name."""
+        """Return the problem as users see it; `source` is the file's name."""
         return ": ".join(filter(None, (source, dotted(self.place), self.text)))
 
 
 def dotted(place: Place) -> str:
-    """Return a place as readers write it: `tables.digits.rows[0].sampler`."""
+    """Return a place as users write it: `tables.digits.rows[0].sampler`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
@@ -54,25 +59,32 @@ def _position(place: Place, value: Any) -> tuple[int, ...]:
     return tuple(position)
 
 
-def found(value: Any) -> str:
-    """Return how a message speaks of a value of a document."""
+def got(value: Any) -> str:
+    """Return a value of a document as messages show it: `got the text '1e-4'`."""
     if value is None:
-        return "found nothing"
+        return "got nothing"
     if isinstance(value, bool):
-        return f"found {str(value).lower()}"
+        return f"got {str(value).lower()}"
     if isinstance(value, str):
         shown = value if len(value) <= 60 else value[:57] + "..."
-        return f"found the text {shown!r}"
+        return f"got the text {shown!r}"
     if isinstance(value, (list, tuple)):
-        return "found a list" if value else "found an empty list"
-    return "found a mapping" if isinstance(value, dict) else f"found {value!r}"
+        return "got a list" if value else "got an empty list"
+    return "got a mapping" if isinstance(value, dict) else f"got {value!r}"
 
 
 def not_among(value: Any, choices: Iterable[str], *, of: str) -> str:
-    """Return the text for a value that is none of `choices`; `of` says what these are: "teachers"."""
+    """Return the text for a value that is none of `choices`; `of` names these in plural: "teachers"."""
     known = list(choices)
     expected = f"expected one of the {of}: {', '.join(known)}" if known else f"and there are no {of}"
-    return f"{found(value)}, {expected}{_closest(value, known)}"
+    return f"{got(value)}, {expected}{_closest(value, known)}"
+
+
+def unknown(place: Place, name: str | None, choices: Iterable[str], *, of: str) -> Iterator[Problem]:
+    """Yield a problem where a name is given that is none of `choices`."""
+    choices = list(choices)
+    if name is not None and name not in choices:
+        yield Problem(place, not_among(name, choices, of=of))
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
@@ -81,17 +93,22 @@ def unknown_key(key: str, allowed: Sequence[str]) -> str:
 
 
 def missing_key() -> str:
-    """Return the text for an absent key."""
+    """Return the text for a required key that is absent."""
     return "missing, and there is no default"
 
 
 def exactly_one(keys: Sequence[str], *, given: Sequence[str]) -> str | None:
-    """Return the text where not exactly one of `keys` is given; None where all is well."""
+    """Return the text where not exactly one of `keys` is given; None otherwise."""
     if len(given) == 1:
         return None
-    return f"found {' and '.join(given) or 'none'}, expected exactly one of: {', '.join(keys)}"
+    return f"got {' and '.join(given) or 'none'}, expected exactly one of: {', '.join(keys)}"
+
+
+def one_line(error: object) -> str:
+    """Return an error's message in one line."""
+    return " ".join(str(error).split())
 
 
 def _closest(value: Any, choices: Sequence[str]) -> str:
     close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    return f"; did you mean {close[0]}?" if close else ""
+    return f". Did you mean {close[0]}?" if close else ""

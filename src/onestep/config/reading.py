@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onestep import components
 from onestep.config.blocks import resolve_components
+from onestep.config.families import expand
 from onestep.config.launch import Launch
 from onestep.config.messages import ConfigError, Place, in_order
 from onestep.config.run import ResolvedRun, document_of, to_document
@@ -22,10 +24,15 @@ from onestep.config.yaml_file import read_yaml
 def read_experiment(path: Path | str) -> Experiment:
     """Read and check a config file.
 
+    Components from outside (`name: my_module:MyClass`) are imported from the working directory, from the file's folder,
+    or from installed packages.
+
     Raises:
         ConfigError: The file is not readable, or something in it is wrong.
     """
-    return parse_experiment(read_yaml(Path(path)), source=str(path))
+    path = Path(path)
+    components.search_in(path.parent)
+    return parse_experiment(read_yaml(path), source=str(path))
 
 
 def read_launch(path: Path | str) -> Launch:
@@ -54,12 +61,19 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     Raises:
         ConfigError: Something in it is wrong.
     """
-    document = plain(document)
-    resolved = resolve_components(document)
+    document, wrong_families = expand(plain(document))
+    resolved = resolve_components(plain(document))
     experiment, misshapen = to_values(resolved.document)
-    problems = resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
+    problems = (
+        wrong_families + resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
+    )
     if experiment is not None and not problems:
-        problems = [*run_problems(experiment), *table_problems(experiment)]
+        objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
+        metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
+        problems = [
+            *run_problems(experiment, objectives=objectives),
+            *table_problems(experiment, metrics=metrics),
+        ]
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))
     return experiment

@@ -1,13 +1,14 @@
-"""What must hold between the sections of a config, up to the trained networks: names exist, runs are whole."""
+"""Consistency of a config from inputs to trained networks: names exist, runs have what their objectives need."""
 
 from __future__ import annotations
 
 import difflib
 import graphlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from onestep import plugins
-from onestep.config.messages import Place, Problem, exactly_one, found, missing_key, not_among
+from onestep.config.blocks import Origin, networks_of
+from onestep.config.messages import Place, Problem, exactly_one, got, missing_key, unknown
 from onestep.config.run import Run
 from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment, InputBlock
 from onestep.inputs import address_filename, read_registry
@@ -16,26 +17,27 @@ _SCHEMES = ("http://", "https://", "file://")
 _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 
 
-def run_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield what is wrong with inputs, datasets, runs, and what is made of runs."""
+def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problems of inputs, datasets, runs, and what uses runs.
+
+    Args:
+        experiment: The config.
+        objectives: The objective of each run; None where torch is missing to build it. Its needs are then checked
+            where the run trains.
+    """
     yield from _input_problems(experiment)
     yield from _mirror_problems(experiment)
     yield from _source_problems(experiment)
     for name, run in experiment.runs.items():
-        yield from _reference_problems(run, experiment, place=("runs", name))
+        declared = networks_of(objectives.get(name))
+        yield from _reference_problems(run, experiment, declared=declared, place=("runs", name))
         yield from _part_problems(run, place=("runs", name))
-        yield from _role_problems(run, place=("runs", name))
+        yield from _role_problems(run, objectives.get(name), declared=declared, place=("runs", name))
         yield from _average_problems(run, place=("runs", name, "ema", "others"))
-        yield from _speed_problems(run, place=("runs", name))
+        yield from _optimizer_problems(run, place=("runs", name, "optimizers"))
+        yield from _execution_problems(run, place=("runs", name))
     yield from _launch_problems(experiment)
-    yield from _cycles(experiment)
-
-
-def unknown(place: Place, name: str | None, known: Iterable[str], *, of: str) -> Iterator[Problem]:
-    """Yield a problem where a name is given that is none of the known ones."""
-    known = list(known)
-    if name is not None and name not in known:
-        yield Problem(place, not_among(name, known, of=of))
+    yield from _cycles(experiment, objectives=objectives)
 
 
 def denoisers(experiment: Experiment) -> list[str]:
@@ -43,8 +45,22 @@ def denoisers(experiment: Experiment) -> list[str]:
     return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
 
 
-def _classifiers(experiment: Experiment) -> list[str]:
+def classifiers(experiment: Experiment) -> list[str]:
+    """Return the runs that train a classifier."""
     return [name for name, run in experiment.runs.items() if run.classifier is not None]
+
+
+def backbones_of(run: Run, declared: Mapping[str, Origin]) -> tuple[str, ...]:
+    """Return the entries of `backbones` that a run loads: of its discriminators, and feature networks of its objective.
+
+    Args:
+        run: The run.
+        declared: The networks of its objective.
+    """
+    blocks = [run.discriminator.backbones] if run.discriminator else []
+    blocks += [each.options.get("backbones", ()) for each in run.networks.values()]
+    features = [origin.name for origin in declared.values() if origin.kind == "FeatureNetwork" and origin.name]
+    return tuple(dict.fromkeys([*(name for block in blocks for name in block), *features]))
 
 
 def _input_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -55,9 +71,9 @@ def _input_problems(experiment: Experiment) -> Iterator[Problem]:
             yield Problem(place, wrong)
             continue
         if source.package is None and source.path is not None:
-            yield Problem((*place, "path"), "a place inside a package, but none is named; the path of a file is `file`")
+            yield Problem((*place, "path"), "a path inside a package, and no package is given. Fix: use `file`")
         if source.url is None and source.size is not None:
-            yield Problem((*place, "size"), "only what has a `url` has it; take it away")
+            yield Problem((*place, "size"), "got a size without a `url`. Fix: remove it")
         if source.package is not None:
             absent = [key for key in ("path", "sha256", "licence") if getattr(source, key) is None]
             yield from (Problem((*place, key), missing_key()) for key in absent)
@@ -69,9 +85,10 @@ def _input_problems(experiment: Experiment) -> Iterator[Problem]:
 
 def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
     if not address.startswith(_SCHEMES) or not address_filename(address):
-        yield Problem(place, f"{found(address)}, expected {_ONE_OF_SCHEMES} and, at its end, the name of a file")
+        yield Problem(place, f"{got(address)}, expected {_ONE_OF_SCHEMES}, and the name of a file at the end")
     elif "//drive.google.com/" in address:
-        yield Problem(place, "Google Drive asks a person first; get the file by hand and name its path as `file`")
+        fix = "Fix: download the file by hand and give its path as `file`"
+        yield Problem(place, f"{got(address)}, and Google Drive needs a browser. {fix}")
 
 
 def _published_problems(source: InputBlock, *, place: Place) -> Iterator[Problem]:
@@ -79,18 +96,18 @@ def _published_problems(source: InputBlock, *, place: Place) -> Iterator[Problem
     yield from unknown((*place, "published"), source.published, registry, of="names of fetch/registry.yaml")
     for key in ("sha256", "licence"):
         if getattr(source, key) is not None:
-            yield Problem((*place, key), "fetch/registry.yaml says it, and inputs.lock.yaml keeps it; take it away")
+            yield Problem((*place, key), "already in fetch/registry.yaml and inputs.lock.yaml. Fix: remove it")
 
 
 def _mirror_problems(experiment: Experiment) -> Iterator[Problem]:
     for original, mirror in experiment.mirrors.items():
         for address in (original, mirror):
             if not address.startswith(_SCHEMES):
-                yield Problem(("mirrors", original), f"{found(address)}, expected {_ONE_OF_SCHEMES}")
+                yield Problem(("mirrors", original), f"{got(address)}, expected {_ONE_OF_SCHEMES}")
 
 
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield what is wrong with where datasets, teachers, backbones and features come from."""
+    """Yield the problems of the sources of datasets, teachers, backbones, class embeddings and features."""
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
     for name, teacher in experiment.teachers.items():
@@ -99,9 +116,10 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         if wrong := exactly_one(("run", "pickle"), given=given):
             yield Problem(place, wrong)
         if teacher.run is not None and teacher.preconditioning is not None:
-            yield Problem((*place, "preconditioning"), "only a pickle has it here; a run says its own")
+            fix = "Fix: remove it; the run has its own"
+            yield Problem((*place, "preconditioning"), f"{got(teacher.preconditioning)} beside a run. {fix}")
         if name in experiment.runs:
-            yield Problem(place, "also the name of a run; samples are filed under either, so rename one of them")
+            yield Problem(place, "also the name of a run, and both name the files of samples. Fix: rename one")
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
         yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
     for name, backbone in experiment.backbones.items():
@@ -109,8 +127,7 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, table in experiment.class_embeddings.items():
         yield from _embedding_problems(table, experiment, place=("class_embeddings", name))
     for name, extractor in experiment.features.items():
-        place = ("features", name, "run")
-        yield from unknown(place, extractor.run, _classifiers(experiment), of="runs of a classifier")
+        yield from unknown(("features", name, "run"), extractor.run, classifiers(experiment), of="runs of a classifier")
         yield from unknown(("features", name, "input"), extractor.input, experiment.inputs, of="inputs")
 
 
@@ -119,12 +136,13 @@ def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place
     if wrong := exactly_one(("run", "timm"), given=given):
         yield Problem(place, wrong)
     elif backbone.run is not None and backbone.input is not None:
-        yield Problem((*place, "input"), "only timm's networks have it; the weights of a run are its last snapshot")
+        yield Problem((*place, "input"), "the weights of a run are its last snapshot. Fix: remove it")
     elif backbone.timm is not None and backbone.input is None:
-        yield Problem((*place, "input"), f"missing, and nothing is downloaded; name the input with {backbone.timm}")
+        fix = f"Fix: name the input that holds the weights of {backbone.timm}"
+        yield Problem((*place, "input"), f"missing, and there is no default. {fix}")
     elif backbone.timm is not None:
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
-    yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
+    yield from unknown((*place, "run"), backbone.run, classifiers(experiment), of="runs of a classifier")
     yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
 
 
@@ -137,15 +155,15 @@ def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, 
         if table.backbone is not None and getattr(table, key) is None:
             yield Problem((*place, key), missing_key())
         if table.input is not None and getattr(table, key) is not None:
-            yield Problem((*place, key), "only a table that is computed has it; a published one is an input alone")
+            yield Problem((*place, key), f"{got(getattr(table, key))} beside a published table. Fix: remove it")
     yield from unknown((*place, "input"), table.input, experiment.inputs, of="inputs")
     yield from unknown((*place, "backbone"), table.backbone, experiment.backbones, of="backbones")
     yield from unknown((*place, "dataset"), table.dataset, experiment.datasets, of="datasets")
 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
-    """Yield a problem where timm has no such network; where timm is not installed, the training's job will say it."""
-    # Here and not above, because importing timm takes a second that most configs need not wait.
+    """Yield a problem where timm has no such network; without timm the training job finds it."""
+    # Imported here, because importing timm takes a second that most configs need not wait for.
     try:
         import timm
     except ModuleNotFoundError:
@@ -154,127 +172,163 @@ def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        yield Problem(place, f"{found(name)}, expected the name of a network of timm {timm.__version__}{hint}")
+        hint = f". Did you mean {close[0]}?" if close else ""
+        yield Problem(place, f"{got(name)}, expected the name of a network of timm {timm.__version__}{hint}")
         return
     yield from unknown(place, name, timm.list_pretrained(f"{architecture}.*"), of=f"weights of {architecture}")
 
 
-def _reference_problems(run: Run, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _reference_problems(
+    run: Run, experiment: Experiment, *, declared: Mapping[str, Origin], place: Place
+) -> Iterator[Problem]:
     yield from unknown((*place, "dataset"), run.dataset, experiment.datasets, of="datasets")
     yield from unknown((*place, "teacher"), run.teacher, experiment.teachers, of="teachers")
+    codec = run.codec.input if run.codec else None
+    yield from unknown((*place, "codec", "input"), codec, experiment.inputs, of="inputs")
     for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
         yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
+    for role, block in run.networks.items():
+        for index, name in enumerate(block.options.get("backbones", ())):
+            here = (*place, "networks", role, "backbones", index)
+            yield from unknown(here, name, experiment.backbones, of="backbones")
+    for origin in declared.values():
+        if origin.kind == "FeatureNetwork":
+            yield from unknown((*place, "objective"), origin.name, experiment.backbones, of="backbones")
     table = run.discriminator.class_embeddings if run.discriminator else None
     place = (*place, "discriminator", "class_embeddings")
     yield from unknown(place, table, experiment.class_embeddings, of="class embeddings")
     if table is not None and not run.conditional:
-        yield Problem(place, "found class embeddings, expected none: an unconditional run knows no classes")
+        yield Problem(place, f"{got(table)}, expected none for an unconditional run. Fix: remove it")
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield what is wrong with what a run trains, and how far."""
+    """Yield the problems of the network that a run trains, and of its length."""
     kinds = ("network", "teacher", "classifier")
     if wrong := exactly_one(kinds, given=[key for key in kinds if getattr(run, key) is not None]):
         yield Problem(place, wrong)
     elif run.classifier is not None:
-        yield from _classifier_problems(run, place=place)
+        if run.freeze:
+            yield Problem((*place, "freeze"), "got a list, expected an empty one for a classifier")
+        if not run.conditional:
+            yield Problem((*place, "conditional"), "got false, expected true: a classifier learns from classes")
     for key in ("preconditioning", "dropout"):
         if run.teacher is not None and getattr(run, key) is None:
             yield Problem((*place, key), missing_key())
         if run.teacher is None and getattr(run, key) is not None:
-            yield Problem((*place, key), "only a run with a teacher has it here; a network has it in its own block")
+            yield Problem((*place, key), f"{got(getattr(run, key))} without a teacher. Fix: set it in `network`")
     if run.snapshot_every < run.batch:
-        few = f"found {run.snapshot_every}, expected at least the batch ({run.batch}): a step takes one snapshot"
+        few = f"got {run.snapshot_every}, expected at least the batch size ({run.batch})"
         yield Problem((*place, "snapshot_every"), few)
 
 
-def _classifier_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    if run.freeze:
-        yield Problem((*place, "freeze"), "found a list, expected an empty one: only denoisers can be frozen")
-    if not run.conditional:
-        yield Problem((*place, "conditional"), "found false, expected true: a classifier learns from labels")
+def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], place: Place) -> Iterator[Problem]:
+    """Yield where the blocks of a run are not those of its objective's roles, and optimizers not those it trains."""
+    if objective is None:
+        return
+    name = run.objective.name
+    pretrained = run.network is not None or run.teacher is not None
+    for role, origin in declared.items():
+        present = {
+            "Pretrained": pretrained,
+            "TeacherCopy": run.teacher is not None,
+            "Fresh": role in run.networks or getattr(run, role, None) is not None,
+            "AverageOf": origin.role in declared,
+        }
+        needed = {
+            "Pretrained": "`network` or `teacher`",
+            "TeacherCopy": "`teacher`",
+            "Fresh": f"`{role}`" if hasattr(run, role) else f"`networks.{role}`",
+            "AverageOf": f"a network of role {origin.role}",
+        }
+        if not present.get(origin.kind, True):
+            yield Problem(place, f"missing {needed[origin.kind]}, which objective {name} needs as its {role}")
+    if run.discriminator is not None and "discriminator" not in declared:
+        yield Problem((*place, "discriminator"), f"objective {name} has no discriminator. Fix: remove it")
+    trained = dict.fromkeys(phase.trains for phase in objective.phases())
+    for role in (role for role in trained if role not in run.optimizers):
+        yield Problem((*place, "optimizers", role), f"missing, and objective {name} trains the {role}")
+    for role in run.optimizers:
+        yield from unknown((*place, "optimizers", role), role, trained, of=f"roles that {name} trains")
 
 
 def _average_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield half-lives that a run gives twice: an average's file is named by its own."""
+    """Yield half-lives that a run gives twice: they name the averages' files."""
     known: list[float] = [run.ema.half_life]
     for index, half_life in enumerate(run.ema.others):
         if half_life in known:
-            where = "the main half-life" if half_life == known[0] else "in this list already"
-            yield Problem((*place, index), f"found {half_life}, which is {where}; take it away")
+            where = "the main half-life" if half_life == known[0] else "already in this list"
+            yield Problem((*place, index), f"got {half_life}, which is {where}. Fix: remove it")
         known.append(half_life)
 
 
-def _role_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield where the parts of a run are not those that its objective trains and needs."""
-    objective = plugins.load("objectives", run.objective.name)(**run.objective.options)
-    present = {
-        "generator": run.network is not None or run.teacher is not None,
-        "teacher": run.teacher is not None,
-        "classifier": run.classifier is not None,
-        "discriminator": run.discriminator is not None,
-    }
-    for role in objective.needs:
-        if not present[role]:
-            yield Problem(place, f"objective {run.objective.name} needs a {role}, and the run names none")
-    if run.discriminator is not None and "discriminator" not in objective.needs:
-        useless = f"objective {run.objective.name} has no use for a discriminator; take it away"
-        yield Problem((*place, "discriminator"), useless)
-    trained = dict.fromkeys(phase.trains for phase in objective.phases())
-    for role in (role for role in trained if role not in run.optimizers):
-        yield Problem((*place, "optimizers", role), f"missing, but objective {run.objective.name} trains the {role}")
-    for role in run.optimizers:
-        yield from unknown((*place, "optimizers", role), role, trained, of=f"roles that {run.objective.name} trains")
+def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    for role, optimizer in run.optimizers.items():
+        schedule, here = optimizer.schedule, (*place, role, "schedule")
+        if schedule is None:
+            continue
+        if schedule.name == "inverse_sqrt" and schedule.decay_from is None:
+            yield Problem((*here, "decay_from"), missing_key())
+        if schedule.name != "inverse_sqrt" and schedule.decay_from is not None:
+            yield Problem((*here, "decay_from"), f"got {schedule.decay_from}, expected none for {schedule.name}")
+        if schedule.name != "cosine" and schedule.final:
+            yield Problem((*here, "final"), f"got {schedule.final}, expected none for {schedule.name}")
+        if schedule.warmup >= run.images:
+            yield Problem((*here, "warmup"), f"got {schedule.warmup}, expected less than the images ({run.images})")
 
 
-def _speed_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield where number types and kernels are asked for that the run has no use for, or that exclude each other."""
+def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield number types and kernels of absent networks, and options that exclude each other."""
     present = {"generator": run.classifier is None, "discriminator": run.discriminator is not None}
     for role in (role for role in present if not present[role]):
         if getattr(run.precision, role) != "float32":
-            yield Problem((*place, "precision", role), f"found bfloat16, but the run has no {role}; take it away")
+            yield Problem((*place, "precision", role), f"got bfloat16, and the run has no {role}. Fix: remove it")
     if run.compile.cuda_graphs and not run.compile.networks:
-        lone = "found true, expected false without networks: true, because compiled networks are what is recorded"
-        yield Problem((*place, "compile", "cuda_graphs"), lone)
+        alone = "got true, expected false without `networks: true`: CUDA graphs record compiled networks"
+        yield Problem((*place, "compile", "cuda_graphs"), alone)
     for role, optimizer in run.optimizers.items():
-        if run.compile.fused_optimizer and optimizer.name != "adam":
-            lone = f"found true, but torch has no fused {optimizer.name}, which trains the {role}"
-            yield Problem((*place, "compile", "fused_optimizer"), lone)
+        if run.compile.fused_optimizer and optimizer.name == "radam":
+            alone = f"got true, and torch has no fused {optimizer.name}, the optimizer of the {role}"
+            yield Problem((*place, "compile", "fused_optimizer"), alone)
 
 
-def _cycles(experiment: Experiment) -> Iterator[Problem]:
-    """Yield a cycle among runs that start from, or look through, one another."""
-    sorter = graphlib.TopologicalSorter({name: _before(run, experiment) for name, run in experiment.runs.items()})
+def _cycles(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a cycle among runs that need each other's snapshots."""
+    before = {
+        name: _before(run, experiment, declared=networks_of(objectives.get(name)))
+        for name, run in experiment.runs.items()
+    }
+    sorter = graphlib.TopologicalSorter(before)
     try:
         sorter.prepare()
     except graphlib.CycleError as error:
         cycle = " -> ".join(reversed(error.args[1]))
-        yield Problem(("runs",), f"{cycle}: each waits for the next; let one of them start from something else")
+        yield Problem(("runs",), f"{cycle}: each needs the snapshot of the one before. Fix: break the cycle")
 
 
-def _before(run: Run, experiment: Experiment) -> list[str]:
+def _before(run: Run, experiment: Experiment, *, declared: Mapping[str, Origin]) -> list[str]:
     """Return the runs that must end before a run can begin."""
-    sources = [experiment.teachers.get(run.teacher)] if run.teacher else []
-    discriminator = run.discriminator
-    table = experiment.class_embeddings.get(discriminator.class_embeddings) if discriminator else None
-    looked_through = [*discriminator.backbones, *([table.backbone] if table else [])] if discriminator else []
-    sources += map(experiment.backbones.get, looked_through)
+    table = experiment.class_embeddings.get((run.discriminator and run.discriminator.class_embeddings) or "")
+    names = [*backbones_of(run, declared), *([table.backbone] if table and table.backbone else [])]
+    sources: Iterable[Any] = [
+        experiment.teachers.get(run.teacher or ""),
+        *(experiment.backbones.get(name) for name in names),
+    ]
     return [source.run for source in sources if source is not None and source.run is not None]
 
 
 def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield runs that `launch` names and nobody knows, and batches that its processes cannot share."""
+    """Yield exceptions of unknown runs, and batch sizes that do not divide among the processes."""
     launch = experiment.launch
+    families = [name.partition(".")[0] for name in experiment.runs]
     for name in launch.runs:
-        yield from unknown(("launch", "runs", name), name, experiment.runs, of="runs")
+        yield from unknown(("launch", "runs", name), name, dict.fromkeys([*experiment.runs, *families]), of="runs")
     if launch.backend == "local" and launch.nodes > 1:
-        yield Problem(("launch", "nodes"), f"found {launch.nodes}, expected 1: `backend: local` is this machine")
+        yield Problem(("launch", "nodes"), f"got {launch.nodes}, expected 1: `backend: local` is this machine")
     for name, run in experiment.runs.items():
         processes = launch.of(name).processes
         if run.batch % processes:
             yield Problem(
                 ("launch", "processes_per_node"),
-                f"{processes} processes train {name}, and its batch of {run.batch} does not divide among them; "
-                "choose otherwise here, in launch.runs, or in the run",
+                f"{processes} processes train {name}, whose batch size of {run.batch} is no multiple of that. "
+                "Fix: change it here, in launch.runs, or in the run",
             )

@@ -1,18 +1,48 @@
-"""From a plain document to the frozen values, and back: every key known, every value of its type."""
+"""From a plain document to frozen values by pydantic, and pydantic's errors in this project's words."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from onestep.config.messages import Place, Problem, found, unknown_key
+from onestep.config.constraints import EXPECTED_BY_PATTERN
+from onestep.config.messages import Place, Problem, got, missing_key, unknown_key
+from onestep.config.run import Run
 from onestep.config.sections import Experiment
-from onestep.config.wording import place_of, worded
 
-_UNKNOWN = "unexpected_keyword_argument"
+_EXPECTED = MappingProxyType(
+    {
+        "string_type": "text",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "list_type": "a list",
+        "dict_type": "a mapping",
+        "mapping_type": "a mapping",
+        "dataclass_type": "a mapping",
+        "greater_than": "a number above {gt:g}",
+        "greater_than_equal": "a number from {ge:g} on",
+        "less_than": "a number below {lt:g}",
+        "less_than_equal": "a number up to {le:g}",
+        "literal_error": "{expected}",
+        "string_too_short": "text that is not empty",
+        "too_short": "at least {min_length}",
+        "too_long": "at most {max_length}",
+    }
+)
+_LENGTHS = ("too_short", "too_long")
+_NUMBERS = ("int_type", "int_from_float", "float_type")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def plain(document: Any) -> Any:
@@ -21,29 +51,93 @@ def plain(document: Any) -> Any:
 
 
 def to_values(document: Any) -> tuple[Experiment | None, list[Problem]]:
-    """Return the values that a document with resolved components stands for; None where something is wrong with it."""
+    """Return the values of a document with resolved components; None and the problems where something is wrong."""
     if not isinstance(document, dict):
-        return None, [Problem((), f"{found(document)}, expected a mapping of: {', '.join(_keys_at(()))}")]
+        return None, [Problem((), f"{got(document)}, expected a mapping of: {', '.join(_keys_at(()))}")]
     try:
-        # JSON, because only there is a list a tuple and yet a text no number.
-        return TypeAdapter(Experiment).validate_json(json.dumps(document)), []
+        # Strict types are tuples from lists and dataclasses from mappings in JSON mode, but not in Python mode.
+        return _experiment_adapter().validate_json(json.dumps(document)), []
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-    unknown = [place_of(error) for error in errors if error["type"] == _UNKNOWN]
-    problems = [Problem(place, unknown_key(str(place[-1]), _keys_at(place[:-1]))) for place in unknown]
-    return None, problems + worded(error for error in errors if error["type"] != _UNKNOWN)
+        return None, worded(error.errors(include_url=False), keys=_keys_at)
+
+
+# Built once, because building takes longer than reading a config; it depends on the dataclasses alone.
+@functools.cache
+def _experiment_adapter() -> TypeAdapter[Experiment]:
+    return TypeAdapter(Experiment)
 
 
 def _keys_at(place: Place) -> list[str]:
     """Return the keys that the mapping at a place may have."""
     kind: Any = Experiment
     for step in place:
-        kind = get_type_hints(kind)[step] if dataclasses.is_dataclass(kind) else _member(kind)
+        kind = get_type_hints(kind)[str(step)] if dataclasses.is_dataclass(kind) else _member(kind)
         if type(None) in get_args(kind):
             kind = _member(kind)
-    return [field.name for field in dataclasses.fields(kind)]
+    written = ["base", "vary"] if kind is Run else []  # resolved before; see onestep.config.families
+    return [*(field.name for field in dataclasses.fields(kind)), *written]
 
 
 def _member(kind: Any) -> Any:
     """Return the type X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`."""
     return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
+
+
+def worded(
+    errors: Iterable[Mapping[str, Any]], *, keys: Callable[[Place], Sequence[str]], within: Place = ()
+) -> list[Problem]:
+    """Return pydantic's errors about a value as problems.
+
+    Args:
+        errors: What `ValidationError.errors` returns.
+        keys: The keys that the mapping at a place of the value may have.
+        within: The place of the value in the document.
+    """
+    placed = [(place_of(error), error) for error in errors]
+    # pydantic counts the valid entries of a list, so a list with a wrong entry is also too short; its error suffices.
+    lists = {place[:-1] for place, _ in placed if place}
+    kept = [(place, error) for place, error in placed if error["type"] not in _LENGTHS or place not in lists]
+    return [
+        Problem(
+            (*within, *place),
+            unknown_key(str(place[-1]), keys(place[:-1])) if error["type"] in _UNKNOWN else _text(error),
+        )
+        for place, error in kept
+    ]
+
+
+def place_of(error: Mapping[str, Any]) -> Place:
+    """Return where an error is; pydantic marks a mapping's own key by a step "[key]"."""
+    return tuple(step for step in error["loc"] if step != "[key]")
+
+
+def _text(error: Mapping[str, Any]) -> str:
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "missing":
+        return missing_key()
+    if kind in _LENGTHS:
+        return f"got {context['actual_length']} entries, expected {_EXPECTED[kind].format(**context)}"
+    if kind == "string_pattern_mismatch":
+        return f"{got(value)}, expected {EXPECTED_BY_PATTERN[context['pattern']]}"
+    if kind not in _EXPECTED:
+        return f"{got(value)}: {error['msg']}"
+    hint = _number_hint(value, whole=kind != "float_type") if kind in _NUMBERS else ""
+    return f"{got(value)}, expected {_EXPECTED[kind].format(**context)}{hint}"
+
+
+def _number_hint(value: Any, *, whole: bool) -> str:
+    """Return the spelling for text that looks like a number, and for a whole number with a fraction of zero."""
+    try:
+        number = float(value) if isinstance(value, (str, float)) else math.nan
+    except ValueError:
+        return ""
+    if not math.isfinite(number) or (whole and not number.is_integer()):
+        return ""
+    if isinstance(value, float):
+        return f". Fix: write {int(number):_}"
+    mantissa, has_exponent, exponent = value.strip().lower().partition("e")
+    if not has_exponent:
+        return ". Fix: remove the quotes"
+    sign = "" if exponent[:1] in ("-", "+") else "+"
+    spelled = f"{int(number):_}" if whole else f"{mantissa}{'' if '.' in mantissa else '.0'}e{sign}{exponent}"
+    return f". YAML reads {value} as text. Fix: write {spelled}"

@@ -1,4 +1,4 @@
-"""YAML text to plain values, with what PyYAML lets pass refused: a key that stands twice, a key that is no text."""
+"""YAML files as plain values. Keys that are given twice or are no text, which PyYAML accepts, are refused."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror or error}; expected a YAML file, such as config.yaml"]) from error
+        raise ConfigError([f"{path}: {error.strerror or error}, expected a YAML file, such as config.yaml"]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError([f"{path}: not UTF-8 text (byte {error.start}). Fix: save it as UTF-8"]) from error
     try:
         return _construct(text, source=str(path))
     except yaml.YAMLError as error:
@@ -50,15 +50,15 @@ def _syntax(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"not YAML: {' '.join(str(error).split())}"
-    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {error.problem}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {getattr(error, 'problem', None)}"
 
 
 def _odd_keys(
     node: yaml.Node, *, place: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the keys of a node and of all below it; aliases are looked at once."""
+    """Yield the problems of the keys of a node and of all below it; each alias once."""
     if node in above:
-        yield Problem(place, f"line {node.start_mark.line + 1}: an alias to the mapping or list that it stands in")
+        yield Problem(place, f"line {node.start_mark.line + 1}: an alias to the mapping or list that contains it")
     if node in seen:
         return
     seen.add(node)
@@ -73,9 +73,9 @@ def _odd_keys_here(mapping: yaml.MappingNode, *, place: Place) -> Iterator[Probl
     for key, _ in mapping.value:
         line = key.start_mark.line + 1
         if key.tag not in (_TEXT, _MERGE):
-            yield Problem(place, f"line {line}: YAML does not read the key {_written(key)!r} as text; put it in quotes")
+            yield Problem(place, f"line {line}: the key {_written(key)!r} is no text to YAML. Fix: put it in quotes")
         elif key.value in first:
-            yield Problem((*place, key.value), f"stands twice, in lines {first[key.value]} and {line}")
+            yield Problem((*place, key.value), f"given twice, in lines {first[key.value]} and {line}")
         else:
             first[key.value] = line
 

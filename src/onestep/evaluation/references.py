@@ -23,46 +23,41 @@ class Reference:
 
     Attributes:
         real: Features [M, D], or their statistics.
-        weights_sha256: Digest of the weights of the feature network; None where it is not published.
         facts: Identity of the reference, recorded with each value; values with different facts are not compared.
     """
 
     real: np.ndarray | Statistics
-    weights_sha256: str | None
     facts: Mapping[str, Any]
 
 
-def read_reference(path: Path, *, width: int, takes_statistics: bool, input_name: str | None = None) -> Reference:
+def read_reference(
+    path: Path, *, width: int, weights_sha256: str, takes_statistics: bool, input_name: str | None = None
+) -> Reference:
     """Read a reference.
 
     Args:
         path: Features from `onestep extract`, or published statistics.
         width: Width of the generated features.
+        weights_sha256: Digest of the weights of their feature network. It is not published with statistics.
         takes_statistics: Whether the metric accepts statistics.
         input_name: Name of the input that the statistics come from; the file name where it is None.
 
     Raises:
-        ValueError: The file is damaged or does not fit.
+        ValueError: The file is damaged, was made with other weights, or does not fit.
     """
     found = published_arrays(path, [name for names in _STATISTICS for name in names])
     if found is None:
-        return _extracted(path)
+        source = read_arrays(path)
+        if source.about["weights_sha256"] != weights_sha256:
+            raise ValueError(f"{path}: got features of different weights of the feature network. Fix: extract it again")
+        facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
+        return Reference(real=features_of(source, path=path), facts=source.about.get("subject", {}) | facts)
     if not takes_statistics:
         raise ValueError(f"{path}: got statistics, expected features. Fix: use a reference with images")
     names, statistics = _fitting(found, path=path, width=width)
     origin = {"file": path.name} if input_name is None else {"input": input_name}
     facts = {**origin, "statistics": ", ".join(names), "sha256": sha256_of_file(path)}
-    return Reference(real=statistics, weights_sha256=None, facts=facts)
-
-
-def _extracted(path: Path) -> Reference:
-    source = read_arrays(path)
-    facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
-    return Reference(
-        real=features_of(source, path=path),
-        weights_sha256=source.about["weights_sha256"],
-        facts=source.about.get("subject", {}) | facts,
-    )
+    return Reference(real=statistics, facts=facts)
 
 
 def features_of(source: Arrays, *, path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The best of a run's snapshots, by one number of each."""
+"""Selection of the best snapshot of a run by a metric."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from onestep.results import Results
 
 
 def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -> None:
-    """Copy the chosen snapshot to `output`, and write beside it, as JSON, what was chosen from what.
+    """Copy the selected snapshot to `output` and write a record of the selection beside it, as JSON.
 
-    The paper reports the lowest FID over a run's snapshots. The best of several noisy numbers flatters, so a table that
-    chooses by other seeds than those it reports (`select_seeds`) is free of that bias.
+    The paper reports the lowest FID over the snapshots of a run. The minimum of noisy values is biased; a table that
+    selects on other seeds than it reports (`select_seeds`) avoids this bias.
 
     Args:
-        choice: `model`, the name that says by which number; `direction`, which way it is better; `images`, the counts
-            that name the snapshots.
+        choice: `model`, whose name contains the value; `direction`, lower or higher; `images`, the images seen of each
+            candidate.
         results: The results folder.
         output: The .safetensors to write.
 
     Raises:
-        ValueError: A measurement lacks the number.
+        ValueError: A measurement lacks the value.
     """
     model = parse_model(choice["model"])
     if not isinstance(model, Selected):
@@ -35,7 +35,7 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
     values = [_value(candidate, model, results=results) for candidate in candidates]
     chosen = candidates[best(values, direction=choice["direction"])]
     with replacing(output) as temporary:
-        # A copy and no link: a link made now would make the snapshot look newer than what came from it.
+        # A copy: a link would update the time of the snapshot, and Snakemake would rerun what was made from it.
         shutil.copyfile(Results(results).weights(chosen), temporary)
     write_json(
         output.with_suffix(".json"),
@@ -53,16 +53,16 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
 
 
 def best(values: Sequence[float], *, direction: Direction) -> int:
-    """Return the place of the best value; of equal ones the first, which is the earlier snapshot."""
+    """Return the index of the best value, the first of equal ones."""
     worth = [-value if direction == "lower" else value for value in values]
     return worth.index(max(worth))
 
 
 def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:
-    """Return the number by which a candidate is judged."""
+    """Return the value of a candidate."""
     by = model.choice
     path = Results(results).metric(candidate, by.sampler, by.seeds, by.metric)
     values = read_json(path)["values"]
     if by.value not in values:
-        raise ValueError(f"{path}: no value {by.value!r}, only {', '.join(values)}; delete it to measure it again")
+        raise ValueError(f"{path}: got {', '.join(values)}, expected {by.value!r}. Fix: delete it and measure again")
     return float(values[by.value])

@@ -13,7 +13,7 @@ import numpy as np
 from onestep.archive import published_arrays
 from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined
 from onestep.evaluation.image_sources import iter_images
-from onestep.evaluation.measurement import call_metric, constant, refuse_other_weights
+from onestep.evaluation.measurement import call_metric, constant
 from onestep.evaluation.references import Reference, read_reference
 from onestep.files import write_json
 from onestep.metrics import Metric
@@ -35,9 +35,9 @@ class NamedMetric:
         return self.options["name"]
 
     @property
-    def real_input(self) -> str | None:
-        """The input that it compares with; None for a metric of generated images only."""
-        return next((each for each in ("real", "real_pixels") if each in self.metric.inputs), None)
+    def compares(self) -> bool:
+        """Whether it compares with real images."""
+        return bool({"real", "real_pixels"} & set(self.metric.inputs))
 
 
 def write_evaluation(
@@ -65,15 +65,13 @@ def write_evaluation(
     _check(metrics, network=network, reference=reference)
     about = {} if network is None else network.about()
     generated = _extracted(network, images)
-    weights = about.get("weights_sha256")
-    real = None if reference is None else _Real(reference, network=network, weights=weights, like=generated)
+    real = None if reference is None else _Real(reference, network=network, about=about, like=generated)
     values: dict[str, float] = {}
     facts: dict[str, Any] = {}
     for chosen in metrics:
         available = _available(generated, images)
-        if real is not None and chosen.real_input is not None:
+        if real is not None and chosen.compares:
             compared = real.of(chosen.metric)
-            refuse_other_weights(weights, compared.weights_sha256, generated=images, real=real.path)
             facts[chosen.name] = dict(compared.facts)
             available["real"] = constant(compared.real)
             available["real_pixels"] = functools.partial(_pixels, real.path)
@@ -88,7 +86,7 @@ def write_evaluation(
         "metric": [dict(chosen.options) for chosen in metrics],
         "values": values,
         "features": about.get("network"),
-        "feature_weights_sha256": weights,
+        "feature_weights_sha256": about.get("weights_sha256"),
         "precision": about.get("network", {}).get("precision", "float32"),
         "reference": facts,
     }
@@ -102,7 +100,7 @@ def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, re
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--metrics: got {', '.join(names) or 'none'}, expected at least one, each once")
     for chosen in metrics:
-        if chosen.real_input is not None and reference is None:
+        if chosen.compares and reference is None:
             raise ValueError(f"--reference: got none, expected real images or their statistics for {chosen.name}")
         if network is None and set(chosen.metric.inputs) - {"pixels", "real_pixels"}:
             raise ValueError(f"--features and --weights: got none, expected a feature network for {chosen.name}")
@@ -139,30 +137,26 @@ class _Real:
     """A reference; its images, if a metric needs them, are extracted once."""
 
     def __init__(
-        self, path: Path, *, network: FeatureNetwork | None, weights: str | None, like: ExtractedFeatures
+        self, path: Path, *, network: FeatureNetwork | None, about: Mapping[str, Any], like: ExtractedFeatures
     ) -> None:
-        self.path, self._network, self._weights, self._like = path, network, weights, like
+        self.path, self._network, self._about, self._like = path, network, about, like
 
     def of(self, metric: Metric) -> Reference:
-        """Return the features, statistics or, for a metric of pixels, the identity of the images."""
-        if "real" not in metric.inputs:
-            images = _extracted(None, self.path)
-            return Reference(real=np.empty((0, 0)), weights_sha256=None, facts=self._facts(images))
+        """Return features or statistics; for a metric of pixels only, the identity of the images."""
+        file = {"file": self.path.name}
         statistics = metric.takes_statistics and bool(self._names & _STATISTICS)
-        if self._names and (statistics or not self._names & _IMAGES):
-            width = self._like.arrays[0]["features"].shape[1]
-            found = read_reference(self.path, width=width, takes_statistics=metric.takes_statistics)
-            facts = {key: value for key, value in found.facts.items() if key != "input"}
-            return Reference(
-                real=found.real, weights_sha256=found.weights_sha256, facts={"file": self.path.name} | facts
+        if "real" in metric.inputs and self._names and (statistics or not self._names & _IMAGES):
+            found = read_reference(
+                self.path,
+                width=self._like.arrays[0]["features"].shape[1],
+                weights_sha256=self._about["weights_sha256"],
+                takes_statistics=metric.takes_statistics,
             )
-        extracted = self._features
-        return Reference(
-            real=extracted.arrays[0]["features"], weights_sha256=self._weights, facts=self._facts(extracted)
-        )
-
-    def _facts(self, extracted: ExtractedFeatures) -> dict[str, Any]:
-        return {"file": self.path.name, "images": extracted.images, "sha256": extracted.pixels_sha256}
+            return Reference(real=found.real, facts=file | {k: v for k, v in found.facts.items() if k != "input"})
+        extracted = self._features if "real" in metric.inputs else _extracted(None, self.path)
+        features = extracted.arrays[0]["features"] if extracted.arrays else np.empty((0, 0))
+        facts = {"images": extracted.images, "sha256": extracted.pixels_sha256}
+        return Reference(real=features, facts=file | facts)
 
     @functools.cached_property
     def _names(self) -> frozenset[str]:

@@ -1,1 +1,1 @@
-"""Inputs from outside: brought once, verified, recorded; nothing after this stage asks for more."""
+"""Inputs from outside: downloaded, copied or linked once, verified, recorded. Later stages need no network."""

@@ -1,40 +1,45 @@
-"""A file from an address that may drop, lie, change or be slow: it arrives whole, or the error says what came."""
+"""Download a file over unreliable connections: it arrives complete and verified, or the error lists what arrived."""
 
 from __future__ import annotations
 
 import email.utils
+import io
+import json
+import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO
+from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
+from tqdm import tqdm
 
 from onestep.fetch.digests import Expected, Mismatch, Verified
-from onestep.fetch.partial import Origin, Part
-from onestep.fetch.placing import copy_or_link
-from onestep.fetch.progress import Progress
+from onestep.fetch.local_files import copy_or_link
+from onestep.files import write_json
 
-_PIECE = 2**16
-_WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
+_CHUNK = 2**16
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to put up with a server.
+    """Limits of retries.
 
     Attributes:
-        attempts: In a row that bring no further byte.
-        pause: Seconds before the second attempt; it doubles from attempt to attempt.
-        longest: The longest pause, in seconds; a server that asks for more (Retry-After) gets no more.
-        silence: Seconds without a byte after which a connection counts as dead.
+        attempts: Consecutive attempts without a new byte.
+        pause: Seconds before the second attempt; doubled from attempt to attempt.
+        longest: Longest pause in seconds, also for Retry-After.
+        silence: Seconds without a byte after which a connection is dead.
     """
 
     attempts: int = 6
@@ -44,264 +49,295 @@ class Patience:
 
 
 class Unobtainable(ValueError):
-    """No address brought the file; a line for each: the address, what was found, what was expected."""
+    """No address provides the file; a line for each: address, what was found, what was expected."""
 
 
 class _Unusable(Exception):
-    """An address from which the file will not come; the next one is tried."""
+    """An address that does not provide the file; the next one is tried."""
 
 
 class _Interrupted(Exception):
-    """An attempt that ended early; the next one continues.
-
-    Args:
-        reason: What happened.
-        wait: Seconds that the server asks for.
-    """
+    """An attempt that ended early; the next one continues, after the `wait` seconds that the server requests."""
 
     def __init__(self, reason: str, *, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-def download(
-    addresses: Sequence[str], *, part: Part, expected: Expected, progress: Progress, patience: Patience | None = None
-) -> Verified:
-    """Bring a file into `part`, from the first address that has it; what is there already is continued.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Origin of the bytes of a part.
 
-    Proxies, certificates and passwords are those of the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
+    Attributes:
+        address: Address.
+        validator: Server's name of this version of the file (strong ETag, or date), or None.
+        total: Bytes of the complete file by the server, or None.
+    """
+
+    address: str
+    validator: str | None
+    total: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """First bytes of a file.
+
+    Attributes:
+        path: `{name}.part`; its origin is beside it in `{name}.origin`.
+    """
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes present."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def origin(self) -> Origin | None:
+        """Their origin; None if unknown, which makes them useless without a known digest."""
+        try:
+            return Origin(**json.loads(self._note.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def _note(self) -> Path:
+        return self.path.with_suffix(".origin")
+
+    def set_origin(self, origin: Origin) -> None:
+        """Record the origin, before the bytes arrive."""
+        write_json(self._note, asdict(origin))
+
+    def discard(self) -> None:
+        """Delete the bytes, then their origin, so that no origin is ever recorded for other bytes."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    @contextmanager
+    def appending(self) -> Iterator[io.FileIO]:
+        """Open the part at its end, unbuffered: written bytes survive a kill."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            yield file
+
+    def publish(self, path: Path) -> None:
+        """Flush the complete file to disk and move it to its path."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.path, path)
+        self._note.unlink(missing_ok=True)
+
+
+def download(
+    addresses: Sequence[str], *, part: Part, expected: Expected, name: str, patience: Patience | None = None
+) -> Verified:
+    """Download a file into `part` from the first address that provides it, continuing the bytes present.
+
+    Proxies, certificates and passwords come from the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
 
     Args:
-        addresses: http, https or file; best first.
-        part: Where it grows.
-        expected: What is known of it.
-        progress: Is told how far it is.
-        patience: With each address.
+        addresses: http, https or file; the preferred one first.
+        part: Destination.
+        expected: Expected content.
+        name: Name in the progress line.
+        patience: Limits of retries per address.
 
     Returns:
-        What it is; it is whole and the expected one.
+        Digest and size of the complete, verified file.
 
     Raises:
-        Unobtainable: No address brought it. What has arrived of the right file stays for the next time.
-        ValueError: There is no room; what has arrived stays as well.
+        Unobtainable: No address provides it. Bytes of the right file remain for the next call.
+        ValueError: The disk is full; the bytes remain as well.
     """
     complaints = []
     with requests.Session() as session:
         session.headers.update({"User-Agent": "onestep", "Accept-Encoding": "identity"})
         for address in addresses:
-            source = _Source(address=address, session=session, patience=patience or Patience())
+            source = _Source(
+                address=address,
+                session=session,
+                part=part,
+                expected=expected,
+                name=name,
+                patience=patience or Patience(),
+            )
             try:
-                return source.bring(part, expected=expected, progress=progress)
+                return source.download()
             except (_Unusable, Mismatch) as error:
                 complaints.append(str(error))
-            finally:
-                progress.end()
     raise Unobtainable("\n".join(complaints))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """One address."""
+    """One address of a file."""
 
     address: str
     session: requests.Session
+    part: Part
+    expected: Expected
+    name: str
     patience: Patience
 
-    def bring(self, part: Part, *, expected: Expected, progress: Progress) -> Verified:
-        """Fill the part and verify it; what is not the expected file is thrown away."""
+    def download(self) -> Verified:
+        """Complete the part and verify it; discard other content."""
         if self.address.startswith("file://"):
-            return self._take_local(part, expected=expected)
-        fruitless, most, pieces = 0, part.size, 0
+            return self._copy_local()
+        part, fruitless, most, resumed = self.part, 0, self.part.size, False
         while True:
-            pieces += part.size > 0
+            resumed = resumed or part.size > 0
             try:
-                self._attempt(part, expected=expected, progress=progress)
-                return self._verified(part, expected=expected, pieced=pieces > 0)
+                self._attempt()
+                return self._verify(resumed=resumed)
             except _Interrupted as error:
                 interrupted = error
-            # Bytes that are new are worth another attempt; a server that begins anew each time brings none.
+            # Only new bytes reset the count; a server that restarts from zero each time provides none.
             fruitless = 0 if part.size > most else fruitless + 1
-            most = max(most, part.size)
-            pieces = pieces if part.size else 0
+            most, resumed = max(most, part.size), resumed and part.size > 0
             if fruitless >= self.patience.attempts:
-                raise _Unusable(self._gave_up(interrupted, part=part))
-            time.sleep(self._pause(fruitless, interrupted))
+                here = f" ({part.size:,} bytes are here; run again to continue)" if part.size else ""
+                given_up = f"{interrupted}; {self.patience.attempts} attempts in a row without a new byte"
+                raise _Unusable(f"{self.address}: {given_up}{here}")
+            doubled = self.patience.pause * 2 ** max(0, fruitless - 1)
+            time.sleep(min(self.patience.longest, max(doubled, interrupted.wait)))
 
-    def _take_local(self, part: Part, *, expected: Expected) -> Verified:
+    def _copy_local(self) -> Verified:
         path = Path(unquote(urlsplit(self.address).path))
         if not path.is_file():
-            raise _Unusable(f"{self.address}: found no such file, expected it there")
-        expected.check(path, called=self.address)
-        part.discard()
-        part.path.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(part.path.parent, path.stat().st_size)
-        copy_or_link(path, part.path)
-        return expected.check(part.path, called=self.address)
+            raise _Unusable(f"{self.address}: got no such file, expected one")
+        self.expected.check(path, place=self.address)
+        self.part.discard()
+        _check_room(self.part.path.parent, path.stat().st_size)
+        copy_or_link(path, self.part.path)
+        return self.expected.check(self.part.path, place=self.address)
 
-    def _verified(self, part: Part, *, expected: Expected, pieced: bool) -> Verified:
+    def _verify(self, *, resumed: bool) -> Verified:
         try:
-            return expected.check(part.path, called=self.address)
+            return self.expected.check(self.part.path, place=self.address)
         except Mismatch as error:
-            part.discard()
-            # Pieces that do not fit together may be of two versions of the file; in one go it may still arrive.
-            if pieced:
-                raise _Interrupted(f"{error}; it had come in pieces") from error
+            self.part.discard()
+            # The pieces may be of two versions of the file; a download in one piece may still succeed.
+            if resumed:
+                raise _Interrupted(f"{error}; it was joined from pieces") from error
             raise
 
-    def _gave_up(self, interrupted: _Interrupted, *, part: Part) -> str:
-        return f"{self.address}: {interrupted}; {self.patience.attempts} attempts in a row brought nothing new" + (
-            f" ({part.size:,} bytes are here; run again to continue)" if part.size else ""
-        )
-
-    def _pause(self, fruitless: int, interrupted: _Interrupted) -> float:
-        doubled = self.patience.pause * 2 ** max(0, fruitless - 1)
-        return min(self.patience.longest, max(doubled, interrupted.wait))
-
-    def _attempt(self, part: Part, *, expected: Expected, progress: Progress) -> None:
-        """Ask for what is missing and append it to the part."""
-        if not self._of_use(part, expected=expected):
+    def _attempt(self) -> None:
+        """Request the missing bytes and append them to the part."""
+        part, origin = self.part, self.part.origin
+        own = origin if origin is not None and origin.address == self.address and origin.validator else None
+        # Without a digest, only this address' bytes of a named version can be continued without mixing two files.
+        if part.size and not self.expected.has_digest and own is None:
             part.discard()
-        before = part.origin
-        if before is not None and part.size and before.total == part.size and expected.settles:
+        if part.size and origin is not None and origin.total == part.size and self.expected.has_digest:
             return
+        headers = {"Range": f"bytes={part.size}-"} if part.size else {}
+        if part.size and own is not None and own.validator is not None:
+            # If the file has changed, the server sends all of the new one.
+            headers["If-Range"] = own.validator
         try:
-            response = self.session.get(
-                self.address, headers=self._range(part), stream=True, timeout=self.patience.silence
-            )
+            response = self.session.get(self.address, headers=headers, stream=True, timeout=self.patience.silence)
         except requests.RequestException as error:
-            raise _Interrupted(f"found no answer ({_innermost(error)}), expected the file") from error
+            raise _Interrupted(f"got no answer ({_innermost(error)}), expected the file") from error
         with response:
-            if self._is_whole_already(response, part=part):
-                return
-            self._check_status(response)
-            self._receive(response, part=part, expected=expected, progress=progress)
+            if not self._is_complete(response):
+                self._check_status(response)
+                self._receive(response)
 
-    def _of_use(self, part: Part, *, expected: Expected) -> bool:
-        """Whether the bytes that are here can be continued from this address without mixing two files."""
-        origin = part.origin
-        if expected.settles or not part.size:
-            return True
-        return origin is not None and origin.address == self.address and origin.validator is not None
-
-    def _range(self, part: Part) -> dict[str, str]:
-        origin = part.origin
-        if not part.size:
-            return {}
-        same = origin is not None and origin.address == self.address and origin.validator is not None
-        # If-Range: where the file has changed, the server sends all of the new one.
-        return {"Range": f"bytes={part.size}-"} | ({"If-Range": origin.validator} if same else {})
-
-    def _is_whole_already(self, response: requests.Response, *, part: Part) -> bool:
+    def _is_complete(self, response: requests.Response) -> bool:
         if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return False
-        said = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
-        if said and int(said[1]) == part.size:
+        stated = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
+        if stated and int(stated[1]) == self.part.size:
             return True
-        part.discard()
-        raise _Interrupted("found no range as the one asked for (HTTP 416), expected the rest of the file")
+        self.part.discard()
+        raise _Interrupted("got no such range (HTTP 416), expected the rest of the file")
 
     def _check_status(self, response: requests.Response) -> None:
-        status = response.status_code
-        found = f"found HTTP {status} {response.reason}, expected the file"
-        if status in _WORTH_RETRYING:
+        found = f"got HTTP {response.status_code} {response.reason}, expected the file"
+        if response.status_code in _RETRIED:
             raise _Interrupted(found, wait=_retry_after(response.headers.get("Retry-After", "")))
-        if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise _Unusable(f"{self.address}: {found}")
         if response.headers.get("Content-Type", "").startswith("text/html") and not self.address.endswith("html"):
-            raise _Unusable(f"{self.address}: found a web page, expected the file; is a login or a proxy in the way?")
+            raise _Unusable(f"{self.address}: got a web page (login or proxy?), expected the file")
 
-    def _receive(self, response: requests.Response, *, part: Part, expected: Expected, progress: Progress) -> None:
-        total = self._begin(response, part=part)
-        if None not in (total, expected.size) and total != expected.size:
-            said = f"found {total:,} bytes, expected {expected.size:,} ({expected.said_by})"
-            raise _Unusable(f"{self.address}: {said}")
-        if not (total is not None or _is_chunked(response) or expected.settles or expected.size):
-            raise _Unusable(f"{self.address}: found no length, expected one, or a size or sha256 in config.yaml")
-        _check_room(part.path.parent, (total or expected.size or 0) - part.size)
-        progress.begin(part.size, total=total or expected.size)
-        with part.appending() as file:
-            for piece in _pieces(response, part=part, total=total):
-                _write(file, piece, path=part.path)
-                progress.advance(len(piece))
+    def _receive(self, response: requests.Response) -> None:
+        part, expected, total = self.part, self.expected, self._begin(response)
+        if total is not None and expected.size is not None and total != expected.size:
+            raise _Unusable(f"{self.address}: got {total:,} bytes, expected {expected.size:,} ({expected.source})")
+        # A chunked answer marks its end, so that a broken connection is not taken for it.
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        if not (total is not None or chunked or expected.has_digest or expected.size):
+            raise _Unusable(f"{self.address}: got no length, expected one, or a size or sha256 in config.yaml")
+        length = total or expected.size
+        _check_room(part.path.parent, (length or 0) - part.size)
+        with part.appending() as file, progress_bar(self.name, done=part.size, total=length) as progress:
+            try:
+                # As on the wire: a .gz remains one, whatever its Content-Encoding.
+                for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                    _write(file, chunk, path=part.path)
+                    progress.update(len(chunk))
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                wanted = "all" if total is None else f"{total:,}"
+                reason = f"got {part.size:,} bytes and then {_innermost(error)}, expected {wanted}"
+                raise _Interrupted(reason) from error
         if total is not None and part.size < total:
-            raise _Interrupted(f"found {part.size:,} bytes, expected {total:,}")
+            raise _Interrupted(f"got {part.size:,} bytes, expected {total:,}")
 
-    def _begin(self, response: requests.Response, *, part: Part) -> int | None:
-        """Make the part fit the answer, which goes on from its end or begins anew; return the whole file's bytes."""
-        origin = Origin(address=self.address, validator=_validator(response), total=_whole_length(response))
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            self._check_continues(response, part=part, origin=origin)
-            validator = origin.validator or (part.origin.validator if part.origin else None)
-            part.note(replace(origin, validator=validator))
-        else:
-            part.discard()
-            part.note(origin)
-        return origin.total
-
-    def _check_continues(self, response: requests.Response, *, part: Part, origin: Origin) -> None:
-        before, said = part.origin, response.headers.get("Content-Range", "nothing")
-        if not said.startswith(f"bytes {part.size}-"):
-            asked = part.size
-            part.discard()
-            raise _Interrupted(f"found the range {said}, expected bytes {asked}-")
-        same_place = before is not None and before.address == self.address
-        if same_place and None not in (before.validator, origin.validator) and before.validator != origin.validator:
-            part.discard()
-            raise _Interrupted(f"found version {origin.validator} of the file, expected {before.validator}: it changed")
-        if before is not None and None not in (before.total, origin.total) and before.total != origin.total:
-            part.discard()
-            raise _Interrupted(f"found {origin.total:,} bytes in all, expected {before.total:,}: the file changed")
-
-
-def _validator(response: requests.Response) -> str | None:
-    """Return the strongest name the server has for this version of the file; weak ETags do not vouch for bytes."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    def _begin(self, response: requests.Response) -> int | None:
+        """Continue or restart the part according to the answer; return the bytes of the complete file."""
+        partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
+        content_range = response.headers.get("Content-Range", "nothing")
+        stated = content_range.rpartition("/")[2] if partial else response.headers.get("Content-Length", "")
+        # A weak ETag does not identify bytes.
+        etag = response.headers.get("ETag", "")
+        validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+        total = int(stated) if stated.isascii() and stated.isdigit() else None
+        origin, before = Origin(address=self.address, validator=validator, total=total), self.part.origin
+        if not partial:
+            self.part.discard()
+            self.part.set_origin(origin)
+            return total
+        problem = None
+        if not content_range.startswith(f"bytes {self.part.size}-"):
+            problem = f"got the range {content_range}, expected bytes {self.part.size}-"
+        elif before is not None and before.address == self.address and _differ(before.validator, validator):
+            problem = f"got version {validator} of the file, expected {before.validator}: it changed"
+        elif before is not None and _differ(before.total, total):
+            problem = f"got {total:,} bytes in all, expected {before.total:,}: the file changed"
+        if problem is not None:
+            self.part.discard()
+            raise _Interrupted(problem)
+        self.part.set_origin(replace(origin, validator=validator or (before.validator if before else None)))
+        return total
 
 
-def _whole_length(response: requests.Response) -> int | None:
-    """Return the bytes of the whole file as the server says."""
-    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-        said = response.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        said = response.headers.get("Content-Length", "")
-    return int(said) if said.isascii() and said.isdigit() else None
+def _differ(first: object, second: object) -> bool:
+    return None not in (first, second) and first != second
 
 
-def _is_chunked(response: requests.Response) -> bool:
-    """Whether the end of the answer is marked, so that a broken connection cannot be taken for it."""
-    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-
-
-def _pieces(response: requests.Response, *, part: Part, total: int | None) -> Iterator[bytes]:
-    """Yield the answer as it is on the wire: a .gz stays one, whatever its Content-Encoding says."""
-    try:
-        yield from response.raw.stream(_PIECE, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        expected = "all" if total is None else f"{total:,}"
-        said = f"found {part.size:,} bytes and then {_innermost(error)}, expected {expected}"
-        raise _Interrupted(said) from error
-
-
-def _write(file: BinaryIO, piece: bytes, *, path: Path) -> None:
-    view = memoryview(piece)
+def _write(file: io.FileIO, chunk: bytes, *, path: Path) -> None:
+    view = memoryview(chunk)
     try:
         while view:
             view = view[file.write(view) :]
     except OSError as error:
-        room = "make room and run again: it goes on from there"
-        raise ValueError(f"{path}: {error.strerror} after {path.stat().st_size:,} bytes; {room}") from error
+        here = f"{error.strerror} after {path.stat().st_size:,} bytes"
+        raise ValueError(f"{path}: {here}. Fix: make room and run again to continue") from error
 
 
 def _check_room(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(f"{folder}: found {free:,} bytes free, expected {needed:,} for what is to come; make room")
+        raise ValueError(f"{folder}: got {free:,} bytes free, expected {needed:,} for the rest of the file")
 
 
 def _retry_after(text: str) -> float:
-    """Return the seconds that a server asks for; 0 where it asks for none."""
+    """Return the seconds requested by a Retry-After header; 0 without one."""
     if text.isascii() and text.isdigit():
         return float(text)
     try:
@@ -312,7 +348,36 @@ def _retry_after(text: str) -> float:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return what went wrong at the bottom, in one line."""
+    """Return the root cause in one line."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Lines(io.TextIOBase):
+    """Text stream that turns each state of a progress bar into a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if state := text.strip():
+            print(state, file=self._stream, flush=True)
+        return len(text)
+
+
+def progress_bar(name: str, *, done: int, total: int | None, stream: TextIO | None = None, every: float = 10.0) -> tqdm:
+    """Return a progress bar in bytes with rate and remaining time; without a terminal, a line every `every` seconds."""
+    stream = sys.stderr if stream is None else stream
+    every = 0.2 if stream.isatty() else every
+    return tqdm(
+        desc=name,
+        initial=done,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        file=stream if stream.isatty() else _Lines(stream),
+        mininterval=every,
+        miniters=0,
+        delay=every,
+    )

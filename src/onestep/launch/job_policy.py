@@ -73,12 +73,16 @@ class JobPolicy:
         if self._heard is None or _is_informative(sighting):
             self._heard = now
         if not _is_informative(sighting):
-            return self._unanswered(now - self._heard)
+            if now - self._heard < self.patience_seconds:
+                return _wait("SLURM does not answer")
+            because = f"no answer from SLURM for {self.patience_seconds:g} s; the job may still run"
+            return Decision(verdict=Verdict.UNREACHABLE, because=because)
         seen = self._update(sighting, now=now)
         if seen.state in ACTIVE:
             return _wait(_waiting(seen))
         if seen.state is not None and seen.state not in _FINAL | _NO_FAULT | {"COMPLETED"}:
-            return self._unknown_state(seen, now=now)
+            verdict = Verdict.UNREACHABLE if now - self._since >= self.patience_seconds else Verdict.WAIT
+            return Decision(verdict=verdict, because=f"unknown SLURM state: {_described(seen)}")
         delay = self._delay(seen, exit_code=exit_code)
         if now - self._since < delay:
             return _wait(f"{_described(seen)}; confirming for up to {delay:g} s")
@@ -94,19 +98,6 @@ class JobPolicy:
             self._since = now
         self._last = sighting
         return sighting
-
-    def _unanswered(self, seconds: float) -> Decision:
-        if seconds < self.patience_seconds:
-            return _wait("SLURM does not answer")
-        because = f"no answer from SLURM for {self.patience_seconds:g} s; the job may still run"
-        return Decision(verdict=Verdict.UNREACHABLE, because=because)
-
-    def _unknown_state(self, seen: Sighting, *, now: float) -> Decision:
-        """Wait in a state unknown to this version, for a limited time."""
-        return Decision(
-            verdict=Verdict.UNREACHABLE if now - self._since >= self.patience_seconds else Verdict.WAIT,
-            because=f"unknown SLURM state: {_described(seen)}",
-        )
 
     def _delay(self, seen: Sighting, *, exit_code: int | None) -> float:
         """Return how long a terminal state must persist before it counts, in seconds."""
@@ -135,22 +126,21 @@ def _is_same(last: Sighting, sighting: Sighting) -> bool:
 
 def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
     """Return the decision on a job that ended for good without finishing its run."""
-    what, failed = _described(seen), Verdict.FAILED
+    verdict = Verdict.FAILED
     if seen.state == "CANCELLED":
         # Never resubmit a cancelled job, even if the training saved its state.
-        return Decision(verdict=failed, because=f"the job was cancelled: {what}")
-    if stopped or exit_code == Exit.STOPPED:
-        because = f"the training saved its state and stopped, and was not requeued: {what}"
-        return Decision(verdict=Verdict.LOST, because=because)
-    if seen.state in _NO_FAULT:
-        return Decision(verdict=Verdict.LOST, because=f"the job ended through no fault of the run: {what}")
-    if exit_code == 0 or (seen.state == "COMPLETED" and exit_code is None):
-        return Decision(verdict=failed, because=f"the job ended without an error but the run is not finished: {what}")
-    if exit_code is not None:
-        return Decision(verdict=failed, because=f"the training failed with exit code {exit_code}: {what}")
-    if seen.state is None:
-        return Decision(verdict=failed, because="the job vanished: no record in SLURM and no exit code")
-    return Decision(verdict=failed, because=f"the job failed: {what}")
+        because = "the job was cancelled"
+    elif stopped or exit_code == Exit.STOPPED:
+        verdict, because = Verdict.LOST, "the training saved its state and stopped, and was not requeued"
+    elif seen.state in _NO_FAULT:
+        verdict, because = Verdict.LOST, "the job ended through no fault of the run"
+    elif exit_code == 0 or (seen.state == "COMPLETED" and exit_code is None):
+        because = "the job ended without an error but the run is not finished"
+    elif exit_code is not None:
+        because = f"the training failed with exit code {exit_code}"
+    else:
+        because = "the job failed" if seen.state is not None else "the job vanished without an exit code"
+    return Decision(verdict=verdict, because=f"{because}: {_described(seen)}")
 
 
 def _wait(because: str) -> Decision:

@@ -45,19 +45,6 @@ class Job:
     ended: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """End of one start of a job, as written by its batch script.
-
-    Attributes:
-        restarts: Requeues before that start.
-        code: Exit code of its processes.
-    """
-
-    restarts: int
-    code: int
-
-
 class Journal:
     """Files of the launchers in a run's work folder, `state/{run}/{spec}/`."""
 
@@ -128,13 +115,11 @@ class Journal:
         """Remove the mark of a submission that made no job."""
         self._intention.unlink(missing_ok=True)
 
-    def ending_of(self, job_id: str) -> Ending | None:
-        """Return the end of a job's newest start; None while it runs or if its batch script wrote nothing."""
+    def ending_of(self, job_id: str) -> tuple[int | None, int | None]:
+        """Return requeues before a job's newest start and its exit code; None while its batch script wrote none."""
         path = self.folder / "exit_code"
         found = path.read_text().split() if path.exists() else []
-        if len(found) != 3 or found[0] != job_id:
-            return None
-        return Ending(restarts=int(found[1]), code=int(found[2]))
+        return (int(found[1]), int(found[2])) if len(found) == 3 and found[0] == job_id else (None, None)
 
     def stopped(self, job_id: str) -> bool:
         """Return whether the job's newest start saved its state after a signal; the next start removes the mark."""

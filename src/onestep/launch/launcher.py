@@ -59,7 +59,10 @@ def launch(
                 if is_watcher and log is not None:
                     restore(logs_of(journal), place=journal.streamed, log=log)
                 if is_watcher:
-                    return _Launcher(request, journal, target, cluster or Cluster(), requests).run_to_end()
+                    launcher = _Launcher(
+                        request, journal=journal, target=target, cluster=cluster or Cluster(), requests=requests
+                    )
+                    return launcher.run_to_end()
             if not waited:
                 report(f"{request.run}: watched by {journal.watcher}; waiting for it")
                 waited = True
@@ -84,9 +87,7 @@ def report(line: str) -> None:
 class _Launcher:
     """The only launcher of a run, while it holds the run's lock."""
 
-    def __init__(
-        self, request: Request, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests
-    ) -> None:
+    def __init__(self, request: Request, *, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests):
         self._request, self._journal, self._target = request, journal, target
         self._cluster, self._requests = cluster, requests
         self._run, self._site = request.run, request.site
@@ -181,11 +182,7 @@ class _Launcher:
         return job
 
     def _unconfirmed_job(self, refusal: Refused) -> Job | None:
-        """Return the job that sbatch submitted without confirming it; None if SLURM was or is not answering.
-
-        Raises:
-            Refused: SLURM answers and has no such job.
-        """
+        """Return the job that sbatch submitted without confirming it, None to retry; raise Refused if there is none."""
         did_not_answer = self._cluster.active_jobs(self._name) is None
         active = self._active_jobs()
         if active:
@@ -233,25 +230,29 @@ class _Launcher:
         )
         progress, query_at = _StateReport(self._run, job.job_id, self._journal), 0.0
         while self._requests.by is None:
-            _print_log(tail, job)
+            self._print_log(tail, job)
             # done.json needs no SLURM.
             if self._journal.is_done or time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
                 decision = self._query(job, policy, progress)
                 if decision.verdict is not Verdict.WAIT:
-                    _print_log(tail, job)
+                    self._print_log(tail, job)
                     return decision
             time.sleep(min(1.0, self._site.poll_seconds))
         return None
 
+    def _print_log(self, tail: LogTail, job: Job) -> None:
+        for line in tail.lines():
+            report(f"[{job.job_id}] {line}")
+
     def _query(self, job: Job, policy: JobPolicy, progress: _StateReport) -> Decision:
-        sighting, ending = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
+        sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
         self._was_active = self._was_active or sighting.state in ACTIVE
         decision = policy.decide(
             sighting,
             now=time.monotonic(),
             done=self._journal.is_done,
-            exit_code=None if ending is None else ending.code,
+            exit_code=exit_code,
             stopped=self._journal.stopped(job.job_id),
         )
         progress.update(sighting, because=decision.because)
@@ -277,8 +278,8 @@ class _Launcher:
 
     def _may_resubmit(self, job: Job, decision: Decision) -> bool:
         """Return whether another job may replace a lost one."""
-        ending = self._journal.ending_of(job.job_id)
-        spent = ending is not None and ending.restarts >= self._site.requeues > 0
+        restarts, _ = self._journal.ending_of(job.job_id)
+        spent = restarts is not None and restarts >= self._site.requeues > 0
         return decision.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
 
     def _attempt_after(self, job: Job) -> int:
@@ -294,11 +295,6 @@ class _Launcher:
         because = decision.because if error is None else f"{decision.because}: {error}"
         self._report(f"job {job.job_id}: {because}; the same command resumes from the last state; logs: {logs}")
         return Exit.FAILED
-
-
-def _print_log(tail: LogTail, job: Job) -> None:
-    for line in tail.lines():
-        report(f"[{job.job_id}] {line}")
 
 
 class _StateReport:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.config import Launch
+from onestep.config.launch import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
@@ -131,7 +131,7 @@ def resources(site: Launch) -> dict[str, Any]:
     count = f"{kind}{site.processes_per_node}"
     gpus = {"gres": {"gres": f"gpu:{count}"}, "gpus": {"gpus_per_node": count}, "none": {}}[site.gpus]
     options = {
-        **place(site),
+        **{name: getattr(site, name) for name in ("partition", "account", "qos", "constraint")},
         "mem": None if site.memory_gib is None else f"{site.memory_gib}G",
         **gpus,
         "nodes": site.nodes,
@@ -140,12 +140,6 @@ def resources(site: Launch) -> dict[str, Any]:
         "time": minutes(site.hours),
     }
     return {name: value for name, value in options.items() if value is not None}
-
-
-def place(site: Launch) -> dict[str, str]:
-    """Return sbatch's options for the partition and the account of a job."""
-    names = ("partition", "account", "qos", "constraint")
-    return {name: value for name in names if (value := getattr(site, name)) is not None}
 
 
 def minutes(hours: float) -> int:
@@ -190,7 +184,8 @@ def _sbatch_message(error: Exception) -> str:
 
 def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
     """Return submitit's parameters of the batch script."""
-    site = request.site
+    site, place = request.site, shlex.quote(str(folder))
+    first = [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
     return {
         "job_name": name,
         **resources(site),
@@ -199,23 +194,17 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
         "comment": f"onestep train {request.run}",
         # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
         "srun_args": ["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
-        "setup": [*_first_lines(folder), *site.setup],
+        "setup": [*first, *site.setup],
         "teardown": _last_lines(folder, requeues=site.requeues),
         "additional_parameters": {"requeue": True, **site.sbatch},
     }
 
 
-def _first_lines(folder: Path) -> list[str]:
-    """Return the first lines of the batch script, run at each start of the job."""
-    place = shlex.quote(str(folder))
-    return [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
-
-
 def _last_lines(folder: Path, *, requeues: int) -> list[str]:
-    """Return the last lines of the batch script. They run on the host, since a container may lack scontrol.
+    """Return the last lines of the batch script, which run on the host but not after scancel.
 
     A training that saved its state after a signal is requeued. Its mark counts beside the exit code, because srun
-    returns the code of the rank that it killed. After scancel none of these lines run.
+    returns the code of the rank that it killed.
     """
     place = shlex.quote(str(folder))
     stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$restarts ]'
@@ -264,11 +253,7 @@ def _keep_code(folder: Path, *, task: TrainingTask) -> None:
 
 
 def _check_kept_code(code: Path, *, task: TrainingTask) -> None:
-    """Check that the copied code can unpickle a task.
-
-    Raises:
-        ValueError: It lacks one of the task's classes, or its class has a field that this version's lacks.
-    """
+    """Raise ValueError if the copied code lacks a class of a task, or has fields in it that this version lacks."""
     for value in (task, task.assignment, task.assignment.inputs):
         path = code.joinpath(*type(value).__module__.split(".")).with_suffix(".py")
         body = ast.parse(path.read_text()).body if path.exists() else []

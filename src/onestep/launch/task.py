@@ -73,10 +73,9 @@ class TrainingTask:
         self._check_tasks(job)
         self._check_gpus(job)
         from onestep.fingerprint import Fingerprints
-        from onestep.stages import training_code
         from onestep.training.run import carry_out
 
-        code = training_code(self.assignment.document(), fingerprints=Fingerprints())
+        code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
         self._check_folder(folder)
 
@@ -111,35 +110,20 @@ class TrainingTask:
         }
 
     def _check_tasks(self, job: JobEnvironment) -> None:
-        """Check that the allocation has the config's layout.
-
-        Raises:
-            ValueError: The number of nodes, of tasks, or of tasks per node differs.
-        """
-        tasks, each = self.nodes * self.processes_per_node, self.processes_per_node
+        """Raise ValueError unless the allocation has the config's nodes, tasks, and tasks per node."""
+        each, found = self.processes_per_node, _tasks_per_node()
+        fix = "Fix: neither launch.sbatch nor SBATCH_ variables may set the number of nodes or tasks"
         if job.num_nodes != self.nodes:
-            raise ValueError(
-                f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. "
-                "Fix: launch.sbatch and the SBATCH_ variables must not set the number of nodes"
-            )
-        if job.num_tasks != tasks:
-            raise ValueError(
-                f"launch.processes_per_node: got {job.num_tasks} tasks from SLURM, expected {tasks} "
-                f"(launch.nodes {self.nodes} x {each}). Fix: launch.sbatch must not set the number of tasks"
-            )
-        found = _tasks_per_node()
+            raise ValueError(f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. {fix}")
+        if job.num_tasks != self.nodes * each:
+            expected = f"{self.nodes * each} (launch.nodes {self.nodes} x {each})"
+            raise ValueError(f"launch.processes_per_node: got {job.num_tasks} tasks, expected {expected}. {fix}")
         if any(count != each for count in found):
-            raise ValueError(
-                f"launch.processes_per_node: got {', '.join(map(str, found))} tasks on the nodes from SLURM, expected "
-                f"{each} on each. Fix: launch.sbatch must not set the distribution of tasks"
-            )
+            counts = ", ".join(map(str, found))
+            raise ValueError(f"launch.processes_per_node: got {counts} tasks per node, expected {each}. {fix}")
 
     def _check_folder(self, folder: Path) -> None:
-        """Check that the run's files are those of its submission; changed files make another run.
-
-        Raises:
-            ValueError: The work folder differs.
-        """
+        """Raise ValueError if the run's files changed since its submission, which makes it another run."""
         if self.folder is not None and folder.resolve() != self.folder:
             raise ValueError(
                 f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
@@ -147,11 +131,7 @@ class TrainingTask:
             )
 
     def _check_gpus(self, job: JobEnvironment) -> None:
-        """Check that this rank has a GPU of its own.
-
-        Raises:
-            ValueError: It has none, or a number that does not identify its own.
-        """
+        """Raise ValueError unless this rank has a GPU of its own."""
         if self.device == "cpu":
             return
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,31 +15,30 @@ from onestep.metrics._neighbours import prepared, squared_distances, squared_rad
 __all__ = ["DensityCoverage"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class DensityCoverage:
     """Fidelity and diversity by balls around real images, each reaching the k-th nearest real neighbor.
 
     Unlike precision and recall, balls are centered on real images only, so generated outliers cannot enlarge them. The
     expected density of two samples of one distribution is 1, and larger values are possible; coverage is in [0, 1].
     Higher is better.
+
+    Attributes:
+        neighbours: k; an image is not its own neighbor.
+        memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"density": "higher", "coverage": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    def __init__(self, *, neighbours: int = 5, memory_mib: int = 1024) -> None:
-        """Set the options.
+    neighbours: int = 5
+    memory_mib: int = 1024
 
-        Args:
-            neighbours: k; an image is not its own neighbor.
-            memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
-
-        Raises:
-            ValueError: A number is below 1.
-        """
-        if neighbours < 1 or memory_mib < 1:
-            raise ValueError(f"neighbours and memory_mib: got {neighbours} and {memory_mib}, expected at least 1")
-        self.neighbours, self.memory_mib = neighbours, memory_mib
+    def __post_init__(self) -> None:
+        if min(self.neighbours, self.memory_mib) < 1:
+            found = f"{self.neighbours} and {self.memory_mib}"
+            raise ValueError(f"neighbours and memory_mib: got {found}, expected at least 1")
 
     @property
     def least_images(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,31 +15,29 @@ from onestep.metrics._arrays import finite_rows
 __all__ = ["InceptionScore"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class InceptionScore:
     """exp of the mean Kullback-Leibler divergence between p(y|x) and p(y), in [1, K], higher is better.
 
     It is computed on consecutive splits and averaged. The score depends on the size of a split: report both.
+
+    Attributes:
+        splits: Number of splits of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity.
+        split_size: Images per split; the last split has the rest, as in guided-diffusion (5,000). Exactly one of the
+            two options is given.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"inception_score": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("probabilities",)
     takes_statistics: ClassVar[bool] = False
 
-    def __init__(self, *, splits: int | None = None, split_size: int | None = None) -> None:
-        """Set one of the two options.
+    splits: int | None = None
+    split_size: int | None = None
 
-        Args:
-            splits: Number of splits of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity.
-            split_size: Images per split; the last split has the rest, as in guided-diffusion (5,000).
-
-        Raises:
-            ValueError: Both or none are given, or a number is below 1.
-        """
-        given = {name: n for name, n in (("splits", splits), ("split_size", split_size)) if n is not None}
+    def __post_init__(self) -> None:
+        given = {name: n for name in ("splits", "split_size") if (n := getattr(self, name)) is not None}
         if len(given) != 1 or min(given.values()) < 1:
             raise ValueError(f"splits or split_size: got {given or 'neither'}, expected one of them, at least 1")
-        self.splits = splits
-        self.split_size = split_size
 
     @property
     def least_images(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,33 +16,31 @@ from onestep.metrics._arrays import finite_pair
 __all__ = ["KernelDistance"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class KernelDistance:
     """Unbiased estimate with the cubic kernel (x y / D + 1)^3, averaged over random subsets; lower is better.
 
     On Inception features it is KID. Unlike the Frechet distance it is unbiased in the number of images, so it may be
     slightly negative where the distributions agree.
+
+    Attributes:
+        subsets: Number of pairs of subsets; 100 in published values.
+        subset_images: Images in a subset of either set, drawn without replacement; 1,000 in published values.
+        seed: Seed of the draw.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"kernel_distance": "lower"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    def __init__(self, *, subsets: int = 100, subset_images: int = 1000, seed: int = 0) -> None:
-        """Set the subsets; published values use 100 subsets of 1,000 images.
+    subsets: int = 100
+    subset_images: int = 1000
+    seed: int = 0
 
-        Args:
-            subsets: Number of pairs of subsets.
-            subset_images: Images in a subset of either set, drawn without replacement.
-            seed: Seed of the draw.
-
-        Raises:
-            ValueError: There are no subsets, or they are too small for an estimate.
-        """
-        if subsets < 1 or subset_images < 2:
-            raise ValueError(
-                f"subsets and subset_images: got {subsets} and {subset_images}, expected at least 1 and at least 2"
-            )
-        self.subsets, self.subset_images, self.seed = subsets, subset_images, seed
+    def __post_init__(self) -> None:
+        if self.subsets < 1 or self.subset_images < 2:
+            found = f"{self.subsets} and {self.subset_images}"
+            raise ValueError(f"subsets and subset_images: got {found}, expected at least 1 and at least 2")
 
     @property
     def least_images(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from onestep.metrics import Direction
@@ -12,6 +13,7 @@ from onestep.metrics._neighbours import Arithmetic, memberships, prepared
 __all__ = ["PrecisionRecall"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class PrecisionRecall:
     """Share of each set that lies in the manifold of the other: fidelity and coverage, in [0, 1], higher is better.
 
@@ -19,30 +21,26 @@ class PrecisionRecall:
 
     Memory: `memory_mib` for distances, and the features in float64. The whole table of distances, 20 GB for 50,000
     images in each set, is never stored.
+
+    Attributes:
+        neighbours: k; a member is not its own neighbor.
+        memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
+        arithmetic: Number type of the distances. float16 rounds them as guided-diffusion does, which changes the shares
+            by up to 0.01, for comparison with numbers published from it; features that exceed its range use float32.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"precision": "higher", "recall": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    def __init__(self, *, neighbours: int = 3, memory_mib: int = 1024, arithmetic: Arithmetic = "float64") -> None:
-        """Set the options.
+    neighbours: int = 3
+    memory_mib: int = 1024
+    arithmetic: Arithmetic = "float64"
 
-        Args:
-            neighbours: k; a member is not its own neighbor.
-            memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
-            arithmetic: Number type of the distances. float16 rounds them as guided-diffusion does, which changes the
-                shares by up to 0.01, for comparison with numbers published from it; features that exceed its range
-                use float32.
-
-        Raises:
-            ValueError: A number is below 1.
-        """
-        if neighbours < 1 or memory_mib < 1:
-            raise ValueError(f"neighbours and memory_mib: got {neighbours} and {memory_mib}, expected at least 1")
-        self.neighbours = neighbours
-        self.memory_mib = memory_mib
-        self.arithmetic: Arithmetic = arithmetic
+    def __post_init__(self) -> None:
+        if min(self.neighbours, self.memory_mib) < 1:
+            found = f"{self.neighbours} and {self.memory_mib}"
+            raise ValueError(f"neighbours and memory_mib: got {found}, expected at least 1")
 
     @property
     def least_images(self) -> int:

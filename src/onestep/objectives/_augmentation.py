@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from onestep import plugins
+from onestep import components
 from onestep.objectives import Batch, Control, RowRandom
 
 SIGN_OF_REAL_LOGITS = "signs_real"
@@ -46,11 +46,11 @@ def build_pipe(block: Mapping[str, Any]) -> _Pipe:
     Raises:
         ValueError: The name or an option is unknown or invalid.
     """
-    options = {key: value for key, value in block.items() if key != "name"}
     try:
-        return plugins.load("augmentations", str(block.get("name")))(**options)
+        pipe: _Pipe = components.build("augmentations", block)
     except (TypeError, ValueError) as error:
         raise ValueError(f"augment: {error}") from error
+    return pipe
 
 
 def pipe_of(block: Mapping[str, Any], *, batch: Batch) -> _Pipe:

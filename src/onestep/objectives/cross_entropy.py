@@ -27,7 +27,6 @@ class CrossEntropy:
 
     publishes: ClassVar[str] = "classifier"
     samples_in: ClassVar[int | None] = None
-    needs: ClassVar[tuple[str, ...]] = ("classifier",)  # until the config reads networks()
 
     def __post_init__(self) -> None:
         if self.shift < 0:

@@ -72,7 +72,6 @@ class D2O:
 
     publishes: ClassVar[str] = "generator"
     samples_in: ClassVar[int | None] = 1
-    needs: ClassVar[tuple[str, ...]] = ("generator", "discriminator")  # until the config reads networks()
 
     def __post_init__(self) -> None:
         if self.loss not in ("non_saturating", "hinge"):

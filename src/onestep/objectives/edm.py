@@ -33,7 +33,6 @@ class Edm:
 
     publishes: ClassVar[str] = "generator"
     samples_in: ClassVar[int | None] = None
-    needs: ClassVar[tuple[str, ...]] = ("generator",)  # until the config reads networks()
 
     def __post_init__(self) -> None:
         if probability_controls(self.augment):

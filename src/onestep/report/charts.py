@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from onestep.report import numbers
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
@@ -26,7 +27,7 @@ DECADE = 10.0
 _INK, _SOFT = "#16181d", "#5c6370"
 _DARK = {_INK: "#e8eaed", _SOFT: "#a6adb8"}
 _MARKERS = "osD^v"
-_SHIFT = 1.5  # least ratio of two neighbouring NFE with a label each
+_LABEL_WIDTH = 0.1  # of the x axis
 _STYLE = {
     "svg.hashsalt": "onestep",
     "svg.fonttype": "path",
@@ -49,6 +50,7 @@ _STYLE = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "text.color": _INK,
+    "text.parse_math": False,
     "xtick.color": _SOFT,
     "ytick.color": _SOFT,
     "xtick.major.width": 0.6,
@@ -88,14 +90,15 @@ class Chart:
         title: The quantity on the y axis.
         x: The quantity on the x axis: images seen in training, or NFE.
         series: At least one entry.
-        is_share: Whether y is a share, shown from 0 to 1.
+        kind: The kind of number on the y axis: a distance or loss, logarithmic where positive values span more than a
+            decade; a share, from 0 to 1; or another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.
     """
 
     title: str
     x: Literal["images", "nfe"]
     series: tuple[Series, ...]
-    is_share: bool = False
+    kind: Literal["distance", "share", "quantity"] = "distance"
     size: tuple[int, int] = (440, 250)
 
     @property
@@ -105,8 +108,9 @@ class Chart:
 
     @property
     def is_log(self) -> bool:
-        """Whether y is logarithmic: positive values that span more than a decade."""
-        return not self.is_share and min(self.values) > 0 and max(self.values) / min(self.values) > DECADE
+        """Whether y is logarithmic."""
+        values = self.values
+        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > DECADE
 
     @property
     def description(self) -> str:
@@ -145,7 +149,7 @@ def _legend_columns(chart: Chart) -> int:
 
 
 def _legend_height(chart: Chart) -> int:
-    return 8 + 15 * math.ceil(len(_legend(chart)) / _legend_columns(chart))
+    return 10 + 17 * math.ceil(len(_legend(chart)) / _legend_columns(chart))
 
 
 def _legend(chart: Chart) -> list[Series]:
@@ -158,7 +162,7 @@ def _legend(chart: Chart) -> list[Series]:
 
 def _draw(chart: Chart, part: SubFigure) -> None:
     axes = part.add_subplot()
-    handles = {id(each): _plot(axes, each) for each in chart.series}
+    handles: dict[int, Artist] = {id(each): _plot(axes, each) for each in chart.series}
     title = textwrap.wrap(f"{chart.title}{' (log scale)' * chart.is_log}", width=chart.size[0] // 7)
     axes.set_title("\n".join(title))
     _scale_x(axes, chart)
@@ -172,7 +176,7 @@ def _draw(chart: Chart, part: SubFigure) -> None:
     )
 
 
-def _plot(axes: Axes, series: Series) -> object:
+def _plot(axes: Axes, series: Series) -> Artist:
     """Draw a series and return its handle for the legend."""
     colour, xs, ys = COLOURS[series.colour % len(COLOURS)], *zip(*series.points, strict=True)
     again = series.colour // len(COLOURS) % len(_MARKERS)
@@ -197,14 +201,18 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
     xs = sorted({x for each in chart.series if each.kind != "level" for x, _ in each.points})
     if chart.x == "images":
         axes.set_xlabel("images seen in training")
-        axes.set_xlim(0, xs[-1] * 1.02)
+        axes.set_xlim(0, max(1, xs[-1]) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_count)
         return
     axes.set_xlabel("NFE (function evaluations per image, log scale)")
     axes.set_xscale("log")
     axes.set_xlim(xs[0] / 1.6, xs[-1] * 1.6)
-    labelled = [x for place, x in enumerate(xs) if place == 0 or x / xs[place - 1] >= _SHIFT]
+    gap = (1.6**2 * xs[-1] / xs[0]) ** _LABEL_WIDTH
+    labelled = xs[:1]
+    for x in xs[1:]:
+        if x / labelled[-1] >= gap:
+            labelled.append(x)
     axes.xaxis.set_major_locator(FixedLocator(labelled))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(_count)
@@ -213,7 +221,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
 def _scale_y(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    if chart.is_share:
+    if chart.kind == "share":
         axes.set_ylim(0, 1)
     elif chart.is_log:
         axes.set_yscale("log")
@@ -225,7 +233,7 @@ def _scale_y(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_formatter(_count)
 
 
-def _count(value: float, position: int | None = None) -> str:
+def _count(value: float, position: float) -> str:
     return numbers.short_count(value)
 
 

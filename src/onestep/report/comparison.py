@@ -1,4 +1,4 @@
-"""Two measurements side by side: their numbers, and whether these may be compared at all."""
+"""Comparison of two measurements."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ _SAME = ("metric", "features", "feature_weights_sha256", "reference", "images")
 
 
 def compare(first: Path, second: Path) -> list[str]:
-    """Return what two metric files say, as lines: each value, the second less the first, and what forbids comparing.
+    """Return the values of two metric files with their differences, and a line for each reason not to compare them.
 
     Raises:
-        ValueError: A file is no measurement, or the two have no value in common.
+        ValueError: A file is not a measurement, or the two have no value in common.
     """
     one, other = _read(first), _read(second)
     common = [name for name in one["values"] if name in other["values"]]
     if not common:
-        raise ValueError(f"{first} has {_names(one)}, {second} has {_names(other)}; nothing of it can be compared")
+        raise ValueError(
+            f"{second}: got {_names(other)}, expected a value of {first}: {_names(one)}. Fix: compare others"
+        )
     head = [f"{first}: {_origin(one)}", f"{second}: {_origin(other)}"]
     return [*head, *(_line(name, one, other) for name in common), *_obstacles(one, other)]
 
@@ -28,7 +30,7 @@ def compare(first: Path, second: Path) -> list[str]:
 def _read(path: Path) -> Mapping[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("values"), dict):
-        raise ValueError(f"{path}: no measurement; expected a file of results/metrics/ as `onestep measure` writes it")
+        raise ValueError(f"{path}: got no measurement. Fix: choose a file of results/metrics/ or of `onestep evaluate`")
     return content
 
 
@@ -48,7 +50,7 @@ def _line(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _obstacles(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each fact by which the two were measured differently."""
+    """Yield a line for each fact in which the measurements differ."""
     for fact in _SAME:
         if one.get(fact) != other.get(fact):
             yield f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Literal
+
+import numpy as np
 
 from onestep.report import numbers
 from onestep.report.charts import Chart, Series
@@ -13,7 +14,7 @@ from onestep.report.evidence import Evidence, RunEvidence, TableEvidence
 from onestep.report.table import Row, Table
 
 MOST_POINTS = 120
-"""A longer log is drawn as means over equal stretches of training."""
+"""A longer log is drawn as means over equal numbers of records."""
 Point = tuple[float, float]
 
 
@@ -33,21 +34,18 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
         for run in row.runs or ([row.run] if row.run is not None else []):
             colours.setdefault(run, index)
     free = max((index for index, _ in rows), default=-1) + 1
-    for run in evidence.runs:
-        if run.name not in colours:
-            colours[run.name] = free
-            free += 1
-    return colours
+    others = [run.name for run in evidence.runs if run.name not in colours]
+    return colours | {run: free + place for place, run in enumerate(others)}
 
 
 def metric_chart(shown: TableEvidence) -> Chart | None:
     """Return a column over training: rows with several snapshots as lines, other rows as levels; None for no line."""
     table, series = shown.table, []
-    for curve in shown.curves:
-        dataset = "" if table.dataset is not None else f", {curve.row.dataset}"
-        name, colour = row_name(curve.row, table=table) + dataset, table.rows.index(curve.row)
-        is_line = len(curve.points) > 1
-        series.append(Series(name=name, points=curve.points, colour=colour, kind="marked" if is_line else "level"))
+    for colour, (row, points) in enumerate(zip(table.rows, shown.curves, strict=True)):
+        name = row_name(row, table=table) + ("" if table.dataset is not None else f", {row.dataset}")
+        if points:
+            kind: Literal["marked", "level"] = "marked" if len(points) > 1 else "level"
+            series.append(Series(name=name, points=points, colour=colour, kind=kind))
     if all(each.kind == "level" for each in series):
         return None
     return _column_chart(table, x="images", series=series)
@@ -60,7 +58,8 @@ def _column_chart(
     direction = table.directions[table.drawn]
     of = "" if dataset is None or table.dataset is not None else f" of {dataset}"
     chart = Chart(title=f"{numbers.heading(table.drawn)}{of}, {direction} is better", x=x, series=tuple(series))
-    return replace(chart, is_share=direction == "higher" and all(0 <= value <= 1 for value in chart.values))
+    is_share = direction == "higher" and all(0 <= value <= 1 for value in chart.values)
+    return replace(chart, kind="share" if is_share else "distance")
 
 
 def nfe_charts(table: Table) -> list[Chart]:
@@ -128,17 +127,13 @@ def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: 
             if points:
                 lines.append(Series(name=run.name, points=tuple(points), colour=colours[run.name]))
         if lines:
-            yield Chart(title=title, x="images", series=tuple(lines), size=(336, 200))
+            scale: Literal["distance", "quantity"] = "distance" if kind == "losses" else "quantity"
+            yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200))
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
-    """Return at most `MOST_POINTS` points: means over equal stretches of x."""
+    """Return at most `MOST_POINTS` points: means over equal numbers of points."""
     if len(points) <= MOST_POINTS:
         return list(points)
-    low, high = points[0][0], points[-1][0]
-
-    def stretch(point: Point) -> int:
-        return min(int((point[0] - low) / (high - low) * MOST_POINTS), MOST_POINTS - 1)
-
-    groups = [list(group) for _, group in groupby(points, key=stretch)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    means = [stretch.mean(axis=0) for stretch in np.array_split(np.array(points), MOST_POINTS)]
+    return [(float(x), float(y)) for x, y in means]

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from onestep import files
-from onestep.config import Experiment, read_experiment
-from onestep.models import Snapshot, Teacher, parse_model
+from onestep.config.reading import read_experiment
+from onestep.config.sections import Experiment
+from onestep.models import Model, Snapshot, Teacher, parse_model
 from onestep.report.table import Row, Table, column_directions, read_rows
 from onestep.results import Results
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Images of one row and block of seeds: `pixels` uint8 [N, H, W, C], `seeds` int64 [N]."""
-
-    pixels: np.ndarray
-    seeds: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricCurve:
-    """A column over the training of a row, on one block of seeds: (images seen, value), ascending.
-
-    A row without several snapshots has one point.
-    """
-
-    row: Row
-    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +27,16 @@ class TableEvidence:
 
     Attributes:
         table: The table.
-        samples: Images of each row at the first block of seeds; None where there are none.
+        samples: For each row, its images, uint8 [H, W, C], by seed of the first block; empty for none.
+        curves: For each row, (images seen, value) of its measured snapshots, ascending; a network from outside has seen
+            0 images.
         curve_seeds: The block of seeds of the curves.
-        curves: One for each row with a measured point.
     """
 
     table: Table
-    samples: tuple[Samples | None, ...]
+    samples: tuple[Mapping[int, np.ndarray], ...]
+    curves: tuple[tuple[tuple[float, float], ...], ...]
     curve_seeds: str
-    curves: tuple[MetricCurve, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +70,6 @@ class StudyEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTime:
-    """Time of the jobs of one rule, in seconds."""
-
-    rule: str
-    jobs: int
-    total: float
-    longest: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The content of the page.
 
@@ -106,7 +79,7 @@ class Evidence:
         tables: The tables in the order of config.yaml.
         studies: The studies in the order of config.yaml.
         runs: The trained runs in the order of config.yaml.
-        stages: The time of each stage, the longest first.
+        stages: For each rule, the seconds of its jobs; the rule with the longest time first.
         environment: Hardware and software by name.
         reproduce: The commands that make this page.
     """
@@ -116,7 +89,7 @@ class Evidence:
     tables: tuple[TableEvidence, ...]
     studies: tuple[StudyEvidence, ...]
     runs: tuple[RunEvidence, ...]
-    stages: tuple[StageTime, ...]
+    stages: Mapping[str, Sequence[float]]
     environment: Mapping[str, str]
     reproduce: tuple[str, ...]
 
@@ -142,7 +115,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         experiment=experiment,
         config_text=config.read_text(encoding="utf-8"),
         tables=tuple(_read_table(name, layout=layout, experiment=experiment) for name in experiment.tables),
-        studies=tuple(_read_study(name, layout=layout) for name in getattr(experiment, "studies", ())),
+        studies=tuple(_read_study(name, layout=layout) for name in experiment.studies),
         runs=runs,
         stages=read_stages(benchmarks),
         environment=_environment(runs),
@@ -156,7 +129,7 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return Table(
         name=name,
         title=block.title,
-        caption=getattr(block, "caption", None) or "",
+        caption=block.caption or "",
         dataset=block.dataset,
         seeds=block.seeds,
         show=block.show,
@@ -170,48 +143,48 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableE
     table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
     asked = experiment.tables[name].curves
     seeds = table.seeds[0] if asked is None else asked.seeds
-    curves = [
-        _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
-        for row in table.rows
-    ]
     return TableEvidence(
         table=table,
         samples=tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows),
+        curves=tuple(
+            _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
+            for row in table.rows
+        ),
         curve_seeds=seeds,
-        curves=tuple(curve for curve in curves if curve.points),
     )
 
 
-def _read_samples(row: Row, *, seeds: str, layout: Results) -> Samples | None:
-    if row.model is None or row.sampler is None:
-        return None
-    path = layout.grid(row.model, row.sampler, seeds)
+def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndarray]:
+    path = layout.grid([*row.models, str(row.model)][0], str(row.sampler), seeds)
     if not path.exists():
-        return None
+        return {}
     with np.load(path, allow_pickle=False) as archive:
-        return Samples(pixels=archive["pixels"], seeds=archive["seeds"])
+        return dict(zip(archive["seeds"].tolist(), archive["pixels"], strict=True))
 
 
-def _read_curve(row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment) -> MetricCurve:
-    """Return the measured points of a row: of each snapshot of its run, or of its teacher at 0 images."""
+def _read_curve(
+    row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment
+) -> tuple[tuple[float, float], ...]:
+    """Return (images seen, value) of each measured snapshot; of a family of runs the mean where all are measured."""
     metric, _, value = source.partition(".")
-    points = []
+    found: dict[int, list[float]] = {}
     for images, model in _snapshots(row, experiment=experiment):
         path = layout.metric(model, str(row.sampler), seeds, metric)
         if path.exists():
-            points.append((float(images), float(files.read_json(path)["values"][value])))
-    return MetricCurve(row=row, points=tuple(points))
+            found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
+    complete = {images: values for images, values in found.items() if len(values) == max(1, len(row.models))}
+    return tuple((float(images), fmean(complete[images])) for images in sorted(complete))
 
 
-def _snapshots(row: Row, *, experiment: Experiment) -> list[tuple[int, str]]:
-    """Return (images seen, model) of each snapshot of a row's run; a network from outside has seen 0 images."""
-    if row.model is None:
-        return []
-    model = parse_model(row.model)
-    if isinstance(model, Teacher):
-        return [(0, row.model)]
-    counts = experiment.runs[model.name].snapshots
-    return [(count, str(Snapshot(name=model.name, images=count, ema=model.ema))) for count in counts]
+def _snapshots(row: Row, *, experiment: Experiment) -> Iterator[tuple[int, Model]]:
+    """Yield (images seen, model) of each snapshot of a row's runs; a network from outside has seen 0 images."""
+    for name in row.models or ([] if row.model is None else [row.model]):
+        model = parse_model(name)
+        if isinstance(model, Teacher):
+            yield 0, model
+        else:
+            for images in experiment.runs[model.name].snapshots:
+                yield images, Snapshot(name=model.name, images=images, ema=model.ema)
 
 
 def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvidence:
@@ -250,37 +223,22 @@ def _read_study(name: str, *, layout: Results) -> StudyEvidence:
     )
 
 
-def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
-    """Sum Snakemake's benchmark files by rule, the longest first."""
+def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
+    """Read Snakemake's benchmark files: the seconds of each job by rule, the rule with the longest time first."""
     seconds: dict[str, list[float]] = {}
     for path in sorted(Path(benchmarks).glob("*/**/*.tsv")):
         rule = path.relative_to(benchmarks).parts[0]
         with path.open() as file:
             seconds.setdefault(rule, []).extend(float(line["s"]) for line in csv.DictReader(file, delimiter="\t"))
-    stages = [
-        StageTime(rule=rule, jobs=len(times), total=sum(times), longest=max(times)) for rule, times in seconds.items()
-    ]
-    return tuple(sorted(stages, key=lambda stage: (-stage.total, stage.rule)))
+    return dict(sorted(seconds.items(), key=lambda stage: (-sum(stage[1]), stage[0])))
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return hardware and software of the trainings, and of the machine that made this page."""
-    keys = {"Trained with PyTorch": "torch", "Trained with Python": "python", "Trained on": "device"}
+    """Return hardware and software of the trainings and of this page."""
+    keys = {"Trained on": "device", "PyTorch": "torch", "Python": "python"}
     training = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
         for heading, key in keys.items()
     }
-    return {
-        **{heading: values for heading, values in training.items() if values},
-        "Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}",
-        "Page made on": f"{platform.system()} {platform.machine()}",
-        "Processor": f"{_processor()}, {os.cpu_count()} cores",
-    }
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    found = {heading: values for heading, values in training.items() if values}
+    return found | {"Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}"}

@@ -8,14 +8,14 @@ from decimal import Decimal
 NOT_MEASURED = "not measured"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MINUS = "\N{MINUS SIGN}"
-MOST_DECIMALS = 6
+_MOST_DECIMALS = 6
 
 
 def measured(value: float, std: float | None) -> tuple[str, str | None]:
     """Return a mean and its standard deviation as text with the same number of decimals.
 
-    The deviation keeps one significant digit, which is what a few blocks support, or two where the first is a 1 (1.4
-    would lose a third of itself); without a deviation (a single block), or one of zero, the mean keeps four.
+    The deviation keeps one significant digit, or two where the first is a 1, because one digit of 1.4 would lose a
+    third of it. Without a deviation, or with a deviation of zero, the mean keeps four significant digits.
     """
     if std is None:
         return four_digits(value), None
@@ -30,38 +30,31 @@ def decimals(std: float) -> int:
     digits, _, exponent = f"{std:.1e}".partition("e")
     places = 1 if digits.startswith("1") else 0
     rounded = int(exponent) if places else int(f"{std:.0e}".partition("e")[2])
-    return min(MOST_DECIMALS, max(0, places - rounded))
+    return min(_MOST_DECIMALS, max(0, places - rounded))
 
 
 def four_digits(value: float) -> str:
-    """Return `value` with four significant digits, without an exponent where that stays short."""
+    """Return a number with four significant digits, with an exponent only for very small and very large ones."""
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    if not -4 <= exponent <= 8:
-        return f"{value:.3e}"
-    return f"{value:.{max(0, 3 - exponent)}f}"
+    return f"{value:.{max(0, 3 - exponent)}f}" if -4 <= exponent <= 8 else f"{value:.3e}"
 
 
 def plain(value: float) -> str:
-    """Return a published number as it was given: the shortest text that reads back as `value`."""
+    """Return a published number as given: the shortest text that reads back as `value`."""
     return f"{value:.15g}"
 
 
 def difference(ours: float, theirs: float, *, ours_as_text: str) -> str:
-    """Return `ours - theirs` with sign, and with the decimals that ours is written with."""
-    places = places_in(ours_as_text)
+    """Return `ours - theirs` with sign, with the decimals of `ours_as_text`."""
+    exponent = Decimal(ours_as_text).as_tuple().exponent
+    assert isinstance(exponent, int), ours_as_text
+    places = max(0, -exponent)
     rounded = round(ours - theirs, places)
     if rounded == 0:
         return f"{PLUS_MINUS}{0:.{places}f}"
     return ("+" if rounded > 0 else MINUS) + f"{abs(rounded):.{places}f}"
-
-
-def places_in(text: str) -> int:
-    """Return the number of decimals of a written number: 2 for '1.54', 5 for '3e-05'."""
-    exponent = Decimal(text).as_tuple().exponent
-    assert isinstance(exponent, int), text
-    return max(0, -exponent)
 
 
 def count(value: int) -> str:
@@ -70,17 +63,15 @@ def count(value: int) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share in [0, 1] as per cent; only what is exactly nothing or all is written 0 % or 100 %."""
+    """Return a share in [0, 1] as per cent; 0 % and 100 % are exact."""
     percent = 100 * value
     if 0 < percent < 1:
         return "< 1 %"
-    if 99 < percent < 100:
-        return "> 99 %"
-    return f"{percent:.0f} %"
+    return "> 99 %" if 99 < percent < 100 else f"{percent:.0f} %"
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as '0.4 s', '59 s', '2 min 10 s' or '3 h 05 min'."""
+    """Return seconds as "0.4 s", "59 s", "2 min 10 s" or "3 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -92,7 +83,7 @@ def duration(seconds: float) -> str:
 
 
 def short_count(value: float) -> str:
-    """Return a count for an axis: 500, 2k, 12.5k, 3M."""
+    """Return a number for the tick of an axis: 500, 2k, 12.5k, 3M."""
     for size, suffix in ((1_000_000, "M"), (1_000, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{suffix}"
@@ -100,5 +91,5 @@ def short_count(value: float) -> str:
 
 
 def heading(column: str) -> str:
-    """Return a column's name for readers: short names are abbreviations and stand in capitals (fd -> FD)."""
+    """Return a column's name for readers; a short name is an abbreviation, in capitals (fd -> FD)."""
     return column.upper() if len(column) <= 3 else column.replace("_", " ")

@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from statistics import median_high
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import onestep
-from onestep import files, plugins
-from onestep.config import Experiment, experiment_document
+from onestep import components, files
+from onestep.config.reading import experiment_document
+from onestep.config.sections import Experiment
 from onestep.report import cells, charts, curves, numbers, pictures
-from onestep.report.cells import Cell
-from onestep.report.evidence import Evidence, RunEvidence, Samples, StudyEvidence, TableEvidence
+from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence
 from onestep.report.pictures import Picture
-from onestep.report.table import Row, Table
+from onestep.report.table import Table
 
-_PANEL_IMAGES, _PANEL_WIDTH, _SHEET_WIDTH = 16, 480, 1080
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowView:
-    """A row as text and pictures.
-
-    Attributes:
-        row: The row.
-        colour: The class of its colour.
-        facts: Its facts by heading.
-        cells: Its measured numbers by column.
-        published: The published number and the difference to it, for columns that have one in any row.
-        panel: Its first images.
-        sheet: More of its images.
-    """
-
-    row: Row
-    colour: str
-    facts: Mapping[str, str]
-    cells: Mapping[str, Cell | None]
-    published: Mapping[str, tuple[str, str]]
-    panel: Picture | None
-    sheet: Picture | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableView:
-    """A table with its images and charts.
-
-    Attributes:
-        table: The table.
-        headings: The columns' headings.
-        drawn: Heading of the column of the charts.
-        rows: All rows.
-        notes: The notes below the table.
-        seeds, sheet_seeds: The seeds of the panels and of the sheets.
-        nfe, nfe_notes: The drawn column against NFE, one chart for each dataset, and their legend.
-        curve: The drawn column over training; None where no row has several measured snapshots.
-        curve_seeds: The block of seeds of that chart.
-        metrics: Each metric with its columns, definition and options.
-        networks: The feature extractors and the discriminator backbones.
-    """
-
-    table: Table
-    headings: Mapping[str, str]
-    drawn: str
-    rows: tuple[RowView, ...]
-    notes: Sequence[str]
-    seeds: str
-    sheet_seeds: str
-    nfe: Sequence[Picture]
-    nfe_notes: Sequence[str]
-    curve: Picture | None
-    curve_seeds: str
-    metrics: Sequence[Mapping[str, str]]
-    networks: Mapping[str, Any]
-
-    @property
-    def measured(self) -> list[RowView]:
-        """The rows of this pipeline."""
-        return [each for each in self.rows if each.row.run is not None]
+_MOST_COLUMNS, _WIDTH = 8, 560
 
 
 def write_page(path: Path | str, *, evidence: Evidence) -> None:
@@ -101,14 +39,15 @@ def render(evidence: Evidence) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": numbers.duration, "count": numbers.count, "share": numbers.share}
+    environment.globals |= {"cells": cells, "heading": numbers.heading, "colour": _colour_class}
     colours = curves.run_colours(evidence)
     return environment.get_template("page.html.jinja").render(
         css=Markup(resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8") + _colours()),
-        tables=[table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
+        tables=[_table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
         studies=[_study_view(study) for study in evidence.studies],
         runs=evidence.runs,
         run_facts={run.name: run_facts(run) for run in evidence.runs},
-        colours={name: _colour_class(colour) for name, colour in colours.items()},
+        colours=colours,
         charts=[pictures.chart_picture(chart) for chart in curves.log_charts(evidence)],
         stages=evidence.stages,
         environment=evidence.environment,
@@ -127,51 +66,32 @@ def _colour_class(index: int) -> str:
     return f"c{index % len(charts.COLOURS)}"
 
 
-def table_view(shown: TableEvidence, *, experiment: Experiment) -> TableView:
-    """Return a table as the page shows it."""
+def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
+    """Return a table with its pictures, the definitions of its metrics and the networks behind them."""
     table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
-    resolution = max((each.pixels.shape[2] for each in shown.samples if each is not None), default=16)
-    columns, rows = pictures.sheet_shape(resolution, width=_SHEET_WIDTH)
-    panel_seeds = pictures.shared_seeds(shown.samples, count=_PANEL_IMAGES)
-    sheet_seeds = pictures.shared_seeds(shown.samples, count=columns * rows)
-    views = []
-    for index, (row, samples) in enumerate(zip(table.rows, shown.samples, strict=True)):
-        alt = f"Images by {row.label} with NFE {row.nfe}"
-        views.append(
-            RowView(
-                row=row,
-                colour=_colour_class(index),
-                facts=cells.facts(row, table=table),
-                cells={column: cells.cell(row, column=column, table=table) for column in table.columns},
-                published={
-                    column: cells.published_cells(row, column=column, table=table)
-                    for column in cells.published_columns(table)
-                },
-                panel=_sheet(samples, seeds=panel_seeds, columns=4, width=_PANEL_WIDTH, alt=alt),
-                sheet=_sheet(samples, seeds=sheet_seeds, columns=columns, width=_SHEET_WIDTH, alt=f"Sheet: {alt}"),
-            )
-        )
-    return TableView(
-        table=table,
-        headings={column: cells.title_of(column, table=table) for column in table.columns},
-        drawn=numbers.heading(table.drawn),
-        rows=tuple(views),
-        notes=cells.notes(table),
-        seeds=span(panel_seeds),
-        sheet_seeds=span(sheet_seeds),
-        nfe=[pictures.chart_picture(chart) for chart in nfe],
-        nfe_notes=list(curves.nfe_notes(nfe)),
-        curve=None if curve is None else pictures.chart_picture(curve),
-        curve_seeds=shown.curve_seeds,
-        metrics=list(_metric_facts(table, experiment=experiment)),
-        networks=networks_of(table, experiment=experiment),
-    )
+    resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
+    columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
+    seeds = pictures.shared_seeds(shown.samples, count=columns**2)
+    return {
+        "table": table,
+        "images": [
+            _images(samples, seeds=seeds, columns=columns, alt=f"Images by {row.label} with NFE {row.nfe}")
+            for row, samples in zip(table.rows, shown.samples, strict=True)
+        ],
+        "seeds": span(seeds),
+        "nfe": [pictures.chart_picture(chart) for chart in nfe],
+        "nfe_notes": " ".join(curves.nfe_notes(nfe)),
+        "curve": None if curve is None else pictures.chart_picture(curve),
+        "curve_seeds": shown.curve_seeds,
+        "metrics": list(_metric_facts(table, experiment=experiment)),
+        "networks": networks_of(table, experiment=experiment),
+    }
 
 
-def _sheet(samples: Samples | None, *, seeds: Sequence[int], columns: int, width: int, alt: str) -> Picture | None:
-    if samples is None or not seeds:
+def _images(samples: Mapping[int, np.ndarray], *, seeds: Sequence[int], columns: int, alt: str) -> Picture | None:
+    if not samples or not seeds:
         return None
-    return pictures.contact_sheet(pictures.pick(samples, seeds=seeds), columns=columns, width=width, alt=alt)
+    return pictures.contact_sheet([samples[seed] for seed in seeds], columns=columns, width=_WIDTH, alt=alt)
 
 
 def span(seeds: Sequence[int]) -> str:
@@ -190,7 +110,7 @@ def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str,
         columns.setdefault(source.partition(".")[0], []).append(column)
     for metric, shown in columns.items():
         block = experiment.metrics[metric]
-        documented = inspect.getdoc(plugins.load("metrics", block.name)) or ""
+        documented = components.describe("metrics", block.name).doc
         yield {
             "headings": ", ".join(cells.title_of(column, table=table) for column in shown),
             "sources": ", ".join(table.columns[column] for column in shown),
@@ -210,8 +130,8 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     metrics = [experiment.metrics[source.partition(".")[0]] for source in table.columns.values()]
     used = [experiment.features[metric.features] for metric in metrics if metric.features]
     extractors = dict.fromkeys(each.run or each.input or each.name for each in used)
-    rows = [name for row in table.rows for name in (row.runs or (row.run,)) if name in experiment.runs]
-    discriminators = [experiment.runs[run].discriminator for run in rows]
+    rows = {name for row in table.rows for name in (*row.runs, row.run)}
+    discriminators = [run.discriminator for name, run in experiment.runs.items() if name in rows]
     names = dict.fromkeys(name for each in discriminators if each is not None for name in each.backbones)
     found = [experiment.backbones[name] for name in names]
     backbones = dict.fromkeys(each.run or each.input or each.timm for each in found)
@@ -240,7 +160,7 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
 def _study_view(study: StudyEvidence) -> dict[str, Any]:
     """Return a study as the page shows it: its figure as a picture, numbers and control as text."""
     found = study.found
-    title = found.get("title") or study.name.replace("_", " ")
+    title = found.get("question") or study.name.replace("_", " ")
     figure = pictures.svg_picture(study.figure, width=0, height=0, alt=f"Figure: {title}") if study.figure else None
     facts = {key: {name: _text(value) for name, value in found[key].items()} for key in ("numbers", "control")}
     return {

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onestep import files, plugins
+from onestep import components, files
 from onestep.metrics import Direction
+from onestep.models import parse_model
 
 Measurement = Mapping[str, Any]
 """The content of a metric file: `model`, `sampler`, `seeds`, `images`, `values`, `features`, `reference`,
@@ -40,8 +41,8 @@ _BY_COLUMN = {
 class Number:
     """A metric of one row over its blocks of seeds; None marks a value that was not measured.
 
-    For a row of several runs each run counts once, with its own shown value: `mean`, `std`, `best_block` and
-    `worst_block` are then over runs, and `blocks` is the least number of measured blocks of a run.
+    In a row of several runs each run counts once, with its own shown value: `mean`, `std`, `best_block` and
+    `worst_block` are then over runs, `first_block` is None, and `blocks` is the least number of blocks of a run.
 
     Attributes:
         shown: The value in the table's cell.
@@ -73,7 +74,7 @@ class Row:
     Attributes:
         run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
             has published numbers only.
-        runs: The members of a family of runs; empty for every other row.
+        models: The models of a family of runs, one for each run; empty for every other row.
         sampler: The sampler's name in config.yaml; None for another method.
         label: The name for readers.
         dataset: The dataset whose images are the reference.
@@ -106,8 +107,13 @@ class Row:
     trained_with_other_code: bool = False
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    runs: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs of a family; empty for every other row."""
+        return tuple(parse_model(model).name for model in self.models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +123,7 @@ class Table:
     Attributes:
         name: The table's name in config.yaml.
         title: Its title.
-        caption: Its caption, in the words of the config; empty for none.
+        caption: Its caption in config.yaml; empty for none.
         dataset: The reference dataset; None where each row has its own.
         seeds: The blocks of seeds, such as "0-1999".
         show: The value in the cells.
@@ -140,7 +146,7 @@ class Table:
 
     def deviation(self, row: Row, column: str) -> float | None:
         """Return the deviation to show beside a number; None for the value of a single block."""
-        return row.numbers[column].std if self.show == "mean" or row.runs else None
+        return row.numbers[column].std if self.show == "mean" or row.models else None
 
 
 def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str]) -> dict[str, Direction]:
@@ -156,7 +162,7 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str])
     directions: dict[str, Direction] = {}
     for column, source in columns.items():
         metric, _, value = source.partition(".")
-        values = plugins.load("metrics", metrics[metric]).values
+        values = components.outline("metrics", metrics[metric]).values
         if value not in values:
             raise ValueError(
                 f"columns.{column}: got {source!r}, expected a value of metric {metric}. "
@@ -190,48 +196,36 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
 
 def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Number:
     """Summarize a column over the blocks of one run, or over several runs."""
-    source = table.columns[column]
-    found = [_summary(_values(each, source), column=column, table=table) for each in runs]
+    source, direction = table.columns[column], table.directions[column]
+    found = []
+    for run in runs:
+        values = _values(run, source)
+        first = values.get(table.seeds[0])
+        number = _summary(values.values(), show=table.show, first=first, blocks=len(values), direction=direction)
+        found.append(number)
+    if len(found) > 1:
+        shown = [each.shown for each in found if each.shown is not None]
+        blocks = min(each.blocks for each in found)
+        found = [_summary(shown, show="mean", first=None, blocks=blocks, direction=direction)]
     metric = source.partition(".")[0]
-    precisions = {each.get("precision") for run in runs for each in run.get(metric, ())} - {None, "float32"}
-    number = found[0] if len(found) == 1 else _over_runs(found, column=column, table=table)
-    return dataclasses.replace(number, precision=next(iter(sorted(precisions)), None))
+    precisions = {str(each.get("precision") or "float32") for run in runs for each in run.get(metric, ())} - {"float32"}
+    return dataclasses.replace(found[0], precision=next(iter(sorted(precisions)), None))
 
 
-def _summary(values: Mapping[str, float], *, column: str, table: Table) -> Number:
-    """Summarize values by block of seeds."""
+def _summary(values: Iterable[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
+    values = list(values)
     if not values:
         return Number()
-    best, worst = _extremes(table.directions[column])
-    numbers = list(values.values())
-    mean, first = statistics.fmean(numbers), values.get(table.seeds[0])
+    best, worst = _extremes(direction)
+    mean = statistics.fmean(values)
     return Number(
-        shown={"mean": mean, "first": first, "best": best(numbers)}[table.show],
+        shown={"mean": mean, "first": first, "best": best(values)}[show],
         mean=mean,
-        std=statistics.stdev(numbers) if len(numbers) > 1 else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
         first_block=first,
-        best_block=best(numbers),
-        worst_block=worst(numbers),
-        blocks=len(numbers),
-    )
-
-
-def _over_runs(found: Sequence[Number], *, column: str, table: Table) -> Number:
-    """Summarize the shown values of several runs; runs without one are left out."""
-    best, worst = _extremes(table.directions[column])
-    numbers = [each.shown for each in found if each.shown is not None]
-    if not numbers:
-        return Number()
-    firsts = [each.first_block for each in found if each.first_block is not None]
-    mean = statistics.fmean(numbers)
-    return Number(
-        shown=mean,
-        mean=mean,
-        std=statistics.stdev(numbers) if len(numbers) > 1 else None,
-        first_block=statistics.fmean(firsts) if firsts else None,
-        best_block=best(numbers),
-        worst_block=worst(numbers),
-        blocks=min(each.blocks for each in found),
+        best_block=best(values),
+        worst_block=worst(values),
+        blocks=blocks,
     )
 
 
@@ -296,12 +290,12 @@ def _row_as_json(row: Row, *, table: Table) -> dict[str, Any]:
         "best": [column for column, each in numbers if each.is_best],
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},
         "precisions": {column: each.precision for column, each in numbers if each.precision},
-        **({"runs": list(row.runs)} if row.runs else {}),
+        **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
     }
 
 
 def _row_keys() -> list[str]:
-    return [field.name for field in dataclasses.fields(Row) if field.name not in ("runs", "numbers")]
+    return [field.name for field in dataclasses.fields(Row) if field.name not in ("models", "numbers")]
 
 
 def read_rows(path: Path | str) -> tuple[Row, ...]:
@@ -318,4 +312,4 @@ def _row_from_json(row: Mapping[str, Any]) -> Row:
         )
         for column in row["metrics"]
     }
-    return Row(**{key: row[key] for key in _row_keys()}, runs=tuple(row.get("runs", ())), numbers=numbers)
+    return Row(**{key: row[key] for key in _row_keys()}, models=tuple(row.get("models", ())), numbers=numbers)

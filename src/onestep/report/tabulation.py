@@ -60,16 +60,13 @@ def _read_row(
     planned: Mapping[str, Any], *, policy: str, paths: Results, training_code: Mapping[str, str]
 ) -> tuple[Row, Sequence[str]]:
     """Return a row without numbers, and the models whose measurements it shows."""
-    facts = {key: value for key, value in planned.items() if key != "models"}
     models = planned.get("models") or ([planned["model"]] if planned["model"] is not None else [])
     parsed = [parse_model(model) for model in models]
-    runs = tuple(model.name for model in parsed)
-    summaries = {run: read_json(path) for run in runs if (path := paths.summary(run)).exists()}
+    summaries = {each.name: read_json(path) for each in parsed if (path := paths.summary(each.name)).exists()}
     row = Row(
-        **facts,
+        **{**planned, "models": tuple(planned.get("models", ()))},
         snapshot=planned["model"],
         snapshot_policy="last" if summaries else None,
-        runs=runs if planned.get("models") else (),
         frozen_share=next(iter(summaries.values()))["frozen_share"] if summaries else None,
         # A resumed run may have been trained by two versions of the code.
         trained_with_other_code=any(each["codes"] != [training_code.get(run)] for run, each in summaries.items()),

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onestep.data import to_pixels
+from onestep.autoencoders import Codec
+from onestep.autoencoders.identity import Identity
 
 # A convolution may round differently for another number of images. Every call of the network receives this many, the
 # last seed repeated where necessary, so that an image has the same bytes in every batch.
@@ -70,7 +71,7 @@ class Sampler(Protocol):
         """Turn noise into images.
 
         Args:
-            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`, see `onestep.networks.Denoiser`.
+            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`; see `onestep.networks`.
             noise: Standard normal float32 [B, C, H, W], on the device of the generator.
             condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
             random: The generators that `noise` was drawn from, for a sampler that adds noise.
@@ -81,8 +82,8 @@ class Sampler(Protocol):
         ...
 
 
-class Generator(Protocol):
-    """A denoiser in evaluation mode, see `onestep.networks.Denoiser`.
+class ImageGenerator(Protocol):
+    """A denoiser in evaluation mode, see `onestep.networks.Preconditioned`.
 
     Attributes:
         training: False.
@@ -113,7 +114,9 @@ class Samples(NamedTuple):
     labels: Tensor | None
 
 
-def generate(generator: Generator, sampler: Sampler, *, seeds: Sequence[int], batch: int) -> Iterator[Samples]:
+def generate(
+    generator: ImageGenerator, sampler: Sampler, *, seeds: Sequence[int], batch: int, codec: Codec | None = None
+) -> Iterator[Samples]:
     """Generate one image per seed.
 
     The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
@@ -124,6 +127,7 @@ def generate(generator: Generator, sampler: Sampler, *, seeds: Sequence[int], ba
         sampler: The sampler.
         seeds: Integers; the class of a conditional generator is drawn after the noise.
         batch: Images per yielded item, best a multiple of 64.
+        codec: Decodes images to pixels; None for a generator of pixels.
 
     Raises:
         ValueError: The generator is in training mode, or `batch` is not positive.
@@ -133,7 +137,7 @@ def generate(generator: Generator, sampler: Sampler, *, seeds: Sequence[int], ba
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1 image")
     for group in _groups(seeds, batch):
-        pieces = [_one_call(generator, sampler, piece) for piece in _groups(group, ROWS)]
+        pieces = [_one_call(generator, sampler, piece, codec=codec or Identity()) for piece in _groups(group, ROWS)]
         labels = [piece.labels for piece in pieces if piece.labels is not None]
         yield Samples(torch.cat([piece.pixels for piece in pieces]), torch.cat(labels) if labels else None)
 
@@ -158,7 +162,7 @@ def _groups(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 @torch.no_grad()
-def _one_call(generator: Generator, sampler: Sampler, seeds: Sequence[int]) -> Samples:
+def _one_call(generator: ImageGenerator, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
     """Generate at most `ROWS` images as a part of `ROWS` images."""
     random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
     device = next(generator.parameters()).device
@@ -166,5 +170,5 @@ def _one_call(generator: Generator, sampler: Sampler, seeds: Sequence[int]) -> S
     noise = random.normal((generator.img_channels, size, size)).to(device)
     classes = random.integers(generator.label_dim) if generator.label_dim else None
     condition = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
-    pixels = to_pixels(sampler(generator, noise, condition, random=random)[: len(seeds)])
+    pixels = codec.decode(sampler(generator, noise, condition, random=random)[: len(seeds)])
     return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.config.run import ResolvedRun, Run, to_document
@@ -101,7 +101,8 @@ class Training:
 
 def objective_of(run: Run) -> Objective:
     """Build a run's objective."""
-    return plugins.load("objectives", run.objective.name)(**run.objective.options)
+    objective: Objective = components.build("objectives", run.objective)
+    return objective
 
 
 def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int = 0) -> dict[str, Built]:

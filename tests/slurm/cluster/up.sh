@@ -34,7 +34,7 @@ lacks() {
 	exit 77
 }
 
-say() {
+report() {
 	printf '[%3d s] %s\n' "$SECONDS" "$*"
 }
 
@@ -46,7 +46,7 @@ wait_for() {
 		[ $SECONDS -lt "$end" ] || die "$what did not come up in time; its log is in $ROOT/log"
 		sleep 0.05
 	done
-	say "$what"
+	report "$what"
 }
 
 # The daemons listen on what these names resolve to: it must be loopback.

@@ -1,0 +1,369 @@
+"""Components: the classes that config.yaml names, from the package and from outside.
+
+A family is a folder of the package (`objectives`, `metrics`, ...); each of its files without a leading underscore has
+one public class. Classes from outside are named `my_module:MyClass`, with a module of the working directory or of an
+installed package, or by an entry point of the group `onestep.FAMILY`.
+
+A login node reads config.yaml without torch. There a class whose file cannot be imported is replaced by its outline:
+the statements of the file are run one by one, base classes and decorators from missing packages are left out, and
+statements that need these packages are skipped. Constructor signatures, constants, checks of options and arithmetic on
+them remain. A check that needs a missing package runs where the package is installed.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import builtins
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+_PACKAGE = "onestep"
+_ROOT = Path(__file__).parent
+
+
+class Block(Protocol):
+    """A component of the typed config: its name and its options."""
+
+    @property
+    def name(self) -> str:
+        """A choice of the family, or `module:Class`."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Keyword arguments of the class."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """An option of a component.
+
+    Attributes:
+        hint: Its type; `Any` where the annotation cannot be evaluated without a missing package.
+        default: Its default; `inspect.Parameter.empty` where it is required.
+    """
+
+    hint: Any
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What is known of a component without building it.
+
+    Attributes:
+        parameters: The keyword-only arguments of its constructor.
+        constants: Its public class attributes (`ClassVar`), without functions, properties and defaults.
+        doc: Its docstring.
+    """
+
+    parameters: Mapping[str, Parameter]
+    constants: Mapping[str, Any]
+    doc: str
+
+
+def choices(family: str) -> tuple[str, ...]:
+    """Return the names of a family's components: its files without a leading underscore, and entry points; sorted."""
+    files = (path.stem for path in (_ROOT / family).glob("*.py") if not path.name.startswith("_"))
+    return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
+
+
+def is_choice(family: str, name: str) -> bool:
+    """Return whether a name is a file of a family, or an entry point."""
+    return _is_file(family, name) or any(each.name == name for each in _entry_points(family))
+
+
+def load(family: str, name: str) -> Any:
+    """Return the class of a component.
+
+    Args:
+        family: Folder of the package, such as "metrics".
+        name: A choice of the family, or `module:Class`.
+
+    Raises:
+        ValueError: There is no such component, or its constructor has other arguments than keyword-only ones.
+        ModuleNotFoundError: Its file imports a package that is not installed.
+    """
+    module, attribute = _address(family, name)
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ValueError(f"{name}: no module {module!r} in {Path.cwd()} or among the installed packages") from error
+        raise
+    return _checked(_member(vars(imported), attribute, name=name, module=module), name=name)
+
+
+def outline(family: str, name: str) -> Any:
+    """Return the class of a component; without the packages that its file needs, its outline.
+
+    Raises:
+        ValueError: There is no such component, or its constructor has other arguments than keyword-only ones.
+        ModuleNotFoundError: Even the outline needs a package that is not installed.
+    """
+    try:
+        return load(family, name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == _PACKAGE:
+            raise
+        module, attribute = _address(family, name)
+        names = _Outlines().names_of(module)
+        if (attribute or names["__all__"][0]) not in names:
+            raise
+        return _checked(_member(names, attribute, name=name, module=module), name=name)
+
+
+def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any:
+    """Build a component.
+
+    Args:
+        family: Its family.
+        block: `{"name": "d2o", "sigma": 80.0, ...}`, or a block of the typed config.
+        supplied: Arguments that the pipeline supplies.
+
+    Raises:
+        ValueError: There is no such component, it has no such option, or it refuses a value.
+    """
+    name, options = _name_and_options(block)
+    return _build(load(family, name), name, {**options, **supplied})
+
+
+def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
+    """Build a component or its outline, to read attributes of it; None where a missing package prevents this.
+
+    Raises:
+        ValueError: There is no such component, it has no such option, or it refuses a value.
+    """
+    name, options = _name_and_options(block)
+    component = outline(family, name)
+    try:
+        return _build(component, name, options)
+    except ValueError:
+        raise
+    except Exception:
+        # An outline fails where it needs what it lacks; a complete class has no such excuse.
+        if not is_outline(component):
+            raise
+        return None
+
+
+def is_outline(component: Any) -> bool:
+    """Return whether a class is an outline."""
+    return component.__module__.endswith(_OUTLINE)
+
+
+def describe(family: str, name: str) -> Description:
+    """Return the signature, the constants and the docstring of a component or its outline.
+
+    Raises:
+        ValueError: There is no such component.
+    """
+    component = outline(family, name)
+    parameters = dict(_parameters(component))
+    functions = (property, staticmethod, classmethod)
+    return Description(
+        parameters=parameters,
+        constants={
+            key: value
+            for key, value in vars(component).items()
+            if not (key.startswith("_") or key in parameters or callable(value) or isinstance(value, functions))
+        },
+        doc=inspect.getdoc(component) or "",
+    )
+
+
+def source(family: str, name: str) -> Path:
+    """Return the file that holds a component, for fingerprints of the code.
+
+    Raises:
+        ValueError: There is no such component.
+    """
+    return _file(_address(family, name)[0], name=name)
+
+
+def module_of(family: str, name: str) -> str:
+    """Return the dotted name of a component's module.
+
+    Raises:
+        ValueError: The family has no such choice.
+    """
+    return _address(family, name)[0]
+
+
+def search_in(folder: Path) -> None:
+    """Add a folder to those from which `module:Class` is imported, after installed packages."""
+    if (entry := str(folder.resolve())) not in sys.path:
+        sys.path.append(entry)
+
+
+def _is_file(family: str, name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_") and (_ROOT / family / f"{name}.py").is_file()
+
+
+def _entry_points(family: str) -> Sequence[Any]:
+    return list(entry_points(group=f"{_PACKAGE}.{family}"))
+
+
+def _address(family: str, name: str) -> tuple[str, str | None]:
+    """Return the module of a component and its class; None for the one public name of a family's file."""
+    search_in(Path.cwd())
+    module, colon, attribute = name.partition(":")
+    if colon:
+        if not (module and all(part.isidentifier() for part in (*module.split("."), attribute))):
+            raise ValueError(f"{name!r}: expected module:Class, such as my_module:MyClass")
+        return module, attribute
+    if _is_file(family, name):
+        return f"{_PACKAGE}.{family}.{name}", None
+    for each in _entry_points(family):
+        if each.name == name:
+            return each.module, each.attr
+    raise ValueError(f"no {family} called {name!r}; choices: {', '.join(choices(family))}, or module:Class")
+
+
+def _file(module: str, *, name: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        # The parent package may import a missing package; its folder is still on the path.
+        path = _ROOT.parent.joinpath(*module.split("."))
+        found = [each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()]
+        if not found:
+            raise ValueError(f"{name}: no module {module!r} in {Path.cwd()} or among the installed packages")
+        return found[0]
+    return Path(spec.origin)
+
+
+def _member(names: Mapping[str, Any], attribute: str | None, *, name: str, module: str) -> Any:
+    if attribute is None:
+        (attribute,) = names["__all__"]
+    if attribute not in names:
+        own = [each for each, value in names.items() if getattr(value, "__module__", "").startswith(module)]
+        public = [each for each in own if inspect.isclass(names[each]) and not each.startswith("_")]
+        raise ValueError(f"{name}: module {module} has no {attribute}, expected one of: {', '.join(public) or 'none'}")
+    return names[attribute]
+
+
+def _checked(component: Any, *, name: str) -> Any:
+    """Return a class after a check that options can be passed by name, and only by name."""
+    if not inspect.isclass(component):
+        raise ValueError(f"{name}: got {type(component).__name__}, expected a class")
+    for each in inspect.signature(component).parameters.values():
+        if each.kind is not each.KEYWORD_ONLY:
+            raise ValueError(f"{name}: argument {each.name!r} of the constructor is not keyword-only")
+    return component
+
+
+def _name_and_options(block: Mapping[str, Any] | Block) -> tuple[str, dict[str, Any]]:
+    if not isinstance(block, Mapping):
+        return block.name, dict(block.options)
+    if not isinstance(block.get("name"), str):
+        raise ValueError(f"name: got {block.get('name')!r}, expected the name of a component")
+    return block["name"], {key: value for key, value in block.items() if key != "name"}
+
+
+def _build(component: Any, name: str, options: Mapping[str, Any]) -> Any:
+    parameters = inspect.signature(component).parameters
+    unknown = [key for key in options if key not in parameters]
+    missing = [key for key, each in parameters.items() if each.default is each.empty and key not in options]
+    if unknown:
+        raise ValueError(f"{name}: unknown option {unknown[0]!r}; allowed: {', '.join(parameters)}")
+    if missing:
+        raise ValueError(f"{name}: option {missing[0]!r} is missing and has no default")
+    return component(**options)
+
+
+def _parameters(component: Any) -> Iterator[tuple[str, Parameter]]:
+    names = getattr(component.__init__, "__globals__", {})
+    for name, each in inspect.signature(component).parameters.items():
+        yield name, Parameter(hint=_evaluated(each.annotation, names), default=each.default)
+
+
+def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """Return the type that an annotation names; `Any` without one, or where a package that it needs is missing."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    try:
+        return eval(annotation, dict(names)) if isinstance(annotation, str) else annotation
+    except (NameError, AttributeError, TypeError):
+        return Any
+
+
+_OUTLINE = " (outline)"
+"""End of the name of a module of outlines."""
+
+
+class _Outlines:
+    """Modules run statement by statement; what needs a missing package is left out."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, dict[str, Any]] = {}
+
+    def names_of(self, module: str) -> dict[str, Any]:
+        """Return the names of a module, as far as they can be defined here."""
+        if module not in self._modules:
+            alias = f"{module}{_OUTLINE}"
+            outlined = ModuleType(alias)
+            names = self._modules[module] = vars(outlined)
+            tree = ast.parse(_file(module, name=module).read_text(encoding="utf-8"))
+            sys.modules[alias] = outlined  # dataclasses look up the module of a class
+            try:
+                for statement in tree.body:
+                    self._run(statement, names)
+            finally:
+                del sys.modules[alias]
+        return self._modules[module]
+
+    def _run(self, statement: ast.stmt, names: dict[str, Any]) -> None:
+        trimmed = ast.fix_missing_locations(_Trimmed(names).visit(statement))
+        module = ast.Module(body=[trimmed], type_ignores=[])
+        try:
+            exec(compile(module, "<outline>", "exec", __future__.annotations.compiler_flag), names)
+        except ModuleNotFoundError:
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").partition(".")[0] == _PACKAGE:
+                found = self.names_of(statement.module or "")
+                here = [each for each in statement.names if each.name in found]
+                names.update({each.asname or each.name: found[each.name] for each in here})
+        except Exception:
+            # The statement uses a name that is missing; whatever needs its result is missing, too.
+            return
+
+
+class _Trimmed(ast.NodeTransformer):
+    """Leaves out decorators and base classes whose names are not defined."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        self._names = names
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.bases = [base for base in node.bases if self._is_defined(base)]
+        node.decorator_list = [each for each in node.decorator_list if self._is_defined(each)]
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.decorator_list = [each for each in node.decorator_list if self._is_defined(each)]
+        return node
+
+    def _is_defined(self, expression: ast.expr) -> bool:
+        while not isinstance(expression, ast.Name):
+            inner = getattr(expression, "func", None) or getattr(expression, "value", None)
+            if not isinstance(inner, ast.expr):
+                return True
+            expression = inner
+        return expression.id in self._names or hasattr(builtins, expression.id)

@@ -1,0 +1,200 @@
+"""Runs that are written in terms of others: `base:` and `vary:` of a run, and rows of tables that name families.
+
+    d2o_f:  {base: d2o, freeze: [conv, proj]}                  # the block of d2o, changed
+    d2o:    {..., vary: {seed: [0, 1, 2]}}                     # the runs d2o.seed=0, d2o.seed=1 and d2o.seed=2
+    rows:   [{run: d2o, sampler: one_step}]                    # one row: mean and deviation over the family
+            [{run: "d2o.*", sampler: one_step}]                # one row per run
+
+Everything is resolved before the config is checked: later code reads a config in which each run has its whole block.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from onestep.config.constraints import VALUE_IN_NAME
+from onestep.config.messages import Place, Problem, got, not_among
+
+
+class Expanded(NamedTuple):
+    """A config without `base:` and `vary:`, and what is wrong with these."""
+
+    document: Any
+    problems: list[Problem]
+
+
+def expand(document: Any) -> Expanded:
+    """Resolve `base:` and `vary:` of runs, and families in rows of tables, in a copy.
+
+    Args:
+        document: The config as plain values; parts of the wrong type are left to later checks.
+    """
+    document = copy.deepcopy(document)
+    problems: list[Problem] = []
+    written = document.get("runs") if isinstance(document, dict) else None
+    if not isinstance(written, dict):
+        return Expanded(document, problems)
+    runs: dict[str, Any] = {}
+    families: dict[str, list[str]] = {}
+    for name, block in written.items():
+        based, wrong = _with_base(name, written)
+        members, wrong_values = _members(name, based)
+        problems += [*wrong, *wrong_values]
+        runs |= members
+        if isinstance(block, dict) and "vary" in (based if isinstance(based, dict) else {}):
+            families[name] = list(members)
+    document["runs"] = runs
+    tables = document.get("tables")
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        if isinstance(table, dict) and isinstance(table.get("rows"), list):
+            place = ("tables", name, "rows")
+            table["rows"] = list(_rows(table["rows"], runs, families=families, problems=problems, place=place))
+    return Expanded(document, problems)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block changed by another: mappings merge deeply, other values replace, None removes a key.
+
+    A block with another `name` replaces the block below, whose options are those of another class.
+    """
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _with_base(name: str, runs: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
+    """Return a run's block merged over those of its bases."""
+    chain = [name]
+    while isinstance(block := runs[chain[-1]], dict) and "base" in block:
+        base, place = block["base"], ("runs", chain[-1], "base")
+        if base not in runs or not isinstance(base, str):
+            return _without_base(runs[name]), [Problem(place, not_among(base, runs, of="runs"))]
+        if base in chain:
+            cycle = " -> ".join([*chain, base])
+            return _without_base(runs[name]), [Problem(place, f"{cycle}: a run cannot be its own base")]
+        chain.append(base)
+    if len(chain) == 1:
+        return runs[name], []
+    result: Any = runs[chain[-1]]
+    for each in reversed(chain[:-1]):
+        if not isinstance(result, dict):
+            break
+        result = merged(result, _without_base(runs[each]))
+    return copy.deepcopy(result), []
+
+
+def _without_base(block: Any) -> Any:
+    return {key: value for key, value in block.items() if key != "base"} if isinstance(block, dict) else block
+
+
+def _members(name: str, block: Any) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the runs of a block by name: one for each combination of the values in `vary`, or the block alone."""
+    if not isinstance(block, dict) or "vary" not in block:
+        return {name: block}, []
+    rest = {key: value for key, value in block.items() if key != "vary"}
+    vary, place = block["vary"], ("runs", name, "vary")
+    problems = list(_vary_problems(vary, rest, place=place))
+    if problems:
+        return {name: rest}, problems
+    last = [key.rpartition(".")[2] for key in vary]
+    short = [each if last.count(each) == 1 else key for key, each in zip(vary, last, strict=True)]
+    members: dict[str, Any] = {}
+    for values in itertools.product(*vary.values()):
+        parts = [f"{key}={_spelled(value)}" for key, value in zip(short, values, strict=True)]
+        member = ".".join([name, *parts])
+        if member in members:
+            problems.append(Problem(place, f"{member} twice, expected different values"))
+        members[member] = _changed(rest, dict(zip(vary, values, strict=True)))
+    return members, problems
+
+
+def _vary_problems(vary: Any, block: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
+    if not isinstance(vary, dict) or not vary:
+        yield Problem(place, f"{got(vary)}, expected a mapping such as {{seed: [0, 1, 2]}}")
+        return
+    for key, values in vary.items():
+        here = (*place, key)
+        if not isinstance(values, list) or not values:
+            yield Problem(here, f"{got(values)}, expected a list of values that is not empty")
+            continue
+        if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", key):
+            yield Problem(here, f"{got(key)}, expected a key of the run, or keys joined by dots")
+        for index, value in enumerate(values):
+            if not re.fullmatch(VALUE_IN_NAME, _spelled(value) or ""):
+                expected = "expected a number, a truth value, a list of these, or text of letters, digits and _.+-"
+                yield Problem((*here, index), f"{got(value)}, {expected}: values are part of the run's name")
+        holder: Any = block
+        for step in key.split(".")[:-1]:
+            holder = holder.get(step, {}) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict):
+            yield Problem(here, f"{key.rpartition('.')[0]} is no mapping of the run, expected one")
+
+
+def _spelled(value: Any) -> str | None:
+    """Return a value as part of a run's name: 1, 0.0001, true, conv+proj, none; None where it has no spelling."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, str)):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else None
+    if isinstance(value, list):
+        parts = [_spelled(each) for each in value if not isinstance(each, list)]
+        spelled = [each for each in parts if each is not None]
+        return "+".join(spelled) if len(spelled) == len(value) else None
+    return None
+
+
+def _changed(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a block with values at dotted keys."""
+    changed: dict[str, Any] = copy.deepcopy(dict(block))
+    for key, value in values.items():
+        *above, last = key.split(".")
+        holder = changed
+        for step in above:
+            holder = holder.setdefault(step, {})
+        holder[last] = copy.deepcopy(value)
+    return changed
+
+
+def _rows(
+    rows: list[Any],
+    runs: Mapping[str, Any],
+    *,
+    families: Mapping[str, list[str]],
+    problems: list[Problem],
+    place: Place,
+) -> Iterator[Any]:
+    """Yield rows with patterns replaced by one row per run, and with the members of families."""
+    for index, row in enumerate(rows):
+        run = row.get("run") if isinstance(row, dict) else None
+        if isinstance(run, str) and "*" in run:
+            found = fnmatch.filter(runs, run)
+            if not found:
+                problems.append(Problem((*place, index, "run"), not_among(run, runs, of="runs")))
+            for name in found:
+                label = f"{row['label']}, {name.partition('.')[2] or name}" if "label" in row else None
+                yield {**row, "run": name, **({"label": label} if label else {})}
+        elif isinstance(run, str) and run in families and "runs" not in row:
+            yield {**row, "runs": families[run]}
+        else:
+            yield row

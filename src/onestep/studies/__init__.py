@@ -1,0 +1,166 @@
+"""The contract of a study: a question of a paper, answered from files of the pipeline by a rule stated in advance.
+
+A study is a frozen dataclass of options in a file of this folder, or outside the package. The workflow reads `observes`
+to find the files, also where torch is missing: a study imports torch, numpy and matplotlib in its methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+Verdict = Literal["confirmed", "not confirmed", "contradicted", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """A metric of one model: one JSON for each seed block.
+
+    Attributes:
+        model: A teacher, or `run@images`.
+        sampler: Name of the sampler.
+        seeds: Seed blocks, `first-last`.
+        metric: Name of the metric.
+    """
+
+    model: str
+    sampler: str
+    seeds: tuple[str, ...]
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotMeasurements:
+    """A metric of each snapshot of a run: one JSON for each snapshot and seed block.
+
+    Attributes:
+        run: The run.
+        sampler: Name of the sampler.
+        seeds: Seed blocks, `first-last`.
+        metric: Name of the metric.
+    """
+
+    run: str
+    sampler: str
+    seeds: tuple[str, ...]
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of a teacher or of `run@images`, for a study that samples, follows a trajectory or hooks modules."""
+
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotWeights:
+    """The weights of each snapshot of a run."""
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The images of one seed block, `pixels` uint8 [N, H, W, C]."""
+
+    model: str
+    sampler: str
+    seeds: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The features of one seed block, `features` [N, D]."""
+
+    model: str
+    sampler: str
+    seeds: str
+    features: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealFeatures:
+    """The features of the images of a dataset."""
+
+    dataset: str
+    features: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages:
+    """The archive of a dataset."""
+
+    dataset: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """The training log of a run: one JSON record per line."""
+
+    run: str
+
+
+Observable = (
+    Measurements
+    | SnapshotMeasurements
+    | Weights
+    | SnapshotWeights
+    | Samples
+    | Features
+    | RealFeatures
+    | RealImages
+    | Log
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        arrays: The data of the figure and of the verdict, by name.
+        numbers: Results.
+        control: The same quantities where the effect is absent.
+        verdict: Result of the study's rule.
+        draw: Draws the figure into an empty one.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    numbers: Mapping[str, float]
+    control: Mapping[str, float]
+    verdict: Verdict
+    draw: Callable[[Figure], None]
+
+
+class Study(Protocol):
+    """A class in a file of this folder, or outside the package.
+
+    Attributes:
+        question: The claim under test, in one sentence.
+        rule: How the verdict follows from numbers and control, in one sentence for each verdict.
+        choices: Decisions where the paper leaves room, one sentence each.
+    """
+
+    question: ClassVar[str]
+    rule: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]]
+
+    def observes(self) -> Mapping[str, Observable]:
+        """Return what the study reads, by names of its own."""
+        ...
+
+    def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
+        """Return the findings.
+
+        Args:
+            files: The files of each observable, by the same names. Their order has no meaning: a file contains its
+                identity.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""Running a study: its findings as arrays, JSON, figure and Markdown, the same bytes for the same files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onestep.archive import write_arrays
+from onestep.files import sha256_of_file, write_json, write_text
+from onestep.studies import Findings, Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = {
+    "svg.hashsalt": "onestep",
+    "svg.fonttype": "path",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def run_study(
+    study: Study, *, name: str, options: Mapping[str, Any], files: Mapping[str, Sequence[Path]], folder: Path
+) -> Findings:
+    """Run a study and write `{name}.npz`, `.json`, `.svg` and `.md`.
+
+    Args:
+        study: The study.
+        name: Its name in config.yaml.
+        options: Its config block.
+        files: The files of each of its observables.
+        folder: Receives the four files.
+
+    Raises:
+        ValueError: The files are not those of the observables, or the study refuses them.
+    """
+    expected = study.observes()
+    if set(files) != set(expected):
+        raise ValueError(f"study {name}: got files of {sorted(files)}, expected files of {sorted(expected)}")
+    findings = study.conclude(files)
+    record = {
+        "study": name,
+        "question": study.question,
+        "verdict": findings.verdict,
+        "rule": study.rule,
+        "numbers": {key: float(value) for key, value in findings.numbers.items()},
+        "control": {key: float(value) for key, value in findings.control.items()},
+        "choices": list(study.choices),
+        "options": dict(options),
+        "files": {key: sorted(map(sha256_of_file, paths)) for key, paths in sorted(files.items())},
+    }
+    write_arrays(folder / f"{name}.npz", findings.arrays, about=record)
+    write_text(folder / f"{name}.svg", drawn(findings.draw))
+    write_text(folder / f"{name}.md", "\n".join(_markdown(record)) + "\n")
+    write_json(folder / f"{name}.json", record)
+    return findings
+
+
+def drawn(draw: Callable[[Figure], None]) -> str:
+    """Return a figure as SVG: text as paths, no date, the same bytes for the same data."""
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    file = io.StringIO()
+    with style.context(["default", _STYLE]):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        absent = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=absent)
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _markdown(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the summary."""
+    yield from (f"# {record['study']}", "", record["question"], "", f"Verdict: **{record['verdict']}**", "")
+    yield from (f"Rule: {record['rule']}", "", f"![{record['question']}]({record['study']}.svg)", "")
+    yield from ("| quantity | result | control |", "|---|---|---|")
+    for key in dict.fromkeys([*record["numbers"], *record["control"]]):
+        cells = [record[column].get(key) for column in ("numbers", "control")]
+        yield f"| {key} | " + " | ".join("" if cell is None else f"{cell:.6g}" for cell in cells) + " |"
+    yield ""
+    yield from (f"- {choice}" for choice in record["choices"])
