@@ -8,7 +8,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from onestep.report.status import status_lines
 
 from onestep.cli import main
 from onestep.fingerprint import Fingerprints

@@ -299,7 +299,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print the progress of each run, its job, and whether the training code has changed since."""
-    from onestep import plugins
+    from onestep import components
     from onestep.launch.jobs import jobs_of
     from onestep.plan import Plan
     from onestep.status import status_lines
@@ -307,7 +307,7 @@ def status(options: argparse.Namespace) -> int:
     plan = Plan.read(options.config)
     runs = {name: run.images for name, run in plan.experiment.runs.items()}
     codes = {name: plan.training.code_of(name) for name in runs}
-    classes = {name: plugins.load("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
+    classes = {name: components.outline("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
     for line in status_lines(
         runs,
         codes=codes,

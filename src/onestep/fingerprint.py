@@ -2,7 +2,7 @@
 
 The hash stands among the parameters of a rule, so that a stage runs again when its code changes, and only then.
 Comments, formatting and docstrings do not count, nor do imports that only a type checker sees, nor does the `__init__`
-of the top package: a new version number reruns nothing. Imports by name (`plugins.load`) cannot be seen; callers add
+of the top package: a new version number reruns nothing. Imports by name (`components.load`) cannot be seen; callers add
 what config.yaml chose.
 """
 

@@ -1,7 +1,7 @@
-"""What inputs are called and where they lie, and the registry of what is published: `fetch/registry.yaml` as values.
+"""Paths of inputs, and the registry of published ones (`fetch/registry.yaml`) as values.
 
-This stands low, because the config names entries of the registry and the plan names files. An input's *source* is its
-block of config.yaml as a mapping: `{package, path, ...}`, `{file}`, `{url, ...}` or `{published}`.
+An input's *source* is its block of config.yaml as a mapping: `{package, path, ...}`, `{file}`, `{url, ...}` or
+`{published}`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 KEPT = Path("inputs")
-"""Folder of the working directory for what was fetched or is brought by hand; it may be a link to a shared one."""
+"""Folder of downloaded and manually added files, in the working directory; may be a link to a shared folder."""
 
 PLACED = Path("results/inputs")
-"""Where the stages find inputs: copies of them, or links, each in a folder of the input's name."""
+"""Folder from which stages read inputs: copies or links, each in a folder of the input's name."""
 
 REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
-"""Every input of the paper, with addresses and what is publicly known of its content."""
+"""Inputs of the paper, with addresses and published digests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,16 @@ class Published:
     """One entry of the registry.
 
     Attributes:
-        licence: The terms, as its publisher states them.
-        filename: What it is called here: a file, or a folder.
-        addresses: Where it is, best first; none where it is brought by hand.
-        by_hand: Where to get it, where it cannot be fetched.
+        licence: The publisher's terms.
+        filename: Name of the local file or folder.
+        addresses: Addresses, best first; none for a manual download.
+        by_hand: Source of a manual download.
         folder: Whether it is a folder of files.
-        accept: Who must accept the terms before, where a click is asked for.
-        size: Bytes.
-        sha256: Digest, 64 hexadecimal digits.
-        sha256_begins: As many of its first digits as are public.
-        md5: Digest, 32 hexadecimal digits.
+        accept: Where terms have to be accepted before the download.
+        size: Size in bytes.
+        sha256: SHA-256, 64 hexadecimal digits.
+        sha256_begins: Published first digits of the SHA-256.
+        md5: MD5, 32 hexadecimal digits.
     """
 
     licence: str
@@ -56,10 +56,10 @@ class Published:
     md5: str | None = None
 
 
-# The file is part of the package and the values are frozen, so that reading it once is only quicker.
+# Cached, because the file is part of the package and the values are frozen.
 @functools.cache
 def read_registry() -> Mapping[str, Published]:
-    """Return the registry's entries by name, in its order."""
+    """Return the entries of the registry by name, in its order."""
     document = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
     return MappingProxyType({name: _published(entry) for name, entry in document.items()})
 
@@ -76,7 +76,7 @@ def address_filename(address: str) -> str:
 
 
 def input_filename(source: Mapping[str, Any]) -> str:
-    """Return what an input is called in results/inputs/{input}/; a folder becomes a text file `{name}.folder`."""
+    """Return the name of an input's file in results/inputs/{input}/: of a folder, a text file `{name}.folder`."""
     if "package" in source:
         return Path(source["path"]).name
     kept = kept_at(source, name="")
@@ -84,22 +84,22 @@ def input_filename(source: Mapping[str, Any]) -> str:
 
 
 def placed_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return where the stages find an input."""
+    """Return the file of an input that stages read."""
     return PLACED / name / input_filename(source)
 
 
 def _is_folder(source: Mapping[str, Any]) -> bool:
-    """Whether a source is a folder, or will be: what is not there yet is one if its path ends in a slash."""
+    """Return whether a source is a folder; a path that does not exist yet is one if it ends in a slash."""
     if "published" in source:
         return read_registry()[source["published"]].folder
     return "file" in source and (source["file"].endswith("/") or Path(source["file"]).is_dir())
 
 
 def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return where a source that no package ships lies on this machine, or will when it has been brought.
+    """Return the path of an input on this machine, existing or not, before it is copied or linked for the stages.
 
     Args:
-        source: The source.
+        source: The source; no file of a package.
         name: The input's name.
     """
     if "file" in source:
@@ -110,32 +110,32 @@ def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
 
 
 def absent(source: Mapping[str, Any], *, name: str) -> str | None:
-    """Return how to bring an input that is not on this machine, in one line; None where it is."""
+    """Return a message, with the fix, for an input that is not on this machine; None for one that is."""
     if "package" in source or placed_at(source, name=name).exists():
         return None
     path = kept_at(source, name=name)
     if path.exists():
         return None
     if "file" in source:
-        return f"{name}: there is no {path}; bring it there, or correct inputs.{name}.file in config.yaml"
+        return f"{name}: there is no {path}. Fix: put it there, or correct inputs.{name}.file in config.yaml"
     by_hand = read_registry()[source["published"]].by_hand if "published" in source else None
     return absent_offline(name, path) if by_hand is None else absent_by_hand(name, path, by_hand=by_hand)
 
 
 def absent_by_hand(name: str, path: Path, *, by_hand: str) -> str:
-    """Return how to bring an input that cannot be fetched."""
-    elsewhere = f"or name in config.yaml where it is: inputs.{name}: {{file: PATH}}"
-    return f"{name}: there is no {path}; {by_hand}; put it there, {elsewhere}"
+    """Return the message for an absent input with a manual download."""
+    elsewhere = f"or set its path in config.yaml: inputs.{name}: {{file: PATH}}"
+    return f"{name}: there is no {path}. Fix: {by_hand}; put it there, {elsewhere}"
 
 
 def absent_offline(name: str, path: Path) -> str:
-    """Return how to bring an input that is not on this machine while the network must not be asked."""
+    """Return the message for an absent input without network access."""
     return (
-        f"{name}: there is no {path}, and the network is not asked (--offline or ONESTEP_OFFLINE); bring it with "
-        f"`onestep fetch --only {name}` where there is one"
+        f"{name}: there is no {path}, and downloads are off (--offline or ONESTEP_OFFLINE). "
+        f"Fix: run `onestep fetch --only {name}` on a machine with network access"
     )
 
 
 def is_offline() -> bool:
-    """Whether the environment says that the network must not be asked: ONESTEP_OFFLINE=1."""
+    """Return whether the environment forbids downloads: ONESTEP_OFFLINE=1."""
     return os.environ.get("ONESTEP_OFFLINE", "") not in ("", "0")

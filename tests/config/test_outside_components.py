@@ -144,8 +144,8 @@ WRONG = {
     "features of a metric on pixels": ({"metrics.sharpness.features": "digits"}, "metrics.sharpness.features", "name"),
     "a role without its block": ({f"{D2O}.networks": {}}, D2O, "networks.critic"),
     "a block of an unknown role": (
-        {f"{D2O}.networks": {"critic": CLASSIFIER, "judge": CLASSIFIER}},
-        f"{D2O}.networks.judge",
+        {f"{D2O}.networks": {"critic": CLASSIFIER, "second": CLASSIFIER}},
+        f"{D2O}.networks.second",
         "critic",
     ),
     "a wrong option of a role's network": (

@@ -71,7 +71,9 @@ def test_frozen_parts_stay_bitwise_while_the_heads_train(snapshot):
             batch = Batch(images=_images(), condition=None, random=Noise(), images_seen=0)
             (phase.loss(networks, batch).value * phase.gain).backward()
             optimizers[phase.trains].step()
-    moved = {key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
+    moved = {
+        key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])
+    }
     assert moved and all(key.startswith("discriminators.") for key in moved)
     assert {key for key, _ in networks["discriminator"].named_parameters()} <= moved
 

@@ -8,19 +8,19 @@ import shutil
 
 import pytest
 import torch
+from onestep.discriminators._views import cast_once
+from onestep.training.batches import CountedRows
 from onestep.training.speed import Speed, obstacle, speed_of, views_of
 from torch import nn
 
 from onestep.classifiers import build_classifier
 from onestep.discriminators._backbones import classifier_backbone
-from onestep.discriminators._views import cast_once
 from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 from onestep.training.assembly import freeze
-from onestep.training.batches import CountedRows
 from onestep.training.optimizers import build_optimizers
 from onestep.training.step import train_step
 

@@ -17,7 +17,7 @@ from onestep.config.run import ResolvedRun, document_of, to_document
 from onestep.config.run_checks import run_problems
 from onestep.config.schema import plain, to_values
 from onestep.config.sections import Experiment
-from onestep.config.table_checks import table_problems
+from onestep.config.table_checks import study_problems, table_problems
 from onestep.config.yaml_file import read_yaml
 
 
@@ -69,10 +69,12 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     )
     if experiment is not None and not problems:
         objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
+        studies = {name: resolved.built.get(("studies", name)) for name in experiment.studies}
         metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
         problems = [
             *run_problems(experiment, objectives=objectives),
             *table_problems(experiment, metrics=metrics),
+            *study_problems(experiment, studies=studies),
         ]
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 from onestep.checkpoints.class_embeddings import read_class_embeddings
 from onestep.discriminators._backbones import Backbone, build_backbone
 
@@ -174,5 +174,5 @@ def join_discriminator(
     options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
     if embedding is not None:
         options["embedding"] = embedding
-    component = plugins.load("discriminators", config["name"])
+    component = components.load("discriminators", config["name"])
     return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.networks._laws import law_of
 from onestep.networks._layers import cast_frozen_weights
@@ -199,7 +199,7 @@ def network_class(config: Mapping[str, Any]) -> type[nn.Module]:
     given = [config[key] for key in ("name", "model_type") if key in config]
     if len(given) != 1:
         raise ValueError(f"network: got {given or 'neither'}, expected one of the keys name and model_type")
-    return plugins.load("networks", _EDM_NAMES.get(given[0], given[0]))
+    return components.load("networks", _EDM_NAMES.get(given[0], given[0]))
 
 
 def option_names(network: type[nn.Module]) -> set[str]:
