@@ -1,7 +1,7 @@
-"""Paths of inputs, and the registry of published ones (`fetch/registry.yaml`) as values.
+"""Names and paths of inputs, and the registry of published files (`fetch/registry.yaml`).
 
-An input's *source* is its block of config.yaml as a mapping: `{package, path, ...}`, `{file}`, `{url, ...}` or
-`{published}`.
+Below config and plan, which refer to both. The *source* of an input is its block in config.yaml as a mapping:
+`{package, path, ...}`, `{file}`, `{url, ...}` or `{published}`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 KEPT = Path("inputs")
-"""Folder of downloaded and manually added files, in the working directory; may be a link to a shared folder."""
+"""Folder in the working directory for downloads and files provided by hand; may be a link to a shared folder."""
 
 PLACED = Path("results/inputs")
-"""Folder from which stages read inputs: copies or links, each in a folder of the input's name."""
+"""Folder from which the stages read inputs: copies or links, each in a folder with the input's name."""
 
 REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
-"""Inputs of the paper, with addresses and published digests."""
+"""Inputs of the paper with their addresses and publicly stated digests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,16 @@ class Published:
     """One entry of the registry.
 
     Attributes:
-        licence: The publisher's terms.
-        filename: Name of the local file or folder.
-        addresses: Addresses, best first; none for a manual download.
-        by_hand: Source of a manual download.
+        licence: Terms, as stated by the publisher.
+        filename: Name of the file or folder in inputs/.
+        addresses: Addresses, the preferred one first; none if it is provided by hand.
+        by_hand: Where to get it if it cannot be downloaded.
         folder: Whether it is a folder of files.
-        accept: Where terms have to be accepted before the download.
-        size: Size in bytes.
-        sha256: SHA-256, 64 hexadecimal digits.
-        sha256_begins: Published first digits of the SHA-256.
-        md5: MD5, 32 hexadecimal digits.
+        accept: Who must accept the terms first, if a click is required.
+        size: Bytes.
+        sha256: Digest, 64 hexadecimal digits.
+        sha256_begins: First digits of the digest, if only these are public.
+        md5: Digest, 32 hexadecimal digits.
     """
 
     licence: str
@@ -56,7 +56,7 @@ class Published:
     md5: str | None = None
 
 
-# Cached, because the file is part of the package and the values are frozen.
+# A constant of the package with frozen values; the cache only saves time.
 @functools.cache
 def read_registry() -> Mapping[str, Published]:
     """Return the entries of the registry by name, in its order."""
@@ -76,7 +76,7 @@ def address_filename(address: str) -> str:
 
 
 def input_filename(source: Mapping[str, Any]) -> str:
-    """Return the name of an input's file in results/inputs/{input}/: of a folder, a text file `{name}.folder`."""
+    """Return the filename of an input in results/inputs/{input}/; for a folder, a text file `{name}.folder`."""
     if "package" in source:
         return Path(source["path"]).name
     kept = kept_at(source, name="")
@@ -84,7 +84,7 @@ def input_filename(source: Mapping[str, Any]) -> str:
 
 
 def placed_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return the file of an input that stages read."""
+    """Return the path from which the stages read an input."""
     return PLACED / name / input_filename(source)
 
 
@@ -96,11 +96,11 @@ def _is_folder(source: Mapping[str, Any]) -> bool:
 
 
 def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return the path of an input on this machine, existing or not, before it is copied or linked for the stages.
+    """Return the path of a source other than `{package, ...}` on this machine, whether it exists yet or not.
 
     Args:
-        source: The source; no file of a package.
-        name: The input's name.
+        source: The source.
+        name: Name of the input.
     """
     if "file" in source:
         return Path(source["file"])
@@ -110,32 +110,32 @@ def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
 
 
 def absent(source: Mapping[str, Any], *, name: str) -> str | None:
-    """Return a message, with the fix, for an input that is not on this machine; None for one that is."""
+    """Return None for an input on this machine, else one line on how to provide it."""
     if "package" in source or placed_at(source, name=name).exists():
         return None
     path = kept_at(source, name=name)
     if path.exists():
         return None
     if "file" in source:
-        return f"{name}: there is no {path}. Fix: put it there, or correct inputs.{name}.file in config.yaml"
+        return f"{name}: got no {path}. Fix: put it there, or correct inputs.{name}.file in config.yaml"
     by_hand = read_registry()[source["published"]].by_hand if "published" in source else None
     return absent_offline(name, path) if by_hand is None else absent_by_hand(name, path, by_hand=by_hand)
 
 
 def absent_by_hand(name: str, path: Path, *, by_hand: str) -> str:
-    """Return the message for an absent input with a manual download."""
-    elsewhere = f"or set its path in config.yaml: inputs.{name}: {{file: PATH}}"
-    return f"{name}: there is no {path}. Fix: {by_hand}; put it there, {elsewhere}"
+    """Return one line on how to provide an input that cannot be downloaded."""
+    elsewhere = f"or set inputs.{name}: {{file: PATH}} in config.yaml"
+    return f"{name}: got no {path}, which cannot be downloaded. Fix: {by_hand}; put it there, {elsewhere}"
 
 
 def absent_offline(name: str, path: Path) -> str:
-    """Return the message for an absent input without network access."""
+    """Return one line on how to provide an input without a network."""
     return (
-        f"{name}: there is no {path}, and downloads are off (--offline or ONESTEP_OFFLINE). "
-        f"Fix: run `onestep fetch --only {name}` on a machine with network access"
+        f"{name}: got no {path}, and no download under --offline or ONESTEP_OFFLINE. Fix: run "
+        f"`onestep fetch --only {name}` on a machine with a network"
     )
 
 
 def is_offline() -> bool:
-    """Return whether the environment forbids downloads: ONESTEP_OFFLINE=1."""
+    """Return whether ONESTEP_OFFLINE forbids downloads."""
     return os.environ.get("ONESTEP_OFFLINE", "") not in ("", "0")

@@ -61,7 +61,7 @@ def _pixels(generator, sampler, seeds, batch=64):
 
 
 @pytest.mark.parametrize("sampler", _SAMPLERS.values(), ids=_SAMPLERS)
-def test_the_batch_leaves_no_trace(generator, sampler):
+def test_the_batch_changes_no_image(generator, sampler):
     pixels, labels = _pixels(generator, sampler, _SEEDS)
     assert pixels.shape == (len(_SEEDS), 16, 16, 1) and pixels.dtype == torch.uint8
     assert pixels.float().std() > 50
@@ -72,14 +72,14 @@ def test_the_batch_leaves_no_trace(generator, sampler):
 
 
 @pytest.mark.parametrize("sampler", _SAMPLERS.values(), ids=_SAMPLERS)
-def test_other_seeds_and_their_order_leave_no_trace(generator, sampler):
+def test_other_seeds_and_their_order_change_no_image(generator, sampler):
     pixels, _ = _pixels(generator, sampler, _SEEDS)
     chosen = [71, 3, 69, 40]
     some, _ = _pixels(generator, sampler, [_SEEDS[index] for index in chosen])
     assert torch.equal(some, pixels[chosen])
 
 
-def test_the_number_of_processes_leaves_no_trace(generator):
+def test_the_number_of_processes_changes_no_image(generator):
     sampler = _SAMPLERS["one_step"]
     pixels, _ = _pixels(generator, sampler, _SEEDS)
     for world_size in (2, 3):

@@ -33,16 +33,16 @@ def snapshots(folder, run, curve, **options):
 
 def test_it_observes_all_snapshots_and_the_control():
     found = study(control="edm", control_sampler="heun").observes()
-    assert found["d2o"] == SnapshotMeasurements(run="d2o", sampler="one_step", seeds=SEEDS, metric="fd")
+    assert found["run.d2o"] == SnapshotMeasurements(run="d2o", sampler="one_step", seeds=SEEDS, metric="fd")
     assert found["control"] == Measurements(model="edm", sampler="heun", seeds=SEEDS, metric="fd")
-    assert set(study(runs=("a", "b")).observes()) == {"a", "b"}
+    assert set(study(runs=("a", "b")).observes()) == {"run.a", "run.b"}
 
 
 CURVE = {1000: (5.0, 5.2, 4.8), 64: (9.0, 9.2, 8.8)}
 
 
 def test_curves_are_sorted_by_images_seen_and_seed_block(tmp_path):
-    files = {"d2o": snapshots(tmp_path, "d2o", CURVE)[::-1], "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
+    files = {"run.d2o": snapshots(tmp_path, "d2o", CURVE)[::-1], "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
     found = study(control="edm").conclude(files)
     assert found.arrays["d2o.images_seen"].tolist() == [64, 1000]
     np.testing.assert_array_equal(found.arrays["d2o.frechet"], [CURVE[64], CURVE[1000]])
@@ -62,26 +62,26 @@ VERDICTS = {
 def test_each_verdict(tmp_path, verdict, control, better):
     blocks = SEEDS[: len(control)]
     values = {1000: CURVE[1000][: len(control)]}
-    files = {"d2o": snapshots(tmp_path, "d2o", values), "control": measured(tmp_path, "edm", control)}
+    files = {"run.d2o": snapshots(tmp_path, "d2o", values), "control": measured(tmp_path, "edm", control)}
     chosen = ImagesSeen(runs=("d2o",), sampler="s", metric="fd", value="frechet", seeds=blocks, control="edm")
     assert chosen.conclude(files).verdict == verdict
 
 
 def test_the_direction_is_that_of_the_metric(tmp_path):
-    lower = {"d2o": snapshots(tmp_path, "d2o", CURVE)}
+    lower = {"run.d2o": snapshots(tmp_path, "d2o", CURVE)}
     assert study().conclude(lower).verdict == "confirmed"
-    higher = {"d2o": snapshots(tmp_path, "d2o", CURVE, better="higher")}
+    higher = {"run.d2o": snapshots(tmp_path, "d2o", CURVE, better="higher")}
     assert study().conclude(higher).verdict == "contradicted"
 
 
 def test_a_run_with_one_snapshot_and_no_control_is_undecided(tmp_path):
-    files = {"d2o": snapshots(tmp_path, "d2o", {1000: CURVE[1000]})}
+    files = {"run.d2o": snapshots(tmp_path, "d2o", {1000: CURVE[1000]})}
     found = study().conclude(files)
     assert found.verdict == "undecided" and found.control == {}
 
 
 def test_the_four_files_are_the_same_bytes_each_time(tmp_path):
-    files = {"d2o": snapshots(tmp_path, "d2o", CURVE), "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
+    files = {"run.d2o": snapshots(tmp_path, "d2o", CURVE), "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
     written = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         run_study(study(control="edm"), name="fd", options={"name": "images_seen"}, files=files, folder=folder)
@@ -89,14 +89,14 @@ def test_the_four_files_are_the_same_bytes_each_time(tmp_path):
     assert written[0] == written[1] and set(written[0]) == {"fd.npz", "fd.json", "fd.svg", "fd.md"}
     found = read_json(tmp_path / "one" / "fd.json")
     assert (found["study"], found["verdict"]) == ("fd", "confirmed")
-    assert set(found) >= {"rule", "numbers", "control", "choices"} and len(found["files"]["d2o"]) == 6
+    assert set(found) >= {"rule", "numbers", "control", "choices"} and len(found["files"]["run.d2o"]) == 6
     assert b"confirmed" in written[0]["fd.md"] and written[0]["fd.svg"].startswith(b"<svg")
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="study fd: .*control"):
-        run_study(study(), name="fd", options={}, files={"d2o": [], "control": []}, folder=tmp_path)
+        run_study(study(), name="fd", options={}, files={"run.d2o": [], "control": []}, folder=tmp_path)
     path = tmp_path / "old.json"
     write_json(path, {"model": "d2o@64", "seeds": "0-9", "values": {"frechet": 1.0}})
     with pytest.raises(ValueError, match="old.json: got no .*better"):
-        study().conclude({"d2o": [path]})
+        study().conclude({"run.d2o": [path]})

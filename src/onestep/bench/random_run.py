@@ -14,8 +14,9 @@ from onestep import components
 from onestep.bench.option_sets import OptionSet
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
-from onestep.config import Experiment, resolved_run
+from onestep.config.reading import resolved_run
 from onestep.config.run import Component, Run, to_document
+from onestep.config.sections import Experiment
 from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture

@@ -49,5 +49,4 @@ def build_classifier(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: There is no such classifier, or an option is not among its choices.
     """
-    options = {key: value for key, value in config.items() if key != "name"}
-    return components.load("classifiers", config["name"])(**options)
+    return components.build("classifiers", config)

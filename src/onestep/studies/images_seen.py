@@ -65,7 +65,7 @@ class ImagesSeen:
         """Return the measurements of each snapshot, and those of the control."""
         seeds = tuple(self.seeds)
         found: dict[str, Observable] = {
-            run: SnapshotMeasurements(run=run, sampler=self.sampler, seeds=seeds, metric=self.metric)
+            f"run.{run}": SnapshotMeasurements(run=run, sampler=self.sampler, seeds=seeds, metric=self.metric)
             for run in self.runs
         }
         if self.control is not None:
@@ -78,7 +78,7 @@ class ImagesSeen:
         import numpy as np
 
         measured = {name: [self._read(path) for path in paths] for name, paths in files.items()}
-        curves = {run: dict(self._curve(measured[run])) for run in self.runs}
+        curves = {run: dict(self._curve(measured[f"run.{run}"])) for run in self.runs}
         controls = {run: self._control(curves[run], measured.get(_CONTROL)) for run in self.runs}
         higher = any(record["better"][self.value] == "higher" for records in measured.values() for record in records)
         gains = {run: _gain(curves[run][max(curves[run])], controls[run], higher=higher) for run in self.runs}
