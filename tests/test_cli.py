@@ -1,62 +1,193 @@
-"""The command line: what the user can mend is one line and an exit code that is not 0."""
+"""The command line: every verb has help, and an error of the user is one line and an exit code that is not 0."""
 
 from __future__ import annotations
 
-import json
+import importlib
+import inspect
+import os
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
-from onestep.report.status import status_lines
 
-from onestep.cli import main
-from onestep.fingerprint import Fingerprints
-from onestep.plan import Plan
+import onestep
+from onestep.cli import GROUPS, main
+from onestep.launch.local import command_line
 from tiny import REPOSITORY, tiny_config, write_config
 
+VERBS = {name: place for verbs in GROUPS.values() for name, (place, _) in verbs.items()}
 SAMPLE = ["sample", "--seeds", "0-1", "--output", "o"]
 EXTRACT = ["extract", "--features", '{"name": "classifier"}', "--weights", "text.pkl", "--output", "o"]
 
 
+def function_of(verb):
+    module, _, name = VERBS[verb].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_verb_of_every_package_is_gathered():
+    package = REPOSITORY / "src" / "onestep"
+    for path in package.rglob("verbs.py"):
+        module = ".".join(("onestep", *path.relative_to(package).with_suffix("").parts))
+        source = importlib.import_module(module)
+        public = [
+            name
+            for name, each in vars(source).items()
+            if inspect.isfunction(each) and each.__module__ == module and not name.startswith("_")
+        ]
+        helpers = {"feature_network", "sampling_job"}
+        assert {f"{module}:{name}" for name in public if name not in helpers} <= set(VERBS.values())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_help_describes_every_option_with_its_default(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main([*verb.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    function = function_of(verb)
+    assert inspect.getdoc(function).splitlines()[0].replace("`", "") in " ".join(shown.split())
+    for name, parameter in inspect.signature(function).parameters.items():
+        positional = parameter.kind is parameter.POSITIONAL_ONLY
+        spelled = name.upper() if positional else f"--{name.replace('_', '-')} "
+        (line,) = [each for each in shown.splitlines() if each.strip("│* ").startswith(spelled)]
+        required = parameter.default is parameter.empty
+        assert ("[required]" if required else "[default: ") in line
+        assert len(line.partition(spelled)[2].split("[")[0].split()) >= 3, "described in words"
+
+
+def test_the_overview_lists_all_verbs_in_groups_without_importing_torch():
+    program = "import sys; from onestep.cli import main; code = main(['--help']); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", f"{program}; sys.exit(code)"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for title, verbs in GROUPS.items():
+        assert title in shown
+        for name, (_, summary) in verbs.items():
+            assert f" {name.split()[0]} " in shown and summary.rstrip(".") in shown
+
+
+@pytest.mark.parametrize("verb", ["resolve", "status", "fetch", "show", "doctor"])
+def test_a_light_verb_starts_without_torch(verb):
+    program = f"import sys; from onestep.cli import main; main(['{verb}', '--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == onestep.__version__
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
+    [
+        ([], ""),
+        (["sampel"], "sampel"),
+        (["sample"], "--weights"),
+        (["measure", "--metric", "{"], "--metric"),
+        (["measure", "--metrics", "{}"], "--metrics"),
+        ([*SAMPLE, "--weights", "w", "--sampler", "{}", "--seeds", "5"], "--seeds"),
+        (["train", "--backbone", "a"], "--"),
+        (["compare", "a.json"], "SECOND"),
+        (["cancel"], "RUN"),
+        (["bench"], ""),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(capsys, arguments, named):
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
     [
         ([*SAMPLE, "--weights", "absent.safetensors", "--sampler", '{"name": "one_step"}'], "absent.safetensors"),
-        ([*SAMPLE, "--weights", "x", "--sampler", '{"name": "two_step"}'], "no sampling called 'two_step'"),
+        ([*SAMPLE, "--weights", "x", "--sampler", '{"name": "two_step"}'], "two_step"),
         (["convert", "--source", "text.pkl", "--output", "o.safetensors"], "text.pkl"),
         ([*EXTRACT, "--images", "text.pkl"], "text.pkl"),
         (["prepare", "--dataset", '{"name": "cifar10"}', "--source", "text.pkl", "--output", "o"], "text.pkl"),
         (["resolve", "--config", "absent.yaml", "--run", "r", "--output", "o"], "absent.yaml"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+def test_an_error_of_the_user_is_one_line(tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pkl").write_text("hello")
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"onestep {arguments[0]}: ") and said in line
+    assert line.startswith(f"onestep {arguments[0]}: ") and named in line
     assert not (tmp_path / "o").exists() and not (tmp_path / "o.safetensors").exists()
 
 
-def test_every_verb_explains_itself():
-    shown = subprocess.run(
-        [sys.executable, "-m", "onestep", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for verb in (
-        "fetch",
-        "prepare",
-        "resolve",
-        "train",
-        "convert",
-        "sample",
-        "extract",
-        "measure",
-        "tabulate",
-        "report",
-        "status",
-    ):
-        assert f" {verb} " in shown
+def test_ctrl_c_is_exit_code_130(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onestep.report.verbs.compare", interrupted)
+    assert main(["compare"]) == 130
+
+
+def words(text):
+    return text.split()
+
+
+READ = {
+    "fetch": (
+        ["--only", "a", "b", "--only", "c", "--source", '{"file": "x"}', "--list"],
+        {"only": ["a", "b", "c"], "source": {"file": "x"}, "list": True},
+    ),
+    "train": (
+        words("--run r --data d --state s --output o --backbone a=x b=y --backbone c=z=w --rows-per-pass 8"),
+        {
+            "run": Path("r"),
+            "data": Path("d"),
+            "state": Path("s"),
+            "output": Path("o"),
+            "backbone": {"a": Path("x"), "b": Path("y"), "c": Path("z=w")},
+            "rows_per_pass": 8,
+        },
+    ),
+    "evaluate": (
+        words("--images i --weights w --output o --features {} --metrics") + ['{"a": 1}', '{"b": 2}'],
+        {
+            "images": Path("i"),
+            "weights": Path("w"),
+            "output": Path("o"),
+            "features": {},
+            "metrics": [{"a": 1}, {"b": 2}],
+        },
+    ),
+    "sample": (
+        words("--weights w --output o --seeds 3-5 --batch 2 --sampler {}"),
+        {"weights": Path("w"), "output": Path("o"), "seeds": range(3, 6), "batch": 2, "sampler": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", READ)
+def test_options_become_typed_values(verb, monkeypatch):
+    arguments, expected = READ[verb]
+    module, _, name = VERBS[verb].partition(":")
+    function, received = function_of(verb), {}
+
+    def spy(**options):
+        received.update(options)
+        return 85
+
+    spy.__signature__, spy.__annotations__ = inspect.signature(function), get_type_hints(function)
+    monkeypatch.setattr(f"{module}.{name}", spy)
+    assert main([verb, *arguments]) == 85
+    assert received == expected
+    assert main(command_line(verb, received)) == 85 and received == expected
+
+
+def test_ranks_are_started_with_the_same_options_but_no_further_processes():
+    options = {"run": Path("r"), "processes": 2, "cache": None, "code_in_spec": True, "seeds": range(4)}
+    assert command_line("train", options) == ["train", "--run", "r", "--code-in-spec", "--seeds", "0-3"]
+
+
+def test_python_m_onestep_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "onestep", "show"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 2 and "TABLE" in done.stderr
 
 
 def test_a_wrong_config_stops_the_workflow_before_any_job(tmp_path):
@@ -64,80 +195,18 @@ def test_a_wrong_config_stops_the_workflow_before_any_job(tmp_path):
     config["runs"]["digits_d2o"]["objective"]["r1_gamma"] = "1e-4"
     config["runs"]["digits_d2o_f"]["objective"]["r1_gama"] = 1.0
     write_config(tmp_path, config)
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPOSITORY / "Snakefile"),
-        "--directory",
-        str(tmp_path),
-    ]
-    stopped = subprocess.run([*command, "--cores", "1"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--cores", "1"]
+    stopped = subprocess.run(command, capture_output=True, text=True)
     assert stopped.returncode == 1
-    lines = [line for line in stopped.stderr.splitlines() if line.startswith("config.yaml: ")]
-    assert any("runs.digits_d2o.objective.r1_gamma: found the text '1e-4', expected a number" in line for line in lines)
-    assert any("runs.digits_d2o_f.objective.r1_gama: unknown key" in line for line in lines)
+    for place in ("runs.digits_d2o.objective.r1_gamma", "runs.digits_d2o_f.objective.r1_gama"):
+        assert any(line.startswith(f"config.yaml: {place}") for line in stopped.stderr.splitlines())
     assert "Traceback" not in stopped.stderr and not (tmp_path / "results").exists()
 
 
-@pytest.fixture
-def plan(tmp_path):
-    return Plan.read(write_config(tmp_path, tiny_config()))
+def test_a_verb_can_be_called_from_python(tmp_path, capsys):
+    from onestep.report.verbs import show
 
-
-def test_a_run_is_planned_from_its_own_inputs_alone(plan):
-    runs = {run.name: run for run in plan.training.runs}
-    assert runs["digits_edm"].weights == []
-    assert runs["digits_d2o"].weights == [
-        "results/teachers/digits.safetensors",
-        "results/runs/digits_backbone/snapshots/320.safetensors",
-    ]
-    assert runs["digits_d2o"].snapshots == [f"results/runs/digits_d2o/snapshots/{n}.safetensors" for n in (160, 320)]
-    assert runs["digits_d2o"].code == "" and "--code-in-spec" not in runs["digits_d2o"].options
-
-
-def test_a_run_looks_through_timms_networks_and_starts_from_published_embeddings(tmp_path):
-    config = tiny_config()
-    config["inputs"] |= {"eye": {"file": "/data/eye.safetensors"}, "table": {"file": "/data/table.pkl"}}
-    config["backbones"]["eye"] = {"timm": "resnet18.tv_in1k", "input": "eye"}
-    run = config["runs"]["digits_d2o"]
-    config["class_embeddings"] = {
-        "published": {"input": "table"},
-        "own": {"backbone": "eye", "dataset": "digits", "resolution": 64},
-    }
-    run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "published"}
-    run["conditional"] = True
-    planned = {run.name: run for run in Plan.read(write_config(tmp_path, config)).training.runs}["digits_d2o"]
-    eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
-    assert planned.weights == ["results/teachers/digits.safetensors", eye, table]
-    assert f"--backbone eye={eye} --class-embeddings {table}" in planned.options
-
-    run["discriminator"]["class_embeddings"] = "own"
-    plan, own = Plan.read(write_config(tmp_path, config)), SimpleNamespace(class_embeddings="own")
-    planned = {run.name: run for run in plan.training.runs}["digits_d2o"]
-    assert planned.weights[-1] == "results/class_embeddings/own.safetensors"
-    assert plan.class_embeddings.backbone(own) == eye and plan.class_embeddings.data(own) == "results/data/digits.zip"
-    assert plan.class_embeddings.options(own) == "--resolution 64 --timm resnet18.tv_in1k"
-    assert "onestep.evaluation.class_means" in Fingerprints().closure("onestep.cli:embed")
-
-
-def test_the_metric_looks_through_another_network_than_the_discriminator(plan):
-    metric = plan.features.weights(SimpleNamespace(features="digits"))
-    (discriminator,) = [
-        path for run in plan.training.runs if run.name == "digits_d2o" for path in run.weights if "runs/" in path
-    ]
-    assert metric != discriminator
-
-
-def test_a_tables_options_hold_nothing_of_training(plan):
-    options = json.loads(plan.tables.options(SimpleNamespace(table="digits")))
-    assert set(options) == {"name", "layout", "metrics", "drawn", "rows"}
-    assert [row["nfe"] for row in options["rows"]] == [5, 1, 1, 1]
-
-
-def test_other_training_code_has_another_fingerprint(plan):
-    codes = json.loads(plan.tables.training_code(SimpleNamespace(table="digits")))
-    assert codes["digits_d2o"] == codes["digits_d2o_f"] != codes["digits_edm"]
-    closure = Fingerprints().closure("onestep.training.run")
-    assert "onestep.training.loop" in closure and not any(".report" in name or ".launch" in name for name in closure)
+    (tmp_path / "t.md").write_text("| a |\n")
+    assert show(tmp_path / "t.json") == 0
+    assert capsys.readouterr().out.startswith("| a |")

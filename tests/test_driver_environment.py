@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from login_node import on_a_login_node, pinned, said
 from onestep.config import experiment_document
 from onestep.plan import Plan
+from onestep.plan.train import training_code
 from tiny import REPOSITORY
 
 ABSENT = ("torch", "torchvision", "timm", "torch_fidelity", "sklearn", "scipy")
@@ -95,12 +96,13 @@ def test_a_config_is_read_as_where_torch_is(tmp_path, config):
 import json
 from onestep.config import experiment_document
 from onestep.plan import Plan
+from onestep.plan.train import training_code
 plan = Plan.read({str(REPOSITORY / config)!r})
-codes = {{run: plan.training.code_of(run) for run in plan.experiment.runs}}
+codes = {{run: training_code(plan, run) for run in plan.experiment.runs}}
 print(json.dumps([experiment_document(plan.experiment), codes]))
 """
     plan = Plan.read(REPOSITORY / config)
-    codes = {run: plan.training.code_of(run) for run in plan.experiment.runs}
+    codes = {run: training_code(plan, run) for run in plan.experiment.runs}
     here = json.dumps([experiment_document(plan.experiment), codes])
     assert json.loads(said("-c", program, within=tmp_path)) == json.loads(here)
 

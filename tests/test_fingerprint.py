@@ -9,7 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from onestep.fingerprint import Fingerprints, closure, code_fingerprint
+from onestep.components import module_of
+from onestep.fingerprint import STAGES, Fingerprints
 
 PACKAGE = Path(__file__).parents[1] / "src" / "onestep"
 
@@ -18,40 +19,23 @@ TREE = {
         '''Top.'''
         __version__ = "1"
     """,
-    "cli.py": """
+    "verbs.py": """
         '''Verbs.'''
         import json
         from onestep import files, plugins
 
         LIMIT = 3
-        OTHER = 4
 
 
         def measure(path):
             '''Measure.'''
             from onestep.metrics.frechet import Frechet
 
-            report = _read(path)
-            return Frechet()(report, limit=LIMIT)
-
-
-        def report(path):
-            from onestep.page import write
-
-            return write(_read(path), OTHER)
-
-
-        def _read(path):
-            return files.read(path)
-
-
-        def main():
-            for verb in (measure, report):
-                verb(plugins.load("x", json.loads("1")))
+            return Frechet()(files.read(path), limit=LIMIT)
 
 
         if __name__ == "__main__":
-            main()
+            measure(plugins.load("x", json.loads("1")))
     """,
     "files.py": """
         def read(path):
@@ -96,9 +80,7 @@ TREE = {
 }
 
 ENTRIES = (
-    "onestep.cli",
-    "onestep.cli:measure",
-    "onestep.cli:report",
+    "onestep.verbs",
     "onestep.files",
     "onestep.page",
     "onestep.metrics",
@@ -118,7 +100,7 @@ def tree(tmp_path: Path) -> Path:
 
 def fingerprints(tree: Path) -> dict[str, str]:
     reader = Fingerprints(tree)
-    return {entry: reader.fingerprint(entry) for entry in ENTRIES}
+    return {entry: reader.of_modules([entry]) for entry in ENTRIES}
 
 
 def changed_by(tree: Path, name: str, old: str, new: str) -> set[str]:
@@ -131,25 +113,23 @@ def changed_by(tree: Path, name: str, old: str, new: str) -> set[str]:
     return {entry for entry in ENTRIES if before[entry] != after[entry]}
 
 
-def test_a_closure_holds_what_an_entry_imports_and_the_packages_around_it(tree: Path) -> None:
-    expected = ("onestep.files", "onestep.metrics", "onestep.metrics._distance", "onestep.metrics.recall")
-    assert closure("onestep.metrics.recall", root=tree) == expected
-    assert closure("onestep.page", root=tree) == ("onestep.files", "onestep.page")
+def test_a_closure_holds_what_a_module_imports_at_any_depth_and_the_packages_around_it(tree: Path) -> None:
+    reader = Fingerprints(tree)
+    metrics = ("onestep.metrics", "onestep.metrics._distance")
+    assert reader.closure(["onestep.metrics.recall"]) == ("onestep.files", *metrics, "onestep.metrics.recall")
+    assert reader.closure(["onestep.page"]) == ("onestep.files", "onestep.page")
+    assert reader.closure(["onestep.verbs"]) == (
+        "onestep.files",
+        *metrics,
+        "onestep.metrics.frechet",
+        "onestep.plugins",
+        "onestep.verbs",
+    )
 
 
-def test_a_functions_closure_holds_only_what_the_function_needs(tree: Path) -> None:
-    metric = ("onestep.metrics", "onestep.metrics._distance", "onestep.metrics.frechet")
-    assert closure("onestep.cli:measure", root=tree) == ("onestep.cli:measure", "onestep.files", *metric)
-    assert closure("onestep.cli:report", root=tree) == ("onestep.cli:report", "onestep.files", "onestep.page")
-    assert "onestep.plugins" in closure("onestep.cli:main", root=tree)
-
-
-def test_modules_that_the_config_chose_count_with_what_they_import(tree: Path) -> None:
-    reader, chosen = Fingerprints(tree), ["onestep.metrics.frechet"]
-    added = set(reader.closure("onestep.page", plugins=chosen)) - set(reader.closure("onestep.page"))
-    assert added == {"onestep.metrics", "onestep.metrics._distance", "onestep.metrics.frechet"}
-    assert reader.fingerprint("onestep.page", plugins=chosen) != reader.fingerprint("onestep.page")
-    assert reader.fingerprint("onestep.page", plugins=chosen * 2) == reader.fingerprint("onestep.page", plugins=chosen)
+def test_several_modules_count_once_each_in_any_order(tree: Path) -> None:
+    reader, both = Fingerprints(tree), ["onestep.page", "onestep.metrics.frechet"]
+    assert reader.of_modules(both) == reader.of_modules(both[::-1] * 2) != reader.of_modules(both[:1])
 
 
 NO_CHANGES = {
@@ -157,17 +137,17 @@ NO_CHANGES = {
     "format": ("files.py", "    return path", "    return (\n        path\n    )"),
     "a docstring": ("files.py", "    return path", "    '''Read.'''\n    return path"),
     "a module's docstring": ("files.py", "def read", "'''Files.'''\n\n\ndef read"),
-    "another docstring": ("cli.py", "'''Measure.'''", "'''Weigh.'''"),
+    "another docstring": ("verbs.py", "'''Measure.'''", "'''Weigh.'''"),
     "a class's docstring": ("metrics/frechet.py", "class Frechet:\n", "class Frechet:\n    '''Distance.'''\n\n"),
-    "a constant's docstring": ("cli.py", "LIMIT = 3\n", "LIMIT = 3\n'''Three.'''\n"),
-    "quotes": ("cli.py", '"x"', "'x'"),
+    "a constant's docstring": ("verbs.py", "LIMIT = 3\n", "LIMIT = 3\n'''Three.'''\n"),
+    "quotes": ("verbs.py", 'json.loads("1")', "json.loads('1')"),
     "the version": ("__init__.py", '"1"', '"2"'),
     "an import for type checking": (
         "metrics/__init__.py",
         "    from onestep import page",
-        "    from onestep import cli",
+        "    from onestep import verbs",
     ),
-    "what only a script runs": ("cli.py", "    main()\n", "    main(), main()\n"),
+    "what only a script runs": ("verbs.py", "    measure(plugins", "    print(plugins"),
 }
 
 
@@ -178,31 +158,29 @@ def test_an_edit_that_changes_nothing_that_runs_changes_no_fingerprint(
     assert changed_by(tree, name, old, new) == set()
 
 
-EVERY_CLI = {"onestep.cli", "onestep.cli:measure", "onestep.cli:report"}
 EVERY_METRIC = {"onestep.metrics", "onestep.metrics.frechet", "onestep.metrics.recall"}
 CHANGES = {
     "a module below": (
         "metrics/_distance.py",
         "a - b",
         "b - a",
-        {"onestep.cli", "onestep.cli:measure", "onestep.metrics.frechet", "onestep.metrics.recall"},
+        {"onestep.verbs", "onestep.metrics.frechet", "onestep.metrics.recall"},
     ),
-    "a module of all": ("files.py", "return path", "return (path, 1)", set(ENTRIES) - {"onestep.metrics"}
-                        - {"onestep.metrics.frechet"}),
+    "a module of nearly all": (
+        "files.py",
+        "return path",
+        "return (path, 1)",
+        set(ENTRIES) - {"onestep.metrics", "onestep.metrics.frechet"},
+    ),
     "a package's own file": (
         "metrics/__init__.py",
         "from typing",
         "x = 1\nfrom typing",
-        EVERY_METRIC | {"onestep.cli", "onestep.cli:measure"},
+        EVERY_METRIC | {"onestep.verbs"},
     ),
-    "one verb": ("cli.py", "write(_read(path), OTHER)", "write(OTHER)", {"onestep.cli", "onestep.cli:report"}),
-    "a function that two verbs call": ("cli.py", "files.read(path)", "files.read(path, 1)", EVERY_CLI),
-    "one verb's constant": ("cli.py", "LIMIT = 3", "LIMIT = 30", {"onestep.cli", "onestep.cli:measure"}),
-    "a statement that only acts": ("cli.py", "OTHER = 4", "OTHER = 4\nprint(OTHER)", EVERY_CLI),
-    "what no verb uses": ("cli.py", "import json", "import json as json2", {"onestep.cli"}),
-    "the loop over the verbs": ("cli.py", '"x"', '"y"', {"onestep.cli"}),
-    "a text that is no docstring": ("plugins.py", "return name", "return '' + name", {"onestep.cli"}),
-}  # fmt: skip
+    "a constant": ("verbs.py", "LIMIT = 3", "LIMIT = 30", {"onestep.verbs"}),
+    "a text that is no docstring": ("plugins.py", "return name", "return '' + name", {"onestep.verbs"}),
+}
 
 
 @pytest.mark.parametrize(("name", "old", "new", "expected"), CHANGES.values(), ids=CHANGES.keys())
@@ -212,35 +190,53 @@ def test_an_edit_changes_exactly_the_closures_that_hold_it(
     assert changed_by(tree, name, old, new) == expected
 
 
-def test_a_functions_own_variable_is_not_the_function_of_that_name(tree: Path) -> None:
-    # `measure` has a variable `report`; a default argument or a global declaration would be the function.
-    assert "onestep.page" not in closure("onestep.cli:measure", root=tree)
-    cli = tree / "cli.py"
-    text = cli.read_text()
-    cli.write_text(text.replace("def measure(path)", "def measure(path, then=report)"))
-    assert "onestep.page" in closure("onestep.cli:measure", root=tree)
-    cli.write_text(text.replace("    report = _read(path)", "    global report\n    report = report or _read(path)"))
-    assert "onestep.page" in closure("onestep.cli:measure", root=tree)
-    cli.write_text(text.replace("limit=LIMIT)", "limit=[report for report in (lambda: OTHER)()])"))
-    assert "onestep.page" not in closure("onestep.cli:measure", root=tree)
-
-
-def test_what_the_tree_does_not_hold_is_named(tree: Path) -> None:
-    with pytest.raises(ValueError, match="no module 'onestep.metrics.kid' below .*; expected 'onestep.' and the path"):
-        closure("onestep.page", plugins=["onestep.metrics.kid"], root=tree)
-    with pytest.raises(ValueError, match="no module 'numpy' below"):
-        closure("numpy", root=tree)
-    with pytest.raises(ValueError, match="no function 'weigh' in onestep.cli"):
-        code_fingerprint("onestep.cli:weigh", root=tree)
+def test_a_module_without_a_file_is_named(tree: Path) -> None:
+    for module in ("onestep.metrics.kid", "module_that_is_nowhere"):
+        with pytest.raises(ValueError) as refused:
+            Fingerprints(tree).closure(["onestep.page", module])
+        assert module in str(refused.value)
 
 
 def test_a_fingerprint_is_sixteen_hexadecimal_digits_and_does_not_depend_on_the_folder(
     tree: Path, tmp_path: Path
 ) -> None:
-    here = code_fingerprint("onestep.cli:measure", root=tree)
+    here = Fingerprints(tree).of_modules(["onestep.page"])
     assert len(here) == 16
     assert int(here, 16) >= 0
-    assert here == code_fingerprint("onestep.cli:measure", root=tree.rename(tmp_path / "elsewhere"))
+    assert here == Fingerprints(tree.rename(tmp_path / "elsewhere")).of_modules(["onestep.page"])
+
+
+def test_a_component_of_the_working_directory_counts_with_its_own_imports(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (work / "mine.py").write_text("import numpy\nfrom beside import f\nfrom onestep.page import write\n")
+    (work / "beside.py").write_text("def f(): return 1\n")
+    module = module_of("metrics", "mine:Distance")
+    assert Fingerprints(tree).closure([module]) == ("beside", "mine", "onestep.files", "onestep.page")
+    before = Fingerprints(tree).of_modules([module])
+    (work / "beside.py").write_text("def f(): return 2  # two\n")
+    assert Fingerprints(tree).of_modules([module]) != before
+
+
+def test_a_stage_has_its_components_and_each_exists() -> None:
+    reader = Fingerprints()
+    assert all(len(reader.of_stage(stage)) == 16 for stage in STAGES)
+    assert reader.of_stage("measure", [("metrics", "frechet")]) != reader.of_stage("measure")
+
+
+def test_a_listed_earlier_fingerprint_takes_the_place_of_the_current_one(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestep.fingerprint.STAGES", {"draw": ("onestep.page",), "read": ("onestep.page",)})
+    now = Fingerprints(tree).of_stage("draw")
+    (tree / "fingerprints.yaml").write_text(f"draw: {{'{now}': '0123456789012345'}}")
+    reader = Fingerprints(tree)
+    assert (reader.of_stage("draw"), reader.of_stage("read")) == ("0123456789012345", now)
+    (tree / "page.py").write_text("x = 1")
+    assert Fingerprints(tree).of_stage("draw") not in (now, "0123456789012345")
 
 
 # Recorded on Python 3.11; 3.12 and 3.13 give the same, or a stage would run again after a change of interpreter.
@@ -259,7 +255,7 @@ def test_a_fingerprint_does_not_depend_on_the_version_of_python(tree: Path) -> N
                 raise error from None
         """)
     )
-    assert code_fingerprint("onestep.files", root=tree) == "68b6cebd403e425f"
+    assert Fingerprints(tree).of_modules(["onestep.files"]) == "c41068e8fb75dc0e"
 
 
 def modules_of(tree: Path) -> list[str]:
@@ -285,7 +281,7 @@ def test_what_really_gets_imported_is_in_the_closure() -> None:
     lines = [line.split() for line in shown.splitlines()]
     assert [name for name, *_ in lines] == names
     for name, *loaded in lines:
-        assert set(loaded) <= set(reader.closure(name)), name
+        assert set(loaded) <= set(reader.closure([name])), name
 
 
 def test_fingerprints_of_the_whole_package_take_no_time_to_speak_of() -> None:
@@ -293,5 +289,5 @@ def test_fingerprints_of_the_whole_package_take_no_time_to_speak_of() -> None:
     started = time.process_time()
     reader = Fingerprints()
     for name in names * 4:
-        reader.fingerprint(name)
+        reader.of_modules([name])
     assert time.process_time() - started < 0.02 * len(names) * 4

@@ -11,6 +11,7 @@ import pytest
 
 from onestep.config import read_experiment
 from onestep.plan import Plan
+from onestep.plan.inputs import needed_inputs
 from recipes import RECIPES, recipe
 from tiny import REPOSITORY
 
@@ -81,7 +82,7 @@ def test_recipes_are_runs_of_the_config(experiment):
 
 def test_each_input_is_needed(experiment):
     plan = Plan.read(REPOSITORY / "config.yaml")
-    assert set(plan.inputs.needed) == set(experiment.inputs)
+    assert set(needed_inputs(plan)) == set(experiment.inputs)
 
 
 def test_a_dry_run_with_nothing_here_plans_what_the_readme_says(tmp_path: Path):

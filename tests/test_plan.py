@@ -1,52 +1,121 @@
-"""What the rules are told of snapshots, averages and choices among them."""
+"""Inputs and parameters of rules: runs, snapshots, averages, selections and tables."""
 
 from __future__ import annotations
 
 import json
 import re
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from onestep.config import parse_experiment
 from onestep.fingerprint import Fingerprints
-from onestep.plan import Plan
-from tiny import selecting_config
+from onestep.plan import Plan, inputs, measure, report, sample, train
+from tiny import selecting_config, tiny_config
 
 CHOSEN = "digits_d2o@best-fd.frechet-one_step-0-31-ema4"
 
 
 def plan_of(config):
-    return Plan(parse_experiment(config), source="config.yaml", fingerprints=Fingerprints())
+    return Plan(experiment=parse_experiment(config), fingerprints=Fingerprints())
+
+
+def rule_of(plan, run):
+    return next(rule for rule in train.train_rules(plan) if rule.name == run)
+
+
+def paths(found):
+    return list(map(str, found))
 
 
 def options(plan, table):
-    return json.loads(plan.tables.options(SimpleNamespace(table=table)))
+    return json.loads(report.table_options(plan, table))
 
 
 def models(plan, table):
     return [row["model"] for row in options(plan, table)["rows"]]
 
 
+def test_a_run_is_planned_from_its_own_inputs_alone():
+    plan = plan_of(tiny_config())
+    assert rule_of(plan, "digits_edm").weights == []
+    rule = rule_of(plan, "digits_d2o")
+    teacher, backbone = "results/teachers/digits.safetensors", "results/runs/digits_backbone/snapshots/320.safetensors"
+    assert paths(rule.weights) == [teacher, backbone]
+    assert rule.options == f"--teacher {teacher} --backbone digits={backbone}"
+    assert paths(rule.snapshots) == [f"results/runs/digits_d2o/snapshots/{n}.safetensors" for n in (160, 320)]
+    assert rule.code == ""
+
+
+def test_training_that_follows_its_code_has_it_as_a_parameter():
+    config = tiny_config() | {"rerun": {"training_on_code_change": True}}
+    plan = plan_of(config)
+    rule = rule_of(plan, "digits_d2o")
+    assert rule.code == train.training_code(plan, "digits_d2o") and rule.options.endswith(" --code-in-spec")
+
+
+def test_a_run_has_timm_backbones_and_published_class_embeddings():
+    config = tiny_config()
+    config["inputs"] |= {"eye": {"file": "/data/eye.safetensors"}, "table": {"file": "/data/table.pkl"}}
+    config["backbones"]["eye"] = {"timm": "resnet18.tv_in1k", "input": "eye"}
+    run = config["runs"]["digits_d2o"]
+    config["class_embeddings"] = {
+        "published": {"input": "table"},
+        "own": {"backbone": "eye", "dataset": "digits", "resolution": 64},
+    }
+    run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "published"}
+    run["conditional"] = True
+    rule = rule_of(plan_of(config), "digits_d2o")
+    eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
+    assert paths(rule.weights) == ["results/teachers/digits.safetensors", eye, table]
+    assert f"--backbone eye={eye} --class-embeddings {table}" in rule.options
+
+    run["discriminator"]["class_embeddings"] = "own"
+    plan = plan_of(config)
+    assert paths(rule_of(plan, "digits_d2o").weights)[-1] == "results/class_embeddings/own.safetensors"
+    assert str(inputs.embedding_backbone(plan, "own")) == eye
+    assert str(inputs.embedding_data(plan, "own")) == "results/data/digits.zip"
+    assert inputs.embedding_options(plan, "own") == "--resolution 64 --timm resnet18.tv_in1k"
+
+
+def test_metric_and_discriminator_have_different_networks():
+    plan = plan_of(tiny_config())
+    discriminator = [path for path in rule_of(plan, "digits_d2o").weights if "runs" in path.parts]
+    assert len(discriminator) == 1 and sample.extractor_weights(plan, "digits") not in discriminator
+
+
+def test_a_tables_options_hold_nothing_of_training():
+    found = options(plan_of(tiny_config()), "digits")
+    assert set(found) == {"name", "layout", "metrics", "drawn", "rows"}
+    assert [row["nfe"] for row in found["rows"]] == [5, 1, 1, 1]
+
+
+def test_other_training_code_has_another_fingerprint():
+    codes = json.loads(report.table_training_code(plan_of(tiny_config()), "digits"))
+    assert codes["digits_d2o"] == codes["digits_d2o_f"] != codes["digits_edm"]
+    closure = Fingerprints().closure(["onestep.training.run"])
+    assert "onestep.training.loop" in closure and not any(".report" in name or ".launch" in name for name in closure)
+
+
 def test_every_average_is_a_declared_output_of_its_run():
-    (run,) = (run for run in plan_of(selecting_config()).training.runs if run.name == "digits_d2o")
     folder = "results/runs/digits_d2o/snapshots"
-    assert run.snapshots == [f"{folder}/{name}.safetensors" for name in ("160", "160-ema4", "320", "320-ema4")]
+    found = paths(rule_of(plan_of(selecting_config()), "digits_d2o").snapshots)
+    assert found == [f"{folder}/{name}.safetensors" for name in ("160", "160-ema4", "320", "320-ema4")]
 
 
-def test_a_choice_waits_for_every_snapshot_of_its_average_and_its_number():
-    plan, wildcards = plan_of(selecting_config()), SimpleNamespace(model=CHOSEN)
+def test_a_selection_needs_every_snapshot_of_its_average_and_its_number():
+    plan = plan_of(selecting_config())
     assert models(plan, "chosen") == [CHOSEN, None]
-    assert plan.choices.snapshots(wildcards) == [
+    assert paths(measure.candidates(plan, CHOSEN)) == [
         f"results/runs/digits_d2o/snapshots/{images}-ema4.safetensors" for images in (160, 320)
     ]
-    assert plan.choices.measurements(wildcards) == [
+    assert paths(measure.candidate_metrics(plan, CHOSEN)) == [
         f"results/metrics/digits_d2o@{images}-ema4/one_step/0-31.fd.json" for images in (160, 320)
     ]
-    assert json.loads(plan.choices.options(wildcards))["direction"] == "lower"
-    assert plan.images.network(wildcards) == f"results/selections/{CHOSEN}.safetensors"
-    assert plan.tables.choices(SimpleNamespace(table="chosen")) == [f"results/selections/{CHOSEN}.json"]
-    assert plan.tables.choices(SimpleNamespace(table="digits")) == []
+    assert json.loads(measure.selection_options(plan, CHOSEN))["direction"] == "lower"
+    assert str(sample.weights(plan, CHOSEN)) == f"results/selections/{CHOSEN}.safetensors"
+    assert paths(report.table_selections(plan, "chosen")) == [f"results/selections/{CHOSEN}.json"]
+    assert report.table_selections(plan, "digits") == []
 
 
 def test_tables_of_different_policies_share_no_file():
@@ -58,55 +127,49 @@ def test_tables_of_different_policies_share_no_file():
     assert models(plan, "last")[0] == "digits_d2o@320-ema4"
 
 
-def test_the_main_average_by_name_is_the_main_average():
+def test_the_main_average_by_its_half_life_is_the_main_average():
     config = selecting_config()
     config["tables"]["chosen"]["rows"][0]["ema"] = 5000
     config["tables"]["chosen"]["rows"].append({"run": "digits_edm", "sampler": "heun"})
     rows = options(plan_of(config), "chosen")["rows"]
     assert rows[0]["model"] == "digits_d2o@best-fd.frechet-one_step-0-31"
-    # A run with one snapshot has nothing to choose among.
+    # A run with one snapshot has nothing to select from.
     assert (rows[2]["model"], rows[2]["images_seen"]) == ("digits_edm@320", 320)
 
 
 def test_the_curve_of_another_average_is_measured_on_its_own_snapshots():
     config = selecting_config()
     config["tables"]["chosen"]["curves"] = {"column": "fd", "seeds": "0-31"}
-    inputs = plan_of(config).page.inputs(None)
-    assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in inputs
-    assert f"results/grids/{CHOSEN}/one_step/0-31.npz" in inputs
-    assert not any("None" in path for path in inputs)
+    found = paths(report.page_inputs(plan_of(config)))
+    assert "results/metrics/digits_d2o@160-ema4/one_step/0-31.fd.json" in found
+    assert f"results/grids/{CHOSEN}/one_step/0-31.npz" in found
+    assert not any("None" in path for path in found)
 
 
-def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_is_measured_of_it():
+def test_a_block_that_is_not_stored_is_sampled_once_for_the_extractors_of_all_its_metrics():
     config = selecting_config() | {"storage": {"images": "none", "features": "none"}}
     config["features"]["second"] = {"name": "classifier", "run": "digits_backbone"}
     config["metrics"]["fd_second"] = {"name": "frechet", "features": "second"}
     config["tables"]["chosen"]["columns"]["fd_second"] = "fd_second.frechet"
     plan = plan_of(config)
-    looks = {look.rule: look for look in plan.observations.looks}
-    assert set(looks) == {"observe_digits", "observe_digits_and_second"}
-    both = looks["observe_digits_and_second"]
+    rules = {rule.name: rule for rule in sample.observe_rules(plan)}
+    assert set(rules) == {"observe_digits", "observe_digits_and_second"}
+    both = rules["observe_digits_and_second"]
     assert re.fullmatch(both.blocks, f"{CHOSEN}/one_step/0-31")
-    assert not re.fullmatch(looks["observe_digits"].blocks, f"{CHOSEN}/one_step/0-31")
-    # A candidate is looked at through the network of the number that chooses, and no other.
-    assert re.fullmatch(looks["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
-    assert json.loads(both.networks) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
+    assert not re.fullmatch(rules["observe_digits"].blocks, f"{CHOSEN}/one_step/0-31")
+    # A candidate needs the extractor of the number that selects, and no other.
+    assert re.fullmatch(rules["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
+    assert json.loads(both.options) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
     assert both.weight_options == " ".join(f"{n}={w}" for n, w in zip(both.features, both.weights, strict=True))
-    asked = [path for table in config["tables"] for path in plan.tables.measurements(SimpleNamespace(table=table))]
-    blocks = {path.removeprefix("results/metrics/").split(".fd")[0] for path in asked if ".fd" in path[-20:]}
-    assert all(sum(bool(re.fullmatch(look.blocks, block)) for look in looks.values()) == 1 for block in blocks)
-    wildcards = SimpleNamespace(block=f"{CHOSEN}/one_step/0-31")
-    assert plan.observations.network(wildcards) == f"results/selections/{CHOSEN}.safetensors"
-    assert (json.loads(plan.observations.sampler(wildcards))["name"], plan.observations.seeds(wildcards)) == (
-        "one_step",
-        "0-31",
-    )
-    first = SimpleNamespace(block="digits_d2o@160-ema4/one_step/0-31")
-    assert len(plan.observations.code(first)) == 16 and not plan.images.kept and not plan.features.kept
+    wanted = [path for table in config["tables"] for path in report.table_metrics(plan, table)]
+    blocks = {str(path.relative_to("results/metrics").with_name(path.name.split(".")[0])) for path in wanted}
+    assert blocks and all(sum(bool(re.fullmatch(rule.blocks, each)) for rule in rules.values()) == 1 for each in blocks)
+    assert len(sample.observation_code(plan, "digits_d2o@160-ema4/one_step/0-31")) == 16
+    assert not sample.keeps_images(plan) and not sample.keeps_features(plan)
 
 
 @pytest.mark.parametrize(
-    ("launch", "asked"),
+    ("launch", "resources"),
     [
         ({"gpus": "gres"}, ("gpu:1", None, None)),
         ({"gpus": "gres", "gpu_type": "a100"}, ("gpu:a100:1", None, None)),
@@ -115,8 +178,23 @@ def test_a_block_that_is_not_kept_passes_once_through_the_networks_of_all_that_i
         ({"gpus": "none", "gpu_type": "a100"}, (None, None, None)),
     ],
 )
-def test_a_job_asks_for_its_gpu_in_the_words_of_the_site(launch, asked):
+def test_a_job_requests_its_gpu_in_the_form_of_the_site(launch, resources):
     config = selecting_config()
     config["launch"] |= launch
+    found = plan_of(config).gpu
+    assert (found["gres"], found["gpu"], found["gpu_model"]) == resources
+
+
+def test_an_absent_input_stops_an_offline_workflow(monkeypatch, tmp_path):
+    config = tiny_config()
+    config["inputs"]["edm"] = {"url": "https://example.org/edm.pkl"}
+    monkeypatch.chdir(tmp_path)
     plan = plan_of(config)
-    assert (plan.site.gres, plan.site.gpu, plan.site.gpu_model) == asked
+    assert inputs.stop_if_absent_offline(plan, "edm") == []
+    monkeypatch.setenv("ONESTEP_OFFLINE", "1")
+    with pytest.raises(ValueError) as stopped:
+        inputs.stop_if_absent_offline(plan, "edm")
+    assert "inputs/edm/edm.pkl" in str(stopped.value)
+    Path("inputs/edm").mkdir(parents=True)
+    Path("inputs/edm/edm.pkl").touch()
+    assert inputs.stop_if_absent_offline(plan, "edm") == []

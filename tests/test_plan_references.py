@@ -1,15 +1,17 @@
-"""Which file is the real side of a number: the dataset's own features, or what its config names."""
+"""The real side of a metric: the dataset's own features, or the reference that its config names."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from onestep.config import ConfigError, parse_experiment
 from onestep.fingerprint import Fingerprints
-from onestep.plan import Plan
+from onestep.plan import Plan, inputs, measure
 from tiny import tiny_config
+
+BLOCK = ("digits_d2o@320", "one_step", "0-31")
 
 
 def _config(**references):
@@ -20,53 +22,59 @@ def _config(**references):
 
 
 def _plan(**references):
-    return Plan(parse_experiment(_config(**references)), source="config.yaml", fingerprints=Fingerprints())
+    return Plan(experiment=parse_experiment(_config(**references)), fingerprints=Fingerprints())
 
 
-def _asked(**wildcards):
-    return SimpleNamespace(model="digits_d2o@320", dataset="digits", **wildcards)
+def _real(plan, metric):
+    return str(measure.metric_files(plan, *BLOCK, metric)["real"])
 
 
-def test_statistics_are_taken_as_they_are_and_images_are_extracted():
+def test_statistics_are_used_as_they_are_and_images_are_extracted():
     plan = _plan(fd="stats", pr="batch")
-    assert plan.metrics.real(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
-    assert plan.metrics.real(_asked(metric="pr")) == "results/features/reference/batch.digits.npz"
-    assert plan.references.images(SimpleNamespace(input="batch")) == "results/inputs/batch/batch.npz"
+    assert _real(plan, "fd") == "results/inputs/stats/stats.npz"
+    assert _real(plan, "pr") == "results/features/reference/batch.digits.npz"
+    assert str(measure.reference_images(plan, "batch")) == "results/inputs/batch/batch.npz"
 
 
 def test_without_references_the_dataset_is_its_own():
     for metric in ("fd", "pr", "is"):
-        assert _plan().metrics.real(_asked(metric=metric)) == "results/features/digits.digits.npz"
-    assert _plan(fd="stats").metrics.real(_asked(metric="pr")) == "results/features/digits.digits.npz"
+        assert _real(_plan(), metric) == "results/features/digits.digits.npz"
+    assert _real(_plan(fd="stats"), "pr") == "results/features/digits.digits.npz"
 
 
-def test_a_metric_without_real_images_asks_for_none_where_they_may_be_absent():
-    asked = _asked(metric="is", sampler="one_step", seeds="0-31")
-    generated = "results/features/digits_d2o@320/one_step/0-31.digits.npz"
-    assert _plan(fd="stats").metrics.real(asked) == _plan().metrics.generated(asked) == generated
+def test_a_metric_without_real_images_needs_none_where_they_may_be_absent():
+    generated = Path("results/features/digits_d2o@320/one_step/0-31.digits.npz")
+    assert measure.metric_files(_plan(fd="stats"), *BLOCK, "is") == {"generated": generated}
+
+
+class _Wildcards(dict):
+    """Names and values, as Snakemake has them."""
+
+
+def test_files_become_options_that_name_the_published_reference():
+    plan, files = _plan(fd="stats"), {"generated": "g.npz", "real_pixels": "a b.zip"}
+    model = _Wildcards(model=BLOCK[0], sampler=BLOCK[1], seeds=BLOCK[2], metric="fd")
+    options = "--generated g.npz --real-pixels 'a b.zip'"
+    assert measure.metric_file_options(plan, model, files) == f"{options} --real-input stats"
+    assert measure.metric_file_options(plan, _Wildcards(dataset="digits", metric="is"), files) == options
 
 
 def test_a_reference_can_be_checked_against_the_datasets_features():
     plan = _plan(fd="stats")
-    assert plan.references.own(_asked(metric="fd")) == "results/features/digits.digits.npz"
-    assert plan.references.published(_asked(metric="fd")) == "results/inputs/stats/stats.npz"
-    with pytest.raises(ValueError, match=r"datasets\.digits\.references: names no reference for pr"):
-        plan.references.published(_asked(metric="pr"))
+    assert str(measure.dataset_features(plan, "digits", "fd")) == "results/features/digits.digits.npz"
+    assert str(measure.published_reference(plan, "digits", "fd")) == "results/inputs/stats/stats.npz"
+    with pytest.raises(ValueError) as refused:
+        measure.published_reference(plan, "digits", "pr")
+    assert "datasets.digits.references" in str(refused.value)
 
 
 def test_references_do_not_prepare_the_dataset_again():
-    assert _plan(fd="stats").datasets.options(_asked()) == _plan().datasets.options(_asked())
+    assert inputs.dataset_options(_plan(fd="stats"), "digits") == inputs.dataset_options(_plan(), "digits")
 
 
-@pytest.mark.parametrize(
-    ("references", "message"),
-    [
-        ({"fd": "statz"}, "references.fd: found the text 'statz', expected one of the inputs: digits, stats, batch"),
-        ({"fid": "stats"}, "references.fid: found the text 'fid', expected one of the metrics that compare with real"),
-        ({"is": "stats"}, "references.is: found the text 'is', expected one of the metrics that compare with real"),
-        ({"fd": 3}, "references.fd: found 3, expected text"),
-    ],
-)
-def test_references_to_nothing_are_refused(references, message):
-    with pytest.raises(ConfigError, match=f"datasets.digits.{message}"):
+@pytest.mark.parametrize("references", [{"fd": "statz"}, {"fid": "stats"}, {"is": "stats"}, {"fd": 3}])
+def test_references_to_nothing_are_refused(references):
+    ((metric, _),) = references.items()
+    with pytest.raises(ConfigError) as refused:
         parse_experiment(_config(**references))
+    assert f"datasets.digits.references.{metric}" in str(refused.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onestep.plan import Plan
+from onestep.plan.inputs import needed_inputs
 from tiny import REPOSITORY
 
 TRIALS = sorted((REPOSITORY / "trials").glob("*.yaml"))
@@ -15,7 +16,7 @@ def test_a_trial_is_a_whole_config(path):
     plan = Plan.read(path)
     (table,) = plan.experiment.tables.values()
     assert {row.label for row in table.rows} == {"EDM", "D2O-F"}
-    assert set(plan.inputs.needed) == set(plan.experiment.inputs)
+    assert set(needed_inputs(plan)) == set(plan.experiment.inputs)
     assert plan.experiment.runs["trial_d2o_f"].freeze == ("conv", "proj")
 
 

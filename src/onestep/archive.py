@@ -28,7 +28,7 @@ class Arrays(NamedTuple):
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, about: Mapping[str, Any]) -> None:
     """Write an .npz, whole or not at all; the same content gives the same bytes."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, about=np.array(canonical_json(about)), **arrays)
+        np.savez(file, allow_pickle=False, about=np.array(canonical_json(about)), **dict(arrays))
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -83,6 +83,11 @@ def choices(family: str) -> tuple[str, ...]:
     return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
 
 
+def is_choice(family: str, name: str) -> bool:
+    """Return whether a name is a file of a family, or an entry point."""
+    return _is_file(family, name) or any(each.name == name for each in _entry_points(family))
+
+
 def load(family: str, name: str) -> Any:
     """Return the class of a component.
 
@@ -206,6 +211,10 @@ def search_in(folder: Path) -> None:
         sys.path.append(entry)
 
 
+def _is_file(family: str, name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_") and (_ROOT / family / f"{name}.py").is_file()
+
+
 def _entry_points(family: str) -> Sequence[Any]:
     return list(entry_points(group=f"{_PACKAGE}.{family}"))
 
@@ -218,7 +227,7 @@ def _address(family: str, name: str) -> tuple[str, str | None]:
         if not (module and all(part.isidentifier() for part in (*module.split("."), attribute))):
             raise ValueError(f"{name!r}: expected module:Class, such as my_module:MyClass")
         return module, attribute
-    if (_ROOT / family / f"{name}.py").is_file() and not name.startswith("_") and name.isidentifier():
+    if _is_file(family, name):
         return f"{_PACKAGE}.{family}.{name}", None
     for each in _entry_points(family):
         if each.name == name:
@@ -245,7 +254,8 @@ def _member(names: Mapping[str, Any], attribute: str | None, *, name: str, modul
     if attribute is None:
         (attribute,) = names["__all__"]
     if attribute not in names:
-        public = [each for each, value in names.items() if inspect.isclass(value) and not each.startswith("_")]
+        own = [each for each, value in names.items() if getattr(value, "__module__", "").startswith(module)]
+        public = [each for each in own if inspect.isclass(names[each]) and not each.startswith("_")]
         raise ValueError(f"{name}: module {module} has no {attribute}, expected one of: {', '.join(public) or 'none'}")
     return names[attribute]
 

@@ -1,4 +1,4 @@
-"""How the commands that train end, as numbers that batch scripts and launchers go by."""
+"""Exit codes of the verbs that train, on which batch scripts and launchers depend."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ class Exit(IntEnum):
     """An exit code.
 
     Attributes:
-        FINISHED: All is done.
-        FAILED: It broke; the traceback, or the last lines of the log, say where.
-        WRONG_INPUT: A config, a file or an allocation does not fit; one line says which and what to change. Another
-            try would end alike.
-        DETACHED: The job trains on, and nobody here watches it any more; the same command watches it again.
-        STOPPED: A signal asked the training to stop, and its state is saved; started again, it goes on from there.
-        CANCELLED: Ctrl-C ended it, as shells count it (128 + SIGINT).
+        FINISHED: The run is finished.
+        FAILED: An error; see the traceback or the last lines of the log.
+        WRONG_INPUT: A config, a file or an allocation does not fit; one line names it and the fix. A retry fails alike.
+        DETACHED: The job continues without a launcher; the same command attaches to it.
+        STOPPED: The training saved its state after a signal; the same command resumes it.
+        CANCELLED: Ctrl-C (128 + SIGINT, as in shells).
     """
 
     FINISHED = 0

@@ -1,186 +1,199 @@
-"""Which code of the package a stage runs, found without running it, and a short hash of that code.
+"""Code fingerprints: a short hash of the modules that a stage imports.
 
-The hash stands among the parameters of a rule, so that a stage runs again when its code changes, and only then.
-Comments, formatting and docstrings do not count, nor do imports that only a type checker sees, nor does the `__init__`
-of the top package: a new version number reruns nothing. Imports by name (`plugins.load`) cannot be seen; callers add
-what config.yaml chose.
+The fingerprint is a parameter of the stage's rule, so that changed code reruns the stage. Imports are followed through
+the source text, at any depth of a module, without running it. Components that config.yaml names are added by the
+caller, because they are imported by name. Comments, docstrings, formatting and imports for type checkers do not count,
+nor does the `__init__` of the package itself.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onestep.components import choices, module_of
 
 _PACKAGE = "onestep"
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("onestep.data._archive",),
+    "convert": ("onestep.checkpoints.conversion",),
+    "embed": ("onestep.evaluation.class_means", "onestep.discriminators"),
+    "train": ("onestep.training.run",),
+    "sample": ("onestep.sampling._job",),
+    "observe": ("onestep.evaluation.fused_sampling",),
+    "extract": ("onestep.evaluation.extraction",),
+    "measure": ("onestep.evaluation.measurement",),
+    "study": ("onestep.studies._run",),
+    "select": ("onestep.evaluation.selection",),
+    "tabulate": ("onestep.report.tabulation",),
+    "report": ("onestep.report.evidence", "onestep.report.page"),
+}
+"""The modules that do the work of each stage; its verb only reads options."""
 
-def code_fingerprint(entry: str, *, plugins: Iterable[str] = (), root: Path | None = None) -> str:
-    """Return the hash of the code that `entry` may run; see `Fingerprints.fingerprint`."""
-    return Fingerprints(root).fingerprint(entry, plugins=plugins)
-
-
-def closure(entry: str, *, plugins: Iterable[str] = (), root: Path | None = None) -> tuple[str, ...]:
-    """Return the names of the code that `entry` may run; see `Fingerprints.closure`."""
-    return Fingerprints(root).closure(entry, plugins=plugins)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Unit:
-    """One statement at the top level of a module; of an import, one name.
-
-    Attributes:
-        binds: The names it gives to the module; none where it only acts.
-        uses: The names it looks up in the module, at once or when called.
-        imports: The modules of the package that it imports, at once or when called.
-        text: Its normal form.
-    """
-
-    binds: frozenset[str]
-    uses: frozenset[str]
-    imports: frozenset[str]
-    text: str
+Component = tuple[str, str]
+"""A family and the name of one of its components in config.yaml."""
 
 
 class Fingerprints:
-    """Closures and hashes over one source tree; each file is read once.
+    """Fingerprints of one source tree; each file is read once.
 
     Args:
-        root: Folder of the package `onestep`; default: the installed one.
+        root: Folder of the package `onestep`; the installed one by default.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = Path(__file__).parent if root is None else Path(root)
-        self._units: dict[str, tuple[_Unit, ...]] = {}
-        self._digests: dict[str, str] = {}
+        self._modules: dict[str, tuple[str, frozenset[str]]] = {}
 
-    def fingerprint(self, entry: str, *, plugins: Iterable[str] = ()) -> str:
-        """Return 16 hexadecimal digits that change when the code in the closure does.
+    def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
+        """Return the fingerprint of a stage, 16 hexadecimal digits.
+
+        Where `fingerprints.yaml` lists an earlier fingerprint whose code gives the same output, return that one.
+
+        Raises:
+            ValueError: A component has no file.
+        """
+        now = self.of_modules([*STAGES[stage], *(module_of(family, name) for family, name in components)])
+        return str(self._same_output.get(stage, {}).get(now, now))
+
+    def of_training(self, document: Mapping[str, Any]) -> str:
+        """Return the fingerprint of the code that trains a run.
 
         Args:
-            entry: A module ("onestep.metrics.frechet"), or one function of a module with what it needs of that module
-                ("onestep.cli:measure").
-            plugins: Modules that are imported by name at run time, because config.yaml chose them.
-
-        Raises:
-            ValueError: The tree holds no such module or function.
+            document: The run's resolved configuration.
         """
-        lines = (f"{name} {self._digest(name)}" for name in self.closure(entry, plugins=plugins))
-        return _sha256(lines)[:16]
+        return self.of_stage("train", training_components(document))
 
-    def closure(self, entry: str, *, plugins: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return, sorted, the modules whose code counts; an entry that is a function stands for its module.
+    def of_modules(self, modules: Iterable[str]) -> str:
+        """Return the fingerprint of modules and all that they import.
 
         Raises:
-            ValueError: The tree holds no such module or function.
+            ValueError: A module has no file.
+        """
+        lines = (f"{name} {self._read(name)[0]}" for name in self.closure(modules))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def closure(self, modules: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of modules and of all that they import, sorted.
+
+        Raises:
+            ValueError: A module has no file.
         """
         found: set[str] = set()
-        waiting = [entry, *plugins]
+        waiting = list(modules)
         while waiting:
             name = waiting.pop()
             if name not in found and name != _PACKAGE:
                 found.add(name)
-                waiting += _parents(name)
-                waiting += [imported for unit in self._read(name) for imported in unit.imports]
+                waiting += [parent for parent in _parents(name) if self._file(parent) is not None]
+                waiting += self._read(name)[1]
         return tuple(sorted(found))
 
-    def _digest(self, name: str) -> str:
-        if name not in self._digests:
-            self._digests[name] = _sha256(unit.text for unit in self._read(name))
-        return self._digests[name]
+    @functools.cached_property
+    def _same_output(self) -> Mapping[str, Mapping[str, str]]:
+        path = self._root / "fingerprints.yaml"
+        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
-    def _read(self, name: str) -> tuple[_Unit, ...]:
-        """Return the statements of a module, or those that one function of it needs."""
-        if name not in self._units:
-            module, _, function = name.partition(":")
-            self._units[name] = _needed(self._read(module), function, where=module) if function else self._parse(module)
-        return self._units[name]
+    def _read(self, name: str) -> tuple[str, frozenset[str]]:
+        """Return the digest of a module and the modules that it imports."""
+        if name not in self._modules:
+            path = self._file(name)
+            if path is None:
+                raise ValueError(f"module {name}: got no file, expected one below {self._root} or on the Python path")
+            tree = _Normal().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            digest = hashlib.sha256(_canonical(tree).encode()).hexdigest()
+            self._modules[name] = digest, frozenset(self._imports(tree, package=package))
+        return self._modules[name]
 
-    def _parse(self, module: str) -> tuple[_Unit, ...]:
-        path = self._file(module)
-        if path is None:
-            raise ValueError(
-                f"no module {module!r} below {self._root}; expected '{_PACKAGE}.' and the path of a file there"
-            )
-        tree = _Normal().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        return tuple(
-            _Unit(
-                binds=frozenset(_bound(statement)),
-                uses=frozenset(_looked_up(statement)),
-                imports=frozenset(self._imports(statement, package=package)),
-                text=_canonical(statement),
-            )
-            for statement in _one_name_each(tree.body)
-        )
-
-    def _imports(self, statement: ast.stmt, *, package: str) -> Iterator[str]:
-        """Yield the modules of the package that a statement imports, at any depth inside it."""
-        for node in ast.walk(statement):
+    def _imports(self, tree: ast.AST, *, package: str) -> Iterator[str]:
+        """Yield the imported modules that count: of the package, of the working directory, of the same top level."""
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names if _is_ours(alias.name))
-            elif isinstance(node, ast.ImportFrom) and _is_ours(source := _absolute(node, package=package)):
-                yield source
-                inner = (f"{source}.{alias.name}" for alias in node.names)
-                yield from (module for module in inner if self._file(module) is not None)
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                source = _absolute(node, package=package)
+                imported = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for module in imported:
+                top = module.partition(".")[0]
+                near = top in (_PACKAGE, package.partition(".")[0]) or (_is_outside(package) and _in([Path()], top))
+                if near and self._file(module) is not None:
+                    yield module
 
     def _file(self, module: str) -> Path | None:
-        """Return the file of a module of the package; None where there is none."""
-        if not _is_ours(module):
-            return None
-        folder = self._root.joinpath(*module.split(".")[1:])
-        choices = (folder / "__init__.py", folder.parent / f"{folder.name}.py")
-        return next((path for path in choices if path.is_file()), None)
+        if _is_outside(module):
+            return _in([Path(), *map(Path, sys.path)], module)
+        return _in([self._root], module.partition(".")[2]) if module != _PACKAGE else self._root / "__init__.py"
 
 
-def _sha256(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def training_components(document: Mapping[str, Any]) -> list[Component]:
+    """Return the components of a run from its resolved configuration.
+
+    The files of a teacher or a backbone say which network they hold, so every network, or every classifier, counts.
+    """
+    families = {"network": "networks", "classifier": "classifiers", "discriminator": "discriminators"}
+    components = [("objectives", document["objective"]["name"])]
+    components += [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
+    if document["objective"].get("augment"):
+        components.append(("augmentations", document["objective"]["augment"]["name"]))
+    if document.get("teacher"):
+        components += every("networks")
+    if document.get("discriminator"):
+        components += every("classifiers")
+    return components
 
 
-def _is_ours(module: str) -> bool:
-    return module.split(".")[0] == _PACKAGE
+def every(family: str) -> list[Component]:
+    """Return all components of a family."""
+    return [(family, name) for name in choices(family)]
+
+
+def _is_outside(module: str) -> bool:
+    return module.partition(".")[0] != _PACKAGE
+
+
+def _in(folders: Iterable[Path], module: str) -> Path | None:
+    """Return the file of a module in the first folder that has it."""
+    for folder in folders:
+        place = folder.joinpath(*module.split("."))
+        for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+            if path.is_file():
+                return path
+    return None
 
 
 def _parents(name: str) -> list[str]:
-    """Return the packages around a module (or around a function's module)."""
-    pieces = name.partition(":")[0].split(".")
+    pieces = name.split(".")
     return [".".join(pieces[:end]) for end in range(1, len(pieces))]
 
 
 def _absolute(node: ast.ImportFrom, *, package: str) -> str:
-    """Return the full name of what stands after `from`; each dot beyond the first climbs one package."""
+    """Return the absolute name of a `from` import's module; each dot beyond the first climbs one package."""
     if not node.level:
         return node.module or ""
     pieces = package.split(".")
     return ".".join([*pieces[: len(pieces) - node.level + 1], *filter(None, [node.module])])
 
 
-def _needed(units: Sequence[_Unit], function: str, *, where: str) -> tuple[_Unit, ...]:
-    """Return the statements of a module that one function of it needs; those that only act always count."""
-    if not any(function in unit.binds for unit in units):
-        raise ValueError(f"no function {function!r} in {where}")
-    wanted: set[str] = set()
-    waiting = {function}.union(*(unit.uses for unit in units if not unit.binds))
-    while waiting:
-        wanted |= waiting
-        waiting = set().union(*(unit.uses for unit in units if unit.binds & waiting)) - wanted
-    return tuple(unit for unit in units if not unit.binds or unit.binds & wanted)
-
-
 class _Normal(ast.NodeTransformer):
-    """Takes out what an imported module does not run: bare strings, type checking, and its part as a script."""
+    """Removes what an imported module does not run: bare strings, imports for type checkers, its part as a script."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else node
+        return None if is_text else self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        # Python 3.12 ends a nested format with an empty text; no other version does.
+        # Python 3.12 ends a nested format with an empty text; other versions do not.
         self.generic_visit(node)
         node.values = [each for each in node.values if not (isinstance(each, ast.Constant) and each.value == "")]
         return node
@@ -191,57 +204,13 @@ class _Normal(ast.NodeTransformer):
         return node.orelse if never else node
 
 
-def _one_name_each(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Split `from x import a, b` in two, so that a function's closure holds only what it uses."""
-    for statement in statements:
-        if isinstance(statement, ast.Import):
-            yield from (ast.Import(names=[alias]) for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom):
-            module, level = statement.module, statement.level
-            yield from (ast.ImportFrom(module=module, names=[alias], level=level) for alias in statement.names)
-        else:
-            yield statement
-
-
-def _bound(node: ast.AST) -> set[str]:
-    """Return the names that `node` gives to the scope it stands in."""
-    if isinstance(node, _DEFINITIONS):
-        return {node.name}
-    if isinstance(node, (ast.Lambda, *_COMPREHENSIONS)):
-        return set()
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
-    if isinstance(node, ast.Name):
-        return {node.id} if isinstance(node.ctx, ast.Store) else set()
-    return set().union(*map(_bound, ast.iter_child_nodes(node)))
-
-
-def _looked_up(node: ast.AST) -> set[str]:
-    """Return the names that `node` looks up outside of its functions' own variables: rather too many than too few."""
-    if isinstance(node, ast.Name):
-        return {node.id} if isinstance(node.ctx, ast.Load) else set()
-    if not isinstance(node, _FUNCTIONS):
-        return set().union(*map(_looked_up, ast.iter_child_nodes(node)))
-    body = node.body if isinstance(node.body, list) else [node.body]
-    header = [child for child in ast.iter_child_nodes(node) if child not in body]
-    inside = set().union(*map(_looked_up, body)) - _variables(node, body)
-    return inside.union(*map(_looked_up, header))
-
-
-def _variables(function: ast.AST, body: list[ast.AST]) -> set[str]:
-    """Return a function's own variables: its arguments and what its body binds, but for what it declares global."""
-    shared = {name for part in body for node in ast.walk(part) if isinstance(node, ast.Global) for name in node.names}
-    arguments = {node.arg for node in ast.iter_child_nodes(function.args) if isinstance(node, ast.arg)}
-    return arguments.union(*map(_bound, body)) - shared
-
-
 def _canonical(node: object) -> str:
-    """Return a syntax tree as text that is the same on every version of Python (`ast.dump` and `unparse` vary)."""
+    """Return a syntax tree as text that is the same on every version of Python; `ast.dump` varies."""
     if isinstance(node, list):
         return f"[{','.join(map(_canonical, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    # Absent and empty fields are left out: newer versions know more of them, and a context follows from the place.
+    # Newer versions add fields, which are empty in older code; the context of a name follows from its place.
     fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
     written = (f"{name}={_canonical(value)}" for name, value in fields if name not in ("ctx", "kind", "type_comment"))
     return f"{type(node).__name__}({','.join(written)})"

@@ -1,7 +1,7 @@
-"""What inputs are called and where they lie, and the registry of what is published: `fetch/registry.yaml` as values.
+"""Names and paths of inputs, and the registry of published files (`fetch/registry.yaml`).
 
-This stands low, because the config names entries of the registry and the plan names files. An input's *source* is its
-block of config.yaml as a mapping: `{package, path, ...}`, `{file}`, `{url, ...}` or `{published}`.
+Below config and plan, which refer to both. The *source* of an input is its block in config.yaml as a mapping:
+`{package, path, ...}`, `{file}`, `{url, ...}` or `{published}`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 KEPT = Path("inputs")
-"""Folder of the working directory for what was fetched or is brought by hand; it may be a link to a shared one."""
+"""Folder in the working directory for downloads and files provided by hand; may be a link to a shared folder."""
 
 PLACED = Path("results/inputs")
-"""Where the stages find inputs: copies of them, or links, each in a folder of the input's name."""
+"""Folder from which the stages read inputs: copies or links, each in a folder with the input's name."""
 
 REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
-"""Every input of the paper, with addresses and what is publicly known of its content."""
+"""Inputs of the paper with their addresses and publicly stated digests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,15 @@ class Published:
     """One entry of the registry.
 
     Attributes:
-        licence: The terms, as its publisher states them.
-        filename: What it is called here: a file, or a folder.
-        addresses: Where it is, best first; none where it is brought by hand.
-        by_hand: Where to get it, where it cannot be fetched.
+        licence: Terms, as stated by the publisher.
+        filename: Name of the file or folder in inputs/.
+        addresses: Addresses, the preferred one first; none if it is provided by hand.
+        by_hand: Where to get it if it cannot be downloaded.
         folder: Whether it is a folder of files.
-        accept: Who must accept the terms before, where a click is asked for.
+        accept: Who must accept the terms first, if a click is required.
         size: Bytes.
         sha256: Digest, 64 hexadecimal digits.
-        sha256_begins: As many of its first digits as are public.
+        sha256_begins: First digits of the digest, if only these are public.
         md5: Digest, 32 hexadecimal digits.
     """
 
@@ -56,10 +56,10 @@ class Published:
     md5: str | None = None
 
 
-# The file is part of the package and the values are frozen, so that reading it once is only quicker.
+# A constant of the package with frozen values; the cache only saves time.
 @functools.cache
 def read_registry() -> Mapping[str, Published]:
-    """Return the registry's entries by name, in its order."""
+    """Return the entries of the registry by name, in its order."""
     document = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
     return MappingProxyType({name: _published(entry) for name, entry in document.items()})
 
@@ -76,7 +76,7 @@ def address_filename(address: str) -> str:
 
 
 def input_filename(source: Mapping[str, Any]) -> str:
-    """Return what an input is called in results/inputs/{input}/; a folder becomes a text file `{name}.folder`."""
+    """Return the filename of an input in results/inputs/{input}/; for a folder, a text file `{name}.folder`."""
     if "package" in source:
         return Path(source["path"]).name
     kept = kept_at(source, name="")
@@ -84,23 +84,23 @@ def input_filename(source: Mapping[str, Any]) -> str:
 
 
 def placed_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return where the stages find an input."""
+    """Return the path from which the stages read an input."""
     return PLACED / name / input_filename(source)
 
 
 def _is_folder(source: Mapping[str, Any]) -> bool:
-    """Whether a source is a folder, or will be: what is not there yet is one if its path ends in a slash."""
+    """Return whether a source is a folder; a path that does not exist yet is one if it ends in a slash."""
     if "published" in source:
         return read_registry()[source["published"]].folder
     return "file" in source and (source["file"].endswith("/") or Path(source["file"]).is_dir())
 
 
 def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return where a source that no package ships lies on this machine, or will when it has been brought.
+    """Return the path of a source other than `{package, ...}` on this machine, whether it exists yet or not.
 
     Args:
         source: The source.
-        name: The input's name.
+        name: Name of the input.
     """
     if "file" in source:
         return Path(source["file"])
@@ -110,32 +110,32 @@ def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
 
 
 def absent(source: Mapping[str, Any], *, name: str) -> str | None:
-    """Return how to bring an input that is not on this machine, in one line; None where it is."""
+    """Return None for an input on this machine, else one line on how to provide it."""
     if "package" in source or placed_at(source, name=name).exists():
         return None
     path = kept_at(source, name=name)
     if path.exists():
         return None
     if "file" in source:
-        return f"{name}: there is no {path}; bring it there, or correct inputs.{name}.file in config.yaml"
+        return f"{name}: got no {path}. Fix: put it there, or correct inputs.{name}.file in config.yaml"
     by_hand = read_registry()[source["published"]].by_hand if "published" in source else None
     return absent_offline(name, path) if by_hand is None else absent_by_hand(name, path, by_hand=by_hand)
 
 
 def absent_by_hand(name: str, path: Path, *, by_hand: str) -> str:
-    """Return how to bring an input that cannot be fetched."""
-    elsewhere = f"or name in config.yaml where it is: inputs.{name}: {{file: PATH}}"
-    return f"{name}: there is no {path}; {by_hand}; put it there, {elsewhere}"
+    """Return one line on how to provide an input that cannot be downloaded."""
+    elsewhere = f"or set inputs.{name}: {{file: PATH}} in config.yaml"
+    return f"{name}: got no {path}, which cannot be downloaded. Fix: {by_hand}; put it there, {elsewhere}"
 
 
 def absent_offline(name: str, path: Path) -> str:
-    """Return how to bring an input that is not on this machine while the network must not be asked."""
+    """Return one line on how to provide an input without a network."""
     return (
-        f"{name}: there is no {path}, and the network is not asked (--offline or ONESTEP_OFFLINE); bring it with "
-        f"`onestep fetch --only {name}` where there is one"
+        f"{name}: got no {path}, and no download under --offline or ONESTEP_OFFLINE. Fix: run "
+        f"`onestep fetch --only {name}` on a machine with a network"
     )
 
 
 def is_offline() -> bool:
-    """Whether the environment says that the network must not be asked: ONESTEP_OFFLINE=1."""
+    """Return whether ONESTEP_OFFLINE forbids downloads."""
     return os.environ.get("ONESTEP_OFFLINE", "") not in ("", "0")

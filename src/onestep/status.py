@@ -6,27 +6,18 @@ import glob
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from onestep.files import read_json
+from onestep.launch.jobs import JobSeen
 from onestep.models import Snapshot, parse_model
 from onestep.results import Results, State
-
-
-class Job(Protocol):
-    """The newest SLURM job of a run."""
-
-    job_id: str
-    state: str
-    restarts: int
-    gpu_hours: float | None
 
 
 def status_lines(
     runs: Mapping[str, int],
     *,
     codes: Mapping[str, str],
-    job_of: Callable[[str], Job | None],
+    job_of: Callable[[str], JobSeen | None],
     metrics: Mapping[str, str],
     results: Path,
     state: Path,
@@ -84,7 +75,7 @@ def _newest(paths: Results, run: str, metrics: Mapping[str, str]) -> str:
     return ""
 
 
-def _job(job: Job | None) -> str:
+def _job(job: JobSeen | None) -> str:
     if job is None:
         return ""
     restarts = f", requeued {job.restarts} times" if job.restarts else ""

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onestep.augmentations._matrices import plane_rotation, plane_shift
-from onestep.augmentations._warp import warp
-from onestep.augmentations._wavelet import REACH, SYM6, double, halve
+from onestep.augmentations._geometry import REACH, SYM6, double, halve, plane_rotation, plane_shift, warp
 
 
 def test_the_filter_is_orthonormal_and_has_six_vanishing_moments():

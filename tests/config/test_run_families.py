@@ -7,8 +7,8 @@ import re
 
 import pytest
 import yaml
-
 from changed_demo import D2O, DEMO, TAKEN_AWAY, demo_with, problems
+
 from onestep.config import experiment_document, parse_experiment, read_experiment, run_document
 from onestep.config.constraints import RUN_NAME
 from onestep.config.run import Run, run_of

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image_archives import write_archive
 from onestep.data import to_images
-from onestep.data._archive import write_archive
 from onestep.data._cache import OneHot, decoded
 from onestep.data._order import InfiniteOrder
 from onestep.data.image_zip import ImageZip

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from onestep.data._archive import prepare, write_archive
+from image_archives import GivenImages, write_archive
+from onestep.data._archive import prepare
 from onestep.data.image_zip import ImageZip
 from onestep.files import read_json, sha256_of_file
 
@@ -111,32 +112,33 @@ def test_one_missing_label_makes_all_missing(tmp_path):
     assert [label for _, label in archive] == [0, 0, 0]
 
 
-def test_a_failed_archive_leaves_nothing(tmp_path):
-    def pictures():
-        yield _pixels(1)[0], 0
+class _Failing(GivenImages):
+    def __getitem__(self, index):
         raise RuntimeError("the disk of the source failed")
 
+
+def test_a_failed_preparation_leaves_no_archive(tmp_path):
     with pytest.raises(RuntimeError, match="the disk"):
-        write_archive(tmp_path / "a.zip", pictures())
-    assert list(tmp_path.iterdir()) == []
+        prepare(_Failing([(_pixels(1)[0], 0)]), target=tmp_path / "a.zip")
+    assert not any(path.is_file() for path in tmp_path.glob("a*"))
 
 
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        ([], "there are no pictures"),
-        ([np.zeros((3, 8, 8), np.float32)], r"img00000000.png: found float32 \[3, 8, 8\], expected uint8"),
+        ([], "a.zip: got no images"),
+        ([np.zeros((3, 8, 8), np.float32)], r"image 0: found float32 \[3, 8, 8\], expected uint8"),
         ([np.zeros((8, 8, 3), np.uint8)], r"found uint8 \[8, 8, 3\], expected uint8 \[C, H, W\]"),
         ([np.zeros((8, 8), np.uint8)], r"found uint8 \[8, 8\], expected uint8 \[C, H, W\]"),
         ([np.zeros((3, 8, 4), np.uint8)], "expected a square whose side is a power of two"),
         ([np.zeros((3, 12, 12), np.uint8)], "expected a square whose side is a power of two"),
-        ([np.zeros((1, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)], r"00001.png: .*before it are \[1, 8, 8\]"),
+        ([np.zeros((1, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)], r"image 1: found .*\[3, 8, 8\].*\[1, 8, 8\]"),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused(tmp_path, pictures, message):
+def test_images_that_do_not_fit_are_refused(tmp_path, pictures, message):
     with pytest.raises(ValueError, match=message):
         write_archive(tmp_path / "a.zip", [(picture, 0) for picture in pictures])
-    assert list(tmp_path.iterdir()) == []
+    assert not any(path.is_file() for path in tmp_path.glob("a*"))
 
 
 def test_members_are_sorted_and_other_files_ignored(build):
@@ -153,7 +155,7 @@ GREY = _pixels(1, channels=1)[0, 0]
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"notes.txt": b"x"}, "no pictures among its 1 members"),
+        ({"notes.txt": b"x"}, "its 1 members"),
         ({"a.png": b"not a png"}, "cannot read a.png"),
         ({"a.png": _png(GREY)[:-30]}, "cannot read a.png"),
         ({"a.png": _png(GREY, "RGBA")}, "a.png has the colour mode RGBA, expected L"),

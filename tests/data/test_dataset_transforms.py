@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from onestep.data._transforms import center_crop, scale
+from onestep.data._pixels import center_crop, scale
 
 
 @pytest.mark.golden

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onestep.data import UnreadablePicture, _sources
+from onestep.data import UnreadableImage, _sources
 from onestep.data._archive import prepare
 from onestep.data.image_zip import ImageZip
 from onestep.data.images import Images
@@ -130,7 +130,7 @@ def test_a_root_chooses_a_part_of_the_archive(tmp_path):
     assert _images(source, root="train").class_names == ("n01", "n01-more", "n02")
     assert _images(source, root="/test/", labels="none").classes == 0 and len(_images(source, labels="none")) == 6
     assert _images(source).class_names == ("test", "train")
-    with pytest.raises(ValueError, match=r"a\.zip: no pictures below 'val'; pictures are in test, train"):
+    with pytest.raises(ValueError, match=r"a\.zip: .*'val'.*test, train"):
         _images(source, root="val")
 
 
@@ -205,7 +205,7 @@ def _unreadable(dataset: Images) -> dict[str, str]:
         try:
             pixels, _ = dataset[index]
             assert pixels.shape == (3, 8, 8)
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             found[error.name] = error.reason
     return found
 
@@ -241,7 +241,7 @@ def test_a_grey_dataset_refuses_colours_and_keeps_one_channel(tmp_path):
 def _unreadable_names(dataset: Images, indices) -> list[str]:
     found = []
     for index in indices:
-        with pytest.raises(UnreadablePicture) as caught:
+        with pytest.raises(UnreadableImage) as caught:
             dataset[index]
         found.append(str(caught.value))
     return found
@@ -345,7 +345,7 @@ def test_what_is_no_source_is_one_line(tmp_path):
         "cut.tar.gz": (_tar_bytes(TREE, mode="w:gz")[:300], "cannot be unpacked"),
         "bad.folder": (b"{}", "fetch the input again"),
         "gone.folder": (json.dumps({"folder": str(tmp_path / "gone")}).encode(), "there is no folder"),
-        "no_pictures.zip": (None, "no pictures"),
+        "no_pictures.zip": (None, "no_pictures.zip: no images"),
     }
     _zip(tmp_path / "no_pictures.zip", {"a.txt": b"x"})
     for name, (content, message) in cases.items():
@@ -367,7 +367,7 @@ def test_a_picture_beside_the_class_folders_is_refused_and_flat_sources_have_no_
     beside = _images(_zip(tmp_path / "a.zip", TREE | {"lost.png": TREE["n02/a.png"]}))
     assert _unreadable(beside) == {"lost.png": "it is in none of the class folders"}
     flat = _zip(tmp_path / "b.zip", {"one/a.png": TREE["n02/a.png"], "one/b.png": TREE["n02/a.png"]})
-    with pytest.raises(ValueError, match="no folders that could be classes; say labels: none"):
+    with pytest.raises(ValueError, match=r"b\.zip: .*labels: none"):
         _images(flat)
 
 
@@ -389,7 +389,7 @@ def test_unreadable_pictures_are_listed_in_the_card_and_fatal_above_the_share(tm
     members = {f"a/{index}.png": _file(_pixels(index)) for index in range(8)}
     members |= {"b/0.png": b"broken", "b/1.png": _file(_pixels(9))}
     source = _zip(tmp_path / "a.zip", members)
-    with pytest.raises(ValueError, match=r"1 of 10 pictures cannot be read, more than .*\(0\.05\).*b/0\.png: it is no"):
+    with pytest.raises(ValueError, match=r"unreadable_share: 1 of 10 .* 0\.05: b/0\.png: it is no"):
         prepare(_images(source, unreadable_share=0.05), target=tmp_path / "x.zip")
     assert not (tmp_path / "x.zip").exists()
     caplog.clear()
@@ -405,7 +405,7 @@ def test_unreadable_pictures_are_listed_in_the_card_and_fatal_above_the_share(tm
 
 
 def test_a_dataset_of_nothing_readable_is_refused_whatever_the_share(tmp_path):
-    with pytest.raises(ValueError, match="2 of 2 pictures cannot be read"):
+    with pytest.raises(ValueError, match="unreadable_share: 2 of 2 "):
         prepare(
             _images(_zip(tmp_path / "a.zip", {"a.png": b"", "b.png": b""}), labels="none", unreadable_share=1.0),
             target=tmp_path / "x.zip",

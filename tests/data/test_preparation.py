@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -14,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_archives import write_archive
 from onestep.cli import main
-from onestep.data import _processes
-from onestep.data._archive import prepare, write_archive
-from onestep.data._processes import answers
+from onestep.data._archive import origin_of, prepare
+from onestep.data._processes import in_processes
 from onestep.data.image_zip import ImageZip
 from onestep.files import sha256_of_file
 
@@ -59,10 +60,10 @@ def test_killed_and_started_again_it_goes_on_and_gives_the_same_bytes(tmp_path, 
     caplog.set_level("INFO")
     made = _kill_after_the_first_part(source, tmp_path / "killed" / "d.zip")
     assert main(_arguments(source, tmp_path / "killed" / "d.zip")) == 0
-    assert f"taken up: {256 * made:,} of 1,024 pictures" in caplog.text
+    assert f"resumed: {256 * made:,} of 1,024" in caplog.text
     caplog.clear()
     assert main(_arguments(source, tmp_path / "whole" / "d.zip")) == 0
-    assert "taken up" not in caplog.text
+    assert "resumed" not in caplog.text
     for name in ("d.zip", "d.json", "d.png"):
         assert sha256_of_file(tmp_path / "killed" / name) == sha256_of_file(tmp_path / "whole" / name)
     assert len(list((tmp_path / "killed").iterdir())) == 3, "nothing else is left"
@@ -107,8 +108,6 @@ def test_work_of_another_or_an_unknown_origin_is_not_taken_up(tmp_path, before, 
 
 
 def test_other_options_or_another_source_are_another_origin(tmp_path, source):
-    from onestep.data._origin import origin_of
-
     known = origin_of(source, options=OPTIONS, code="c")
     assert known == origin_of(source, options=OPTIONS | {"unreadable_share": 0.5}, code="c")
     assert known != origin_of(source, options=OPTIONS | {"resolution": 64}, code="c")
@@ -125,67 +124,117 @@ def _halve(shared: float, item: int) -> float:
     return item / shared
 
 
-@pytest.fixture
-def eager(monkeypatch):
-    """Start processes however little there is to do."""
-    for name in ("_TRIED", "_WORTH_STARTING"):
-        monkeypatch.setattr(_processes, name, 0.0)
+ITEMS = [float(item) for item in range(100, 132)]
 
 
-def test_several_processes_answer_every_item_once(eager):
-    assert dict(answers(_halve, 2.0, range(10), processes=2)) == {item: item / 2 for item in range(10)}
+def test_several_processes_return_every_item_once():
+    assert dict(in_processes(_halve, 2.0, ITEMS, workers=2)) == {item: item / 2 for item in ITEMS}
 
 
-def test_an_error_in_a_process_is_raised_here(eager):
-    with pytest.raises(ValueError, match="thirteen is not halved"):
-        list(answers(_halve, 2.0, [1, 13, 2], processes=1)), list(answers(_halve, 2.0, [1, 2, 13], processes=2))
+def test_an_error_in_a_process_is_raised_here():
+    for items, workers in (([1, 13, 2], 1), ([*ITEMS, 13], 2)):
+        with pytest.raises(ValueError, match="thirteen is not halved"):
+            list(in_processes(_halve, 2.0, items, workers=workers))
 
 
-def test_a_process_that_dies_is_noticed(eager):
-    with pytest.raises(ValueError, match=r"ended by itself \(exit code 9\).*fewer workers"):
-        list(answers(_halve, 2.0, [1, 17, 2, 3], processes=2))
+def test_a_process_that_dies_is_one_line():
+    with pytest.raises(ValueError, match=r"one of 2 worker processes died.*fewer workers") as caught:
+        list(in_processes(_halve, 2.0, [17, *ITEMS], workers=2))
+    assert "\n" not in str(caught.value)
 
 
-def test_little_work_starts_no_process(monkeypatch):
-    monkeypatch.setattr(_processes, "_by_others", None)
-    assert len(list(answers(_halve, 2.0, range(10), processes=64))) == 10
+def _pid(shared: None, item: int) -> int:
+    return os.getpid()
 
 
-LEFT_ALONE = """
+def test_little_work_starts_no_process():
+    assert {pid for _, pid in in_processes(_pid, None, range(10), workers=64)} == {os.getpid()}
+    assert os.getpid() not in {pid for _, pid in in_processes(_pid, None, range(16), workers=64)}
+
+
+LONG_WORK = """
 import os, sys, time
 sys.path[:0] = {path!r}
-from onestep.data import _processes
+from onestep.data._processes import in_processes
 
 def pid(shared, item):
     open(os.path.join({folder!r}, str(os.getpid())), "w").close()
     time.sleep(0.05)
 
 if __name__ == "__main__":
-    _processes._TRIED = _processes._WORTH_STARTING = 0.0
-    list(_processes.answers(pid, None, range(100000), processes=2))
+    try:
+        list(in_processes(pid, None, range(100000), workers=2))
+    except KeyboardInterrupt:
+        sys.exit(130)
 """
 
 
-def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_when_their_parent_is_killed_or_interrupted(tmp_path, signum):
     (tmp_path / "pids").mkdir()
     script = tmp_path / "script.py"
-    script.write_text(LEFT_ALONE.format(path=[path for path in sys.path if path], folder=str(tmp_path / "pids")))
-    process = subprocess.Popen([sys.executable, str(script)])
-    while len(list((tmp_path / "pids").iterdir())) < 3:
+    script.write_text(LONG_WORK.format(path=[path for path in sys.path if path], folder=str(tmp_path / "pids")))
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    while len(list((tmp_path / "pids").iterdir())) < 2:
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    if signum == signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
+        os.killpg(process.pid, signum)
+        assert process.communicate(timeout=60)[1] == b"" and process.returncode == 130
+    else:
+        process.send_signal(signum)
+        process.communicate()
     others = [int(path.name) for path in (tmp_path / "pids").iterdir()]
     deadline = time.monotonic() + 30
     while any(_runs(pid) for pid in others):
-        assert time.monotonic() < deadline, "they are still there"
+        assert time.monotonic() < deadline, "they still run"
         time.sleep(0.02)
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process is there and is no zombie, which nobody here may have collected."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+OUTSIDE = """
+import torch
+
+class Stripes:
+    channels, classes, class_names, unreadable_share = 1, 2, ("across", "down"), 0.0
+
+    def __init__(self, *, source, resolution, width=1):
+        self.resolution, self.width = resolution, width
+        self.count = int(source.read_text())
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        stripes = ((torch.arange(self.resolution) + index) // self.width % 2 * 255).to(torch.uint8)
+        pixels = stripes.expand(self.resolution, self.resolution)
+        return (pixels if index % 2 else pixels.T)[None], index % 2
+"""
+
+
+def test_a_dataset_class_from_outside_the_package_is_prepared(tmp_path, monkeypatch):
+    (tmp_path / "my_stripes.py").write_text(OUTSIDE)
+    (tmp_path / "count.txt").write_text("40")
+    monkeypatch.syspath_prepend(tmp_path)
+    stripes = importlib.import_module("my_stripes").Stripes
+    cards = [
+        prepare(
+            stripes(source=tmp_path / "count.txt", resolution=8, width=2),
+            target=tmp_path / f"{workers}.zip",
+            workers=workers,
+            shard=2,
+        )
+        for workers in (1, 2)
+    ]
+    assert cards[0] == cards[1] and cards[0]["images_per_class"] == [20, 20]
+    assert cards[0]["class_names"] == ["across", "down"]
+    pixels, labels = ImageZip(source=tmp_path / "2.zip").read_all()
+    assert pixels.shape == (40, 1, 8, 8) and labels.tolist() == [0, 1] * 20
+    assert pixels[1, 0, 0].tolist() == [0, 255, 255, 0, 0, 255, 255, 0]

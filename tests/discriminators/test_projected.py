@@ -9,13 +9,14 @@ from torch import nn
 
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
-from onestep.discriminators import build_discriminator
+from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone, ClassifierTaps, load_classifier_backbone
 from onestep.discriminators._heads import MultiScaleHeads
 from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
 from onestep.discriminators.projected import Projected
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
+from onestep.training.sources import FileSources
 
 _CLASSIFIER = {"name": "convnet", "resolution": 16, "channels": 1, "classes": 3, "width": 4}
 
@@ -71,7 +72,9 @@ def test_frozen_parts_stay_bitwise_while_the_heads_train(snapshot):
             batch = Batch(images=_images(), condition=None, random=Noise(), images_seen=0)
             (phase.loss(networks, batch).value * phase.gain).backward()
             optimizers[phase.trains].step()
-    moved = {key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])}
+    moved = {
+        key for key, value in networks["discriminator"].state_dict().items() if not torch.equal(value, before[key])
+    }
     assert moved and all(key.startswith("discriminators.") for key in moved)
     assert {key for key, _ in networks["discriminator"].named_parameters()} <= moved
 
@@ -208,19 +211,18 @@ def test_a_classifier_sees_the_images_exactly_as_they_are(snapshot):
         assert torch.equal(found, wanted)
 
 
-def test_builder_reads_the_backbones_the_config_names(snapshot):
+def test_builder_takes_the_options_of_the_config(snapshot):
     config = {"name": "projected", "backbones": ["digits"], "channels": 4, "resolution": 16}
-    built = build_discriminator(config, backbones={"digits": snapshot, "unused": snapshot}, classes=3, seed=3)
+    backbones = {"digits": build_backbone(snapshot, timm=None)}
+    built = build_discriminator(config, backbones=backbones, embedding=None, classes=3, seed=3)
     wanted = _projected(snapshot, classes=3).state_dict()
     assert list(built.state_dict()) == list(wanted)
     assert all(torch.equal(value, wanted[key]) for key, value in built.state_dict().items())
 
 
 def test_what_does_not_fit_is_refused(snapshot):
-    with pytest.raises(ValueError, match="backbones: .*'vgg'.*digits"):
-        build_discriminator(
-            {"name": "projected", "backbones": ["vgg"]}, backbones={"digits": snapshot}, classes=0, seed=0
-        )
+    with pytest.raises(ValueError, match="^backbones: .*digits.*'vgg'"):
+        FileSources(teacher_file=None, backbones={"digits": snapshot}).backbone("vgg")
     with pytest.raises(ValueError, match="^backbones: "):
         _projected(snapshot, backbones={})
     with pytest.raises(ValueError, match="^resolution: .*small"):

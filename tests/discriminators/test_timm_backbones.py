@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from onestep.discriminators import build_discriminator
+from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import load_timm_backbone, timm_backbone
 from onestep.discriminators._batch_norms import probe_batch_norms
 from onestep.discriminators.projected import Projected
@@ -164,10 +165,10 @@ def test_builder_takes_timms_networks_by_name_and_embeddings_from_a_file(folder,
         "resolution": _SIZE,
         "class_embeddings": "table",
     }
-    files, names = {"eye": folder / f"{_CONVNET}.pth"}, {"eye": _CONVNET}
     embedding, table = nn.Embedding(4, 6), tmp_path / "table.pkl"
     table.write_bytes(pickle.dumps({"embed": embedding}, protocol=3))
-    built = build_discriminator(config, backbones=files, timm=names, class_embeddings=table, classes=2, seed=0)
+    backbones = {"eye": build_backbone(folder / f"{_CONVNET}.pth", timm=_CONVNET)}
+    built = build_discriminator(config, backbones=backbones, embedding=read_class_embeddings(table), classes=2, seed=0)
     assert torch.equal(built.discriminators["eye"].mini_discs[0].embed.weight, embedding.weight[:2])
     logits = built(_images(size=32), F.one_hot(torch.tensor([0, 1]), 2).float())
     assert logits.shape == (2, sum(built.splits))

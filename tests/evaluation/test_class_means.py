@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from image_archives import write_archive
 from onestep.checkpoints.class_embeddings import read_class_embeddings, write_class_embeddings
 from onestep.cli import main
-from onestep.data._archive import write_archive
-from onestep.discriminators import build_discriminator
+from onestep.discriminators import build_backbone, build_discriminator
 
 _NAME = "test_efficientnet.r160_in1k"
 _CLASSES = [2, 0, 1, 1, 0, 2, 2]
@@ -68,9 +68,8 @@ def test_a_row_is_the_mean_of_the_last_features_of_its_class(weights, tmp_path):
     assert again.read_bytes() == output.read_bytes()
 
     config = {"name": "projected", "backbones": ["eye"], "channels": 4, "resolution": 64, "class_embeddings": "own"}
-    built = build_discriminator(
-        config, backbones={"eye": path}, timm={"eye": _NAME}, class_embeddings=output, classes=2, seed=0
-    )
+    backbones = {"eye": build_backbone(path, timm=_NAME)}
+    built = build_discriminator(config, backbones=backbones, embedding=read_class_embeddings(output), classes=2, seed=0)
     assert torch.equal(built.discriminators["eye"].mini_discs[0].embed.weight, table[:2])
 
 

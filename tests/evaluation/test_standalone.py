@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from image_archives import write_archive
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
-from onestep.data._archive import write_archive
 from onestep.evaluation.extraction import FeatureNetwork, extract
 from onestep.evaluation.image_sources import iter_images
 from onestep.evaluation.standalone import NamedMetric, write_evaluation
@@ -185,7 +185,7 @@ REFUSED = {
     ),
     "colour for a network of grey": (
         lambda path: folder_of(path, np.repeat(ONE_COLOUR, 3, axis=3)),
-        "images: pixels: expected uint8 [B, 1, 16, 16], found uint8 [40, 3, 16, 16]",
+        "images: pixels: got uint8 [40, 3, 16, 16], expected uint8 [B, 1, 16, 16]",
     ),
 }
 

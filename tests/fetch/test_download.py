@@ -47,7 +47,7 @@ def part(work):
     }.values(),
     ids=lambda value: None,
 )
-def test_the_file_arrives_whole(server, part, behaviours, ranges, expected):
+def test_the_file_arrives_complete(server, part, behaviours, ranges, expected):
     served = server.put("/x.bin", CONTENT, *behaviours)
     verified = fetch(server.address("/x.bin"), part=part, expected=expected)
     assert (part.path.read_bytes(), verified.sha256, verified.size) == (CONTENT, SHA256, len(CONTENT))
@@ -90,7 +90,7 @@ def test_a_part_of_unknown_origin_is_not_continued_without_a_digest(server, part
     assert part.path.read_bytes() == CONTENT and served.ranges == [None]
 
 
-def test_a_part_from_one_address_is_continued_from_the_next_if_a_digest_can_judge(server, part):
+def test_a_part_from_one_address_is_continued_from_the_next_with_a_known_digest(server, part):
     server.put("/a/x.bin", CONTENT, does.dropping(100_000), *[does.status(503)] * 9)
     served = server.put("/b/x.bin", CONTENT, etag='"elsewhere"')
     fetch([server.address("/a/x.bin"), server.address("/b/x.bin")], part=part)

@@ -56,7 +56,7 @@ def test_what_is_not_there_is_named(tmp_path, package, path, message):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_file_brought_by_hand_is_copied_and_recorded(tmp_path, known):
+def test_a_file_provided_by_hand_is_copied_and_recorded(tmp_path, known):
     source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
     source.write_bytes(b"content")
     sha256 = hashlib.sha256(b"content").hexdigest()
@@ -65,7 +65,7 @@ def test_a_file_brought_by_hand_is_copied_and_recorded(tmp_path, known):
     assert (target.parent / "mine.bin.sha256").read_text() == f"{sha256}  mine.bin\n"
 
 
-def test_a_file_brought_by_hand_must_be_there_and_be_the_right_one(tmp_path):
+def test_a_file_provided_by_hand_must_be_there_and_be_the_right_one(tmp_path):
     source, target = tmp_path / "mine.bin", tmp_path / "inputs" / "mine.bin"
     with pytest.raises(ValueError, match=f"^{source}: "):
         fetch_file(source, None, target=target)

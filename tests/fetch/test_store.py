@@ -96,7 +96,7 @@ def test_offline_names_what_is_missing_and_the_command(server, work):
         fetch(server, on=store(offline=True))
 
 
-def test_what_is_brought_by_hand_is_asked_for_and_then_taken(work):
+def test_an_input_by_hand_is_requested_and_then_used(work):
     target = Path("results/inputs/generator/cifar_uncond_d2o_f.pkl")
     source = {"published": "d2o-cifar-uncond-f"}
     with pytest.raises(ValueError) as error:

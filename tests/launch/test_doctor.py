@@ -267,8 +267,8 @@ OWN_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
     ("version", "absent", "setup", "mark", "reported"),
     [
         (OWN_VERSION, [], [], Mark.OK, OWN_VERSION),
-        (OWN_VERSION, ["torch (No module)"], [], Mark.BAD, "without torch (No module)"),
-        (OWN_VERSION, ["torch (No module)"], ["module load torch"], Mark.NOTE, "without torch"),
+        (OWN_VERSION, ["torch (No module)"], [], Mark.BAD, "torch (No module)"),
+        (OWN_VERSION, ["torch (No module)"], ["module load torch"], Mark.NOTE, "torch"),
         ("3.8", [], [], Mark.BAD, "is 3.8,"),
     ],
 )

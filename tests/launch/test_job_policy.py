@@ -47,12 +47,12 @@ def standing(sighting, times):
 @pytest.mark.parametrize(
     "sighting", [seen("RUNNING"), seen("FAILED"), seen("CANCELLED"), seen("ODD"), UNKNOWN, SILENCE]
 )
-def test_a_finished_run_is_finished_whatever_slurm_says(watch, sighting):
+def test_a_finished_run_is_finished_in_every_slurm_state(watch, sighting):
     assert watch(0.0, sighting, done=True, exit_code=1, stopped=True).verdict is Verdict.FINISHED
 
 
 @pytest.mark.parametrize("state", sorted(ACTIVE))
-def test_a_job_that_lives_is_waited_for_as_long_as_it_takes(watch, state):
+def test_an_active_job_is_waited_for_without_limit(watch, state):
     verdicts = watch.verdicts(*standing(seen(state), (0.0, 1e3, 1e6)), exit_code=85, stopped=True)
     assert verdicts == [Verdict.WAIT] * 3
 
@@ -79,12 +79,12 @@ def test_the_reason_of_waiting_changes_only_when_the_job_does(watch):
 
 
 @pytest.mark.parametrize("state", OWN_ENDS)
-def test_an_end_of_its_own_must_be_seen_twice(watch, state):
+def test_a_final_state_must_persist(watch, state):
     verdicts = watch.verdicts(*standing(seen(state), (0.0, 4.9, 5.0)), exit_code=1)
     assert verdicts == [Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
-def test_a_failed_job_waits_for_the_exit_code_that_the_file_system_still_hides(watch):
+def test_a_failed_job_waits_for_a_delayed_exit_code(watch):
     assert watch.verdicts(*standing(seen("FAILED"), (0.0, 6.0, 59.0))) == [Verdict.WAIT] * 3
     lost = watch(59.5, seen("FAILED"), exit_code=85)
     assert lost.verdict is Verdict.LOST and "saved its state" in lost.because
@@ -95,7 +95,7 @@ def test_a_failed_job_that_left_no_exit_code_fails(watch):
 
 
 @pytest.mark.parametrize("state", NO_FAULT)
-def test_an_end_without_fault_is_lost_after_the_grace(watch, state):
+def test_an_end_without_fault_is_lost_after_grace_seconds(watch, state):
     verdicts = watch.verdicts(*standing(seen(state), (0.0, 179.0, 180.0)))
     assert verdicts == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
 
@@ -126,7 +126,7 @@ def test_an_end_without_fault_is_lost_after_the_grace(watch, state):
         (None, None, True, Verdict.LOST),
     ],
 )
-def test_what_the_training_left_tells_why_the_job_ended(watch, state, exit_code, stopped, verdict):
+def test_exit_code_and_stopped_mark_decide_an_end(watch, state, exit_code, stopped, verdict):
     watch(0.0, seen(state), exit_code=exit_code, stopped=stopped)
     judged = watch(500.0, seen(state), exit_code=exit_code, stopped=stopped)
     assert judged.verdict is verdict
@@ -134,43 +134,43 @@ def test_what_the_training_left_tells_why_the_job_ended(watch, state, exit_code,
         assert f"exit code {exit_code}" in judged.because
 
 
-def test_a_completed_job_waits_for_the_file_that_says_so(watch):
+def test_a_completed_job_waits_for_done_json(watch):
     assert watch.verdicts(*standing(seen("COMPLETED"), (0.0, 59.0))) == [Verdict.WAIT] * 2
     assert watch(59.5, seen("COMPLETED"), done=True).verdict is Verdict.FINISHED
 
 
-def test_a_job_that_nobody_knows_has_vanished_after_a_while(watch):
+def test_a_job_without_a_record_has_vanished_after_vanished_seconds(watch):
     assert watch.verdicts(*standing(UNKNOWN, (0.0, 59.0))) == [Verdict.WAIT] * 2
     judged = watch(60.0, UNKNOWN)
     assert judged.verdict is Verdict.FAILED and "vanished" in judged.because
 
 
 @pytest.mark.parametrize("answered", [("squeue",), ("scontrol",), ("squeue", "scontrol")])
-def test_accounting_that_is_down_does_not_make_a_forgotten_job_eternal(watch, answered):
+def test_a_forgotten_job_vanishes_while_accounting_is_down(watch, answered):
     forgotten = seen(None, restarts=None, answered=answered)
     sightings = [(0.0, seen("RUNNING", answered={"squeue"})), *standing(forgotten, (30.0, 34.9, 35.0))]
     assert watch.verdicts(*sightings, exit_code=1) == [Verdict.WAIT, Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
-def test_a_forgotten_job_that_ended_well_waits_for_the_file_that_says_so(watch):
+def test_a_forgotten_job_with_exit_code_0_waits_for_done_json(watch):
     sightings = standing(UNKNOWN, (0.0, 59.0, 60.0))
     assert watch.verdicts(*sightings, exit_code=0) == [Verdict.WAIT, Verdict.WAIT, Verdict.FAILED]
 
 
-def test_accounting_alone_that_does_not_know_a_job_proves_nothing(watch):
+def test_no_record_in_accounting_alone_is_no_end(watch):
     lagging = seen(None, restarts=None, answered={"sacct"})
     assert watch.verdicts(*standing(lagging, (0.0, 1799.0))) == [Verdict.WAIT] * 2
     assert watch(1800.0, lagging).verdict is Verdict.UNREACHABLE
 
 
-def test_silence_is_never_an_end_but_patience_has_one(watch):
+def test_no_answer_is_unreachable_after_patience_seconds(watch):
     assert watch.verdicts((0.0, seen("RUNNING")), (1000.0, SILENCE), (1799.0, SILENCE)) == [Verdict.WAIT] * 3
     assert watch(1800.0, SILENCE, exit_code=1).verdict is Verdict.UNREACHABLE
     assert watch(1810.0, seen("RUNNING")).verdict is Verdict.WAIT
     assert watch(3600.0, SILENCE).verdict is Verdict.WAIT
 
 
-def test_silence_from_the_first_look_on_ends_as_well(watch):
+def test_no_answer_from_the_first_query_on_is_unreachable_as_well(watch):
     assert watch.verdicts(*standing(SILENCE, (100.0, 1899.0, 1900.0))) == [
         Verdict.WAIT,
         Verdict.WAIT,
@@ -178,7 +178,7 @@ def test_silence_from_the_first_look_on_ends_as_well(watch):
     ]
 
 
-def test_silence_between_does_not_begin_the_grace_anew(watch):
+def test_no_answer_in_between_does_not_restart_the_grace(watch):
     sightings = [(0.0, seen("NODE_FAIL")), (60.0, SILENCE), (120.0, seen("NODE_FAIL")), (180.0, seen("NODE_FAIL"))]
     assert watch.verdicts(*sightings) == [Verdict.WAIT] * 3 + [Verdict.LOST]
 
@@ -209,12 +209,12 @@ def test_a_lost_node_and_a_requeue_within_the_grace(watch):
     assert watch(490.0, seen("NODE_FAIL", restarts=1)).verdict is Verdict.LOST
 
 
-def test_the_same_end_of_another_life_has_its_own_grace(watch):
+def test_the_same_end_of_another_start_has_its_own_grace(watch):
     sightings = [(0.0, seen("TIMEOUT")), (190.0, seen("TIMEOUT", restarts=1)), (370.0, seen("TIMEOUT", restarts=1))]
     assert watch.verdicts(*sightings) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
 
 
-def test_an_uncounted_life_is_the_same_life(watch):
+def test_an_unknown_number_of_restarts_is_the_same_start(watch):
     sightings = [(0.0, seen("TIMEOUT")), (100.0, seen("TIMEOUT", restarts=None)), (180.0, seen("TIMEOUT"))]
     assert watch.verdicts(*sightings) == [Verdict.WAIT, Verdict.WAIT, Verdict.LOST]
 
@@ -222,14 +222,14 @@ def test_an_uncounted_life_is_the_same_life(watch):
 @pytest.mark.parametrize(
     ("state", "verdict", "at"), [("NODE_FAIL", Verdict.LOST, 180.0), ("FAILED", Verdict.FAILED, 60.0)]
 )
-def test_an_end_that_slurm_forgets_is_still_the_last_word(watch, state, verdict, at):
+def test_an_end_counts_after_slurm_forgets_it(watch, state, verdict, at):
     """Without accounting, squeue forgets a job after MinJobAge, which can be shorter than the grace."""
     watch(0.0, seen(state, answered={"squeue"}))
     forgotten = seen(None, restarts=None, answered={"squeue", "scontrol"})
     assert watch.verdicts(*standing(forgotten, (at - 1, at))) == [Verdict.WAIT, verdict]
 
 
-def test_a_word_that_is_new_is_neither_an_end_nor_waited_for_for_ever(watch):
+def test_an_unknown_state_is_unreachable_after_patience_seconds(watch):
     assert watch.verdicts(*standing(seen("LEVITATING"), (0.0, 1799.0))) == [Verdict.WAIT] * 2
     judged = watch(1800.0, seen("LEVITATING"))
     assert judged.verdict is Verdict.UNREACHABLE and "LEVITATING" in judged.because

@@ -23,14 +23,14 @@ def ranks_run(tmp_path, monkeypatch):
     return lambda code, processes: local.run_locally([code], processes=processes)
 
 
-def test_each_rank_knows_itself_and_its_peers(ranks_run, tmp_path):
+def test_each_rank_gets_the_variables_of_its_process_group(ranks_run, tmp_path):
     names = ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
     code = f"open(os.environ['RANK'], 'w').write(' '.join(os.environ[name] for name in {names}))"
     assert ranks_run(code, 3) == 0
     assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [f"3 {rank} 127.0.0.1" for rank in range(3)]
 
 
-def test_a_failing_rank_ends_the_others_and_lends_its_code(ranks_run):
+def test_a_failing_rank_ends_the_others_and_its_code_is_returned(ranks_run):
     began = time.monotonic()
     assert ranks_run("import time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(60)", 2) == 7
     assert time.monotonic() - began < 30
@@ -71,7 +71,7 @@ def test_ranks_get_time_to_save_after_sigterm_and_their_code_is_the_runs(ranks_r
     assert ranks_run(_SAVES, 2) == Exit.STOPPED
 
 
-def test_sigterm_is_passed_on_once_and_a_second_signal_ends_at_once(ranks_run, tmp_path):
+def test_sigterm_is_forwarded_once_and_a_second_signal_ends_at_once(ranks_run, tmp_path):
     began = time.monotonic()
     signal_when(tmp_path, signal.SIGTERM, signal.SIGTERM)
     assert ranks_run(_IGNORES, 2) == 128 + signal.SIGKILL

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from submitit.core.utils import DelayedSubmission
 
+from image_archives import write_archive
+from onestep.components import module_of
 from onestep.config import read_experiment, run_document
-from onestep.data._archive import write_archive
 from onestep.exits import Exit
-from onestep.fingerprint import Fingerprints
+from onestep.fingerprint import STAGES, Fingerprints, training_components
 from onestep.launch.task import TrainingTask, port_of
-from onestep.stages import training_plugins
 from onestep.training.assignment import Assignment, Inputs
 from tiny import tiny_config, write_config
 
@@ -120,7 +120,7 @@ def work(tmp_path):
     return tmp_path
 
 
-def test_a_signalled_job_saves_says_so_and_resumes_in_its_next_start(work):
+def test_a_signalled_job_saves_marks_it_and_resumes_in_its_next_start(work):
     for rank in range(2):
         (work / "submitit").mkdir(exist_ok=True)
         (work / f"submitit/{JOB}_{rank}_result.pkl").write_bytes(b"of an earlier start")
@@ -198,6 +198,7 @@ def test_ports_differ_between_jobs_and_between_the_starts_of_one():
 
 def test_how_a_training_is_launched_is_no_part_of_its_code():
     document = run_document(read_experiment("demo/config.yaml"), "digits_d2o")
-    closure = Fingerprints().closure("onestep.training.run", plugins=training_plugins(document))
+    components = [module_of(family, name) for family, name in training_components(document)]
+    closure = Fingerprints().closure([*STAGES["train"], *components])
     assert "onestep.training.stopping" in closure and "onestep.exits" not in closure
     assert not any(name.startswith("onestep.launch") for name in closure)

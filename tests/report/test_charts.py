@@ -36,18 +36,19 @@ def test_curves_show_their_values_from_zero_images_on():
 
 
 @pytest.mark.parametrize(
-    ("values", "is_share", "scale", "limits"),
+    ("values", "kind", "scale", "limits"),
     [
-        ((1.0, 11.0), False, "log", None),
-        ((1.0, 9.0), False, "linear", None),
-        ((0.0, 90.0), False, "linear", None),
-        ((-1.0, 90.0), False, "linear", None),
-        ((0.01, 0.9), True, "linear", (0, 1)),
+        ((1.0, 11.0), "distance", "log", None),
+        ((1.0, 9.0), "distance", "linear", None),
+        ((0.0, 90.0), "distance", "linear", None),
+        ((1.0, 11.0), "quantity", "linear", None),
+        ((-1.0, 90.0), "distance", "linear", None),
+        ((0.01, 0.9), "share", "linear", (0, 1)),
     ],
 )
-def test_the_scale_follows_the_kind_of_number(values, is_share, scale, limits):
+def test_the_scale_follows_the_kind_of_number(values, kind, scale, limits):
     series = Series(name="a", points=tuple(enumerate(values, start=1)), colour=0)
-    chart = Chart(title="t", x="images", series=(series,), is_share=is_share)
+    chart = Chart(title="t", x="images", series=(series,), kind=kind)
     (axes,) = axes_of(draw([chart]))
     assert axes.get_yscale() == scale
     assert chart.is_log == (scale == "log")
@@ -81,6 +82,15 @@ def test_the_legend_has_each_row_once_and_a_marker_of_its_own():
     assert [text.get_text() for text in legend.get_texts()] == ["teacher", "d2o", "other"]
     looks = {(line.get_color(), line.get_marker()) for line in axes_of(figure)[0].get_lines()}
     assert len(looks) == 3
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_hidden", "<b>&", "50 %"])
+def test_a_name_is_drawn_as_it_is(name):
+    series = (Series(name=name, points=((0.0, 1.0),), colour=0),)
+    figure = draw([Chart(title=name, x="images", series=series)])
+    ElementTree.fromstring(svg(figure))
+    assert [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()] == [name]
+    assert axes_of(figure)[0].get_title(loc="left") == name
 
 
 def test_many_rows_make_a_chart_higher():

@@ -14,7 +14,7 @@ from results_tree import CONFIG, Story, other_method, write, write_results
 
 from onestep.config import read_experiment
 from onestep.report import pictures
-from onestep.report.evidence import Samples, StudyEvidence, layout_of, read_evidence
+from onestep.report.evidence import StudyEvidence, layout_of, read_evidence
 from onestep.report.page import networks_of, render, run_facts, span, write_page
 from onestep.report.table import Number, read_rows
 
@@ -102,10 +102,15 @@ def table_rows(text):
 
 def test_the_title_and_the_caption_are_those_of_the_config(finished, page):
     assert "<h1>Digits, 16x16</h1>" in page and 'class="lede"' not in page
-    shown = finished.tables[0]
-    captioned = dataclasses.replace(shown, table=dataclasses.replace(shown.table, caption="D2O <reaches> EDM."))
-    found = Page(render(dataclasses.replace(finished, tables=(captioned,))))
-    assert "D2O <reaches> EDM." in found.text
+    assert finished.tables[0].table.caption == ""
+
+
+def test_a_caption_is_in_the_page_and_in_the_tables_files(tmp_path):
+    config = changed_config(tables=lambda tables: tables["digits"].update(caption="D2O <reaches> EDM."))
+    evidence = evidence_of(tmp_path, Story(config_text=config, images=8))
+    assert "D2O <reaches> EDM." in Page(render(evidence)).text
+    for suffix, caption in (("md", "D2O &lt;reaches> EDM."), ("tex", "% D2O <reaches> EDM.")):
+        assert caption in (tmp_path / f"results/tables/digits.{suffix}").read_text()
 
 
 def test_a_table_without_numbers_says_so(tmp_path):
@@ -146,18 +151,17 @@ def test_every_row_is_shown_at_the_same_seeds(finished, page):
     assert len(found) == 4
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[2]["src"].partition(",")[2]))))
     assert sheet.shape[:2] == (int(found[2]["height"]), int(found[2]["width"]))
-    pixels = finished.tables[0].samples[2].pixels
+    pixels = finished.tables[0].samples[2]
     factor = sheet.shape[1] // (8 * 17 - 1)
     small = sheet[::factor, ::factor]
-    assert np.array_equal(small[:16, :16, 0], pixels[0, ..., 0])
-    assert np.array_equal(small[17:33, 17:33, 0], pixels[9, ..., 0])
+    assert np.array_equal(small[:16, :16, 0], pixels[0][..., 0])
+    assert np.array_equal(small[17:33, 17:33, 0], pixels[9][..., 0])
     assert small[0, 16, 1] == 0
 
 
 @pytest.mark.parametrize(("resolution", "columns"), [(16, 8), (64, 8), (512, 3)])
 def test_large_images_are_shown_in_smaller_numbers(finished, resolution, columns):
-    pixels = np.zeros((80, resolution, resolution, 1), np.uint8)
-    samples = (Samples(pixels=pixels, seeds=np.arange(80)),) * 4
+    samples = (dict.fromkeys(range(80), np.zeros((resolution, resolution, 1), np.uint8)),) * 4
     text = render(dataclasses.replace(finished, tables=(dataclasses.replace(finished.tables[0], samples=samples),)))
     assert f"seeds (0 to {columns**2 - 1})" in Page(text).text
     gap = max(1, resolution // 16)
@@ -165,15 +169,9 @@ def test_large_images_are_shown_in_smaller_numbers(finished, resolution, columns
 
 
 def test_pictures_of_different_seeds_are_never_put_side_by_side():
-    pixels = np.zeros((4, 8, 8, 1), np.uint8)
-    rows = [
-        Samples(pixels=pixels, seeds=np.array([0, 1, 2, 3])),
-        None,
-        Samples(pixels=pixels, seeds=np.array([3, 2, 9, 8])),
-    ]
+    rows = [dict.fromkeys([0, 1, 2, 3], "image"), {}, dict.fromkeys([3, 2, 9, 8], "image")]
     assert pictures.shared_seeds(rows, count=5) == [2, 3]
-    with pytest.raises(ValueError, match="no image of seed 9"):
-        pictures.pick(rows[0], seeds=[9])
+    assert pictures.shared_seeds([{}], count=5) == []
 
 
 def test_colour_images_keep_their_colours():
@@ -326,7 +324,7 @@ def test_another_method_has_its_source_and_no_images(finished):
     columns = dict.fromkeys(shown.table.columns, Number())
     other = other_method("SiD", published={"fd": 1.923}, sources={"fd": "A <Paper>"}, images="~400 M", numbers=columns)
     more = dataclasses.replace(shown.table, rows=(*shown.table.rows, other))
-    shown = dataclasses.replace(shown, table=more, samples=(*shown.samples, None))
+    shown = dataclasses.replace(shown, table=more, samples=(*shown.samples, {}), curves=(*shown.curves, ()))
     text = render(dataclasses.replace(finished, tables=(shown,)))
     assert Page(table_rows(text)[-1]).text == (
         "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured ~400 M"
@@ -339,7 +337,7 @@ def test_another_method_has_its_source_and_no_images(finished):
 def test_rows_of_several_datasets_say_which(finished):
     shown = finished.tables[0]
     rows = tuple(dataclasses.replace(row, snapshot=f"{row.snapshot}-ema5000") for row in shown.table.rows)
-    shown = dataclasses.replace(shown, table=dataclasses.replace(shown.table, dataset=None, rows=rows), curves=())
+    shown = dataclasses.replace(shown, table=dataclasses.replace(shown.table, dataset=None, rows=rows))
     text = render(dataclasses.replace(finished, tables=(shown,)))
     heads, first = table_rows(text)[:2]
     assert Page(heads).text.startswith("Row Dataset NFE")

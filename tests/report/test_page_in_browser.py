@@ -143,7 +143,7 @@ def crowded(page):
     ]
     rows = tuple(replace(row, dataset=dataset) for dataset in "ab" for row in (many, *further, *tuned, *others))
     table = replace(shown.table, rows=rows, dataset=None)
-    shown = replace(shown, table=table, samples=(None,) * len(rows), curves=())
+    shown = replace(shown, table=table, samples=({},) * len(rows), curves=((),) * len(rows))
     path = page.parent / "crowded.html"
     write_page(path, evidence=replace(evidence, tables=(shown,)))
     return path

@@ -33,7 +33,7 @@ def test_it_listens_on_loopback_alone(slurm):
     assert set(listening.values()) == {"127.0.0.1"}
 
 
-def test_a_job_is_remembered_with_what_it_asked_for(slurm):
+def test_a_job_is_remembered_with_its_request(slurm):
     job = slurm.submit("true", "--job-name", "remembered", "--gres", "gpu:a100:8", "--nodes", "2", "--comment", "why")
     until(lambda: [each.state for each in slurm.jobs("remembered")] == ["COMPLETED"], seconds=30, what="it is done")
     (remembered,) = slurm.jobs("remembered")
@@ -76,7 +76,7 @@ def test_a_command_can_be_missing(slurm):
 
 
 @pytest.mark.parametrize("sends_signal", [True, False])
-def test_preemption_tells_a_job_before_it_or_not(slurm, tmp_path, sends_signal):
+def test_preemption_signals_a_job_before_it_or_not(slurm, tmp_path, sends_signal):
     heard = tmp_path / "heard"
     script = f"trap 'echo USR2 >>{heard}; exit 1' USR2; echo start >>{heard}; sleep 600 & wait"
     with nullcontext() if sends_signal else slurm.preempting_without_signal():

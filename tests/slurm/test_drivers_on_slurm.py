@@ -151,7 +151,7 @@ def test_a_second_ctrl_c_leaves_at_once(place, full, tmp_path):
     assert detached(place) and len(place.jobs) == 1
 
 
-def test_after_ctrl_c_the_run_goes_on_from_its_last_state(place, reference):
+def test_after_ctrl_c_the_run_resumes_from_its_last_state(place, reference):
     driver = place.snakemake()
     place.saves().halts()
     first = place.job
@@ -194,7 +194,7 @@ def test_a_config_edit_leaves_the_old_job_alone_or_cancels_it(place, full):
     assert [len(place.jobs_of(journal)) for journal in place.journals] == [1, 1, 1]
 
 
-def test_a_job_trains_what_it_was_submitted_for_whatever_the_config_is_now(place, full, reference):
+def test_a_job_trains_what_it_was_submitted_for_after_a_config_edit(place, full, reference):
     job = detached(place)
     place.configure(seed=7)
     place.slurm.command("scancel", str(full))

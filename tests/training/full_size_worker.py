@@ -23,10 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from image_archives import write_archive
 from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.config.run import run_of
-from onestep.data._archive import write_archive
 from onestep.networks import build_denoiser
 from onestep.training.assignment import Inputs
 from onestep.training.loop import train

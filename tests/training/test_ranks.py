@@ -13,7 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from onestep.data._archive import write_archive
+from image_archives import write_archive
 from onestep.data.image_zip import ImageZip
 
 _ADA = {

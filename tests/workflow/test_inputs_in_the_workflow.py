@@ -9,12 +9,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from onestep.cli import main
-from onestep.plan import Plan
+from onestep.plan import Plan, inputs, report
 from tiny import REPOSITORY, tiny_config, write_config
 
 EDM = "results/inputs/edm/edm.pkl"
@@ -83,7 +82,7 @@ def test_inputs_are_planned_unseen_asked_for_before_any_job_offline_and_then_fou
     assert code == 0, text
     assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
     code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
-    assert code != 0 and "there is no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
+    assert code != 0 and "got no inputs/edm/edm.pkl" in text and "`onestep fetch --only edm`" in text
     assert not (work / "results").exists()
     monkeypatch.chdir(work)
     assert main(["fetch", "--only", "edm"]) == 0
@@ -96,13 +95,12 @@ def test_what_is_here_is_fine_offline_and_where_it_came_from_reruns_nothing(conf
     work = tmp_path / "work"
     monkeypatch.chdir(work)
     monkeypatch.setenv("ONESTEP_OFFLINE", "1")
-    edm = SimpleNamespace(input="edm")
     plan = Plan.read("config.yaml")
     with pytest.raises(ValueError, match="`onestep fetch --only edm`"):
-        plan.inputs.waits_for(edm)
+        inputs.stop_if_absent_offline(plan, "edm")
     Path("inputs/edm").mkdir(parents=True)
     Path("inputs/edm/edm.pkl").write_bytes(b"weights")
-    assert plan.inputs.waits_for(edm) == []
+    assert inputs.stop_if_absent_offline(plan, "edm") == []
     mirrored = Plan.read(write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}}))
-    assert mirrored.inputs.fetched_from(edm) == plan.inputs.fetched_from(edm)
-    assert mirrored.page.options(None) == plan.page.options(None)
+    assert inputs.fetched_from(mirrored, "edm") == inputs.fetched_from(plan, "edm")
+    assert report.page_options(mirrored) == report.page_options(plan)

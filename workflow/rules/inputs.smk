@@ -2,14 +2,16 @@
 # needs:  an installed package that ships the file, a file or folder brought by hand, or the network (no other rule does)
 # makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip, its card {dataset}.json and contact sheet {dataset}.png
 
+from onestep.plan import inputs
+
 
 rule fetch:
-    """Bring an input from outside, verify its digest, record it."""
+    """Fetch an input, verify its digest, record it."""
     input:
-        # None; but offline this stops the workflow before any job if the input is not here.
-        plan.inputs.waits_for,
+        # None; but offline this stops the workflow before any job if the input is absent.
+        lambda wildcards: inputs.stop_if_absent_offline(plan, wildcards.input),
     output:
-        "results/inputs/{input}/{file}",
+        results.input("{input}", "{file}"),
     log:
         "logs/fetch/{input}/{file}.log",
     benchmark:
@@ -22,7 +24,7 @@ rule fetch:
     resources:
         fetch_jobs=1,
     params:
-        source=plan.inputs.fetched_from,
+        source=lambda wildcards: inputs.fetched_from(plan, wildcards.input),
     shell:
         "onestep fetch --source {params.source:q} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -30,11 +32,11 @@ rule fetch:
 rule prepare:
     """Write a dataset in EDM's archive format: the same bytes each time."""
     input:
-        plan.datasets.source,
+        lambda wildcards: inputs.dataset_source(plan, wildcards.dataset),
     output:
-        archive="results/data/{dataset}.zip",
-        card="results/data/{dataset}.json",
-        sheet="results/data/{dataset}.png",
+        archive=results.data("{dataset}"),
+        card=results.data("{dataset}", ".json"),
+        sheet=results.data("{dataset}", ".png"),
     log:
         "logs/prepare/{dataset}.log",
     benchmark:
@@ -46,7 +48,7 @@ rule prepare:
         mem_mb=16000,
         runtime="12h",
     params:
-        dataset=plan.datasets.options,
-        code=plan.datasets.code,
+        dataset=lambda wildcards: inputs.dataset_options(plan, wildcards.dataset),
+        code=lambda wildcards: inputs.dataset_code(plan, wildcards.dataset),
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -1,43 +1,59 @@
-# NUMBERS, TABLES, PAGE
+# METRICS AND SELECTIONS
 # needs:  results/features/...npz
-# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/tables/{table}.json .csv .md .tex .svg,
-#         results/report/index.html
+# makes:  results/metrics/...json, results/selections/{model}.safetensors .json, results/references/{dataset}.{metric}.json
+
+from onestep.plan import measure
 
 
 rule measure:
-    """Compute one metric of one block of seeds."""
+    """Compute one metric of one seed block."""
     input:
-        generated=plan.metrics.generated,
-        real=plan.metrics.real,
+        unpack(lambda wildcards: measure.metric_files(plan, *wildcards)),
     output:
-        "results/metrics/{model}/{sampler}/{seeds}.{metric}.json",
+        results.metric("{model}", "{sampler}", "{seeds}", "{metric}"),
     log:
         "logs/measure/{model}/{sampler}/{seeds}.{metric}.log",
     benchmark:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.site.threads
+    threads: plan.threads
     resources:
         mem_mb=16000,
         runtime="2h",
     params:
-        metric=plan.metrics.options,
-        reference=plan.metrics.reference,
-        code=plan.metrics.code,
+        metric=lambda wildcards: measure.metric_options(plan, wildcards.metric),
+        files=lambda wildcards, input: measure.metric_file_options(
+            plan, wildcards, input
+        ),
+        code=lambda wildcards: measure.metric_code(plan, wildcards.metric),
     shell:
-        "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
-        " {params.reference} --output {output:q} > {log:q} 2>&1"
+        "onestep measure --metric {params.metric:q} --name {wildcards.metric} {params.files}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+# A dataset's own features against its published reference: near 0 if both are of the same images.
+# On request: snakemake results/references/{dataset}.{metric}.json
+use rule measure as check_reference with:
+    input:
+        generated=lambda wildcards: measure.dataset_features(plan, *wildcards),
+        real=lambda wildcards: measure.published_reference(plan, *wildcards),
+    output:
+        results.reference_check("{dataset}", "{metric}"),
+    log:
+        "logs/measure/references/{dataset}.{metric}.log",
+    benchmark:
+        "benchmarks/measure/references/{dataset}.{metric}.tsv"
 
 
 rule select:
-    """Choose among a run's snapshots by one number of each; every candidate is measured, so a dry run knows all jobs."""
+    """Select a run's best snapshot by one number; all candidates are measured, so a dry run lists all jobs."""
     input:
-        snapshots=plan.choices.snapshots,
-        measurements=plan.choices.measurements,
+        snapshots=lambda wildcards: measure.candidates(plan, wildcards.model),
+        measurements=lambda wildcards: measure.candidate_metrics(plan, wildcards.model),
     output:
-        weights="results/selections/{model}.safetensors",
-        choice="results/selections/{model}.json",
+        weights=results.selection("{model}"),
+        choice=results.selection("{model}", ".json"),
     log:
         "logs/select/{model}.log",
     benchmark:
@@ -48,87 +64,7 @@ rule select:
     resources:
         login_jobs=1,
     params:
-        choice=plan.choices.options,
-        code=plan.choices.code,
+        choice=lambda wildcards: measure.selection_options(plan, wildcards.model),
+        code=measure.selection_code(plan),
     shell:
         "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"
-
-
-rule check_reference:
-    """Hold a dataset's own features against its published reference: near 0 where both are of the same images.
-
-    Asked for by name: snakemake results/references/{dataset}.{metric}.json
-    """
-    input:
-        generated=plan.references.own,
-        real=plan.references.published,
-    output:
-        "results/references/{dataset}.{metric}.json",
-    log:
-        "logs/measure/references/{dataset}.{metric}.log",
-    benchmark:
-        "benchmarks/measure/references/{dataset}.{metric}.tsv"
-    conda:
-        "../../envs/onestep.yaml"
-    threads: plan.site.threads
-    resources:
-        mem_mb=16000,
-        runtime="2h",
-    params:
-        metric=plan.metrics.options,
-        reference=lambda wildcards, input: plan.references.named(
-            wildcards.dataset, metric=wildcards.metric, paths=[input.real]
-        ),
-        code=plan.metrics.code,
-    shell:
-        "onestep measure --metric {params.metric:q} --name {wildcards.metric} --generated {input.generated:q}"
-        " {params.reference} --output {output:q} > {log:q} 2>&1"
-
-
-rule tabulate:
-    """Put numbers side by side, with what was published and what trained them."""
-    input:
-        metrics=plan.tables.measurements,
-        summaries=plan.tables.summaries,
-        choices=plan.tables.choices,
-    output:
-        multiext("results/tables/{table}", ".json", ".csv", ".md", ".tex", ".svg"),
-    log:
-        "logs/tabulate/{table}.log",
-    benchmark:
-        "benchmarks/tabulate/{table}.tsv"
-    localrule: True
-    conda:
-        "../../envs/onestep.yaml"
-    resources:
-        login_jobs=1,
-    params:
-        table=plan.tables.options,
-        training_code=plan.tables.training_code,
-        code=plan.tables.code,
-    shell:
-        "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
-        " --output results/tables > {log:q} 2>&1"
-
-
-rule report:
-    """Draw the results page: one file that opens from disk."""
-    input:
-        plan.page.inputs,
-    output:
-        "results/report/index.html",
-    log:
-        "logs/report.log",
-    benchmark:
-        "benchmarks/report.tsv"
-    localrule: True
-    conda:
-        "../../envs/onestep.yaml"
-    resources:
-        login_jobs=1,
-    params:
-        config=plan.page.options,
-        source=plan.source,
-        code=plan.page.code,
-    shell:
-        "onestep report --config {params.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"

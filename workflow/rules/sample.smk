@@ -1,84 +1,111 @@
 # SAMPLES AND FEATURES
 # needs:  results/runs/{run}/snapshots/{images}.safetensors, called {run}@{images}, or results/teachers/{teacher}.safetensors,
-#         or results/selections/{run}@best-....safetensors, chosen in measure.smk
+#         or results/selections/{run}@best-....safetensors, selected in measure.smk
 # makes:  results/samples/{model}/{sampler}/{seeds}.npz if images are kept, results/grids/... with the first of them, and
-#         results/features/...npz, which go once they are measured unless they are kept
+#         results/features/...npz, which are removed once they are measured unless they are kept
+
+from onestep.plan import measure, sample
+
+# Files that the config does not keep are removed once they are measured.
+stored_images = (lambda path: path) if sample.keeps_images(plan) else temp
+stored = (lambda path: path) if sample.keeps_features(plan) else temp
 
 
-# Features go once they are measured, unless the config keeps them.
-stored = (lambda features: features) if plan.features.kept else temp
+rule extract_real:
+    """Extract features of a dataset: the reference of every metric on it."""
+    input:
+        images=results.data("{dataset}"),
+        weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
+    output:
+        results.real_features("{dataset}", "{features}"),
+    log:
+        "logs/extract/{dataset}.{features}.log",
+    benchmark:
+        "benchmarks/extract/{dataset}.{features}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    threads: plan.threads
+    resources:
+        **plan.gpu,
+        mem_mb=32000,
+        runtime="4h",
+    params:
+        features=lambda wildcards: sample.extractor_options(plan, wildcards.features),
+        # The name of a dataset or an input; generated images have their own record.
+        subject=lambda wildcards: sample.subject_options(wildcards),
+        code=lambda wildcards: sample.extraction_code(plan, wildcards.features),
+    shell:
+        "onestep extract --images {input.images:q} {params.subject} --features {params.features:q}"
+        " --features-name {wildcards.features} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
 
-if plan.images.kept:
+
+use rule extract_real as extract_reference with:
+    input:
+        images=lambda wildcards: measure.reference_images(plan, wildcards.input),
+        weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
+    output:
+        results.reference_features("{input}", "{features}"),
+    log:
+        "logs/extract/reference/{input}.{features}.log",
+    benchmark:
+        "benchmarks/extract/reference/{input}.{features}.tsv"
+
+
+if sample.stores_images(plan):
 
     rule sample:
-        """Generate one image a seed."""
+        """Generate one image per seed."""
         input:
-            plan.images.network,
+            lambda wildcards: sample.weights(plan, wildcards.model),
         output:
-            images="results/samples/{model}/{sampler}/{seeds}.npz",
-            grid="results/grids/{model}/{sampler}/{seeds}.npz",
+            images=stored_images(results.samples("{model}", "{sampler}", "{seeds}")),
+            grid=results.grid("{model}", "{sampler}", "{seeds}"),
         log:
             "logs/sample/{model}/{sampler}/{seeds}.log",
         benchmark:
             "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
         conda:
             "../../envs/onestep.yaml"
-        threads: plan.site.threads
+        threads: plan.threads
         resources:
+            **plan.gpu,
             mem_mb=32000,
             runtime="12h",
-            gpu=plan.site.gpu,
-            gpu_model=plan.site.gpu_model,
-            gres=plan.site.gres,
         params:
-            sampler=plan.images.options,
-            code=plan.images.code,
+            sampler=lambda wildcards: sample.sampler_options(plan, wildcards.sampler),
+            code=lambda wildcards: sample.sampling_code(
+                plan, wildcards.model, wildcards.sampler
+            ),
         shell:
             "onestep sample --weights {input:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
-            " --sampler-name {wildcards.sampler:q} --seeds {wildcards.seeds} --grid {output.grid:q}"
+            " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
             " --output {output.images:q} 2>&1 | tee {log:q}"
 
-    rule extract:
-        """Pass generated images through a feature network."""
+    use rule extract_real as extract with:
         input:
-            images="results/samples/{model}/{sampler}/{seeds}.npz",
-            weights=plan.features.weights,
+            images=results.samples("{model}", "{sampler}", "{seeds}"),
+            weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
         output:
-            stored("results/features/{model}/{sampler}/{seeds}.{features}.npz"),
+            stored(results.features("{model}", "{sampler}", "{seeds}", "{features}")),
         log:
             "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
         benchmark:
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
-        conda:
-            "../../envs/onestep.yaml"
-        threads: plan.site.threads
-        resources:
-            mem_mb=32000,
-            runtime="4h",
-            gpu=plan.site.gpu,
-            gpu_model=plan.site.gpu_model,
-            gres=plan.site.gres,
-        params:
-            features=plan.features.options,
-            code=plan.features.code,
-        shell:
-            "onestep extract --images {input.images:q} --features {params.features:q}"
-            " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
 
 
-for look in [] if plan.images.kept else plan.observations.looks:
+for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan):
 
     rule:
-        """Generate one image a seed and pass it at once through every feature network that anything asks for."""
+        """Generate one image per seed and extract at once the features of all metrics."""
         name:
-            look.rule
+            observed.name
         input:
-            model=plan.observations.network,
-            networks=look.weights,
+            model=lambda wildcards: sample.weights(plan, wildcards.block.split("/")[0]),
+            networks=observed.weights,
         output:
             features=[
                 stored(f"results/features/{{block}}.{features}.npz")
-                for features in look.features
+                for features in observed.features
             ],
             grid="results/grids/{block}.npz",
         log:
@@ -86,81 +113,25 @@ for look in [] if plan.images.kept else plan.observations.looks:
         benchmark:
             "benchmarks/observe/{block}.tsv"
         wildcard_constraints:
-            block=look.blocks,
+            block=observed.blocks,
         conda:
             "../../envs/onestep.yaml"
-        threads: plan.site.threads
+        threads: plan.threads
         resources:
+            **plan.gpu,
             mem_mb=32000,
             runtime="12h",
-            gpu=plan.site.gpu,
-            gpu_model=plan.site.gpu_model,
-            gres=plan.site.gres,
         params:
             model=lambda wildcards: wildcards.block.split("/")[0],
             sampler_name=lambda wildcards: wildcards.block.split("/")[1],
-            sampler=plan.observations.sampler,
-            seeds=plan.observations.seeds,
-            features=look.networks,
-            weights=look.weight_options,
-            code=plan.observations.code,
+            sampler=lambda wildcards: sample.sampler_options(
+                plan, wildcards.block.split("/")[1]
+            ),
+            seeds=lambda wildcards: wildcards.block.split("/")[2],
+            features=observed.options,
+            weights=observed.weight_options,
+            code=lambda wildcards: sample.observation_code(plan, wildcards.block),
         shell:
             "onestep observe --weights {input.model:q} --model {params.model:q} --sampler {params.sampler:q}"
-            " --sampler-name {params.sampler_name:q} --seeds {params.seeds} --features {params.features:q} --feature-weights {params.weights} --grid {output.grid:q}"
-            " --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"
-
-
-rule extract_real:
-    """Pass a dataset's images through a feature network: the reference of every metric on it."""
-    input:
-        images="results/data/{dataset}.zip",
-        weights=plan.features.weights,
-    output:
-        "results/features/{dataset}.{features}.npz",
-    log:
-        "logs/extract/{dataset}.{features}.log",
-    benchmark:
-        "benchmarks/extract/{dataset}.{features}.tsv"
-    conda:
-        "../../envs/onestep.yaml"
-    threads: plan.site.threads
-    resources:
-        mem_mb=32000,
-        runtime="4h",
-        gpu=plan.site.gpu,
-        gpu_model=plan.site.gpu_model,
-        gres=plan.site.gres,
-    params:
-        features=plan.features.options,
-        code=plan.features.code,
-    shell:
-        "onestep extract --images {input.images:q} --dataset {wildcards.dataset:q} --features {params.features:q}"
-        " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
-
-
-rule extract_reference:
-    """Pass published real images through a feature network."""
-    input:
-        images=plan.references.images,
-        weights=plan.features.weights,
-    output:
-        "results/features/reference/{input}.{features}.npz",
-    log:
-        "logs/extract/reference/{input}.{features}.log",
-    benchmark:
-        "benchmarks/extract/reference/{input}.{features}.tsv"
-    conda:
-        "../../envs/onestep.yaml"
-    threads: plan.site.threads
-    resources:
-        mem_mb=32000,
-        runtime="4h",
-        gpu=plan.site.gpu,
-        gpu_model=plan.site.gpu_model,
-        gres=plan.site.gres,
-    params:
-        features=plan.features.options,
-        code=plan.features.code,
-    shell:
-        "onestep extract --images {input.images:q} --input {wildcards.input:q} --features {params.features:q}"
-        " --features-name {wildcards.features:q} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
+            " --sampler-name {params.sampler_name} --seeds {params.seeds} --features {params.features:q}"
+            " --feature-weights {params.weights} --grid {output.grid:q} --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"

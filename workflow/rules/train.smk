@@ -4,11 +4,13 @@
 #         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
 #         log.jsonl, summary.json
 
+from onestep.plan import inputs, train
+
 
 rule resolve:
-    """Write a run's configuration with every default filled in: all that its training reads of config.yaml."""
+    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
     output:
-        "results/runs/{run}/run.yaml",
+        results.run_config("{run}"),
     log:
         "logs/resolve/{run}.log",
     benchmark:
@@ -20,71 +22,73 @@ rule resolve:
         login_jobs=1,
     params:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
-        run=plan.training.document,
+        run=lambda wildcards: train.run_config(plan, wildcards.run),
         source=plan.source,
     shell:
         "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
 
 
 rule embed:
-    """Average a backbone's features over each class of a dataset: what a discriminator knows of the classes at first."""
+    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     input:
-        backbone=plan.class_embeddings.backbone,
-        data=plan.class_embeddings.data,
+        backbone=lambda wildcards: inputs.embedding_backbone(
+            plan, wildcards.class_embeddings
+        ),
+        data=lambda wildcards: inputs.embedding_data(plan, wildcards.class_embeddings),
     output:
-        "results/class_embeddings/{class_embeddings}.safetensors",
+        results.class_embeddings("{class_embeddings}"),
     log:
         "logs/embed/{class_embeddings}.log",
     benchmark:
         "benchmarks/embed/{class_embeddings}.tsv"
     conda:
         "../../envs/onestep.yaml"
-    threads: plan.site.threads
+    threads: plan.threads
     resources:
+        **plan.gpu,
         mem_mb=32000,
         runtime="4h",
-        gpu=plan.site.gpu,
-        gpu_model=plan.site.gpu_model,
-        gres=plan.site.gres,
     params:
-        options=plan.class_embeddings.options,
-        code=plan.class_embeddings.code,
+        options=lambda wildcards: inputs.embedding_options(
+            plan, wildcards.class_embeddings
+        ),
+        code=inputs.embedding_code(plan),
     shell:
         "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
         " > {log:q} 2>&1"
 
 
-for run in plan.training.runs:
+for run in train.train_rules(plan):
 
     rule:
-        """Train a run where config.yaml's `launch` says, or take it up where it was cut off; publish it when it is done."""
+        """Train a run as section `launch` describes, resume it where it stopped, and publish it."""
         name:
             f"train_{run.name}"
         input:
-            run=f"results/runs/{run.name}/run.yaml",
+            run=results.run_config(run.name),
             data=run.data,
             weights=run.weights,
         output:
             snapshots=run.snapshots,
-            log=f"results/runs/{run.name}/log.jsonl",
-            summary=f"results/runs/{run.name}/summary.json",
+            log=results.log(run.name),
+            summary=results.summary(run.name),
         log:
             f"logs/train/{run.name}.log",
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
         retries: 0
-        # Not a job of SLURM itself: it submits one, finds it again, and watches it.
+        # Not a SLURM job: it submits one, finds it again, and follows it.
         localrule: True
         conda:
             "../../envs/onestep.yaml"
-        # Its job's image is that of launch.python: what submits it stands outside.
+        # The image of its SLURM job is that of launch.python; this process runs outside.
         container:
             None
         resources:
             train_jobs=1,
         params:
             config=plan.source,
-            # Empty unless the config says that training follows its code.
+            # Empty unless config.yaml lets training follow its code.
             code=run.code,
             options=run.options,
         shell:
@@ -95,10 +99,10 @@ for run in plan.training.runs:
 rule convert:
     """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
-        plan.teachers.source,
+        lambda wildcards: inputs.teacher_source(plan, wildcards.teacher),
     output:
-        weights="results/teachers/{teacher}.safetensors",
-        architecture="results/teachers/{teacher}.yaml",
+        weights=results.teacher("{teacher}"),
+        architecture=results.teacher("{teacher}", ".yaml"),
     log:
         "logs/convert/{teacher}.log",
     benchmark:
@@ -110,7 +114,7 @@ rule convert:
         mem_mb=16000,
         runtime="30m",
     params:
-        options=plan.teachers.options,
-        code=plan.teachers.code,
+        options=lambda wildcards: inputs.teacher_options(plan, wildcards.teacher),
+        code=inputs.teacher_code(plan),
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

@@ -1,7 +1,7 @@
-"""The contract of an augmentation: images to images that are changed at random, and a description of the change.
+"""The contract of an augmentation: random changes of images, and labels that describe them.
 
-Legend: B images, C H W an image, L numbers that describe a change. `images` are float32 in [-1, 1]; augmented ones may
-leave that range. Each row is changed by its own draw.
+Legend: B images, C H W an image, L labels per image. `images` are float32 in [-1, 1]; augmented ones may leave that
+range. Each image has its own draw.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """What became of a batch.
+    """An augmented batch.
 
     Attributes:
-        images: The changed images [B, C, H, W], differentiable with respect to the given ones.
-        labels: What was done to each, float32 [B, L], for networks that are told of it. L follows from the options
-            alone, and is 0 where a pipe does not describe what it does.
+        images: [B, C, H, W], differentiable with respect to the given ones.
+        labels: Descriptions of the changes, float32 [B, L], an input of networks. L depends on the options only; it is
+            0 for a pipe without labels.
     """
 
     images: Tensor
@@ -28,7 +28,7 @@ class Augmented:
 
 
 class RowNumbers(Protocol):
-    """Random numbers of which each row owns a stream, so that a draw does not depend on how rows are split."""
+    """Random numbers with a stream per image, so that a draw does not depend on how a batch is split."""
 
     def normal(self, *shape: int) -> Tensor:
         """Return new standard normal numbers, float32 [B, *shape]."""
@@ -40,22 +40,22 @@ class RowNumbers(Protocol):
 
 
 Source: TypeAlias = torch.Generator | RowNumbers | None
-"""Where random numbers come from: one stream for the batch, on whatever device the generator lives; one stream a row;
-or, None, the global generator of the images' device."""
+"""Source of random numbers: one stream for the batch, on the generator's device; one stream per image; or None, the
+global generator of the images' device."""
 
 
 class Augmentation(Protocol):
-    """What the files of this folder hold: frozen dataclasses of options."""
+    """The class of each file in this folder: a frozen dataclass of options."""
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Change images [B, C, H, W].
+        """Augment images [B, C, H, W].
 
         Args:
             images: The batch.
-            generator: Where the random numbers come from. With one stream a row, what becomes of a row does not depend
-                on the others (up to rounding, as the border that is computed follows from the whole batch).
+            generator: Source of random numbers. With one stream per image, the result for an image does not depend on
+                the others (up to rounding, as the computed border depends on the whole batch).
 
         Raises:
-            ValueError: The images have a number of channels whose colours the pipe cannot change.
+            ValueError: The pipe does not support this number of channels.
         """
         ...

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source
-from onestep.augmentations._draws import Draws
+from onestep.augmentations._pipe import Draws
 
 __all__ = ["DiffAugment"]
 
@@ -18,12 +18,12 @@ _CUTOUT = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class DiffAugment:
-    """Change every image, in this order, by what is chosen; there are no labels.
+    """Augment every image by the enabled operations, in this order; there are no labels.
 
     Attributes:
         color: Brightness by an amount in [-1/2, 1/2), saturation by a factor in [0, 2), contrast by one in [1/2, 3/2).
-        translation: Shift by up to an eighth of each side, by whole pixels; what comes in is 0.
-        cutout: Blank a square of a fifth of the side (the paper: half), whose centre may be anywhere in the image.
+        translation: Shift by up to an eighth of each side, by whole pixels; the border is padded by 0.
+        cutout: Zero a square of a fifth of the side (the paper: half) with its centre anywhere in the image.
     """
 
     color: bool
@@ -36,21 +36,21 @@ class DiffAugment:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected true or false")
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Change images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
+        """Augment images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
         draws = Draws.of(images, source=generator)
-        chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _blanked))
-        for operation in [operation for wanted, operation in chosen if wanted]:
+        chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _cut_out))
+        for operation in [operation for enabled, operation in chosen if enabled]:
             images = operation(images, draws)
         return Augmented(images=images, labels=torch.zeros(draws.rows, 0, device=draws.device))
 
 
 def _recoloured(images: Tensor, draws: Draws) -> Tensor:
-    images = images + (_one_a_row(draws, images) - 0.5)
-    images = _spread(images, about=images.mean(dim=1, keepdim=True), factor=_one_a_row(draws, images) * 2)
-    return _spread(images, about=images.mean(dim=(1, 2, 3), keepdim=True), factor=_one_a_row(draws, images) + 0.5)
+    images = images + (_one_per_image(draws, images) - 0.5)
+    images = _spread(images, about=images.mean(dim=1, keepdim=True), factor=_one_per_image(draws, images) * 2)
+    return _spread(images, about=images.mean(dim=(1, 2, 3), keepdim=True), factor=_one_per_image(draws, images) + 0.5)
 
 
-def _one_a_row(draws: Draws, like: Tensor) -> Tensor:
+def _one_per_image(draws: Draws, like: Tensor) -> Tensor:
     """Return uniform numbers in [0, 1), [B, 1, 1, 1]."""
     return draws.numbers.uniform(1, 1, 1).to(like.dtype)
 
@@ -71,18 +71,18 @@ def _shifted(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _shift(draws: Draws, *, side: int) -> Tensor:
-    """Return whole pixels [B], each way at most an eighth of the side, rounded."""
+    """Return shifts [B] in whole pixels, at most an eighth of the side, rounded."""
     most = int(side * _SHIFT + 0.5)
     return draws.numbers.integers(low=-most, high=most + 1)
 
 
-def _blanked(images: Tensor, draws: Draws) -> Tensor:
+def _cut_out(images: Tensor, draws: Draws) -> Tensor:
     y, x = (_span(draws, side=side) for side in (draws.height, draws.width))
     return images * ~(y[:, None, :, None] & x[:, None, None, :])
 
 
 def _span(draws: Draws, *, side: int) -> Tensor:
-    """Return which places along a side lie within a fifth of it, rounded, about a random one: bool [B, side]."""
+    """Return the pixels along a side within a random span of a fifth of it, rounded: bool [B, side]."""
     length = int(side * _CUTOUT + 0.5)
     first = draws.numbers.integers(low=0, high=side + 1 - length % 2) - length // 2
     place = torch.arange(side, device=draws.device)

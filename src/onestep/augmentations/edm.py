@@ -1,4 +1,4 @@
-"""The pipe of EDM's pre-training, whose denoisers are told what was done (arXiv:2206.00364, appendix F.2)."""
+"""The augmentation pipe of EDM's pre-training, with labels for the denoiser (arXiv:2206.00364, appendix F.2)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented, Source, _matrices, _pixels
-from onestep.augmentations import _strengths as strength
-from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
-from onestep.augmentations._draws import Draws
+from onestep.augmentations import Augmented, Source, _geometry
+from onestep.augmentations import _pipe as strength
+from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
 
 __all__ = ["Edm"]
 
@@ -20,20 +19,20 @@ _PixelOperation = Callable[[Tensor, Draws, float], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Edm:
-    """Flip, turn, shift, stretch and recolour images, and say so in labels, so that samples stay free of it.
+    """Flip, rotate, shift, stretch and recolour images; labels describe it, so that samples are free of it.
 
-    Flips, quarter turns and whole-pixel shifts come first, and move pixels exactly; the other moves are one affine map,
-    which runs (to 4e-6 of the identity) also where the draw leaves a row as it is. All labels are 0 where nothing is
-    changed. Columns in order of the operations: xflip, yflip 0 or 1; rotate_int two bits; translate_int x and y in
-    shares of the largest shift; scale; rotate_frac cos - 1 and sin; aniso w cos(r) and w sin(r), stretched by w in
-    direction r; translate_frac x and y; brightness; contrast; lumaflip 0 or 1; hue cos - 1 and sin; saturation: all
-    that are not said to be something else are standard normal.
+    Flips, quarter turns and whole-pixel shifts come first and move pixels exactly. The other moves are one affine map,
+    applied to every image, also where it is the identity (to 4e-6). Labels are 0 where nothing changes. Columns in
+    order of the operations: xflip, yflip 0 or 1; rotate_int two bits; translate_int x and y as shares of the largest
+    shift; scale; rotate_frac cos - 1 and sin; aniso w cos(r) and w sin(r), stretched by w in direction r;
+    translate_frac x and y; brightness; contrast; lumaflip 0 or 1; hue cos - 1 and sin; saturation. All others are
+    standard normal.
 
     Attributes:
-        probability: Of each operation, before its multiplier; EDM's runs have 0.12, or 0.15 for FFHQ and AFHQv2.
-        operations: Multiplier of the probability by name. EDM's runs have xflip 1e8, which is always, and yflip, scale,
-            rotate_frac, aniso and translate_frac 1: 9 labels. There are rotate_int, translate_int, brightness,
-            contrast, lumaflip, hue and saturation, too: 19 labels in all.
+        probability: Of each operation, before its multiplier; 0.12 in EDM's runs, 0.15 for FFHQ and AFHQv2.
+        operations: Multiplier of the probability by name. EDM's runs have xflip 1e8 (always) and yflip, scale,
+            rotate_frac, aniso and translate_frac 1: 9 labels. With rotate_int, translate_int, brightness, contrast,
+            lumaflip, hue and saturation there are 19 labels.
     """
 
     probability: float
@@ -44,15 +43,14 @@ class Edm:
 
     @property
     def likelihoods(self) -> Likelihoods:
-        """How likely each operation is."""
+        """The probabilities of the operations."""
         return Likelihoods(probability=self.probability, multipliers=self.operations)
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Change images [B, C, H, W] in [-1, 1].
+        """Augment images [B, C, H, W] in [-1, 1].
 
         Raises:
-            ValueError: C is neither 3 nor 1, and colours are to be changed; or images are not square, and are to be
-                turned by quarters.
+            ValueError: Colours change and C is neither 3 nor 1, or quarter turns apply and images are not square.
         """
         draws = Draws.of(images, source=generator)
         labels = []
@@ -65,24 +63,24 @@ class Edm:
 
 
 def _where(chosen: Tensor, drawn: Tensor) -> Tensor:
-    """Return what was drawn for the rows [..., B] that are chosen, and 0 for the others."""
+    """Return the drawn numbers [..., B] where chosen, else 0."""
     return torch.where(chosen, drawn, torch.zeros_like(drawn))
 
 
 def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
-    """Return whole numbers in [0, below) [B], 0 for rows that stay."""
+    """Return integers in [0, below) [B], 0 for unchanged images."""
     number = draws.numbers.integers(low=0, high=below)
     return _where(draws.chosen(chance), number)
 
 
 def _normal(draws: Draws, chance: float) -> Tensor:
-    """Return standard normal numbers [B], 0 for rows that stay."""
+    """Return standard normal numbers [B], 0 for unchanged images."""
     number = draws.numbers.normal()
     return _where(draws.chosen(chance), number)
 
 
 def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    """Return angles [B], 0 for rows that stay, and their labels [B, 2]."""
+    """Return angles [B], 0 for unchanged images, and their labels [B, 2]."""
     angle = draws.angles()
     angle = _where(draws.chosen(chance), angle)
     return angle, torch.stack([angle.cos() - 1, angle.sin()], dim=1)
@@ -90,19 +88,19 @@ def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
 
 def _xflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     flipped = _whole(draws, chance, below=2)
-    return _pixels.flip(images, flipped=flipped == 1, dim=3), flipped[:, None]
+    return _geometry.flip(images, flipped=flipped == 1, dim=3), flipped[:, None]
 
 
 def _yflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     flipped = _whole(draws, chance, below=2)
-    return _pixels.flip(images, flipped=flipped == 1, dim=2), flipped[:, None]
+    return _geometry.flip(images, flipped=flipped == 1, dim=2), flipped[:, None]
 
 
 def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     if draws.height != draws.width:
         raise ValueError(f"images of {draws.height}x{draws.width} pixels: rotate_int expects square ones")
     turns = _whole(draws, chance, below=4)
-    return _pixels.quarter_turns(images, turns=turns), _pixels.quarter_turn_labels(turns)
+    return _geometry.quarter_turns(images, turns=turns), _geometry.quarter_turn_labels(turns)
 
 
 def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
@@ -110,27 +108,27 @@ def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor,
     share = _where(draws.chosen(chance), share)
     largest = share.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
     right, up = (share * largest).round().long()
-    return _pixels.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
+    return _geometry.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
 
 
 def _scale(draws: Draws, chance: float) -> Change:
     amount = _normal(draws, chance)
     factor = (amount * strength.SCALE).exp2()
-    return Change(matrix=_matrices.plane_scaling(1 / factor, 1 / factor), labels=amount[:, None])
+    return Change(matrix=_geometry.plane_scaling(1 / factor, 1 / factor), labels=amount[:, None])
 
 
 def _rotate_frac(draws: Draws, chance: float) -> Change:
     angle, labels = _angle(draws, chance)
-    return Change(matrix=_matrices.plane_rotation(angle), labels=labels)
+    return Change(matrix=_geometry.plane_rotation(angle), labels=labels)
 
 
 def _aniso(draws: Draws, chance: float) -> Change:
-    """Stretch along one direction and squeeze across, half of the time along x or y."""
+    """Stretch along one direction and squeeze across it; with probability 1/2 that direction is x or y."""
     amount, direction = draws.numbers.normal(), draws.angles()
     amount = _where(draws.chosen(chance), amount)
     direction = _where(draws.chosen(0.5), direction)
-    squeeze = _matrices.plane_stretch((-amount * strength.STRETCH).exp2())
-    matrix = _matrices.plane_rotation(-direction) @ squeeze @ _matrices.plane_rotation(direction)
+    squeeze = _geometry.plane_stretch((-amount * strength.STRETCH).exp2())
+    matrix = _geometry.plane_rotation(-direction) @ squeeze @ _geometry.plane_rotation(direction)
     return Change(matrix=matrix, labels=torch.stack([amount * direction.cos(), amount * direction.sin()], dim=1))
 
 
@@ -138,32 +136,32 @@ def _translate_frac(draws: Draws, chance: float) -> Change:
     amount = draws.numbers.normal_pair()
     amount = _where(draws.chosen(chance), amount)
     shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
-    return Change(matrix=_matrices.plane_shift(*-shift), labels=amount.T)
+    return Change(matrix=_geometry.plane_shift(*-shift), labels=amount.T)
 
 
 def _brightness(draws: Draws, chance: float) -> Change:
     amount = _normal(draws, chance)
-    return Change(matrix=_matrices.colour_shift(amount * strength.BRIGHTNESS), labels=amount[:, None])
+    return Change(matrix=_geometry.colour_shift(amount * strength.BRIGHTNESS), labels=amount[:, None])
 
 
 def _contrast(draws: Draws, chance: float) -> Change:
     amount = _normal(draws, chance)
-    return Change(matrix=_matrices.colour_scaling((amount * strength.CONTRAST).exp2()), labels=amount[:, None])
+    return Change(matrix=_geometry.colour_scaling((amount * strength.CONTRAST).exp2()), labels=amount[:, None])
 
 
 def _lumaflip(draws: Draws, chance: float) -> Change:
     flipped = _whole(draws, chance, below=2).float()
-    return Change(matrix=_matrices.luma_flip(flipped), labels=flipped[:, None])
+    return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
 
 
 def _hue(draws: Draws, chance: float) -> Change:
     angle, labels = _angle(draws, chance)
-    return Change(matrix=_matrices.hue(angle), labels=labels)
+    return Change(matrix=_geometry.hue(angle), labels=labels)
 
 
 def _saturation(draws: Draws, chance: float) -> Change:
     amount = _normal(draws, chance)
-    return Change(matrix=_matrices.saturation((amount * strength.SATURATION).exp2()), labels=amount[:, None])
+    return Change(matrix=_geometry.saturation((amount * strength.SATURATION).exp2()), labels=amount[:, None])
 
 
 _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (

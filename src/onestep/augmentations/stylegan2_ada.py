@@ -1,4 +1,4 @@
-"""The pipe of StyleGAN2-ADA and its adaptive control (Karras et al., arXiv:2006.06676), as D2O's code has it."""
+"""The pipe of StyleGAN2-ADA and its adaptive probability (Karras et al., arXiv:2006.06676), as in D2O's code."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented, Source, _matrices
-from onestep.augmentations import _strengths as strength
-from onestep.augmentations._composition import Change, Likelihoods, Operation, joined, move, recolour
-from onestep.augmentations._draws import Draws
+from onestep.augmentations import Augmented, Source, _geometry
+from onestep.augmentations import _pipe as strength
+from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
 
 __all__ = ["StyleGan2Ada"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGan2Ada:
-    """Move, turn, stretch and recolour images, so that a discriminator cannot learn few of them by heart.
+    """Flip, rotate, shift, stretch and recolour images, against overfitting of the discriminator.
 
-    All moves are one affine map, which runs (to 4e-6 of the identity) also where the draw leaves a row as it is, and
-    which blurs a little where it flips or turns by quarters.
-    Labels, columns in order of the operations: xflip 0 or 1; rotate90 quarter turns; xint x and y in shares of the
-    largest shift; scale, a factor; rotate cos - 1 and sin of the first turn; aniso, a factor; rotate cos - 1 and sin of
-    the second; xfrac x and y in shares of the side; brightness, an amount; contrast, a factor; lumaflip 0 or 1;
-    hue cos - 1 and sin; saturation, a factor. Factors are 1 where nothing changes, all else is 0.
+    All moves are one affine map, applied to every image, also where it is the identity (to 4e-6); flips and quarter
+    turns blur slightly.
+    Labels, columns in order of the operations: xflip 0 or 1; rotate90 quarter turns; xint x and y as shares of the
+    largest shift; scale, a factor; rotate cos - 1 and sin of the first rotation; aniso, a factor; rotate cos - 1 and
+    sin of the second; xfrac x and y as shares of the image size; brightness, an amount; contrast, a factor; lumaflip
+    0 or 1; hue cos - 1 and sin; saturation, a factor. Factors are 1 where nothing changes, all others 0.
 
     Attributes:
         probability: Of each operation, before its multiplier.
-        operations: Multiplier of the probability by name; the training of D2O would have 1 for each of xflip, rotate90,
-            xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue and saturation.
-        target: Mean sign of the discriminator's logits of real images to which the probability is steered, in [-1, 1];
-            it starts as `probability`, see `adapt`. Default: none, the probability stays (arXiv:2006.06676: 0.6).
-        interval: Steps between two changes of a probability that is steered.
-        ramp_images: In how many images a probability that is steered goes from 0 to 1, when it grows all the time.
+        operations: Multiplier of the probability by name; in D2O's code 1 for each of xflip, rotate90, xint, scale,
+            rotate, aniso, xfrac, brightness, contrast, lumaflip, hue and saturation.
+        target: Mean sign of the discriminator's logits of real images, in [-1, 1], that the probability is adapted to;
+            it starts at `probability`, see `adapt`. Default: none, a constant probability (arXiv:2006.06676: 0.6).
+        interval: Steps between two updates of an adaptive probability.
+        ramp_images: Images in which an adaptive probability rises from 0 to 1 if it always rises.
     """
 
     probability: float
@@ -53,14 +52,14 @@ class StyleGan2Ada:
 
     @property
     def likelihoods(self) -> Likelihoods:
-        """How likely each operation is."""
+        """The probabilities of the operations."""
         return Likelihoods(probability=self.probability, multipliers=self.operations)
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Change images [B, C, H, W] in [-1, 1]; all 12 operations have 18 labels.
+        """Augment images [B, C, H, W] in [-1, 1]; all 12 operations have 18 labels.
 
         Raises:
-            ValueError: C is neither 3 nor 1, and colours are to be changed.
+            ValueError: Colours change and C is neither 3 nor 1.
         """
         draws = Draws.of(images, source=generator)
         moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
@@ -68,25 +67,25 @@ class StyleGan2Ada:
         return Augmented(images=recolour(move(images, moves), tints), labels=labels)
 
     def adapted(self, value: float, *, mean: float, images: int) -> float:
-        """Return the probability after one step of its control, see `adapt`; `mean` is the mean sign."""
+        """Return the updated probability, see `adapt`; `mean` is the mean sign."""
+        assert self.target is not None, "a constant probability is never updated"
         return adapt(value, sign=mean, target=self.target, images=images, ramp_images=self.ramp_images)
 
 
 def adapt(probability: float, *, sign: float, target: float, images: int, ramp_images: int = 500_000) -> float:
-    """Return the probability of the pipe after one step of its control (section 3.2).
+    """Return the probability of the pipe after one update (section 3.2).
 
-    It grows while the discriminator is surer of real images than it should be, and shrinks else.
+    It rises while the discriminator is overconfident on real images, and falls otherwise.
 
     Args:
-        probability: Until now.
-        sign: Mean sign of the discriminator's logits of real images since the last step, in [-1, 1].
-        target: What that mean is steered to.
-        images: Real images since the last step of the control, over all processes: D2O's code steps it after every 4
-            batches.
-        ramp_images: In how many images the probability goes from 0 to 1, when it grows all the time.
+        probability: Current value.
+        sign: Mean sign of the discriminator's logits of real images since the last update, in [-1, 1].
+        target: Of that mean.
+        images: Real images since the last update, over all ranks; D2O's code updates after every 4 batches.
+        ramp_images: Images in which the probability rises from 0 to 1 if it always rises.
 
     Returns:
-        At least 0. It has no upper bound: above 1 it takes as long to come back as it took to go.
+        At least 0. It has no upper bound: above 1 it takes as long to fall as it took to rise.
 
     Raises:
         ValueError: `ramp_images` is not positive.
@@ -98,17 +97,17 @@ def adapt(probability: float, *, sign: float, target: float, images: int, ramp_i
 
 
 def _either(chosen: Tensor, drawn: Tensor, still: float) -> Tensor:
-    """Return what was drawn for the rows that are chosen, and for the others the number that changes nothing."""
+    """Return the drawn numbers where chosen, else the neutral number."""
     return torch.where(chosen, drawn, torch.full_like(drawn, still))
 
 
 def _whole(draws: Draws, *, below: int) -> Tensor:
-    """Return whole numbers in [0, below) as float32 [B]."""
+    """Return integers in [0, below) as float32 [B]."""
     return (draws.numbers.uniform() * below).floor()
 
 
 def _factor(draws: Draws, chance: float, *, spread: float) -> Tensor:
-    """Return factors [B] whose log2 is normal with this standard deviation, 1 for rows that stay."""
+    """Return factors [B] whose log2 is normal with this standard deviation, 1 for unchanged images."""
     factor = (draws.numbers.normal() * spread).exp2()
     return _either(draws.chosen(chance), factor, 1)
 
@@ -123,13 +122,13 @@ def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
 def _xflip(draws: Draws, chance: float) -> Change:
     flipped = _whole(draws, below=2)
     flipped = _either(draws.chosen(chance), flipped, 0)
-    return Change(matrix=_matrices.plane_scaling(1 - 2 * flipped, torch.ones_like(flipped)), labels=flipped[:, None])
+    return Change(matrix=_geometry.plane_scaling(1 - 2 * flipped, torch.ones_like(flipped)), labels=flipped[:, None])
 
 
 def _rotate90(draws: Draws, chance: float) -> Change:
     turns = _whole(draws, below=4)
     turns = _either(draws.chosen(chance), turns, 0)
-    return Change(matrix=_matrices.plane_rotation(turns * (torch.pi / 2)), labels=turns[:, None])
+    return Change(matrix=_geometry.plane_rotation(turns * (torch.pi / 2)), labels=turns[:, None])
 
 
 def _xint(draws: Draws, chance: float) -> Change:
@@ -137,57 +136,57 @@ def _xint(draws: Draws, chance: float) -> Change:
     share = _either(draws.chosen(chance)[:, None], share, 0)
     side = share.new_tensor([draws.width, draws.height])
     shift = (share * side).round()
-    return Change(matrix=_matrices.plane_shift(*-shift.T), labels=shift / (strength.SHIFT * side))
+    return Change(matrix=_geometry.plane_shift(*-shift.T), labels=shift / (strength.SHIFT * side))
 
 
 def _scale(draws: Draws, chance: float) -> Change:
     factor = _factor(draws, chance, spread=strength.SCALE)
-    return Change(matrix=_matrices.plane_scaling(1 / factor, 1 / factor), labels=factor[:, None])
+    return Change(matrix=_geometry.plane_scaling(1 / factor, 1 / factor), labels=factor[:, None])
 
 
 def _rotate(draws: Draws, chance: float) -> Change:
-    """One of two turns, before and after the stretch, of which each is so likely that `chance` is that of any."""
+    """One of two rotations, before and after the stretch; `chance` is the probability that at least one applies."""
     angle, labels = _angle(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
-    return Change(matrix=_matrices.plane_rotation(angle), labels=labels)
+    return Change(matrix=_geometry.plane_rotation(angle), labels=labels)
 
 
 def _aniso(draws: Draws, chance: float) -> Change:
     factor = _factor(draws, chance, spread=strength.STRETCH)
-    return Change(matrix=_matrices.plane_stretch(1 / factor), labels=factor[:, None])
+    return Change(matrix=_geometry.plane_stretch(1 / factor), labels=factor[:, None])
 
 
 def _xfrac(draws: Draws, chance: float) -> Change:
     share = draws.numbers.normal(2) * strength.SHIFT
     share = _either(draws.chosen(chance)[:, None], share, 0)
     shift = share * share.new_tensor([draws.width, draws.height])
-    return Change(matrix=_matrices.plane_shift(*-shift.T), labels=share)
+    return Change(matrix=_geometry.plane_shift(*-shift.T), labels=share)
 
 
 def _brightness(draws: Draws, chance: float) -> Change:
     amount = draws.numbers.normal() * strength.BRIGHTNESS
     amount = _either(draws.chosen(chance), amount, 0)
-    return Change(matrix=_matrices.colour_shift(amount), labels=amount[:, None])
+    return Change(matrix=_geometry.colour_shift(amount), labels=amount[:, None])
 
 
 def _contrast(draws: Draws, chance: float) -> Change:
     factor = _factor(draws, chance, spread=strength.CONTRAST)
-    return Change(matrix=_matrices.colour_scaling(factor), labels=factor[:, None])
+    return Change(matrix=_geometry.colour_scaling(factor), labels=factor[:, None])
 
 
 def _lumaflip(draws: Draws, chance: float) -> Change:
     flipped = _whole(draws, below=2)
     flipped = _either(draws.chosen(chance), flipped, 0)
-    return Change(matrix=_matrices.luma_flip(flipped), labels=flipped[:, None])
+    return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
 
 
 def _hue(draws: Draws, chance: float) -> Change:
     angle, labels = _angle(draws, chance)
-    return Change(matrix=_matrices.hue(angle), labels=labels)
+    return Change(matrix=_geometry.hue(angle), labels=labels)
 
 
 def _saturation(draws: Draws, chance: float) -> Change:
     factor = _factor(draws, chance, spread=strength.SATURATION)
-    return Change(matrix=_matrices.saturation(factor), labels=factor[:, None])
+    return Change(matrix=_geometry.saturation(factor), labels=factor[:, None])
 
 
 _MOVES: tuple[tuple[str, Operation], ...] = (

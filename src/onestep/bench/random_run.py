@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onestep import plugins
+from onestep import components
 from onestep.bench.option_sets import OptionSet
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
-from onestep.config import Experiment, resolved_run
+from onestep.config.reading import resolved_run
 from onestep.config.run import Component, Run, to_document
+from onestep.config.sections import Experiment
 from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture
@@ -57,7 +58,7 @@ def shape_of(experiment: Experiment, run: str, *, given: GivenShape) -> ImageSha
 def _dataset_shape(experiment: Experiment, run: str) -> dict[str, int]:
     """Return the part of the shape that a dataset's options and class define without its file."""
     dataset = experiment.datasets[experiment.runs[run].dataset]
-    reader = plugins.load("data", dataset.name)
+    reader = components.load("data", dataset.name)
     constants = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
     return {key: value for key in ImageShape._fields if isinstance(value := constants.get(key), int)}
 

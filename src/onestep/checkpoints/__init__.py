@@ -1,1 +1,1 @@
-"""Tensors to files and back. The only place that knows pickle, and it never executes what a pickle asks for."""
+"""Files of weights and states: published pickles, safetensors snapshots, training states."""

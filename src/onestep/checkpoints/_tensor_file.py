@@ -1,6 +1,6 @@
-"""Writes and reads safetensors files: tensors by name with texts beside them, in bytes that depend on nothing else.
+"""Safetensors files with equal bytes for equal content: tensors by name, and texts.
 
-The library's own writer orders the texts of the header by chance; the format is a few lines, so they stand here
+The library's writer orders the texts of the header at random; this one sorts them
 (https://github.com/huggingface/safetensors#format). Files are read by the library, which checks them.
 """
 
@@ -32,9 +32,9 @@ _DTYPES = {
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> None:
-    """Write `tensors` and `texts`, whole or not at all; equal input gives equal bytes.
+    """Write `tensors` and `texts`, complete or not at all; equal input gives equal bytes.
 
-    Tensors of any device, layout in memory and sharing; each is written in full.
+    Tensors may be on any device, have any layout in memory, and share it; each is written in full.
 
     Raises:
         ValueError: A value is not a tensor, or has a number type that the format lacks.
@@ -52,7 +52,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Map
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
-    """Return the header: its length, then JSON that lists the tensors in the order they were given."""
+    """Return the header: its length, then JSON that lists the tensors in the order of writing."""
     spans, end = {}, 0
     for name in order:
         start, end = end, end + tensors[name].nbytes
@@ -71,7 +71,7 @@ def _write_numbers(file: BinaryIO, tensor: Tensor) -> None:
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `write_tensors` wrote: tensors on the CPU in the order they were given, and the texts.
+    """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts.
 
     Raises:
         ValueError: The file is not safetensors, or is truncated.

@@ -1,6 +1,6 @@
-"""Tables of class embeddings: those that this pipeline makes, and the published one, of which nothing is executed.
+"""Tables of class embeddings: those of this pipeline, and the published one, of which nothing is executed.
 
-Ours are safetensors. The published one is a pickled `torch.nn.Embedding` of StyleGAN-XL (arXiv:2202.00273),
+This pipeline writes safetensors. The published one is a pickled `torch.nn.Embedding` of StyleGAN-XL (arXiv:2202.00273),
 `in_embeddings/tf_efficientnet_lite0.pkl`: features of EfficientNet-lite0, averaged over each class of ImageNet,
 [1000, 320] in the usual order of its classes.
 """
@@ -25,7 +25,7 @@ _SUFFIX = ".safetensors"
 
 
 def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str, Any]) -> None:
-    """Write a table, float32 [K, E], a row a class, whole or not at all; equal input gives equal bytes.
+    """Write a table, float32 [K, E], one row per class, complete or not at all; equal input gives equal bytes.
 
     Args:
         path: Ends in `.safetensors`.
@@ -36,19 +36,19 @@ def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str
         ValueError: The name has another ending.
     """
     if Path(path).suffix != _SUFFIX:
-        raise ValueError(f"{path}: expected a name that ends in {_SUFFIX}, by which the file is known again")
+        raise ValueError(f"{path}: expected a name that ends in {_SUFFIX}, by which the format is recognized")
     write_tensors(path, {_KEY: table}, texts={"format": _FORMAT, "note": canonical_json(dict(note))})
 
 
 def read_class_embeddings(path: Path | str) -> Tensor:
-    """Read a table: float32 [K, E], a row a class.
+    """Read a table: float32 [K, E], one row per class.
 
     Args:
-        path: What `write_class_embeddings` wrote, if it ends in `.safetensors`; else the published pickle.
+        path: A file of `write_class_embeddings` if it ends in `.safetensors`; else the published pickle.
 
     Raises:
         ValueError: The file is not a pickled dict with one `torch.nn.Embedding` under `embed`, is damaged, or names a
-            global that is not on the list; or is not what `write_class_embeddings` wrote.
+            global that is not allowed; or is not a file of `write_class_embeddings`.
         OSError: The file cannot be opened.
     """
     return _read_ours(Path(path)) if Path(path).suffix == _SUFFIX else _read_published(Path(path))

@@ -1,7 +1,4 @@
-"""From a published pickle, or from a snapshot of our own, to a teacher: weights that cannot run code, and a card.
-
-After this point of the pipeline there is no pickle.
-"""
+"""Conversion of a published pickle, or of a snapshot of this package, to a teacher: safetensors weights and a card."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 def convert_edm_pickle(
     source: Path | str, *, weights: Path | str, architecture: Path | str, preconditioning: str = "edm"
 ) -> None:
-    """Turn one of EDM's network pickles, or one of the same form, into a teacher; nothing in it is executed.
+    """Convert one of EDM's network pickles, or one of the same form, to a teacher; nothing in it is executed.
 
     Args:
         source: The pickle.
-        preconditioning: What stands around its network: `edm` in all nine that EDM published, `d2o` in the one-step
-            generators that D2O did. The class name in the file is kept in the note and believed in nothing.
+        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O. The class name
+            in the file is kept in the note and otherwise ignored.
         weights: Where to write the safetensors file.
         architecture: Where to write the YAML card: the config, and the source with its SHA-256.
 
@@ -41,9 +38,9 @@ def convert_edm_pickle(
 
 
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
-    """Turn a snapshot of one of our runs into a teacher of the same form; arguments as in `convert_edm_pickle`.
+    """Convert a snapshot of a run to a teacher of the same form; arguments as in `convert_edm_pickle`.
 
-    Its config says what its preconditioning is.
+    Its preconditioning is in its config.
 
     Raises:
         ValueError: The file is not a snapshot, or its config names no network.
@@ -59,9 +56,7 @@ def _our_spelling(source: Path | str, config: Mapping[str, Any]) -> dict[str, An
     given = config.get("name", config.get("model_type"))
     name = _NAMES.get(given, given if "name" in config else None) if isinstance(given, str) else None
     if name is None:
-        raise ValueError(
-            f"{source}: its config names no network that is known ({given!r}); expected {' or '.join(_NAMES)}"
-        )
+        raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
     return {"name": name, **rest}
 
 
@@ -77,7 +72,7 @@ def _write_teacher(
     weights: Path | str,
     architecture: Path | str,
 ) -> None:
-    """Write the weights, then the card: who sees a card can rely on the weights."""
+    """Write the weights, then the card, so that a card implies complete weights."""
     write_snapshot(weights, state_dict, config, note=note)
     numbers = sum(tensor.numel() for tensor in state_dict.values())
     card = {**note, "numbers": numbers, "network": _as_lists(config)}

@@ -1,4 +1,4 @@
-"""Reads weights as their publishers share them: safetensors, or torch's own file, in which only tensors are read."""
+"""Weights as published: safetensors, or a file of `torch.save`, from which only tensors are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onestep.checkpoints._tensor_file import read_tensors
 
-# Under one of these keys trainers keep the weights beside other things (DeiT's files: `model`).
+# Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
 
 
@@ -46,10 +46,10 @@ def read_published_tensor(path: Path | str) -> Tensor:
 
 
 def _document(path: Path) -> Any:
-    """Return what `torch.save` has written, in which nothing but tensors and plain values is read."""
+    """Return the content of a `torch.save` file; only tensors and plain values are read."""
     if _is_program(path):
         raise ValueError(
-            f"{path}: a TorchScript program, which could only be executed; fetch the same weights as tensors "
+            f"{path}: a TorchScript program, which would have to be executed; fetch the same weights as tensors "
             "(safetensors, or a file of torch.save)"
         )
     try:
@@ -60,7 +60,7 @@ def _document(path: Path) -> Any:
 
 
 def _is_program(path: Path) -> bool:
-    """Whether a file is what `torch.jit.save` writes: a zip that holds code."""
+    """Whether a file was written by `torch.jit.save`: a zip with code."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -68,7 +68,7 @@ def _is_program(path: Path) -> bool:
 
 
 def _tensors(document: Any, *, path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name, out of the dict that a trainer may have put them into."""
+    """Return the tensors by name, from a wrapping dict if there is one."""
     for key in _WRAPPERS:
         if isinstance(document, dict) and isinstance(document.get(key), dict):
             document = document[key]

@@ -1,4 +1,4 @@
-"""A network in one file: its weights, the config that builds it, and a note of where it came from; as safetensors."""
+"""A network in one safetensors file: weights, the config that builds it, and a note of its origin."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FORMAT = "onestep-snapshot-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A network out of a file.
+    """A network from a file.
 
     Attributes:
-        config: What builds the network, as JSON keeps it (tuples have become lists).
-        state_dict: Its parameters and buffers on the CPU, in the order they were written.
-        note: Whatever else the writer wanted kept.
+        config: Arguments that build the network, after JSON (tuples are lists).
+        state_dict: Its parameters and buffers on the CPU, in the order of writing.
+        note: Other JSON-able facts.
     """
 
     config: dict[str, Any]
@@ -38,17 +38,17 @@ def write_snapshot(
     *,
     note: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network, whole or not at all; equal input gives equal bytes.
+    """Write a network, complete or not at all; equal input gives equal bytes.
 
     Raises:
-        ValueError: The config or the note holds what JSON cannot, or a value of the state dict is not a tensor.
+        ValueError: The config or the note cannot be written as JSON, or a value of the state dict is not a tensor.
     """
     texts = {"format": _FORMAT, "config": _json(path, "config", config), "note": _json(path, "note", note or {})}
     write_tensors(path, state_dict, texts=texts)
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
-    """Read what `write_snapshot` wrote.
+    """Read a file of `write_snapshot`.
 
     Raises:
         ValueError: The file is not safetensors, is truncated, or was not written by `write_snapshot`.
@@ -58,7 +58,7 @@ def read_snapshot(path: Path | str) -> Snapshot:
     if texts.get("format") != _FORMAT:
         raise ValueError(
             f"{path}: a safetensors file without a network's config (format {texts.get('format')!r}, expected "
-            f"{_FORMAT!r}); only snapshots that onestep wrote are read"
+            f"{_FORMAT!r}); expected a snapshot of onestep"
         )
     return Snapshot(config=_mapping(path, "config", texts), state_dict=tensors, note=_mapping(path, "note", texts))
 
@@ -67,7 +67,7 @@ def _json(path: Path | str, what: str, value: Mapping[str, Any]) -> str:
     try:
         return canonical_json(dict(value))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the {what} cannot be kept as JSON ({error})") from error
+        raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
 
 
 def _mapping(path: Path | str, what: str, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -1,14 +1,19 @@
-"""The complete state of a training, in folders that are whole or absent: a killed run resumes from the newest.
+"""Training states, in folders that are complete or absent: a killed run resumes from the newest.
 
-`state-000000128000/` holds `state.safetensors` and `manifest.json`, which has the other's size and SHA-256 and a
-digest of itself, so that any damage shows.
+`state-000000128000/` holds `state.safetensors` and `manifest.json`, with the size and SHA-256 of the other file and a
+digest of its own content, so that damage is detected. A folder is filled under a temporary name and then renamed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
+import shutil
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints import _folders
 from onestep.checkpoints._tensor_file import read_tensors, write_tensors
 from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
 
@@ -26,19 +30,22 @@ _logger = logging.getLogger(__name__)
 _FORMAT = "onestep-training-state-1"
 _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 _NAME = re.compile(r"state-\d{12,}")
-# How an optimizer computes, not what: these follow the machine that resumes.
+# .state-000000128000.writing.HOST.PID.tmp
+_TEMPORARY = re.compile(r"\..+\.(?:writing|removing)\.(?P<host>.+)\.(?P<process>\d+)\.tmp")
+_ABANDONED_SECONDS = 24 * 3600
+# Execution options of an optimizer: those of the resuming machine apply.
 _OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What a run needs to go on as if it had never stopped.
+    """The state from which a run resumes bitwise.
 
     Attributes:
         images_seen: Images trained on before it was written.
         tensors: By name, on the CPU.
-        values: All else, as JSON keeps it (tuples have become lists, keys texts).
-        path: The folder it was read from.
+        values: Everything else, after JSON (tuples are lists, keys are texts).
+        path: Its folder.
     """
 
     images_seen: int
@@ -50,33 +57,37 @@ class TrainingState:
 def write_training_state(
     folder: Path | str, *, images_seen: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write a state, whole or not at all; then leave only the newest `keep` that are intact.
+    """Write a state, complete or not at all; then remove all but the newest `keep` intact states.
 
-    States of more images than this one, from which a run that fell back did not resume, are left alone. Only one
-    process may write to a folder at a time.
+    States with more images than this one, left by a run that resumed from an older state, are kept. Only one process
+    may write to a folder at a time.
 
     Returns:
         The folder of the state.
 
     Raises:
-        ValueError: `values` holds what JSON cannot, a value of `tensors` is not a tensor, or `keep` is less than 1.
+        ValueError: `values` cannot be written as JSON, a value of `tensors` is not a tensor, or `keep` is less than 1.
     """
     if keep < 1 or images_seen < 0:
-        raise ValueError(f"{folder}: keep is {keep}, images_seen {images_seen}; at least 1 and at least 0 are expected")
+        raise ValueError(f"{folder}: keep is {keep}, images_seen {images_seen}; expected at least 1 and at least 0")
     path = Path(folder) / f"state-{images_seen:012d}"
-    _folders.sweep(path.parent)
-    fresh = _folders.begin(path)
+    _sweep(path.parent)
+    fresh = _temporary(path, "writing")
+    fresh.mkdir(parents=True)
     _fill(fresh, images_seen=images_seen, tensors=tensors, values=values)
-    _folders.publish(fresh, path)
+    if path.exists():
+        _remove(path)
+    fresh.rename(path)
+    _flush(path.parent)
     _prune(path, keep=keep)
     return path
 
 
 def read_training_state(folder: Path | str) -> TrainingState | None:
-    """Read the newest intact state; a damaged one is passed over, with a warning in the log.
+    """Read the newest intact state; damaged ones are skipped, with a warning in the log.
 
     Returns:
-        The state, or None where none was ever written.
+        The state, or None if there are no states.
 
     Raises:
         ValueError: There are states, and all are damaged.
@@ -86,28 +97,28 @@ def read_training_state(folder: Path | str) -> TrainingState | None:
         try:
             return _read(path)
         except (ValueError, OSError) as error:
-            _logger.warning("%s: this training state is damaged and passed over: %s", path, error)
+            _logger.warning("%s: this training state is damaged and skipped: %s", path, error)
     if found:
         raise ValueError(
-            f"{folder}: all {len(found)} training states are damaged, the newest is {found[0].name}; "
-            "delete the folder to train from the start, which costs the hours spent so far"
+            f"{folder}: all {len(found)} training states are damaged, the newest is {found[0].name}. Fix: delete the "
+            "folder to train from the start"
         )
     return None
 
 
 def discard_training_states(folder: Path | str) -> None:
-    """Remove all states, and leftovers of states, from `folder`; other files stay."""
+    """Remove all states, and remains of states, from `folder`; other files stay."""
     for path in _states(Path(folder)):
-        _folders.remove(path)
-    _folders.sweep(Path(folder))
+        _remove(path)
+    _sweep(Path(folder))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take an optimizer's state apart, for `write_training_state`.
+    """Split an optimizer's state, for `write_training_state`.
 
     Returns:
-        Its tensors by "parameter index.name", such as "0.exp_avg"; and the rest as JSON can keep it: `scalars` by
-        the same names, and `groups`, the hyperparameters of each group and the indices of its parameters.
+        Its tensors by "parameter index.name", such as "0.exp_avg"; and the rest for JSON: `scalars` by the same names,
+        and `groups`, the hyperparameters of each group and the indices of its parameters.
     """
     whole = optimizer.state_dict()
     flat = {f"{index}.{name}": value for index, state in whole["state"].items() for name, value in state.items()}
@@ -117,12 +128,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Put back what `optimizer_tensors` took apart; every number is bitwise the one that was taken.
+    """Load a state that `optimizer_tensors` split, bitwise.
 
-    The flags that say how to compute (foreach, fused, capturable, differentiable) stay the optimizer's own.
+    The execution options (foreach, fused, capturable, differentiable) stay the optimizer's own.
 
     Raises:
-        ValueError: The optimizer holds other parameters than the one that was taken apart.
+        ValueError: The optimizer has other parameters than the saved one.
     """
     groups = [_group(mine, saved) for mine, saved in _matched_groups(optimizer, values["groups"])]
     state: dict[int, dict[str, Any]] = {}
@@ -143,13 +154,13 @@ def _matched_groups(
     if counts[0] != counts[1]:
         raise ValueError(
             f"the optimizer has parameter groups of sizes {counts[0]}, the saved one had {counts[1]}; "
-            "resume with the configuration that the run began with"
+            "resume with the run's first configuration"
         )
     return list(zip(mine, saved, strict=True))
 
 
 def _group(mine: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved hyperparameters, with tuples where the optimizer has tuples."""
+    """Return the saved hyperparameters; JSON's lists become tuples where the optimizer has tuples."""
     loaded = {
         name: tuple(value) if isinstance(mine.get(name), tuple) else value
         for name, value in saved.items()
@@ -163,7 +174,7 @@ def _check_shapes(parameter: Tensor, entries: Mapping[str, Any], *, index: int) 
         if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
             raise ValueError(
                 f"the saved {name} of parameter {index} has the shape {list(value.shape)}, the parameter "
-                f"{list(parameter.shape)}; resume with the configuration that the run began with"
+                f"{list(parameter.shape)}; resume with the run's first configuration"
             )
 
 
@@ -173,15 +184,15 @@ def _fill(fresh: Path, *, images_seen: int, tensors: Mapping[str, Tensor], value
     file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": sha256_of_file(fresh / _TENSORS)}
     content = {"format": _FORMAT, "images_seen": images_seen, "files": {_TENSORS: file}, "values": dict(values)}
     try:
-        # As they will be read: only then is the digest the reader's.
+        # As they will be read, so that the digests agree.
         content = json.loads(json.dumps(content, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{fresh}: the values of a state must be such as JSON can keep: {error}") from error
+        raise ValueError(f"{fresh}: the values of a state must be JSON-able: {error}") from error
     write_json(fresh / _MANIFEST, {**content, "sha256": _digest(content)})
 
 
 def _states(folder: Path) -> list[Path]:
-    """Return what has the name of a state, newest first."""
+    """Return the folders with a state's name, newest first."""
     named = [path for path in folder.glob("state-*") if _NAME.fullmatch(path.name)]
     return sorted(named, key=_images_seen, reverse=True)
 
@@ -225,7 +236,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _prune(written: Path, *, keep: int) -> None:
-    """Leave `written` and, of the older states, the newest that are intact, `keep` in all."""
+    """Keep `written` and the newest intact older states, `keep` in all."""
     kept = 1
     for path in _states(written.parent):
         if _images_seen(path) >= _images_seen(written):
@@ -233,7 +244,7 @@ def _prune(written: Path, *, keep: int) -> None:
         if kept < keep and _is_intact(path):
             kept += 1
         else:
-            _folders.remove(path)
+            _remove(path)
 
 
 def _is_intact(path: Path) -> bool:
@@ -242,3 +253,48 @@ def _is_intact(path: Path) -> bool:
     except (ValueError, OSError):
         return False
     return True
+
+
+def _temporary(path: Path, purpose: str) -> Path:
+    return path.with_name(f".{path.name}.{purpose}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder: first rename it, so that a crash leaves no incomplete state."""
+    renamed = _temporary(path, "removing")
+    path.rename(renamed)
+    # On a network file system a file that is open elsewhere remains; the next sweep removes it.
+    shutil.rmtree(renamed, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove temporary folders of processes that ended, and of this process, which must not be writing."""
+    for path in parent.glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and _is_abandoned(path, host=match["host"], process=int(match["process"])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(path: Path, *, host: str, process: int) -> bool:
+    if host != socket.gethostname():
+        # Processes of another machine are not visible here: a day without a change means abandoned.
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+        return False
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

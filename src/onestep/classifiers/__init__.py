@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 
 
 class Prediction(NamedTuple):
@@ -49,5 +49,4 @@ def build_classifier(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: There is no such classifier, or an option is not among its choices.
     """
-    options = {key: value for key, value in config.items() if key != "name"}
-    return plugins.load("classifiers", config["name"])(**options)
+    return components.build("classifiers", config)

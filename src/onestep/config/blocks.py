@@ -245,13 +245,14 @@ def _resolve(block: dict[str, Any], *, folder: str, place: Place) -> _Checked:
 
 def _misnamed(block: Mapping[str, Any], *, folder: str) -> str | None:
     """Return what is wrong with a block's name; None for a choice of the family or a class from outside."""
-    choices = components.choices(folder)
     name = block.get("name")
     if "name" not in block:
-        return f"missing, expected one of the files of {folder}/: {', '.join(choices)}, or module:Class"
-    if name in choices or (isinstance(name, str) and ":" in name):
+        return (
+            f"missing, expected one of the files of {folder}/: {', '.join(components.choices(folder))}, or module:Class"
+        )
+    if isinstance(name, str) and (":" in name or components.is_choice(folder, name)):
         return None
-    return not_among(name, choices, of=f"files of {folder}/")
+    return not_among(name, components.choices(folder), of=f"files of {folder}/")
 
 
 def _feature_keys(metric: Any) -> dict[str, _Key]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,9 +56,15 @@ def to_values(document: Any) -> tuple[Experiment | None, list[Problem]]:
         return None, [Problem((), f"{got(document)}, expected a mapping of: {', '.join(_keys_at(()))}")]
     try:
         # Strict types are tuples from lists and dataclasses from mappings in JSON mode, but not in Python mode.
-        return TypeAdapter(Experiment).validate_json(json.dumps(document)), []
+        return _experiment_adapter().validate_json(json.dumps(document)), []
     except ValidationError as error:
         return None, worded(error.errors(include_url=False), keys=_keys_at)
+
+
+# Built once, because building takes longer than reading a config; it depends on the dataclasses alone.
+@functools.cache
+def _experiment_adapter() -> TypeAdapter[Experiment]:
+    return TypeAdapter(Experiment)
 
 
 def _keys_at(place: Place) -> list[str]:

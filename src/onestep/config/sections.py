@@ -245,6 +245,7 @@ class TableBlock:
 
     Attributes:
         title: Title.
+        caption: Text above the rows on the page and in the table's files.
         dataset: Entry of `datasets` that generated images are compared with; by default each row names its own.
         seeds: Seed blocks "first-last", both included, of one size; each is measured as an independent sample.
         select: Snapshot of each run: `last`, or `best_` and a column for the best number of that column.
@@ -261,6 +262,7 @@ class TableBlock:
     __pydantic_config__: ClassVar = STRICT
 
     title: Text
+    caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
     dataset: Name | None = None
     seeds: Annotated[tuple[SeedBlock, ...], Constraint(min_length=1)]
     select: Policy = "last"

@@ -1,6 +1,7 @@
-"""The contract of a dataset, and the two places where pixels and images meet.
+"""The dataset contract, and the conversion between pixels and images.
 
-Legend: B images, C H W an image. `pixels` are uint8, `images` are float32 in [-1, 1].
+Legend: N images of a dataset, B of a batch; C H W an image; K classes. `pixels` are uint8 in 0..255, `images` are
+float32 in [-1, 1].
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from torch import Tensor
 
 
 class Dataset(Protocol):
-    """What the files of this folder hold: square pictures with a class each, by index.
+    """Square images of one shape, each with a class: pixels uint8 [N, C, H, W] by index.
+
+    `onestep prepare` builds a dataset from the options of its block in config.yaml and the keyword `source`, the path
+    of its input. Training reads the archive that it writes; the condition of a network is the one-hot class,
+    float32 [B, K], or None for an unlabelled dataset. A class outside this package is named `my_module:MyDataset`.
 
     Attributes:
         resolution: H and W, a power of two.
         channels: C: 1 (grey) or 3 (RGB).
-        classes: The number of classes; 0 where the pictures carry no labels (every label is then 0).
-        class_names: What the source calls them, in order; empty where it has no names for them.
-        unreadable_share: Largest share of the pictures that may turn out unreadable; the others are left out then.
+        classes: K, the number of classes; 0 for an unlabelled dataset (every class is then 0).
+        class_names: Names of the classes, in order; empty if the source has none.
+        unreadable_share: Largest share of the images, in [0, 1], that may be unreadable and left out.
     """
 
     resolution: int
@@ -29,24 +34,24 @@ class Dataset(Protocol):
     unreadable_share: float
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return N."""
         ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one picture, uint8 [C, H, W], and its class.
+        """Return the pixels of one image, uint8 [C, H, W], and its class, in 0..K - 1.
 
         Raises:
-            UnreadablePicture: This one cannot be used, and that says nothing about the others.
+            UnreadableImage: This image cannot be used; others may be.
         """
         ...
 
 
-class UnreadablePicture(ValueError):
-    """One picture of a dataset cannot be used.
+class UnreadableImage(ValueError):
+    """One image of a dataset cannot be used.
 
     Attributes:
-        name: What the source calls it.
-        reason: Why, in a few words.
+        name: Its name in the source.
+        reason: The cause, in a few words.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -55,13 +60,13 @@ class UnreadablePicture(ValueError):
 
 
 def to_images(pixels: Tensor) -> Tensor:
-    """Return pixels, uint8, as images: float32 in [-1, 1] (EDM: x / 127.5 - 1)."""
+    """Return pixels, uint8, as images, float32 in [-1, 1] (EDM: x / 127.5 - 1)."""
     return pixels.to(torch.float32) / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Return images as pixels, uint8: x * 127.5 + 128, clipped to [0, 255], the fraction cut off (EDM).
+    """Return images as pixels, uint8: x * 127.5 + 128, clipped to [0, 255] and truncated (EDM).
 
-    float64 images are quantised in float64.
+    float64 images are quantized in float64.
     """
     return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

@@ -1,91 +1,104 @@
-"""Writing EDM's dataset archives (stored PNG files and a `dataset.json`), each with a card that says what is in it."""
+"""Preparation: a dataset becomes EDM's archive (stored PNG files, `dataset.json`), a card and a contact sheet.
+
+Images are encoded in shards, each a file beside the archive. A shard holds the same images whichever process makes it,
+so the archive depends neither on the number of processes nor on interruptions.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+import PIL
+from tqdm import tqdm
 
-from onestep.data import Dataset
-from onestep.data._contact_sheet import write_contact_sheet
-from onestep.data._parts import Parts, parts_of
-from onestep.data._png import checked, png
-from onestep.data._processes import answers
+from onestep.archive import read_arrays, write_arrays
+from onestep.data import Dataset, UnreadableImage
+from onestep.data._pixels import checked, png, write_contact_sheet
+from onestep.data._processes import in_processes
 from onestep.data.image_zip import ImageZip
-from onestep.files import replacing, sha256_of_file, write_json
+from onestep.files import canonical_json, read_json, replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
 
-_DESCRIBED_AT_ONCE = 256
+_SHARD = 256  # images: a few MB, and less than a minute of work
 _LISTED_IN_AN_ERROR = 3
 
 
-def prepare(dataset: Dataset, *, target: Path | str, origin: object = None, workers: int = 1) -> dict[str, Any]:
-    """Write a dataset as the one file that all later stages read and, beside it, its card and its contact sheet.
+def prepare(
+    dataset: Dataset, *, target: Path | str, origin: object = None, workers: int = 1, shard: int = _SHARD
+) -> dict[str, Any]:
+    """Write a dataset as an archive and, beside it, its card and its contact sheet.
 
-    The same pictures give the same bytes for any number of workers. Work that was cut off is taken up: until the
-    archive is whole, what is done stands in `.{target name}.parts` beside it. The card, `{target stem}.json`, is taken
-    from the archive as read back, so that it also proves that the archive can be read.
+    Equal images give equal bytes. An interrupted preparation resumes from the shards in `.{target name}.parts`.
+    The card, `{target stem}.json`, is computed from the archive as read back, which proves that it can be read.
 
     Args:
-        dataset: The pictures.
+        dataset: The images.
         target: The archive, `.zip`.
-        origin: What the pictures follow from, as JSON: work of another origin is not taken up. None: none is.
-        workers: Most processes that work at once.
+        origin: Everything that the images depend on, as JSON: shards of another origin are not used. None: none are.
+        workers: Largest number of processes.
+        shard: Images per shard; the archive does not depend on it.
 
     Returns:
-        The card, see `describe`; besides, `class_names` as the source has them, and `unreadable`: name and reason of
-        each picture that was left out.
+        The card, see `describe`; besides, `class_names` of the source, and `unreadable`: name and reason of each image
+        that was left out.
 
     Raises:
-        ValueError: The pictures do not fit the format, or more than `dataset.unreadable_share` of them are unreadable.
+        ValueError: The images do not fit the format, more than `dataset.unreadable_share` of them are unreadable, or a
+            worker process died.
     """
     target = Path(target)
-    folder = target.with_name(f".{target.name}.parts")
-    parts = parts_of(dataset, folder=folder, origin=origin, workers=workers)
-    unreadable = _unreadable(parts, limit=dataset.unreadable_share)
-    _write(target, (picture for part in parts.read() for picture in part.pictures))
+    shards = _Shards(folder=target.with_name(f".{target.name}.parts"), images=len(dataset), size=shard)
+    shards.clear_unless(origin)
+    _encode(dataset, shards, workers=workers)
+    unreadable = _unreadable(shards, limit=dataset.unreadable_share)
+    _write(target, (image for part in shards.read() for image in part.images))
     archive = ImageZip(source=target)
     card = describe(archive, workers=workers)
     card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
-    write_contact_sheet(target.with_suffix(".png"), archive, labels=archive.labels())
+    write_contact_sheet(target.with_suffix(".png"), archive)
     write_json(target.with_suffix(".json"), card)
-    parts.remove()
+    shutil.rmtree(shards.folder)
     return card
 
 
-def _unreadable(parts: Parts, *, limit: float) -> list[dict[str, str]]:
-    """Return what could not be read, and say it; refuse too much of it."""
-    found = [{"name": name, "reason": reason} for part in parts.read() for name, reason in part.unreadable]
-    for picture in found:
-        _logger.warning("left out: %s: %s", picture["name"], picture["reason"])
-    if found and (len(found) > limit * parts.pictures or len(found) == parts.pictures):
-        first = "; ".join(f"{picture['name']}: {picture['reason']}" for picture in found[:_LISTED_IN_AN_ERROR])
-        raise ValueError(
-            f"{len(found):,} of {parts.pictures:,} pictures cannot be read, more than unreadable_share ({limit:g}) "
-            f"allows: {first}{' ...' if found[_LISTED_IN_AN_ERROR:] else ''}; all are listed above; mend them, or "
-            "raise unreadable_share"
-        )
-    return found
+def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[str, Any]:
+    """Return the origin of a dataset for `prepare`, as JSON.
+
+    Args:
+        source: The file or folder it is read from, identified by size and date: a digest of 150 GB would take longer
+            than the work that resuming saves.
+        options: Its reader's name and options.
+        code: Fingerprint of the code that prepares it.
+    """
+    known = source.stat()
+    return {
+        # The limit of unreadable images does not change the images.
+        "options": {key: value for key, value in options.items() if key != "unreadable_share"},
+        "source": [str(source.resolve()), known.st_size, known.st_mtime_ns],
+        "code": code,
+        "pillow": PIL.__version__,
+    }
 
 
 def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
-    """Return the card of an archive, which is read from its first picture to its last by at most so many processes.
+    """Return the card of an archive, which is read completely by at most `workers` processes.
 
     Returns:
         `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if unlabelled);
         `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive.
     """
-    starts = range(0, len(archive), _DESCRIBED_AT_ONCE)
     sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    for _, some in answers(_sums, archive, starts, processes=workers):
+    for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers):
         sums += some
     count = len(archive) * archive.resolution**2
     moments = [_mean_and_std(int(total), int(squares), count) for total, squares in sums.T]
@@ -102,60 +115,122 @@ def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
     }
 
 
-def write_archive(path: Path | str, pictures: Iterable[tuple[Tensor | np.ndarray, int | None]]) -> None:
-    """Write pictures as an archive that EDM, D2O and `ImageZip` read; the same pictures give the same bytes.
-
-    Members are `NNNNN/imgNNNNNNNN.png` (the folder repeats the index's first five digits) and, last,
-    `dataset.json`: `{"labels": [[member, class], ...]}`, or `{"labels": null}` if any picture has no label.
-    Nothing is compressed. The archive appears whole or not at all.
-
-    Args:
-        path: The archive.
-        pictures: Pixels, uint8 [C, H, W], and class of each picture; all of one shape.
-
-    Raises:
-        ValueError: There are no pictures, or one does not fit the format.
-    """
-    _write(Path(path), _encoded(pictures))
-
-
-def _encoded(
-    pictures: Iterable[tuple[Tensor | np.ndarray, int | None]],
-) -> Iterator[tuple[bytes, int | None]]:
-    expected: tuple[int, ...] | None = None
-    for index, (picture, label) in enumerate(pictures):
-        pixels = checked(picture, name=_name(index), expected=expected)
-        expected = pixels.shape
-        yield png(pixels), None if label is None else int(label)
-
-
-def _write(path: Path, pictures: Iterable[tuple[bytes, int | None]]) -> None:
-    """Write encoded pictures and their labels as an archive."""
-    labels: list[tuple[str, int | None]] = []
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for index, (content, label) in enumerate(pictures):
-            archive.writestr(_member(_name(index)), content)
-            labels.append((_name(index), label))
-        if not labels:
-            raise ValueError(f"{path}: there are no pictures to write")
-        archive.writestr(_member("dataset.json"), _labels_json(labels))
-
-
-def _name(index: int) -> str:
-    name = f"{index:08d}"
-    return f"{name[:5]}/img{name}.png"
-
-
 def _sums(archive: ImageZip, start: int) -> np.ndarray:
-    """Return the sum and the sum of squares of each channel over some pictures, exact integers [2, C]."""
-    indices = range(start, min(start + _DESCRIBED_AT_ONCE, len(archive)))
+    """Return the sum and the sum of squares of each channel over one shard, exact integers [2, C]."""
+    indices = range(start, min(start + _SHARD, len(archive)))
     numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
 def _mean_and_std(total: int, squares: int, count: int) -> tuple[float, float]:
-    """Return both from exact sums, so that they do not depend on the order of the pictures."""
+    """Return both from exact sums, so that they do not depend on the order of the images."""
     return total / count, math.sqrt(count * squares - total**2) / count
+
+
+class _Part(NamedTuple):
+    """A shard: PNG file and label of each readable image (None: unlabelled); name and reason of each unreadable one."""
+
+    images: list[tuple[bytes, int | None]]
+    unreadable: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shards:
+    """The shards of one dataset: files in a folder, `size` of its `images` in each."""
+
+    folder: Path
+    images: int
+    size: int
+
+    def numbers(self) -> range:
+        return range(-(-self.images // self.size))
+
+    def indices(self, number: int) -> range:
+        return range(number * self.size, min((number + 1) * self.size, self.images))
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def clear_unless(self, origin: object) -> None:
+        """Remove shards of another origin, or of another size."""
+        mark, content = self.folder / "origin.json", canonical_json([origin, self.size])
+        if origin is not None and mark.exists() and canonical_json(read_json(mark)) == content:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        write_json(mark, [origin, self.size])
+
+    def read(self) -> Iterator[_Part]:
+        """Yield all shards in order."""
+        for number in self.numbers():
+            arrays, about = read_arrays(self.path(number))
+            ends = np.cumsum(arrays["sizes"]).tolist()
+            content = arrays["png"].tobytes()
+            files = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            labels = arrays["labels"].tolist() if about["labelled"] else [None] * len(files)
+            yield _Part([*zip(files, labels, strict=True)], [(name, reason) for name, reason in about["unreadable"]])
+
+
+def _encode(dataset: Dataset, shards: _Shards, *, workers: int) -> None:
+    """Make the shards that are missing."""
+    missing = [number for number in shards.numbers() if not shards.path(number).exists()]
+    done = shards.images - sum(len(shards.indices(number)) for number in missing)
+    if done:
+        _logger.info("resumed: %s of %s images are done", f"{done:,}", f"{shards.images:,}")
+    with tqdm(total=shards.images, initial=done, unit="image", disable=None) as progress:
+        for number, _ in in_processes(_encode_shard, (dataset, shards), missing, workers=workers):
+            progress.update(len(shards.indices(number)))
+
+
+def _encode_shard(shared: tuple[Dataset, _Shards], number: int) -> None:
+    dataset, shards = shared
+    expected = (dataset.channels, dataset.resolution, dataset.resolution)
+    files: list[bytes] = []
+    labels: list[int] = []
+    unreadable: list[tuple[str, str]] = []
+    for index in shards.indices(number):
+        try:
+            pixels, label = dataset[index]
+            files.append(png(checked(pixels, name=f"image {index}", expected=expected)))
+            labels.append(label)
+        except UnreadableImage as error:
+            unreadable.append((error.name, error.reason))
+    arrays: dict[str, np.ndarray] = {
+        "png": np.frombuffer(b"".join(files), np.uint8),
+        "sizes": np.array([len(content) for content in files], np.int64),
+        "labels": np.array(labels, np.int64),
+    }
+    write_arrays(shards.path(number), arrays, about={"unreadable": unreadable, "labelled": bool(dataset.classes)})
+
+
+def _unreadable(shards: _Shards, *, limit: float) -> list[dict[str, str]]:
+    """Return and log the unreadable images; refuse more than a share of `limit`."""
+    found = [{"name": name, "reason": reason} for part in shards.read() for name, reason in part.unreadable]
+    for image in found:
+        _logger.warning("left out: %s: %s", image["name"], image["reason"])
+    if found and (len(found) > limit * shards.images or len(found) == shards.images):
+        first = "; ".join(f"{image['name']}: {image['reason']}" for image in found[:_LISTED_IN_AN_ERROR])
+        raise ValueError(
+            f"unreadable_share: {len(found):,} of {shards.images:,} images cannot be read, expected at most a share of "
+            f"{limit:g}: {first}{' ...' if found[_LISTED_IN_AN_ERROR:] else ''}. Fix: repair them (all are listed "
+            "above), or raise unreadable_share"
+        )
+    return found
+
+
+def _write(path: Path, images: Iterable[tuple[bytes, int | None]]) -> None:
+    """Write encoded images and their labels as an archive."""
+    labels: list[tuple[str, int | None]] = []
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for index, (content, label) in enumerate(images):
+            # The folder repeats the first five digits of the index.
+            name = f"{index:08d}"[:5] + f"/img{index:08d}.png"
+            archive.writestr(_member(name), content)
+            labels.append((name, label))
+        if not labels:
+            raise ValueError(f"{path}: got no images, expected at least one")
+        # As in EDM, one missing label makes the whole dataset unlabelled.
+        complete = all(label is not None for _, label in labels)
+        archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if complete else None}))
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -164,9 +239,3 @@ def _member(name: str) -> zipfile.ZipInfo:
     member.create_system = 3  # Unix, whatever the machine
     member.external_attr = 0o644 << 16
     return member
-
-
-def _labels_json(labels: list[tuple[str, int | None]]) -> str:
-    """Spell the labels as EDM does: one missing label makes the whole dataset unlabelled."""
-    complete = all(label is not None for _, label in labels)
-    return json.dumps({"labels": labels if complete else None})

@@ -1,8 +1,8 @@
-"""In which order a run sees its dataset: EDM's endless shuffle in a sliding window, made resumable."""
+"""The order of a run's images: EDM's endless shuffle in a sliding window, resumable."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,21 +10,21 @@ import numpy as np
 class InfiniteOrder:
     """Endless dataset indices of one rank.
 
-    Starting from a full shuffle, each position, once read, is swapped with one of the `window` positions
-    behind it, so that a picture returns after about an epoch, but never at the same place. All ranks walk
-    the same order; rank r reads each `world`-th index from the r-th on.
+    Starts from a full shuffle. Each position, once read, is swapped with one of the `window` positions before it, so
+    that an image returns after about an epoch, at another place. All ranks share one order; rank r of `world` reads
+    the indices r, r + world, ...
 
-    Source: `InfiniteSampler` of EDM. Kept exactly, drawing by drawing.
+    Source: `InfiniteSampler` of EDM, reproduced draw by draw.
     """
 
     def __init__(self, *, size: int, seed: int, world: int = 1, rank: int = 0, window: float = 0.5) -> None:
         """Shuffle.
 
         Args:
-            size: Pictures in the dataset.
+            size: Images in the dataset.
             seed: Seed of the shuffle, in [0, 2^32); the same on all ranks.
             world: Number of processes.
-            rank: This process.
+            rank: Index of this process.
             window: Length of the window as a share of `size`, in [0, 1].
 
         Raises:
@@ -46,10 +46,10 @@ class InfiniteOrder:
         return read[(self._rank - start) % self._world :: self._world]
 
     def _walk(self, start: int, stop: int) -> np.ndarray:
-        """Return what stands at the positions from `start` to `stop`, shuffling behind the reader."""
+        """Return the indices at the positions from `start` to `stop`, and shuffle the positions already read."""
         size = len(self._order)
         read = np.empty(stop - start, dtype=np.int64)
-        order = memoryview(self._order)  # a third faster to index one by one than the array
+        order: Any = memoryview(self._order)  # type: ignore[arg-type]  # a third faster to index one by one than the array
         for n, (position, back) in enumerate(zip(range(start, stop), self._steps_back(stop - start), strict=True)):
             here = position % size
             there = (here - back) % size
@@ -58,14 +58,14 @@ class InfiniteOrder:
         return read
 
     def _steps_back(self, count: int) -> list[int]:
-        """Draw how far back each position's partner stands: the same numbers as `count` single draws."""
+        """Draw the distance of each position's partner: the same numbers as `count` single draws."""
         if self._window < 2:  # the reference draws nothing then
             return [0] * count
         return self._random.randint(self._window, size=count).tolist()
 
     def state(self) -> dict[str, Any]:
-        """Return everything that is needed to go on from here: arrays and integers, each a copy."""
-        _, key, position, *_ = self._random.get_state()
+        """Return the complete state, arrays and integers, each a copy."""
+        _, key, position, *_ = cast(tuple[Any, ...], self._random.get_state())
         return {
             "order": self._order.copy(),
             "position": self._position,
@@ -74,7 +74,7 @@ class InfiniteOrder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state()` was taken, at no cost however far that was.
+        """Continue from the position at which `state()` was taken.
 
         Raises:
             ValueError: The state belongs to a dataset of another size.
@@ -82,38 +82,19 @@ class InfiniteOrder:
         order = np.array(state["order"], dtype=np.int64)
         if len(order) != len(self._order):
             raise ValueError(
-                f"the saved order has {len(order)} pictures, the dataset {len(self._order)}; "
+                f"the saved order has {len(order)} images, the dataset {len(self._order)}; "
                 "resume with the dataset that the run was started with, or start a new run"
             )
         self._order = order
         self._position = int(state["position"])
         key = np.asarray(state["random_key"], dtype=np.uint32)
-        self._random.set_state(("MT19937", key, int(state["random_position"])))
-
-
-def subset(size: int, max_size: int, seed: int) -> np.ndarray:
-    """Return the indices of a random subset, int64, ascending: EDM's rule for `max_size`.
-
-    Args:
-        size: Pictures in the dataset.
-        max_size: Pictures to keep; all are kept if there are no more.
-        seed: Seed of the choice, in [0, 2^32).
-
-    Raises:
-        ValueError: `max_size` is below 1.
-    """
-    if max_size < 1:
-        raise ValueError(f"max_size must be at least 1, found {max_size}")
-    indices = np.arange(size, dtype=np.int64)
-    if size > max_size:
-        np.random.RandomState(seed).shuffle(indices)
-    return np.sort(indices[:max_size])
+        self._random.set_state(("MT19937", key, int(state["random_position"]), 0, 0.0))
 
 
 def _check(*, size: int, world: int, rank: int, window: float) -> None:
     """Refuse numbers out of range."""
     if size < 1:
-        raise ValueError(f"a dataset must hold at least one picture, found {size}")
+        raise ValueError(f"a dataset must hold at least one image, found {size}")
     if not 0 <= rank < world:
         raise ValueError(f"rank must be in [0, world), found rank {rank} of world {world}")
     if not 0 <= window <= 1:

@@ -1,25 +1,22 @@
-"""Work on many items in several processes, which see one shared object each and hand their answers back as they come.
-
-Every process holds one end of a pipe, and nothing else is shared: a process that dies is noticed at once, and when this
-one dies, even by force, the others find their pipes closed and end.
-"""
+"""Work on many items in several spawned processes, which receive one shared object each."""
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, TypeVar
 
-_T = TypeVar("_T")
-_S = TypeVar("_S")
+_Shared = TypeVar("_Shared")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-_WORTH_STARTING = 8.0  # seconds of work for one process; each of several takes some two to start
-_TRIED = 1.0  # seconds of work here that tell how long the rest would take
+_LEAST_ITEMS = 8  # per process: to start one takes seconds
 
 
 def cores() -> int:
@@ -27,98 +24,60 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def answers(
-    work: Callable[[_S, Any], _T], shared: _S, items: Sequence[Any], *, processes: int
-) -> Iterator[tuple[Any, _T]]:
+def in_processes(
+    work: Callable[[_Shared, _Item], _Result], shared: _Shared, items: Sequence[_Item], *, workers: int
+) -> Iterator[tuple[_Item, _Result]]:
     """Yield each item with `work(shared, item)`, in the order in which they are done.
-
-    The work begins here; processes are started once the first items show that they are worth it.
 
     Args:
         work: A function at the top level of a module.
-        shared: What every process gets once.
-        items: What is to be done.
-        processes: Most processes to start; with 1 all the work is done here.
+        shared: Argument of every call, sent to each process once.
+        items: The other arguments.
+        workers: Largest number of processes. With few items the work is done in this process.
 
     Raises:
-        ValueError: What `work` raised, ValueError and OSError alike; or a process ended by itself.
+        ValueError: A worker process died.
     """
-    begun = time.monotonic()
-    for done, item in enumerate(items):
-        spent = time.monotonic() - begun
-        if processes > 1 and done and spent > _TRIED and spent / done * (len(items) - done) > _WORTH_STARTING:
-            yield from _by_others(work, shared, items[done:], processes=processes)
-            return
-        yield item, work(shared, item)
-
-
-def _by_others(
-    work: Callable[[_S, Any], _T], shared: _S, items: Sequence[Any], *, processes: int
-) -> Iterator[tuple[Any, _T]]:
-    # Spawned, not forked: a fork would share the locks of this process's threads, and the ends of the others' pipes.
+    workers = min(workers, len(items) // _LEAST_ITEMS)
+    if workers < 2:
+        yield from ((item, work(shared, item)) for item in items)
+        return
+    # Spawned, not forked: a fork would share the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
-    started: dict[connection.Connection, multiprocessing.process.BaseProcess] = {}
-    try:
-        for _ in range(min(processes, len(items))):
-            here, there = context.Pipe()
-            started[here] = context.Process(target=_serve, args=(there, work, shared), daemon=True)
-            started[here].start()
-            there.close()
-        yield from _dealt(items, started)
-    finally:
-        for process in started.values():
-            process.terminate()
-        for process in started.values():
-            process.join()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work, shared)) as pool:
+        try:
+            futures = {pool.submit(_run, item): item for item in items}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"one of {workers} worker processes died, perhaps for lack of memory. Fix: run again with fewer "
+                "workers; finished work is kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _dealt(
-    items: Sequence[Any], started: dict[connection.Connection, multiprocessing.process.BaseProcess]
-) -> Iterator[tuple[Any, Any]]:
-    """Give each process an item, and the next one whenever it answers."""
-    waiting = iter(items)
-    busy: dict[connection.Connection, Any] = {}
-    for pipe, item in zip(started, waiting, strict=False):
-        busy[pipe] = _send(pipe, item, started=started)
-    while busy:
-        for pipe in connection.wait(list(busy)):
-            item = busy.pop(pipe)
-            answer = _received(pipe, started=started)
-            for following in waiting:
-                busy[pipe] = _send(pipe, following, started=started)
-                break
-            yield item, answer
+# In a worker process only: the work and its shared argument, which are sent once and not with every item.
+_given: tuple[Callable[[Any, Any], Any], Any] | None = None
 
 
-def _send(pipe: connection.Connection, item: Any, *, started: dict[connection.Connection, Any]) -> Any:
-    with contextlib.suppress(BrokenPipeError):  # it has died, which reading from it will tell
-        pipe.send(item)
-    return item
-
-
-def _received(pipe: connection.Connection, *, started: dict[connection.Connection, Any]) -> Any:
-    try:
-        wrong, answer = pipe.recv()
-    except (EOFError, ConnectionError) as error:
-        started[pipe].join()
-        raise ValueError(
-            f"one of {len(started)} processes ended by itself (exit code {started[pipe].exitcode}), perhaps for want "
-            "of memory; run again, with fewer workers: what is done is kept"
-        ) from error
-    if wrong is not None:
-        raise ValueError(wrong)
-    return answer
-
-
-def _serve(pipe: connection.Connection, work: Callable[[Any, Any], Any], shared: Any) -> None:
-    """Answer items until the pipe closes."""
-    # Ctrl-C reaches all processes of a terminal; the one that started this one ends it.
+def _start(work: Callable[[Any, Any], Any], shared: Any) -> None:
+    """Set up a worker process: Ctrl-C is handled by the parent, and the end of the parent ends it."""
+    global _given
+    _given = work, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            item = pipe.recv()
-            try:
-                answered = None, work(shared, item)
-            except (ValueError, OSError) as error:
-                answered = str(error), None
-            pipe.send(answered)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a worker process"
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run(item: Any) -> Any:
+    assert _given is not None, "this runs in a worker process"
+    work, shared = _given
+    return work(shared, item)

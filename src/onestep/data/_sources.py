@@ -1,7 +1,7 @@
-"""Where pictures come from: a folder, a zip, a tar (also compressed, also of tars); read in place, never unpacked.
+"""Sources of image files: a folder, a zip, a tar (also compressed, also of tars), read in place, never unpacked.
 
-Each source lists its pictures once and then hands out one file's bytes at a time. What cannot be used is listed too,
-with the reason. Sources go to other processes by pickle; each process opens the files for itself.
+Each source lists its images once and then returns the bytes of one file at a time. Files that cannot be used are listed
+too, with the reason. Sources are pickled to other processes; each process opens the files itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _LARGEST_FILE = 2**26
@@ -30,7 +30,7 @@ _PIECE = 2**20
 
 
 class Entry(NamedTuple):
-    """A file that a source lists as a picture.
+    """A file that a source lists as an image.
 
     Attributes:
         name: Its path in the source, with slashes.
@@ -44,10 +44,10 @@ class Entry(NamedTuple):
 
 
 class Source(Protocol):
-    """Pictures by name."""
+    """Images by name."""
 
     def entries(self) -> list[Entry]:
-        """Return all pictures, in no certain order."""
+        """Return all images, in no certain order."""
         ...
 
     def read(self, entry: Entry) -> bytes:
@@ -95,7 +95,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
-    """Return the entry of a picture, refused where its name or its size says so."""
+    """Return the entry of an image, refused where its name or its size says so."""
     parts = name.split("/")
     if name.startswith("/") or "\\" in name or ".." in parts:
         refused = "its name leads out of the archive"
@@ -112,7 +112,7 @@ class FolderSource:
         self._root = folder.resolve()
 
     def entries(self) -> list[Entry]:
-        """Return all pictures."""
+        """Return all images."""
         return [entry for folder, _, names in self._walk() for entry in self._listed(folder, names)]
 
     def _walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -171,7 +171,7 @@ class ZipSource:
         return self._open
 
     def entries(self) -> list[Entry]:
-        """Return all pictures."""
+        """Return all images."""
         try:
             members = self._archive().infolist()
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -214,7 +214,7 @@ class TarSource:
         weakref.finalize(self, os.close, descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tell another process where the file is, which may have no name."""
+        """Pickle the place of the open file, which may have no name."""
         return {"_path": self._path, "place": f"/proc/{os.getpid()}/fd/{self._descriptor}"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ class TarSource:
         self._own(os.open(state["place"], os.O_RDONLY))
 
     def entries(self) -> list[Entry]:
-        """Return all pictures."""
+        """Return all images."""
         found: list[Entry] = []
         try:
             for member in _members(_Window(self._descriptor, 0, os.fstat(self._descriptor).st_size)):
@@ -238,7 +238,7 @@ class TarSource:
         return found
 
     def _entries_within(self, outer: tarfile.TarInfo) -> Iterator[Entry]:
-        """Yield the pictures of a tar in the tar, as if it were a folder of its name."""
+        """Yield the images of a tar in the tar, as if it were a folder of its name."""
         window = _Window(self._descriptor, outer.offset_data, outer.size)
         try:
             for member in _members(window):
@@ -261,7 +261,7 @@ def _members(file: Any) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
             yield member
-            archive.members.clear()
+            cast(Any, archive).members.clear()
 
 
 def _tar_entry(member: tarfile.TarInfo, *, below: str = "", offset: int = 0) -> Entry:
@@ -274,7 +274,7 @@ def _tar_entry(member: tarfile.TarInfo, *, below: str = "", offset: int = 0) -> 
     return _entry(name, (offset + member.offset_data, member.size), size=member.size, refused=refused)
 
 
-_UNPACKERS: dict[bytes, Callable[..., IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+_UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 
 
 def _unpacked(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""CIFAR-10 out of its own archive, cifar-10-python.tar.gz: lossless pixels, in the order of its files."""
+"""CIFAR-10 from its own archive, cifar-10-python.tar.gz: lossless pixels, in the order of its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAY_OUT = "bring cifar-10-python.tar.gz again"
 
 
 class Cifar10:
-    """The 50,000 training pictures, 32x32, in colour, ten classes of 5,000.
+    """The 50,000 training images, RGB, 32x32, ten classes of 5,000.
 
     The test batch is left out, as in EDM's dataset archive. Nothing is unpacked to disk, and nothing in the pickled
     batches is executed.
@@ -32,7 +32,7 @@ class Cifar10:
         channels: 3.
         classes: 10.
         class_names: In the order of the labels.
-        unreadable_share: 0: all pictures are needed.
+        unreadable_share: 0: all images are needed.
     """
 
     resolution = SIDE
@@ -42,7 +42,7 @@ class Cifar10:
     unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str) -> None:
-        """Read all pictures.
+        """Read all images.
 
         Args:
             source: `cifar-10-python.tar.gz` as published, or the tar in it.
@@ -54,11 +54,11 @@ class Cifar10:
         self._read = _read(self._source)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._read.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one picture, uint8 [3, 32, 32], and its class."""
+        """Return the pixels of one image, uint8 [3, 32, 32], and its class."""
         return torch.from_numpy(self._read.pixels[index]), int(self._read.labels[index])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,12 +66,13 @@ class Cifar10:
         return {"_source": self._source}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read the pictures again."""
-        self.__init__(source=state["_source"])
+        """Read the images again."""
+        self._source = state["_source"]
+        self._read = _read(self._source)
 
 
 def _read(source: Path) -> CifarBatch:
-    """Return the pictures of the five batches, one after the other."""
+    """Return the images of the five batches, one after the other."""
     try:
         contents = _contents(source)
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
@@ -82,7 +83,7 @@ def _read(source: Path) -> CifarBatch:
     batches = [_batch(contents[name], found_in=f"{source}: {name}") for name in _BATCHES]
     counts = [len(batch.labels) for batch in batches]
     if len(set(counts)) > 1:
-        raise ValueError(f"{source}: its batches have {counts} pictures, expected equally many in each; {_WAY_OUT}")
+        raise ValueError(f"{source}: its batches have {counts} images, expected equally many in each; {_WAY_OUT}")
     return CifarBatch(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
 
 
@@ -98,12 +99,13 @@ def _contents(source: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with tarfile.open(source, "r|*") as archive:
         for member in archive:
-            # Before the stream moves on: passing over a member unpacks it.
+            # Before the stream moves on: skipping a member unpacks it.
             if member.size > _LARGEST_MEMBER:
                 raise tarfile.TarError(f"{member.name[:80]} has {member.size:,} bytes, no member of CIFAR-10 has")
+            content = archive.extractfile(member)
             name = PurePosixPath(member.name).name
-            if name in _BATCHES and member.isreg():
+            if name in _BATCHES and member.isreg() and content:
                 if name in found:
                     raise tarfile.TarError(f"{name} is there twice")
-                found[name] = archive.extractfile(member).read()
+                found[name] = content.read()
     return found

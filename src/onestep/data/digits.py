@@ -42,7 +42,7 @@ class Digits:
 
         Args:
             source: scikit-learn's `digits.csv.gz`: 64 numbers 0 to 16 and the digit, in each line.
-            resolution: H and W of the pictures, a power of two from 8 on.
+            resolution: H and W of the images, a power of two from 8 on.
 
         Raises:
             ValueError: The file is broken, or the resolution is none.

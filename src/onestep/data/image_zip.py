@@ -1,4 +1,4 @@
-"""EDM's dataset archives: a zip of pictures and a `dataset.json` with their labels."""
+"""EDM's dataset archives: a zip of images and a `dataset.json` with their labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["ImageZip"]
 
 
 class ImageZip:
-    """A dataset archive in the format of EDM's `dataset_tool.py`, read picture by picture.
+    """A dataset archive in the format of EDM's `dataset_tool.py`, read image by image.
 
-    The pictures are the members with a picture's file extension, in sorted order. Labels stand in the member
+    The images are the members with an image's file extension, in sorted order. Labels are in the member
     `dataset.json`; an archive without it, or with `{"labels": null}`, is unlabelled: `classes` is 0 and every
     label is 0. The object may be used from forked and from spawned worker processes.
 
@@ -38,7 +38,7 @@ class ImageZip:
     unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str) -> None:
-        """Read the list of pictures, the labels, and the first picture.
+        """Read the list of images, the labels, and the first image.
 
         Args:
             source: The archive.
@@ -52,7 +52,7 @@ class ImageZip:
         extensions = Image.registered_extensions()
         self._names = sorted(name for name in members if Path(name).suffix.lower() in extensions)
         if not self._names:
-            raise ValueError(f"{self.source}: no pictures among its {len(members)} members; expected NNNNN/img*.png")
+            raise ValueError(f"{self.source}: no images among its {len(members)} members; expected NNNNN/img*.png")
         labels = self._read_labels() if "dataset.json" in members else None
         self.classes = 0 if labels is None else int(labels.max()) + 1
         self._labels = np.zeros(len(self._names), dtype=np.int64) if labels is None else labels
@@ -61,14 +61,14 @@ class ImageZip:
         self._check_shape(self._names[0], first)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one picture, uint8 [C, H, W], and its class.
+        """Return the pixels of one image, uint8 [C, H, W], and its class.
 
         Raises:
-            ValueError: The picture cannot be read, or its shape is not that of the first.
+            ValueError: The image cannot be read, or its shape is not that of the first.
         """
         return torch.from_numpy(self._checked(self._names[index])), int(self._labels[index])
 
@@ -84,7 +84,7 @@ class ImageZip:
         """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N].
 
         Raises:
-            ValueError: A picture cannot be read, or its shape is not that of the first.
+            ValueError: An image cannot be read, or its shape is not that of the first.
         """
         pixels = np.empty((len(self), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         for index, name in enumerate(self._names):
@@ -101,7 +101,7 @@ class ImageZip:
         return self._opened[1]
 
     def _read_labels(self) -> np.ndarray | None:
-        """Return the label of each picture, int64 [N], or None if the archive says that there are none."""
+        """Return the label of each image, int64 [N], or None if the archive says that there are none."""
         try:
             labels = json.loads(self._archive().read("dataset.json"))["labels"]
             by_name = None if labels is None else dict(labels)
@@ -118,18 +118,18 @@ class ImageZip:
         if type(label) is not int or label < 0:
             raise ValueError(
                 f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
-                'give every picture a class, or none ("labels": null)'
+                'give every image a class, or none ("labels": null)'
             )
         return label
 
     def _checked(self, name: str) -> np.ndarray:
-        """Return one picture, which has the shape of the first."""
+        """Return one image, which has the shape of the first."""
         pixels = self._pixels(name)
         self._check_shape(name, pixels)
         return pixels
 
     def _pixels(self, name: str) -> np.ndarray:
-        """Decode one picture, uint8 [C, H, W]."""
+        """Decode one image, uint8 [C, H, W]."""
         try:
             with Image.open(io.BytesIO(self._archive().read(name))) as picture:
                 mode, pixels = picture.mode, np.array(picture)
@@ -140,10 +140,10 @@ class ImageZip:
         return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _check_shape(self, name: str, pixels: np.ndarray) -> None:
-        """Refuse a picture that differs from the first, or that no network of ours takes."""
+        """Refuse an image that differs from the first, or that no network of ours takes."""
         found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
         expected = [self.channels, self.resolution, self.resolution]
         if list(pixels.shape) != expected:
-            raise ValueError(f"{found}, expected the square {expected}; crop or scale all pictures to one size")
+            raise ValueError(f"{found}, expected the square {expected}; crop or scale all images to one size")
         if self.resolution & (self.resolution - 1):
-            raise ValueError(f"{found}, expected a side that is a power of two; scale the pictures")
+            raise ValueError(f"{found}, expected a side that is a power of two; scale the images")

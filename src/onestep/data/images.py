@@ -1,8 +1,7 @@
-"""Pictures of any size in a folder, a zip or a tar, brought to squares by EDM's transforms."""
+"""Images of any size in a folder, a zip or a tar, made square by EDM's transforms."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,30 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep.data import UnreadablePicture
-from onestep.data._decoding import decode
+from onestep.data import UnreadableImage
+from onestep.data._pixels import center_crop, decode, scale
 from onestep.data._sources import Entry, open_source
-from onestep.data._transforms import center_crop, scale
 
 __all__ = ["Images"]
-
-_logger = logging.getLogger(__name__)
 
 _TRANSFORMS = {"scale": scale, "center_crop": center_crop}
 
 
 class Images:
-    """Pictures in sorted order of their paths, each of any size and format that `_decoding.decode` reads.
+    """Images in sorted order of their paths, each of any size and format that `_pixels.decode` reads.
 
-    Nothing is unpacked to disk under a name that an archive gives; links, names that lead outside and pictures that
-    cannot be decoded raise `UnreadablePicture` when they are asked for, so that they can be counted and listed.
+    Nothing is unpacked to disk under a name from an archive. Links, names that lead outside and images that cannot be
+    decoded raise `UnreadableImage` when they are read, so that they can be counted and listed.
 
     Attributes:
         resolution: H and W.
         channels: 1 (grey) or 3 (RGB).
         classes: The number of class folders; 0 if unlabelled.
-        class_names: Those folders, sorted; a picture's label is the place of its folder among them.
-        unreadable_share: Largest share of the pictures that may be left out.
+        class_names: Those folders, sorted; an image's class is the index of its folder.
+        unreadable_share: Largest share of the images that may be left out.
     """
 
     def __init__(
@@ -48,26 +44,26 @@ class Images:
         root: str = "",
         unreadable_share: float = 0.0,
     ) -> None:
-        """List the pictures.
+        """List the images.
 
         Args:
             source: A folder, a file `.folder` that names one, a zip or a tar, also gz, xz or bz2; a tar may hold tars.
             resolution: H and W, a power of two.
             transform: `scale` resizes, `center_crop` cuts the largest square from the centre and resizes that; both
                 with the Lanczos filter.
-            labels: Whether the topmost folders that tell pictures apart are classes, or there are none.
-            channels: 3 gives grey pictures three channels, 1 refuses those in colour.
+            labels: `folders`: the topmost folders that differ between images are classes; `none`: unlabelled.
+            channels: 3 gives grey images three channels, 1 refuses those in colour.
             root: Only what is in this folder of the source counts, and paths begin there.
-            unreadable_share: Largest share of the pictures that may be left out, in [0, 1].
+            unreadable_share: Largest share of the images that may be left out, in [0, 1].
 
         Raises:
-            ValueError: The source cannot be listed, holds no pictures or no class folders, or an option is none.
+            ValueError: The source cannot be listed, holds no images or no class folders, or an option is invalid.
         """
         _check(resolution=resolution, transform=transform, labels=labels, unreadable_share=unreadable_share)
         self.resolution, self.channels, self.unreadable_share = resolution, channels, unreadable_share
         self._transform = transform
         self._source = open_source(Path(source))
-        # By folder, then by name, in archives as in folders: it is the order in which the classes are numbered.
+        # By folder, then by name, in archives as in folders: the order in which classes are numbered.
         # Differs from the reference: there the members of a zip are sorted as texts, "a-b/1" before "a/1".
         found = sorted(_below(self._source.entries(), root, source=source), key=lambda entry: entry.name.split("/"))
         self._entries = [*_once(found)]
@@ -75,31 +71,27 @@ class Images:
         self._labels = [0] * len(self._entries)
         if labels == "folders":
             self._read_classes(source)
-
-    @property
-    def classes(self) -> int:
-        """The number of class folders; 0 if unlabelled."""
-        return len(self.class_names)
+        self.classes = len(self.class_names)
 
     def __len__(self) -> int:
-        """Return the number of pictures, readable or not."""
+        """Return the number of images, readable or not."""
         return len(self._entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one picture, uint8 [C, H, W], and its class.
+        """Return the pixels of one image, uint8 [C, H, W], and its class.
 
         Raises:
-            UnreadablePicture: It cannot be used; the reason is told.
+            UnreadableImage: It cannot be used, with the reason.
         """
         entry = self._entries[index]
         try:
             pixels = self._square(entry)
         except ValueError as error:
-            raise UnreadablePicture(entry.name, str(error)) from error
+            raise UnreadableImage(entry.name, str(error)) from error
         return torch.from_numpy(pixels), self._labels[index]
 
     def _square(self, entry: Entry) -> np.ndarray:
-        """Return one picture, uint8 [C, H, W]."""
+        """Return one image, uint8 [C, H, W]."""
         if entry.refused is not None:
             raise ValueError(entry.refused)
         pixels = decode(self._source.read(entry))
@@ -111,12 +103,12 @@ class Images:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[: self.channels])
 
     def _read_classes(self, source: Path | str) -> None:
-        """Number the class folders; a picture beside them is refused."""
+        """Number the class folders; an image beside them is refused."""
         paths = [entry.name.split("/") for entry in self._entries if entry.refused is None]
         depth = _common_depth(paths)
         folders = sorted({path[depth] for path in paths if len(path) > depth + 1})
         if not folders:
-            raise ValueError(f"{source}: its pictures are in no folders that could be classes; say labels: none")
+            raise ValueError(f"{source}: its images are in no class folders. Fix: labels: none")
         self.class_names = tuple(folders)
         numbers = {folder: number for number, folder in enumerate(folders)}
         for index, entry in enumerate(self._entries):
@@ -128,7 +120,7 @@ class Images:
 
 
 def _check(*, resolution: int, transform: str, labels: str, unreadable_share: float) -> None:
-    """Refuse options that are none."""
+    """Refuse invalid options."""
     if resolution < 1 or resolution & (resolution - 1):
         raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")
     if transform not in _TRANSFORMS:
@@ -136,7 +128,7 @@ def _check(*, resolution: int, transform: str, labels: str, unreadable_share: fl
     if labels not in ("folders", "none"):
         raise ValueError(f"labels must be folders or none, found {labels!r}")
     if not 0 <= unreadable_share <= 1:
-        raise ValueError(f"unreadable_share is a share of the pictures, in [0, 1], found {unreadable_share}")
+        raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
 
 
 def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry]:
@@ -145,8 +137,8 @@ def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry
     found = [entry._replace(name=entry.name[len(prefix) :]) for entry in entries if entry.name.startswith(prefix)]
     if not found:
         tops = sorted({entry.name.partition("/")[0] for entry in entries})
-        there = f"; pictures are in {', '.join(tops[:8])}" if tops and prefix else ""
-        raise ValueError(f"{source}: no pictures{f' below {root!r}' if prefix else ''}{there}")
+        there = f"; images are in {', '.join(tops[:8])}" if tops and prefix else ""
+        raise ValueError(f"{source}: no images{f' below {root!r}' if prefix else ''}{there}")
     return found
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
-from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep import components
 from onestep.discriminators._backbones import Backbone, build_backbone
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "ExecutionView",
     "build_backbone",
     "build_discriminator",
-    "join_discriminator",
     "wrap_for_execution",
 ]
 
@@ -66,13 +63,7 @@ class Discriminator(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionView:
-    """A `Discriminator` made of functions that compute with the weights of another one.
-
-    Attributes:
-        splits: See `Discriminator`.
-        frozen_features: See `Discriminator`.
-        heads: See `Discriminator`.
-    """
+    """A `Discriminator` made of functions that compute with the weights of another one."""
 
     splits: tuple[int, ...]
     frozen_features: Callable[[Tensor], FeatureMaps]
@@ -122,57 +113,27 @@ def with_cast_frozen_weights(discriminator: Discriminator) -> Discriminator:
 def build_discriminator(
     config: Mapping[str, Any],
     *,
-    backbones: Mapping[str, Path],
-    timm: Mapping[str, str] | None = None,
-    class_embeddings: Path | None = None,
-    classes: int,
-    seed: int,
-    rank: int = 0,
-) -> nn.Module:
-    """Build a discriminator from its config and files.
-
-    Args:
-        config: `name` and options, such as `{name: projected, backbones: [digits], channels, resolution}`; the files
-            below have the names that it lists.
-        backbones: File of each backbone, by name.
-        timm: timm's name of each backbone that is a network of timm; the others are classifiers of this package.
-        class_embeddings: Initial values of the class tables, published or ours; None for random ones.
-        classes: Number of classes; 0 for an unconditional discriminator.
-        seed: Seed of all random weights.
-        rank: Rank of this process.
-
-    Raises:
-        ValueError: A backbone has no file, or a file is damaged.
-    """
-    missing = [name for name in config["backbones"] if name not in backbones]
-    if missing:
-        raise ValueError(f"backbones: got {missing[0]!r}, expected one of {', '.join(sorted(backbones)) or 'none'}")
-    networks = {name: build_backbone(backbones[name], timm=(timm or {}).get(name)) for name in config["backbones"]}
-    embedding = None if class_embeddings is None else read_class_embeddings(class_embeddings)
-    return join_discriminator(config, networks=networks, embedding=embedding, classes=classes, seed=seed, rank=rank)
-
-
-def join_discriminator(
-    config: Mapping[str, Any],
-    *,
-    networks: Mapping[str, Backbone],
+    backbones: Mapping[str, Backbone],
     embedding: Tensor | None,
     classes: int,
     seed: int,
     rank: int = 0,
 ) -> nn.Module:
-    """Build a discriminator from its config and loaded backbones.
+    """Build a discriminator from its config and its backbones.
 
     Args:
-        config: As for `build_discriminator`, like the other arguments.
-        networks: The backbones by name.
-        embedding: Initial values of the class tables [K, E]; None for random ones.
-        classes: Number of classes.
+        config: `name` and options, such as `{name: projected, channels: 64, resolution: 224}`; the keys `backbones` and
+            `class_embeddings`, names of files, are not used.
+        backbones: The backbones by name, see `build_backbone`.
+        embedding: Initial class table [at least K, E]; None for a random one.
+        classes: K; 0 for an unconditional discriminator.
         seed: Seed of all random weights.
         rank: Rank of this process.
+
+    Raises:
+        ValueError: There is no such discriminator, or its parts do not fit each other.
     """
-    options = {key: value for key, value in config.items() if key not in ("name", "backbones", "class_embeddings")}
+    block = {key: value for key, value in config.items() if key not in ("backbones", "class_embeddings")}
     if embedding is not None:
-        options["embedding"] = embedding
-    component = plugins.load("discriminators", config["name"])
-    return component(backbones=networks, classes=classes, seed=seed, rank=rank, **options)
+        block["embedding"] = embedding
+    return components.build("discriminators", block, backbones=backbones, classes=classes, seed=seed, rank=rank)

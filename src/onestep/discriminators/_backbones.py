@@ -57,19 +57,7 @@ class Backbone(nn.Module):
         token_width: int | None = None,
         image_size: int | None = None,
     ) -> None:
-        """Freeze `network`.
-
-        Args:
-            network: Maps normalised images to the taps.
-            channels: See the class.
-            tap_channels: See the class.
-            strides: See the class.
-            mean: Mean of each channel in the network's normalisation of images in [0, 1].
-            std: Standard deviation of each channel in that normalisation.
-            nominal_strides: See the class; by default `strides`.
-            token_width: See the class.
-            image_size: See the class.
-        """
+        """Freeze `network`, which maps images in [0, 1], normalised by `mean` and `std` per channel, to the taps."""
         super().__init__()
         self.network = freeze(network)
         self.channels, self.tap_channels, self.strides = channels, tap_channels, strides

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onestep.checkpoints.published_weights import read_published_tensor
-from onestep.data._decoding import decode
+from onestep.data._pixels import decode
 from onestep.data._sources import EXTENSIONS, Entry, Source, open_source
 from onestep.evaluation.extraction import read_pixels
 

@@ -10,6 +10,7 @@ from onestep.fetch.local_files import verify_file, verify_placed
 from onestep.fetch.store import Store, remote_file
 from onestep.inputs import absent, kept_at, placed_at, read_registry
 from onestep.plan import Plan
+from onestep.plan.inputs import input_source, needed_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class Overview:
         registry = read_registry()
         used = {source.published for source in plan.experiment.inputs.values()}
         sources: dict[str, Mapping[str, Any]] = {}
-        for name in only or plan.inputs.needed:
+        for name in only or needed_inputs(plan):
             if name in plan.experiment.inputs:
-                sources[name] = plan.inputs.source(name)
+                sources[name] = input_source(plan, name)
             elif name in registry:
                 sources[name] = {"published": name}
             else:

@@ -171,17 +171,11 @@ class Cluster:
         rows = self._accounted(job_id)
         if not rows:
             return None if rows is None else []
-        state, *reason = rows[-1]["State"].split()
+        state, *words = rows[-1]["State"].split()
         code = rows[-1]["ExitCode"]
-        reasons = [" ".join(reason), f"exit code {code}" if code != "0:0" else ""]
-        return [
-            Sighting(
-                state=state.rstrip("+"),
-                reason=", ".join(filter(None, reasons)),
-                restarts=len(rows) - (state != "REQUEUED"),
-                nodes=_nodes(rows[-1]["NodeList"]),
-            )
-        ]
+        reasons = [" ".join(words), f"exit code {code}" if code != "0:0" else ""]
+        reason, restarts = ", ".join(filter(None, reasons)), str(len(rows) - (state != "REQUEUED"))
+        return [_record(state.rstrip("+"), reason=reason, restarts=restarts, nodes=rows[-1]["NodeList"])]
 
     def _in_controller(self, job_id: str) -> list[Sighting] | None:
         answer = self.ask("scontrol", "--oneliner", "show", "job", job_id)
@@ -239,9 +233,5 @@ def _record(state: str, *, reason: str, restarts: str, nodes: str) -> Sighting:
         state=state,
         reason="" if reason == "None" else reason,
         restarts=int(restarts) if restarts.isdecimal() else None,
-        nodes=_nodes(nodes),
+        nodes="" if nodes in ("(null)", "None assigned", "n/a", "N/A") else nodes,
     )
-
-
-def _nodes(text: str) -> str:
-    return "" if text in ("(null)", "None assigned", "n/a", "N/A") else text

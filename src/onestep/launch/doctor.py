@@ -18,11 +18,14 @@ from typing import Any
 
 import yaml
 
-from onestep.config import ConfigError, Launch, read_launch
+from onestep.config.launch import Launch
+from onestep.config.messages import ConfigError
+from onestep.config.reading import read_launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster, ask
 from onestep.launch.submission import command_line, resources
 from onestep.plan import Plan
+from onestep.plan.inputs import input_source, needed_inputs
 
 # A harmless query for each program; squeue and scontrol also need the controller.
 _PROGRAMS = {
@@ -111,7 +114,7 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[F
         yield _check("backend", found, profile={"executor": "slurm"})
         yield from slurm_findings(cluster, launch)
         missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
-        found, fix = f"without {', '.join(missing) or 'nothing'}", "pip install 'onestep[workflow,cluster]'"
+        found, fix = f"missing packages: {', '.join(missing) or 'none'}", "pip install 'onestep[workflow,cluster]'"
         yield _check("Python of the workflow", f"{sys.executable}, {found}", ok=not missing, fix=fix)
     elif launch.backend == "slurm":
         fix = "load the site's SLURM module, or set `launch: {backend: local}`"
@@ -220,13 +223,7 @@ def _hours(limit: str) -> float:
 
 
 def state_findings(state: Path, *, shared: bool, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
-    """Yield the findings on the root of the work folders: file system, locks, free space.
-
-    Args:
-        state: The folder; it may not exist.
-        shared: Whether compute nodes must see it.
-        mounts: Mount table.
-    """
+    """Yield the findings on the root of the work folders, which compute nodes must see if it is to be `shared`."""
     folder = next(each for each in (state.absolute(), *state.absolute().parents) if each.is_dir()).resolve()
     kind, at, options = mount_of(folder, mounts=mounts.read_text() if mounts.exists() else "")
     ok, fix = not shared or bool(_SHARED_FILE_SYSTEM.fullmatch(kind)), "use a file system that the compute nodes share"
@@ -263,7 +260,8 @@ def python_finding(launch: Launch) -> Finding:
         return _check(subject, f"{' '.join(command)} does not run", ok=False, otherwise=otherwise, fix=fix)
     version, missing = json.loads(printed[1])
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    found = f"{' '.join(command)} is {version}, the workflow's is {own}, without {', '.join(missing) or 'nothing'}"
+    packages = f"missing packages: {', '.join(missing) or 'none'}"
+    found = f"{' '.join(command)} is {version}, the workflow's is {own}, {packages}"
     fix = "use the same minor version, since jobs are handed over as pickles, with `onestep[cluster]` installed"
     return _check(subject, found, ok=version == own and not missing, otherwise=otherwise, fix=fix)
 
@@ -281,8 +279,8 @@ def input_findings(config: Path) -> Iterator[Finding]:
         fix = "run `onestep doctor` in the environment of the jobs as well"
         yield _check("config", f"not checked here: {error}", ok=False, otherwise=Mark.NOTE, fix=fix)
         return
-    needed = plan.inputs.needed
-    missing = [name for name in needed if absent(plan.inputs.source(name), name=name) is not None]
+    needed = needed_inputs(plan)
+    missing = [name for name in needed if absent(input_source(plan, name), name=name) is not None]
     found = f"{len(needed) - len(missing)} of {len(needed)} here; missing: {', '.join(missing) or 'none'}"
     fix = "run `onestep fetch` where there is a network; `onestep fetch --offline` lists the missing inputs"
     yield _check("inputs", found, ok=not missing, otherwise=Mark.NOTE, fix=fix)

@@ -29,13 +29,7 @@ class JobSeen:
 
 
 def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen | None:
-    """Return the newest job of a run; None if none was submitted from here.
-
-    Args:
-        run: Name of the run.
-        state: Root of the work folders.
-        cluster: SLURM.
-    """
+    """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
     found, cluster = journals(state, run), cluster or Cluster()
     if not found:
         return None

@@ -59,7 +59,10 @@ def launch(
                 if is_watcher and log is not None:
                     restore(logs_of(journal), place=journal.streamed, log=log)
                 if is_watcher:
-                    return _Launcher(request, journal, target, cluster or Cluster(), requests).run_to_end()
+                    launcher = _Launcher(
+                        request, journal=journal, target=target, cluster=cluster or Cluster(), requests=requests
+                    )
+                    return launcher.run_to_end()
             if not waited:
                 report(f"{request.run}: watched by {journal.watcher}; waiting for it")
                 waited = True
@@ -84,9 +87,7 @@ def report(line: str) -> None:
 class _Launcher:
     """The only launcher of a run, while it holds the run's lock."""
 
-    def __init__(
-        self, request: Request, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests
-    ) -> None:
+    def __init__(self, request: Request, *, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests):
         self._request, self._journal, self._target = request, journal, target
         self._cluster, self._requests = cluster, requests
         self._run, self._site = request.run, request.site
@@ -181,11 +182,7 @@ class _Launcher:
         return job
 
     def _unconfirmed_job(self, refusal: Refused) -> Job | None:
-        """Return the job that sbatch submitted without confirming it; None if SLURM was or is not answering.
-
-        Raises:
-            Refused: SLURM answers and has no such job.
-        """
+        """Return the job that sbatch submitted without confirming it, None to retry; raise Refused if there is none."""
         did_not_answer = self._cluster.active_jobs(self._name) is None
         active = self._active_jobs()
         if active:

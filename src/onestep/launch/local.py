@@ -6,6 +6,7 @@ kills them 30 s after it, which is too short to save a state.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -13,7 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from onestep.exits import Exit
 
@@ -56,12 +59,7 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
 
 
 def _watch(ranks: list[subprocess.Popen[bytes]], *, received: Sequence[int]) -> int:
-    """Wait for all ranks, the first failure, or the end of the time after a signal.
-
-    Args:
-        ranks: The processes.
-        received: Signals received so far; grows.
-    """
+    """Wait for all ranks, the first failure, or the end of the time after a signal; `received` grows meanwhile."""
     deadline = math.inf
     while True:
         codes = [rank.poll() for rank in ranks]
@@ -95,3 +93,31 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
+
+
+def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
+    """Return a verb and its typed options as arguments of `onestep`; None, False and empty options are left out.
+
+    Args:
+        verb: The verb.
+        options: Values by parameter name. `processes` is left out, because ranks do not start further ones.
+    """
+    words = [verb]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "processes" or value is None or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        elif isinstance(value, Mapping) and value and all(isinstance(each, Path) for each in value.values()):
+            words += [word for key, path in value.items() for word in (option, f"{key}={path}")]
+        else:
+            many = value if isinstance(value, (list, tuple)) else [value]
+            words += [word for each in many for word in (option, _text(each))]
+    return words
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, range):
+        return f"{value[0]}-{value[-1]}"
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)

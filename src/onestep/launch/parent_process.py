@@ -65,8 +65,7 @@ def _is_snakemake(number: int) -> bool:
 class LeaveRequests:
     """Context that records SIGINT, SIGTERM and SIGHUP; a second SIGINT exits at once with `Exit.CANCELLED`.
 
-    Args:
-        parent: Process whose end counts as SIGHUP; default: the Snakemake above this process.
+    The end of `parent`, by default the Snakemake above this process, counts as SIGHUP.
     """
 
     def __init__(self, parent: Process | None = None) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.config import Launch
+from onestep.config.launch import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
@@ -201,10 +201,10 @@ def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
 
 
 def _last_lines(folder: Path, *, requeues: int) -> list[str]:
-    """Return the last lines of the batch script. They run on the host, since a container may lack scontrol.
+    """Return the last lines of the batch script, which run on the host but not after scancel.
 
     A training that saved its state after a signal is requeued. Its mark counts beside the exit code, because srun
-    returns the code of the rank that it killed. After scancel none of these lines run.
+    returns the code of the rank that it killed.
     """
     place = shlex.quote(str(folder))
     stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$restarts ]'
@@ -253,11 +253,7 @@ def _keep_code(folder: Path, *, task: TrainingTask) -> None:
 
 
 def _check_kept_code(code: Path, *, task: TrainingTask) -> None:
-    """Check that the copied code can unpickle a task.
-
-    Raises:
-        ValueError: It lacks one of the task's classes, or its class has a field that this version's lacks.
-    """
+    """Raise ValueError if the copied code lacks a class of a task, or has fields in it that this version lacks."""
     for value in (task, task.assignment, task.assignment.inputs):
         path = code.joinpath(*type(value).__module__.split(".")).with_suffix(".py")
         body = ast.parse(path.read_text()).body if path.exists() else []

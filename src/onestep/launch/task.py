@@ -73,10 +73,9 @@ class TrainingTask:
         self._check_tasks(job)
         self._check_gpus(job)
         from onestep.fingerprint import Fingerprints
-        from onestep.stages import training_code
         from onestep.training.run import carry_out
 
-        code = training_code(self.assignment.document(), fingerprints=Fingerprints())
+        code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
         self._check_folder(folder)
 
@@ -111,11 +110,7 @@ class TrainingTask:
         }
 
     def _check_tasks(self, job: JobEnvironment) -> None:
-        """Check that the allocation has the config's layout.
-
-        Raises:
-            ValueError: The number of nodes, of tasks, or of tasks per node differs.
-        """
+        """Raise ValueError unless the allocation has the config's nodes, tasks, and tasks per node."""
         each, found = self.processes_per_node, _tasks_per_node()
         fix = "Fix: neither launch.sbatch nor SBATCH_ variables may set the number of nodes or tasks"
         if job.num_nodes != self.nodes:
@@ -128,11 +123,7 @@ class TrainingTask:
             raise ValueError(f"launch.processes_per_node: got {counts} tasks per node, expected {each}. {fix}")
 
     def _check_folder(self, folder: Path) -> None:
-        """Check that the run's files are those of its submission; changed files make another run.
-
-        Raises:
-            ValueError: The work folder differs.
-        """
+        """Raise ValueError if the run's files changed since its submission, which makes it another run."""
         if self.folder is not None and folder.resolve() != self.folder:
             raise ValueError(
                 f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
@@ -140,11 +131,7 @@ class TrainingTask:
             )
 
     def _check_gpus(self, job: JobEnvironment) -> None:
-        """Check that this rank has a GPU of its own.
-
-        Raises:
-            ValueError: It has none, or a number that does not identify its own.
-        """
+        """Raise ValueError unless this rank has a GPU of its own."""
         if self.device == "cpu":
             return
         import torch

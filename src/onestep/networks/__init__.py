@@ -1,7 +1,8 @@
-"""Contracts of networks and denoisers, and their builders.
+"""Contract of networks, and the denoisers that are built of them.
 
-Legend: B images, C H W an image, K width of the condition. Images are float32 in about [-1, 1] (standard deviation
-about 0.5) plus noise of standard deviation sigma; `condition` is a one-hot class vector [B, K] today, or None.
+Legend: B images, C H W an image, K width of the condition, A augmentation labels. Images are float32 in about [-1, 1]
+(standard deviation about 0.5) plus noise of standard deviation sigma; `condition` is a one-hot class vector [B, K]
+today, or None.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from onestep.networks._denoiser import Compiler, build_denoiser, load_denoiser
+from onestep.networks._denoiser import Compiler, Preconditioned, build_denoiser, load_denoiser
 from onestep.networks._fine_tuning import frozen_parameters, one_step_config, teacher_weights_for
 from onestep.networks._laws import LAWS, Coefficients, Law
 from onestep.networks._published import published_architecture
@@ -20,9 +20,9 @@ from onestep.networks._published import published_architecture
 __all__ = [
     "LAWS",
     "Coefficients",
-    "Denoiser",
     "Law",
     "Network",
+    "Preconditioned",
     "build_denoiser",
     "execution_view",
     "frozen_parameters",
@@ -65,53 +65,6 @@ class Network(Protocol):
 
         Returns:
             [B, C, H, W].
-        """
-        ...
-
-
-class Denoiser(Protocol):
-    """An `nn.Module` as `build_denoiser` returns it: a teacher or a generator.
-
-    Attributes:
-        img_resolution: H and W.
-        img_channels: C.
-        label_dim: K; 0 for an unconditional network.
-        sigma_min: Smallest noise level.
-        sigma_max: Largest noise level.
-        sigma_data: Standard deviation of the training data.
-        use_fp16: Whether it runs in bfloat16 on CUDA devices.
-        image_type: Type of the image path on every device; None leaves the choice to `use_fp16`.
-    """
-
-    img_resolution: int
-    img_channels: int
-    label_dim: int
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float
-    use_fp16: bool
-    image_type: torch.dtype | None
-
-    def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor | float,
-        condition: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-        *,
-        force_fp32: bool = False,
-    ) -> Tensor:
-        """Estimate the clean images.
-
-        Args:
-            x: Noisy images [B, C, H, W], float32 or float64.
-            sigma: Noise levels [B], or anything that broadcasts to it.
-            condition: [B, K]; None is a condition of zeros.
-            augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
-            force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
-
-        Returns:
-            Images [B, C, H, W].
         """
         ...
 

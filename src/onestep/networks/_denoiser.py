@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestep import plugins
+from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.networks._laws import law_of
 from onestep.networks._layers import cast_frozen_weights
@@ -21,24 +21,19 @@ _EDM_NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
 
 class Preconditioned(nn.Module):
-    """A denoiser D(x; sigma); see `onestep.networks.Denoiser`.
+    """A denoiser: a network `model` in a preconditioning law. Teachers and generators are denoisers.
 
-    The network is the attribute `model`, so that the state dict has EDM's names.
-
-    Args:
-        model: The network F; see `onestep.networks.Network`.
+    Attributes:
         preconditioning: Name of the law.
         img_resolution: H and W.
         img_channels: C.
-        label_dim: Width of the condition; 0 for an unconditional network.
-        use_fp16: Whether the network runs in bfloat16 where its input is on a CUDA device.
+        label_dim: K; 0 for an unconditional network.
+        use_fp16: Whether the image path is bfloat16 on CUDA devices.
         sigma_min: Smallest noise level; samplers stay above it.
         sigma_max: Largest noise level; samplers stay below it.
-        sigma_data: Standard deviation of the data.
-
-    Attributes:
-        image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. Set by a training
-            from its `precision:`; not part of the network's config.
+        sigma_data: Standard deviation of the training data.
+        image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
+            from its `precision:`; it is not part of a network's config.
     """
 
     def __init__(
@@ -83,13 +78,22 @@ class Preconditioned(nn.Module):
         *,
         force_fp32: bool = False,
     ) -> Tensor:
-        """Denoise `x` at noise level `sigma`: see `onestep.networks.Denoiser`.
+        """Estimate the clean images D(x; sigma).
+
+        Args:
+            x: Noisy images [B, C, H, W], float32 or float64.
+            sigma: Noise levels [B], or anything that broadcasts to it.
+            condition: [B, K]; None is a condition of zeros.
+            augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
+            force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
+
+        Returns:
+            Images [B, C, H, W].
 
         Raises:
-            ValueError: The condition has another width than `label_dim`, or the network does not take the augmentation
-                labels.
+            ValueError: The condition has another width than K, or the network does not take the augmentation labels.
         """
-        x = self.law.container(x)
+        x = x if self.law.container is None else x.to(self.law.container)
         scale = self.law.coefficients(_noise_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
         described = self._described(augment_labels)
         image_type = torch.float32 if force_fp32 else self._image_type(x)
@@ -199,7 +203,7 @@ def network_class(config: Mapping[str, Any]) -> type[nn.Module]:
     given = [config[key] for key in ("name", "model_type") if key in config]
     if len(given) != 1:
         raise ValueError(f"network: got {given or 'neither'}, expected one of the keys name and model_type")
-    return plugins.load("networks", _EDM_NAMES.get(given[0], given[0]))
+    return components.load("networks", _EDM_NAMES.get(given[0], given[0]))
 
 
 def option_names(network: type[nn.Module]) -> set[str]:

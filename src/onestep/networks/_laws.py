@@ -32,11 +32,11 @@ class Law:
 
     Attributes:
         coefficients: From sigma and sigma_data to the four factors.
-        container: The cast of the noisy images before anything else; the sum of the two terms has this type.
+        container: Type of the noisy images and of the sum of the two terms; None keeps that of the images.
     """
 
     coefficients: Callable[[Tensor, float], Coefficients]
-    container: Callable[[Tensor], Tensor]
+    container: torch.dtype | None
 
 
 def edm_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
@@ -64,19 +64,11 @@ def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
     )
 
 
-def _float32(images: Tensor) -> Tensor:
-    return images.to(torch.float32)
-
-
-def _unchanged(images: Tensor) -> Tensor:
-    return images
-
-
 LAWS: Mapping[str, Law] = MappingProxyType(
     {
-        "edm": Law(coefficients=edm_coefficients, container=_float32),
+        "edm": Law(coefficients=edm_coefficients, container=torch.float32),
         # float64 images are scaled and summed in float64 around the network, as in the D2O reference.
-        "d2o": Law(coefficients=d2o_coefficients, container=_unchanged),
+        "d2o": Law(coefficients=d2o_coefficients, container=None),
     }
 )
 

@@ -5,55 +5,17 @@ Source: Karras et al., arXiv:2206.00364, table 7, and the checkpoints themselves
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-_DDPM = MappingProxyType(
-    {
-        "model_type": "SongUNet",
-        "embedding_type": "positional",
-        "encoder_type": "standard",
-        "decoder_type": "standard",
-        "channel_mult_noise": 1,
-        "resample_filter": (1, 1),
-        "model_channels": 128,
-    }
-)
-_NCSN = MappingProxyType(
-    {
-        **_DDPM,
-        "embedding_type": "fourier",
-        "encoder_type": "residual",
-        "channel_mult_noise": 2,
-        "resample_filter": (1, 3, 3, 1),
-    }
-)
-_ADM = MappingProxyType({"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": (1, 2, 3, 4)})
-
-
-def _song(network: Mapping[str, Any], *, resolution: int, dropout: float, classes: int = 0) -> Mapping[str, Any]:
-    shape = {"img_resolution": resolution, "img_channels": 3, "label_dim": classes}
-    mult = (2, 2, 2) if resolution == 32 else (1, 2, 2, 2)
-    return MappingProxyType({**shape, **network, "channel_mult": mult, "augment_dim": 9, "dropout": dropout})
-
-
-# "vp" and "ve" name the network's style; all have EDM's preconditioning.
-_PUBLISHED = MappingProxyType(
-    {
-        "edm-cifar10-32x32-uncond-vp": _song(_DDPM, resolution=32, dropout=0.13),
-        "edm-cifar10-32x32-cond-vp": _song(_DDPM, resolution=32, dropout=0.13, classes=10),
-        "edm-cifar10-32x32-uncond-ve": _song(_NCSN, resolution=32, dropout=0.13),
-        "edm-cifar10-32x32-cond-ve": _song(_NCSN, resolution=32, dropout=0.13, classes=10),
-        "edm-ffhq-64x64-uncond-vp": _song(_DDPM, resolution=64, dropout=0.05),
-        "edm-ffhq-64x64-uncond-ve": _song(_NCSN, resolution=64, dropout=0.05),
-        "edm-afhqv2-64x64-uncond-vp": _song(_DDPM, resolution=64, dropout=0.25),
-        "edm-afhqv2-64x64-uncond-ve": _song(_NCSN, resolution=64, dropout=0.25),
-        "edm-imagenet-64x64-cond-adm": MappingProxyType(
-            {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, **_ADM, "dropout": 0.10, "use_fp16": True}
-        ),
-    }
-)
+# By checkpoint: resolution, classes, channel multipliers, dropout. Each exists as vp (DDPM++) and ve (NCSN++), the
+# style of the network; both have EDM's preconditioning.
+_SONG = {
+    "edm-cifar10-32x32-uncond": (32, 0, (2, 2, 2), 0.13),
+    "edm-cifar10-32x32-cond": (32, 10, (2, 2, 2), 0.13),
+    "edm-ffhq-64x64-uncond": (64, 0, (1, 2, 2, 2), 0.05),
+    "edm-afhqv2-64x64-uncond": (64, 0, (1, 2, 2, 2), 0.25),
+}
+_STYLES = {"vp": ("positional", "standard", 1, (1, 1)), "ve": ("fourier", "residual", 2, (1, 3, 3, 1))}
 
 
 def published_architecture(name: str) -> dict[str, Any]:
@@ -65,6 +27,31 @@ def published_architecture(name: str) -> dict[str, Any]:
     Raises:
         ValueError: EDM published no such checkpoint.
     """
-    if name not in _PUBLISHED:
-        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(_PUBLISHED)}")
-    return dict(_PUBLISHED[name])
+    if name not in (choices := _architectures()):
+        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(choices)}")
+    return choices[name]
+
+
+def _architectures() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for data, (resolution, classes, channel_mult, dropout) in _SONG.items():
+        for style, (embedding, encoder, channel_mult_noise, resample_filter) in _STYLES.items():
+            found[f"{data}-{style}"] = {
+                **_shape(resolution, classes=classes),
+                "model_type": "SongUNet",
+                "embedding_type": embedding,
+                "encoder_type": encoder,
+                "decoder_type": "standard",
+                "channel_mult_noise": channel_mult_noise,
+                "resample_filter": resample_filter,
+                "model_channels": 128,
+                "channel_mult": channel_mult,
+                "augment_dim": 9,
+                "dropout": dropout,
+            }
+    adm = {"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": (1, 2, 3, 4), "dropout": 0.1}
+    return found | {"edm-imagenet-64x64-cond-adm": _shape(64, classes=1000) | adm | {"use_fp16": True}}
+
+
+def _shape(resolution: int, *, classes: int) -> dict[str, Any]:
+    return {"img_resolution": resolution, "img_channels": 3, "label_dim": classes}

@@ -31,20 +31,8 @@ _ZERO = Init("kaiming_uniform", weight=0.0)
 class DhariwalUNet(nn.Module):
     """ADM, the network of ImageNet at 64 x 64 pixels.
 
-    The defaults are those of EDM's constructor, because published checkpoints omit them.
-
-    Args:
-        img_resolution: H and W of the images.
-        img_channels: Channels of input and output.
-        label_dim: Width of the condition; 0 for an unconditional network.
-        augment_dim: Augmentation labels per image; 0 for none.
-        model_channels: Base width, multiplied by the factors below.
-        channel_mult: Width factor of each level, from fine to coarse; each level halves the resolution.
-        channel_mult_emb: Width factor of the embedding.
-        num_blocks: Blocks per level.
-        attn_resolutions: Resolutions with self-attention, in heads of 64 channels.
-        dropout: Dropout probability between the convolutions of a block, in training mode.
-        label_dropout: Probability that the condition of an image is set to zero, in training mode.
+    The arguments are those of `onestep.networks.song_unet.SongUNet`. Attention heads have 64 channels. The defaults are
+    those of EDM's constructor, because published checkpoints omit them.
 
     Raises:
         ValueError: The sizes do not fit each other.

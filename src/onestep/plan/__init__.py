@@ -1,107 +1,43 @@
-"""Which file comes from which, and with which options: what the rules ask of config.yaml.
+"""Inputs and parameters of the rules, from config.yaml; a module here for each file of workflow/rules/.
 
-All paths are relative to the working directory, below results/. A *model* is a snapshot of a run, `{run}@{images}`, the
-one chosen among them, `{run}@best-...`, or a teacher's name: `onestep.models` spells them. A stage's options are its
-own keys of the config alone, spelled as canonical JSON, so that nothing else can rerun it; its code is the fingerprint
-of what the stage's verb runs.
+Paths are those of `onestep.results`. A parameter holds only the keys of the config that its stage reads, as canonical
+JSON, so that other edits rerun nothing; the code of a stage is the fingerprint of the modules that it imports.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
+from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.plan.backbones import Backbones
-from onestep.plan.choices import Choices
-from onestep.plan.class_embeddings import ClassEmbeddings
-from onestep.plan.datasets import Datasets
-from onestep.plan.features import Features
-from onestep.plan.images import Images
-from onestep.plan.inputs import Inputs
-from onestep.plan.metrics import Metrics
-from onestep.plan.numbers import Numbers
-from onestep.plan.observations import Observations
-from onestep.plan.page import Page
-from onestep.plan.references import References
-from onestep.plan.rows import Rows
-from onestep.plan.site import Site
-from onestep.plan.snapshots import Snapshots
-from onestep.plan.tables import Tables
-from onestep.plan.teachers import Teachers
-from onestep.plan.training import Training
+from onestep.plan import measured
+from onestep.results import Results, block
+from onestep.studies import Features
 
-__all__ = ["Plan"]
+_REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run"), "metrics": ("features",)}
+"""Keys of components that refer to other sections."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """The config as the rules see it, a part a stage; methods that take `wildcards` are input or params functions.
+    """What the functions of this package read.
 
     Attributes:
         experiment: The config.
         source: Its file.
-        site: Where rules run.
-        inputs: What comes from outside.
-        datasets: Their archives.
-        class_embeddings: What a discriminator knows of the classes at first.
-        training: The runs.
-        teachers: What runs start from.
-        images: What models draw.
-        features: What is seen of images.
-        observations: Images and features in one pass, where images are not kept.
-        references: The real side of the numbers.
-        metrics: The numbers.
-        choices: The snapshots that they choose.
-        tables: Numbers side by side.
-        page: All of it.
+        fingerprints: Code fingerprints of the package.
+        results: The layout of the results.
     """
 
-    def __init__(self, experiment: Experiment, *, source: str = "config.yaml", fingerprints: Fingerprints) -> None:
-        self.experiment, self.source = experiment, source
-        document = experiment_document(experiment)
-        snapshots, rows = Snapshots(experiment), Rows(experiment)
-        numbers = Numbers(experiment, rows=rows, snapshots=snapshots)
-        self.site = Site(experiment.launch, container=experiment.container)
-        self.inputs = Inputs(experiment, blocks=document["inputs"])
-        self.datasets = Datasets(experiment, blocks=document["datasets"], inputs=self.inputs, fingerprints=fingerprints)
-        backbones = Backbones(experiment, inputs=self.inputs, snapshots=snapshots)
-        self.class_embeddings = ClassEmbeddings(
-            experiment, inputs=self.inputs, backbones=backbones, fingerprints=fingerprints
-        )
-        self.training = Training(
-            experiment,
-            snapshots=snapshots,
-            backbones=backbones,
-            class_embeddings=self.class_embeddings,
-            fingerprints=fingerprints,
-        )
-        self.teachers = Teachers(experiment, inputs=self.inputs, snapshots=snapshots, fingerprints=fingerprints)
-        self.images = Images(experiment, blocks=document["samplers"], fingerprints=fingerprints)
-        self.features = Features(
-            experiment,
-            blocks=document["features"],
-            inputs=self.inputs,
-            snapshots=snapshots,
-            fingerprints=fingerprints,
-        )
-        self.observations = Observations(
-            experiment, numbers=numbers, images=self.images, features=self.features, fingerprints=fingerprints
-        )
-        self.references = References(experiment, inputs=self.inputs)
-        self.metrics = Metrics(
-            experiment, blocks=document["metrics"], references=self.references, fingerprints=fingerprints
-        )
-        self.choices = Choices(experiment, snapshots=snapshots, numbers=numbers, fingerprints=fingerprints)
-        self.tables = Tables(
-            experiment,
-            blocks=document["tables"],
-            rows=rows,
-            numbers=numbers,
-            training=self.training,
-            fingerprints=fingerprints,
-        )
-        self.page = Page(experiment, document=document, rows=rows, numbers=numbers, fingerprints=fingerprints)
+    experiment: Experiment
+    source: str = "config.yaml"
+    fingerprints: Fingerprints
+    results: Results = Results()
 
     @classmethod
     def read(cls, config: str | Path) -> Plan:
@@ -110,4 +46,47 @@ class Plan:
         Raises:
             ConfigError: Something in it is wrong; one line a problem.
         """
-        return cls(read_experiment(config), source=str(config), fingerprints=Fingerprints())
+        return cls(experiment=read_experiment(config), source=str(config), fingerprints=Fingerprints())
+
+    @functools.cached_property
+    def document(self) -> dict[str, Any]:
+        """The config as mappings and lists, every default filled in."""
+        return experiment_document(self.experiment)
+
+    @functools.cached_property
+    def features_by_block(self) -> dict[str, set[str]]:
+        """The feature extractors of each seed block, for all metrics and studies."""
+        found: dict[str, set[str]] = {}
+        for each in measured.of_experiment(self.experiment):
+            features = self.experiment.metrics[each.metric].features
+            found.setdefault(each.block, set()).update([] if features is None else [features])
+        for seen in measured.all_observables(self.experiment):
+            if isinstance(seen, Features):
+                found.setdefault(block(seen.model, seen.sampler, seen.seeds), set()).add(seen.features)
+        return found
+
+    def block(self, section: str, name: str) -> dict[str, Any]:
+        """Return a component with its options, without references to other sections."""
+        return {k: v for k, v in self.document[section][name].items() if k not in _REFERENCES.get(section, ())}
+
+    def options(self, section: str, name: str) -> str:
+        """Return the same as canonical JSON."""
+        return canonical_json(self.block(section, name))
+
+    # Of the site: no parameters of rules, so that an edit reruns nothing.
+
+    @property
+    def threads(self) -> int:
+        """Processor cores of a job that uses a GPU or measures."""
+        return self.experiment.launch.cpus_per_process
+
+    @property
+    def gpu(self) -> dict[str, Any]:
+        """One GPU as resources of a rule, in the form that the site requires."""
+        site = self.experiment.launch
+        kind = "gpu" if site.gpu_type is None else f"gpu:{site.gpu_type}"
+        return {
+            "gpu": 1 if site.gpus == "gpus" else None,
+            "gpu_model": site.gpu_type if site.gpus == "gpus" else None,
+            "gres": f"{kind}:1" if site.gpus == "gres" else None,
+        }

@@ -1,76 +1,147 @@
-"""What comes from outside: where from, to which path, and which of it is needed at all."""
+"""Functions of inputs.smk, and of converted teachers and class embeddings: what comes from outside, and its copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
+from onestep.fingerprint import every
 from onestep.inputs import absent, is_offline, placed_at
+from onestep.plan import Plan, measured
 
 
-class Inputs:
-    """The section `inputs`.
+def needed_inputs(plan: Plan) -> list[str]:
+    """The inputs of all runs and tables, in the order of the config."""
+    needed = set(_needed(plan.experiment))
+    return [name for name in plan.experiment.inputs if name in needed]
 
-    Args:
-        experiment: The config.
-        blocks: The section as a document.
+
+def input_source(plan: Plan, name: str) -> dict[str, Any]:
+    """Return an input's block of the config."""
+    return plan.document["inputs"][name]
+
+
+def input(plan: Plan, name: str) -> Path:
+    """Return the file of an input."""
+    return placed_at(input_source(plan, name), name=name)
+
+
+def fetched_from(plan: Plan, name: str) -> str:
+    """Return the source of an input, without its licence."""
+    return canonical_json({key: value for key, value in input_source(plan, name).items() if key != "licence"})
+
+
+def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
+    """Return no files; but stop before any job where an input is absent and the network must not be used.
+
+    Raises:
+        ValueError: How to bring the input.
     """
+    problem = absent(input_source(plan, name), name=name) if is_offline() else None
+    if problem is not None:
+        raise ValueError(problem)
+    return []
 
-    def __init__(self, experiment: Experiment, *, blocks: Mapping[str, Any]) -> None:
-        self._experiment, self._blocks = experiment, blocks
 
-    def fetched_from(self, wildcards: Any) -> str:
-        """Where an input comes from."""
-        source = self.source(wildcards.input)
-        return canonical_json({key: value for key, value in source.items() if key != "licence"})
+def dataset_source(plan: Plan, dataset: str) -> Path:
+    """Return the input of a dataset."""
+    name = plan.experiment.datasets[dataset].input
+    assert name is not None, dataset
+    return input(plan, name)
 
-    def waits_for(self, wildcards: Any) -> list[str]:
-        """Nothing; but where the network must not be asked, an absent input stops the workflow before any job.
 
-        Raises:
-            ValueError: The input is not on this machine; how to bring it.
-        """
-        said = absent(self.source(wildcards.input), name=wildcards.input) if is_offline() else None
-        if said is not None:
-            raise ValueError(said)
-        return []
+def dataset_options(plan: Plan, dataset: str) -> str:
+    """Return a dataset's reader with its options."""
+    return plan.options("datasets", dataset)
 
-    def source(self, name: str) -> dict[str, Any]:
-        """Return an input's block of the config."""
-        return self._blocks[name]
 
-    def path(self, name: str) -> str:
-        """Return where an input lies once it is fetched."""
-        return str(placed_at(self.source(name), name=name))
+def dataset_code(plan: Plan, dataset: str) -> str:
+    """Return the code fingerprint of a dataset's preparation."""
+    return plan.fingerprints.of_stage("prepare", [("data", plan.experiment.datasets[dataset].name)])
 
-    @property
-    def needed(self) -> list[str]:
-        """The inputs that the runs and tables come from, in the order of the config."""
-        needed = set(_needed(self._experiment))
-        return [name for name in self._experiment.inputs if name in needed]
+
+def teacher_source(plan: Plan, teacher: str) -> Path:
+    """Return the checkpoint or snapshot of a teacher."""
+    described = plan.experiment.teachers[teacher]
+    return weights_or_input(plan, described.run, described.pickle)
+
+
+def teacher_options(plan: Plan, teacher: str) -> str:
+    """Return the options of a teacher's conversion."""
+    law = plan.experiment.teachers[teacher].preconditioning
+    return "" if law is None else f"--preconditioning {law}"
+
+
+def teacher_code(plan: Plan) -> str:
+    """Return the code fingerprint of conversions."""
+    return plan.fingerprints.of_stage("convert")
+
+
+def backbone(plan: Plan, name: str) -> Path:
+    """Return the weights of a backbone."""
+    described = plan.experiment.backbones[name]
+    return weights_or_input(plan, described.run, described.input)
+
+
+def class_embeddings(plan: Plan, name: str) -> Path:
+    """Return a table of class embeddings."""
+    source = plan.experiment.class_embeddings[name].input
+    return plan.results.class_embeddings(name) if source is None else input(plan, source)
+
+
+def embedding_backbone(plan: Plan, name: str) -> Path:
+    """Return the backbone that computes a table of class embeddings."""
+    chosen = plan.experiment.class_embeddings[name].backbone
+    assert chosen is not None, name
+    return backbone(plan, chosen)
+
+
+def embedding_data(plan: Plan, name: str) -> Path:
+    """Return the dataset archive of a table of class embeddings."""
+    dataset = plan.experiment.class_embeddings[name].dataset
+    assert dataset is not None, name
+    return plan.results.data(dataset)
+
+
+def embedding_options(plan: Plan, name: str) -> str:
+    """Return the options of `onestep embed`."""
+    table = plan.experiment.class_embeddings[name]
+    timm = None if table.backbone is None else plan.experiment.backbones[table.backbone].timm
+    return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
+
+
+def embedding_code(plan: Plan) -> str:
+    """Return the code fingerprint of class embeddings."""
+    return plan.fingerprints.of_stage("embed", every("classifiers"))
+
+
+def weights_or_input(plan: Plan, run: str | None, source: str | None) -> Path:
+    """Return the last snapshot of a run, or else an input."""
+    if run is not None:
+        return plan.results.snapshot(run, plan.experiment.runs[run].images)
+    assert source is not None
+    return input(plan, source)
 
 
 def _needed(experiment: Experiment) -> Iterator[str | None]:
-    """Yield what runs and tables come from: the names of inputs, and None for what no input is needed for."""
+    """Yield the inputs of runs and tables; None where something needs no input."""
     runs, tables = experiment.runs.values(), experiment.tables.values()
-    for name in _needed_datasets(experiment):
-        yield experiment.datasets[name].input
-        yield from experiment.datasets[name].references.values()
-    teachers = {run.teacher for run in runs} | {row.teacher for table in tables for row in table.rows}
-    yield from (experiment.teachers[name].pickle for name in teachers - {None})
+    rows = [row for table in tables for row in table.rows]
+    datasets: list[str | None] = [run.dataset for run in runs]
+    datasets += [table.dataset for table in tables] + [row.dataset for row in rows]
+    datasets += [each.dataset for each in experiment.class_embeddings.values()]
+    for dataset in (experiment.datasets[name] for name in datasets if name is not None):
+        yield dataset.input
+        yield from dataset.references.values()
+    teachers = [run.teacher for run in runs] + [row.teacher for row in rows]
+    yield from (experiment.teachers[name].pickle for name in teachers if name is not None)
     for discriminator in (run.discriminator for run in runs if run.discriminator is not None):
         yield from (experiment.backbones[name].input for name in discriminator.backbones)
         if discriminator.class_embeddings is not None:
             yield experiment.class_embeddings[discriminator.class_embeddings].input
-    metrics = {source.partition(".")[0] for table in tables for source in table.columns.values()}
-    yield from (experiment.features[experiment.metrics[name].features].input for name in metrics)
-
-
-def _needed_datasets(experiment: Experiment) -> set[str]:
-    """Return the datasets that runs learn from, tables compare with, or class embeddings are computed of."""
-    tables = experiment.tables.values()
-    compared = {each.dataset for table in tables for each in (table, *table.rows)}
-    computed = {each.dataset for each in experiment.class_embeddings.values()}
-    return {run.dataset for run in experiment.runs.values()} | (compared | computed) - {None}
+    for metric in (experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}):
+        if metric.features is not None:
+            yield experiment.features[metric.features].input

@@ -50,6 +50,7 @@ _STYLE = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "text.color": _INK,
+    "text.parse_math": False,
     "xtick.color": _SOFT,
     "ytick.color": _SOFT,
     "xtick.major.width": 0.6,
@@ -89,14 +90,15 @@ class Chart:
         title: The quantity on the y axis.
         x: The quantity on the x axis: images seen in training, or NFE.
         series: At least one entry.
-        is_share: Whether y is a share, shown from 0 to 1.
+        kind: The kind of number on the y axis: a distance or loss, logarithmic where positive values span more than a
+            decade; a share, from 0 to 1; or another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.
     """
 
     title: str
     x: Literal["images", "nfe"]
     series: tuple[Series, ...]
-    is_share: bool = False
+    kind: Literal["distance", "share", "quantity"] = "distance"
     size: tuple[int, int] = (440, 250)
 
     @property
@@ -106,8 +108,9 @@ class Chart:
 
     @property
     def is_log(self) -> bool:
-        """Whether y is logarithmic: positive values that span more than a decade."""
-        return not self.is_share and min(self.values) > 0 and max(self.values) / min(self.values) > DECADE
+        """Whether y is logarithmic."""
+        values = self.values
+        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > DECADE
 
     @property
     def description(self) -> str:
@@ -198,7 +201,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
     xs = sorted({x for each in chart.series if each.kind != "level" for x, _ in each.points})
     if chart.x == "images":
         axes.set_xlabel("images seen in training")
-        axes.set_xlim(0, xs[-1] * 1.02)
+        axes.set_xlim(0, max(1, xs[-1]) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_count)
         return
@@ -218,7 +221,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
 def _scale_y(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    if chart.is_share:
+    if chart.kind == "share":
         axes.set_ylim(0, 1)
     elif chart.is_log:
         axes.set_yscale("log")

@@ -41,11 +41,11 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
 def metric_chart(shown: TableEvidence) -> Chart | None:
     """Return a column over training: rows with several snapshots as lines, other rows as levels; None for no line."""
     table, series = shown.table, []
-    for curve in shown.curves:
-        dataset = "" if table.dataset is not None else f", {curve.row.dataset}"
-        name, colour = row_name(curve.row, table=table) + dataset, table.rows.index(curve.row)
-        is_line = len(curve.points) > 1
-        series.append(Series(name=name, points=curve.points, colour=colour, kind="marked" if is_line else "level"))
+    for colour, (row, points) in enumerate(zip(table.rows, shown.curves, strict=True)):
+        name = row_name(row, table=table) + ("" if table.dataset is not None else f", {row.dataset}")
+        if points:
+            kind: Literal["marked", "level"] = "marked" if len(points) > 1 else "level"
+            series.append(Series(name=name, points=points, colour=colour, kind=kind))
     if all(each.kind == "level" for each in series):
         return None
     return _column_chart(table, x="images", series=series)
@@ -58,7 +58,8 @@ def _column_chart(
     direction = table.directions[table.drawn]
     of = "" if dataset is None or table.dataset is not None else f" of {dataset}"
     chart = Chart(title=f"{numbers.heading(table.drawn)}{of}, {direction} is better", x=x, series=tuple(series))
-    return replace(chart, is_share=direction == "higher" and all(0 <= value <= 1 for value in chart.values))
+    is_share = direction == "higher" and all(0 <= value <= 1 for value in chart.values)
+    return replace(chart, kind="share" if is_share else "distance")
 
 
 def nfe_charts(table: Table) -> list[Chart]:
@@ -126,7 +127,8 @@ def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: 
             if points:
                 lines.append(Series(name=run.name, points=tuple(points), colour=colours[run.name]))
         if lines:
-            yield Chart(title=title, x="images", series=tuple(lines), size=(336, 200))
+            scale: Literal["distance", "quantity"] = "distance" if kind == "losses" else "quantity"
+            yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200))
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:

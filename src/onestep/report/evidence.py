@@ -14,26 +14,11 @@ from typing import Any
 import numpy as np
 
 from onestep import files
-from onestep.config import Experiment, read_experiment
+from onestep.config.reading import read_experiment
+from onestep.config.sections import Experiment
 from onestep.models import Model, Snapshot, Teacher, parse_model
 from onestep.report.table import Row, Table, column_directions, read_rows
 from onestep.results import Results
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Images of one row and block of seeds: `pixels` uint8 [N, H, W, C], `seeds` int64 [N]."""
-
-    pixels: np.ndarray
-    seeds: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricCurve:
-    """A column over the training of a row on one block of seeds: (images seen, value), ascending."""
-
-    row: Row
-    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +27,16 @@ class TableEvidence:
 
     Attributes:
         table: The table.
-        samples: Images of each row at the first block of seeds; None where there are none.
+        samples: For each row, its images, uint8 [H, W, C], by seed of the first block; empty for none.
+        curves: For each row, (images seen, value) of its measured snapshots, ascending; a network from outside has seen
+            0 images.
         curve_seeds: The block of seeds of the curves.
-        curves: One for each row with a measured point.
     """
 
     table: Table
-    samples: tuple[Samples | None, ...]
+    samples: tuple[Mapping[int, np.ndarray], ...]
+    curves: tuple[tuple[tuple[float, float], ...], ...]
     curve_seeds: str
-    curves: tuple[MetricCurve, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +70,6 @@ class StudyEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTime:
-    """Time of the jobs of one rule, in seconds."""
-
-    rule: str
-    jobs: int
-    total: float
-    longest: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The content of the page.
 
@@ -103,7 +79,7 @@ class Evidence:
         tables: The tables in the order of config.yaml.
         studies: The studies in the order of config.yaml.
         runs: The trained runs in the order of config.yaml.
-        stages: The time of each stage, the longest first.
+        stages: For each rule, the seconds of its jobs; the rule with the longest time first.
         environment: Hardware and software by name.
         reproduce: The commands that make this page.
     """
@@ -113,7 +89,7 @@ class Evidence:
     tables: tuple[TableEvidence, ...]
     studies: tuple[StudyEvidence, ...]
     runs: tuple[RunEvidence, ...]
-    stages: tuple[StageTime, ...]
+    stages: Mapping[str, Sequence[float]]
     environment: Mapping[str, str]
     reproduce: tuple[str, ...]
 
@@ -153,7 +129,7 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return Table(
         name=name,
         title=block.title,
-        caption=getattr(block, "caption", None) or "",
+        caption=block.caption or "",
         dataset=block.dataset,
         seeds=block.seeds,
         show=block.show,
@@ -167,29 +143,29 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableE
     table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
     asked = experiment.tables[name].curves
     seeds = table.seeds[0] if asked is None else asked.seeds
-    curves = [
-        _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
-        for row in table.rows
-    ]
     return TableEvidence(
         table=table,
         samples=tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows),
+        curves=tuple(
+            _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
+            for row in table.rows
+        ),
         curve_seeds=seeds,
-        curves=tuple(curve for curve in curves if curve.points),
     )
 
 
-def _read_samples(row: Row, *, seeds: str, layout: Results) -> Samples | None:
-    models = [*row.models, row.model]
-    path = layout.grid(str(models[0]), str(row.sampler), seeds)
+def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndarray]:
+    path = layout.grid([*row.models, str(row.model)][0], str(row.sampler), seeds)
     if not path.exists():
-        return None
+        return {}
     with np.load(path, allow_pickle=False) as archive:
-        return Samples(pixels=archive["pixels"], seeds=archive["seeds"])
+        return dict(zip(archive["seeds"].tolist(), archive["pixels"], strict=True))
 
 
-def _read_curve(row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment) -> MetricCurve:
-    """Return the measured points of a row: means over its runs of each snapshot, or its teacher at 0 images."""
+def _read_curve(
+    row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment
+) -> tuple[tuple[float, float], ...]:
+    """Return (images seen, value) of each measured snapshot; of a family of runs the mean where all are measured."""
     metric, _, value = source.partition(".")
     found: dict[int, list[float]] = {}
     for images, model in _snapshots(row, experiment=experiment):
@@ -197,7 +173,7 @@ def _read_curve(row: Row, *, source: str, seeds: str, layout: Results, experimen
         if path.exists():
             found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
     complete = {images: values for images, values in found.items() if len(values) == max(1, len(row.models))}
-    return MetricCurve(row=row, points=tuple((float(images), fmean(complete[images])) for images in sorted(complete)))
+    return tuple((float(images), fmean(complete[images])) for images in sorted(complete))
 
 
 def _snapshots(row: Row, *, experiment: Experiment) -> Iterator[tuple[int, Model]]:
@@ -247,17 +223,14 @@ def _read_study(name: str, *, layout: Results) -> StudyEvidence:
     )
 
 
-def read_stages(benchmarks: Path | str) -> tuple[StageTime, ...]:
-    """Sum Snakemake's benchmark files by rule, the longest first."""
+def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
+    """Read Snakemake's benchmark files: the seconds of each job by rule, the rule with the longest time first."""
     seconds: dict[str, list[float]] = {}
     for path in sorted(Path(benchmarks).glob("*/**/*.tsv")):
         rule = path.relative_to(benchmarks).parts[0]
         with path.open() as file:
             seconds.setdefault(rule, []).extend(float(line["s"]) for line in csv.DictReader(file, delimiter="\t"))
-    stages = [
-        StageTime(rule=rule, jobs=len(times), total=sum(times), longest=max(times)) for rule, times in seconds.items()
-    ]
-    return tuple(sorted(stages, key=lambda stage: (-stage.total, stage.rule)))
+    return dict(sorted(seconds.items(), key=lambda stage: (-sum(stage[1]), stage[0])))
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:

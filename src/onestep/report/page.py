@@ -8,14 +8,16 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import onestep
 from onestep import components, files
-from onestep.config import Experiment, experiment_document
+from onestep.config.reading import experiment_document
+from onestep.config.sections import Experiment
 from onestep.report import cells, charts, curves, numbers, pictures
-from onestep.report.evidence import Evidence, RunEvidence, Samples, StudyEvidence, TableEvidence
+from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence
 from onestep.report.pictures import Picture
 from onestep.report.table import Table
 
@@ -67,7 +69,7 @@ def _colour_class(index: int) -> str:
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
     """Return a table with its pictures, the definitions of its metrics and the networks behind them."""
     table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
-    resolution = max((each.pixels.shape[2] for each in shown.samples if each is not None), default=16)
+    resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
     columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
     seeds = pictures.shared_seeds(shown.samples, count=columns**2)
     return {
@@ -86,10 +88,10 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
     }
 
 
-def _images(samples: Samples | None, *, seeds: Sequence[int], columns: int, alt: str) -> Picture | None:
-    if samples is None or not seeds:
+def _images(samples: Mapping[int, np.ndarray], *, seeds: Sequence[int], columns: int, alt: str) -> Picture | None:
+    if not samples or not seeds:
         return None
-    return pictures.contact_sheet(pictures.pick(samples, seeds=seeds), columns=columns, width=_WIDTH, alt=alt)
+    return pictures.contact_sheet([samples[seed] for seed in seeds], columns=columns, width=_WIDTH, alt=alt)
 
 
 def span(seeds: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from PIL import Image
 
 from onestep.report import charts
 from onestep.report.charts import Chart
-from onestep.report.evidence import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,39 +24,26 @@ class Picture:
     alt: str
 
 
-def shared_seeds(samples: Sequence[Samples | None], *, count: int) -> list[int]:
-    """Return the first `count` seeds that every row has an image of, ascending."""
-    drawn = [set(each.seeds.tolist()) for each in samples if each is not None]
+def shared_seeds(samples: Iterable[Mapping[int, np.ndarray]], *, count: int) -> list[int]:
+    """Return the first `count` seeds that every row with images has, ascending."""
+    drawn = [set(each) for each in samples if each]
     return sorted(set.intersection(*drawn))[:count] if drawn else []
 
 
-def pick(samples: Samples, *, seeds: Sequence[int]) -> np.ndarray:
-    """Return the images of `seeds`, uint8 [N, H, W, C], in that order.
-
-    Raises:
-        ValueError: There is no image of a seed.
-    """
-    places = {seed: place for place, seed in enumerate(samples.seeds.tolist())}
-    missing = [seed for seed in seeds if seed not in places]
-    if missing:
-        raise ValueError(f"samples: got no image of seed {missing[0]}. Fix: sample the block of seeds again")
-    return samples.pixels[[places[seed] for seed in seeds]]
-
-
-def contact_sheet(pixels: np.ndarray, *, columns: int, width: int, alt: str) -> Picture:
+def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt: str) -> Picture:
     """Return images side by side with transparent gaps, enlarged by a whole factor to at least `width` px.
 
     Args:
-        pixels: uint8 [N, H, W, C] with C 1 or 3.
+        images: uint8 [H, W, C] each, with C 1 or 3.
         columns: Images in a row of the sheet.
         width: Least width in px; a wider sheet keeps its size.
         alt: Description.
     """
-    count, height, image_width, channels = pixels.shape
+    height, image_width, channels = images[0].shape
     gap = max(1, image_width // 16)
-    rows = -(-count // columns)
+    rows = -(-len(images) // columns)
     sheet = np.zeros((rows * (height + gap) - gap, columns * (image_width + gap) - gap, channels + 1), np.uint8)
-    for index, image in enumerate(pixels):
+    for index, image in enumerate(images):
         top, left = index // columns * (height + gap), index % columns * (image_width + gap)
         sheet[top : top + height, left : left + image_width, :channels] = image
         sheet[top : top + height, left : left + image_width, channels] = 255

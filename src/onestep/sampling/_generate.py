@@ -71,7 +71,7 @@ class Sampler(Protocol):
         """Turn noise into images.
 
         Args:
-            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`, see `onestep.networks.Denoiser`.
+            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`; see `onestep.networks`.
             noise: Standard normal float32 [B, C, H, W], on the device of the generator.
             condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
             random: The generators that `noise` was drawn from, for a sampler that adds noise.
@@ -83,7 +83,7 @@ class Sampler(Protocol):
 
 
 class ImageGenerator(Protocol):
-    """A denoiser in evaluation mode, see `onestep.networks.Denoiser`.
+    """A denoiser in evaluation mode, see `onestep.networks.Preconditioned`.
 
     Attributes:
         training: False.

@@ -16,11 +16,10 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
         files: The files of each of its observables, by the names of the study (JSON).
         output: The folder that receives `{name}.npz`, `.json`, `.svg` and `.md`.
     """
-    from onestep import plugins
+    from onestep import components
     from onestep.studies._run import run_study
 
-    options = {key: value for key, value in study.items() if key != "name"}
-    built = plugins.load("studies", study["name"])(**options)
+    built = components.build("studies", study)
     paths = {key: [Path(path) for path in group] for key, group in files.items()}
     findings = run_study(built, name=name, options=study, files=paths, folder=output)
     print(f"{name}: {findings.verdict}")

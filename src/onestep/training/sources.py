@@ -13,7 +13,7 @@ from onestep.checkpoints.class_embeddings import read_class_embeddings
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.run import Run, to_document
-from onestep.discriminators import build_backbone, join_discriminator
+from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
 
@@ -177,9 +177,9 @@ def build_fresh(
     if family == "discriminators":
         backbones = {name: sources.backbone(name) for name in block["backbones"]}
         return Built(
-            join_discriminator(
+            build_discriminator(
                 block,
-                networks=backbones,
+                backbones=backbones,
                 embedding=sources.class_embedding(),
                 classes=classes,
                 seed=run.seed,

@@ -1,0 +1,194 @@
+"""The verbs that turn images into features and features into numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onestep.evaluation.extraction import FeatureNetwork
+
+
+def embed(*, backbone: Path, timm: str | None = None, data: Path, resolution: int, output: Path) -> int:
+    """Compute class embeddings: the mean of a backbone's last features over the images of each class.
+
+    Args:
+        backbone: Weights of the backbone.
+        timm: Name of the backbone in timm; without it the file is a snapshot of a classifier.
+        data: A dataset archive with labels (.zip).
+        resolution: Size to which images are resized.
+        output: The table [classes, features] (.safetensors).
+    """
+    from onestep.discriminators import build_backbone
+    from onestep.evaluation.class_means import write_class_means
+
+    write_class_means(build_backbone(backbone, timm=timm), data, resolution=resolution, output=output)
+    return 0
+
+
+def extract(
+    *,
+    images: Path,
+    features: Mapping[str, Any],
+    features_name: str | None = None,
+    weights: Path,
+    dataset: str | None = None,
+    input: str | None = None,
+    output: Path,
+) -> int:
+    """Extract features of generated images or of a dataset.
+
+    Args:
+        images: Generated images (.npz) or a dataset archive (.zip).
+        features: The feature extractor and its options, as in config.yaml (JSON).
+        features_name: Name of the feature extractor in config.yaml, recorded in the output.
+        weights: Weights of the feature extractor.
+        dataset: Name of the dataset, recorded in the output; generated images have their own record.
+        input: Name of the input with real images, recorded likewise.
+        output: The features (.npz).
+    """
+    from onestep.evaluation.extraction import write_features
+
+    named = {"dataset": dataset, "input": input}
+    subject = {key: name for key, name in named.items() if name is not None}
+    network = feature_network(features, weights=weights, name=features_name)
+    write_features(network, images, output=output, subject=subject or None)
+    return 0
+
+
+def observe(
+    *,
+    weights: Path,
+    sampler: Mapping[str, Any],
+    seeds: range,
+    model: str | None = None,
+    sampler_name: str | None = None,
+    batch: int = 256,
+    features: Mapping[str, Any],
+    feature_weights: Mapping[str, Path],
+    processes: int = 1,
+    grid: Path | None = None,
+    output: Path,
+) -> int:
+    """Generate one image per seed and extract features at once, without storing images.
+
+    Args:
+        weights: A teacher or a snapshot.
+        sampler: The sampler and its options, as in config.yaml (JSON).
+        seeds: First and last seed, as `0-1999`.
+        model: Name of the model, recorded in the output; needed to measure the features.
+        sampler_name: Name of the sampler in config.yaml, recorded likewise.
+        batch: Images per batch.
+        features: Feature extractors by name, each with its options, as in config.yaml (JSON).
+        feature_weights: Their weights by name.
+        processes: Processes on this machine, one per GPU.
+        grid: Also write the first images here (.npz).
+        output: Prefix of the features: `{output}.{name}.npz`.
+    """
+    options = dict(locals())
+    if processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import command_line, run_locally
+
+        return run_locally(command_line("observe", options), processes=processes)
+    from onestep import distributed
+    from onestep.evaluation.fused_sampling import sample_features
+    from onestep.sampling.verbs import sampling_job
+
+    networks = {
+        output.with_name(f"{output.name}.{name}.npz"): feature_network(block, weights=feature_weights[name], name=name)
+        for name, block in features.items()
+    }
+    job = sampling_job(weights, sampler=sampler, seeds=seeds, model=model, sampler_name=sampler_name, batch=batch)
+    with distributed.joined() as ranks:
+        sample_features(job, networks, grid=grid, ranks=ranks)
+    return 0
+
+
+def feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> FeatureNetwork:
+    """Return a feature extractor with the facts that its outputs record."""
+    from onestep import components
+    from onestep.evaluation.extraction import FeatureNetwork
+
+    extractor = components.build("features", block, weights=weights)
+    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
+
+
+def measure(
+    *,
+    metric: Mapping[str, Any],
+    name: str,
+    generated: Path | None = None,
+    real: Path | None = None,
+    real_input: str | None = None,
+    pixels: Path | None = None,
+    real_pixels: Path | None = None,
+    output: Path,
+) -> int:
+    """Compute one metric of one seed block.
+
+    Args:
+        metric: The metric and its options, as in config.yaml (JSON).
+        name: Name of the metric in config.yaml.
+        generated: Features of generated images, for metrics that read features.
+        real: Features or statistics of real images.
+        real_input: Name of the input with the statistics, recorded in the output.
+        pixels: Generated images (.npz), for metrics that read pixels.
+        real_pixels: A dataset archive (.zip), for metrics that compare pixels.
+        output: The numbers (.json).
+    """
+    from onestep import components
+    from onestep.evaluation.measurement import MeasuredFiles, write_measurement
+
+    files = MeasuredFiles(features=generated, real=real, real_input=real_input, pixels=pixels, real_pixels=real_pixels)
+    write_measurement(components.build("metrics", metric), name=name, options=metric, files=files, output=output)
+    return 0
+
+
+def evaluate(
+    *,
+    images: Path,
+    reference: Path | None = None,
+    features: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    output: Path,
+) -> int:
+    """Measure images from anywhere: a folder of pictures, a .zip, an .npz or a .pt.
+
+    Args:
+        images: The images.
+        reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
+        features: The feature extractor and its options, as in config.yaml (JSON); not for metrics of pixels alone.
+        weights: Weights of the feature extractor.
+        metrics: Metrics and their options, as in config.yaml (JSON).
+        output: The numbers (.json).
+    """
+    from onestep import components
+    from onestep.evaluation.standalone import NamedMetric, write_evaluation
+
+    if features is not None and weights is None:
+        raise ValueError("--weights: got nothing, expected the weights of --features. Fix: add --weights FILE")
+    try:
+        network = None if features is None or weights is None else feature_network(features, weights=weights, name=None)
+        measured = [NamedMetric(metric=components.build("metrics", block), options=block) for block in metrics]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
+    values = write_evaluation(network, measured, images=images, reference=reference, output=output)
+    print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
+    return 0
+
+
+def select(*, choice: Mapping[str, Any], results: Path, output: Path) -> int:
+    """Select a run's best snapshot by a metric.
+
+    Args:
+        choice: `model`, its name; `direction`, lower or higher; `images`, the candidates (JSON).
+        results: The results folder.
+        output: The weights of the selected snapshot (.safetensors); its record is written beside it (.json).
+    """
+    from onestep.evaluation.selection import write_selection
+
+    write_selection(choice, results=results, output=output)
+    return 0

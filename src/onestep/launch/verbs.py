@@ -1,0 +1,120 @@
+"""The verbs `launch`, `cancel` and `doctor`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def launch(
+    *,
+    config: Path = Path("config.yaml"),
+    run: Path,
+    data: Path,
+    teacher: Path | None = None,
+    backbone: Mapping[str, Path] | None = None,
+    class_embeddings: Path | None = None,
+    state: Path,
+    output: Path,
+    code_in_spec: bool = False,
+    micro_batch: int | None = None,
+    rows_per_pass: int | None = None,
+    cache: Path | None = None,
+    log: Path | None = None,
+) -> int:
+    """Train and publish a run as section `launch` of config.yaml describes: locally or as a SLURM job.
+
+    A SLURM job that already trains the run is found again and followed.
+
+    Args:
+        config: The config; its section `launch` is used.
+        run: Resolved configuration of the run (run.yaml).
+        data: Dataset archive (.zip).
+        teacher: Weights of the teacher.
+        backbone: Weights of the discriminator's backbones by name.
+        class_embeddings: Initial class embeddings of the discriminator.
+        state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
+        output: Folder of published runs.
+        code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
+        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        rows_per_pass: Former name of `micro_batch`.
+        cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
+        log: File that the job's output is copied to.
+    """
+    import yaml
+
+    from onestep.config.reading import read_experiment
+
+    name = yaml.safe_load(run.read_text())["run"]
+    site = read_experiment(config).launch.of(name)
+    if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
+        from onestep.training.verbs import train
+
+        return train(
+            run=run,
+            data=data,
+            teacher=teacher,
+            backbone=backbone,
+            class_embeddings=class_embeddings,
+            state=state,
+            output=output,
+            code_in_spec=code_in_spec,
+            micro_batch=micro_batch or rows_per_pass,
+            cache=cache,
+            processes=site.processes,
+            state_seconds=site.state_seconds,
+        )
+    from onestep.fingerprint import Fingerprints
+    from onestep.launch.journal import Journal
+    from onestep.launch.launcher import launch as launch_job
+    from onestep.launch.submission import request_for
+    from onestep.training.assignment import Assignment, Inputs
+
+    assignment = Assignment(
+        inputs=Inputs(run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings),
+        state=state,
+        code_in_spec=code_in_spec,
+        state_seconds=site.state_seconds,
+        micro_batch=micro_batch or rows_per_pass,
+        cache=cache,
+    )
+    folder = assignment.folder(Fingerprints().of_training(assignment.document()))
+    request = request_for(name, assignment=assignment, site=site)
+    return launch_job(request, journal=Journal(folder), target=output / name, log=log)
+
+
+def cancel(run: str, /, *, state: Path = Path("state")) -> int:
+    """Cancel the SLURM jobs that train a run; saved states remain.
+
+    Args:
+        run: Name of the run.
+        state: Folder of training states.
+    """
+    from onestep.launch.jobs import cancel_jobs
+
+    for line in cancel_jobs(run, state=state):
+        print(line)
+    return 0
+
+
+def doctor(*, config: Path | None = None) -> int:
+    """Check whether this site is ready for the runs of config.yaml; the exit code is 1 if something will fail.
+
+    Args:
+        config: The config; without it config.yaml, and the site alone if there is none.
+    """
+    from onestep.launch.cluster import Cluster
+    from onestep.launch.doctor import Mark, examine, profile_lines
+
+    path = config or Path("config.yaml")
+    found = []
+    with contextlib.chdir(path.parent):
+        named = Path(path.name) if config or path.exists() else None
+        for finding in examine(named, state=Path("state"), cluster=Cluster()):
+            print(finding.line(), flush=True)
+            found.append(finding)
+    for line in profile_lines(found):
+        print(line)
+    return int(any(each.mark is Mark.BAD for each in found))

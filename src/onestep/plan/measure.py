@@ -1,0 +1,142 @@
+"""Functions of measure.smk: metrics and selections."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from onestep import components
+from onestep.files import canonical_json
+from onestep.models import Selected, parse_model
+from onestep.plan import Plan, inputs, measured
+
+
+def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> dict[str, Path]:
+    """Return the files of a metric's inputs, by option of `onestep measure`.
+
+    A metric of generated images alone has a reference too, so that its numbers record it; but not where the dataset
+    has published references, since the dataset's own images may be absent.
+    """
+    block, dataset = plan.experiment.metrics[metric], _dataset_of(plan, parse_model(model).name)
+    needs = components.outline("metrics", block.name).inputs
+    files = {}
+    if block.features is not None:
+        files["generated"] = plan.results.features(model, sampler, seeds, block.features)
+        if "real" in needs or not plan.experiment.datasets[dataset].references:
+            files["real"] = _reference(plan, dataset, metric) or dataset_features(plan, dataset, metric)
+    if "pixels" in needs:
+        files["pixels"] = plan.results.samples(model, sampler, seeds)
+    if "real_pixels" in needs:
+        files["real_pixels"] = plan.results.data(dataset)
+    return files
+
+
+def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
+    """Return the files of a metric's inputs as options, with the name of the published reference.
+
+    Args:
+        plan: The plan.
+        wildcards: The rule's: `metric`, and `model` or `dataset`.
+        files: The rule's inputs by option.
+    """
+    found = dict(wildcards.items())
+    dataset = found.get("dataset") or _dataset_of(plan, parse_model(found["model"]).name)
+    source = plan.experiment.datasets[dataset].references.get(found["metric"])
+    options = [f"--{key.replace('_', '-')} {shlex.quote(str(path))}" for key, path in files.items()]
+    return " ".join([*options, *([] if source is None else [f"--real-input {source}"])])
+
+
+def _dataset_of(plan: Plan, name: str) -> str:
+    if name in plan.experiment.runs:
+        return plan.experiment.runs[name].dataset
+    tables = plan.experiment.tables.values()
+    found = [table.dataset_of(row) for table in tables for row in table.rows if row.teacher == name]
+    if not found:
+        raise ValueError(f"teacher {name}: got no dataset, expected a row of a table that has one")
+    return found[0]
+
+
+def dataset_features(plan: Plan, dataset: str, metric: str) -> Path:
+    """Return the features of a dataset that a metric reads."""
+    features = plan.experiment.metrics[metric].features
+    assert features is not None, metric
+    return plan.results.real_features(dataset, features)
+
+
+def reference_images(plan: Plan, name: str) -> Path:
+    """Return an input with real images."""
+    return inputs.input(plan, name)
+
+
+def published_reference(plan: Plan, dataset: str, metric: str) -> Path:
+    """Return the published reference of a dataset for a metric.
+
+    Raises:
+        ValueError: There is none.
+    """
+    reference = _reference(plan, dataset, metric)
+    if reference is None:
+        raise ValueError(f"datasets.{dataset}.references: got none for {metric}, expected an input")
+    return reference
+
+
+def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
+    """Return published statistics, or the features of published images where a metric needs them."""
+    source = plan.experiment.datasets[dataset].references.get(metric)
+    if source is None:
+        return None
+    chosen = plan.experiment.metrics[metric]
+    if components.outline("metrics", chosen.name).takes_statistics:
+        return inputs.input(plan, source)
+    assert chosen.features is not None, metric
+    return plan.results.reference_features(source, chosen.features)
+
+
+def metric_options(plan: Plan, metric: str) -> str:
+    """Return a metric with its options."""
+    return plan.options("metrics", metric)
+
+
+def metric_code(plan: Plan, metric: str) -> str:
+    """Return the code fingerprint of a metric."""
+    return plan.fingerprints.of_stage("measure", [("metrics", plan.experiment.metrics[metric].name)])
+
+
+def metric_file(plan: Plan, each: measured.Measured) -> Path:
+    """Return the file of a number."""
+    return plan.results.metric(each.model, each.sampler, each.seeds, each.metric)
+
+
+def candidates(plan: Plan, model: str) -> list[Path]:
+    """Return the snapshots among which one is selected."""
+    return [plan.results.weights(each) for each in measured.candidates(plan.experiment, _selected(model))]
+
+
+def candidate_metrics(plan: Plan, model: str) -> list[Path]:
+    """Return the numbers by which it is selected."""
+    return [metric_file(plan, each) for each in measured.of_candidates(plan.experiment, _selected(model))]
+
+
+def selection_options(plan: Plan, model: str) -> str:
+    """Return the model, the direction of its number, and the images seen of the candidates."""
+    selected = _selected(model)
+    metric = components.outline("metrics", plan.experiment.metrics[selected.choice.metric].name)
+    return canonical_json(
+        {
+            "model": model,
+            "direction": metric.values[selected.choice.value],
+            "images": [each.images for each in measured.candidates(plan.experiment, selected)],
+        }
+    )
+
+
+def selection_code(plan: Plan) -> str:
+    """Return the code fingerprint of selections."""
+    return plan.fingerprints.of_stage("select")
+
+
+def _selected(model: str) -> Selected:
+    selected = parse_model(model)
+    assert isinstance(selected, Selected), model
+    return selected

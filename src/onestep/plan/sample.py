@@ -1,0 +1,139 @@
+"""Functions of sample.smk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onestep import components
+from onestep.files import canonical_json
+from onestep.fingerprint import Component, every
+from onestep.models import parse_model
+from onestep.plan import Plan, inputs
+from onestep.plan.measured import all_observables
+from onestep.studies import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObserveRule:
+    """What differs between two rules that sample and extract at once: the feature extractors.
+
+    Attributes:
+        name: The rule.
+        blocks: Pattern of its seed blocks, `{model}/{sampler}/{seeds}`.
+        features: The feature extractors.
+        weights: Their weights, in this order.
+        options: The extractors with their options, as JSON.
+        weight_options: Their weights as options of `onestep observe`.
+    """
+
+    name: str
+    blocks: str
+    features: tuple[str, ...]
+    weights: list[Path]
+    options: str
+    weight_options: str
+
+
+def keeps_images(plan: Plan) -> bool:
+    """Whether generated images remain after they are measured."""
+    return plan.experiment.storage.images == "keep"
+
+
+def stores_images(plan: Plan) -> bool:
+    """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
+    metrics = plan.experiment.metrics.values()
+    pixels = any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
+    return keeps_images(plan) or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
+
+
+def keeps_features(plan: Plan) -> bool:
+    """Whether features of generated images remain after they are measured."""
+    return plan.experiment.storage.features == "keep"
+
+
+def weights(plan: Plan, model: str) -> Path:
+    """Return the weights of a model."""
+    return plan.results.weights(parse_model(model))
+
+
+def sampler_options(plan: Plan, sampler: str) -> str:
+    """Return a sampler with its options."""
+    return plan.options("samplers", sampler)
+
+
+def sampling_code(plan: Plan, model: str, sampler: str) -> str:
+    """Return the code fingerprint of sampling a model."""
+    return plan.fingerprints.of_stage("sample", _sampling_components(plan, model, sampler))
+
+
+def _sampling_components(plan: Plan, model: str, sampler: str) -> list[Component]:
+    chosen = plan.experiment.samplers[sampler].name
+    return [("sampling", chosen), *_networks(plan, parse_model(model).name)]
+
+
+def _networks(plan: Plan, name: str) -> list[Component]:
+    """Return the networks that a run or teacher may have; all, if only its checkpoint says which."""
+    if name in plan.experiment.teachers:
+        run = plan.experiment.teachers[name].run
+        return every("networks") if run is None else _networks(plan, run)
+    run_ = plan.experiment.runs[name]
+    if run_.network is not None:
+        return [("networks", run_.network.name)]
+    assert run_.teacher is not None, name
+    return _networks(plan, run_.teacher)
+
+
+def extractor_weights(plan: Plan, features: str) -> Path:
+    """Return the weights of a feature extractor."""
+    described = plan.experiment.features[features]
+    # An input first: the order of the config's own check.
+    return inputs.weights_or_input(plan, None if described.input is not None else described.run, described.input)
+
+
+def extractor_options(plan: Plan, features: str) -> str:
+    """Return a feature extractor with its options."""
+    return plan.options("features", features)
+
+
+def subject_options(wildcards: Any) -> str:
+    """Return the name of a rule's dataset or input as an option of `onestep extract`."""
+    return " ".join(f"--{key} {name}" for key, name in wildcards.items() if key in ("dataset", "input"))
+
+
+def extraction_code(plan: Plan, features: str) -> str:
+    """Return the code fingerprint of a feature extraction."""
+    return plan.fingerprints.of_stage("extract", _extraction_components(plan, features))
+
+
+def _extraction_components(plan: Plan, *features: str) -> list[Component]:
+    return [*(("features", plan.experiment.features[name].name) for name in features), *every("classifiers")]
+
+
+def observe_rules(plan: Plan) -> list[ObserveRule]:
+    """The rules that sample and extract at once: one for each set of feature extractors."""
+    blocks: dict[tuple[str, ...], list[str]] = {}
+    for block, features in plan.features_by_block.items():
+        blocks.setdefault(tuple(sorted(features)), []).append(block)
+    return [_observe_rule(plan, features, members) for features, members in blocks.items()]
+
+
+def _observe_rule(plan: Plan, features: tuple[str, ...], blocks: list[str]) -> ObserveRule:
+    weights = {name: extractor_weights(plan, name) for name in features}
+    return ObserveRule(
+        name=f"observe_{'_and_'.join(features)}",
+        blocks="|".join(map(re.escape, blocks)),
+        features=features,
+        weights=list(weights.values()),
+        options=canonical_json({name: plan.block("features", name) for name in features}),
+        weight_options=" ".join(f"{name}={path}" for name, path in weights.items()),
+    )
+
+
+def observation_code(plan: Plan, block: str) -> str:
+    """Return the code fingerprint of sampling and extracting one seed block at once."""
+    model, sampler, _ = block.split("/")
+    features = _extraction_components(plan, *sorted(plan.features_by_block[block]))
+    return plan.fingerprints.of_stage("observe", [*_sampling_components(plan, model, sampler), *features])

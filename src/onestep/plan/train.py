@@ -1,0 +1,68 @@
+"""Functions of train.smk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onestep.config.reading import run_document
+from onestep.files import canonical_json
+from onestep.plan import Plan, inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRule:
+    """What differs between the train rules of two runs.
+
+    Attributes:
+        name: The run.
+        data: Its dataset archive.
+        weights: The teacher, the backbones and the class embeddings.
+        options: The same as options of `onestep launch`.
+        snapshots: The published snapshots.
+        code: Code fingerprint if config.yaml lets training follow its code, else empty.
+    """
+
+    name: str
+    data: Path
+    weights: list[Path]
+    options: str
+    snapshots: list[Path]
+    code: str
+
+
+def run_config(plan: Plan, run: str) -> str:
+    """Return the resolved configuration of a run."""
+    return canonical_json(run_document(plan.experiment, run))
+
+
+def training_code(plan: Plan, run: str) -> str:
+    """Return the fingerprint of today's training code of a run."""
+    return plan.fingerprints.of_training(run_document(plan.experiment, run))
+
+
+def train_rules(plan: Plan) -> list[TrainRule]:
+    """The rule of each run."""
+    return [_train_rule(plan, run) for run in plan.experiment.runs]
+
+
+def _train_rule(plan: Plan, name: str) -> TrainRule:
+    run = plan.experiment.runs[name]
+    teacher = [] if run.teacher is None else [plan.results.teacher(run.teacher)]
+    names = () if run.discriminator is None else run.discriminator.backbones
+    backbones = {backbone: inputs.backbone(plan, backbone) for backbone in names}
+    table = None if run.discriminator is None else run.discriminator.class_embeddings
+    embeddings = [] if table is None else [inputs.class_embeddings(plan, table)]
+    options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]
+    options += [f"--class-embeddings {path}" for path in embeddings]
+    follows = plan.experiment.rerun.training_on_code_change
+    return TrainRule(
+        name=name,
+        data=plan.results.data(run.dataset),
+        weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
+        options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
+        snapshots=[
+            plan.results.snapshot(name, images, ema) for images in run.snapshots for ema in (None, *run.ema.others)
+        ],
+        code=training_code(plan, name) if follows else "",
+    )

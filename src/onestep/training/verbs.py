@@ -1,0 +1,73 @@
+"""The verb `train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def train(
+    *,
+    run: Path,
+    data: Path,
+    teacher: Path | None = None,
+    backbone: Mapping[str, Path] | None = None,
+    class_embeddings: Path | None = None,
+    state: Path,
+    output: Path,
+    code_in_spec: bool = False,
+    micro_batch: int | None = None,
+    rows_per_pass: int | None = None,
+    cache: Path | None = None,
+    processes: int = 1,
+    state_seconds: float = 300.0,
+) -> int:
+    """Train a run and publish it; resume it from its newest state, and only publish it if it is finished.
+
+    The exit code is 85 if a signal stopped the training and its state is saved.
+
+    Args:
+        run: Resolved configuration of the run (run.yaml).
+        data: Dataset archive (.zip).
+        teacher: Weights of the teacher.
+        backbone: Weights of the discriminator's backbones by name.
+        class_embeddings: Initial class embeddings of the discriminator.
+        state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
+        output: Folder of published runs.
+        code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
+        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        rows_per_pass: Former name of `micro_batch`.
+        cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
+        processes: Processes on this machine, one per GPU.
+        state_seconds: Seconds between two states.
+    """
+    options = dict(locals())
+    if processes > 1 and "RANK" not in os.environ:
+        from onestep.launch.local import command_line, run_locally
+
+        return run_locally(command_line("train", options), processes=processes)
+    from onestep.exits import Exit
+    from onestep.training.stopping import listening
+
+    # Before the import of torch, which takes a while: until then a signal would end the process.
+    with listening() as stop:
+        from onestep.fingerprint import Fingerprints
+        from onestep.training.assignment import Assignment, Inputs
+        from onestep.training.run import carry_out
+
+        inputs = Inputs(
+            run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings
+        )
+        assignment = Assignment(
+            inputs=inputs,
+            state=state,
+            code_in_spec=code_in_spec,
+            state_seconds=state_seconds,
+            micro_batch=micro_batch or rows_per_pass,
+            cache=cache,
+        )
+        code = Fingerprints().of_training(assignment.document())
+        folder = assignment.folder(code)
+        finished = carry_out(assignment, folder=folder, code=code, output=output, stop=stop.asked)
+    return Exit.FINISHED if finished else Exit.STOPPED
