@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from changed_demo import D2O, DEMO, TAKEN_AWAY, demo_with, problems
+from onestep.stages import training_plugins
 
 from onestep import components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
-from onestep.stages import training_plugins
 
 
 def test_the_demo_is_read():

@@ -7,16 +7,17 @@ import torch
 import yaml
 
 from onestep.checkpoints.training_state import read_training_state
+from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.objectives import Control, Loss, Phase
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
-from onestep.training.assembly import assemble
-from onestep.training.controls import Controls
+from onestep.training.controls import AdaptiveParameters
 from onestep.training.log import Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
-from onestep.training.step import PhaseReport
+from onestep.training.run import assemble
+from onestep.training.step import PhaseReport, set_training_mode
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 D2O_OPTIONS = {"loss": "non_saturating", "sigma": 80.0, "rows_per_rank": 4.0, "r1_gamma": 0.1, "r1_every": 16}
@@ -31,7 +32,7 @@ ADA = {
 
 
 def ada(**changes):
-    return Controls(D2O(**D2O_OPTIONS, augment=ADA | changes).phases())
+    return AdaptiveParameters(D2O(**D2O_OPTIONS, augment=ADA | changes).phases())
 
 
 def observe(controls, *signs, images=256, phase="discriminator"):
@@ -66,19 +67,19 @@ def test_other_phases_do_not_steer_it():
 )
 def test_what_has_no_target_steers_nothing(augment):
     phases = D2O(**D2O_OPTIONS, augment=augment).phases()
-    assert not Controls(phases).values() and not Controls(phases).state()
+    assert not AdaptiveParameters(phases).values() and not AdaptiveParameters(phases).state()
 
 
 def test_a_state_of_another_control_is_refused():
-    with pytest.raises(ValueError, match="the state steers nothing, the run ."):
+    with pytest.raises(ValueError, match="augment_probability"):
         ada().restore({})
 
 
 def test_two_controls_of_one_name_are_refused():
     control = Control(name="a", start=0.0, observes="b", every=1, rule=lambda value, *, mean, images: mean)
     phases = [Phase(name=n, trains="x", loss=lambda p, b: Loss(value=b), controls=(control,)) for n in ("one", "two")]
-    with pytest.raises(ValueError, match="two controls of one name"):
-        Controls(phases)
+    with pytest.raises(ValueError, match="controls: .*'a', 'a'"):
+        AdaptiveParameters(phases)
 
 
 @pytest.mark.parametrize(("wrong", "message"), [({"target": 1.5}, "target 1.5"), ({"interval": 0}, "interval 0")])
@@ -88,7 +89,7 @@ def test_what_cannot_steer_is_refused(wrong, message):
 
 
 def test_a_denoiser_has_nothing_that_could_steer():
-    with pytest.raises(ValueError, match="augment: target: here is no discriminator"):
+    with pytest.raises(ValueError, match="augment.target: "):
         Edm(p_mean=-1.2, p_std=1.2, sigma_data=0.5, augment=ADA)
 
 
@@ -96,13 +97,7 @@ def assembled(bench, **augment):
     """Return the tiny D2O run with the demo's networks, augmented as `augment` says on top of ADA."""
     document = yaml.safe_load(bench.document("digits_d2o", batch=8, images=80, snapshots=[80]).read_text())
     document["objective"]["augment"] = ADA | augment
-    training = assemble(
-        document,
-        data=bench.folder / "digits.zip",
-        teacher=bench.folder / "teacher.safetensors",
-        backbones={"digits": bench.folder / "backbone.safetensors"},
-        ranks=ALONE,
-    )
+    training = assemble(run_of(document), files=bench.files(document), ranks=ALONE)
     set_training_mode(training.networks, phases=training.phases)
     return training
 
@@ -125,9 +120,9 @@ def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):
     steps(resumed, range(5, 10))
     assert resumed.controls.state() == straight.controls.state()
     assert straight.controls.values()["augment_probability"] > 0
-    for role, player in straight.players.items():
-        other = resumed.players[role].state_dict()
-        assert all(torch.equal(value, other[name]) for name, value in player.state_dict().items())
+    for role, network in straight.networks.items():
+        other = resumed.networks[role].state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
 
 
 def test_the_probability_stands_in_the_log(bench):

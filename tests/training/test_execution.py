@@ -5,28 +5,31 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from onestep.training.speed import Speed, obstacle, speed_of, views_of
 from torch import nn
 
 from onestep.classifiers import build_classifier
+from onestep.config.run import Compile, Optimizer, Precision
+from onestep.discriminators import with_cast_frozen_weights
 from onestep.discriminators._backbones import classifier_backbone
-from onestep.discriminators._views import cast_once
 from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
-from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
-from onestep.training.assembly import freeze
-from onestep.training.batches import CountedRows
+from onestep.training.execution import Execution
+from onestep.training.hardware import execution_of, obstacle
 from onestep.training.optimizers import build_optimizers
-from onestep.training.step import train_step
+from onestep.training.sources import freeze
+from onestep.training.step import StepData, train_step
 
 CPU = torch.device("cpu")
 _RANKS = Ranks(rank=0, world=1, device=CPU)
-_ADAM = {"lr": 2e-4, "betas": [0.0, 0.99], "eps": 1e-8}
+_ADAM = Optimizer(lr=2e-4, betas=(0.0, 0.99), eps=1e-8)
+_FAMILIES = {"generator": "networks", "discriminator": "discriminators", "classifier": "classifiers"}
 _OBJECTIVE = D2O(loss="non_saturating", sigma=80.0, rows_per_rank=8.0, r1_gamma=1.0, r1_every=2)
 
 
@@ -49,84 +52,87 @@ def _discriminator(classes=0):
 
 
 @pytest.fixture
-def players():
+def networks():
     return {"generator": _generator(), "discriminator": _discriminator()}
 
 
-def _batch(phase):
+def _data(device=CPU):
     images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    random = CountedRows(seed=0, phase=phase.name, rows=range(8), device=CPU)
-    return Batch(images=images, condition=None, random=random, images_seen=0)
+    return StepData(images=images.to(device), condition=None, rows=range(8), seed=0, images_seen=0)
 
 
-def _reports(players, speed, *, steps=1):
-    for player in players.values():
+def _wrapped(networks, execution):
+    return execution.wrapped(networks, families=_FAMILIES)
+
+
+def _reports(networks, execution, *, steps=1):
+    for player in networks.values():
         player.train()
     optimizers = build_optimizers(
-        players,
+        networks,
         phases=_OBJECTIVE.phases(),
-        options=dict.fromkeys(players, _ADAM),
-        fused=speed.fused_optimizer,
+        options=dict.fromkeys(networks, _ADAM),
+        fused=execution.fused_optimizer,
     )
-    views = views_of(players, speed=speed)
+    wrapped = _wrapped(networks, execution)
     for _ in range(steps):
         reports = train_step(
             _OBJECTIVE.phases(),
-            players=players,
-            views=views,
+            networks=networks,
+            wrapped=wrapped,
             optimizers=optimizers,
-            passes_for=lambda phase: [_batch(phase)],
+            data=_data(),
             ranks=_RANKS,
         )
     return {report.name: report.loss for report in reports}
 
 
-def _state(players):
-    return {f"{r}.{n}": v.clone() for r, player in players.items() for n, v in player.state_dict().items()}
+def _state(networks):
+    return {f"{r}.{n}": v.clone() for r, player in networks.items() for n, v in player.state_dict().items()}
 
 
-def test_with_every_option_off_nothing_differs_from_a_step_without_views(players):
-    others = copy.deepcopy(players)
-    found = _reports(players, Speed())
+def test_with_every_option_off_nothing_differs_from_a_step_without_views(networks):
+    others = copy.deepcopy(networks)
+    found = _reports(networks, Execution())
     optimizers = build_optimizers(others, phases=_OBJECTIVE.phases(), options=dict.fromkeys(others, _ADAM))
     for player in others.values():
         player.train()
     wanted = train_step(
         _OBJECTIVE.phases(),
-        players=others,
+        networks=others,
         optimizers=optimizers,
-        passes_for=lambda phase: [_batch(phase)],
+        data=_data(),
         ranks=_RANKS,
     )
     assert all(torch.equal(found[report.name], report.loss) for report in wanted)
     after = _state(others)
-    assert all(torch.equal(value, after[name]) for name, value in _state(players).items())
+    assert all(torch.equal(value, after[name]) for name, value in _state(networks).items())
 
 
-@pytest.mark.parametrize("half", ["half_generator", "half_discriminator"])
-def test_half_precision_gives_losses_close_to_single_precision(players, half):
+@pytest.mark.parametrize("half", ["networks", "discriminators"])
+def test_half_precision_gives_losses_close_to_single_precision(networks, half):
     """bfloat16 keeps 8 bits, 0.4 %: losses agree to 2 %, and the penalty of the first step, which is not touched."""
-    single = _reports(copy.deepcopy(players), Speed())
-    found = _reports(players, Speed(**{half: True}))
+    single = _reports(copy.deepcopy(networks), Execution())
+    found = _reports(networks, Execution(bfloat16={half}))
     for name in ("generator", "discriminator"):
         assert torch.isfinite(found[name]) and not torch.equal(found[name], single[name])
         torch.testing.assert_close(found[name], single[name], rtol=0.02, atol=0)
-    assert all(value.dtype == torch.float32 for value in _state(players).values() if value.is_floating_point())
+    assert all(value.dtype == torch.float32 for value in _state(networks).values() if value.is_floating_point())
 
 
-def test_the_penalty_sees_the_discriminator_in_single_precision(players):
-    single, half = copy.deepcopy(players), players
+def test_the_penalty_sees_the_discriminator_in_single_precision(networks):
+    single, half = copy.deepcopy(networks), networks
     (penalty,) = (phase for phase in _OBJECTIVE.phases() if phase.second_order)
     losses = []
-    for each, speed in ((single, Speed()), (half, Speed(half_discriminator=True))):
+    for each, execution in ((single, Execution()), (half, Execution(bfloat16={"discriminators"}))):
         each["discriminator"].train()
         optimizers = build_optimizers(each, phases=_OBJECTIVE.phases(), options=dict.fromkeys(each, _ADAM))
         (report,) = train_step(
             (penalty,),
-            players=each,
-            views=views_of(each, speed=speed),
+            networks=each,
+            wrapped=_wrapped(each, execution),
             optimizers=optimizers,
-            passes_for=lambda phase: [_batch(phase)],
+            data=_data(),
             ranks=_RANKS,
         )
         losses.append(report.loss)
@@ -136,26 +142,26 @@ def test_the_penalty_sees_the_discriminator_in_single_precision(players):
 @pytest.mark.parametrize("classes", [0, 3])
 def test_under_half_precision_the_power_iteration_and_the_logits_stay_single(classes):
     single, half = _discriminator(classes).train(), _discriminator(classes).train()
-    view = views_of({"discriminator": half}, speed=Speed(half_discriminator=True))["discriminator"]
+    view = _wrapped({"discriminator": half}, Execution(bfloat16={"discriminators"}))["discriminator"]
     images = torch.rand(4, 1, 16, 16) * 2 - 1
     labels = torch.eye(3)[torch.tensor([0, 1, 2, 0])] if classes else None
     logits = view(images, labels)
     wanted = single(images, labels)
-    assert logits.dtype == torch.float32 and view.features(images)[0][0].dtype == torch.bfloat16
+    assert logits.dtype == torch.float32 and view.frozen_features(images)[0][0].dtype == torch.bfloat16
     assert (logits - wanted).abs().max() <= 0.05 * wanted.abs().max()
     vectors = {n: v for n, v in single.state_dict().items() if n.endswith(("weight_u", "weight_v"))}
     assert vectors and all(torch.equal(value, half.state_dict()[name]) for name, value in vectors.items())
 
 
-def test_frozen_weights_are_cast_once_and_states_do_not_show_it(players):
-    names = set(_state(players))
-    generator, discriminator = players["generator"], players["discriminator"]
-    views_of(players, speed=Speed(half_generator=True, half_discriminator=True))
+def test_frozen_weights_are_cast_once_and_states_do_not_show_it(networks):
+    names = set(_state(networks))
+    generator, discriminator = networks["generator"], networks["discriminator"]
+    _wrapped(networks, Execution(bfloat16={"networks", "discriminators"}))
     layer = generator.model.dec["16x16_block0"].conv0
     assert torch.equal(layer.weight_cast, layer.weight.bfloat16()) and not layer.weight.requires_grad
     assert not hasattr(generator.model.enc["16x16_conv"], "weight_cast")  # it is trained
-    assert set(_state(players)) == names
-    twin = cast_once(discriminator)
+    assert set(_state(networks)) == names
+    twin = with_cast_frozen_weights(discriminator)
     assert twin.scratch["eye"].layer0_ccm.weight.dtype == torch.bfloat16
     assert discriminator.scratch["eye"].layer0_ccm.weight.dtype == torch.float32
 
@@ -163,7 +169,7 @@ def test_frozen_weights_are_cast_once_and_states_do_not_show_it(players):
 def test_a_cast_ahead_gives_the_bits_of_a_cast_in_time():
     late, ahead = _generator(), _generator()
     late.image_type = torch.bfloat16
-    views_of({"generator": ahead}, speed=Speed(half_generator=True))
+    _wrapped({"generator": ahead}, Execution(bfloat16={"networks"}))
     noise, sigma = torch.randn(2, 1, 16, 16) * 80, torch.full((2,), 80.0)
     assert torch.equal(ahead(noise, sigma), late(noise, sigma))
     assert torch.equal(ahead(noise, sigma, force_fp32=True), _generator()(noise, sigma))
@@ -172,51 +178,54 @@ def test_a_cast_ahead_gives_the_bits_of_a_cast_in_time():
 def test_a_run_in_single_precision_does_not_take_its_teachers_half():
     generator = _generator()
     generator.use_fp16 = True
-    assert views_of({"generator": generator}, speed=Speed())["generator"].image_type == torch.float32
+    assert _wrapped({"generator": generator}, Execution())["generator"].image_type == torch.float32
 
 
 @pytest.mark.parametrize("option", ["fused_optimizer", "channels_last"])
-def test_another_order_of_operations_changes_rounding_alone(players, option):
-    single = _reports(copy.deepcopy(players), Speed(), steps=2)
-    for name, value in _reports(players, Speed(**{option: True}), steps=2).items():
+def test_another_order_of_operations_changes_rounding_alone(networks, option):
+    single = _reports(copy.deepcopy(networks), Execution(), steps=2)
+    for name, value in _reports(networks, Execution(**{option: True}), steps=2).items():
         torch.testing.assert_close(value, single[name], rtol=1e-3, atol=1e-5)
 
 
-def test_the_optimizer_is_fused_where_asked(players):
-    phases, options = _OBJECTIVE.phases(), dict.fromkeys(players, _ADAM)
+def test_the_optimizer_is_fused_where_asked(networks):
+    phases, options = _OBJECTIVE.phases(), dict.fromkeys(networks, _ADAM)
     for fused in (False, True):
-        built = build_optimizers(players, phases=phases, options=options, fused=fused)
-        assert all(bool(group["fused"]) == fused != bool(group["foreach"]) for group in built["generator"].param_groups)
-    with pytest.raises(ValueError, match="torch has no fused radam; only adam"):
-        build_optimizers(players, phases=phases, options=dict.fromkeys(players, _ADAM | {"name": "radam"}), fused=True)
+        built = build_optimizers(networks, phases=phases, options=options, fused=fused)
+        (group,) = built["generator"].torch.param_groups
+        assert bool(group["fused"]) == fused != bool(group["foreach"])
+    with pytest.raises(ValueError, match="compile.fused_optimizer: .* radam"):
+        options = dict.fromkeys(networks, replace(_ADAM, name="radam"))
+        build_optimizers(networks, phases=phases, options=options, fused=True)
 
 
-def test_channels_last_is_the_layout_of_the_generators_weights(players):
-    view = views_of(players, speed=Speed(channels_last=True))["generator"]
+def test_channels_last_is_the_layout_of_the_generators_weights(networks):
+    view = _wrapped(networks, Execution(channels_last=True))["generator"]
     weight = view.model.dec["16x16_block0"].conv0.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
-    ("block", "message"),
+    ("block", "place"),
     [
-        ({"compile": {"networks": True, "cuda_graphs": True}}, "compile.cuda_graphs: true needs a CUDA device"),
-        ({"precision": {"tf32": True}}, "precision.tf32: true needs a CUDA device"),
+        ({"compile": Compile(networks=True, cuda_graphs=True)}, "compile.cuda_graphs: "),
+        ({"precision": Precision(tf32=True)}, "precision.tf32: "),
     ],
 )
-def test_what_a_cpu_cannot_do_is_one_clear_error(block, message):
-    with pytest.raises(ValueError, match=message) as error:
-        speed_of(block, device=CPU)
-    assert "\n" not in str(error.value) and "choose otherwise" in str(error.value)
+def test_settings_that_a_cpu_does_not_support_are_one_clear_error(block, place):
+    run = SimpleNamespace(**({"compile": Compile(), "precision": Precision()} | block))
+    with pytest.raises(ValueError, match=place) as error:
+        execution_of(run, device=CPU)
+    assert "\n" not in str(error.value)
 
 
 def test_graphs_without_compiled_networks_are_refused():
-    assert "needs networks: true" in obstacle(Speed(cuda_graphs=True), device=torch.device("cuda"))
+    assert "compile.networks: true" in obstacle(Execution(cuda_graphs=True), device=torch.device("cuda"))
 
 
 def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "needs a C++ compiler" in obstacle(Speed(networks=True), device=CPU)
+    assert "compile.networks: " in obstacle(Execution(networks=True), device=CPU)
 
 
 class Blur(nn.Module):
@@ -232,12 +241,12 @@ class Blur(nn.Module):
 
 # Its imports also warn of their own deprecation in torch 2.12.
 _compiling = pytest.mark.skipif(
-    os.environ.get("ONESTEP_COMPILER") != "1" or obstacle(Speed(networks=True), device=CPU) is not None,
+    os.environ.get("ONESTEP_COMPILER") != "1" or obstacle(Execution(networks=True), device=CPU) is not None,
     reason="starting torch's compiler takes a minute or more: ONESTEP_COMPILER=1 runs this, with a C++ compiler",
 )
 
 
-def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_twice(players, monkeypatch):
+def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_twice(networks, monkeypatch):
     given = {}
 
     def recorded(function, **options):
@@ -245,11 +254,11 @@ def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_
         return function
 
     monkeypatch.setattr(torch, "compile", recorded)
-    views = views_of(players, speed=Speed(networks=True))
-    assert set(given) == {"Preconditioned", "Projected.features"}
+    wrapped = _wrapped(networks, Execution(networks=True))
+    assert set(given) == {"Preconditioned", "Projected.frozen_features"}
     assert all(options == {"dynamic": False, "mode": None} for options in given.values())
-    assert views["discriminator"].judge == players["discriminator"].judge
-    views_of(players, speed=Speed(networks=True, cuda_graphs=True))
+    assert wrapped["discriminator"].heads == networks["discriminator"].heads
+    _wrapped(networks, Execution(networks=True, cuda_graphs=True))
     assert all(options["mode"] == "reduce-overhead" for options in given.values())
     assert [phase.name for phase in _OBJECTIVE.phases() if phase.second_order] == ["r1"]
 
@@ -258,7 +267,7 @@ def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_code_computes_and_differentiates_the_same():
     network, images = Blur(), torch.randn(4, 3)
-    (view,) = views_of({"classifier": network}, speed=Speed(networks=True)).values()
+    (view,) = _wrapped({"classifier": network}, Execution(networks=True)).values()
     assert view is not network
     torch.testing.assert_close(view(images), network(images))
     slopes = [torch.autograd.grad(each(images).sum(), network.weight)[0] for each in (view, network)]
@@ -267,12 +276,12 @@ def test_compiled_code_computes_and_differentiates_the_same():
 
 @_compiling
 @pytest.mark.filterwarnings("ignore")
-def test_heads_are_judged_twice_before_one_backward_beside_compiled_features(players, monkeypatch):
+def test_heads_are_judged_twice_before_one_backward_beside_compiled_features(networks, monkeypatch):
     """With dynamo's own backend, which compiles no kernels but takes the same way."""
-    single = _reports(copy.deepcopy(players), Speed(), steps=2)
+    single = _reports(copy.deepcopy(networks), Execution(), steps=2)
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **_: whole(function, backend="aot_eager", dynamic=False))
-    for name, value in _reports(players, Speed(networks=True), steps=2).items():
+    for name, value in _reports(networks, Execution(networks=True), steps=2).items():
         torch.testing.assert_close(value, single[name], rtol=1e-4, atol=1e-6)
 
 
@@ -283,10 +292,10 @@ def test_heads_are_judged_twice_before_one_backward_beside_compiled_features(pla
     "options",
     [
         {"tf32": True},
-        {"half_generator": True, "half_discriminator": True},
+        {"bfloat16": {"networks", "discriminators"}},
         {"networks": True},
         {"networks": True, "cuda_graphs": True},
-        {"networks": True, "cuda_graphs": True, "half_generator": True, "half_discriminator": True},
+        {"networks": True, "cuda_graphs": True, "bfloat16": {"networks", "discriminators"}},
         {"fused_optimizer": True, "channels_last": True},
     ],
 )
@@ -295,28 +304,23 @@ def test_on_a_gpu_losses_stay_close(options):
     device = torch.device("cuda")
     ranks = Ranks(rank=0, world=1, device=device)
 
-    def batch(phase):
-        images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)).to(device) * 2 - 1
-        random = CountedRows(seed=0, phase=phase.name, rows=range(8), device=device)
-        return Batch(images=images, condition=None, random=random, images_seen=0)
-
     found = {}
-    for name, speed in (("single", Speed()), ("quick", Speed(**options))):
-        players = {"generator": _generator().to(device), "discriminator": _discriminator().to(device)}
-        for player in players.values():
+    for name, execution in (("single", Execution()), ("quick", Execution(**options))):
+        networks = {"generator": _generator().to(device), "discriminator": _discriminator().to(device)}
+        for player in networks.values():
             player.train()
-        fused = speed.fused_optimizer
-        chosen = dict.fromkeys(players, _ADAM)
-        optimizers = build_optimizers(players, phases=_OBJECTIVE.phases(), options=chosen, fused=fused)
-        views = views_of(players, speed=speed)
+        fused = execution.fused_optimizer
+        chosen = dict.fromkeys(networks, _ADAM)
+        optimizers = build_optimizers(networks, phases=_OBJECTIVE.phases(), options=chosen, fused=fused)
+        wrapped = _wrapped(networks, execution)
         for _ in range(3):
-            speed.begin_step()
+            execution.begin_step()
             found[name] = train_step(
                 _OBJECTIVE.phases(),
-                players=players,
-                views=views,
+                networks=networks,
+                wrapped=wrapped,
                 optimizers=optimizers,
-                passes_for=lambda phase: [batch(phase)],
+                data=_data(device),
                 ranks=ranks,
             )
     for quick, single in zip(found["quick"], found["single"], strict=True):
