@@ -48,7 +48,7 @@ rule prepare:
         mem_mb=16000,
         runtime="12h",
     params:
-        dataset=lambda wildcards: inputs.dataset_options(plan, wildcards.dataset),
+        dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
         code=lambda wildcards: inputs.dataset_code(plan, wildcards.dataset),
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -8,7 +8,6 @@ from typing import Any
 
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
-from onestep.fingerprint import every
 from onestep.inputs import absent, is_offline, placed_at
 from onestep.plan import Plan, measured
 
@@ -53,11 +52,6 @@ def dataset_source(plan: Plan, dataset: str) -> Path:
     return input(plan, name)
 
 
-def dataset_options(plan: Plan, dataset: str) -> str:
-    """Return a dataset's reader with its options."""
-    return plan.options("datasets", dataset)
-
-
 def dataset_code(plan: Plan, dataset: str) -> str:
     """Return the code fingerprint of a dataset's preparation."""
     return plan.fingerprints.of_stage("prepare", [("data", plan.experiment.datasets[dataset].name)])
@@ -73,11 +67,6 @@ def teacher_options(plan: Plan, teacher: str) -> str:
     """Return the options of a teacher's conversion."""
     law = plan.experiment.teachers[teacher].preconditioning
     return "" if law is None else f"--preconditioning {law}"
-
-
-def teacher_code(plan: Plan) -> str:
-    """Return the code fingerprint of conversions."""
-    return plan.fingerprints.of_stage("convert")
 
 
 def backbone(plan: Plan, name: str) -> Path:
@@ -111,11 +100,6 @@ def embedding_options(plan: Plan, name: str) -> str:
     table = plan.experiment.class_embeddings[name]
     timm = None if table.backbone is None else plan.experiment.backbones[table.backbone].timm
     return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
-
-
-def embedding_code(plan: Plan) -> str:
-    """Return the code fingerprint of class embeddings."""
-    return plan.fingerprints.of_stage("embed", every("classifiers"))
 
 
 def weights_or_input(plan: Plan, run: str | None, source: str | None) -> Path:
