@@ -45,7 +45,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     snapshot = read_snapshot(weights)
     document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
     objective = document["objective"]
-    if components.load("objectives", objective["name"]).samples_in != 1:
+    if components.outline("objectives", objective["name"]).samples_in != 1:
         raise ValueError(
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"
