@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from onestep.config.reading import run_backbones
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.inputs import absent, is_offline, placed_at
@@ -122,10 +123,10 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield from dataset.references.values()
     teachers = [run.teacher for run in runs] + [row.teacher for row in rows]
     yield from (experiment.teachers[name].pickle for name in teachers if name is not None)
-    for discriminator in (run.discriminator for run in runs if run.discriminator is not None):
-        yield from (experiment.backbones[name].input for name in discriminator.backbones)
-        if discriminator.class_embeddings is not None:
-            yield experiment.class_embeddings[discriminator.class_embeddings].input
+    for run in runs:
+        yield from (experiment.backbones[name].input for name in run_backbones(run))
+        if run.discriminator is not None and run.discriminator.class_embeddings is not None:
+            yield experiment.class_embeddings[run.discriminator.class_embeddings].input
     for metric in (experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}):
         if metric.features is not None:
             yield experiment.features[metric.features].input
