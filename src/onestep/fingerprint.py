@@ -138,7 +138,7 @@ class Fingerprints:
 def training_components(document: Mapping[str, Any]) -> list[Component]:
     """Return the components of a run from its resolved configuration.
 
-    The files of a teacher or a backbone say which network they hold, so every network, or every classifier, counts.
+    The architecture of a teacher or a backbone is in its file alone, so every network, or every classifier, counts.
     """
     families = {"network": "networks", "classifier": "classifiers", "discriminator": "discriminators"}
     families |= {"codec": "autoencoders", "objective": "objectives"}

@@ -1,5 +1,5 @@
 # INPUTS AND DATA
-# needs:  an installed package that ships the file, a file or folder brought by hand, or the network (no other rule does)
+# needs:  an installed package that ships the file, a file or folder provided by hand, or the network (no other rule does)
 # makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip, its card {dataset}.json and contact sheet {dataset}.png
 
 from onestep.plan import inputs

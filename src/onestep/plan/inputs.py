@@ -38,7 +38,7 @@ def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
     """Return no files; but stop before any job where an input is absent and the network must not be used.
 
     Raises:
-        ValueError: How to bring the input.
+        ValueError: An input is absent; the message has the fix.
     """
     problem = absent(input_source(plan, name), name=name) if is_offline() else None
     if problem is not None:
