@@ -1,4 +1,4 @@
-"""One file each, in a folder outside the package: objectives, a network, a dataset, a metric, a study, by config and CLI."""
+"""Components from outside the package, one file each: objectives, a network, a dataset, a metric, a study."""
 
 from __future__ import annotations
 
@@ -182,11 +182,11 @@ def train(work: Path, run: str, target: Path, *, processes: int, kill: bool) -> 
     return {path.name: path.read_bytes() for path in sorted((target / f"runs/{run}/snapshots").iterdir())}
 
 
-@pytest.mark.parametrize("run", ["stripes_edm", *TRAINED])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("run", "processes"), [("stripes_d2o", 1), ("stripes_dm", 1), ("stripes_cd", 2)])
 def test_a_killed_run_ends_with_the_same_bytes(work: Path, tmp_path: Path, run: str, processes: int) -> None:
-    undisturbed = train(work, run, tmp_path / "undisturbed", processes=processes, kill=False)
-    assert train(work, run, tmp_path / "killed", processes=processes, kill=True) == undisturbed
-    published = {path.name: path.read_bytes() for path in sorted((work / f"results/runs/{run}/snapshots").iterdir())}
     if processes == 1:
-        assert published == undisturbed
+        folder = work / f"results/runs/{run}/snapshots"
+        undisturbed = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    else:
+        undisturbed = train(work, run, tmp_path / "undisturbed", processes=processes, kill=False)
+    assert train(work, run, tmp_path / "killed", processes=processes, kill=True) == undisturbed

@@ -1,4 +1,4 @@
-"""Distribution matching with a trained score network (arXiv:2311.18828, arXiv:2305.18455) as an objective from outside."""
+"""Distribution matching with a trained score network (arXiv:2311.18828) as an objective from outside the package."""
 
 from __future__ import annotations
 
