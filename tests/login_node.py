@@ -38,7 +38,7 @@ def on_a_login_node(*arguments, within):
 
 
 def said(*arguments, within):
-    """Return what a command says that must end well."""
+    """Return the output of a command that must succeed."""
     done = on_a_login_node(*arguments, within=within)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -78,8 +78,8 @@ class Description:
 
 
 def choices(family: str) -> tuple[str, ...]:
-    """Return the names of a family's components: its files without a leading underscore, and entry points; sorted."""
-    files = (path.stem for path in (_ROOT / family).glob("*.py") if not path.name.startswith("_"))
+    """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
+    files = (path.stem for path in (_ROOT / family).glob("[!_]*.py") if path.stem != "verbs")
     return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
 
 

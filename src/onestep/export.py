@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from onestep import plugins
+from onestep import components
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.files import read_json, replacing, sha256_of_file, write_text
 
@@ -45,7 +45,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     snapshot = read_snapshot(weights)
     document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
     objective = document["objective"]
-    if plugins.load("objectives", objective["name"]).samples_in != 1:
+    if components.outline("objectives", objective["name"]).samples_in != 1:
         raise ValueError(
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"

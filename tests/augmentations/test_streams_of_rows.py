@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onestep import plugins
+from onestep import components
 from onestep.training.step import CountedRows
 
 TINTS = {"brightness": 1.0, "contrast": 1.0, "lumaflip": 1.0, "hue": 1.0, "saturation": 1.0}
@@ -25,10 +25,10 @@ OPTIONS = {
 
 def _run(name, images, rows):
     random = CountedRows(seed=3, phase="generator", rows=rows, device=torch.device("cpu"))
-    return plugins.load("augmentations", name)(**OPTIONS[name])(images, generator=random)
+    return components.load("augmentations", name)(**OPTIONS[name])(images, generator=random)
 
 
-@pytest.mark.parametrize("name", plugins.choices("augmentations"))
+@pytest.mark.parametrize("name", components.choices("augmentations"))
 def test_two_halves_of_a_batch_are_the_whole(name):
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     whole = _run(name, images, range(6))
@@ -43,7 +43,7 @@ def test_whole_numbers_of_a_row_take_every_value_and_no_other():
     turns = _run("edm", images, range(2000)).labels[:, 2:4]
     assert len(turns.unique(dim=0)) == 4
     random = CountedRows(seed=3, phase="generator", rows=range(2000), device=torch.device("cpu"))
-    moved = plugins.load("augmentations", "diffaugment")(color=False, translation=True, cutout=False)
+    moved = components.load("augmentations", "diffaugment")(color=False, translation=True, cutout=False)
     places = moved(images, generator=random).images[:, 0]
     tops = places.amax(dim=2).sum(dim=1) * torch.where(places[:, 0].amax(dim=1) > 0, 1, -1)
     assert set(tops.tolist()) == {14, 15, 16, -15, -14}

@@ -11,9 +11,8 @@ import yaml
 from changed_demo import D2O, demo_with
 
 from login_node import said
-from onestep.config import ConfigError, parse_experiment, read_experiment, run_document
+from onestep.config import ConfigError, parse_experiment, read_experiment, run_backbones, run_document
 from onestep.config.blocks import networks_of
-from onestep.config.run_checks import backbones_of
 
 MODULE = '''
 """A sampler, a metric on pixels, an objective and a study from outside."""
@@ -121,6 +120,10 @@ def test_backbones_of_feature_networks_count(outside):
     experiment = read_experiment(write(outside, {}))
     from my_parts import Distillation
 
+    run = experiment.runs["digits_d2o"]
+    assert run_backbones(run) == ("digits",)
+    assert run_backbones(experiment.runs["digits_d2o_f"]) == ("digits",)
+    assert run_backbones(experiment.runs["digits_edm"]) == ()
     declared = networks_of(Distillation(weight=1.0))
     assert {role: each.kind for role, each in declared.items()} == {
         "generator": "Pretrained",
@@ -129,7 +132,13 @@ def test_backbones_of_feature_networks_count(outside):
         "critic": "Fresh",
         "features": "FeatureNetwork",
     }
-    assert backbones_of(experiment.runs["digits_d2o"], declared) == ("digits",)
+
+
+def test_a_feature_network_of_timm_is_named_in_run_yaml(outside):
+    (outside / "my_parts.py").write_text(MODULE.replace('FeatureNetwork(name="digits")', 'FeatureNetwork(name="vgg")'))
+    vgg = {"backbones.vgg": {"timm": "vgg16_bn.tv_in1k", "input": "digits"}}
+    document = run_document(read_experiment(write(outside, vgg)), "digits_d2o")
+    assert document["timm"] == {"vgg": "vgg16_bn.tv_in1k"}
 
 
 WRONG = {
@@ -144,8 +153,8 @@ WRONG = {
     "features of a metric on pixels": ({"metrics.sharpness.features": "digits"}, "metrics.sharpness.features", "name"),
     "a role without its block": ({f"{D2O}.networks": {}}, D2O, "networks.critic"),
     "a block of an unknown role": (
-        {f"{D2O}.networks": {"critic": CLASSIFIER, "judge": CLASSIFIER}},
-        f"{D2O}.networks.judge",
+        {f"{D2O}.networks": {"critic": CLASSIFIER, "second": CLASSIFIER}},
+        f"{D2O}.networks.second",
         "critic",
     ),
     "a wrong option of a role's network": (

@@ -25,7 +25,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "tables.digits.rows[1].smapler",
         ("run, runs, teacher, sampler, label, dataset, ema, published, nfe, images.", "mean sampler", "unknown key"),
     ),
-    "a launch exception of nobody": (
+    "a launch exception of an unknown run": (
         {"launch.runs": {"digits_d3o": {"hours": 2.0}}},
         "launch.runs.digits_d3o",
         ("digits_backbone, digits_metric, digits_edm, digits_d2o, digits_d2o_f.", "'digits_d3o'", "mean digits_d2o"),
@@ -421,12 +421,12 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
             "tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "ema": 200},
         },
         "tables.digits.rows[3].ema",
-        ("got 200", "half-lives of digits_d2o: 5000, 100"),
+        ("got 200", "half-life of digits_d2o: 5000, 100"),
     ),
     "a row of a teacher's average": (
         {"tables.digits.rows.3": {"teacher": "digits", "sampler": "heun", "ema": 200}},
         "tables.digits.rows[3].ema",
-        ("got 200", "teacher has one"),
+        ("got 200", "teacher"),
     ),
     "a row without a sampler": (
         {"tables.digits.rows.3": {"run": "digits_d2o"}},
@@ -443,7 +443,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "tables.digits.rows[3].sampler",
         ("'heun'",),
     ),
-    "a measured row that says what is measured": (
+    "a measured row that has another method's keys": (
         {"tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "nfe": 1}},
         "tables.digits.rows[3].nfe",
         ("got 1",),
@@ -532,12 +532,12 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "inputs.other.url",
         ("'https://drive.google.com/uc?id=1'", "`file`", "Google Drive"),
     ),
-    "an input that the registry does not know": (
+    "an input that is not in the registry": (
         {"inputs.other": {"published": "inception-2015-12-06"}},
         "inputs.other.published",
         ("'inception-2015-12-06'", "mean inception-2015-12-05"),
     ),
-    "an input that the registry knows, with a digest": (
+    "an input that is in the registry, with a digest": (
         {
             "inputs.other": {
                 "published": "cifar10",

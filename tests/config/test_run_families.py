@@ -94,6 +94,35 @@ def table_of(rows):
     return {"digits": demo_with({})["tables"]["digits"] | {"rows": rows}}
 
 
+STUDY = {
+    "name": "images_seen",
+    "runs": ["digits_d2o_f", "digits_d2o", "digits_edm*"],
+    "sampler": "one_step",
+    "metric": "fd",
+    "value": "frechet",
+    "seeds": ["0-99"],
+    "control": "digits",
+}
+
+
+def test_a_study_of_a_family_has_its_runs():
+    changes = {"runs.digits_d2o_f.vary": {"seed": [0, 1]}, "studies": {"gain": STUDY}}
+    experiment = parse_experiment(demo_with(changes))
+    runs = ("digits_d2o_f.seed=0", "digits_d2o_f.seed=1", "digits_d2o", "digits_edm")
+    assert experiment.studies["gain"].options["runs"] == runs
+    assert parse_experiment(experiment_document(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("runs", ["digits_gan"]), ("sampler", "euler"), ("metric", "fid"), ("control", "edm"), ("control", "digits_x@5")],
+)
+def test_names_of_a_study_are_those_of_the_config(key, value):
+    lines = problems(demo_with({"studies": {"gain": STUDY | {key: value}}}))
+    wrong = value[0] if isinstance(value, list) else value.partition("@")[0]
+    assert lines and all(line.startswith("config.yaml: studies.gain: ") and repr(wrong) in line for line in lines)
+
+
 def test_launch_exceptions_name_a_family_or_a_member():
     changes = {
         "runs.digits_d2o_f.vary": {"seed": [0, 1]},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         read_experiment,
         read_launch,
         resolved_run,
+        run_backbones,
         run_document,
     )
     from onestep.config.sections import Experiment
@@ -31,6 +32,7 @@ __all__ = [
     "read_experiment",
     "read_launch",
     "resolved_run",
+    "run_backbones",
     "run_document",
 ]
 

@@ -74,7 +74,7 @@ _FAMILIES: Mapping[str, _Family] = MappingProxyType(
         ),
         "sampling": _Family(contract=("nfe", "__call__")),
         "metrics": _Family(contract=("inputs", "values", "__call__")),
-        "studies": _Family(),
+        "studies": _Family(contract=("question", "rule", "choices", "observes", "conclude")),
     }
 )
 _PLACES: tuple[tuple[tuple[str, ...], str], ...] = (

@@ -1,9 +1,10 @@
-"""Runs that are written in terms of others: `base:` and `vary:` of a run, and rows of tables that name families.
+"""Runs that are written in terms of others: `base:` and `vary:` of a run; rows and studies that name families.
 
     d2o_f:  {base: d2o, freeze: [conv, proj]}                  # the block of d2o, changed
     d2o:    {..., vary: {seed: [0, 1, 2]}}                     # the runs d2o.seed=0, d2o.seed=1 and d2o.seed=2
     rows:   [{run: d2o, sampler: one_step}]                    # one row: mean and deviation over the family
             [{run: "d2o.*", sampler: one_step}]                # one row per run
+    studies: {gain: {name: ..., runs: [d2o]}}                  # all runs of the family
 
 Everything is resolved before the config is checked: later code reads a config in which each run has its whole block.
 """
@@ -50,6 +51,10 @@ def expand(document: Any) -> Expanded:
         if isinstance(block, dict) and "vary" in (based if isinstance(based, dict) else {}):
             families[name] = list(members)
     document["runs"] = runs
+    studies = document.get("studies")
+    for study in studies.values() if isinstance(studies, dict) else ():
+        if isinstance(study, dict) and isinstance(study.get("runs"), list):
+            study["runs"] = [name for each in study["runs"] for name in _named(each, runs, families=families)]
     tables = document.get("tables")
     for name, table in tables.items() if isinstance(tables, dict) else ():
         if isinstance(table, dict) and isinstance(table.get("rows"), list):
@@ -174,6 +179,13 @@ def _changed(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
             holder = holder.setdefault(step, {})
         holder[last] = copy.deepcopy(value)
     return changed
+
+
+def _named(name: Any, runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> list[Any]:
+    """Return the runs of a family or of a pattern; the name itself where it is neither."""
+    if isinstance(name, str) and "*" in name:
+        return fnmatch.filter(runs, name) or [name]
+    return families.get(name, [name]) if isinstance(name, str) else [name]
 
 
 def _rows(

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
-from onestep.config.blocks import resolve_components
+from onestep.config.blocks import networks_of, resolve_components
 from onestep.config.families import expand
 from onestep.config.launch import Launch
 from onestep.config.messages import ConfigError, Place, in_order
-from onestep.config.run import ResolvedRun, document_of, to_document
-from onestep.config.run_checks import run_problems
+from onestep.config.run import ResolvedRun, Run, document_of, to_document
+from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import plain, to_values
 from onestep.config.sections import Experiment
-from onestep.config.table_checks import table_problems
+from onestep.config.table_checks import study_problems, table_problems
 from onestep.config.yaml_file import read_yaml
 
 
@@ -69,10 +69,12 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     )
     if experiment is not None and not problems:
         objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
+        studies = {name: resolved.built.get(("studies", name)) for name in experiment.studies}
         metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
         problems = [
             *run_problems(experiment, objectives=objectives),
             *table_problems(experiment, metrics=metrics),
+            *study_problems(experiment, studies=studies),
         ]
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))
@@ -99,14 +101,21 @@ def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
     chosen = experiment.runs[run]
-    backbones = chosen.discriminator.backbones if chosen.discriminator else ()
-    timm = {name: experiment.backbones[name].timm for name in backbones}
+    timm = {name: experiment.backbones[name].timm for name in run_backbones(chosen)}
     return ResolvedRun(
         name=run,
         run=chosen,
         timm={name: each for name, each in timm.items() if each is not None},
         snapshots=chosen.snapshots,
     )
+
+
+def run_backbones(run: Run) -> tuple[str, ...]:
+    """Return the entries of `backbones` that a run loads: of its discriminators, and feature networks of its objective.
+
+    Where torch is missing to build the objective, its feature networks are left out.
+    """
+    return backbones_of(run, networks_of(components.build_outline("objectives", run.objective)))
 
 
 def run_document(experiment: Experiment, run: str) -> dict[str, Any]:

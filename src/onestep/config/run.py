@@ -152,12 +152,12 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Ema:
-    """Exponential moving averages of the weights, which snapshots publish.
+    """EMA of the weights, which snapshots publish.
 
     Attributes:
-        half_life: Half-life of the main average, in images.
+        half_life: Half-life of the main EMA, in images.
         ramp_up: Largest half-life as a share of the images seen; 0 is no limit.
-        others: Half-lives of further averages, in images; each has its own file beside every snapshot.
+        others: Half-life of each further EMA, in images; it has its own file beside every snapshot.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -222,7 +222,7 @@ class Run:
         discriminator: The discriminator, for objectives that need one.
         networks: Further networks of the objective, by role, for roles that it trains from scratch.
         optimizers: The optimizer of each role that the objective trains.
-        ema: Moving averages of the weights.
+        ema: EMA of the weights.
         precision: Number types.
         compile: Execution by torch.compile and fused kernels.
         batch: Images per step, over all ranks.

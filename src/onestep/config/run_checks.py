@@ -252,7 +252,7 @@ def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], 
 
 
 def _average_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield half-lives that a run gives twice: they name the averages' files."""
+    """Yield a half-life that a run gives twice: it names the file of its EMA."""
     known: list[float] = [run.ema.half_life]
     for index, half_life in enumerate(run.ema.others):
         if half_life in known:

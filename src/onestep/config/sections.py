@@ -194,10 +194,10 @@ class RowBlock:
         sampler: Entry of `samplers`.
         label: The row's name; by default the run's or the teacher's.
         dataset: Entry of `datasets` that the images are compared with, in a table without `dataset`.
-        ema: Half-life in images of the run's average to use; by default the main one.
+        ema: Half-life in images of the run's EMA to use; by default the main one.
         published: Numbers from the literature, by column.
         nfe: NFE of another method, as published.
-        images: Images that another method was trained on, in the words of its authors.
+        images: Images that another method was trained on, as its authors write it.
     """
 
     __pydantic_config__: ClassVar = STRICT

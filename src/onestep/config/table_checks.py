@@ -1,8 +1,8 @@
-"""Consistency of a config from trained networks on: metrics, tables and their rows."""
+"""Consistency of a config from trained networks on: metrics, tables and their rows, studies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep import components
@@ -34,6 +34,30 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
     yield from _teachers_of_two_datasets(experiment)
+
+
+def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield names in what a study observes that are not in the config.
+
+    Args:
+        experiment: The config.
+        studies: The study of each entry of `studies`; None where torch is missing to build it.
+    """
+    known: Mapping[str, tuple[Iterable[str], str]] = {
+        "run": (denoisers(experiment), "runs of a denoiser"),
+        "model": ([*experiment.teachers, *denoisers(experiment)], "teachers and runs of a denoiser"),
+        "sampler": (experiment.samplers, "samplers"),
+        "metric": (experiment.metrics, "metrics"),
+        "features": (experiment.features, "features"),
+        "dataset": (experiment.datasets, "datasets"),
+    }
+    for name, study in studies.items():
+        observed = {} if study is None else study.observes()
+        for each in observed.values():
+            for key, (choices, plural) in known.items():
+                value = getattr(each, key, None)
+                named = value.partition("@")[0] if key == "model" and value is not None else value
+                yield from unknown(("studies", name), named, choices, of=plural)
 
 
 def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
@@ -169,17 +193,17 @@ def _dataset_problems(row: RowBlock, table: TableBlock, experiment: Experiment, 
 
 
 def _ema_problems(row: RowBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield an average that the row's runs do not keep."""
+    """Yield an EMA that the row's runs do not keep."""
     if row.ema is None:
         return
     if row.teacher is not None:
-        yield Problem((*place, "ema"), f"got {row.ema}, expected none: a teacher has one average")
+        yield Problem((*place, "ema"), f"got {row.ema}, expected none: a teacher has one EMA")
     for name in row.members:
         run = experiment.runs.get(name)
         kept = [] if run is None else [run.ema.half_life, *run.ema.others]
         if run is not None and row.ema not in kept:
             known = ", ".join(f"{each:.15g}" for each in kept)
-            expected = f"expected one of the half-lives of {name}: {known}"
+            expected = f"expected a half-life of {name}: {known}"
             yield Problem((*place, "ema"), f"got {row.ema}, {expected}")
 
 

@@ -1,5 +1,0 @@
-"""Former name of `onestep.components`."""
-
-from onestep.components import choices, load
-
-__all__ = ["choices", "load"]
