@@ -24,9 +24,8 @@ from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
-from onestep.training.assignment import Assignment, Inputs
+from onestep.training.assignment import Assignment, Inputs, publish
 from onestep.training.loop import train
-from onestep.training.publication import publish
 from onestep.training.sources import FileSources, codec_of, encoded_shape
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
