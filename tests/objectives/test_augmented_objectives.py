@@ -172,8 +172,8 @@ def test_the_gradient_penalty_sees_the_images_themselves():
 @pytest.mark.parametrize(
     ("augment", "message"),
     [
-        ({"name": "ada"}, "augment: no augmentations called 'ada'; choices: diffaugment, edm, stylegan2_ada"),
-        ({}, "augment: no augmentations called 'None'"),
+        ({"name": "ada"}, "augment: .*'ada'.*diffaugment, edm, stylegan2_ada"),
+        ({}, "augment: .*None"),
         ({**PIPE, "p": 1}, "augment: .*'p'"),
         ({**PIPE, "probability": -1}, "augment: probability -1"),
         ({**PIPE, "probability": "often"}, "augment: "),

@@ -24,6 +24,7 @@ from onestep.checkpoints.training_state import read_training_state
 from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.training.assignment import Inputs
+from onestep.training.loop import next_data, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
 
@@ -178,6 +179,33 @@ def test_it_resumes_bitwise_and_trains_alike_on_two_ranks(case, bench):
         assert left.keys() == right.keys()
         for phase in left:
             assert right[phase] == pytest.approx(left[phase], rel=1e-4, abs=1e-6), phase
+
+
+def test_a_run_trains_in_the_space_of_its_codec(bench, tmp_path, monkeypatch):
+    """Here the mean of 2x2 pixels: images of half the size, so the denoiser is of that size, too."""
+    source = """
+    from dataclasses import dataclass
+    from torch.nn import functional as F
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pool:
+        factor: int
+
+        def encode(self, pixels):
+            return F.avg_pool2d(pixels.float() / 127.5 - 1, self.factor)
+    """
+    (tmp_path / "toy_codec.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    document = yaml.safe_load(bench.document("digits_edm", batch=4, images=8, snapshots=[8]).read_text())
+    document |= {"codec": {"name": "toy_codec:Pool", "factor": 2}}
+    document["network"] |= {"attn_resolutions": [4]}
+    training = assemble(run_of(document), files=bench.files(document), ranks=ALONE)
+    data = next_data(training, images_seen=0, ranks=ALONE)
+    assert data.images.shape == (4, 1, 8, 8) and training.config["img_resolution"] == 8
+    pixels = training.pixels.float().div(127.5).sub(1).mean(dim=(1, 2, 3))
+    assert all((pixels - mean).abs().min() < 1e-6 for mean in data.images.mean(dim=(1, 2, 3)))
+    (report,) = take_step(training, images_seen=4, ranks=ALONE)
+    assert torch.isfinite(report.loss)
 
 
 def test_roles_are_built_as_their_origins_state(case, bench):

@@ -203,7 +203,7 @@ class Blocker:
         if name.split(".")[0] == "torch":
             raise ImportError("torch is blocked")
 sys.meta_path.insert(0, Blocker())
-import onestep.training.assignment, onestep.training.publication, onestep.training.stopping
+import onestep.training.assignment, onestep.training.stopping
 import onestep.launch.task, onestep.launch.local
 """
     subprocess.run([sys.executable, "-c", code], check=True)

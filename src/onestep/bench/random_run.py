@@ -23,7 +23,7 @@ from onestep.networks import build_denoiser, one_step_config, published_architec
 from onestep.objectives import Networks
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.loop import wrapped_networks
-from onestep.training.sources import ImageShape
+from onestep.training.sources import ImageShape, codec_of
 
 _DATASET_ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
 _EMBEDDING_WIDTH = 320  # of the published class embedding
@@ -151,6 +151,7 @@ def random_training(
     training = compose(
         replace(resolved, run=chosen),
         built=built,
+        codec=codec_of(chosen),
         pixels=torch.randint(256, (_DATASET_ROWS, shape.channels, *2 * (shape.resolution,)), dtype=torch.uint8),
         conditions=torch.eye(classes)[torch.randint(classes, (_DATASET_ROWS,))] if classes else None,
         ranks=ranks,

@@ -20,7 +20,7 @@ from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.log_tail import LogTail, last_lines, restore, user_error
 from onestep.launch.parent_process import LeaveRequests
 from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, logs_of, submit
-from onestep.training.publication import is_published, publish
+from onestep.training.assignment import is_published, publish
 
 # Limits of `JobPolicy` that are not options of `launch`.
 _VANISHED_SECONDS = 120.0

@@ -61,7 +61,7 @@ def launch(
             state=state,
             output=output,
             code_in_spec=code_in_spec,
-            micro_batch=micro_batch or rows_per_pass,
+            micro_batch=rows_per_pass if micro_batch is None else micro_batch,
             cache=cache,
             processes=site.processes,
             state_seconds=site.state_seconds,
@@ -77,7 +77,7 @@ def launch(
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,
-        micro_batch=micro_batch or rows_per_pass,
+        micro_batch=rows_per_pass if micro_batch is None else micro_batch,
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))

@@ -1,7 +1,9 @@
-"""One training as a launcher sees it: the run, its files, its work folder. Imports no torch."""
+"""One training as a launcher sees it: the run, its files, its work folder, its publication. Imports no torch."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 
 from onestep.archive import digest_of
 from onestep.config.run import ResolvedRun, load_run
-from onestep.files import canonical_json, sha256_of_file, sha256_of_text
+from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +93,34 @@ def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: st
     """Return the run hash, 16 hexadecimal digits: of configuration, input files and optionally the code."""
     science = {"run": document, "inputs": digests} | ({} if code is None else {"code": code})
     return sha256_of_text(canonical_json(science))[:16]
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Publish the finished run's files under `target`, each atomically; by hard links where possible."""
+    snapshots = sorted((folder / "snapshots").glob("*.safetensors"))
+    # Snapshots of an earlier run hash at other counts are not this run's.
+    for stale in {path.name for path in (target / "snapshots").glob("*")} - {path.name for path in snapshots}:
+        (target / "snapshots" / stale).unlink()
+    for snapshot in snapshots:
+        _link(snapshot, target / "snapshots" / snapshot.name)
+    _link(folder / "log.jsonl", target / "log.jsonl")
+    # Last, because it marks the others as complete.
+    write_json(target / "summary.json", read_json(folder / "done.json"))
+
+
+def is_published(folder: Path, target: Path) -> bool:
+    """Return whether `target` has the files of the finished run, compared by name and summary."""
+    names = ["log.jsonl", *(f"snapshots/{path.name}" for path in (folder / "snapshots").glob("*.safetensors"))]
+    summary = target / "summary.json"
+    whole = summary.exists() and all((target / name).exists() for name in names)
+    return whole and read_json(summary) == read_json(folder / "done.json")
+
+
+def _link(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        # A link keeps the old time; Snakemake needs that of the publication.
+        os.utime(temporary)

@@ -24,10 +24,9 @@ from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
-from onestep.training.assignment import Assignment, Inputs
+from onestep.training.assignment import Assignment, Inputs, publish
 from onestep.training.loop import train
-from onestep.training.publication import publish
-from onestep.training.sources import FileSources, ImageShape
+from onestep.training.sources import FileSources, codec_of, encoded_shape
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
 
@@ -174,11 +173,13 @@ def assemble(
         timm=resolved.timm,
         class_embeddings=files.class_embeddings,
     )
-    shape = ImageShape(resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
+    codec = codec_of(run)
+    shape = encoded_shape(codec, resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
     built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
     return compose(
         resolved,
         built=built,
+        codec=codec,
         pixels=decoded(archive, cache=cache),
         conditions=OneHot(archive.labels(), classes=archive.classes) if run.conditional else None,
         ranks=ranks,

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from onestep import components
+from onestep.autoencoders import Codec
+from onestep.autoencoders.identity import Identity
 from onestep.checkpoints.class_embeddings import read_class_embeddings
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
@@ -94,6 +98,25 @@ class FileSources:
     def class_embedding(self) -> Tensor | None:
         """Read the class embedding."""
         return None if self.class_embeddings is None else read_class_embeddings(self.class_embeddings)
+
+
+def codec_of(run: Run) -> Codec:
+    """Build a run's codec.
+
+    Raises:
+        ValueError: It needs weights from an input, which training does not supply.
+    """
+    if run.codec is None:
+        return Identity()
+    if run.codec.input is not None:
+        raise ValueError(f"codec.input: got {run.codec.input!r}, expected none: no codec of this version has weights")
+    return components.build("autoencoders", run.codec)
+
+
+def encoded_shape(codec: Codec, *, resolution: int, channels: int, classes: int) -> ImageShape:
+    """Return the shape of a dataset's images after encoding."""
+    images = codec.encode(torch.zeros(1, channels, resolution, resolution, dtype=torch.uint8))
+    return ImageShape(resolution=images.shape[-1], channels=images.shape[1], classes=classes)
 
 
 def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
