@@ -26,17 +26,17 @@ PEOPLE = {
     "export": ("onestep.verbs:export", "Write a generator for publication."),
 }
 PIPELINE = {
-    "prepare": ("onestep.data.verbs:prepare", "Write a dataset archive in EDM's format."),
+    "prepare": ("onestep.data._verbs:prepare", "Write a dataset archive in EDM's format."),
     "convert": ("onestep.checkpoints.verbs:convert", "Convert a published checkpoint to a teacher."),
     "embed": ("onestep.evaluation.verbs:embed", "Compute class embeddings."),
     "resolve": ("onestep.verbs:resolve", "Write the resolved configuration of a run."),
     "train": ("onestep.training.verbs:train", "Train a run and publish it."),
-    "sample": ("onestep.sampling.verbs:sample", "Generate one image per seed."),
+    "sample": ("onestep.sampling._verbs:sample", "Generate one image per seed."),
     "extract": ("onestep.evaluation.verbs:extract", "Extract features of images."),
     "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
     "select": ("onestep.evaluation.verbs:select", "Select a run's best snapshot by a metric."),
-    "study": ("onestep.studies.verbs:study", "Run a study: arrays, numbers, figure and verdict."),
+    "study": ("onestep.studies._verbs:study", "Run a study: arrays, numbers, figure and verdict."),
     "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
     "report": ("onestep.report.verbs:report", "Write the results page."),
 }

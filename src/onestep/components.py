@@ -79,11 +79,9 @@ class Description:
 
 
 def choices(family: str) -> tuple[str, ...]:
-    """Return the names of a family's components: its files without a leading underscore, and entry points; sorted."""
-    files = {path.stem for path in (_ROOT / family).glob("*.py")}
-    return tuple(
-        sorted({*(name for name in files if _is_file(family, name)), *(each.name for each in _entry_points(family))})
-    )
+    """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
+    files = (path.stem for path in (_ROOT / family).glob("[!_]*.py") if path.stem != _VERBS)
+    return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
 
 
 def is_choice(family: str, name: str) -> bool:

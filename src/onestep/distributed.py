@@ -1,4 +1,4 @@
-"""Ranks of one training run: who I am, what we share, and how gradients become the same everywhere."""
+"""The ranks of a run and their collectives: broadcast, average, gather, barrier, maximum."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STARTUP_LIMIT = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those of the run.
+    """This process and its group.
 
     Attributes:
         rank: 0 for the process that logs and writes files.
         world: Number of processes.
-        device: Where this process computes.
-        cpu_group: The ranks' group for words between CPUs, which pass the devices by; None: the one group there is.
+        device: Of this process.
+        cpu_group: A gloo group for CPU tensors; None for the default group.
     """
 
     rank: int
@@ -38,15 +38,13 @@ class Ranks:
         return self.rank == 0
 
     def share_of(self, rows: int) -> int:
-        """Return how many of a batch's rows this process takes.
+        """Return the number of images of a batch on this rank.
 
         Raises:
-            ValueError: The rows do not divide evenly.
+            ValueError: The batch is not divisible by the number of ranks.
         """
         if rows % self.world:
-            raise ValueError(
-                f"batch {rows} does not divide over {self.world} processes; choose a multiple of {self.world}"
-            )
+            raise ValueError(f"batch: got {rows}, expected a multiple of the number of processes, {self.world}")
         return rows // self.world
 
 
@@ -55,7 +53,7 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Without RANK and WORLD_SIZE the run is a single process and no group is made. The backend is NCCL where a CUDA
-    device is visible, else gloo. A process that leaves with an error leaves the group as it is, and has to end.
+    device is visible, else gloo. After an error the group is not destroyed, and the process must end.
 
     Raises:
         ValueError: Only one of RANK and WORLD_SIZE is set.
@@ -63,7 +61,7 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
     environment = os.environ if environment is None else environment
     present = [name for name in ("RANK", "WORLD_SIZE") if name in environment]
     if len(present) == 1:
-        raise ValueError(f"environment sets {present[0]} alone; RANK and WORLD_SIZE must be set together, or neither")
+        raise ValueError(f"environment: got {present[0]} only, expected RANK and WORLD_SIZE together or neither")
     rank, world = (int(environment.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     device = _device(int(environment.get("LOCAL_RANK", "0")))
     if world > 1:
@@ -71,19 +69,18 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
             "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT
         )
     yield Ranks(rank=rank, world=world, device=device, cpu_group=_cpu_group(device, world=world))
-    # Not after an error: NCCL would wait here for ranks that wait for this one in the midst of a step, and nobody would
-    # see the error. Who ends with it takes the others along.
+    # Not after an error: NCCL would wait here for ranks that wait for this one during a step, and hide the error.
     if world > 1:
         dist.destroy_process_group()
 
 
 def _cpu_group(device: torch.device, *, world: int) -> dist.ProcessGroup | None:
-    """Return a group that talks without the devices; None where the main one does, or there is nobody to talk to."""
+    """Create a gloo group for CPU tensors; None if the default group is gloo or the world size is 1."""
     return dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT) if world > 1 and device.type == "cuda" else None
 
 
 def _device(local_rank: int) -> torch.device:
-    """Return the CUDA device of this process, or the CPU where there is none; single precision means all of it."""
+    """Return the CUDA device of this process, or the CPU without one; switch TF32 off."""
     # As in the reference: TensorFloat-32 would round the fp32 path to 10 bits.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -95,12 +92,12 @@ def _device(local_rank: int) -> torch.device:
 
 
 def rank_seed(seed: int, *, world: int, rank: int) -> int:
-    """Return the seed of one rank's global generator, as the reference derives it from the run's seed."""
+    """Return the seed of one rank's global generator, derived from the run's seed as in the reference."""
     return int(np.random.RandomState((seed * world + rank) % (1 << 31)).randint(1 << 31))
 
 
 def broadcast(tensors: Iterable[Tensor], *, ranks: Ranks) -> None:
-    """Overwrite `tensors` with those of rank 0, so that every rank starts from the same numbers."""
+    """Overwrite `tensors` with those of rank 0."""
     if ranks.world > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
@@ -125,15 +122,15 @@ def gather(tensor: Tensor, *, ranks: Ranks) -> list[Tensor]:
 
 
 def wait(*, ranks: Ranks) -> None:
-    """Wait until every rank is here."""
+    """Wait for all ranks."""
     if ranks.world > 1:
         dist.barrier()
 
 
 def highest(number: int, *, ranks: Ranks) -> int:
-    """Return the greatest `number` of all ranks, on every rank; the devices compute on meanwhile."""
+    """Return the maximum of `number` over the ranks; devices are not synchronized."""
     if ranks.world == 1:
         return number
-    said = torch.tensor(int(number))
-    dist.all_reduce(said, op=dist.ReduceOp.MAX, group=ranks.cpu_group)
-    return int(said)
+    maximum = torch.tensor(int(number))
+    dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=ranks.cpu_group)
+    return int(maximum)

@@ -9,7 +9,6 @@ nor does the `__init__` of the package itself.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,28 +40,33 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 Component = tuple[str, str]
 """A family and the name of one of its components in config.yaml."""
 
+SameOutput = Mapping[str, Mapping[str, str]]
+
 
 class Fingerprints:
     """Fingerprints of one source tree; each file is read once.
 
     Args:
         root: Folder of the package `onestep`; the installed one by default.
+        same_output: Earlier fingerprints of code with the same output, by stage and current fingerprint; by default
+            those of `fingerprints.yaml` in the package.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, *, same_output: SameOutput | None = None) -> None:
         self._root = Path(__file__).parent if root is None else Path(root)
+        self._same_output = _listed(self._root / "fingerprints.yaml") if same_output is None else same_output
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
 
     def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
         """Return the fingerprint of a stage, 16 hexadecimal digits.
 
-        Where `fingerprints.yaml` lists an earlier fingerprint whose code gives the same output, return that one.
+        Where an earlier fingerprint is listed whose code gives the same output, return that one.
 
         Raises:
             ValueError: A component has no file.
         """
         now = self.of_modules([*STAGES[stage], *(module_of(family, name) for family, name in components)])
-        return str(self._same_output.get(stage, {}).get(now, now))
+        return self._same_output.get(stage, {}).get(now, now)
 
     def of_training(self, document: Mapping[str, Any]) -> str:
         """Return the fingerprint of the code that trains a run.
@@ -96,11 +100,6 @@ class Fingerprints:
                 waiting += [parent for parent in _parents(name) if self._file(parent) is not None]
                 waiting += self._read(name)[1]
         return tuple(sorted(found))
-
-    @functools.cached_property
-    def _same_output(self) -> Mapping[str, Mapping[str, str]]:
-        path = self._root / "fingerprints.yaml"
-        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
     def _read(self, name: str) -> tuple[str, frozenset[str]]:
         """Return the digest of a module and the modules that it imports."""
@@ -139,23 +138,36 @@ class Fingerprints:
 def training_components(document: Mapping[str, Any]) -> list[Component]:
     """Return the components of a run from its resolved configuration.
 
-    The files of a teacher or a backbone say which network they hold, so every network, or every classifier, counts.
+    The architecture of a teacher or a backbone is in its file alone, so every network, or every classifier, counts.
     """
     families = {"network": "networks", "classifier": "classifiers", "discriminator": "discriminators"}
-    components = [("objectives", document["objective"]["name"])]
-    components += [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
+    families |= {"codec": "autoencoders", "objective": "objectives"}
+    components = [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
+    for block in document.get("networks", {}).values():
+        components += [
+            (family, block["name"]) for family in ("networks", "discriminators") if _has(family, block["name"])
+        ]
     if document["objective"].get("augment"):
         components.append(("augmentations", document["objective"]["augment"]["name"]))
     if document.get("teacher"):
         components += every("networks")
-    if document.get("discriminator"):
+    if document.get("discriminator") or document.get("networks"):
         components += every("classifiers")
     return components
+
+
+def _has(family: str, name: str) -> bool:
+    return ":" in name or name in choices(family)
 
 
 def every(family: str) -> list[Component]:
     """Return all components of a family."""
     return [(family, name) for name in choices(family)]
+
+
+def _listed(path: Path) -> SameOutput:
+    found: SameOutput = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _is_outside(module: str) -> bool:

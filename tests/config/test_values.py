@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from changed_demo import D2O, DEMO, TAKEN_AWAY, demo_with, problems
-from onestep.stages import training_plugins
 
 from onestep import components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
+from onestep.fingerprint import training_components
 
 
 def test_the_demo_is_read():
@@ -211,10 +211,10 @@ def test_an_augmentation_stands_in_the_run_document_and_counts_as_its_code():
     document = run_document(experiment, "digits_d2o")
     assert document["objective"]["augment"] == AUGMENT
     assert json.loads(json.dumps(document)) == document
-    assert "onestep.augmentations.stylegan2_ada" in training_plugins(document)
+    assert ("augmentations", "stylegan2_ada") in training_components(document)
     plain = run_document(parse_experiment(demo_with({})), "digits_d2o")
     assert "augment" not in plain["objective"]
-    assert not any("augmentations" in module for module in training_plugins(plain))
+    assert not any(family == "augmentations" for family, _ in training_components(plain))
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,35 @@ def test_statistics_of_another_width_are_refused_in_one_line(tmp_path, capsys):
     assert main(["measure", "--metric", '{"name": "frechet"}', "--name", "fid", *files]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path}/published.npz: got statistics mu [5]" in said and " 6" in said
+
+
+METRIC = '''
+class Contrast:
+    """Ratio of standard deviations."""
+
+    inputs = ("pixels", "real_pixels")
+    values = {"contrast": "higher"}
+    takes_statistics = False
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    @property
+    def least_images(self) -> int:
+        return 1
+
+    def __call__(self, *, pixels, real_pixels):
+        return {"contrast": self.scale * float(pixels.std() / real_pixels.std())}
+'''
+
+
+def test_a_metric_of_pixels_from_outside_the_package(images, tmp_path, monkeypatch, capsys):
+    (tmp_path / "outside_metric.py").write_text(METRIC)
+    monkeypatch.chdir(tmp_path)
+    block, number = json.dumps({"name": "outside_metric:Contrast", "scale": 2.0}), tmp_path / "number.json"
+    files = ["--pixels", str(images), "--real-pixels", str(images), "--output", str(number)]
+    assert main(["measure", "--metric", block, "--name", "x", *files]) == 0
+    assert read_json(number)["values"] == {"contrast": 2.0}
+    files = ["--images", str(images), "--reference", str(images), "--output", str(number)]
+    assert main(["evaluate", "--metrics", block, *files]) == 0
+    assert read_json(number)["values"] == {"contrast": 2.0} and "contrast: 2" in capsys.readouterr().out

@@ -217,7 +217,7 @@ REFERENCES = {
     "none": (None, FRECHET, "--reference: got none"),
     "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
     "no metric": (None, (), "--metrics: got none"),
-    "no such option": (None, '{"name": "inception_score", "slices": 2}', "--features and --metrics take blocks as"),
+    "no such option": (None, '{"name": "inception_score", "slices": 2}', "slices"),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from onestep.cli import main
 from onestep.files import read_json, write_json
 from onestep.studies import Measurements, SnapshotMeasurements
 from onestep.studies._run import run_study
@@ -100,3 +103,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     write_json(path, {"model": "d2o@64", "seeds": "0-9", "values": {"frechet": 1.0}})
     with pytest.raises(ValueError, match="old.json: got no .*better"):
         study().conclude({"run.d2o": [path]})
+
+
+def test_the_verb_runs_a_study_from_its_config_block(tmp_path, capsys):
+    files = {"run.d2o": snapshots(tmp_path, "d2o", CURVE), "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
+    block = {"name": "images_seen", "runs": ["d2o"], "sampler": "one_step", "metric": "fd", "value": "frechet"}
+    block |= {"seeds": list(SEEDS), "control": "edm"}
+    paths = json.dumps({name: list(map(str, group)) for name, group in files.items()})
+    options = ["--study", json.dumps(block), "--name", "fd", "--files", paths, "--output", str(tmp_path / "out")]
+    assert main(["study", *options]) == 0
+    assert capsys.readouterr().out == "fd: confirmed\n"
+    assert read_json(tmp_path / "out" / "fd.json")["options"] == block

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onestep.archive import Arrays, read_arrays
 from onestep.evaluation.extraction import read_pixels, subject_of
 from onestep.evaluation.references import Reference, features_of, read_reference
@@ -20,7 +22,7 @@ _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredFiles:
-    """The files that the inputs of a metric are read from.
+    """The files that the inputs of a metric are read from; each is read once.
 
     Attributes:
         features: Features of the measured images; None for a metric that reads pixels only.
@@ -35,6 +37,37 @@ class MeasuredFiles:
     real_input: str | None = None
     pixels: Path | None = None
     real_pixels: Path | None = None
+
+    @functools.cached_property
+    def extracted(self) -> Arrays | None:
+        """The content of `features`."""
+        return None if self.features is None else read_arrays(self.features)
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The content of `pixels`, uint8 [N, C, H, W]."""
+        assert self.pixels is not None
+        return read_pixels(self.pixels)
+
+    @functools.cached_property
+    def real_images(self) -> np.ndarray:
+        """The content of `real_pixels`, uint8 [M, C, H, W]."""
+        assert self.real_pixels is not None
+        return read_pixels(self.real_pixels)
+
+    def inputs(self, reference: Reference | None) -> dict[str, Callable[[], Any]]:
+        """Return functions that return the inputs of metrics, by name."""
+        found: dict[str, Callable[[], Any]] = {}
+        if self.extracted is not None:
+            names = {"features": "generated", "probabilities": "probabilities"}
+            found |= {names[name]: constant(array) for name, array in self.extracted.arrays.items() if name in names}
+        if reference is not None:
+            found["real"] = constant(reference.real)
+        if self.pixels is not None:
+            found["pixels"] = lambda: self.images
+        if self.real_pixels is not None:
+            found["real_pixels"] = lambda: self.real_images
+        return found
 
 
 def write_measurement(
@@ -53,20 +86,20 @@ def write_measurement(
         ValueError: The files were made with different feature networks or from different images, lack an input of the
             metric, or do not contain the identity of their images.
     """
-    found = None if files.features is None else read_arrays(files.features)
-    subject, images = _subject(files, found)
-    reference = None if files.real is None else _reference(metric, files, found)
+    about = {} if files.extracted is None else files.extracted.about
+    digest, images = _checked_images(files)
+    subject = _subject(files)
+    reference = None if files.real is None else _reference(metric, files)
     facts = None if reference is None else dict(reference.facts)
     if "real_pixels" in metric.inputs and files.real_pixels is not None:
-        facts = (facts or {}) | {"real_pixels_sha256": _digest(files.real_pixels)}
-    available = _available(files, found, reference)
+        facts = (facts or {}) | {"real_pixels_sha256": _digest(files.real_images)}
     try:
-        values = call_metric(metric, name=name, available=available)
+        values = call_metric(metric, name=name, available=files.inputs(reference))
     except ValueError as error:
-        against = [path for path in (files.real, files.real_pixels) if path is not None]
-        place = " against ".join(map(str, [files.features or files.pixels, *against[:1]]))
-        raise ValueError(f"{place}: {error}") from error
-    about = {} if found is None else found.about
+        against = files.real or files.real_pixels
+        raise ValueError(
+            f"{files.features or files.pixels}{'' if against is None else f' against {against}'}: {error}"
+        ) from error
     write_json(
         output,
         {
@@ -81,7 +114,7 @@ def write_measurement(
             "options": dict(options),
             "better": dict(metric.values),
             "feature_network": about.get("network"),
-            "pixels_sha256": about.get("pixels_sha256") or (files.pixels and _digest(files.pixels)),
+            "pixels_sha256": digest,
         },
     )
 
@@ -105,34 +138,47 @@ def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[
     return {key: float(value) for key, value in values.items()}
 
 
-def _available(files: MeasuredFiles, found: Arrays | None, reference: Reference | None) -> dict[str, Callable[[], Any]]:
-    """Return what the files provide; pixels are read when a metric uses them."""
-    inputs: dict[str, Callable[[], Any]] = {}
-    if found is not None:
-        arrays = {"generated": found.arrays.get("features"), "probabilities": found.arrays.get("probabilities")}
-        inputs |= {key: constant(array) for key, array in arrays.items() if array is not None}
-    if reference is not None:
-        inputs["real"] = constant(reference.real)
-    for key, path in (("pixels", files.pixels), ("real_pixels", files.real_pixels)):
-        if path is not None:
-            inputs[key] = functools.partial(read_pixels, path)
-    return inputs
-
-
 def constant(value: Any) -> Callable[[], Any]:
     """Return a function that returns `value`."""
     return lambda: value
 
 
-def _reference(metric: Metric, files: MeasuredFiles, found: Arrays | None) -> Reference:
+def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
+    """Return the digest and the number of the measured images, which are the same in both files."""
+    if files.extracted is None:
+        if files.pixels is None:
+            raise ValueError("measure: got no images, expected --generated or --pixels")
+        return _digest(files.images), len(files.images)
+    recorded = files.extracted.about["pixels_sha256"]
+    if files.pixels is not None and _digest(files.images) != recorded:
+        raise ValueError(f"{files.pixels}: got other images than those of {files.features}. Fix: make both again")
+    return recorded, files.extracted.about["images"]
+
+
+def _subject(files: MeasuredFiles) -> dict[str, str]:
+    """Return the identity of the measured images."""
+    if files.extracted is not None:
+        place, subject = files.features, dict(files.extracted.about.get("subject", {}))
+    else:
+        assert files.pixels is not None
+        place, subject = files.pixels, subject_of(files.pixels)
+    if set(subject) not in _SUBJECTS:
+        raise ValueError(
+            f"{place}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
+            "Fix: delete the file and make it again"
+        )
+    return subject
+
+
+def _reference(metric: Metric, files: MeasuredFiles) -> Reference:
     """Return the real features or statistics, of the feature network of the measured images."""
     assert files.real is not None
-    if files.features is None or found is None:
+    if files.features is None or files.extracted is None:
         raise ValueError(f"{files.real}: got a reference without features, expected --generated as well")
     reference = read_reference(
         files.real,
-        width=features_of(found, path=files.features).shape[1],
-        weights_sha256=found.about["weights_sha256"],
+        width=features_of(files.extracted, path=files.features).shape[1],
+        weights_sha256=files.extracted.about["weights_sha256"],
         takes_statistics=metric.takes_statistics,
         input_name=files.real_input,
     )
@@ -141,24 +187,6 @@ def _reference(metric: Metric, files: MeasuredFiles, found: Arrays | None) -> Re
     return reference
 
 
-def _subject(files: MeasuredFiles, found: Arrays | None) -> tuple[dict[str, str], int]:
-    """Return the identity and the number of the measured images."""
-    if found is not None and files.features is not None:
-        place, subject, images = files.features, dict(found.about.get("subject", {})), found.about["images"]
-        if files.pixels is not None and _digest(files.pixels) != found.about["pixels_sha256"]:
-            raise ValueError(f"{files.pixels}: got other images than those of {files.features}. Fix: make both again")
-    elif files.pixels is not None:
-        place, subject, images = files.pixels, subject_of(files.pixels), len(read_pixels(files.pixels))
-    else:
-        raise ValueError("measure: got no images, expected --generated or --pixels")
-    if set(subject) not in _SUBJECTS:
-        raise ValueError(
-            f"{place}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
-            "Fix: delete the file and make it again"
-        )
-    return subject, images
-
-
-def _digest(path: Path) -> str:
+def _digest(pixels: np.ndarray) -> str:
     """Return the SHA-256 of pixels, uint8 [N, C, H, W], as feature files record it."""
-    return hashlib.sha256(read_pixels(path).data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()

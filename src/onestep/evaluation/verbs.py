@@ -94,7 +94,7 @@ def observe(
         return run_locally(command_line("observe", options), processes=processes)
     from onestep import distributed
     from onestep.evaluation.fused_sampling import sample_features
-    from onestep.sampling.verbs import sampling_job
+    from onestep.sampling._verbs import sampling_job
 
     networks = {
         output.with_name(f"{output.name}.{name}.npz"): feature_network(block, weights=feature_weights[name], name=name)

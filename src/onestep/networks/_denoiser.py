@@ -190,7 +190,7 @@ def load_denoiser(weights: Path | str) -> Preconditioned:
         network = build_denoiser(snapshot.config)
         network.load_state_dict(snapshot.state_dict, strict=True)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights}: not a denoiser of this pipeline: {error}") from error
+        raise ValueError(f"{weights}: not a denoiser of this pipeline: {' '.join(str(error).split())}") from error
     return network.eval().requires_grad_(False)
 
 

@@ -50,13 +50,9 @@ def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict
     given = {name: tensor.shape for name, tensor in weights.items()}
     differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if differing:
-        lines = [f"  {name}: network {_shape(expected, name)}, teacher {_shape(given, name)}" for name in differing[:5]]
-        more = [f"  and {len(differing) - 5} more"] if len(differing) > 5 else []
-        raise ValueError(
-            "\n".join(
-                ["teacher: weights do not fit the network. Fix: build it from the teacher's config", *lines, *more]
-            )
-        )
+        listed = [f"{name}: network {_shape(expected, name)}, teacher {_shape(given, name)}" for name in differing[:5]]
+        more = [f"and {len(differing) - 5} more"] if len(differing) > 5 else []
+        raise ValueError(f"teacher: got tensors that differ from the network's: {'; '.join([*listed, *more])}")
     return weights
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
+from onestep.networks import Preconditioned
 
 # A convolution may round differently for another number of images. Every call of the network receives this many, the
 # last seed repeated where necessary, so that an image has the same bytes in every batch.
@@ -82,26 +83,6 @@ class Sampler(Protocol):
         ...
 
 
-class ImageGenerator(Protocol):
-    """A denoiser in evaluation mode, see `onestep.networks.Preconditioned`.
-
-    Attributes:
-        training: False.
-        img_resolution: H and W.
-        img_channels: C.
-        label_dim: K; 0 for an unconditional one.
-    """
-
-    training: bool
-    img_resolution: int
-    img_channels: int
-    label_dim: int
-
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor: ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-
 class Samples(NamedTuple):
     """Generated images in the order of their seeds.
 
@@ -115,7 +96,7 @@ class Samples(NamedTuple):
 
 
 def generate(
-    generator: ImageGenerator, sampler: Sampler, *, seeds: Sequence[int], batch: int, codec: Codec | None = None
+    generator: Preconditioned, sampler: Sampler, *, seeds: Sequence[int], batch: int, codec: Codec | None = None
 ) -> Iterator[Samples]:
     """Generate one image per seed.
 
@@ -157,12 +138,12 @@ def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int
     return [cut for cut in cuts[rank::world_size] if len(cut)]
 
 
-def _groups(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+def _groups(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 @torch.no_grad()
-def _one_call(generator: ImageGenerator, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
+def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
     """Generate at most `ROWS` images as a part of `ROWS` images."""
     random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
     device = next(generator.parameters()).device

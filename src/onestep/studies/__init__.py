@@ -37,14 +37,7 @@ class Measurements:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotMeasurements:
-    """A metric of each snapshot of a run: one JSON for each snapshot and seed block.
-
-    Attributes:
-        run: The run.
-        sampler: Name of the sampler.
-        seeds: Seed blocks, `first-last`.
-        metric: Name of the metric.
-    """
+    """A metric of each snapshot of a run, otherwise as `Measurements`: one JSON for each snapshot and seed block."""
 
     run: str
     sampler: str

@@ -64,7 +64,7 @@ def train(
             state=state,
             code_in_spec=code_in_spec,
             state_seconds=state_seconds,
-            micro_batch=micro_batch or rows_per_pass,
+            micro_batch=rows_per_pass if micro_batch is None else micro_batch,
             cache=cache,
         )
         code = Fingerprints().of_training(assignment.document())

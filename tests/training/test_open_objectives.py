@@ -1,0 +1,214 @@
+"""Objectives from outside the package: a frozen teacher with an EMA target; a second network, rare generator steps.
+
+Each is one file in a temporary folder, named `module:Class` in the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
+from onestep.checkpoints.training_state import read_training_state
+from onestep.config.run import run_of
+from onestep.distributed import Ranks
+from onestep.training.assignment import Inputs
+from onestep.training.resume import Resume
+from onestep.training.run import assemble
+
+ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
+
+_HEAD = """
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from onestep.objectives import AverageOf, Loss, Phase, Pretrained, TeacherCopy
+
+def level(sigma):
+    return sigma[:, None, None, None]
+"""
+
+_CONSISTENCY = """
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    '''Consistency distillation (arXiv:2303.01469, algorithm 2), with an Euler step of 20 % of the noise level.'''
+
+    half_life: float
+    publishes: ClassVar[str] = "generator"
+    samples_in: ClassVar[int | None] = 1
+
+    def networks(self):
+        target = AverageOf(role="generator", half_life=self.half_life)
+        return {"generator": Pretrained(), "teacher": TeacherCopy(), "target": target}
+
+    def phases(self):
+        return (Phase(name="consistency", trains="generator", loss=self.loss),)
+
+    def loss(self, networks, batch):
+        high = (batch.random.normal() - 1).exp()
+        low = 0.8 * high
+        noisy = batch.images + level(high) * batch.random.normal(*batch.images.shape[1:])
+        with torch.no_grad():
+            slope = (noisy - networks["teacher"](noisy, high, batch.condition)) / level(high)
+            target = networks["target"](noisy + level(low - high) * slope, low, batch.condition)
+        error = networks["generator"](noisy, high, batch.condition) - target
+        return Loss(value=error.square().mean())
+"""
+
+_MATCHING = """
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    '''Distribution matching (arXiv:2405.14867): a second denoiser of the generator's images, trained on every step.'''
+
+    sigma: float
+    every: int
+    publishes: ClassVar[str] = "generator"
+    samples_in: ClassVar[int | None] = 1
+
+    def networks(self):
+        return {"generator": Pretrained(), "teacher": TeacherCopy(), "fake": TeacherCopy(frozen=False)}
+
+    def phases(self):
+        rare = Phase(name="generator", trains="generator", loss=self.generator_loss, every=self.every)
+        return (rare, Phase(name="fake", trains="fake", loss=self.fake_loss))
+
+    def noised(self, networks, batch):
+        noise = batch.random.normal(*batch.images.shape[1:])
+        images = networks["generator"](self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.condition)
+        sigma = (batch.random.normal() - 1).exp()
+        return images, images + level(sigma) * batch.random.normal(*images.shape[1:]), sigma
+
+    def generator_loss(self, networks, batch):
+        images, noisy, sigma = self.noised(networks, batch)
+        with torch.no_grad():
+            direction = networks["fake"](noisy, sigma, None) - networks["teacher"](noisy, sigma, None)
+        return Loss(value=(direction * images).mean())
+
+    def fake_loss(self, networks, batch):
+        with torch.no_grad():
+            images, noisy, sigma = self.noised(networks, batch)
+        return Loss(value=(networks["fake"](noisy, sigma, None) - images).square().mean())
+"""
+
+_ADAM = {"name": "adam", "lr": 1e-4, "betas": [0.0, 0.99], "eps": 1e-8}
+_CASES = {
+    "consistency": ({"name": "toy_consistency:Consistency", "half_life": 64.0}, _CONSISTENCY, ["generator"]),
+    "matching": ({"name": "toy_matching:Matching", "sigma": 80.0, "every": 5}, _MATCHING, ["generator", "fake"]),
+}
+
+
+@pytest.fixture(params=_CASES)
+def case(request, bench, tmp_path, monkeypatch):
+    """Name and run.yaml of an objective whose file is in the temporary folder."""
+    objective, source, trained = _CASES[request.param]
+    (tmp_path / f"toy_{request.param}.py").write_text(textwrap.dedent(_HEAD + source))
+    monkeypatch.syspath_prepend(tmp_path)
+    document = yaml.safe_load(bench.document("digits_d2o", batch=8, images=96, snapshots=[96]).read_text())
+    del document["discriminator"]
+    document |= {"objective": objective, "optimizers": dict.fromkeys(trained, _ADAM), "dropout": 0.1}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    return request.param, tmp_path / "run.yaml"
+
+
+def train(bench, run, name, *, kill_at=0, world=1, expect=0):
+    """Train in `world` processes below the folder `name`; return the folder of the published run."""
+    folder = run.parent / name
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    environment = {**os.environ, "KILL_AT": str(kill_at), "STATE": str(folder / "state"), "OUTPUT": str(folder)}
+    environment |= {"PYTHONPATH": f"{run.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    command = [sys.executable, str(Path(__file__).with_name("open_worker.py")), str(run), str(bench.folder)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=environment | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=300)
+        assert rank.returncode == expect, output
+    return folder / "digits_d2o"
+
+
+def losses(folder):
+    """Return the losses of each record of a published run."""
+    return [json.loads(line)["losses"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_it_resumes_bitwise_and_trains_alike_on_two_ranks(case, bench):
+    name, run = case
+    straight = train(bench, run, "straight")
+    train(bench, run, "killed", kill_at=8, expect=-signal.SIGKILL)
+    state = read_training_state(run.parent / "killed/state/digits_d2o/spec")
+    assert state.images_seen == 56
+    saved = {tensor.split(".")[1] for tensor in state.tensors if tensor.startswith("player.")}
+    assert saved == {"consistency": {"generator", "target"}, "matching": {"generator", "fake"}}[name]
+    assert list(state.values["frozen"]) == ["teacher"]
+    resumed = train(bench, run, "killed")
+    for file in ("snapshots/96.safetensors", "log.jsonl"):
+        if file != "log.jsonl":
+            assert (straight / file).read_bytes() == (resumed / file).read_bytes()
+    assert losses(straight) == losses(resumed) and len(losses(straight)) == 12
+
+    # Dropout is drawn per rank, so the comparison of ranks is without it.
+    document = yaml.safe_load(run.read_text()) | {"dropout": 0.0}
+    run.write_text(yaml.safe_dump(document))
+    if name == "matching":
+        # The teacher of the demo has no dropout, nor has its trainable copy.
+        assert [sorted(record) for record in losses(straight)][4:7] == [["fake"], ["fake", "generator"], ["fake"]]
+    one, two = (losses(train(bench, run, f"world{world}", world=world)) for world in (1, 2))
+    for left, right in zip(one, two, strict=True):
+        assert left.keys() == right.keys()
+        for phase in left:
+            assert right[phase] == pytest.approx(left[phase], rel=1e-4, abs=1e-6), phase
+
+
+def test_roles_are_built_as_their_origins_state(case, bench):
+    name, run = case
+    teacher = bench.folder / "teacher.safetensors"
+    files = Inputs(run=run, data=bench.folder / "digits.zip", teacher=teacher)
+    resolved = run_of(yaml.safe_load(run.read_text()))
+    training = assemble(resolved, files=files, ranks=ALONE)
+    wanted = load_file(teacher)
+    copy = training.networks["teacher"]
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in copy.state_dict().items())
+    assert not copy.training and not any(p.requires_grad for p in copy.parameters())
+    # A step of the generator on every fifth step is no lazy regularizer: Adam's constants are those of the run.
+    for optimizer in training.optimizers.values():
+        (group,) = optimizer.torch.param_groups
+        assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.0, 0.99))
+    if name == "consistency":
+        target = training.networks["target"]
+        assert not any(p.requires_grad for p in target.parameters())
+        assert set(training.followers) == {"target"} and set(training.optimizers) == {"generator"}
+
+    # Another teacher than that of a state is refused.
+    folder = run.parent / "state"
+    resume = Resume(training, folder=folder, ranks=ALONE, code="")
+    resume.restore()
+    resume.save(images_seen=8, log_bytes=0, window=resume.window)
+    snapshot = read_snapshot(teacher)
+    changed = {key: tensor + 1 for key, tensor in snapshot.state_dict.items()}
+    write_snapshot(run.parent / "other.safetensors", changed, snapshot.config)
+    files = Inputs(run=run, data=bench.folder / "digits.zip", teacher=run.parent / "other.safetensors")
+    other = assemble(resolved, files=files, ranks=ALONE)
+    with pytest.raises(ValueError, match="teacher") as error:
+        Resume(other, folder=folder, ranks=ALONE, code="").restore()
+    assert "\n" not in str(error.value)
