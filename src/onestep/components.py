@@ -1,8 +1,8 @@
 """Components: the classes that config.yaml names, from the package and from outside.
 
-A family is a folder of the package (`objectives`, `metrics`, ...); each of its files without a leading underscore has
-one public class. Classes from outside are named `my_module:MyClass`, with a module of the working directory or of an
-installed package, or by an entry point of the group `onestep.FAMILY`.
+A family is a folder of the package (`objectives`, `metrics`, ...). Each of its files has one public class, but for
+`verbs.py` and files with a leading underscore. Classes from outside are named `my_module:MyClass`, with a module of the
+working directory or of an installed package, or by an entry point of the group `onestep.FAMILY`.
 
 A login node reads config.yaml without torch. There a class whose file cannot be imported is replaced by its outline:
 the statements of the file are run one by one, base classes and decorators from missing packages are left out, and
@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 _PACKAGE = "onestep"
 _ROOT = Path(__file__).parent
+_VERBS = "verbs"  # the file of a folder's commands, which is no component
 
 
 class Block(Protocol):
@@ -79,7 +80,7 @@ class Description:
 
 def choices(family: str) -> tuple[str, ...]:
     """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
-    files = (path.stem for path in (_ROOT / family).glob("[!_]*.py") if path.stem != "verbs")
+    files = (path.stem for path in (_ROOT / family).glob("[!_]*.py") if path.stem != _VERBS)
     return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
 
 
@@ -212,7 +213,8 @@ def search_in(folder: Path) -> None:
 
 
 def _is_file(family: str, name: str) -> bool:
-    return name.isidentifier() and not name.startswith("_") and (_ROOT / family / f"{name}.py").is_file()
+    own = name.isidentifier() and not name.startswith("_") and name != _VERBS
+    return own and (_ROOT / family / f"{name}.py").is_file()
 
 
 def _entry_points(family: str) -> Sequence[Any]:

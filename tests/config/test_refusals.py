@@ -372,7 +372,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "the old key of a table's policy": (
         {"tables.digits.snapshot": "last"},
         "tables.digits.snapshot",
-        ("title, dataset, seeds, select, select_seeds, show, columns, rows, curves", "unknown key"),
+        ("title, caption, dataset, seeds, select, select_seeds, show, columns, rows, curves", "unknown key"),
     ),
     "a policy that is none": ({"tables.digits.select": "best"}, "tables.digits.select", ("'best'", "best_fd")),
     "the best of a missing column": (
