@@ -294,8 +294,8 @@ def _unpacked(path: Path) -> int | None:
             target.flush()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(
-                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or, if there is "
-                "too little room, name a larger place in TMPDIR"
+                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or "
+                "name a folder with more space in TMPDIR"
             ) from error
         return os.dup(target.fileno())
 
