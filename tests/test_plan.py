@@ -10,7 +10,8 @@ import pytest
 
 from onestep.config import parse_experiment
 from onestep.fingerprint import Fingerprints
-from onestep.plan import Plan, inputs, measure, report, sample, train
+from onestep.models import MODEL, RUN
+from onestep.plan import Plan, inputs, measure, report, sample, study, train
 from tiny import selecting_config, tiny_config
 
 CHOSEN = "digits_d2o@best-fd.frechet-one_step-0-31-ema4"
@@ -198,3 +199,70 @@ def test_an_absent_input_stops_an_offline_workflow(monkeypatch, tmp_path):
     Path("inputs/edm").mkdir(parents=True)
     Path("inputs/edm/edm.pkl").touch()
     assert inputs.stop_if_absent_offline(plan, "edm") == []
+
+
+def test_a_row_of_a_family_has_the_models_of_its_members_which_are_all_measured():
+    config = tiny_config()
+    config["runs"]["digits_d2o_f"]["vary"] = {"seed": [0, 1]}
+    plan = plan_of(config)
+    runs = ("digits_d2o_f.seed=0", "digits_d2o_f.seed=1")
+    (row,) = (row for row in options(plan, "digits")["rows"] if row["run"] == "digits_d2o_f")
+    assert (row["models"], row["model"], row["images_seen"]) == ([f"{run}@320" for run in runs], None, 320)
+    measured = paths(report.table_metrics(plan, "digits"))
+    for run in runs:
+        assert f"results/metrics/{run}@320/one_step/0-31.fd.json" in measured
+        assert f"results/runs/{run}/summary.json" in paths(report.table_summaries(plan, "digits"))
+        assert paths(rule_of(plan, run).snapshots)[-1] == f"results/runs/{run}/snapshots/320.safetensors"
+        assert re.fullmatch(RUN, run) and re.fullmatch(MODEL, f"{run}@320")
+        assert run in json.loads(report.table_training_code(plan, "digits"))
+
+
+STUDY = {"name": "images_seen", "runs": ["digits_d2o"], "sampler": "one_step", "metric": "fd", "value": "frechet"}
+
+
+def test_a_study_needs_the_numbers_that_it_observes():
+    config = tiny_config() | {"studies": {"seen": {**STUDY, "seeds": ["64-95"], "control": "digits_edm@320"}}}
+    config["storage"] = {"images": "none", "features": "none"}
+    plan = plan_of(config)
+    found = study.study_files(plan, "seen")
+    files = {str(path) for group in found.values() for path in group}
+    wanted = {f"results/metrics/digits_d2o@{images}/one_step/64-95.fd.json" for images in (160, 320)}
+    assert files == wanted | {"results/metrics/digits_edm@320/one_step/64-95.fd.json"}
+    assert json.loads(study.study_file_options(plan, "seen")) == {key: paths(group) for key, group in found.items()}
+    assert {"results/studies/seen.json", "results/studies/seen.svg"} <= set(paths(report.page_inputs(plan)))
+    (rule,) = sample.observe_rules(plan)
+    assert re.fullmatch(rule.blocks, "digits_d2o@160/one_step/64-95")
+    assert len(study.study_code(plan, "seen")) == 16
+
+
+OUTSIDE = """
+from typing import ClassVar
+
+class Brightness:
+    inputs: ClassVar = ("pixels", "real_pixels")
+    values: ClassVar = {"mean": "higher"}
+    takes_statistics: ClassVar = False
+    least_images = 1
+
+    def __call__(self, *, pixels, real_pixels):
+        return {"mean": float(pixels.mean())}
+"""
+
+
+def test_a_metric_of_pixels_needs_images_and_no_features(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("brightness.py").write_text(OUTSIDE)
+    config = tiny_config() | {"storage": {"images": "none", "features": "none"}}
+    config["metrics"]["bright"] = {"name": "brightness:Brightness"}
+    config["tables"]["digits"]["columns"]["bright"] = "bright.mean"
+    plan = plan_of(config)
+    assert measure.metric_files(plan, "digits_d2o@320", "one_step", "0-31", "bright") == {
+        "pixels": Path("results/samples/digits_d2o@320/one_step/0-31.npz"),
+        "real_pixels": Path("results/data/digits.zip"),
+    }
+    # Images are stored until they are measured, although the config keeps none.
+    assert sample.stores_images(plan) and not plan.keeps_images
+    before = measure.metric_code(plan, "bright")
+    Path("brightness.py").write_text(OUTSIDE.replace("mean())", "max())"))
+    assert measure.metric_code(plan_of(config), "bright") != before

@@ -73,15 +73,23 @@ class Results:
 
     def samples(self, model: Model | str, sampler: str, seeds: str) -> Path:
         """Return the images of one seed block, uint8 [N, H, W, C]."""
-        return self.root / "samples" / block(model, sampler, seeds, ".npz")
+        return self.root / "samples" / f"{block(model, sampler, seeds)}.npz"
 
     def grid(self, model: Model | str, sampler: str, seeds: str) -> Path:
         """Return the first images of one seed block."""
-        return self.root / "grids" / block(model, sampler, seeds, ".npz")
+        return self.block_grid(block(model, sampler, seeds))
+
+    def block_grid(self, name: str) -> Path:
+        """Return the same by the name of the block."""
+        return self.root / "grids" / f"{name}.npz"
 
     def features(self, model: Model | str, sampler: str, seeds: str, features: str) -> Path:
         """Return the features of one seed block."""
-        return self.root / "features" / block(model, sampler, seeds, f".{features}.npz")
+        return self.block_features(block(model, sampler, seeds), features)
+
+    def block_features(self, name: str, features: str) -> Path:
+        """Return the same by the name of the block."""
+        return self.root / "features" / f"{name}.{features}.npz"
 
     def real_features(self, dataset: str, features: str) -> Path:
         """Return the features of a dataset's images."""
@@ -93,7 +101,7 @@ class Results:
 
     def metric(self, model: Model | str, sampler: str, seeds: str, metric: str) -> Path:
         """Return the values of one metric of one seed block."""
-        return self.root / "metrics" / block(model, sampler, seeds, f".{metric}.json")
+        return self.root / "metrics" / f"{block(model, sampler, seeds)}.{metric}.json"
 
     def reference_check(self, dataset: str, metric: str) -> Path:
         """Return the values of one metric of a dataset's own images against its published reference."""
@@ -113,9 +121,9 @@ class Results:
         return self.root / "report" / "index.html"
 
 
-def block(model: Model | str, sampler: str, seeds: str, suffix: str = "") -> str:
+def block(model: Model | str, sampler: str, seeds: str) -> str:
     """Return the name of one seed block of a model: `{model}/{sampler}/{seeds}`."""
-    return f"{model}/{sampler}/{seeds}{suffix}"
+    return f"{model}/{sampler}/{seeds}"
 
 
 @dataclass(frozen=True)

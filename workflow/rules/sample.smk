@@ -104,10 +104,10 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
             networks=observed.weights,
         output:
             features=[
-                stored(f"results/features/{{block}}.{features}.npz")
+                stored(results.block_features("{block}", features))
                 for features in observed.features
             ],
-            grid="results/grids/{block}.npz",
+            grid=results.block_grid("{block}"),
         log:
             "logs/observe/{block}.log",
         benchmark:

@@ -55,7 +55,7 @@ def _sampling_components(plan: Plan, model: str, sampler: str) -> list[Component
 
 
 def _networks(plan: Plan, name: str) -> list[Component]:
-    """Return the networks that a run or teacher may have; all, if only its checkpoint says which."""
+    """Return the networks that a run or teacher may have; all, where only its checkpoint names it."""
     if name in plan.experiment.teachers:
         run = plan.experiment.teachers[name].run
         return every("networks") if run is None else _networks(plan, run)
