@@ -273,7 +273,7 @@ def test_a_study_is_shown_with_its_figure_verdict_rule_numbers_control_and_choic
     text = render(dataclasses.replace(finished, studies=(study, dataclasses.replace(study, figure=""))))
     section = text[text.index('<section id="studies">') :].partition("</section>")[0]
     found = Page(section + "</section>")
-    for part in ("not confirmed", STUDY["rule"], STUDY["question"], "first 31.00", "teacher 3.123", "seeds 0-1999"):
+    for part in ("not confirmed", STUDY["rule"], STUDY["question"], "first 31", "teacher 3.123", "seeds 0-1999"):
         assert part in found.text
     assert 'class="verdict not-confirmed"' in section
     (figure,) = found.all("img")

@@ -177,7 +177,7 @@ def _study_view(study: StudyEvidence) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """Return a value of a study as text: numbers with four significant digits."""
     if isinstance(value, float):
-        return numbers.four_digits(value)
+        return f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
     if isinstance(value, (list, tuple)):
