@@ -113,7 +113,7 @@ def test_a_selection_needs_every_snapshot_of_its_average_and_its_number():
         f"results/metrics/digits_d2o@{images}-ema4/one_step/0-31.fd.json" for images in (160, 320)
     ]
     assert json.loads(measure.selection_options(plan, CHOSEN))["direction"] == "lower"
-    assert str(sample.weights(plan, CHOSEN)) == f"results/selections/{CHOSEN}.safetensors"
+    assert str(plan.weights(CHOSEN)) == f"results/selections/{CHOSEN}.safetensors"
     assert paths(report.table_selections(plan, "chosen")) == [f"results/selections/{CHOSEN}.json"]
     assert report.table_selections(plan, "digits") == []
 
@@ -165,7 +165,7 @@ def test_a_block_that_is_not_stored_is_sampled_once_for_the_extractors_of_all_it
     blocks = {str(path.relative_to("results/metrics").with_name(path.name.split(".")[0])) for path in wanted}
     assert blocks and all(sum(bool(re.fullmatch(rule.blocks, each)) for rule in rules.values()) == 1 for each in blocks)
     assert len(sample.observation_code(plan, "digits_d2o@160-ema4/one_step/0-31")) == 16
-    assert not sample.keeps_images(plan) and not sample.keeps_features(plan)
+    assert not plan.keeps_images and not sample.stores_images(plan)
 
 
 @pytest.mark.parametrize(

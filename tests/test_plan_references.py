@@ -33,7 +33,7 @@ def test_statistics_are_used_as_they_are_and_images_are_extracted():
     plan = _plan(fd="stats", pr="batch")
     assert _real(plan, "fd") == "results/inputs/stats/stats.npz"
     assert _real(plan, "pr") == "results/features/reference/batch.digits.npz"
-    assert str(measure.reference_images(plan, "batch")) == "results/inputs/batch/batch.npz"
+    assert str(inputs.input(plan, "batch")) == "results/inputs/batch/batch.npz"
 
 
 def test_without_references_the_dataset_is_its_own():
@@ -69,7 +69,7 @@ def test_a_reference_can_be_checked_against_the_datasets_features():
 
 
 def test_references_do_not_prepare_the_dataset_again():
-    assert inputs.dataset_options(_plan(fd="stats"), "digits") == inputs.dataset_options(_plan(), "digits")
+    assert _plan(fd="stats").options("datasets", "digits") == _plan().options("datasets", "digits")
 
 
 @pytest.mark.parametrize("references", [{"fd": "statz"}, {"fid": "stats"}, {"is": "stats"}, {"fd": 3}])

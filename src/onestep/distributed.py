@@ -44,9 +44,7 @@ class Ranks:
             ValueError: The batch is not divisible by the number of ranks.
         """
         if rows % self.world:
-            raise ValueError(
-                f"batch: got {rows}, expected a multiple of the number of processes, {self.world}"
-            )
+            raise ValueError(f"batch: got {rows}, expected a multiple of the number of processes, {self.world}")
         return rows // self.world
 
 

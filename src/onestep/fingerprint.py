@@ -138,18 +138,26 @@ class Fingerprints:
 def training_components(document: Mapping[str, Any]) -> list[Component]:
     """Return the components of a run from its resolved configuration.
 
-    The files of a teacher or a backbone say which network they hold, so every network, or every classifier, counts.
+    The architecture of a teacher or a backbone is in its file alone, so every network, or every classifier, counts.
     """
     families = {"network": "networks", "classifier": "classifiers", "discriminator": "discriminators"}
-    components = [("objectives", document["objective"]["name"])]
-    components += [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
+    families |= {"codec": "autoencoders", "objective": "objectives"}
+    components = [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
+    for block in document.get("networks", {}).values():
+        components += [
+            (family, block["name"]) for family in ("networks", "discriminators") if _has(family, block["name"])
+        ]
     if document["objective"].get("augment"):
         components.append(("augmentations", document["objective"]["augment"]["name"]))
     if document.get("teacher"):
         components += every("networks")
-    if document.get("discriminator"):
+    if document.get("discriminator") or document.get("networks"):
         components += every("classifiers")
     return components
+
+
+def _has(family: str, name: str) -> bool:
+    return ":" in name or name in choices(family)
 
 
 def every(family: str) -> list[Component]:

@@ -98,7 +98,7 @@ def test_a_batch_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 def test_a_wrong_batch_is_one_error_that_names_file_and_batch(tmp_path, case):
     content, message = WRONG[case]
     members = dict.fromkeys(BATCHES, batch(*pictures(2))) | {"data_batch_3": content}
-    with pytest.raises(ValueError, match=rf"c\.tar\.gz: data_batch_3: .*{message}.*bring cifar-10") as caught:
+    with pytest.raises(ValueError, match=rf"c\.tar\.gz: data_batch_3: .*{message}.*download cifar-10") as caught:
         Cifar10(source=write_tar(tmp_path / "c.tar.gz", members))
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,8 @@ import matplotlib
 import pytest
 from matplotlib.text import Text
 
-from onestep.report.charts import COLOURS, Chart, Series, draw, svg
+from onestep.figures import COLOURS, svg
+from onestep.report.charts import Chart, Series, draw
 
 LINES = (
     Series(name="a<b", points=((0.0, 40.0), (10_000.0, 4.0), (40_000.0, 2.0)), colour=0, kind="marked"),

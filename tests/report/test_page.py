@@ -1,7 +1,9 @@
 import base64
 import dataclasses
 import io
+import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +15,13 @@ from PIL import Image
 from results_tree import CONFIG, Story, other_method, write, write_results
 
 from onestep.config import read_experiment
+from onestep.plan import Plan
+from onestep.plan.report import table_options
 from onestep.report import pictures
 from onestep.report.evidence import StudyEvidence, layout_of, read_evidence
 from onestep.report.page import networks_of, render, run_facts, span, write_page
 from onestep.report.table import Number, read_rows
+from onestep.report.tabulation import write_tables
 
 VOID = {"meta", "img", "br"}
 HOSTILE = "d2o<script>alert(1)</script>"
@@ -345,3 +350,30 @@ def test_rows_of_several_datasets_say_which(finished):
     assert Page(first).text.startswith("EDM heun digits 35") and Page(first).text.endswith(
         "last 0 % frozen 5,000 images"
     )
+
+
+def test_a_family_of_runs_goes_from_the_config_to_the_page(tmp_path):
+    evidence_of(tmp_path, Story(images=8))
+    results = tmp_path / "results"
+    for seed in (0, 1):
+        for folder in ("runs", "metrics", "grids"):
+            for path in sorted((results / folder).glob("digits_d2o*")):
+                if path.name.partition("@")[0] == "digits_d2o":
+                    shutil.copytree(path, path.with_name(path.name.replace("digits_d2o", f"digits_d2o.seed={seed}", 1)))
+    measured = results / "metrics/digits_d2o.seed=1@40000/one_step/0-1999.fd.json"
+    measured.write_text(measured.read_text().replace('"frechet": 1.8', '"frechet": 2.8'))
+    config = yaml.safe_load(CONFIG)
+    config["runs"]["digits_d2o"]["vary"] = {"seed": [0, 1]}
+    config["runs"]["digits_d2o_f"].pop("vary", None)
+    write(tmp_path / "config.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+    plan = Plan.read(tmp_path / "config.yaml")
+    table = json.loads(table_options(plan, "digits"))
+    codes = {run: "fedcba9876543210" for run in plan.experiment.runs}
+    write_tables(table, results=results, training_code=codes, folder=results / "tables")
+    evidence = read_evidence(results, config=tmp_path / "config.yaml", benchmarks=tmp_path / "none", reproduce=())
+    row = evidence.tables[0].table.rows[2]
+    assert (row.run, row.runs) == ("digits_d2o", ("digits_d2o.seed=0", "digits_d2o.seed=1"))
+    assert row.numbers["fd"].shown == pytest.approx(1.9 + 0.5 / 3, abs=0.01)
+    assert len(evidence.tables[0].curves[2]) == 4
+    found = Page(render(evidence))
+    assert "digits_d2o.seed=1" in found.text and "not sampled" not in found.text

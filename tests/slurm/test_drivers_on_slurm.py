@@ -53,7 +53,7 @@ def check_log(place: Workplace, *jobs: int) -> None:
     for job in jobs:
         told, printed = place.told_of(job), place.printed_by(job)
         assert told == printed[: len(told)] and len(told) >= 2
-    assert any(f"{RUN}  960/960 images  100%" in line for line in place.told_of(jobs[-1]))
+    assert any(RUN in line and "960/960" in line for line in place.told_of(jobs[-1]))
 
 
 def test_a_killed_snakemake_and_launcher_come_back_to_their_job(place, reference):

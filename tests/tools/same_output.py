@@ -19,7 +19,7 @@ import yaml
 SOURCE = Path(__file__).parents[2] / "src"
 NOW = """
 import json, sys
-from onestep.fingerprint import Fingerprints
+from onestep.fingerprint import Fingerprints, every
 from onestep.config.reading import read_experiment
 from onestep.plan import Plan, inputs, train
 found = {}
@@ -27,7 +27,8 @@ for config in sys.argv[1:]:
     plan = Plan(experiment=read_experiment(config), fingerprints=Fingerprints(same_output={}))
     for name, dataset in plan.experiment.datasets.items():
         found["prepare", dataset.name] = inputs.dataset_code(plan, name)
-    found["convert", ""], found["embed", ""] = inputs.teacher_code(plan), inputs.embedding_code(plan)
+    found["convert", ""] = plan.fingerprints.of_stage("convert")
+    found["embed", ""] = plan.fingerprints.of_stage("embed", every("classifiers"))
     for run in plan.experiment.runs:
         found["train", config + run] = train.training_code(plan, run)
 print(json.dumps([[stage, choice, code] for (stage, choice), code in found.items()]))

@@ -69,7 +69,7 @@ def carry_out(task, *, folder, output, ranks):
     losses, controls = [], []
     for step in range(task["steps"]):
         window = Window()
-        window.add(take_step(training, images_seen=step * training.batch, ranks=ranks))
+        window.add(take_step(training, images_seen=step * training.run.batch, ranks=ranks))
         losses.append(window.means(ranks=ranks)["losses"])
         controls.append(dict(training.controls.values()))
     if ranks.leads:

@@ -103,7 +103,7 @@ def assembled(bench, **augment):
 
 
 def steps(training, which):
-    return [take_step(training, images_seen=step * training.batch, ranks=ALONE) for step in which]
+    return [take_step(training, images_seen=step * training.run.batch, ranks=ALONE) for step in which]
 
 
 def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):

@@ -105,8 +105,8 @@ def resumed(training, folder):
 def steps(training, window, *, begin, end):
     """Take steps number `begin` to `end - 1`, and return the record of the window then."""
     for step in range(begin, end):
-        window.add(take_step(training, images_seen=step * training.batch, ranks=ALONE))
-    return record_of(training, images_seen=end * training.batch, window=window, rate=0.0, ranks=ALONE)
+        window.add(take_step(training, images_seen=step * training.run.batch, ranks=ALONE))
+    return record_of(training, images_seen=end * training.run.batch, window=window, rate=0.0, ranks=ALONE)
 
 
 def test_a_window_that_is_cut_in_two_has_the_record_of_a_whole_one(begun, tmp_path):

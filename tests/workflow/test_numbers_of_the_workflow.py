@@ -1,4 +1,4 @@
-"""The tables and the page hold what the evaluator says of the same images, to the last digit."""
+"""Tables hold the numbers of `onestep evaluate` on the same images, to the last digit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onestep.files import read_json
 METRICS = {"frechet": {}, "inception_score": {"splits": 2}, "precision_recall": {"neighbours": 3}}
 
 
-def test_a_table_holds_what_evaluate_says_of_the_images_of_its_first_block(finished, tmp_path):
+def test_a_table_holds_the_numbers_of_evaluate_on_its_first_block(finished, tmp_path):
     results = finished.work / "results"
     (row,) = (row for row in read_json(results / "tables/digits.json") if row["run"] == "digits_d2o")
     images = results / "samples" / row["model"] / row["sampler"] / "0-31.npz"

@@ -1,5 +1,5 @@
 # INPUTS AND DATA
-# needs:  an installed package that ships the file, a file or folder brought by hand, or the network (no other rule does)
+# needs:  an installed package that ships the file, a file or folder provided by hand, or the network (no other rule does)
 # makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip, its card {dataset}.json and contact sheet {dataset}.png
 
 from onestep.plan import inputs
@@ -48,7 +48,7 @@ rule prepare:
         mem_mb=16000,
         runtime="12h",
     params:
-        dataset=lambda wildcards: inputs.dataset_options(plan, wildcards.dataset),
+        dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
         code=lambda wildcards: inputs.dataset_code(plan, wildcards.dataset),
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -22,7 +22,7 @@ rule measure:
         mem_mb=16000,
         runtime="2h",
     params:
-        metric=lambda wildcards: measure.metric_options(plan, wildcards.metric),
+        metric=lambda wildcards: plan.options("metrics", wildcards.metric),
         files=lambda wildcards, input: measure.metric_file_options(
             plan, wildcards, input
         ),
@@ -65,6 +65,6 @@ rule select:
         login_jobs=1,
     params:
         choice=lambda wildcards: measure.selection_options(plan, wildcards.model),
-        code=measure.selection_code(plan),
+        code=plan.fingerprints.of_stage("select"),
     shell:
         "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"

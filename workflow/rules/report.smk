@@ -30,7 +30,7 @@ rule tabulate:
         training_code=lambda wildcards: report.table_training_code(
             plan, wildcards.table
         ),
-        code=report.table_code(plan),
+        code=plan.fingerprints.of_stage("tabulate"),
     shell:
         "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
         " --output results/tables > {log:q} 2>&1"

@@ -4,11 +4,11 @@
 # makes:  results/samples/{model}/{sampler}/{seeds}.npz if images are kept, results/grids/... with the first of them, and
 #         results/features/...npz, which are removed once they are measured unless they are kept
 
-from onestep.plan import measure, sample
+from onestep.plan import inputs, sample
 
 # Files that the config does not keep are removed once they are measured.
-stored_images = (lambda path: path) if sample.keeps_images(plan) else temp
-stored = (lambda path: path) if sample.keeps_features(plan) else temp
+stored_images = (lambda path: path) if plan.keeps_images else temp
+stored = (lambda path: path) if plan.experiment.storage.features == "keep" else temp
 
 
 rule extract_real:
@@ -30,7 +30,7 @@ rule extract_real:
         mem_mb=32000,
         runtime="4h",
     params:
-        features=lambda wildcards: sample.extractor_options(plan, wildcards.features),
+        features=lambda wildcards: plan.options("features", wildcards.features),
         # The name of a dataset or an input; generated images have their own record.
         subject=lambda wildcards: sample.subject_options(wildcards),
         code=lambda wildcards: sample.extraction_code(plan, wildcards.features),
@@ -41,7 +41,7 @@ rule extract_real:
 
 use rule extract_real as extract_reference with:
     input:
-        images=lambda wildcards: measure.reference_images(plan, wildcards.input),
+        images=lambda wildcards: inputs.input(plan, wildcards.input),
         weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
     output:
         results.reference_features("{input}", "{features}"),
@@ -56,7 +56,7 @@ if sample.stores_images(plan):
     rule sample:
         """Generate one image per seed."""
         input:
-            lambda wildcards: sample.weights(plan, wildcards.model),
+            lambda wildcards: plan.weights(wildcards.model),
         output:
             images=stored_images(results.samples("{model}", "{sampler}", "{seeds}")),
             grid=results.grid("{model}", "{sampler}", "{seeds}"),
@@ -72,7 +72,7 @@ if sample.stores_images(plan):
             mem_mb=32000,
             runtime="12h",
         params:
-            sampler=lambda wildcards: sample.sampler_options(plan, wildcards.sampler),
+            sampler=lambda wildcards: plan.options("samplers", wildcards.sampler),
             code=lambda wildcards: sample.sampling_code(
                 plan, wildcards.model, wildcards.sampler
             ),
@@ -100,7 +100,7 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
         name:
             observed.name
         input:
-            model=lambda wildcards: sample.weights(plan, wildcards.block.split("/")[0]),
+            model=lambda wildcards: plan.weights(wildcards.block.split("/")[0]),
             networks=observed.weights,
         output:
             features=[
@@ -124,8 +124,8 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
         params:
             model=lambda wildcards: wildcards.block.split("/")[0],
             sampler_name=lambda wildcards: wildcards.block.split("/")[1],
-            sampler=lambda wildcards: sample.sampler_options(
-                plan, wildcards.block.split("/")[1]
+            sampler=lambda wildcards: plan.options(
+                "samplers", wildcards.block.split("/")[1]
             ),
             seeds=lambda wildcards: wildcards.block.split("/")[2],
             features=observed.options,

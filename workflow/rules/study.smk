@@ -26,7 +26,7 @@ rule study:
         mem_mb=32000,
         runtime="12h",
     params:
-        study=lambda wildcards: study.study_options(plan, wildcards.study),
+        study=lambda wildcards: plan.options("studies", wildcards.study),
         files=lambda wildcards: study.study_file_options(plan, wildcards.study),
         code=lambda wildcards: study.study_code(plan, wildcards.study),
     shell:

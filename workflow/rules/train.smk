@@ -4,6 +4,7 @@
 #         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
 #         log.jsonl, summary.json
 
+from onestep.fingerprint import every
 from onestep.plan import inputs, train
 
 
@@ -52,7 +53,7 @@ rule embed:
         options=lambda wildcards: inputs.embedding_options(
             plan, wildcards.class_embeddings
         ),
-        code=inputs.embedding_code(plan),
+        code=plan.fingerprints.of_stage("embed", every("classifiers")),
     shell:
         "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
         " > {log:q} 2>&1"
@@ -115,6 +116,6 @@ rule convert:
         runtime="30m",
     params:
         options=lambda wildcards: inputs.teacher_options(plan, wildcards.teacher),
-        code=inputs.teacher_code(plan),
+        code=plan.fingerprints.of_stage("convert"),
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

@@ -167,7 +167,7 @@ def random_wrapped(training: Training, *, options: OptionSet) -> Networks:
         if options.as_released and family == "discriminators":
             view = copy.copy(wrapped[role])
             # The dataclass is frozen; only this copy is changed.
-            object.__setattr__(view, "frozen_features", _apart(view.frozen_features, rows=training.batch))
+            object.__setattr__(view, "frozen_features", _apart(view.frozen_features, rows=training.run.batch))
             wrapped[role] = view
     return wrapped
 

@@ -138,7 +138,7 @@ def checked(image: Tensor | np.ndarray, *, name: str, expected: tuple[int, ...])
     if height != width or height & (height - 1) or not height:
         raise ValueError(f"{found}, expected a square whose side is a power of two; crop or scale the images first")
     if pixels.shape != expected:
-        raise ValueError(f"{found}, expected the dataset's {list(expected)}; bring all images to one shape first")
+        raise ValueError(f"{found}, expected the dataset's {list(expected)}. Fix: scale all images to one shape")
     return pixels
 
 

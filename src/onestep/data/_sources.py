@@ -68,7 +68,7 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file or folder; bring it there, or correct the path")
+        raise ValueError(f"{path}: there is no such file or folder. Fix: correct the path")
     if path.suffix == ".folder":
         return FolderSource(_named_folder(path))
     return ZipSource(path) if _head(path).startswith(b"PK") else TarSource(path)
@@ -86,7 +86,7 @@ def _named_folder(path: Path) -> Path:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: not {{"folder": PATH, ...}} ({error!r}); fetch the input again') from error
     if not folder.is_dir():
-        raise ValueError(f"{path}: there is no folder {folder}; bring it back, or fetch the input again")
+        raise ValueError(f"{path}: there is no folder {folder}. Fix: restore it, or fetch the input again")
     return folder
 
 
@@ -95,7 +95,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
-    """Return the entry of an image, refused where its name or its size says so."""
+    """Return the entry of an image, refused because of its name or its size."""
     parts = name.split("/")
     if name.startswith("/") or "\\" in name or ".." in parts:
         refused = "its name leads out of the archive"
@@ -175,7 +175,7 @@ class ZipSource:
         try:
             members = self._archive().infolist()
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); bring it again") from error
+            raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); download it again") from error
         return [self._entry_of(member) for member in members if not member.is_dir() and _is_picture(member.filename)]
 
     @staticmethod
@@ -209,7 +209,7 @@ class TarSource:
         self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
 
     def _own(self, descriptor: int) -> None:
-        """Keep an open file for as long as this source lives."""
+        """Keep an open file until this source is deleted."""
         self._descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)
 
@@ -233,7 +233,7 @@ class TarSource:
                     found.append(_tar_entry(member))
         except (OSError, tarfile.TarError, EOFError) as error:
             raise ValueError(
-                f"{self._path}: cannot be read as a zip or tar archive ({error}); bring it again"
+                f"{self._path}: cannot be read as a zip or tar archive ({error}); download it again"
             ) from error
         return found
 
@@ -294,14 +294,14 @@ def _unpacked(path: Path) -> int | None:
             target.flush()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(
-                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}); bring it again, or, if there is "
-                "too little room, name a larger place in TMPDIR"
+                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or "
+                "name a folder with more space in TMPDIR"
             ) from error
         return os.dup(target.fileno())
 
 
 def _bounded(file: IO[bytes]) -> bytes:
-    """Read a file to its end, unless it goes on for too long."""
+    """Read a file to its end, up to the limit."""
     content = file.read(_LARGEST_FILE + 1)
     if len(content) > _LARGEST_FILE:
         raise ValueError(f"it has more than the {_LARGEST_FILE:,} bytes that are read")

@@ -18,7 +18,7 @@ __all__ = ["Cifar10"]
 
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 _LARGEST_MEMBER = 2**26  # a batch takes 31 MB
-_WAY_OUT = "bring cifar-10-python.tar.gz again"
+_WAY_OUT = "download cifar-10-python.tar.gz again"
 
 
 class Cifar10:

@@ -19,7 +19,7 @@ _WAY_OUT = "delete the file and fetch it again"
 
 
 class Digits:
-    """1,797 grey handwritten digits, 8x8 with 17 levels, brought to 256 levels and a larger square.
+    """1,797 grey handwritten digits, 8x8 with 17 levels, scaled to 256 levels and a larger square.
 
     The enlargement is bicubic: it keeps the strokes smooth and the ground black, where Lanczos rings and
     bilinear blurs.
@@ -45,7 +45,7 @@ class Digits:
             resolution: H and W of the images, a power of two from 8 on.
 
         Raises:
-            ValueError: The file is broken, or the resolution is none.
+            ValueError: The file is damaged, or the resolution is invalid.
         """
         if resolution < _SIDE or resolution & (resolution - 1):
             raise ValueError(f"resolution must be 8, 16, 32 or another power of two above, found {resolution}")

@@ -101,7 +101,7 @@ class ImageZip:
         return self._opened[1]
 
     def _read_labels(self) -> np.ndarray | None:
-        """Return the label of each image, int64 [N], or None if the archive says that there are none."""
+        """Return the label of each image, int64 [N], or None if the archive is unlabelled."""
         try:
             labels = json.loads(self._archive().read("dataset.json"))["labels"]
             by_name = None if labels is None else dict(labels)
@@ -140,7 +140,7 @@ class ImageZip:
         return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _check_shape(self, name: str, pixels: np.ndarray) -> None:
-        """Refuse an image that differs from the first, or that no network of ours takes."""
+        """Refuse an image that differs from the first, or whose side is not a power of two."""
         found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
         expected = [self.channels, self.resolution, self.resolution]
         if list(pixels.shape) != expected:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
 
+from onestep.augmentations import RowNumbers
+
 Networks: TypeAlias = Mapping[str, Any]
 """The networks of a run by role: callables of the contract of their family, which the objective chooses."""
 
@@ -55,22 +57,11 @@ class FeatureNetwork:
     """A frozen feature network, by its name in the section `backbones`."""
 
     name: str
+    frozen: ClassVar[bool] = True
 
 
 Origin: TypeAlias = Pretrained | Fresh | TeacherCopy | AverageOf | FeatureNetwork
 """Where a network of an objective comes from."""
-
-
-class RowRandom(Protocol):
-    """Random numbers of a batch: each image has its own stream, so a draw does not depend on how a batch is split."""
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return new standard normal numbers, float32 [B, *shape], on the batch's device."""
-        ...
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Return new uniform numbers in [0, 1), float32 [B, *shape], on the batch's device."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +78,7 @@ class Batch:
 
     images: Tensor
     condition: Tensor | None
-    random: RowRandom
+    random: RowNumbers
     images_seen: int
     controls: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -109,13 +100,7 @@ class Rule(Protocol):
     """The update of a controlled parameter."""
 
     def __call__(self, value: float, *, mean: float, images: int) -> float:
-        """Return the new value.
-
-        Args:
-            value: The current value.
-            mean: Mean of the observation since the last update, over images, steps and ranks.
-            images: Real images since the last update, over all ranks.
-        """
+        """Return the new value, given the mean observation over the images since the last update, over all ranks."""
         ...
 
 

@@ -41,25 +41,21 @@ class Discriminator(Protocol):
 class D2O:
     """Non-saturating or hinge GAN loss with a lazy R1 penalty on real images; no distillation term.
 
-    The logits of an image are grouped by critic (`Discriminator.splits`): its loss is the mean within a critic, summed
-    over critics. D2O-F is this objective on a network with frozen convolutions.
+    The loss of an image is the mean of its logits within a critic (`Discriminator.splits`), summed over critics. D2O-F
+    is this objective on a network with frozen convolutions.
 
     Attributes:
         loss: `non_saturating` (arXiv:1406.2661, section 3) or `hinge` (arXiv:1705.02894).
         sigma: The only noise level at which the generator is trained and sampled.
         rows_per_rank: Scale of the two adversarial losses: the images per GPU of the run to reproduce. The reference
-            sums these losses over the images of one GPU and averages over GPUs, but averages the penalty over images,
-            so their ratio depends on the number of GPUs. Here all three are means over images, and the adversarial
-            ones are multiplied by this number, whatever the number of ranks.
+            sums them over the images of one GPU, but averages the penalty; here all three are means over images.
         r1_gamma: Weight of the gradient penalty.
         r1_every: Steps between two gradient penalties; also their gain.
-        r1_gradient: How the penalty is differentiated; equal up to rounding. `double_backward`: as the formula reads.
-            `forward_mode`: without a second derivative of the frozen features; faster for large backbones, and possible
-            with fused attention. It needs their forward-mode derivative; torch 2.12 has none for GroupNorm in
-            channels_last.
-        augment: An augmentation (a file of augmentations/) with its options, applied with independent draws to all
-            images that the discriminator receives, except in the gradient penalty. With a `target`, its probability
-            follows the signs of the logits of real images. Default, and in the paper: none.
+        r1_gradient: `double_backward`, or `forward_mode`: equal up to rounding, without a second derivative of the
+            frozen features, so faster for large backbones and possible with fused attention. It needs their
+            forward-mode derivative; torch 2.12 has none for GroupNorm in channels_last.
+        augment: An augmentation (a file of augmentations/) with its options, of all images that the discriminator
+            receives except in the penalty. With a `target`, its probability is adaptive. In the paper: none.
     """
 
     loss: Literal["non_saturating", "hinge"]

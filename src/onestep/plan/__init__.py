@@ -15,6 +15,7 @@ from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
+from onestep.models import parse_model
 from onestep.plan import measured
 from onestep.results import Results, block
 from onestep.studies import Features
@@ -70,8 +71,17 @@ class Plan:
         return {k: v for k, v in self.document[section][name].items() if k not in _REFERENCES.get(section, ())}
 
     def options(self, section: str, name: str) -> str:
-        """Return the same as canonical JSON."""
+        """Return the same as canonical JSON, the parameter of a rule."""
         return canonical_json(self.block(section, name))
+
+    def weights(self, model: str) -> Path:
+        """Return the weights of a model."""
+        return self.results.weights(parse_model(model))
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether generated images remain after they are measured."""
+        return self.experiment.storage.images == "keep"
 
     # Of the site: no parameters of rules, so that an edit reruns nothing.
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from onestep.config.reading import run_backbones
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
-from onestep.fingerprint import every
 from onestep.inputs import absent, is_offline, placed_at
 from onestep.plan import Plan, measured
 
@@ -38,7 +38,7 @@ def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
     """Return no files; but stop before any job where an input is absent and the network must not be used.
 
     Raises:
-        ValueError: How to bring the input.
+        ValueError: An input is absent; the message has the fix.
     """
     problem = absent(input_source(plan, name), name=name) if is_offline() else None
     if problem is not None:
@@ -51,11 +51,6 @@ def dataset_source(plan: Plan, dataset: str) -> Path:
     name = plan.experiment.datasets[dataset].input
     assert name is not None, dataset
     return input(plan, name)
-
-
-def dataset_options(plan: Plan, dataset: str) -> str:
-    """Return a dataset's reader with its options."""
-    return plan.options("datasets", dataset)
 
 
 def dataset_code(plan: Plan, dataset: str) -> str:
@@ -73,11 +68,6 @@ def teacher_options(plan: Plan, teacher: str) -> str:
     """Return the options of a teacher's conversion."""
     law = plan.experiment.teachers[teacher].preconditioning
     return "" if law is None else f"--preconditioning {law}"
-
-
-def teacher_code(plan: Plan) -> str:
-    """Return the code fingerprint of conversions."""
-    return plan.fingerprints.of_stage("convert")
 
 
 def backbone(plan: Plan, name: str) -> Path:
@@ -113,11 +103,6 @@ def embedding_options(plan: Plan, name: str) -> str:
     return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
 
 
-def embedding_code(plan: Plan) -> str:
-    """Return the code fingerprint of class embeddings."""
-    return plan.fingerprints.of_stage("embed", every("classifiers"))
-
-
 def weights_or_input(plan: Plan, run: str | None, source: str | None) -> Path:
     """Return the last snapshot of a run, or else an input."""
     if run is not None:
@@ -138,10 +123,10 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield from dataset.references.values()
     teachers = [run.teacher for run in runs] + [row.teacher for row in rows]
     yield from (experiment.teachers[name].pickle for name in teachers if name is not None)
-    for discriminator in (run.discriminator for run in runs if run.discriminator is not None):
-        yield from (experiment.backbones[name].input for name in discriminator.backbones)
-        if discriminator.class_embeddings is not None:
-            yield experiment.class_embeddings[discriminator.class_embeddings].input
+    for run in runs:
+        yield from (experiment.backbones[name].input for name in run_backbones(run))
+        if run.discriminator is not None and run.discriminator.class_embeddings is not None:
+            yield experiment.class_embeddings[run.discriminator.class_embeddings].input
     for metric in (experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}):
         if metric.features is not None:
             yield experiment.features[metric.features].input

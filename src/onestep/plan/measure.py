@@ -64,11 +64,6 @@ def dataset_features(plan: Plan, dataset: str, metric: str) -> Path:
     return plan.results.real_features(dataset, features)
 
 
-def reference_images(plan: Plan, name: str) -> Path:
-    """Return an input with real images."""
-    return inputs.input(plan, name)
-
-
 def published_reference(plan: Plan, dataset: str, metric: str) -> Path:
     """Return the published reference of a dataset for a metric.
 
@@ -91,11 +86,6 @@ def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
         return inputs.input(plan, source)
     assert chosen.features is not None, metric
     return plan.results.reference_features(source, chosen.features)
-
-
-def metric_options(plan: Plan, metric: str) -> str:
-    """Return a metric with its options."""
-    return plan.options("metrics", metric)
 
 
 def metric_code(plan: Plan, metric: str) -> str:
@@ -129,11 +119,6 @@ def selection_options(plan: Plan, model: str) -> str:
             "images": [each.images for each in measured.candidates(plan.experiment, selected)],
         }
     )
-
-
-def selection_code(plan: Plan) -> str:
-    """Return the code fingerprint of selections."""
-    return plan.fingerprints.of_stage("select")
 
 
 def _selected(model: str) -> Selected:

@@ -81,11 +81,6 @@ def table_training_code(plan: Plan, table: str) -> str:
     return canonical_json({row.name: training_code(plan, row.name) for row in rows if row.trains})
 
 
-def table_code(plan: Plan) -> str:
-    """Return the code fingerprint of tables and their charts."""
-    return plan.fingerprints.of_stage("tabulate")
-
-
 def page_inputs(plan: Plan) -> list[Path]:
     """Return the files that the page shows."""
     return list(dict.fromkeys([*_page_tables(plan), *_page_studies(plan), *_page_runs(plan)]))

@@ -37,31 +37,11 @@ class ObserveRule:
     weight_options: str
 
 
-def keeps_images(plan: Plan) -> bool:
-    """Whether generated images remain after they are measured."""
-    return plan.experiment.storage.images == "keep"
-
-
 def stores_images(plan: Plan) -> bool:
     """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
     metrics = plan.experiment.metrics.values()
     pixels = any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
-    return keeps_images(plan) or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
-
-
-def keeps_features(plan: Plan) -> bool:
-    """Whether features of generated images remain after they are measured."""
-    return plan.experiment.storage.features == "keep"
-
-
-def weights(plan: Plan, model: str) -> Path:
-    """Return the weights of a model."""
-    return plan.results.weights(parse_model(model))
-
-
-def sampler_options(plan: Plan, sampler: str) -> str:
-    """Return a sampler with its options."""
-    return plan.options("samplers", sampler)
+    return plan.keeps_images or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
 
 
 def sampling_code(plan: Plan, model: str, sampler: str) -> str:
@@ -91,11 +71,6 @@ def extractor_weights(plan: Plan, features: str) -> Path:
     described = plan.experiment.features[features]
     # An input first: the order of the config's own check.
     return inputs.weights_or_input(plan, None if described.input is not None else described.run, described.input)
-
-
-def extractor_options(plan: Plan, features: str) -> str:
-    """Return a feature extractor with its options."""
-    return plan.options("features", features)
 
 
 def subject_options(wildcards: Any) -> str:

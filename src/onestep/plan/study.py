@@ -43,11 +43,6 @@ def study_file_options(plan: Plan, study: str) -> str:
     return canonical_json({name: list(map(str, files)) for name, files in study_files(plan, study).items()})
 
 
-def study_options(plan: Plan, study: str) -> str:
-    """Return a study with its options."""
-    return plan.options("studies", study)
-
-
 def study_code(plan: Plan, study: str) -> str:
     """Return the code fingerprint of a study."""
     return plan.fingerprints.of_stage("study", [("studies", plan.experiment.studies[study].name)])

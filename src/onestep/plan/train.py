@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestep.config.reading import run_document
+from onestep.config.reading import run_backbones, run_document
 from onestep.files import canonical_json
 from onestep.plan import Plan, inputs
 
@@ -49,8 +49,7 @@ def train_rules(plan: Plan) -> list[TrainRule]:
 def _train_rule(plan: Plan, name: str) -> TrainRule:
     run = plan.experiment.runs[name]
     teacher = [] if run.teacher is None else [plan.results.teacher(run.teacher)]
-    names = () if run.discriminator is None else run.discriminator.backbones
-    backbones = {backbone: inputs.backbone(plan, backbone) for backbone in names}
+    backbones = {backbone: inputs.backbone(plan, backbone) for backbone in run_backbones(run)}
     table = None if run.discriminator is None else run.discriminator.class_embeddings
     embeddings = [] if table is None else [inputs.class_embeddings(plan, table)]
     options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]

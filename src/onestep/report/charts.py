@@ -1,19 +1,14 @@
-"""Charts as SVG, drawn by matplotlib: curves over images seen, and numbers against NFE.
-
-Text is drawn as paths and the background is transparent, so a chart looks the same in a page, in a paper and in every
-viewer; browsers recolour the ink in dark mode. The same charts give the same bytes.
-"""
+"""Charts drawn by matplotlib: curves over images seen, and numbers against NFE."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from onestep.figures import COLOURS, SOFT, style
 from onestep.report import numbers
 
 if TYPE_CHECKING:
@@ -21,46 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-COLOURS = ("#2b7fc3", "#7b828c", "#d0621b", "#1d9a6c", "#b85fa0", "#a87a10", "#4aa3c7", "#8068c0")
-"""Colours with a contrast of at least 3 on white and on the page's dark background."""
-DECADE = 10.0
-_INK, _SOFT = "#16181d", "#5c6370"
-_DARK = {_INK: "#e8eaed", _SOFT: "#a6adb8"}
+_DECADE = 10.0
 _MARKERS = "osD^v"
 _LABEL_WIDTH = 0.1  # of the x axis
-_STYLE = {
-    "svg.hashsalt": "onestep",
-    "svg.fonttype": "path",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.0,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _SOFT,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.labelcolor": _SOFT,
-    "axes.titlecolor": _INK,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": _SOFT,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.borderaxespad": 0.2,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +68,7 @@ class Chart:
     def is_log(self) -> bool:
         """Whether y is logarithmic."""
         values = self.values
-        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > DECADE
+        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > _DECADE
 
     @property
     def description(self) -> str:
@@ -129,13 +87,13 @@ def draw(charts: Sequence[Chart]) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         heights = [chart.size[1] + _legend_height(chart) for chart in charts] or [30]
         width = max((chart.size[0] for chart in charts), default=440)
         figure = Figure(figsize=(width / 96, sum(heights) / 96), dpi=96, layout="constrained")
         FigureCanvasSVG(figure)
         if not charts:
-            figure.text(0.01, 0.5, "Nothing measured yet.", color=_SOFT, va="center")
+            figure.text(0.01, 0.5, "Nothing measured yet.", color=SOFT, va="center")
             return figure
         parts = figure.subfigures(len(charts), 1, squeeze=False, height_ratios=heights)
         for part, chart in zip(parts[:, 0], charts, strict=True):
@@ -235,28 +193,3 @@ def _scale_y(axes: Axes, chart: Chart) -> None:
 
 def _count(value: float, position: float) -> str:
     return numbers.short_count(value)
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as the text of an SVG file without date, with one style rule for dark mode."""
-    file = io.StringIO()
-    with _style():
-        absent = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=absent)
-    text = file.getvalue()
-    head, end, rest = text[text.index("<svg") :].partition(">")
-    rules = "".join(
-        f'[style*="{part}: {light}"]{{{part}:{dark}!important}}'
-        for light, dark in _DARK.items()
-        for part in ("fill", "stroke")
-    )
-    return f"{head}{end}\n<style>@media (prefers-color-scheme:dark){{{rules}}}</style>{rest}"
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Use the style of these charts alone, whatever the settings of the user; restore them after."""
-    from matplotlib import style
-
-    with style.context(["default", _STYLE]):
-        yield

@@ -16,7 +16,8 @@ import onestep
 from onestep import components, files
 from onestep.config.reading import experiment_document
 from onestep.config.sections import Experiment
-from onestep.report import cells, charts, curves, numbers, pictures
+from onestep.figures import COLOURS
+from onestep.report import cells, curves, numbers, pictures
 from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence
 from onestep.report.pictures import Picture
 from onestep.report.table import Table
@@ -59,11 +60,11 @@ def render(evidence: Evidence) -> str:
 
 
 def _colours() -> str:
-    return "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(charts.COLOURS))
+    return "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(COLOURS))
 
 
 def _colour_class(index: int) -> str:
-    return f"c{index % len(charts.COLOURS)}"
+    return f"c{index % len(COLOURS)}"
 
 
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:

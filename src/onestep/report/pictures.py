@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from onestep import figures
 from onestep.report import charts
 from onestep.report.charts import Chart
 
@@ -58,7 +59,7 @@ def chart_picture(chart: Chart) -> Picture:
     """Return a chart with its description as a picture."""
     figure = charts.draw([chart])
     width, height = (round(96 * side) for side in figure.get_size_inches())
-    return svg_picture(charts.svg(figure), width=width, height=height, alt=chart.description)
+    return svg_picture(figures.svg(figure), width=width, height=height, alt=chart.description)
 
 
 def svg_picture(svg: str, *, width: int, height: int, alt: str) -> Picture:

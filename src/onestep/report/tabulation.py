@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onestep.figures import svg
 from onestep.files import read_json, write_json, write_text
 from onestep.models import Selected, parse_model
 from onestep.report import charts, formats, numbers
@@ -53,7 +54,7 @@ def write_table(folder: Path | str, *, table: Table) -> None:
     write_text(f"{stem}.csv", formats.as_csv(table))
     write_text(f"{stem}.md", formats.as_markdown(table))
     write_text(f"{stem}.tex", formats.as_latex(table))
-    write_text(f"{stem}.svg", charts.svg(charts.draw(nfe_charts(table))))
+    write_text(f"{stem}.svg", svg(charts.draw(nfe_charts(table))))
 
 
 def _read_row(

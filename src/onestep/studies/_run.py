@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onestep.archive import write_arrays
+from onestep.figures import style, svg
 from onestep.files import sha256_of_file, write_json, write_text
 from onestep.studies import Findings, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_STYLE = {
-    "svg.hashsalt": "onestep",
-    "svg.fonttype": "path",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 def run_study(
@@ -63,20 +53,15 @@ def run_study(
 
 
 def drawn(draw: Callable[[Figure], None]) -> str:
-    """Return a figure as SVG: text as paths, no date, the same bytes for the same data."""
-    from matplotlib import style
+    """Return a figure as the text of an SVG file, the same bytes for the same data."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    file = io.StringIO()
-    with style.context(["default", _STYLE]):
+    with style():
         figure = Figure(figsize=(4.6, 3.0), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
-        absent = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=absent)
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+        return svg(figure)
 
 
 def _markdown(record: Mapping[str, Any]) -> Iterator[str]:

@@ -19,16 +19,7 @@ from onestep.data._cache import OneHot
 from onestep.data._order import InfiniteOrder
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
-from onestep.objectives import (
-    AverageOf,
-    FeatureNetwork,
-    Fresh,
-    Objective,
-    Origin,
-    Phase,
-    Pretrained,
-    TeacherCopy,
-)
+from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Origin, Phase, Pretrained, TeacherCopy
 from onestep.training.controls import AdaptiveParameters
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution
@@ -45,7 +36,8 @@ class Training:
     """Everything that one run trains with.
 
     Attributes:
-        name: The run.
+        name: Of the run.
+        run: Its configuration.
         phases: The objective's phases.
         networks: By role.
         families: Family folder of each role's network.
@@ -60,17 +52,14 @@ class Training:
         pixels: The dataset, uint8 [N, C, H, W].
         conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
         order: This rank's endless order of dataset indices.
-        batch: Images per step, over all ranks.
-        images: Images of the whole run.
         snapshots: Counts of images at which a snapshot is taken, at the first step that reaches them.
-        seed: Seed of the run.
-        non_finite_limit: Largest share of gradient entries that may be not finite, over one record.
         micro_batch: Images of one rank that pass through the networks at once; None for all. It saves memory; batch
             norm statistics and dropout masks differ.
         execution: Precision and compilation.
     """
 
     name: str
+    run: Run
     phases: tuple[Phase, ...]
     networks: Mapping[str, nn.Module]
     families: Mapping[str, str]
@@ -85,34 +74,23 @@ class Training:
     pixels: Tensor
     conditions: OneHot | Tensor | None
     order: InfiniteOrder
-    batch: int
-    images: int
     snapshots: tuple[int, ...]
-    seed: int
-    non_finite_limit: float
     micro_batch: int | None = None
     execution: Execution = Execution()
 
     @property
     def record_every(self) -> int:
         """Images between two records, a multiple of the batch size."""
-        return max(1, self.images // (RECORDS * self.batch)) * self.batch
+        return max(1, self.run.images // (RECORDS * self.run.batch)) * self.run.batch
 
 
 def objective_of(run: Run) -> Objective:
     """Build a run's objective."""
-    objective: Objective = components.build("objectives", run.objective)
-    return objective
+    return components.build("objectives", run.objective)
 
 
 def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int = 0) -> dict[str, Built]:
-    """Build the networks of a run's objective by role, with the run's seed.
-
-    Args:
-        run: The training.
-        sources: Of its pre-trained networks.
-        shape: Of its images.
-        rank: Of this process.
+    """Build the networks of a run's objective by role, with the run's seed, on the CPU.
 
     Raises:
         ValueError: The run lacks a block or a file of a role, or they do not fit together.
@@ -152,15 +130,7 @@ def compose(
     ranks: Ranks,
     micro_batch: int | None = None,
 ) -> Training:
-    """Combine a run's networks and its data.
-
-    Args:
-        resolved: Its typed configuration.
-        built: Its networks by role (`build_networks`).
-        pixels: The dataset, uint8 [N, C, H, W].
-        conditions: Its conditions by index; None for an unconditional run.
-        ranks: This process and its group.
-        micro_batch: See `assemble`.
+    """Combine the networks of `build_networks` with a dataset; see `Training` for the arguments.
 
     Raises:
         ValueError: The device does not support the run's execution settings.
@@ -170,13 +140,14 @@ def compose(
     objective = objective_of(run)
     phases, origins = objective.phases(), objective.networks()
     networks = {role: each.network.to(ranks.device) for role, each in built.items()}
-    frozen = frozenset(role for role, origin in origins.items() if _is_frozen(origin))
+    frozen = [role for role, origin in origins.items() if getattr(origin, "frozen", False)]
     for role in frozen:
         networks[role].requires_grad_(False).eval()
     published = objective.publishes
     half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
         name=resolved.name,
+        run=run,
         phases=phases,
         networks=networks,
         families={role: _family(role, origins=origins) for role in networks},
@@ -199,18 +170,10 @@ def compose(
         pixels=pixels,
         conditions=conditions,
         order=InfiniteOrder(size=len(pixels), seed=run.seed, world=ranks.world, rank=ranks.rank),
-        batch=run.batch,
-        images=run.images,
         snapshots=resolved.snapshots,
-        seed=run.seed,
-        non_finite_limit=run.non_finite_limit,
         micro_batch=micro_batch,
         execution=execution,
     )
-
-
-def _is_frozen(origin: Origin) -> bool:
-    return isinstance(origin, FeatureNetwork) or (isinstance(origin, TeacherCopy) and origin.frozen)
 
 
 def _family(role: str, *, origins: Mapping[str, Origin]) -> str:

@@ -49,10 +49,7 @@ class AdaptiveParameters:
             ValueError: The names differ from the run's own.
         """
         if set(state) != set(self._adaptive):
-            raise ValueError(
-                f"state: got controls {sorted(state)}, expected {sorted(self._adaptive)}. "
-                "Fix: resume with the configuration that the run started with"
-            )
+            raise ValueError(f"state: got controls {sorted(state)}, expected {sorted(self._adaptive)} of this run")
         for name, adaptive in self._adaptive.items():
             adaptive.restore(state[name])
 

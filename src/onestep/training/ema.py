@@ -12,13 +12,11 @@ def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float)
     """Return the weight of the old average in one update.
 
     Args:
-        images_seen: Images before this step; the half-life never exceeds `ramp_up` times this number.
+        images_seen: Images before this step.
         batch: Images of this step, over all ranks.
         half_life: In images.
-        ramp_up: Upper limit of the half-life as a share of the images seen; 0 is no limit.
-
-    Returns:
-        A number in [0, 1]; 0 in the first step if there is a limit, so that the average starts as a copy.
+        ramp_up: Upper limit of the half-life as a share of the images seen, so that the average starts as a copy of
+            the first step; 0 is no limit.
     """
     if ramp_up > 0:
         half_life = min(half_life, images_seen * ramp_up)

@@ -49,7 +49,7 @@ class Execution:
 
         Args:
             networks: By role, with their final frozen weights; trained parameters require a gradient.
-            families: The family folder of each role.
+            families: Family folder by role.
             averages: Roles whose parameters change without a gradient.
         """
         return {

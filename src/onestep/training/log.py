@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onestep import distributed
+from onestep.checkpoints.snapshot import write_snapshot
 from onestep.distributed import Ranks
 from onestep.training.assembly import Training
 from onestep.training.step import PhaseReport
@@ -190,10 +191,10 @@ def record_of(training: Training, *, images_seen: int, window: Window, rate: flo
         ValueError: Too many gradient entries were not finite.
     """
     replaced, share = window.replaced()
-    if share > training.non_finite_limit:
+    if share > training.run.non_finite_limit:
         raise ValueError(
             f"{training.name}: got {100 * share:.2g}% of gradient entries not finite before image {images_seen:,}, "
-            f"expected at most non_finite_limit ({100 * training.non_finite_limit:.2g}%). "
+            f"expected at most non_finite_limit ({100 * training.run.non_finite_limit:.2g}%). "
             "Fix: lower the learning rates, or raise the limit"
         )
     controls = dict(training.controls.values())
@@ -205,3 +206,11 @@ def record_of(training: Training, *, images_seen: int, window: Window, rate: flo
         "memory_mib": peak_memory_mib(ranks.device),
         "non_finite": replaced,
     }
+
+
+def write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> None:
+    """Write each average if this step reached the count of a snapshot."""
+    for count in (count for count in training.snapshots if before < count <= now):
+        for suffix, average in training.averages.items():
+            path = folder / "snapshots" / f"{count}{suffix}.safetensors"
+            write_snapshot(path, average.published(), dict(training.config))

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from onestep.checkpoints.snapshot import write_snapshot
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.training.assembly import Training
 from onestep.training.hardware import set_tf32
-from onestep.training.log import Progress, RunLog, Window, record_of
+from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
 from onestep.training.resume import Boundary, Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
@@ -36,15 +35,14 @@ def train(
 
     Args:
         training: The run.
-        folder: Of this run and run hash only; receives states, snapshots/ and log.jsonl.
+        folder: Of this run hash only; receives states, snapshots/ and log.jsonl.
         ranks: This process and its group.
         state_seconds: Seconds between two states: the most that a killed run loses.
         code: Fingerprint of the current training code.
         stop: Whether this process received a request to stop.
 
     Returns:
-        `restarts`, `seconds` of training and `codes`, the fingerprints of the code that trained, oldest first. None if
-        a rank received a request to stop; the state is saved then.
+        The run's history (`Resume.history`); None if a rank received a request to stop and the state is saved.
 
     Raises:
         ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
@@ -56,14 +54,14 @@ def train(
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
     boundary = Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
-    progress = Progress(training.name, images=training.images, images_seen=images_seen, shown=ranks.leads)
+    progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    while images_seen < training.images and not boundary.ends(images_seen, window=window):
+    while images_seen < training.run.images and not boundary.ends(images_seen, window=window):
         window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
-        before, images_seen = images_seen, images_seen + training.batch
+        before, images_seen = images_seen, images_seen + training.run.batch
         if ranks.leads:
-            _write_snapshots(training, before=before, now=images_seen, folder=folder)
-        if images_seen % training.record_every and images_seen < training.images:
+            write_snapshots(training, before=before, now=images_seen, folder=folder)
+        if images_seen % training.record_every and images_seen < training.run.images:
             continue
         rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
         record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
@@ -75,16 +73,11 @@ def train(
     if log is not None:
         log.settled_bytes()
         log.close()
-    if images_seen >= training.images:
+    if images_seen >= training.run.images:
         return resume.history()
     if ranks.leads:
-        _logger.info(
-            "%s: stopped by a signal at %s of %s images; state saved in %s. Start it again to continue",
-            training.name,
-            f"{images_seen:,}",
-            f"{training.images:,}",
-            folder,
-        )
+        seen = f"{images_seen:,} of {training.run.images:,} images"
+        _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)
     return None
 
 
@@ -99,7 +92,7 @@ def take_step(
     """Take one step on this rank's next images, and update averages and adaptive parameters."""
     training.execution.begin_step()
     reports = train_step(
-        due(training.phases, images_seen // training.batch),
+        due(training.phases, images_seen // training.run.batch),
         networks=training.networks,
         wrapped=wrapped,
         optimizers=training.optimizers,
@@ -107,19 +100,19 @@ def take_step(
         ranks=ranks,
     )
     update_averages(training, images_seen=images_seen)
-    training.controls.observe(reports, images=training.batch, ranks=ranks)
+    training.controls.observe(reports, images=training.run.batch, ranks=ranks)
     return reports
 
 
 def next_data(training: Training, *, images_seen: int, ranks: Ranks) -> StepData:
     """Return this rank's next images with their condition, on its device."""
-    rows = range(images_seen + ranks.rank, images_seen + training.batch, ranks.world)
+    rows = range(images_seen + ranks.rank, images_seen + training.run.batch, ranks.world)
     indices = torch.as_tensor(training.order.take(len(rows)))
     return StepData(
         images=training.codec.encode(training.pixels.index_select(0, indices).to(ranks.device)),
         condition=None if training.conditions is None else training.conditions[indices].to(ranks.device),
         rows=rows,
-        seed=training.seed,
+        seed=training.run.seed,
         images_seen=images_seen,
         controls=training.controls.values(),
         micro_batch=training.micro_batch,
@@ -129,12 +122,4 @@ def next_data(training: Training, *, images_seen: int, ranks: Ranks) -> StepData
 def update_averages(training: Training, *, images_seen: int) -> None:
     """Update the published averages and the networks that follow others, after a step that began at `images_seen`."""
     for average in (*training.averages.values(), *training.followers.values()):
-        average.update(images_seen=images_seen, batch=training.batch)
-
-
-def _write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> None:
-    """Write each average if this step reached the count of a snapshot."""
-    for count in (count for count in training.snapshots if before < count <= now):
-        for suffix, average in training.averages.items():
-            path = folder / "snapshots" / f"{count}{suffix}.safetensors"
-            write_snapshot(path, average.published(), dict(training.config))
+        average.update(images_seen=images_seen, batch=training.run.batch)

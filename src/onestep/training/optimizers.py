@@ -97,24 +97,23 @@ def build_optimizers(
 
     Args:
         networks: By role; frozen parameters require no gradient.
-        phases: The objective's phases, which define the trained roles and their lazy regularizers.
+        phases: Of the objective; they define the trained roles and their lazy regularizers.
         options: By role, as published: before the correction for lazy regularization.
-        images: Length of the run, for schedules that depend on it.
+        images: Length of the run, for schedules.
         fused: Whether a step is one kernel (adam, adamw).
 
     Raises:
-        ValueError: A trained role has no optimizer or no trainable parameter, or its algorithm has no fused kernel.
+        ValueError: A role has no optimizer, no trainable parameter, or an algorithm without a fused kernel.
     """
     optimizers = {}
     for role in dict.fromkeys(phase.trains for phase in phases):
         trainable = [p for p in networks[role].parameters() if p.requires_grad]
-        if not trainable:
-            raise ValueError(f"freeze: got every parameter of the {role}, expected some that are trained")
-        if role not in options:
-            raise ValueError(f"optimizers.{role}: got none, expected one for a trained role")
+        if not trainable or role not in options:
+            missing = f"optimizers.{role}: got none" if trainable else f"freeze: got every parameter of the {role}"
+            raise ValueError(f"{missing}, expected some, because it is trained")
         chosen, ratio = options[role], lazy_reg_ratio(phases, role)
         optimizers[role] = RoleOptimizer(
-            torch=_algorithm(trainable, options=chosen, ratio=ratio, fused=fused),
+            torch=_algorithm(trainable, chosen, ratio=ratio, fused=fused),
             lr=float(chosen.lr) * ratio,
             schedule=chosen.schedule,
             images=images,
@@ -124,19 +123,17 @@ def build_optimizers(
 
 
 def _algorithm(
-    parameters: list[nn.Parameter], *, options: Optimizer, ratio: float, fused: bool
+    parameters: list[nn.Parameter], options: Optimizer, *, ratio: float, fused: bool
 ) -> torch.optim.Optimizer:
     if options.name not in _ALGORITHMS:
         raise ValueError(f"optimizer: got {options.name!r}, expected one of {', '.join(_ALGORITHMS)}")
     if fused and options.name not in _FUSED:
         raise ValueError(f"compile.fused_optimizer: got true, expected false with {options.name}, which has no kernel")
-    first, second = (float(beta) ** ratio for beta in options.betas)
-    kernels = {"fused": True} if fused else {"foreach": True}
     return _ALGORITHMS[options.name](
         parameters,
         lr=float(options.lr) * ratio,
-        betas=(first, second),
+        betas=tuple(float(beta) ** ratio for beta in options.betas),
         eps=float(options.eps),
         weight_decay=options.weight_decay or 0.0,
-        **kernels,
+        **({"fused": True} if fused else {"foreach": True}),
     )

@@ -98,7 +98,7 @@ class Resume:
 
     def _seed(self) -> None:
         """Seed this rank's global generator, which dropout uses."""
-        seed = distributed.rank_seed(self._training.seed, world=self._ranks.world, rank=self._ranks.rank)
+        seed = distributed.rank_seed(self._training.run.seed, world=self._ranks.world, rank=self._ranks.rank)
         torch.manual_seed(seed)
 
     def _moving(self, average: MovingAverage) -> dict[str, Tensor]:

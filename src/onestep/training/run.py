@@ -204,13 +204,13 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in training.networks[training.published].parameters())
     trainable = sum(average.numel() for average in training.averages[""].state().values())
     return {
-        "images_seen": training.images,
+        "images_seen": training.run.images,
         "parameters": total,
         "trainable": trainable,
         "frozen": total - trainable,
         "frozen_share": (total - trainable) / total,
         "world_size": ranks.world,
-        "passes": len(micro_batches(ranks.share_of(training.batch), limit=training.micro_batch)),
+        "passes": len(micro_batches(ranks.share_of(training.run.batch), limit=training.micro_batch)),
         "device": _device_name(ranks.device),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ _NOT_A_NUMBER, _POSITIVE, _NEGATIVE = 0.0, 1e5, -1e5
 
 
 class CountedRows:
-    """A `RowRandom`: image n of the run has the Philox stream (seed, phase, n) on whichever rank.
+    """Random numbers of a batch: image n of the run has the Philox stream (seed, phase, n) on whichever rank.
 
     The stream follows from the number of images seen, so it is not part of the state.
     Differs from the reference: there each rank draws from its own global generator, so results depend on their number.
@@ -38,30 +38,26 @@ class CountedRows:
 
     def normal(self, *shape: int) -> Tensor:
         """Return new standard normal numbers, float32 [B, *shape]."""
-        numbers = np.empty((len(self._streams), *shape), dtype=np.float32)
-        for row, stream in enumerate(self._streams):
-            numbers[row] = stream.standard_normal(shape, dtype=np.float32)
-        return torch.from_numpy(numbers).to(self._device)
+        return self._stacked([stream.standard_normal(shape, dtype=np.float32) for stream in self._streams])
 
     def uniform(self, *shape: int) -> Tensor:
         """Return new uniform numbers in [0, 1), float32 [B, *shape]."""
-        numbers = np.empty((len(self._streams), *shape), dtype=np.float32)
-        for row, stream in enumerate(self._streams):
-            numbers[row] = stream.random(shape, dtype=np.float32)
-        return torch.from_numpy(numbers).to(self._device)
+        return self._stacked([stream.random(shape, dtype=np.float32) for stream in self._streams])
+
+    def _stacked(self, numbers: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(numbers)).to(self._device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepData:
-    """This rank's images of one step.
+    """This rank's images of one step; see `Batch`.
 
     Attributes:
         images: float32 [B, C, H, W].
         condition: Of these images, or None.
         rows: Number of each image in the run.
-        seed: Seed of the run.
-        images_seen: Images used before this step, over all ranks.
-        controls: Current values of the controlled parameters.
+        seed: Of the run.
+        images_seen: See `Batch`; likewise `controls`.
         micro_batch: Largest number of images that pass through the networks at once; None for all.
     """
 

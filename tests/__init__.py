@@ -1,0 +1,1 @@
+"""Tests, and tools that are run as `python -m tests.tools.NAME`."""
