@@ -109,7 +109,7 @@ def _table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Ten
     size = a_squared + b_squared
     squared = torch.addmm(size, a, b.T, alpha=-2)
     # Smaller values are rounding errors of copies, whose distance is 0.
-    return torch.where(squared > 1e-12 * size, squared, 0.0)
+    return squared.masked_fill_(squared <= size.mul_(1e-12), 0.0)
 
 
 def _rounded_table(a: Tensor, b: Tensor, *, a_squared: Tensor, b_squared: Tensor) -> Tensor:
