@@ -67,11 +67,12 @@ def _spelled_out(keys: str) -> list[str]:
 
 
 def assert_close(given: Tensor, recorded: Tensor, *, tolerance: float) -> None:
-    """Compare values and types."""
+    """Compare values and types; the tolerance is relative to the largest recorded value where that exceeds 1."""
     assert given.dtype == recorded.dtype and given.shape == recorded.shape
-    assert (given - recorded).abs().max().item() <= tolerance
+    assert (given - recorded).abs().max().item() <= tolerance * max(1.0, recorded.abs().max().item())
 
 
 def assert_relatively_close(given: Tensor, recorded: Tensor, *, tolerance: float) -> None:
-    """Compare by the largest recorded value."""
-    assert_close(given, recorded, tolerance=tolerance * recorded.abs().max().item())
+    """Compare values and types; the tolerance is relative to the largest recorded value."""
+    assert given.dtype == recorded.dtype and given.shape == recorded.shape
+    assert (given - recorded).abs().max().item() <= tolerance * recorded.abs().max().item()
