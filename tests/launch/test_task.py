@@ -171,7 +171,7 @@ def test_what_training_refuses_is_one_line(work):
     (work / "run.yaml").write_text(yaml.safe_dump(document | {"batch": 33}))
     codes, printed = ends(start_both(work))
     assert codes == [Exit.WRONG_INPUT] * 2
-    assert all("error: batch: got 33" in each for each in printed)
+    assert all("error: " in each and "batch" in each and "33" in each for each in printed)
     assert not any("Traceback" in each for each in printed)
 
 
