@@ -31,7 +31,7 @@ def test_rank_seeds_equal_the_reference(golden):
 
 
 def test_half_an_environment_is_refused():
-    with pytest.raises(ValueError, match="RANK alone"), distributed.joined({"RANK": "0"}):
+    with pytest.raises(ValueError, match="environment: got RANK only"), distributed.joined({"RANK": "0"}):
         pass
 
 
@@ -39,7 +39,7 @@ def test_a_batch_must_divide_over_the_ranks():
     with distributed.joined({}) as ranks:
         assert ranks.share_of(7) == 7
     three = distributed.Ranks(rank=0, world=3, device=ranks.device)
-    with pytest.raises(ValueError, match="batch 64 does not divide over 3 processes"):
+    with pytest.raises(ValueError, match="batch: got 64, .* 3$"):
         three.share_of(64)
 
 
