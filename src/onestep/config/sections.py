@@ -43,8 +43,6 @@ class InputBlock:
         licence: Terms of use.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     package: Text | None = None
     path: Text | None = None
     file: Text | None = None
@@ -57,16 +55,12 @@ class InputBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetBlock:
-    """A choice of data/.
+    """A choice of data/; `name` and `options` as in `Component`, here and below.
 
     Attributes:
-        name: The reader of the dataset; see `Component`.
-        options: Keyword arguments of its class.
         input: The input that the reader reads (its `source`).
         references: By metric, the input with published statistics or images, in place of the dataset's own features.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -76,16 +70,7 @@ class DatasetBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorBlock:
-    """A choice of features/, with the weights of a classifier `run` or of an `input`.
-
-    Attributes:
-        name: The feature extractor; see `Component`.
-        options: Keyword arguments of its class.
-        run: The run whose last snapshot holds the weights.
-        input: The input that holds the weights.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A choice of features/, with the weights of a classifier's `run`, its last snapshot, or of an `input`."""
 
     name: str
     options: Options = field(default_factory=empty)
@@ -98,12 +83,8 @@ class MetricBlock:
     """A choice of metrics/.
 
     Attributes:
-        name: The metric; see `Component`.
-        options: Keyword arguments of its class.
         features: Entry of the section `features` that computes its inputs; none for a metric on pixels.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -115,12 +96,8 @@ class TeacherBlock:
     """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`).
 
     Attributes:
-        run: A run of this config.
-        pickle: An input in EDM's format.
         preconditioning: The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     run: RunName | None = None
     pickle: Name | None = None
@@ -129,15 +106,11 @@ class TeacherBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneBlock:
-    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or a network of `timm`.
+    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or `input`, weights for `timm`.
 
     Attributes:
-        run: A run of this config that trains a classifier.
         timm: Name of the network in timm with the tag of its weights: vgg16_bn.tv_in1k.
-        input: The input that holds the weights of timm's network.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     run: RunName | None = None
     timm: Text | None = None
@@ -155,8 +128,6 @@ class ClassEmbeddingsBlock:
         resolution: Size in pixels to which images are resized before the backbone; that of the discriminator.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     input: Name | None = None
     backbone: Name | None = None
     dataset: Name | None = None
@@ -165,14 +136,7 @@ class ClassEmbeddingsBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedNumber:
-    """A number from the literature; config.yaml may give the value alone.
-
-    Attributes:
-        value: The number.
-        source: Where it is published.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A number from the literature and its source; config.yaml may give the value alone."""
 
     value: float
     source: Text | None = None
@@ -190,8 +154,6 @@ class RowBlock:
         run: A run, or a family of runs (`vary:`), whose mean and deviation the row shows. `name.*` makes one row of
             each run whose name matches.
         runs: The runs that are averaged; filled in where `run` is a family.
-        teacher: Entry of `teachers`.
-        sampler: Entry of `samplers`.
         label: The row's name; by default the run's or the teacher's.
         dataset: Entry of `datasets` that the images are compared with, in a table without `dataset`.
         ema: Half-life in images of the run's EMA to use; by default the main one.
@@ -199,8 +161,6 @@ class RowBlock:
         nfe: NFE of another method, as published.
         images: Images that another method was trained on, as its authors write it.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     run: RunName | None = None
     runs: tuple[RunName, ...] = field(default=(), metadata=OMIT_EMPTY)
@@ -226,14 +186,7 @@ class RowBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesBlock:
-    """A column over the images seen, for every row whose run has several snapshots.
-
-    Attributes:
-        column: The column.
-        seeds: The seed block.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A column over the images seen, for every row whose run has several snapshots."""
 
     column: Name
     seeds: SeedBlock
@@ -244,7 +197,6 @@ class TableBlock:
     """Numbers that are measured and shown together.
 
     Attributes:
-        title: Title.
         caption: Text above the rows on the page and in the table's files.
         dataset: Entry of `datasets` that generated images are compared with; by default each row names its own.
         seeds: Seed blocks "first-last", both included, of one size; each is measured as an independent sample.
@@ -255,11 +207,7 @@ class TableBlock:
         show: Number in the cells: `mean` of the blocks with its deviation, that of the `first` block, or the `best`
             of them. The table's JSON has all.
         columns: "metric.value" by column.
-        rows: The rows.
-        curves: Curves over the images seen.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     title: Text
     caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
@@ -299,25 +247,15 @@ class Experiment:
     """A checked config: every name in it exists, and every option that has a default is filled in.
 
     Attributes:
-        inputs: Files from outside.
         mirrors: Prefixes of addresses and their replacements, which are tried first.
-        datasets: Datasets.
-        teachers: Pre-trained denoisers.
-        backbones: Frozen networks of discriminators.
-        class_embeddings: Tables that initialize class embeddings.
-        features: Feature extractors.
         runs: Trainings. A run may have `base:`, another run whose block it changes, and `vary:`, which makes a family
             of runs; both are resolved here, so that each entry is one training.
-        samplers: Samplers, choices of samplers/.
-        metrics: Metrics.
-        tables: Tables.
-        studies: Studies, choices of studies/.
-        launch: Execution settings for training jobs.
+        samplers: Choices of sampling/.
+        studies: Choices of studies/.
         container: Container image of the rules, for Snakemake's software deployment; trainings have `launch.python`.
-        storage: Which intermediate files stay on disk.
-        rerun: What a change of the code reruns.
     """
 
+    # It holds for the dataclasses inside, too.
     __pydantic_config__: ClassVar = STRICT
 
     inputs: Named[InputBlock] = field(default_factory=empty)
