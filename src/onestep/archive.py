@@ -14,12 +14,7 @@ from onestep.files import canonical_json, read_json, replacing, sha256_of_file
 
 
 class Arrays(NamedTuple):
-    """What an archive holds.
-
-    Attributes:
-        arrays: By name.
-        about: Where they come from: JSON-able facts.
-    """
+    """What an archive holds: arrays by name, and JSON-able facts about where they come from."""
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from onestep.config.constraints import Count, Natural, Options, Positive, RunName, Text, Then, empty, frozen
+from onestep.config.constraints import Apply, Count, Natural, Options, Positive, RunName, Text, empty, frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Launch:
     setup: tuple[Text, ...] = ()
     python: Text | None = None
     sbatch: Options = field(default_factory=empty)
-    runs: Annotated[Mapping[RunName, LaunchException], Then(frozen)] = field(default_factory=empty)
+    runs: Annotated[Mapping[RunName, LaunchException], Apply(frozen)] = field(default_factory=empty)
 
     def of(self, run: str) -> Launch:
         """Return the settings of one run, its exception or that of its family applied."""

@@ -294,19 +294,18 @@ def dump_run(resolved: ResolvedRun) -> str:
 def to_document(value: Any) -> Any:
     """Return a value as mappings, lists and scalars; options are keys beside their component's name, None is absent."""
     if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        named = {each.name: getattr(value, each.name) for each in fields}
-        absent = {each.name for each in fields if named[each.name] is None or _is_omitted(each, named[each.name])}
-        options = named.pop("options", {})
-        first = {"name": named.pop("name"), **options} if "name" in named else {}
-        return to_document(first | {key: each for key, each in named.items() if key not in absent})
+        first: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for each in dataclasses.fields(value):
+            found = getattr(value, each.name)
+            if each.name == "options":
+                first |= found
+            elif found is not None and not (each.metadata.get("omit_empty") and not found):
+                (first if each.name == "name" else rest)[each.name] = found
+        return to_document(first | rest)
     if isinstance(value, Mapping):
         return {key: to_document(each) for key, each in value.items()}
     return [to_document(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_omitted(attribute: dataclasses.Field[Any], value: Any) -> bool:
-    return bool(attribute.metadata.get("omit_empty")) and not value
 
 
 def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
@@ -337,7 +336,8 @@ def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
 def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{place or kind.__name__}: got {value!r}, expected a mapping")
-    types_by_field = _field_types(kind)
+    hints = get_type_hints(kind)
+    types_by_field = {each.name: hints[each.name] for each in dataclasses.fields(kind)}
     known = {key: each for key, each in value.items() if key in types_by_field and key != "options"}
     others = {key: each for key, each in value.items() if key not in known}
     if others and "options" not in types_by_field:
@@ -348,8 +348,3 @@ def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
         return kind(**read, **({"options": frozen(others)} if "options" in types_by_field else {}))
     except TypeError as error:
         raise ValueError(f"{place or kind.__name__}: {' '.join(str(error).split())}") from error
-
-
-def _field_types(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from onestep.config.constraints import (
     STRICT,
+    Apply,
     Constraint,
     Count,
     Digest,
-    First,
     MetricValue,
     Name,
     Named,
@@ -20,7 +20,6 @@ from onestep.config.constraints import (
     RunName,
     SeedBlock,
     Text,
-    Then,
     empty,
     frozen,
 )
@@ -169,7 +168,7 @@ class RowBlock:
     label: Text | None = None
     dataset: Name | None = None
     ema: Count | None = None
-    published: Named[Annotated[PublishedNumber, First(_with_source)]] = field(default_factory=empty)
+    published: Named[Annotated[PublishedNumber, Apply(_with_source, when="before")]] = field(default_factory=empty)
     nfe: Count | None = None
     images: Text | None = None
 
@@ -216,7 +215,7 @@ class TableBlock:
     select: Policy = "last"
     select_seeds: SeedBlock | None = None
     show: Literal["mean", "first", "best"] = "mean"
-    columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Then(frozen)]
+    columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Apply(frozen)]
     rows: Annotated[tuple[RowBlock, ...], Constraint(min_length=1)]
     curves: CurvesBlock | None = None
 
@@ -259,13 +258,13 @@ class Experiment:
     __pydantic_config__: ClassVar = STRICT
 
     inputs: Named[InputBlock] = field(default_factory=empty)
-    mirrors: Annotated[Mapping[Text, Text], Then(frozen)] = field(default_factory=empty)
+    mirrors: Annotated[Mapping[Text, Text], Apply(frozen)] = field(default_factory=empty)
     datasets: Named[DatasetBlock] = field(default_factory=empty)
     teachers: Named[TeacherBlock] = field(default_factory=empty)
     backbones: Named[BackboneBlock] = field(default_factory=empty)
     class_embeddings: Named[ClassEmbeddingsBlock] = field(default_factory=empty)
     features: Named[ExtractorBlock] = field(default_factory=empty)
-    runs: Annotated[Mapping[RunName, Run], Then(frozen)] = field(default_factory=empty)
+    runs: Annotated[Mapping[RunName, Run], Apply(frozen)] = field(default_factory=empty)
     samplers: Named[Component] = field(default_factory=empty)
     metrics: Named[MetricBlock] = field(default_factory=empty)
     tables: Named[TableBlock] = field(default_factory=empty)
