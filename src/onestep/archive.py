@@ -37,9 +37,8 @@ def read_arrays(path: Path) -> Arrays:
             arrays = dict(archive)
         about = json.loads(arrays.pop("about").item())
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not an archive of this pipeline ({error}); delete it and run again to rebuild it"
-        ) from error
+        fix = "delete it and run again to rebuild it"
+        raise ValueError(f"{path}: not an archive of this pipeline ({error}); {fix}") from error
     return Arrays(arrays, about)
 
 

@@ -102,7 +102,7 @@ def load(family: str, name: str) -> Any:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise ValueError(f"{name}: no module {module!r} in {Path.cwd()} or among the installed packages") from error
         raise
-    return _checked(_member(vars(imported), attribute, name=name, module=module), name=name)
+    return _class_in(vars(imported), attribute, name=name, module=module)
 
 
 def outline(family: str, name: str) -> Any:
@@ -121,7 +121,7 @@ def outline(family: str, name: str) -> Any:
         names = _outlined(module, {})
         if (attribute or names["__all__"][0]) not in names:
             raise
-        return _checked(_member(names, attribute, name=name, module=module), name=name)
+        return _class_in(names, attribute, name=name, module=module)
 
 
 def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any:
@@ -238,18 +238,15 @@ def _file(module: str) -> Path:
     raise ValueError(f"no module {module!r} in {Path.cwd()} or among the installed packages")
 
 
-def _member(names: Mapping[str, Any], attribute: str | None, *, name: str, module: str) -> Any:
+def _class_in(names: Mapping[str, Any], attribute: str | None, *, name: str, module: str) -> Any:
+    """Return a class of a module after a check that options can be passed by name, and only by name."""
     if attribute is None:
         (attribute,) = names["__all__"]
     if attribute not in names:
         own = [each for each, value in names.items() if getattr(value, "__module__", "").startswith(module)]
         public = [each for each in own if inspect.isclass(names[each]) and not each.startswith("_")]
         raise ValueError(f"{name}: module {module} has no {attribute}, expected one of: {', '.join(public) or 'none'}")
-    return names[attribute]
-
-
-def _checked(component: Any, *, name: str) -> Any:
-    """Return a class after a check that options can be passed by name, and only by name."""
+    component = names[attribute]
     if not inspect.isclass(component):
         raise ValueError(f"{name}: got {type(component).__name__}, expected a class")
     for each in inspect.signature(component).parameters.values():

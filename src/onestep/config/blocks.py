@@ -106,9 +106,7 @@ class Resolved(NamedTuple):
 
 
 class _Checked(NamedTuple):
-    """A block in its resolved form, or as it was with all that is wrong with it, and the component."""
-
-    block: dict[str, Any]
+    block: dict[str, Any]  # in its resolved form; as it was where there are problems
     problems: list[Problem]
     component: Any = None
 
@@ -160,7 +158,6 @@ def networks_of(objective: Any) -> dict[str, Origin]:
 
 
 def _resolve_role(block: dict[str, Any], *, objective: Any, place: Place) -> _Checked:
-    """Check the block of a further network of an objective."""
     if objective is None:
         return _Checked({"name": block.pop("name", ""), "options": block}, [])
     fresh = {role: each.family for role, each in networks_of(objective).items() if each.family in _FAMILIES}

@@ -118,12 +118,10 @@ class BackboneBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEmbeddingsBlock:
-    """A table with one row per class: a published one, or the mean features of each class of a dataset.
+    """A table with one row per class: a published `input`, or the mean features of each class of a `dataset`.
 
     Attributes:
-        input: The input that holds the published table.
         backbone: The backbone whose last features are averaged over pixels and over the images of a class.
-        dataset: The dataset of these images.
         resolution: Size in pixels to which images are resized before the backbone; that of the discriminator.
     """
 
