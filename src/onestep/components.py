@@ -34,7 +34,7 @@ _OUTLINE = " (outline)"  # end of the name of a module of outlines
 
 
 class Block(Protocol):
-    """A component of the typed config: its name and its options."""
+    """A component of the typed config."""
 
     @property
     def name(self) -> str:

@@ -90,11 +90,9 @@ _FEATURE_INPUTS = {"generated", "real", "probabilities"}
 
 
 class Resolved(NamedTuple):
-    """A document whose blocks read `{name, options: {every option}, ...}`.
+    """A document whose blocks read `{name, options: {every option}, ...}`, and what is wrong with them.
 
     Attributes:
-        document: The document.
-        problems: What is wrong with its blocks.
         broken: Places of the blocks that have problems, which are as they were.
         built: The components by place, but for those that need files; None where torch is missing for that.
     """
@@ -131,14 +129,7 @@ def resolve_components(document: Any) -> Resolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The origin of a network of an objective, as `onestep.objectives` declares it.
-
-    Attributes:
-        kind: Name of its class: Pretrained, Fresh, TeacherCopy, AverageOf or FeatureNetwork.
-        family: Family of a network that the objective trains from scratch.
-        role: Role of the network that is averaged.
-        name: Entry of `backbones` of a feature network.
-    """
+    """The origin of a network of an objective: the class `kind` of `onestep.objectives` with its attributes."""
 
     kind: str
     family: str | None = None

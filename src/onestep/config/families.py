@@ -112,7 +112,13 @@ def _members(name: str, block: Any, problems: list[Problem]) -> dict[str, Any]:
         member = ".".join([name, *parts])
         if member in members:
             problems.append(Problem(place, f"{member} twice, expected different values"))
-        members[member] = _changed(rest, dict(zip(vary, values, strict=True)))
+        members[member] = copy.deepcopy(rest)
+        for key, value in zip(vary, values, strict=True):
+            *above, last_key = key.split(".")
+            holder = members[member]
+            for step in above:
+                holder = holder.setdefault(step, {})
+            holder[last_key] = copy.deepcopy(value)
     return members
 
 
@@ -147,22 +153,9 @@ def _spelled(value: Any) -> str | None:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else None
     if isinstance(value, list):
-        parts = [_spelled(each) for each in value if not isinstance(each, list)]
-        spelled = [each for each in parts if each is not None]
-        return "+".join(spelled) if len(spelled) == len(value) else None
+        parts = [each for each in (_spelled(each) for each in value if not isinstance(each, list)) if each is not None]
+        return "+".join(parts) if len(parts) == len(value) else None
     return None
-
-
-def _changed(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a block with values at dotted keys."""
-    changed: dict[str, Any] = copy.deepcopy(dict(block))
-    for key, value in values.items():
-        *above, last = key.split(".")
-        holder = changed
-        for step in above:
-            holder = holder.setdefault(step, {})
-        holder[last] = copy.deepcopy(value)
-    return changed
 
 
 def _named(name: Any, runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> list[Any]:

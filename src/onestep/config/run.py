@@ -230,10 +230,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """The content of run.yaml: a run with its name, and what it needs of other sections.
+    """The content of run.yaml: a run with its name (key `run` of the file), and what it needs of other sections.
 
     Attributes:
-        name: The run's name; key `run` of the file.
         timm: Names in timm of those of its backbones that are networks of timm.
         snapshots: Counts of images at which snapshots are published.
     """
@@ -251,9 +250,9 @@ def load_run(path: Path | str) -> ResolvedRun:
         ValueError: The file is not the resolved configuration of a run.
     """
     document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: got {type(document).__name__}, expected a mapping; write it with `onestep resolve`")
     try:
+        if not isinstance(document, dict):
+            raise ValueError(f"got {type(document).__name__}, expected a mapping")
         return run_of(document)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write it with `onestep resolve`") from error
