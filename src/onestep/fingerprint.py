@@ -103,7 +103,6 @@ class Fingerprints:
         return tuple(sorted(found))
 
     def _read(self, name: str) -> tuple[str, frozenset[str]]:
-        """Return the digest of a module and the modules that it imports."""
         if name not in self._modules:
             path = self._file(name)
             if path is None:

@@ -225,7 +225,6 @@ def _class_of(block: Mapping[str, Any], *, folder: str) -> tuple[Any, Mapping[st
 def _values(
     block: Mapping[str, Any], *, keys: Mapping[str, Parameter], place: Place
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values of a block with defaults filled in, and what is wrong with it."""
     hints = {key: each.hint if each.is_required else NotRequired[each.hint] for key, each in keys.items()}
     # As a function, because the keys are not literals.
     make: Any = TypedDict

@@ -73,7 +73,6 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _with_base(name: str, runs: Mapping[str, Any], problems: list[Problem]) -> Any:
-    """Return a run's block merged over those of its bases."""
     chain = [name]
     while isinstance(block := runs[chain[-1]], dict) and "base" in block:
         base, place = block["base"], ("runs", chain[-1], "base")

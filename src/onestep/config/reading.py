@@ -143,7 +143,6 @@ def read_yaml(path: Path) -> Any:
 
 
 def _syntax(error: yaml.YAMLError) -> str:
-    """Return a syntax error in one line."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"not YAML: {' '.join(str(error).split())}"

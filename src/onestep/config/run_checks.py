@@ -97,7 +97,6 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
 
 
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield the problems of the sources of datasets, teachers, backbones, class embeddings and features."""
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
     for name, teacher in experiment.teachers.items():
@@ -189,7 +188,6 @@ def _reference_problems(
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield the problems of the network that a run trains, and of its length."""
     if wrong := exactly_one(vars(run), "network", "teacher", "classifier"):
         yield Problem(place, wrong)
     elif run.classifier is not None:
@@ -256,7 +254,6 @@ def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
 
 
 def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield number types and kernels of absent networks, and options that exclude each other."""
     present = {"generator": run.classifier is None, "discriminator": run.discriminator is not None}
     for role in (role for role in present if not present[role]):
         if getattr(run.precision, role) != "float32":
@@ -279,7 +276,6 @@ def _before(run: Run, experiment: Experiment, *, declared: Mapping[str, Origin])
 
 
 def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield exceptions of unknown runs, and batch sizes that do not divide among the processes."""
     launch = experiment.launch
     families = [name.partition(".")[0] for name in experiment.runs]
     for name in launch.runs:

@@ -68,8 +68,6 @@ def _experiment_adapter() -> TypeAdapter[Experiment]:
 
 
 def _keys_at(place: Place) -> list[str]:
-    """Return the keys that the mapping at a place may have."""
-
     def member(kind: Any) -> Any:  # X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`
         return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
 

@@ -100,7 +100,6 @@ def _column_problems(
 
 
 def _few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
-    """Yield a seed block with fewer seeds than the metric of a column needs images."""
     name, images = source.partition(".")[0], len(_seeds(block))
     least = getattr(metrics.get(name), "least_images", 1)
     if 0 < images < least:
@@ -159,7 +158,6 @@ def _dataset_problems(row: RowBlock, table: TableBlock, experiment: Experiment, 
 
 
 def _ema_problems(row: RowBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield an EMA that the row's runs do not keep."""
     if row.ema is None:
         return
     if row.teacher is not None:

@@ -78,7 +78,6 @@ def table_training_code(plan: Plan, table: str) -> str:
 
 
 def _trained(plan: Plan, table: str) -> list[str]:
-    """Return the runs of a table, each once."""
     models = [model for model, _ in measured.measured_rows(plan.experiment, table)]
     return list(dict.fromkeys(model.name for model in models if not isinstance(model, Teacher)))
 
