@@ -14,12 +14,7 @@ from onestep.files import canonical_json, read_json, replacing, sha256_of_file
 
 
 class Arrays(NamedTuple):
-    """What an archive holds.
-
-    Attributes:
-        arrays: By name.
-        about: Where they come from: JSON-able facts.
-    """
+    """What an archive holds: arrays by name, and JSON-able facts about where they come from."""
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
@@ -42,9 +37,8 @@ def read_arrays(path: Path) -> Arrays:
             arrays = dict(archive)
         about = json.loads(arrays.pop("about").item())
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not an archive of this pipeline ({error}); delete it and run again to rebuild it"
-        ) from error
+        fix = "delete it and run again to rebuild it"
+        raise ValueError(f"{path}: not an archive of this pipeline ({error}); {fix}") from error
     return Arrays(arrays, about)
 
 

@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -47,8 +46,6 @@ CLUSTER = {
     "bench train": ("onestep.bench.verbs:train", "Measure training speed."),
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
-
-
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."
 
 
@@ -70,17 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{prefix}: {' '.join(str(error).split())} See `{prefix} --help`.", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    started = time.monotonic()
     try:
-        code = command(*bound.args, **bound.kwargs) or 0
+        return int(command(*bound.args, **bound.kwargs) or 0)
     except (ValueError, OSError) as error:
         for line in str(error).splitlines() or [repr(error)]:
             print(f"{prefix}: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    logging.getLogger(__name__).debug("%s took %.1f s", verb, time.monotonic() - started)
-    return int(code)
 
 
 def _app(chosen: str) -> App:

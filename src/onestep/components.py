@@ -15,13 +15,14 @@ import __future__
 
 import ast
 import builtins
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -29,20 +30,19 @@ from typing import Any, Protocol
 _PACKAGE = "onestep"
 _ROOT = Path(__file__).parent
 _VERBS = "verbs"  # the file of a folder's commands, which is no component
+_OUTLINE = " (outline)"  # end of the name of a module of outlines
 
 
 class Block(Protocol):
-    """A component of the typed config: its name and its options."""
+    """A component of the typed config."""
 
     @property
     def name(self) -> str:
         """A choice of the family, or `module:Class`."""
-        ...
 
     @property
     def options(self) -> Mapping[str, Any]:
         """Keyword arguments of the class."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +80,16 @@ class Description:
 
 def choices(family: str) -> tuple[str, ...]:
     """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
-    files = (path.stem for path in (_ROOT / family).glob("[!_]*.py") if path.stem != _VERBS)
-    return tuple(sorted({*files, *(each.name for each in _entry_points(family))}))
+    return tuple(sorted(_files(family) | _entry_points(family).keys()))
 
 
 def is_choice(family: str, name: str) -> bool:
     """Return whether a name is a file of a family, or an entry point."""
-    return _is_file(family, name) or any(each.name == name for each in _entry_points(family))
+    return name in _files(family) or name in _entry_points(family)
 
 
 def load(family: str, name: str) -> Any:
-    """Return the class of a component.
-
-    Args:
-        family: Folder of the package, such as "metrics".
-        name: A choice of the family, or `module:Class`.
+    """Return the class of a component: of a choice of the family, or of `module:Class`.
 
     Raises:
         ValueError: There is no such component, or its constructor has other arguments than keyword-only ones.
@@ -107,7 +102,7 @@ def load(family: str, name: str) -> Any:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise ValueError(f"{name}: no module {module!r} in {Path.cwd()} or among the installed packages") from error
         raise
-    return _checked(_member(vars(imported), attribute, name=name, module=module), name=name)
+    return _class_in(vars(imported), attribute, name=name, module=module)
 
 
 def outline(family: str, name: str) -> Any:
@@ -123,25 +118,25 @@ def outline(family: str, name: str) -> Any:
         if error.name is not None and error.name.partition(".")[0] == _PACKAGE:
             raise
         module, attribute = _address(family, name)
-        names = _Outlines().names_of(module)
+        names = _outlined(module, {})
         if (attribute or names["__all__"][0]) not in names:
             raise
-        return _checked(_member(names, attribute, name=name, module=module), name=name)
+        return _class_in(names, attribute, name=name, module=module)
 
 
 def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any:
-    """Build a component.
+    """Build a component from `{"name": "d2o", "sigma": 80.0, ...}`, or from a block of the typed config.
 
     Args:
         family: Its family.
-        block: `{"name": "d2o", "sigma": 80.0, ...}`, or a block of the typed config.
+        block: Its name and options.
         supplied: Arguments that the pipeline supplies.
 
     Raises:
         ValueError: There is no such component, it has no such option, or it refuses a value.
     """
     name, options = _name_and_options(block)
-    return _build(load(family, name), name, {**options, **supplied})
+    return _built(load(family, name), name, {**options, **supplied})
 
 
 def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
@@ -153,7 +148,7 @@ def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
     name, options = _name_and_options(block)
     component = outline(family, name)
     try:
-        return _build(component, name, options)
+        return _built(component, name, options)
     except ValueError:
         raise
     except Exception:
@@ -175,7 +170,11 @@ def describe(family: str, name: str) -> Description:
         ValueError: There is no such component.
     """
     component = outline(family, name)
-    parameters = dict(_parameters(component))
+    names = getattr(component.__init__, "__globals__", {})
+    parameters = {
+        key: Parameter(hint=_evaluated(each.annotation, names), default=each.default)
+        for key, each in inspect.signature(component).parameters.items()
+    }
     functions = (property, staticmethod, classmethod)
     return Description(
         parameters=parameters,
@@ -186,15 +185,6 @@ def describe(family: str, name: str) -> Description:
         },
         doc=inspect.getdoc(component) or "",
     )
-
-
-def source(family: str, name: str) -> Path:
-    """Return the file that holds a component, for fingerprints of the code.
-
-    Raises:
-        ValueError: There is no such component.
-    """
-    return _file(_address(family, name)[0], name=name)
 
 
 def module_of(family: str, name: str) -> str:
@@ -212,13 +202,12 @@ def search_in(folder: Path) -> None:
         sys.path.append(entry)
 
 
-def _is_file(family: str, name: str) -> bool:
-    own = name.isidentifier() and not name.startswith("_") and name != _VERBS
-    return own and (_ROOT / family / f"{name}.py").is_file()
+def _files(family: str) -> set[str]:
+    return {path.stem for path in (_ROOT / family).glob("[!_]*.py")} - {_VERBS}
 
 
-def _entry_points(family: str) -> Sequence[Any]:
-    return list(entry_points(group=f"{_PACKAGE}.{family}"))
+def _entry_points(family: str) -> dict[str, EntryPoint]:
+    return {each.name: each for each in reversed(entry_points(group=f"{_PACKAGE}.{family}"))}
 
 
 def _address(family: str, name: str) -> tuple[str, str | None]:
@@ -229,41 +218,35 @@ def _address(family: str, name: str) -> tuple[str, str | None]:
         if not (module and all(part.isidentifier() for part in (*module.split("."), attribute))):
             raise ValueError(f"{name!r}: expected module:Class, such as my_module:MyClass")
         return module, attribute
-    if _is_file(family, name):
+    if name in _files(family):
         return f"{_PACKAGE}.{family}.{name}", None
-    for each in _entry_points(family):
-        if each.name == name:
-            return each.module, each.attr
+    if (found := _entry_points(family).get(name)) is not None:
+        return found.module, found.attr
     raise ValueError(f"no {family} called {name!r}; choices: {', '.join(choices(family))}, or module:Class")
 
 
-def _file(module: str, *, name: str) -> Path:
-    try:
+def _file(module: str) -> Path:
+    with contextlib.suppress(ModuleNotFoundError):
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        # The parent package may import a missing package; its folder is still on the path.
-        path = _ROOT.parent.joinpath(*module.split("."))
-        found = [each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()]
-        if not found:
-            raise ValueError(f"{name}: no module {module!r} in {Path.cwd()} or among the installed packages")
-        return found[0]
-    return Path(spec.origin)
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin)
+    # The parent package may import a missing package; its folder is still on the path.
+    path = _ROOT.parent.joinpath(*module.split("."))
+    for found in (path.with_suffix(".py"), path / "__init__.py"):
+        if found.is_file():
+            return found
+    raise ValueError(f"no module {module!r} in {Path.cwd()} or among the installed packages")
 
 
-def _member(names: Mapping[str, Any], attribute: str | None, *, name: str, module: str) -> Any:
+def _class_in(names: Mapping[str, Any], attribute: str | None, *, name: str, module: str) -> Any:
+    """Return a class of a module after a check that options can be passed by name, and only by name."""
     if attribute is None:
         (attribute,) = names["__all__"]
     if attribute not in names:
         own = [each for each, value in names.items() if getattr(value, "__module__", "").startswith(module)]
         public = [each for each in own if inspect.isclass(names[each]) and not each.startswith("_")]
         raise ValueError(f"{name}: module {module} has no {attribute}, expected one of: {', '.join(public) or 'none'}")
-    return names[attribute]
-
-
-def _checked(component: Any, *, name: str) -> Any:
-    """Return a class after a check that options can be passed by name, and only by name."""
+    component = names[attribute]
     if not inspect.isclass(component):
         raise ValueError(f"{name}: got {type(component).__name__}, expected a class")
     for each in inspect.signature(component).parameters.values():
@@ -280,7 +263,7 @@ def _name_and_options(block: Mapping[str, Any] | Block) -> tuple[str, dict[str, 
     return block["name"], {key: value for key, value in block.items() if key != "name"}
 
 
-def _build(component: Any, name: str, options: Mapping[str, Any]) -> Any:
+def _built(component: Any, name: str, options: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(component).parameters
     unknown = [key for key in options if key not in parameters]
     missing = [key for key, each in parameters.items() if each.default is each.empty and key not in options]
@@ -289,12 +272,6 @@ def _build(component: Any, name: str, options: Mapping[str, Any]) -> Any:
     if missing:
         raise ValueError(f"{name}: option {missing[0]!r} is missing and has no default")
     return component(**options)
-
-
-def _parameters(component: Any) -> Iterator[tuple[str, Parameter]]:
-    names = getattr(component.__init__, "__globals__", {})
-    for name, each in inspect.signature(component).parameters.items():
-        yield name, Parameter(hint=_evaluated(each.annotation, names), default=each.default)
 
 
 def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
@@ -307,44 +284,33 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
         return Any
 
 
-_OUTLINE = " (outline)"
-"""End of the name of a module of outlines."""
-
-
-class _Outlines:
-    """Modules run statement by statement; what needs a missing package is left out."""
-
-    def __init__(self) -> None:
-        self._modules: dict[str, dict[str, Any]] = {}
-
-    def names_of(self, module: str) -> dict[str, Any]:
-        """Return the names of a module, as far as they can be defined here."""
-        if module not in self._modules:
-            alias = f"{module}{_OUTLINE}"
-            outlined = ModuleType(alias)
-            names = self._modules[module] = vars(outlined)
-            tree = ast.parse(_file(module, name=module).read_text(encoding="utf-8"))
-            sys.modules[alias] = outlined  # dataclasses look up the module of a class
-            try:
-                for statement in tree.body:
-                    self._run(statement, names)
-            finally:
-                del sys.modules[alias]
-        return self._modules[module]
-
-    def _run(self, statement: ast.stmt, names: dict[str, Any]) -> None:
-        trimmed = ast.fix_missing_locations(_Trimmed(names).visit(statement))
-        module = ast.Module(body=[trimmed], type_ignores=[])
+def _outlined(module: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the names of a module, as far as they can be defined here; `known` has those of other modules."""
+    if module not in known:
+        alias = f"{module}{_OUTLINE}"
+        sys.modules[alias] = ModuleType(alias)  # dataclasses look up the module of a class
+        known[module] = vars(sys.modules[alias])
         try:
-            exec(compile(module, "<outline>", "exec", __future__.annotations.compiler_flag), names)
-        except ModuleNotFoundError:
-            if isinstance(statement, ast.ImportFrom) and (statement.module or "").partition(".")[0] == _PACKAGE:
-                found = self.names_of(statement.module or "")
-                here = [each for each in statement.names if each.name in found]
-                names.update({each.asname or each.name: found[each.name] for each in here})
-        except Exception:
-            # The statement uses a name that is missing; whatever needs its result is missing, too.
-            return
+            for statement in ast.parse(_file(module).read_text(encoding="utf-8")).body:
+                _run(statement, known[module], known)
+        finally:
+            del sys.modules[alias]
+    return known[module]
+
+
+def _run(statement: ast.stmt, names: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
+    trimmed = ast.fix_missing_locations(_Trimmed(names).visit(statement))
+    code = ast.Module(body=[trimmed], type_ignores=[])
+    try:
+        exec(compile(code, "<outline>", "exec", __future__.annotations.compiler_flag), names)
+    except ModuleNotFoundError:
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").partition(".")[0] == _PACKAGE:
+            found = _outlined(statement.module or "", known)
+            here = [each for each in statement.names if each.name in found]
+            names.update({each.asname or each.name: found[each.name] for each in here})
+    except Exception:
+        # The statement uses a name that is missing; whatever needs its result is missing, too.
+        return
 
 
 class _Trimmed(ast.NodeTransformer):
@@ -354,12 +320,12 @@ class _Trimmed(ast.NodeTransformer):
         self._names = names
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        node.bases = [base for base in node.bases if self._is_defined(base)]
-        node.decorator_list = [each for each in node.decorator_list if self._is_defined(each)]
+        node.bases = list(filter(self._is_defined, node.bases))
+        node.decorator_list = list(filter(self._is_defined, node.decorator_list))
         return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.decorator_list = [each for each in node.decorator_list if self._is_defined(each)]
+        node.decorator_list = list(filter(self._is_defined, node.decorator_list))
         return node
 
     def _is_defined(self, expression: ast.expr) -> bool:

@@ -30,7 +30,6 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Force a file's or a folder's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -54,7 +54,10 @@ class Fingerprints:
 
     def __init__(self, root: Path | None = None, *, same_output: SameOutput | None = None) -> None:
         self._root = Path(__file__).parent if root is None else Path(root)
-        self._same_output = _listed(self._root / "fingerprints.yaml") if same_output is None else same_output
+        if same_output is None:
+            path = self._root / "fingerprints.yaml"
+            same_output = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._same_output: SameOutput = same_output
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
 
     def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
@@ -69,11 +72,7 @@ class Fingerprints:
         return self._same_output.get(stage, {}).get(now, now)
 
     def of_training(self, document: Mapping[str, Any]) -> str:
-        """Return the fingerprint of the code that trains a run.
-
-        Args:
-            document: The run's resolved configuration.
-        """
+        """Return the fingerprint of the code that trains a run, whose resolved configuration is `document`."""
         return self.of_stage("train", training_components(document))
 
     def of_modules(self, modules: Iterable[str]) -> str:
@@ -97,12 +96,13 @@ class Fingerprints:
             name = waiting.pop()
             if name not in found and name != _PACKAGE:
                 found.add(name)
-                waiting += [parent for parent in _parents(name) if self._file(parent) is not None]
+                pieces = name.split(".")
+                parents = [".".join(pieces[:end]) for end in range(1, len(pieces))]
+                waiting += [parent for parent in parents if self._file(parent) is not None]
                 waiting += self._read(name)[1]
         return tuple(sorted(found))
 
     def _read(self, name: str) -> tuple[str, frozenset[str]]:
-        """Return the digest of a module and the modules that it imports."""
         if name not in self._modules:
             path = self._file(name)
             if path is None:
@@ -119,7 +119,10 @@ class Fingerprints:
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                source = _absolute(node, package=package)
+                # Each dot beyond the first climbs one package.
+                pieces = package.split(".")
+                above = pieces[: len(pieces) - node.level + 1] if node.level else []
+                source = ".".join([*above, *filter(None, [node.module])])
                 imported = [source, *(f"{source}.{alias.name}" for alias in node.names)]
             else:
                 continue
@@ -144,9 +147,8 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
     families |= {"codec": "autoencoders", "objective": "objectives"}
     components = [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
     for block in document.get("networks", {}).values():
-        components += [
-            (family, block["name"]) for family in ("networks", "discriminators") if _has(family, block["name"])
-        ]
+        name = block["name"]
+        components += [(f, name) for f in ("networks", "discriminators") if ":" in name or name in choices(f)]
     if document["objective"].get("augment"):
         components.append(("augmentations", document["objective"]["augment"]["name"]))
     if document.get("teacher"):
@@ -156,18 +158,9 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
     return components
 
 
-def _has(family: str, name: str) -> bool:
-    return ":" in name or name in choices(family)
-
-
 def every(family: str) -> list[Component]:
     """Return all components of a family."""
     return [(family, name) for name in choices(family)]
-
-
-def _listed(path: Path) -> SameOutput:
-    found: SameOutput = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
 
 
 def _is_outside(module: str) -> bool:
@@ -182,19 +175,6 @@ def _in(folders: Iterable[Path], module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
-
-
-def _parents(name: str) -> list[str]:
-    pieces = name.split(".")
-    return [".".join(pieces[:end]) for end in range(1, len(pieces))]
-
-
-def _absolute(node: ast.ImportFrom, *, package: str) -> str:
-    """Return the absolute name of a `from` import's module; each dot beyond the first climbs one package."""
-    if not node.level:
-        return node.module or ""
-    pieces = package.split(".")
-    return ".".join([*pieces[: len(pieces) - node.level + 1], *filter(None, [node.module])])
 
 
 class _Normal(ast.NodeTransformer):

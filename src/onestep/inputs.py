@@ -29,19 +29,16 @@ REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One entry of the registry.
+    """One entry of the registry; digests are in hexadecimal digits.
 
     Attributes:
         licence: Terms, as stated by the publisher.
         filename: Name of the file or folder in inputs/.
         addresses: Addresses, the preferred one first; none if it is provided by hand.
         by_hand: Where to get it if it cannot be downloaded.
-        folder: Whether it is a folder of files.
         accept: Who must accept the terms first, if a click is required.
         size: Bytes.
-        sha256: Digest, 64 hexadecimal digits.
         sha256_begins: First digits of the digest, if only these are public.
-        md5: Digest, 32 hexadecimal digits.
     """
 
     licence: str
@@ -61,13 +58,12 @@ class Published:
 def read_registry() -> Mapping[str, Published]:
     """Return the entries of the registry by name, in its order."""
     document = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
-    return MappingProxyType({name: _published(entry) for name, entry in document.items()})
-
-
-def _published(entry: Mapping[str, Any]) -> Published:
-    addresses = tuple(entry.get("addresses", ()))
-    filename = entry.get("filename") or address_filename(addresses[0])
-    return Published(**{**entry, "addresses": addresses, "filename": filename})
+    entries = {}
+    for name, entry in document.items():
+        addresses = tuple(entry.get("addresses", ()))
+        filename = entry.get("filename") or address_filename(addresses[0])
+        entries[name] = Published(**{**entry, "addresses": addresses, "filename": filename})
+    return MappingProxyType(entries)
 
 
 def address_filename(address: str) -> str:
@@ -80,7 +76,11 @@ def input_filename(source: Mapping[str, Any]) -> str:
     if "package" in source:
         return Path(source["path"]).name
     kept = kept_at(source, name="")
-    return f"{kept.name}.folder" if _is_folder(source) else kept.name
+    if "published" in source:
+        folder = read_registry()[source["published"]].folder
+    else:  # a path that does not exist yet is a folder if it ends in a slash
+        folder = "file" in source and (source["file"].endswith("/") or kept.is_dir())
+    return f"{kept.name}.folder" if folder else kept.name
 
 
 def placed_at(source: Mapping[str, Any], *, name: str) -> Path:
@@ -88,20 +88,8 @@ def placed_at(source: Mapping[str, Any], *, name: str) -> Path:
     return PLACED / name / input_filename(source)
 
 
-def _is_folder(source: Mapping[str, Any]) -> bool:
-    """Return whether a source is a folder; a path that does not exist yet is one if it ends in a slash."""
-    if "published" in source:
-        return read_registry()[source["published"]].folder
-    return "file" in source and (source["file"].endswith("/") or Path(source["file"]).is_dir())
-
-
 def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
-    """Return the path of a source other than `{package, ...}` on this machine, whether it exists yet or not.
-
-    Args:
-        source: The source.
-        name: Name of the input.
-    """
+    """Return the path of a source other than `{package, ...}` on this machine, whether it exists yet or not."""
     if "file" in source:
         return Path(source["file"])
     if "published" in source:
@@ -113,8 +101,7 @@ def absent(source: Mapping[str, Any], *, name: str) -> str | None:
     """Return None for an input on this machine, else one line on how to provide it."""
     if "package" in source or placed_at(source, name=name).exists():
         return None
-    path = kept_at(source, name=name)
-    if path.exists():
+    if (path := kept_at(source, name=name)).exists():
         return None
     if "file" in source:
         return f"{name}: got no {path}. Fix: put it there, or correct inputs.{name}.file in config.yaml"

@@ -25,13 +25,7 @@ MODEL = rf"({RUN})(?:@(?:([0-9]+)|best-({NAME})\.({NAME})-({NAME})-({SEEDS}))(?:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The number by which a snapshot is selected.
-
-    Attributes:
-        metric, value: The number `{metric}.{value}`.
-        sampler: The sampler of the measured images.
-        seeds: Their seed block.
-    """
+    """The number by which a snapshot is selected: `{metric}.{value}` of a sampler's images of one seed block."""
 
     metric: str
     value: str
@@ -51,13 +45,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One snapshot of a run.
-
-    Attributes:
-        name: The run.
-        images: Images seen.
-        ema: Half-life of the EMA in images; None for the run's main one.
-    """
+    """One snapshot of the run `name`; `ema` is the half-life of its EMA in images, None for the run's main one."""
 
     name: str
     images: int
@@ -69,13 +57,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The best snapshot of a run by one number.
-
-    Attributes:
-        name: The run.
-        choice: The number.
-        ema: Half-life of the EMA in images; None for the run's main one.
-    """
+    """The best snapshot of the run `name` by one number; `ema` as in `Snapshot`."""
 
     name: str
     choice: Choice

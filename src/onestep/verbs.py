@@ -13,13 +13,11 @@ def resolve(*, config: Path, run: str, output: Path) -> int:
         run: Name of the run.
         output: The run.yaml.
     """
-    import yaml
-
-    from onestep.config.reading import read_experiment, run_document
+    from onestep.config.reading import read_experiment, resolved_run
+    from onestep.config.run import dump_run
     from onestep.files import write_text
 
-    document = run_document(read_experiment(config), run)
-    write_text(output, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    write_text(output, dump_run(resolved_run(read_experiment(config), run)))
     return 0
 
 
@@ -35,17 +33,17 @@ def status(*, config: Path = Path("config.yaml")) -> int:
     from onestep.plan.train import training_code
     from onestep.status import status_lines
 
-    plan = Plan.read(config)
+    plan, state = Plan.read(config), Path("state")
     classes = {name: components.outline("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
-    runs = {name: run.images for name, run in plan.experiment.runs.items()}
-    for line in status_lines(
-        runs,
-        codes={name: training_code(plan, name) for name in runs},
-        job_of=lambda run: jobs_of(run, state=Path("state")),
+    lines = status_lines(
+        {name: run.images for name, run in plan.experiment.runs.items()},
+        codes={name: training_code(plan, name) for name in plan.experiment.runs},
+        job_of=lambda run: jobs_of(run, state=state),
         metrics={name: next(iter(metric.values)) for name, metric in classes.items()},
         results=Path("results"),
-        state=Path("state"),
-    ):
+        state=state,
+    )
+    for line in lines:
         print(line)
     return 0
 

@@ -38,7 +38,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    modules = {"ConfigError": "messages", "Experiment": "sections", "Launch": "launch"}
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"onestep.config.{modules.get(name, 'reading')}"), name)
+    return getattr(importlib.import_module("onestep.config.reading"), name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 _T = TypeVar("_T")
 
@@ -54,26 +54,15 @@ class Constraint:
         return {**handler(source), **self.limits}
 
 
-class Then:
-    """A function that is applied to a valid value."""
+class Apply:
+    """A function that is applied to a valid value, or to a value before it is checked."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function = function
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        function = {"type": "no-info", "function": self.function}
-        return {"type": "function-after", "function": function, "schema": handler(source)}
-
-
-class First:
-    """A function that is applied to a value before it is checked."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[Any], Any], *, when: Literal["after", "before"] = "after") -> None:
+        self.function, self.when = function, when
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         function = {"type": "no-info", "function": self.function}
-        return {"type": "function-before", "function": function, "schema": handler(source)}
+        return {"type": f"function-{self.when}", "function": function, "schema": handler(source)}
 
 
 def frozen(value: Any) -> Any:
@@ -101,5 +90,5 @@ Positive = Annotated[float, Constraint(gt=0)]
 NotNegative = Annotated[float, Constraint(ge=0)]
 Share = Annotated[float, Constraint(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Constraint(ge=0, lt=1)]
-Named = Annotated[Mapping[Name, _T], Then(frozen)]
-Options = Annotated[Mapping[str, Any], Then(frozen)]
+Named = Annotated[Mapping[Name, _T], Apply(frozen)]
+Options = Annotated[Mapping[str, Any], Apply(frozen)]

@@ -17,38 +17,29 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from onestep.config.constraints import VALUE_IN_NAME
 from onestep.config.messages import Place, Problem, got, not_among
 
 
-class Expanded(NamedTuple):
-    """A config without `base:` and `vary:`, and what is wrong with these."""
+def expand(document: Any) -> tuple[Any, list[Problem]]:
+    """Resolve `base:` and `vary:` of runs, and families in rows of tables; return a copy, and what is wrong with them.
 
-    document: Any
-    problems: list[Problem]
-
-
-def expand(document: Any) -> Expanded:
-    """Resolve `base:` and `vary:` of runs, and families in rows of tables, in a copy.
-
-    Args:
-        document: The config as plain values; parts of the wrong type are left to later checks.
+    Parts of the wrong type are left to later checks.
     """
     document = copy.deepcopy(document)
     problems: list[Problem] = []
     written = document.get("runs") if isinstance(document, dict) else None
     if not isinstance(written, dict):
-        return Expanded(document, problems)
+        return document, problems
     runs: dict[str, Any] = {}
     families: dict[str, list[str]] = {}
-    for name, block in written.items():
-        based, wrong = _with_base(name, written)
-        members, wrong_values = _members(name, based)
-        problems += [*wrong, *wrong_values]
+    for name in written:
+        based = _with_base(name, written, problems)
+        members = _members(name, based, problems)
         runs |= members
-        if isinstance(block, dict) and "vary" in (based if isinstance(based, dict) else {}):
+        if isinstance(based, dict) and "vary" in based:
             families[name] = list(members)
     document["runs"] = runs
     studies = document.get("studies")
@@ -60,7 +51,7 @@ def expand(document: Any) -> Expanded:
         if isinstance(table, dict) and isinstance(table.get("rows"), list):
             place = ("tables", name, "rows")
             table["rows"] = list(_rows(table["rows"], runs, families=families, problems=problems, place=place))
-    return Expanded(document, problems)
+    return document, problems
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,51 +64,45 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         old = result.get(key)
         if value is None:
             result.pop(key, None)
-        elif (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            result[key] = merged(old, value)
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+            same = value.get("name", old.get("name")) == old.get("name")
+            result[key] = merged(old, value) if same else value
         else:
             result[key] = value
     return result
 
 
-def _with_base(name: str, runs: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
-    """Return a run's block merged over those of its bases."""
+def _with_base(name: str, runs: Mapping[str, Any], problems: list[Problem]) -> Any:
     chain = [name]
     while isinstance(block := runs[chain[-1]], dict) and "base" in block:
         base, place = block["base"], ("runs", chain[-1], "base")
-        if base not in runs or not isinstance(base, str):
-            return _without_base(runs[name]), [Problem(place, not_among(base, runs, of="runs"))]
-        if base in chain:
-            cycle = " -> ".join([*chain, base])
-            return _without_base(runs[name]), [Problem(place, f"{cycle}: a run cannot be its own base")]
+        if not isinstance(base, str) or base not in runs or base in chain:
+            cycle = " -> ".join([*chain, str(base)])
+            own = f"{cycle}: a run cannot be its own base"
+            problems.append(Problem(place, own if base in chain else not_among(base, runs, of="runs")))
+            return _without(runs[name], "base")
         chain.append(base)
-    if len(chain) == 1:
-        return runs[name], []
     result: Any = runs[chain[-1]]
     for each in reversed(chain[:-1]):
         if not isinstance(result, dict):
             break
-        result = merged(result, _without_base(runs[each]))
-    return copy.deepcopy(result), []
+        result = merged(result, _without(runs[each], "base"))
+    return copy.deepcopy(result)
 
 
-def _without_base(block: Any) -> Any:
-    return {key: value for key, value in block.items() if key != "base"} if isinstance(block, dict) else block
+def _without(block: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {each: value for each, value in block.items() if each != key}
 
 
-def _members(name: str, block: Any) -> tuple[dict[str, Any], list[Problem]]:
+def _members(name: str, block: Any, problems: list[Problem]) -> dict[str, Any]:
     """Return the runs of a block by name: one for each combination of the values in `vary`, or the block alone."""
     if not isinstance(block, dict) or "vary" not in block:
-        return {name: block}, []
-    rest = {key: value for key, value in block.items() if key != "vary"}
+        return {name: block}
+    rest = _without(block, "vary")
     vary, place = block["vary"], ("runs", name, "vary")
-    problems = list(_vary_problems(vary, rest, place=place))
-    if problems:
-        return {name: rest}, problems
+    if wrong := list(_vary_problems(vary, rest, place=place)):
+        problems += wrong
+        return {name: rest}
     last = [key.rpartition(".")[2] for key in vary]
     short = [each if last.count(each) == 1 else key for key, each in zip(vary, last, strict=True)]
     members: dict[str, Any] = {}
@@ -126,8 +111,14 @@ def _members(name: str, block: Any) -> tuple[dict[str, Any], list[Problem]]:
         member = ".".join([name, *parts])
         if member in members:
             problems.append(Problem(place, f"{member} twice, expected different values"))
-        members[member] = _changed(rest, dict(zip(vary, values, strict=True)))
-    return members, problems
+        members[member] = copy.deepcopy(rest)
+        for key, value in zip(vary, values, strict=True):
+            *above, last_key = key.split(".")
+            holder = members[member]
+            for step in above:
+                holder = holder.setdefault(step, {})
+            holder[last_key] = copy.deepcopy(value)
+    return members
 
 
 def _vary_problems(vary: Any, block: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
@@ -156,29 +147,14 @@ def _spelled(value: Any) -> str | None:
     """Return a value as part of a run's name: 1, 0.0001, true, conv+proj, none; None where it has no spelling."""
     if value is None or value == []:
         return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, str)):
-        return str(value)
+    if isinstance(value, (bool, int, str)):
+        return str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else None
     if isinstance(value, list):
-        parts = [_spelled(each) for each in value if not isinstance(each, list)]
-        spelled = [each for each in parts if each is not None]
-        return "+".join(spelled) if len(spelled) == len(value) else None
+        parts = [each for each in (_spelled(each) for each in value if not isinstance(each, list)) if each is not None]
+        return "+".join(parts) if len(parts) == len(value) else None
     return None
-
-
-def _changed(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a block with values at dotted keys."""
-    changed: dict[str, Any] = copy.deepcopy(dict(block))
-    for key, value in values.items():
-        *above, last = key.split(".")
-        holder = changed
-        for step in above:
-            holder = holder.setdefault(step, {})
-        holder[last] = copy.deepcopy(value)
-    return changed
 
 
 def _named(name: Any, runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> list[Any]:

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from onestep.config.constraints import STRICT, Count, Natural, Options, Positive, RunName, Text, Then, empty, frozen
+from onestep.config.constraints import Apply, Count, Natural, Options, Positive, RunName, Text, empty, frozen
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchException:
-    """Resources of one run's job, in place of those of `launch`.
-
-    Attributes:
-        nodes: See `Launch`; so for all keys.
-        processes_per_node: Processes of a run on each node.
-        cpus_per_process: Processor cores of each process.
-        memory_gib: Memory of a node in GiB.
-        gpu_type: Such as a100.
-        partition: Partition of SLURM.
-        account: Account of SLURM.
-        qos: Quality of service of SLURM.
-        constraint: Node features that SLURM has to select.
-        hours: Time limit.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """Resources of one run's job, in place of those of `Launch`."""
 
     nodes: Count | None = None
     processes_per_node: Count | None = None
@@ -46,16 +31,12 @@ class Launch:
 
     Attributes:
         backend: `slurm`: a SLURM job; `local`: processes of this machine; `auto`: SLURM if there is an `sbatch`.
-        nodes: Nodes of a job.
         processes_per_node: Processes of a run on each node, one for each GPU.
         cpus_per_process: Processor cores of each process, and of every job that samples, extracts or measures.
         memory_gib: Memory of a node in GiB; by default the site's default.
         device: `cuda`: each process of a job needs a GPU of its own; `cpu`: none is used.
         gpus: How GPUs are requested: `gres` (`--gres=gpu:8`), `gpus` (`--gpus-per-node=8`), or `none`.
         gpu_type: Such as a100.
-        partition: Partition of SLURM.
-        account: Account of SLURM.
-        qos: Quality of service of SLURM.
         constraint: Node features that SLURM has to select.
         hours: Time limit; a job that reaches it is requeued and resumes.
         signal_seconds: Seconds before the time limit at which the job is signalled, to finish a step and write a state.
@@ -71,8 +52,6 @@ class Launch:
         sbatch: Further options of sbatch.
         runs: Exceptions, by run or by family of runs.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     backend: Literal["auto", "slurm", "local"] = "auto"
     nodes: Count = 1
@@ -98,7 +77,7 @@ class Launch:
     setup: tuple[Text, ...] = ()
     python: Text | None = None
     sbatch: Options = field(default_factory=empty)
-    runs: Annotated[Mapping[RunName, LaunchException], Then(frozen)] = field(default_factory=empty)
+    runs: Annotated[Mapping[RunName, LaunchException], Apply(frozen)] = field(default_factory=empty)
 
     def of(self, run: str) -> Launch:
         """Return the settings of one run, its exception or that of its family applied."""
@@ -121,8 +100,6 @@ class Storage:
         features: `none`: features of generated images are deleted when all numbers from them are measured.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     images: Literal["keep", "none"] = "keep"
     features: Literal["keep", "none"] = "keep"
 
@@ -134,7 +111,5 @@ class Rerun:
     Attributes:
         training_on_code_change: Train again when the training code changes; otherwise the table marks the run.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     training_on_code_change: bool = False

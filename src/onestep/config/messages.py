@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the root of the document to a value."""
 
+MISSING = "missing, and there is no default"
+"""The text for a required key that is absent."""
+
 
 class ConfigError(ValueError):
     """A config that cannot be used.
 
     Attributes:
-        problems: One line each: `demo/config.yaml: runs.digits_d2o.batch: got 0, expected a number above 0`.
+        problems: One line each: `demo/config.yaml: runs.d2o.batch: got 0, expected a number above 0`.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -25,24 +28,15 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of one place of the document.
-
-    Attributes:
-        place: The place.
-        text: What is wrong, without the place.
-    """
+    """A problem of one place of the document; `text` is what is wrong, without the place."""
 
     place: Place
     text: str
 
     def line(self, source: str) -> str:
         """Return the problem as users see it; `source` is the file's name."""
-        return ": ".join(filter(None, (source, dotted(self.place), self.text)))
-
-
-def dotted(place: Place) -> str:
-    """Return a place as users write it: `tables.digits.rows[0].sampler`."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
+        return ": ".join(filter(None, (source, place.removeprefix("."), self.text)))
 
 
 def in_order(problems: Iterable[Problem], document: Any) -> list[Problem]:
@@ -92,13 +86,9 @@ def unknown_key(key: str, allowed: Sequence[str]) -> str:
     return f"unknown key; allowed: {', '.join(allowed)}{_closest(key, allowed)}"
 
 
-def missing_key() -> str:
-    """Return the text for a required key that is absent."""
-    return "missing, and there is no default"
-
-
-def exactly_one(keys: Sequence[str], *, given: Sequence[str]) -> str | None:
-    """Return the text where not exactly one of `keys` is given; None otherwise."""
+def exactly_one(block: Mapping[str, Any], *keys: str) -> str | None:
+    """Return the text where a block does not have exactly one of `keys`; None otherwise."""
+    given = [key for key in keys if block.get(key) is not None]
     if len(given) == 1:
         return None
     return f"got {' and '.join(given) or 'none'}, expected exactly one of: {', '.join(keys)}"

@@ -5,20 +5,24 @@ Every problem is one line that names the place in the file, what was found there
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from onestep import components
 from onestep.config.blocks import networks_of, resolve_components
 from onestep.config.families import expand
 from onestep.config.launch import Launch
-from onestep.config.messages import ConfigError, Place, in_order
+from onestep.config.messages import ConfigError, Place, Problem, in_order
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import plain, to_values
 from onestep.config.sections import Experiment
 from onestep.config.table_checks import study_problems, table_problems
-from onestep.config.yaml_file import read_yaml
+
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 def read_experiment(path: Path | str) -> Experiment:
@@ -52,8 +56,6 @@ def read_launch(path: Path | str) -> Launch:
 def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     """Check a config that has been read already.
 
-    References between sections are checked when everything else is right.
-
     Args:
         document: The config as YAML reads it: mappings, lists, texts, numbers, booleans and None.
         source: The config's name in messages.
@@ -64,10 +66,9 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     document, wrong_families = expand(plain(document))
     resolved = resolve_components(plain(document))
     experiment, misshapen = to_values(resolved.document)
-    problems = (
-        wrong_families + resolved.problems + [each for each in misshapen if not _within(each.place, resolved.broken)]
-    )
-    if experiment is not None and not problems:
+    problems = wrong_families + resolved.problems
+    problems += [each for each in misshapen if not any(each.place[: len(b)] == b for b in resolved.broken)]
+    if experiment is not None and not problems:  # references between sections last, when everything else is right
         objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
         studies = {name: resolved.built.get(("studies", name)) for name in experiment.studies}
         metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
@@ -79,11 +80,6 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))
     return experiment
-
-
-def _within(place: Place, broken: tuple[Place, ...]) -> bool:
-    """Return whether a place is inside a block that has problems of its own."""
-    return any(place[: len(each)] == each for each in broken)
 
 
 def experiment_document(experiment: Experiment) -> dict[str, Any]:
@@ -101,13 +97,8 @@ def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
     chosen = experiment.runs[run]
-    timm = {name: experiment.backbones[name].timm for name in run_backbones(chosen)}
-    return ResolvedRun(
-        name=run,
-        run=chosen,
-        timm={name: each for name, each in timm.items() if each is not None},
-        snapshots=chosen.snapshots,
-    )
+    timm = {name: each for name in run_backbones(chosen) if (each := experiment.backbones[name].timm) is not None}
+    return ResolvedRun(name=run, run=chosen, timm=timm, snapshots=chosen.snapshots)
 
 
 def run_backbones(run: Run) -> tuple[str, ...]:
@@ -121,11 +112,75 @@ def run_backbones(run: Run) -> tuple[str, ...]:
 def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
     """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml.
 
-    It has the keys of the run's block with every default filled in, its name `run`, and the counts of images
-    `snapshots`. Dataset, teacher and backbones are names of their sections; for backbones of timm, `timm` has their
-    names there.
-
     Raises:
         ValueError: There is no such run.
     """
     return document_of(resolved_run(experiment, run))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file as plain values.
+
+    Raises:
+        ConfigError: The file is absent or not readable, is no YAML, or has a key twice or one that is no text, which
+            PyYAML accepts.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}, expected a YAML file, such as config.yaml"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text (byte {error.start}). Fix: save it as UTF-8"]) from error
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        problems = [] if root is None else list(_odd_keys(root, place=(), above=(), seen=set()))
+        if problems:
+            raise ConfigError(problem.line(str(path)) for problem in problems)
+        return None if root is None else loader.construct_document(root)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: {_syntax(error)}"]) from error
+
+
+def _syntax(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {getattr(error, 'problem', None)}"
+
+
+def _odd_keys(
+    node: yaml.Node, *, place: Place, above: tuple[yaml.Node, ...], seen: set[yaml.Node]
+) -> Iterator[Problem]:
+    """Yield the problems of the keys of a node and of all below it; each alias once."""
+    if node in above:
+        yield Problem(place, f"line {node.start_mark.line + 1}: an alias to the mapping or list that contains it")
+    if node in seen:
+        return
+    seen.add(node)
+    if isinstance(node, yaml.MappingNode):
+        yield from _odd_keys_here(node, place=place)
+    for step, child in _children(node):
+        yield from _odd_keys(child, place=(*place, step), above=(*above, node), seen=seen)
+
+
+def _odd_keys_here(mapping: yaml.MappingNode, *, place: Place) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for key, _ in mapping.value:
+        line = key.start_mark.line + 1
+        if key.tag not in (_TEXT, _MERGE):
+            yield Problem(place, f"line {line}: the key {_written(key)!r} is no text to YAML. Fix: put it in quotes")
+        elif key.value in first:
+            yield Problem((*place, key.value), f"given twice, in lines {first[key.value]} and {line}")
+        else:
+            first[key.value] = line
+
+
+def _children(node: yaml.Node) -> list[tuple[str | int, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        return [(_written(key), child) for key, child in node.value]
+    return list(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _written(key: yaml.Node) -> str:
+    return key.value if isinstance(key, yaml.ScalarNode) else "[...]"

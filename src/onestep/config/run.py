@@ -11,12 +11,11 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from onestep.config.constraints import (
-    STRICT,
     Constraint,
     Count,
     Name,
@@ -45,8 +44,6 @@ class Component:
         options: Keyword arguments of the class. In YAML they are keys beside `name`.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     name: str
     options: Options = field(default_factory=empty)
 
@@ -56,12 +53,9 @@ class NetworkBlock:
     """A denoiser from scratch: a choice of networks/ and its preconditioning.
 
     Attributes:
-        name: The network; see `Component`.
         options: Keyword arguments of its class, but for image size, channels and classes, which the dataset gives.
         preconditioning: The law around the network: `edm` or `d2o`.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -70,17 +64,13 @@ class NetworkBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorBlock:
-    """A choice of discriminators/.
+    """A choice of discriminators/; `name` and `options` as in `Component`.
 
     Attributes:
-        name: The discriminator; see `Component`.
-        options: Keyword arguments of its class.
         backbones: Entries of the section `backbones`, whose frozen features it classifies.
         class_embeddings: Entry of the section `class_embeddings` that initializes its class embedding; by default
             random.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -90,15 +80,11 @@ class DiscriminatorBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class CodecBlock:
-    """A choice of autoencoders/: the map between pixels and the space of the network.
+    """A choice of autoencoders/, the map between pixels and the space of the network.
 
     Attributes:
-        name: The codec; see `Component`.
-        options: Keyword arguments of its class.
         input: The input that holds its weights, for codecs that have some.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -117,8 +103,6 @@ class Schedule:
         decay_from: Images after which `inverse_sqrt` decays.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     name: Literal["constant", "cosine", "inverse_sqrt"] = "constant"
     warmup: Natural = 0
     final: Share = 0.0
@@ -131,15 +115,10 @@ class Optimizer:
 
     Attributes:
         name: `adam`, `adamw` (decoupled weight decay) or `radam`.
-        lr: Learning rate.
-        betas: Decay rates of the two moments.
-        eps: Term added to the denominator.
         weight_decay: Decoupled weight decay of `adamw`, L2 penalty of the others; by default none.
         clip_norm: Largest norm of the role's gradient; larger ones are scaled down. By default no limit.
         schedule: Factor on `lr` over the run; by default 1.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: Literal["adam", "adamw", "radam"] = "adam"
     lr: Positive
@@ -160,8 +139,6 @@ class Ema:
         others: Half-life of each further EMA, in images; it has its own file beside every snapshot.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     half_life: Positive
     ramp_up: NotNegative
     others: tuple[Count, ...] = ()
@@ -176,8 +153,6 @@ class Precision:
         generator: Number type of the generator's image path.
         discriminator: Number type of frozen features and of the heads' convolutions.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     tf32: bool = False
     generator: Literal["float32", "bfloat16"] = "float32"
@@ -196,8 +171,6 @@ class Compile:
         channels_last: Store the generator's images with channels innermost.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     networks: bool = False
     cuda_graphs: bool = False
     fused_optimizer: bool = False
@@ -211,7 +184,6 @@ class Run:
     Attributes:
         dataset: Entry of `datasets` with the training images.
         conditional: Whether the networks receive the images' classes.
-        network: A denoiser from scratch.
         teacher: Entry of `teachers`, whose weights initialize the generator.
         classifier: A classifier from scratch, a choice of classifiers/.
         preconditioning: The generator's law, in place of the teacher's; with a teacher only.
@@ -222,17 +194,11 @@ class Run:
         discriminator: The discriminator, for objectives that need one.
         networks: Further networks of the objective, by role, for roles that it trains from scratch.
         optimizers: The optimizer of each role that the objective trains.
-        ema: EMA of the weights.
-        precision: Number types.
-        compile: Execution by torch.compile and fused kernels.
         batch: Images per step, over all ranks.
-        images: Images in all.
         snapshot_every: Images between snapshots.
         non_finite_limit: Largest share of a gradient's entries that may be NaN or infinite; beyond it the run stops.
         seed: Seed of weights, data order and noise.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     dataset: Name
     conditional: bool
@@ -264,11 +230,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """The content of run.yaml: a run with its name, and what it needs of other sections.
+    """The content of run.yaml: a run with its name (key `run` of the file), and what it needs of other sections.
 
     Attributes:
-        name: The run's name; key `run` of the file.
-        run: The training.
         timm: Names in timm of those of its backbones that are networks of timm.
         snapshots: Counts of images at which snapshots are published.
     """
@@ -286,9 +250,9 @@ def load_run(path: Path | str) -> ResolvedRun:
         ValueError: The file is not the resolved configuration of a run.
     """
     document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: got {type(document).__name__}, expected a mapping; write it with `onestep resolve`")
     try:
+        if not isinstance(document, dict):
+            raise ValueError(f"got {type(document).__name__}, expected a mapping")
         return run_of(document)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write it with `onestep resolve`") from error
@@ -329,19 +293,18 @@ def dump_run(resolved: ResolvedRun) -> str:
 def to_document(value: Any) -> Any:
     """Return a value as mappings, lists and scalars; options are keys beside their component's name, None is absent."""
     if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        named = {each.name: getattr(value, each.name) for each in fields}
-        absent = {each.name for each in fields if named[each.name] is None or _is_omitted(each, named[each.name])}
-        options = named.pop("options", {})
-        first = {"name": named.pop("name"), **options} if "name" in named else {}
-        return to_document(first | {key: each for key, each in named.items() if key not in absent})
+        first: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for each in dataclasses.fields(value):
+            found = getattr(value, each.name)
+            if each.name == "options":
+                first |= found
+            elif found is not None and not (each.metadata.get("omit_empty") and not found):
+                (first if each.name == "name" else rest)[each.name] = found
+        return to_document(first | rest)
     if isinstance(value, Mapping):
         return {key: to_document(each) for key, each in value.items()}
     return [to_document(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_omitted(attribute: dataclasses.Field[Any], value: Any) -> bool:
-    return bool(attribute.metadata.get("omit_empty")) and not value
 
 
 def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
@@ -372,7 +335,8 @@ def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
 def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{place or kind.__name__}: got {value!r}, expected a mapping")
-    types_by_field = _field_types(kind)
+    hints = get_type_hints(kind)
+    types_by_field = {each.name: hints[each.name] for each in dataclasses.fields(kind)}
     known = {key: each for key, each in value.items() if key in types_by_field and key != "options"}
     others = {key: each for key, each in value.items() if key not in known}
     if others and "options" not in types_by_field:
@@ -383,8 +347,3 @@ def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
         return kind(**read, **({"options": frozen(others)} if "options" in types_by_field else {}))
     except TypeError as error:
         raise ValueError(f"{place or kind.__name__}: {' '.join(str(error).split())}") from error
-
-
-def _field_types(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}

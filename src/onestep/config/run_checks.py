@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import graphlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onestep.config.blocks import Origin, networks_of
-from onestep.config.messages import Place, Problem, exactly_one, got, missing_key, unknown
+from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
 from onestep.config.run import Run
-from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment, InputBlock
+from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
@@ -25,19 +25,27 @@ def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         objectives: The objective of each run; None where torch is missing to build it. Its needs are then checked
             where the run trains.
     """
+    declared = {name: networks_of(objectives.get(name)) for name in experiment.runs}
     yield from _input_problems(experiment)
-    yield from _mirror_problems(experiment)
+    for original, mirror in experiment.mirrors.items():
+        wrong = [address for address in (original, mirror) if not address.startswith(_SCHEMES)]
+        yield from (Problem(("mirrors", original), f"{got(each)}, expected {_ONE_OF_SCHEMES}") for each in wrong)
     yield from _source_problems(experiment)
     for name, run in experiment.runs.items():
-        declared = networks_of(objectives.get(name))
-        yield from _reference_problems(run, experiment, declared=declared, place=("runs", name))
-        yield from _part_problems(run, place=("runs", name))
-        yield from _role_problems(run, objectives.get(name), declared=declared, place=("runs", name))
-        yield from _average_problems(run, place=("runs", name, "ema", "others"))
-        yield from _optimizer_problems(run, place=("runs", name, "optimizers"))
-        yield from _execution_problems(run, place=("runs", name))
+        place = ("runs", name)
+        yield from _reference_problems(run, experiment, declared=declared[name], place=place)
+        yield from _part_problems(run, place=place)
+        yield from _role_problems(run, objectives.get(name), declared=declared[name], place=place)
+        yield from _average_problems(run, place=(*place, "ema", "others"))
+        yield from _optimizer_problems(run, place=(*place, "optimizers"))
+        yield from _execution_problems(run, place=place)
     yield from _launch_problems(experiment)
-    yield from _cycles(experiment, objectives=objectives)
+    before = {name: _before(run, experiment, declared=declared[name]) for name, run in experiment.runs.items()}
+    try:
+        graphlib.TopologicalSorter(before).prepare()
+    except graphlib.CycleError as error:
+        cycle = " -> ".join(reversed(error.args[1]))
+        yield Problem(("runs",), f"{cycle}: each needs the snapshot of the one before. Fix: break the cycle")
 
 
 def denoisers(experiment: Experiment) -> list[str]:
@@ -45,29 +53,22 @@ def denoisers(experiment: Experiment) -> list[str]:
     return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
 
 
-def classifiers(experiment: Experiment) -> list[str]:
-    """Return the runs that train a classifier."""
+def _classifiers(experiment: Experiment) -> list[str]:
     return [name for name, run in experiment.runs.items() if run.classifier is not None]
 
 
 def backbones_of(run: Run, declared: Mapping[str, Origin]) -> tuple[str, ...]:
-    """Return the entries of `backbones` that a run loads: of its discriminators, and feature networks of its objective.
-
-    Args:
-        run: The run.
-        declared: The networks of its objective.
-    """
-    blocks = [run.discriminator.backbones] if run.discriminator else []
-    blocks += [each.options.get("backbones", ()) for each in run.networks.values()]
-    features = [origin.name for origin in declared.values() if origin.kind == "FeatureNetwork" and origin.name]
-    return tuple(dict.fromkeys([*(name for block in blocks for name in block), *features]))
+    """Return the entries of `backbones` that a run loads, for discriminators and for `declared` feature networks."""
+    names = list(run.discriminator.backbones) if run.discriminator else []
+    names += [name for each in run.networks.values() for name in each.options.get("backbones", ())]
+    names += [origin.name for origin in declared.values() if origin.kind == "FeatureNetwork" and origin.name]
+    return tuple(dict.fromkeys(names))
 
 
 def _input_problems(experiment: Experiment) -> Iterator[Problem]:
-    kinds = ("package", "file", "url", "published")
     for name, source in experiment.inputs.items():
         place = ("inputs", name)
-        if wrong := exactly_one(kinds, given=[key for key in kinds if getattr(source, key) is not None]):
+        if wrong := exactly_one(vars(source), "package", "file", "url", "published"):
             yield Problem(place, wrong)
             continue
         if source.package is None and source.path is not None:
@@ -76,11 +77,15 @@ def _input_problems(experiment: Experiment) -> Iterator[Problem]:
             yield Problem((*place, "size"), "got a size without a `url`. Fix: remove it")
         if source.package is not None:
             absent = [key for key in ("path", "sha256", "licence") if getattr(source, key) is None]
-            yield from (Problem((*place, key), missing_key()) for key in absent)
+            yield from (Problem((*place, key), MISSING) for key in absent)
         elif source.url is not None:
             yield from _address_problems(source.url, place=(*place, "url"))
         elif source.published is not None:
-            yield from _published_problems(source, place=place)
+            registry = read_registry()
+            yield from unknown((*place, "published"), source.published, registry, of="names of fetch/registry.yaml")
+            given = [key for key in ("sha256", "licence") if getattr(source, key) is not None]
+            fix = "already in fetch/registry.yaml and inputs.lock.yaml. Fix: remove it"
+            yield from (Problem((*place, key), fix) for key in given)
 
 
 def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
@@ -91,29 +96,12 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
         yield Problem(place, f"{got(address)}, and Google Drive needs a browser. {fix}")
 
 
-def _published_problems(source: InputBlock, *, place: Place) -> Iterator[Problem]:
-    registry = read_registry()
-    yield from unknown((*place, "published"), source.published, registry, of="names of fetch/registry.yaml")
-    for key in ("sha256", "licence"):
-        if getattr(source, key) is not None:
-            yield Problem((*place, key), "already in fetch/registry.yaml and inputs.lock.yaml. Fix: remove it")
-
-
-def _mirror_problems(experiment: Experiment) -> Iterator[Problem]:
-    for original, mirror in experiment.mirrors.items():
-        for address in (original, mirror):
-            if not address.startswith(_SCHEMES):
-                yield Problem(("mirrors", original), f"{got(address)}, expected {_ONE_OF_SCHEMES}")
-
-
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield the problems of the sources of datasets, teachers, backbones, class embeddings and features."""
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
     for name, teacher in experiment.teachers.items():
         place = ("teachers", name)
-        given = [key for key in ("run", "pickle") if getattr(teacher, key) is not None]
-        if wrong := exactly_one(("run", "pickle"), given=given):
+        if wrong := exactly_one(vars(teacher), "run", "pickle"):
             yield Problem(place, wrong)
         if teacher.run is not None and teacher.preconditioning is not None:
             fix = "Fix: remove it; the run has its own"
@@ -127,33 +115,31 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, table in experiment.class_embeddings.items():
         yield from _embedding_problems(table, experiment, place=("class_embeddings", name))
     for name, extractor in experiment.features.items():
-        yield from unknown(("features", name, "run"), extractor.run, classifiers(experiment), of="runs of a classifier")
-        yield from unknown(("features", name, "input"), extractor.input, experiment.inputs, of="inputs")
+        place = ("features", name)
+        yield from unknown((*place, "run"), extractor.run, _classifiers(experiment), of="runs of a classifier")
+        yield from unknown((*place, "input"), extractor.input, experiment.inputs, of="inputs")
 
 
 def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    given = [key for key in ("run", "timm") if getattr(backbone, key) is not None]
-    if wrong := exactly_one(("run", "timm"), given=given):
+    if wrong := exactly_one(vars(backbone), "run", "timm"):
         yield Problem(place, wrong)
     elif backbone.run is not None and backbone.input is not None:
         yield Problem((*place, "input"), "the weights of a run are its last snapshot. Fix: remove it")
     elif backbone.timm is not None and backbone.input is None:
-        fix = f"Fix: name the input that holds the weights of {backbone.timm}"
-        yield Problem((*place, "input"), f"missing, and there is no default. {fix}")
+        yield Problem((*place, "input"), f"{MISSING}. Fix: name the input that holds the weights of {backbone.timm}")
     elif backbone.timm is not None:
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
-    yield from unknown((*place, "run"), backbone.run, classifiers(experiment), of="runs of a classifier")
+    yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
     yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
 
 
 def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    given = [key for key in ("input", "backbone") if getattr(table, key) is not None]
-    if wrong := exactly_one(("input", "backbone"), given=given):
+    if wrong := exactly_one(vars(table), "input", "backbone"):
         yield Problem(place, wrong)
         return
     for key in ("dataset", "resolution"):
         if table.backbone is not None and getattr(table, key) is None:
-            yield Problem((*place, key), missing_key())
+            yield Problem((*place, key), MISSING)
         if table.input is not None and getattr(table, key) is not None:
             yield Problem((*place, key), f"{got(getattr(table, key))} beside a published table. Fix: remove it")
     yield from unknown((*place, "input"), table.input, experiment.inputs, of="inputs")
@@ -183,8 +169,8 @@ def _reference_problems(
 ) -> Iterator[Problem]:
     yield from unknown((*place, "dataset"), run.dataset, experiment.datasets, of="datasets")
     yield from unknown((*place, "teacher"), run.teacher, experiment.teachers, of="teachers")
-    codec = run.codec.input if run.codec else None
-    yield from unknown((*place, "codec", "input"), codec, experiment.inputs, of="inputs")
+    if run.codec:
+        yield from unknown((*place, "codec", "input"), run.codec.input, experiment.inputs, of="inputs")
     for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
         yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
     for role, block in run.networks.items():
@@ -202,9 +188,7 @@ def _reference_problems(
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield the problems of the network that a run trains, and of its length."""
-    kinds = ("network", "teacher", "classifier")
-    if wrong := exactly_one(kinds, given=[key for key in kinds if getattr(run, key) is not None]):
+    if wrong := exactly_one(vars(run), "network", "teacher", "classifier"):
         yield Problem(place, wrong)
     elif run.classifier is not None:
         if run.freeze:
@@ -213,7 +197,7 @@ def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
             yield Problem((*place, "conditional"), "got false, expected true: a classifier learns from classes")
     for key in ("preconditioning", "dropout"):
         if run.teacher is not None and getattr(run, key) is None:
-            yield Problem((*place, key), missing_key())
+            yield Problem((*place, key), MISSING)
         if run.teacher is None and getattr(run, key) is not None:
             yield Problem((*place, key), f"{got(getattr(run, key))} without a teacher. Fix: set it in `network`")
     if run.snapshot_every < run.batch:
@@ -222,26 +206,19 @@ def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
 
 
 def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], place: Place) -> Iterator[Problem]:
-    """Yield where the blocks of a run are not those of its objective's roles, and optimizers not those it trains."""
     if objective is None:
         return
     name = run.objective.name
-    pretrained = run.network is not None or run.teacher is not None
     for role, origin in declared.items():
-        present = {
-            "Pretrained": pretrained,
-            "TeacherCopy": run.teacher is not None,
-            "Fresh": role in run.networks or getattr(run, role, None) is not None,
-            "AverageOf": origin.role in declared,
-        }
-        needed = {
-            "Pretrained": "`network` or `teacher`",
-            "TeacherCopy": "`teacher`",
-            "Fresh": f"`{role}`" if hasattr(run, role) else f"`networks.{role}`",
-            "AverageOf": f"a network of role {origin.role}",
-        }
-        if not present.get(origin.kind, True):
-            yield Problem(place, f"missing {needed[origin.kind]}, which objective {name} needs as its {role}")
+        fresh = role in run.networks or getattr(run, role, None) is not None
+        present, needed = {
+            "Pretrained": (run.network is not None or run.teacher is not None, "`network` or `teacher`"),
+            "TeacherCopy": (run.teacher is not None, "`teacher`"),
+            "Fresh": (fresh, f"`{role}`" if hasattr(run, role) else f"`networks.{role}`"),
+            "AverageOf": (origin.role in declared, f"a network of role {origin.role}"),
+        }.get(origin.kind, (True, ""))
+        if not present:
+            yield Problem(place, f"missing {needed}, which objective {name} needs as its {role}")
     if run.discriminator is not None and "discriminator" not in declared:
         yield Problem((*place, "discriminator"), f"objective {name} has no discriminator. Fix: remove it")
     trained = dict.fromkeys(phase.trains for phase in objective.phases())
@@ -267,7 +244,7 @@ def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
         if schedule is None:
             continue
         if schedule.name == "inverse_sqrt" and schedule.decay_from is None:
-            yield Problem((*here, "decay_from"), missing_key())
+            yield Problem((*here, "decay_from"), MISSING)
         if schedule.name != "inverse_sqrt" and schedule.decay_from is not None:
             yield Problem((*here, "decay_from"), f"got {schedule.decay_from}, expected none for {schedule.name}")
         if schedule.name != "cosine" and schedule.final:
@@ -277,7 +254,6 @@ def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
 
 
 def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    """Yield number types and kernels of absent networks, and options that exclude each other."""
     present = {"generator": run.classifier is None, "discriminator": run.discriminator is not None}
     for role in (role for role in present if not present[role]):
         if getattr(run.precision, role) != "float32":
@@ -291,33 +267,15 @@ def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
             yield Problem((*place, "compile", "fused_optimizer"), alone)
 
 
-def _cycles(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a cycle among runs that need each other's snapshots."""
-    before = {
-        name: _before(run, experiment, declared=networks_of(objectives.get(name)))
-        for name, run in experiment.runs.items()
-    }
-    sorter = graphlib.TopologicalSorter(before)
-    try:
-        sorter.prepare()
-    except graphlib.CycleError as error:
-        cycle = " -> ".join(reversed(error.args[1]))
-        yield Problem(("runs",), f"{cycle}: each needs the snapshot of the one before. Fix: break the cycle")
-
-
 def _before(run: Run, experiment: Experiment, *, declared: Mapping[str, Origin]) -> list[str]:
     """Return the runs that must end before a run can begin."""
     table = experiment.class_embeddings.get((run.discriminator and run.discriminator.class_embeddings) or "")
-    names = [*backbones_of(run, declared), *([table.backbone] if table and table.backbone else [])]
-    sources: Iterable[Any] = [
-        experiment.teachers.get(run.teacher or ""),
-        *(experiment.backbones.get(name) for name in names),
-    ]
+    names = [*backbones_of(run, declared), table.backbone or "" if table else ""]
+    sources = [experiment.teachers.get(run.teacher or ""), *(experiment.backbones.get(name) for name in names)]
     return [source.run for source in sources if source is not None and source.run is not None]
 
 
 def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Yield exceptions of unknown runs, and batch sizes that do not divide among the processes."""
     launch = experiment.launch
     families = [name.partition(".")[0] for name in experiment.runs]
     for name in launch.runs:

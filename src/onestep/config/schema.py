@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
-from onestep.config.messages import Place, Problem, got, missing_key, unknown_key
+from onestep.config.messages import MISSING, Place, Problem, got, unknown_key
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
@@ -68,32 +68,24 @@ def _experiment_adapter() -> TypeAdapter[Experiment]:
 
 
 def _keys_at(place: Place) -> list[str]:
-    """Return the keys that the mapping at a place may have."""
+    def member(kind: Any) -> Any:  # X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`
+        return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
+
     kind: Any = Experiment
     for step in place:
-        kind = get_type_hints(kind)[str(step)] if dataclasses.is_dataclass(kind) else _member(kind)
+        kind = get_type_hints(kind)[str(step)] if dataclasses.is_dataclass(kind) else member(kind)
         if type(None) in get_args(kind):
-            kind = _member(kind)
+            kind = member(kind)
     written = ["base", "vary"] if kind is Run else []  # resolved before; see onestep.config.families
     return [*(field.name for field in dataclasses.fields(kind)), *written]
-
-
-def _member(kind: Any) -> Any:
-    """Return the type X of a `Mapping[str, X]`, a `tuple[X, ...]` or an `X | None`."""
-    return next(each for each in get_args(kind) if dataclasses.is_dataclass(each))
 
 
 def worded(
     errors: Iterable[Mapping[str, Any]], *, keys: Callable[[Place], Sequence[str]], within: Place = ()
 ) -> list[Problem]:
-    """Return pydantic's errors about a value as problems.
-
-    Args:
-        errors: What `ValidationError.errors` returns.
-        keys: The keys that the mapping at a place of the value may have.
-        within: The place of the value in the document.
-    """
-    placed = [(place_of(error), error) for error in errors]
+    """Return pydantic's errors about the value at `within` as problems; `keys` returns those of a mapping in it."""
+    # pydantic marks a mapping's own key by a step "[key]".
+    placed = [(tuple(step for step in error["loc"] if step != "[key]"), error) for error in errors]
     # pydantic counts the valid entries of a list, so a list with a wrong entry is also too short; its error suffices.
     lists = {place[:-1] for place, _ in placed if place}
     kept = [(place, error) for place, error in placed if error["type"] not in _LENGTHS or place not in lists]
@@ -106,17 +98,12 @@ def worded(
     ]
 
 
-def place_of(error: Mapping[str, Any]) -> Place:
-    """Return where an error is; pydantic marks a mapping's own key by a step "[key]"."""
-    return tuple(step for step in error["loc"] if step != "[key]")
-
-
 def _text(error: Mapping[str, Any]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "missing":
-        return missing_key()
     if kind in _LENGTHS:
         return f"got {context['actual_length']} entries, expected {_EXPECTED[kind].format(**context)}"
+    if kind == "missing":
+        return MISSING
     if kind == "string_pattern_mismatch":
         return f"{got(value)}, expected {EXPECTED_BY_PATTERN[context['pattern']]}"
     if kind not in _EXPECTED:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from onestep.config.constraints import (
     STRICT,
+    Apply,
     Constraint,
     Count,
     Digest,
-    First,
     MetricValue,
     Name,
     Named,
@@ -20,7 +20,6 @@ from onestep.config.constraints import (
     RunName,
     SeedBlock,
     Text,
-    Then,
     empty,
     frozen,
 )
@@ -43,8 +42,6 @@ class InputBlock:
         licence: Terms of use.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     package: Text | None = None
     path: Text | None = None
     file: Text | None = None
@@ -57,16 +54,12 @@ class InputBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetBlock:
-    """A choice of data/.
+    """A choice of data/; `name` and `options` as in `Component`, here and below.
 
     Attributes:
-        name: The reader of the dataset; see `Component`.
-        options: Keyword arguments of its class.
         input: The input that the reader reads (its `source`).
         references: By metric, the input with published statistics or images, in place of the dataset's own features.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -76,16 +69,7 @@ class DatasetBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorBlock:
-    """A choice of features/, with the weights of a classifier `run` or of an `input`.
-
-    Attributes:
-        name: The feature extractor; see `Component`.
-        options: Keyword arguments of its class.
-        run: The run whose last snapshot holds the weights.
-        input: The input that holds the weights.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A choice of features/, with the weights of a classifier's `run`, its last snapshot, or of an `input`."""
 
     name: str
     options: Options = field(default_factory=empty)
@@ -98,12 +82,8 @@ class MetricBlock:
     """A choice of metrics/.
 
     Attributes:
-        name: The metric; see `Component`.
-        options: Keyword arguments of its class.
         features: Entry of the section `features` that computes its inputs; none for a metric on pixels.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     name: str
     options: Options = field(default_factory=empty)
@@ -115,12 +95,8 @@ class TeacherBlock:
     """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`).
 
     Attributes:
-        run: A run of this config.
-        pickle: An input in EDM's format.
         preconditioning: The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     run: RunName | None = None
     pickle: Name | None = None
@@ -129,15 +105,11 @@ class TeacherBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneBlock:
-    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or a network of `timm`.
+    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or `input`, weights for `timm`.
 
     Attributes:
-        run: A run of this config that trains a classifier.
         timm: Name of the network in timm with the tag of its weights: vgg16_bn.tv_in1k.
-        input: The input that holds the weights of timm's network.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     run: RunName | None = None
     timm: Text | None = None
@@ -146,16 +118,12 @@ class BackboneBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEmbeddingsBlock:
-    """A table with one row per class: a published one, or the mean features of each class of a dataset.
+    """A table with one row per class: a published `input`, or the mean features of each class of a `dataset`.
 
     Attributes:
-        input: The input that holds the published table.
         backbone: The backbone whose last features are averaged over pixels and over the images of a class.
-        dataset: The dataset of these images.
         resolution: Size in pixels to which images are resized before the backbone; that of the discriminator.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     input: Name | None = None
     backbone: Name | None = None
@@ -165,14 +133,7 @@ class ClassEmbeddingsBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedNumber:
-    """A number from the literature; config.yaml may give the value alone.
-
-    Attributes:
-        value: The number.
-        source: Where it is published.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A number from the literature and its source; config.yaml may give the value alone."""
 
     value: float
     source: Text | None = None
@@ -190,8 +151,6 @@ class RowBlock:
         run: A run, or a family of runs (`vary:`), whose mean and deviation the row shows. `name.*` makes one row of
             each run whose name matches.
         runs: The runs that are averaged; filled in where `run` is a family.
-        teacher: Entry of `teachers`.
-        sampler: Entry of `samplers`.
         label: The row's name; by default the run's or the teacher's.
         dataset: Entry of `datasets` that the images are compared with, in a table without `dataset`.
         ema: Half-life in images of the run's EMA to use; by default the main one.
@@ -200,8 +159,6 @@ class RowBlock:
         images: Images that another method was trained on, as its authors write it.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     run: RunName | None = None
     runs: tuple[RunName, ...] = field(default=(), metadata=OMIT_EMPTY)
     teacher: Name | None = None
@@ -209,7 +166,7 @@ class RowBlock:
     label: Text | None = None
     dataset: Name | None = None
     ema: Count | None = None
-    published: Named[Annotated[PublishedNumber, First(_with_source)]] = field(default_factory=empty)
+    published: Named[Annotated[PublishedNumber, Apply(_with_source, when="before")]] = field(default_factory=empty)
     nfe: Count | None = None
     images: Text | None = None
 
@@ -226,14 +183,7 @@ class RowBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesBlock:
-    """A column over the images seen, for every row whose run has several snapshots.
-
-    Attributes:
-        column: The column.
-        seeds: The seed block.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    """A column over the images seen, for every row whose run has several snapshots."""
 
     column: Name
     seeds: SeedBlock
@@ -244,7 +194,6 @@ class TableBlock:
     """Numbers that are measured and shown together.
 
     Attributes:
-        title: Title.
         caption: Text above the rows on the page and in the table's files.
         dataset: Entry of `datasets` that generated images are compared with; by default each row names its own.
         seeds: Seed blocks "first-last", both included, of one size; each is measured as an independent sample.
@@ -255,11 +204,7 @@ class TableBlock:
         show: Number in the cells: `mean` of the blocks with its deviation, that of the `first` block, or the `best`
             of them. The table's JSON has all.
         columns: "metric.value" by column.
-        rows: The rows.
-        curves: Curves over the images seen.
     """
-
-    __pydantic_config__: ClassVar = STRICT
 
     title: Text
     caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
@@ -268,7 +213,7 @@ class TableBlock:
     select: Policy = "last"
     select_seeds: SeedBlock | None = None
     show: Literal["mean", "first", "best"] = "mean"
-    columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Then(frozen)]
+    columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Apply(frozen)]
     rows: Annotated[tuple[RowBlock, ...], Constraint(min_length=1)]
     curves: CurvesBlock | None = None
 
@@ -299,35 +244,25 @@ class Experiment:
     """A checked config: every name in it exists, and every option that has a default is filled in.
 
     Attributes:
-        inputs: Files from outside.
         mirrors: Prefixes of addresses and their replacements, which are tried first.
-        datasets: Datasets.
-        teachers: Pre-trained denoisers.
-        backbones: Frozen networks of discriminators.
-        class_embeddings: Tables that initialize class embeddings.
-        features: Feature extractors.
         runs: Trainings. A run may have `base:`, another run whose block it changes, and `vary:`, which makes a family
             of runs; both are resolved here, so that each entry is one training.
-        samplers: Samplers, choices of samplers/.
-        metrics: Metrics.
-        tables: Tables.
-        studies: Studies, choices of studies/.
-        launch: Execution settings for training jobs.
+        samplers: Choices of sampling/.
+        studies: Choices of studies/.
         container: Container image of the rules, for Snakemake's software deployment; trainings have `launch.python`.
-        storage: Which intermediate files stay on disk.
-        rerun: What a change of the code reruns.
     """
 
+    # It holds for the dataclasses inside, too.
     __pydantic_config__: ClassVar = STRICT
 
     inputs: Named[InputBlock] = field(default_factory=empty)
-    mirrors: Annotated[Mapping[Text, Text], Then(frozen)] = field(default_factory=empty)
+    mirrors: Annotated[Mapping[Text, Text], Apply(frozen)] = field(default_factory=empty)
     datasets: Named[DatasetBlock] = field(default_factory=empty)
     teachers: Named[TeacherBlock] = field(default_factory=empty)
     backbones: Named[BackboneBlock] = field(default_factory=empty)
     class_embeddings: Named[ClassEmbeddingsBlock] = field(default_factory=empty)
     features: Named[ExtractorBlock] = field(default_factory=empty)
-    runs: Annotated[Mapping[RunName, Run], Then(frozen)] = field(default_factory=empty)
+    runs: Annotated[Mapping[RunName, Run], Apply(frozen)] = field(default_factory=empty)
     samplers: Named[Component] = field(default_factory=empty)
     metrics: Named[MetricBlock] = field(default_factory=empty)
     tables: Named[TableBlock] = field(default_factory=empty)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep import components
-from onestep.config.messages import Place, Problem, exactly_one, got, missing_key, not_among, unknown
+from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, not_among, unknown
 from onestep.config.run import Run
 from onestep.config.run_checks import denoisers
 from onestep.config.sections import DatasetBlock, Experiment, RowBlock, TableBlock
@@ -17,8 +17,7 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
 
     Args:
         experiment: The config.
-        metrics: The metric of each entry of `metrics`; None where torch is missing to build it. Its least number of
-            images is then not checked here.
+        metrics: The metrics; None where torch is missing to build one, whose least number of images is not checked.
     """
     for name, metric in experiment.metrics.items():
         yield from unknown(("metrics", name, "features"), metric.features, experiment.features, of="features")
@@ -30,19 +29,16 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
         yield from _seed_problems(table.seeds, place=(*place, "seeds"))
         yield from _column_problems(table, experiment, metrics=metrics, place=place)
         yield from _selection_problems(table, metrics=metrics, place=place)
-        yield from _curve_problems(table, place=(*place, "curves"))
+        if table.curves is not None:
+            yield from unknown((*place, "curves", "column"), table.curves.column, table.columns, of="columns")
+            yield from _backwards(table.curves.seeds, place=(*place, "curves", "seeds"))
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
     yield from _teachers_of_two_datasets(experiment)
 
 
 def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield names in what a study observes that are not in the config.
-
-    Args:
-        experiment: The config.
-        studies: The study of each entry of `studies`; None where torch is missing to build it.
-    """
+    """Yield names in what a study observes that are not in the config; a study is None without torch to build it."""
     known: Mapping[str, tuple[Iterable[str], str]] = {
         "run": (denoisers(experiment), "runs of a denoiser"),
         "model": ([*experiment.teachers, *denoisers(experiment)], "teachers and runs of a denoiser"),
@@ -52,8 +48,7 @@ def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Ite
         "dataset": (experiment.datasets, "datasets"),
     }
     for name, study in studies.items():
-        observed = {} if study is None else study.observes()
-        for each in observed.values():
+        for each in () if study is None else study.observes().values():
             for key, (choices, plural) in known.items():
                 value = getattr(each, key, None)
                 named = value.partition("@")[0] if key == "model" and value is not None else value
@@ -61,12 +56,8 @@ def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Ite
 
 
 def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield the problems of a dataset's published references."""
-    comparing = [
-        name
-        for name, metric in experiment.metrics.items()
-        if "real" in components.outline("metrics", metric.name).inputs
-    ]
+    metrics = experiment.metrics.items()
+    comparing = [name for name, each in metrics if "real" in components.outline("metrics", each.name).inputs]
     for metric, source in dataset.references.items():
         yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")
         yield from unknown((*place, metric), source, experiment.inputs, of="inputs")
@@ -82,31 +73,26 @@ def _seed_problems(texts: Sequence[str], *, place: Place) -> Iterator[Problem]:
     blocks = [_seeds(text) for text in texts]
     for index, (text, block) in enumerate(zip(texts, blocks, strict=True)):
         here = (*place, index)
-        common = [texts[other] for other in range(index) if _overlap(block, blocks[other])]
+        before = zip(texts[:index], blocks, strict=False)
+        common = [each for each, b in before if max(b.start, block.start) < min(b.stop, block.stop)]
         if not block:
-            yield Problem(here, _backwards(text))
+            yield from _backwards(text, place=here)
         elif common:
             yield Problem(here, f"{text} overlaps {common[0]}, expected independent samples")
         elif blocks[0] and len(block) != len(blocks[0]):
             yield Problem(here, f"{text} has {len(block)} seeds, expected {len(blocks[0])} as in {texts[0]}")
 
 
-def _backwards(text: str) -> str:
-    return f"{got(text)}, expected first-last, the first not above the last"
-
-
-def _overlap(one: range, other: range) -> bool:
-    return max(one.start, other.start) < min(one.stop, other.stop)
+def _backwards(text: str | None, *, place: Place) -> Iterator[Problem]:
+    if text is not None and not _seeds(text):
+        yield Problem(place, f"{got(text)}, expected first-last, the first not above the last")
 
 
 def _column_problems(
     table: TableBlock, experiment: Experiment, *, metrics: Mapping[str, Any], place: Place
 ) -> Iterator[Problem]:
-    numbers = [
-        f"{name}.{value}"
-        for name, metric in experiment.metrics.items()
-        for value in components.outline("metrics", metric.name).values
-    ]
+    outlines = {name: components.outline("metrics", each.name) for name, each in experiment.metrics.items()}
+    numbers = [f"{name}.{value}" for name, outline in outlines.items() for value in outline.values]
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
     for source in table.columns.values():
@@ -114,7 +100,6 @@ def _column_problems(
 
 
 def _few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
-    """Yield a seed block with fewer seeds than the metric of a column needs images."""
     name, images = source.partition(".")[0], len(_seeds(block))
     least = getattr(metrics.get(name), "least_images", 1)
     if 0 < images < least:
@@ -122,25 +107,15 @@ def _few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Pl
 
 
 def _selection_problems(table: TableBlock, *, metrics: Mapping[str, Any], place: Place) -> Iterator[Problem]:
-    """Yield the problems of a table's selection of snapshots."""
     column, block = table.selected_by, table.select_seeds
     if column is None and block is not None:
-        unused = f"{got(block)}, expected none with `select: last`. Fix: remove it"
-        yield Problem((*place, "select_seeds"), unused)
+        yield Problem((*place, "select_seeds"), f"{got(block)}, expected none with `select: last`. Fix: remove it")
     if column is not None and column not in table.columns:
         choices = ["last", *(f"best_{each}" for each in table.columns)]
         yield Problem((*place, "select"), not_among(table.select, choices, of="policies"))
     elif column is not None and block is not None:
         yield from _few_seeds(block, table.columns[column], metrics, place=(*place, "select_seeds"))
-    if block is not None and not _seeds(block):
-        yield Problem((*place, "select_seeds"), _backwards(block))
-
-
-def _curve_problems(table: TableBlock, *, place: Place) -> Iterator[Problem]:
-    if table.curves is not None:
-        yield from unknown((*place, "column"), table.curves.column, table.columns, of="columns")
-        if not _seeds(table.curves.seeds):
-            yield Problem((*place, "seeds"), _backwards(table.curves.seeds))
+    yield from _backwards(block, place=(*place, "select_seeds"))
 
 
 def _row_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
@@ -158,32 +133,22 @@ def _row_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, p
 
 def _kind_problems(row: RowBlock, *, place: Place) -> Iterator[Problem]:
     """Yield the problems of a row's kind: a run or teacher with a sampler, or published numbers alone."""
-    given = [key for key in ("run", "teacher") if getattr(row, key) is not None]
     if row.runs and row.run is None:
         yield Problem((*place, "run"), "missing beside `runs`: it names the row")
-    if row.published and not given:
-        yield from _other_method_problems(row, place=place)
-        return
-    if wrong := exactly_one(("run", "teacher"), given=given):
-        hint = "" if given else ", or `published` for another method"
-        yield Problem(place, wrong + hint)
-    if row.sampler is None:
-        yield Problem((*place, "sampler"), missing_key())
-    for key in ("nfe", "images"):
-        if getattr(row, key) is not None:
-            yield Problem((*place, key), f"{got(getattr(row, key))} in a measured row. Fix: remove it")
-
-
-def _other_method_problems(row: RowBlock, *, place: Place) -> Iterator[Problem]:
-    if row.label is None:
+    published_alone = bool(row.published) and not row.is_measured
+    if published_alone and row.label is None:
         yield Problem((*place, "label"), "missing: a row without run or teacher has no other name")
-    for key in ("sampler", "ema"):
+    if not published_alone and (wrong := exactly_one(vars(row), "run", "teacher")):
+        yield Problem(place, wrong + ("" if row.is_measured else ", or `published` for another method"))
+    if not published_alone and row.sampler is None:
+        yield Problem((*place, "sampler"), MISSING)
+    where = "row without run or teacher" if published_alone else "measured row"
+    for key in ("sampler", "ema") if published_alone else ("nfe", "images"):
         if getattr(row, key) is not None:
-            yield Problem((*place, key), f"{got(getattr(row, key))} in a row without run or teacher. Fix: remove it")
+            yield Problem((*place, key), f"{got(getattr(row, key))} in a {where}. Fix: remove it")
 
 
 def _dataset_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield a row without a dataset in a table without one, and a row with one in a table with one."""
     place = (*place, "dataset")
     yield from unknown(place, row.dataset, experiment.datasets, of="datasets")
     if row.dataset is None and table.dataset is None:
@@ -193,18 +158,16 @@ def _dataset_problems(row: RowBlock, table: TableBlock, experiment: Experiment, 
 
 
 def _ema_problems(row: RowBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
-    """Yield an EMA that the row's runs do not keep."""
     if row.ema is None:
         return
     if row.teacher is not None:
         yield Problem((*place, "ema"), f"got {row.ema}, expected none: a teacher has one EMA")
-    for name in row.members:
-        run = experiment.runs.get(name)
-        kept = [] if run is None else [run.ema.half_life, *run.ema.others]
-        if run is not None and row.ema not in kept:
+    for name in (name for name in row.members if name in experiment.runs):
+        ema = experiment.runs[name].ema
+        kept = [ema.half_life, *ema.others]
+        if row.ema not in kept:
             known = ", ".join(f"{each:.15g}" for each in kept)
-            expected = f"expected a half-life of {name}: {known}"
-            yield Problem((*place, "ema"), f"got {row.ema}, {expected}")
+            yield Problem((*place, "ema"), f"got {row.ema}, expected a half-life of {name}: {known}")
 
 
 def _other_dataset_problems(

@@ -29,13 +29,11 @@ def fetch(
         source: One input as the block of config.yaml that describes it (JSON); needs `output`.
         output: File of that one input.
     """
-    from onestep.fetch.store import Store
+    from onestep.fetch.store import Store, fetch_input, read_mirrors
     from onestep.inputs import is_offline
 
     offline = offline or is_offline()
     if source is not None:
-        from onestep.fetch.store import fetch_input, read_mirrors
-
         if output is None:
             raise ValueError("--output: got nothing, expected the file of --source. Fix: add --output FILE")
         fetch_input(source, target=output, store=Store(mirrors=read_mirrors(config), offline=offline))

@@ -43,6 +43,7 @@ def launch(
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
+    options = dict(locals())
     import yaml
 
     from onestep.config.reading import read_experiment
@@ -52,20 +53,8 @@ def launch(
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        return train(
-            run=run,
-            data=data,
-            teacher=teacher,
-            backbone=backbone,
-            class_embeddings=class_embeddings,
-            state=state,
-            output=output,
-            code_in_spec=code_in_spec,
-            micro_batch=rows_per_pass if micro_batch is None else micro_batch,
-            cache=cache,
-            processes=site.processes,
-            state_seconds=site.state_seconds,
-        )
+        del options["config"], options["log"]
+        return train(**options, processes=site.processes, state_seconds=site.state_seconds)
     from onestep.fingerprint import Fingerprints
     from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job

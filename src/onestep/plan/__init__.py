@@ -26,14 +26,7 @@ _REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What the functions of this package read.
-
-    Attributes:
-        experiment: The config.
-        source: Its file.
-        fingerprints: Code fingerprints of the package.
-        results: The layout of the results.
-    """
+    """What the functions of this package read: the config, its file, fingerprints, and the layout of the results."""
 
     experiment: Experiment
     source: str = "config.yaml"
@@ -45,7 +38,7 @@ class Plan:
         """Read and check a config.
 
         Raises:
-            ConfigError: Something in it is wrong; one line a problem.
+            ConfigError: Something in it is wrong.
         """
         return cls(experiment=read_experiment(config), source=str(config), fingerprints=Fingerprints())
 
@@ -60,7 +53,7 @@ class Plan:
         found: dict[str, set[str]] = {}
         for each in measured.of_experiment(self.experiment):
             features = self.experiment.metrics[each.metric].features
-            found.setdefault(each.block, set()).update([] if features is None else [features])
+            found.setdefault(each.block, set()).update([features] if features else [])
         for seen in measured.all_observables(self.experiment):
             if isinstance(seen, Features):
                 found.setdefault(block(seen.model, seen.sampler, seen.seeds), set()).add(seen.features)

@@ -40,17 +40,14 @@ def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
     Raises:
         ValueError: An input is absent; the message has the fix.
     """
-    problem = absent(input_source(plan, name), name=name) if is_offline() else None
-    if problem is not None:
+    if is_offline() and (problem := absent(input_source(plan, name), name=name)) is not None:
         raise ValueError(problem)
     return []
 
 
 def dataset_source(plan: Plan, dataset: str) -> Path:
     """Return the input of a dataset."""
-    name = plan.experiment.datasets[dataset].input
-    assert name is not None, dataset
-    return input(plan, name)
+    return weights_or_input(plan, None, plan.experiment.datasets[dataset].input)
 
 
 def dataset_code(plan: Plan, dataset: str) -> str:

@@ -33,12 +33,9 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
 
 
 def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
-    """Return the files of a metric's inputs as options, with the name of the published reference.
+    """Return a rule's files by option as options of `onestep measure`, with the name of the published reference.
 
-    Args:
-        plan: The plan.
-        wildcards: The rule's: `metric`, and `model` or `dataset`.
-        files: The rule's inputs by option.
+    The wildcards are `metric`, and `model` or `dataset`.
     """
     found = dict(wildcards.items())
     dataset = found.get("dataset") or _dataset_of(plan, parse_model(found["model"]).name)

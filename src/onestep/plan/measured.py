@@ -13,23 +13,6 @@ from onestep.studies import Measurements, Observable, SnapshotMeasurements
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredRow:
-    """A row of a table that is measured here.
-
-    Attributes:
-        name: The run or the teacher.
-        model: Its model.
-        sampler: Its sampler.
-        trains: True for a run.
-    """
-
-    name: str
-    model: Model
-    sampler: str
-    trains: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Measured:
     """One metric of one seed block of one model."""
 
@@ -44,33 +27,29 @@ class Measured:
         return block(self.model, self.sampler, self.seeds)
 
 
-def measured_rows(experiment: Experiment, table: str) -> list[MeasuredRow]:
-    """Return the rows of a table that are measured here; of a family of runs one for each member."""
+def measured_rows(experiment: Experiment, table: str) -> list[tuple[Model, str]]:
+    """Return the model and the sampler of each row of a table that is measured here; of a family each member."""
     layout = experiment.tables[table]
-    return [
-        MeasuredRow(name=model.name, model=model, sampler=row.sampler, trains=row.run is not None)
-        for row in layout.rows
-        if row.sampler is not None
-        for model in row_models(experiment, row, table=layout)
-    ]
+    rows = [(row, row.sampler) for row in layout.rows if row.sampler is not None]
+    return [(model, sampler) for row, sampler in rows for model in row_models(experiment, row, table=layout)]
 
 
 def row_models(experiment: Experiment, row: RowBlock, *, table: TableBlock) -> list[Model]:
     """Return the models of a row: a teacher, or of each run the last snapshot or the best by the table's choice."""
     if row.teacher is not None:
         return [Teacher(name=row.teacher)]
-    return [_run_model(experiment, run, row=row, table=table) for run in row.members]
-
-
-def _run_model(experiment: Experiment, name: str, *, row: RowBlock, table: TableBlock) -> Model:
-    run = experiment.runs[name]
-    ema = None if row.ema == run.ema.half_life else row.ema
-    if table.selected_by is None or len(run.snapshots) == 1:
-        return Snapshot(name=name, images=run.images, ema=ema)
-    assert row.sampler is not None, row
-    metric, _, value = table.columns[table.selected_by].partition(".")
-    choice = Choice(metric=metric, value=value, sampler=row.sampler, seeds=table.selection_seeds)
-    return Selected(name=name, choice=choice, ema=ema)
+    models: list[Model] = []
+    for name in row.members:
+        run = experiment.runs[name]
+        ema = None if row.ema == run.ema.half_life else row.ema
+        if table.selected_by is None or len(run.snapshots) == 1:
+            models.append(Snapshot(name=name, images=run.images, ema=ema))
+        else:
+            assert row.sampler is not None, row
+            metric, _, value = table.columns[table.selected_by].partition(".")
+            choice = Choice(metric=metric, value=value, sampler=row.sampler, seeds=table.selection_seeds)
+            models.append(Selected(name=name, choice=choice, ema=ema))
+    return models
 
 
 def candidates(experiment: Experiment, model: Snapshot | Selected) -> list[Snapshot]:
@@ -81,10 +60,10 @@ def candidates(experiment: Experiment, model: Snapshot | Selected) -> list[Snaps
 def of_table(experiment: Experiment, table: str) -> Iterator[Measured]:
     """Yield what the cells of a table need."""
     layout = experiment.tables[table]
-    for row in measured_rows(experiment, table):
+    for model, sampler in measured_rows(experiment, table):
         for seeds in layout.seeds:
             for metric in table_metrics(layout):
-                yield Measured(model=row.model, sampler=row.sampler, seeds=seeds, metric=metric)
+                yield Measured(model=model, sampler=sampler, seeds=seeds, metric=metric)
 
 
 def of_curves(experiment: Experiment, table: str) -> Iterator[Measured]:
@@ -93,10 +72,10 @@ def of_curves(experiment: Experiment, table: str) -> Iterator[Measured]:
     if layout.curves is None:
         return
     metric = layout.columns[layout.curves.column].partition(".")[0]
-    for row in measured_rows(experiment, table):
-        points = [] if isinstance(row.model, Teacher) else candidates(experiment, row.model)
+    for model, sampler in measured_rows(experiment, table):
+        points = [] if isinstance(model, Teacher) else candidates(experiment, model)
         for point in points if len(points) > 1 else ():
-            yield Measured(model=point, sampler=row.sampler, seeds=layout.curves.seeds, metric=metric)
+            yield Measured(model=point, sampler=sampler, seeds=layout.curves.seeds, metric=metric)
 
 
 def of_candidates(experiment: Experiment, model: Selected) -> Iterator[Measured]:
@@ -123,9 +102,9 @@ def of_experiment(experiment: Experiment) -> Iterator[Measured]:
     for table in experiment.tables:
         yield from of_table(experiment, table)
         yield from of_curves(experiment, table)
-        for row in measured_rows(experiment, table):
-            if isinstance(row.model, Selected):
-                yield from of_candidates(experiment, row.model)
+        for model, _ in measured_rows(experiment, table):
+            if isinstance(model, Selected):
+                yield from of_candidates(experiment, model)
     for observable in all_observables(experiment):
         yield from of_study(experiment, observable)
 
@@ -138,9 +117,8 @@ def observables(experiment: Experiment, study: str) -> Mapping[str, Observable]:
     """
     built = components.build_outline("studies", experiment.studies[study])
     if built is None:
-        raise ValueError(
-            f"studies.{study}: observes() needs packages that are missing here. Fix: import them in conclude()"
-        )
+        fix = "Fix: import them in conclude()"
+        raise ValueError(f"studies.{study}: observes() needs packages that are missing here. {fix}")
     found: Mapping[str, Observable] = built.observes()
     return found
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from onestep import components
 from onestep.config.sections import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
-from onestep.models import Selected, Snapshot
+from onestep.models import Selected, Snapshot, Teacher
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
 from onestep.plan.train import training_code
@@ -22,39 +21,37 @@ def table_metrics(plan: Plan, table: str) -> list[Path]:
 
 def table_summaries(plan: Plan, table: str) -> list[Path]:
     """Return the summaries of a table's runs."""
-    runs = dict.fromkeys(row.name for row in measured.measured_rows(plan.experiment, table) if row.trains)
-    return [plan.results.summary(run) for run in runs]
+    return [plan.results.summary(run) for run in _trained(plan, table)]
 
 
 def table_selections(plan: Plan, table: str) -> list[Path]:
     """Return the records of a table's selected snapshots."""
-    models = dict.fromkeys(row.model for row in measured.measured_rows(plan.experiment, table))
+    models = dict.fromkeys(model for model, _ in measured.measured_rows(plan.experiment, table))
     return [plan.results.selection(model, ".json") for model in models if isinstance(model, Selected)]
 
 
 def table_options(plan: Plan, table: str) -> str:
     """Return a table's layout, the metrics of its columns, and its rows."""
     layout, block = plan.experiment.tables[table], plan.document["tables"][table]
-    metrics = plan.experiment.metrics
+    names = {metric: plan.experiment.metrics[metric].name for metric in measured.table_metrics(layout)}
     return canonical_json(
         {
             "name": table,
             "layout": {key: value for key, value in block.items() if key not in ("rows", "curves")},
             "drawn": layout.drawn,
-            "metrics": {name: {"name": metrics[name].name} for name in measured.table_metrics(layout)},
+            "metrics": {metric: {"name": name} for metric, name in names.items()},
             "rows": [_row_options(plan, row, table=layout) for row in layout.rows],
         }
     )
 
 
 def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, Any]:
-    sources = {column: number.source for column, number in row.published.items() if number.source is not None}
     options = {
         "run": row.run or row.teacher,
         "label": row.label or row.run or row.teacher,
         "dataset": table.dataset_of(row),
         "published": {column: number.value for column, number in row.published.items()},
-        "sources": sources,
+        "sources": {column: number.source for column, number in row.published.items() if number.source is not None},
     }
     if row.sampler is None:
         nothing = dict.fromkeys(("sampler", "model", "images_seen", "ema"))
@@ -62,7 +59,7 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
     models = measured.row_models(plan.experiment, row, table=table)
     sampler = components.build_outline("sampling", plan.experiment.samplers[row.sampler])
     assert sampler is not None, row.sampler
-    family = {"models": [str(model) for model in models]} if row.runs else {}
+    family = {"models": list(map(str, models))} if row.runs else {}
     return {
         **options,
         **family,
@@ -77,31 +74,27 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
 
 def table_training_code(plan: Plan, table: str) -> str:
     """Return the fingerprint of today's training code by run: a table marks runs that other code trained."""
-    rows = measured.measured_rows(plan.experiment, table)
-    return canonical_json({row.name: training_code(plan, row.name) for row in rows if row.trains})
+    return canonical_json({run: training_code(plan, run) for run in _trained(plan, table)})
+
+
+def _trained(plan: Plan, table: str) -> list[str]:
+    models = [model for model, _ in measured.measured_rows(plan.experiment, table)]
+    return list(dict.fromkeys(model.name for model in models if not isinstance(model, Teacher)))
 
 
 def page_inputs(plan: Plan) -> list[Path]:
     """Return the files that the page shows."""
-    return list(dict.fromkeys([*_page_tables(plan), *_page_studies(plan), *_page_runs(plan)]))
-
-
-def _page_tables(plan: Plan) -> Iterator[Path]:
+    results, found = plan.results, []
     for name, table in plan.experiment.tables.items():
-        yield plan.results.table(name, ".json")
-        for row in measured.measured_rows(plan.experiment, name):
-            yield plan.results.grid(row.model, row.sampler, table.seeds[0])
-        yield from (metric_file(plan, each) for each in measured.of_curves(plan.experiment, name))
-
-
-def _page_studies(plan: Plan) -> Iterator[Path]:
+        found.append(results.table(name, ".json"))
+        rows = measured.measured_rows(plan.experiment, name)
+        found += [results.grid(model, sampler, table.seeds[0]) for model, sampler in rows]
+        found += [metric_file(plan, each) for each in measured.of_curves(plan.experiment, name)]
     for study in plan.experiment.studies:
-        yield from (plan.results.study(study, ".json"), plan.results.study(study, ".svg"))
-
-
-def _page_runs(plan: Plan) -> Iterator[Path]:
+        found += [results.study(study, ".json"), results.study(study, ".svg")]
     for run in plan.experiment.runs:
-        yield from (plan.results.run_config(run), plan.results.log(run), plan.results.summary(run))
+        found += [results.run_config(run), results.log(run), results.summary(run)]
+    return list(dict.fromkeys(found))
 
 
 def page_options(plan: Plan) -> str:
@@ -113,10 +106,6 @@ def page_options(plan: Plan) -> str:
 def page_code(plan: Plan) -> str:
     """Return the code fingerprint of the page, with its template and style sheets."""
     metrics = [("metrics", metric.name) for metric in plan.experiment.metrics.values()]
-    return " ".join([plan.fingerprints.of_stage("report", metrics), *_style("*.css", "*.jinja")])
-
-
-def _style(*patterns: str) -> list[str]:
-    """Return digests of the templates and style sheets that match any of `patterns`."""
     folder = Path(__file__).parents[1] / "report"
-    return [sha256_of_file(path)[:16] for pattern in patterns for path in sorted(folder.glob(pattern))]
+    style = [*sorted(folder.glob("*.css")), *sorted(folder.glob("*.jinja"))]
+    return " ".join([plan.fingerprints.of_stage("report", metrics), *(sha256_of_file(path)[:16] for path in style)])

@@ -21,10 +21,8 @@ class ObserveRule:
     """What differs between two rules that sample and extract at once: the feature extractors.
 
     Attributes:
-        name: The rule.
         blocks: Pattern of its seed blocks, `{model}/{sampler}/{seeds}`.
-        features: The feature extractors.
-        weights: Their weights, in this order.
+        weights: Weights of the feature extractors, in this order.
         options: The extractors with their options, as JSON.
         weight_options: Their weights as options of `onestep observe`.
     """
@@ -50,8 +48,7 @@ def sampling_code(plan: Plan, model: str, sampler: str) -> str:
 
 
 def _sampling_components(plan: Plan, model: str, sampler: str) -> list[Component]:
-    chosen = plan.experiment.samplers[sampler].name
-    return [("sampling", chosen), *_networks(plan, parse_model(model).name)]
+    return [("sampling", plan.experiment.samplers[sampler].name), *_networks(plan, parse_model(model).name)]
 
 
 def _networks(plan: Plan, name: str) -> list[Component]:
@@ -69,8 +66,7 @@ def _networks(plan: Plan, name: str) -> list[Component]:
 def extractor_weights(plan: Plan, features: str) -> Path:
     """Return the weights of a feature extractor."""
     described = plan.experiment.features[features]
-    # An input first: the order of the config's own check.
-    return inputs.weights_or_input(plan, None if described.input is not None else described.run, described.input)
+    return inputs.weights_or_input(plan, described.run, described.input)
 
 
 def subject_options(wildcards: Any) -> str:
@@ -92,19 +88,19 @@ def observe_rules(plan: Plan) -> list[ObserveRule]:
     blocks: dict[tuple[str, ...], list[str]] = {}
     for block, features in plan.features_by_block.items():
         blocks.setdefault(tuple(sorted(features)), []).append(block)
-    return [_observe_rule(plan, features, members) for features, members in blocks.items()]
-
-
-def _observe_rule(plan: Plan, features: tuple[str, ...], blocks: list[str]) -> ObserveRule:
-    weights = {name: extractor_weights(plan, name) for name in features}
-    return ObserveRule(
-        name=f"observe_{'_and_'.join(features)}",
-        blocks="|".join(map(re.escape, blocks)),
-        features=features,
-        weights=list(weights.values()),
-        options=canonical_json({name: plan.block("features", name) for name in features}),
-        weight_options=" ".join(f"{name}={path}" for name, path in weights.items()),
-    )
+    rules = []
+    for names, members in blocks.items():
+        weights = {name: extractor_weights(plan, name) for name in names}
+        rule = ObserveRule(
+            name=f"observe_{'_and_'.join(names)}",
+            blocks="|".join(map(re.escape, members)),
+            features=names,
+            weights=list(weights.values()),
+            options=canonical_json({name: plan.block("features", name) for name in names}),
+            weight_options=" ".join(f"{name}={path}" for name, path in weights.items()),
+        )
+        rules.append(rule)
+    return rules
 
 
 def observation_code(plan: Plan, block: str) -> str:

@@ -15,11 +15,8 @@ class TrainRule:
     """What differs between the train rules of two runs.
 
     Attributes:
-        name: The run.
-        data: Its dataset archive.
         weights: The teacher, the backbones and the class embeddings.
         options: The same as options of `onestep launch`.
-        snapshots: The published snapshots.
         code: Code fingerprint if config.yaml lets training follow its code, else empty.
     """
 
@@ -55,13 +52,12 @@ def _train_rule(plan: Plan, name: str) -> TrainRule:
     options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]
     options += [f"--class-embeddings {path}" for path in embeddings]
     follows = plan.experiment.rerun.training_on_code_change
+    emas = (None, *run.ema.others)
     return TrainRule(
         name=name,
         data=plan.results.data(run.dataset),
         weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
         options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
-        snapshots=[
-            plan.results.snapshot(name, images, ema) for images in run.snapshots for ema in (None, *run.ema.others)
-        ],
+        snapshots=[plan.results.snapshot(name, images, ema) for images in run.snapshots for ema in emas],
         code=training_code(plan, name) if follows else "",
     )
