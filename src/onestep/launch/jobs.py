@@ -13,24 +13,17 @@ from onestep.launch.journal import journals
 
 @dataclass(frozen=True, kw_only=True)
 class JobSeen:
-    """Newest job of a run.
-
-    Attributes:
-        job_id: SLURM's job id.
-        state: SLURM's state, else the end recorded by its launcher.
-        restarts: Number of requeues.
-        gpu_hours: Run time times processes, in hours; None without accounting.
-    """
+    """Newest job of a run."""
 
     job_id: str
-    state: str
+    state: str  # SLURM's, else the end recorded by its launcher
     restarts: int
-    gpu_hours: float | None
+    gpu_hours: float | None  # run time times processes; None without accounting
 
 
-def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen | None:
+def jobs_of(run: str, *, state: Path) -> JobSeen | None:
     """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
-    found, cluster = journals(state, run), cluster or Cluster()
+    found, cluster = journals(state, run), Cluster()
     if not found:
         return None
     journal, job = found[-1], found[-1].job
@@ -53,13 +46,13 @@ def jobs_of(run: str, *, state: Path, cluster: Cluster | None = None) -> JobSeen
     )
 
 
-def cancel_jobs(run: str, *, state: Path, cluster: Cluster | None = None) -> Iterator[str]:
+def cancel_jobs(run: str, *, state: Path) -> Iterator[str]:
     """Cancel all active jobs of a run, under every config it was submitted with; yield a line for each.
 
     Raises:
         ValueError: SLURM does not answer, or no job of the run was submitted from here.
     """
-    cluster, found = cluster or Cluster(), journals(state, run)
+    cluster, found = Cluster(), journals(state, run)
     if not found:
         raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
     any_active = False

@@ -49,6 +49,7 @@ def launch(
 
     name = yaml.safe_load(run.read_text())["run"]
     site = read_experiment(config).launch.of(name)
+    micro_batch = rows_per_pass if micro_batch is None else micro_batch
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
@@ -61,7 +62,7 @@ def launch(
             state=state,
             output=output,
             code_in_spec=code_in_spec,
-            micro_batch=rows_per_pass if micro_batch is None else micro_batch,
+            micro_batch=micro_batch,
             cache=cache,
             processes=site.processes,
             state_seconds=site.state_seconds,
@@ -69,7 +70,7 @@ def launch(
     from onestep.fingerprint import Fingerprints
     from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job
-    from onestep.launch.submission import request_for
+    from onestep.launch.submission import Request
     from onestep.training.assignment import Assignment, Inputs
 
     assignment = Assignment(
@@ -77,11 +78,11 @@ def launch(
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,
-        micro_batch=rows_per_pass if micro_batch is None else micro_batch,
+        micro_batch=micro_batch,
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
-    request = request_for(name, assignment=assignment, site=site)
+    request = Request(run=name, assignment=assignment, site=site)
     return launch_job(request, journal=Journal(folder), target=output / name, log=log)
 
 
