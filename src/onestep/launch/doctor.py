@@ -23,7 +23,7 @@ from onestep.config.messages import ConfigError
 from onestep.config.reading import read_launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster, ask
-from onestep.launch.submission import command_line, resources
+from onestep.launch.submission import resources
 from onestep.plan import Plan
 from onestep.plan.inputs import input_source, needed_inputs
 
@@ -97,8 +97,7 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[F
     slurm = any(map(shutil.which, _PROGRAMS))
     remote = slurm and launch.backend != "local"
     if remote:
-        found = "slurm: trainings and other rules become SLURM jobs"
-        yield _check("backend", found, profile={"executor": "slurm"})
+        yield _check("backend", "slurm: trainings and other rules become SLURM jobs", profile={"executor": "slurm"})
         yield from slurm_findings(cluster, launch)
         missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
         found, fix = f"missing packages: {', '.join(missing) or 'none'}", "pip install 'onestep[workflow,cluster]'"
@@ -184,26 +183,29 @@ def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     # Without a node that is up, SLURM refuses every job.
     up = not own or any(int(count) for row in own for count in row[3].split("/")[:2])
     for key, site in {"launch": launch, **{f"launch.runs.{run}": launch.of(run) for run in launch.runs}}.items():
-        refused, options = _refusal(cluster, site), command_line({**resources(site), **site.sbatch})
+        options = _options(site)
+        refused = _refusal(cluster, options)
         fix = f"correct {key} ({' '.join(options)})" if up else "no node is up; try again later"
         if refused and site.gpus != "none" and up:
             other = replace(site, gpus="gpus" if site.gpus == "gres" else "gres")
-            fix = fix if _refusal(cluster, other) else f"set `launch: {{gpus: {other.gpus}}}`"
+            fix = fix if _refusal(cluster, _options(other)) else f"set `launch: {{gpus: {other.gpus}}}`"
         found = f"sbatch refuses it: {refused}" if refused else "sbatch accepts it"
         yield _check(f"job of {key}", found, ok=not refused, otherwise=Mark.BAD if up else Mark.NOTE, fix=fix)
 
 
-def _refusal(cluster: Cluster, site: Launch) -> str:
-    """Return sbatch's reason against the job of a run, or ""."""
-    options = command_line({**resources(site), **site.sbatch})
+def _options(site: Launch) -> list[str]:
+    """Return sbatch's options for a job; True means an option without a value."""
+    named = {name.replace("_", "-"): value for name, value in {**resources(site), **site.sbatch}.items()}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
+
+
+def _refusal(cluster: Cluster, options: list[str]) -> str:
+    """Return sbatch's reason against a job, or ""."""
     answer = cluster.ask("sbatch", "--test-only", *options, "--wrap=true")
     if answer is None:
         return "no answer"
-    return (
-        ""
-        if answer.returncode == 0
-        else " / ".join(answer.stderr.strip().split("\n")) or f"exit code {answer.returncode}"
-    )
+    because = " / ".join(answer.stderr.strip().split("\n")) or f"exit code {answer.returncode}"
+    return because if answer.returncode != 0 else ""
 
 
 def _hours(limit: str) -> float:

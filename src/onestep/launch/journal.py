@@ -40,16 +40,13 @@ class Journal:
         self.folder = folder
         self._record, self._intention = folder / "job.json", folder / "submitting"
         self._lock, self._log = folder / "launch.lock", folder / "log.jsonl"
+        self.streamed = folder / "streamed.json"
+        """File with the position up to which the newest job's log was printed."""
 
     @property
     def is_done(self) -> bool:
         """Whether the training is complete."""
         return (self.folder / "done.json").exists()
-
-    @property
-    def streamed(self) -> Path:
-        """File with the position up to which the newest job's log was printed."""
-        return self.folder / "streamed.json"
 
     @property
     def job(self) -> Job | None:
@@ -151,13 +148,9 @@ class Journal:
 
 def journals(state: Path, run: str) -> list[Journal]:
     """Return the journals of a run under all its configs that have a job or a submission; the newest last."""
-    folders = {path.parent for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")}
-    return [
-        Journal(folder)
-        for folder in sorted(
-            folders, key=lambda each: max(_written_at(each / "job.json"), _written_at(each / "submitting"))
-        )
-    ]
+    paths = [path for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")]
+    newest_first = dict.fromkeys(path.parent for path in sorted(paths, key=_written_at, reverse=True))
+    return [Journal(folder) for folder in reversed(newest_first)]
 
 
 def _write_owner(descriptor: int) -> None:

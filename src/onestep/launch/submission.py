@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,6 @@ def resources(site: Launch) -> dict[str, Any]:
 def minutes(hours: float) -> int:
     """Return a time limit in minutes, rounded up; at least 1, since 0 means no limit."""
     return max(1, math.ceil(hours * 60))
-
-
-def command_line(options: Mapping[str, Any]) -> list[str]:
-    """Return sbatch's command line for options by submitit's names; True means an option without a value."""
-    named = {name.replace("_", "-"): value for name, value in options.items()}
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
 
 
 def _task(request: Request, *, journal: Journal) -> TrainingTask:

@@ -43,30 +43,17 @@ def launch(
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
+    options = {name: value for name, value in locals().items() if name not in ("config", "log")}
     import yaml
 
     from onestep.config.reading import read_experiment
 
     name = yaml.safe_load(run.read_text())["run"]
     site = read_experiment(config).launch.of(name)
-    micro_batch = rows_per_pass if micro_batch is None else micro_batch
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        return train(
-            run=run,
-            data=data,
-            teacher=teacher,
-            backbone=backbone,
-            class_embeddings=class_embeddings,
-            state=state,
-            output=output,
-            code_in_spec=code_in_spec,
-            micro_batch=micro_batch,
-            cache=cache,
-            processes=site.processes,
-            state_seconds=site.state_seconds,
-        )
+        return train(**options, processes=site.processes, state_seconds=site.state_seconds)
     from onestep.fingerprint import Fingerprints
     from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job
@@ -78,7 +65,7 @@ def launch(
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,
-        micro_batch=micro_batch,
+        micro_batch=rows_per_pass if micro_batch is None else micro_batch,
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
