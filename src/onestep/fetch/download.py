@@ -6,7 +6,6 @@ import email.utils
 import io
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -207,18 +206,12 @@ class _Source:
         except requests.RequestException as error:
             raise _Interrupted(f"got no answer ({_innermost(error)}), expected the file") from error
         with response:
-            if not self._is_complete(response):
+            if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self._check_status(response)
                 self._receive(response)
-
-    def _is_complete(self, response: requests.Response) -> bool:
-        if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return False
-        stated = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
-        if stated and int(stated[1]) == self.part.size:
-            return True
-        self.part.discard()
-        raise _Interrupted("got no such range (HTTP 416), expected the rest of the file")
+            elif response.headers.get("Content-Range") != f"bytes */{part.size}":  # the part is not the complete file
+                part.discard()
+                raise _Interrupted("got no such range (HTTP 416), expected the rest of the file")
 
     def _check_status(self, response: requests.Response) -> None:
         found = f"got HTTP {response.status_code} {response.reason}, expected the file"

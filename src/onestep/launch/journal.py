@@ -42,11 +42,17 @@ class Journal:
         self._lock, self._log = folder / "launch.lock", folder / "log.jsonl"
         self.streamed = folder / "streamed.json"
         """File with the position up to which the newest job's log was printed."""
+        self.logs = folder.resolve() / "submitit"
+        """Folder of submitit's files: the log of each rank of each job, and the pickled task."""
 
     @property
     def is_done(self) -> bool:
         """Whether the training is complete."""
         return (self.folder / "done.json").exists()
+
+    def log_of(self, job_id: str) -> Path:
+        """Return the log of rank 0 of a job."""
+        return self.logs / f"{job_id}_0_log.out"
 
     @property
     def job(self) -> Job | None:

@@ -19,7 +19,7 @@ from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.log_tail import LogTail, last_lines, restore, user_error
 from onestep.launch.parent_process import LeaveRequests
-from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, logs_of, submit
+from onestep.launch.submission import Refused, Request, adopt, job_name, submit
 from onestep.training.assignment import is_published, publish
 
 # Limits of `JobPolicy` that are not options of `launch`.
@@ -33,15 +33,11 @@ _IN_FLIGHT_SECONDS = 15.0
 def launch(request: Request, *, journal: Journal, target: Path, log: Path | None = None) -> Exit:
     """Train a run to its end and publish it, continuing what an earlier launcher started.
 
-    Args:
-        request: The run.
-        journal: Journal of the run's work folder.
-        target: Folder of the published run.
-        log: Log that receives this process's output; lines printed by earlier launchers are restored into it.
+    This process's output is copied to `log` by its caller; lines printed by earlier launchers are restored into it.
 
     Returns:
-        FINISHED after publication; FAILED after reporting why; DETACHED if the job continues without this process;
-        CANCELLED after Ctrl-C.
+        FINISHED after publication in `target`; FAILED after reporting why; DETACHED if the job continues without this
+        process; CANCELLED after Ctrl-C.
 
     Raises:
         ValueError: sbatch refused the job.
@@ -50,12 +46,12 @@ def launch(request: Request, *, journal: Journal, target: Path, log: Path | None
     with LeaveRequests() as requests:
         while requests.by is None:
             with journal.watching() as is_watcher:
-                if is_watcher and waited and journal.is_done and is_published(journal.folder, target):
-                    report(f"{request.run}: finished, and published by its launcher")
-                    return Exit.FINISHED
-                if is_watcher and log is not None:
-                    restore(logs_of(journal), place=journal.streamed, log=log)
                 if is_watcher:
+                    if waited and journal.is_done and is_published(journal.folder, target):
+                        report(f"{request.run}: finished, and published by its launcher")
+                        return Exit.FINISHED
+                    if log is not None:
+                        restore(journal.logs, place=journal.streamed, log=log)
                     return _Launcher(request, journal, target=target, requests=requests).run_to_end()
             if not waited:
                 report(f"{request.run}: watched by {journal.watcher}; waiting for it")
@@ -172,7 +168,7 @@ class _Launcher:
                 job = submit(self._request, journal=self._journal, attempt=attempt)
             except Refused as refusal:
                 job = self._unconfirmed_job(refusal)
-        self._report(f"submitted job {job.job_id}; log of rank 0: {log_of(job.job_id, journal=self._journal)}")
+        self._report(f"submitted job {job.job_id}; log of rank 0: {self._journal.log_of(job.job_id)}")
         return job
 
     def _unconfirmed_job(self, refusal: Refused) -> Job | None:
@@ -215,7 +211,7 @@ class _Launcher:
 
     def _await_decision(self, job: Job) -> Decision | None:
         """Return the first decision other than WAIT; None if this process is to leave first."""
-        tail = LogTail(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
+        tail = LogTail(self._journal.log_of(job.job_id), place=self._journal.streamed)
         policy = JobPolicy(
             grace_seconds=self._site.grace_seconds,
             vanished_seconds=_VANISHED_SECONDS,
@@ -292,7 +288,7 @@ class _Launcher:
 
     def _fail(self, job: Job, because: str) -> Exit:
         self._journal.event("failed", job=job.job_id, because=because)
-        logs = logs_of(self._journal)
+        logs = self._journal.logs
         for line in last_lines(logs, job.job_id):
             report(line)
         error = user_error(logs, job.job_id)

@@ -12,7 +12,6 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,19 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
         ValueError: The run was started by a version of onestep that cannot read this version's task.
     """
     import submitit
+    from submitit.helpers import clean_env
 
     name = job_name(request.run, journal.folder)
     _keep_code(journal.folder)
     journal.intend(name)
-    executor = submitit.SlurmExecutor(folder=logs_of(journal), python=request.site.python)
+    executor = submitit.SlurmExecutor(folder=journal.logs, python=request.site.python)
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
+    # SLURM_CONF locates the cluster.
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     try:
         # submitit prints sbatch's message before it raises.
-        with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
+        with clean_env(extra_names=_NOT_INHERITED), contextlib.redirect_stderr(io.StringIO()):
+            os.environ |= kept
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
         reason = _sbatch_message(error)
@@ -84,7 +87,7 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     from submitit.core.utils import DelayedSubmission, JobPaths
 
     # That launcher may also have died before it wrote the file that the job's processes wait for.
-    pickled = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
+    pickled = JobPaths(journal.logs, job_id=job_id).submitted_pickle
     if not pickled.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
         delayed.set_timeout(minutes(request.site.hours), 0)
@@ -93,16 +96,6 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     job = _recorded(job_id, request, journal=journal, attempt=0)
     journal.event("adopted", job=job_id)
     return job
-
-
-def logs_of(journal: Journal) -> Path:
-    """Return the folder of submitit's files: the log of each rank of each job, and the pickled task."""
-    return journal.folder.resolve() / "submitit"
-
-
-def log_of(job_id: str, *, journal: Journal) -> Path:
-    """Return the log of rank 0 of a job."""
-    return logs_of(journal) / f"{job_id}_0_log.out"
 
 
 def resources(site: Launch) -> dict[str, Any]:
@@ -202,18 +195,6 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
         "fi",
         'exit "$code"',
     ]
-
-
-@contextlib.contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Hide the variables that a job must not inherit; SLURM_CONF stays, since it locates the cluster."""
-    from submitit.helpers import clean_env
-
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env(extra_names=_NOT_INHERITED):
-        if configuration is not None:
-            os.environ["SLURM_CONF"] = configuration
-        yield
 
 
 def _keep_code(folder: Path) -> None:

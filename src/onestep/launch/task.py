@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -142,13 +143,11 @@ def port_of(job_id: int, *, restarts: int) -> int:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
+    with socket.socket() as listener, contextlib.suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", port))
-        except OSError:
-            return False
-    return True
+        listener.bind(("", port))
+        return True
+    return False
 
 
 def _restarts() -> int:
