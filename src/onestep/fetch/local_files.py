@@ -52,7 +52,7 @@ def fetch_packaged(package: str, path: str, sha256: str, *, target: Path) -> Non
         package: Distribution, as named by pip, e.g. `scikit-learn`.
         path: File in it, with slashes, e.g. `sklearn/datasets/data/digits.csv.gz`.
         sha256: Expected digest, hexadecimal.
-        target: The copy; `{target}.sha256` gets the digest in the format of `sha256sum`.
+        target: The copy; see `fetch_file`.
 
     Raises:
         ValueError: The distribution or the file is absent, or the digest differs; nothing is written.
@@ -113,10 +113,8 @@ def verify_placed(target: Path) -> None:
         before = read_json(target)
         now = describe_folder(Path(before["folder"]))
         if now != before:
-            got, expected = (
-                f"{each['files']:,} files, {each['bytes']:,} bytes, listing_sha256 {each['listing_sha256']}"
-                for each in (now, before)
-            )
+            form = "{files:,} files, {bytes:,} bytes, listing_sha256 {listing_sha256}"
+            got, expected = form.format(**now), form.format(**before)
             raise ValueError(f"{before['folder']}: got {got}, expected {expected}. Fix: delete {target} to accept it")
 
 
@@ -130,8 +128,7 @@ def verify_file(path: Path, sha256: str | None) -> str:
 
 def _place_folder(folder: Path, sha256: str | None, *, target: Path) -> None:
     described = describe_folder(folder)
-    if sha256 is not None and described["listing_sha256"] != sha256.lower():
-        raise _other_digest(str(folder), described["listing_sha256"], sha256, fix="replace the folder")
+    _check(described["listing_sha256"], sha256, place=str(folder), fix="replace the folder")
     write_text(target, json.dumps(described, indent=2) + "\n")
     _record(target, sha256_of_file(target))
 
@@ -142,13 +139,13 @@ def _place_verified(
     with replacing(target) as temporary:
         copy_or_link(source, temporary, linked_from=linked_from)
         found = sha256_of_file(temporary)
-        if sha256 is not None and found != sha256.lower():
-            raise _other_digest(place, found, sha256, fix=fix)
+        _check(found, sha256, place=place, fix=fix)
     _record(target, found)
 
 
-def _other_digest(place: str, found: str, expected: str, *, fix: str) -> ValueError:
-    return ValueError(f"{place}: got sha256 {found}, expected {expected}. Fix: {fix}, or accept it in config.yaml")
+def _check(found: str, expected: str | None, *, place: str, fix: str) -> None:
+    if expected is not None and found != expected.lower():
+        raise ValueError(f"{place}: got sha256 {found}, expected {expected}. Fix: {fix}, or accept it in config.yaml")
 
 
 def _record(target: Path, sha256: str) -> None:

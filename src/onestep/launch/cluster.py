@@ -106,10 +106,10 @@ class Cluster:
 
         A COMPLETING job counts although cancelled jobs complete, too: it may be about to be requeued.
         """
-        answer = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
-        if answer is None or answer.returncode != 0:
+        lines = self._lines("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
+        if lines is None:
             return None
-        rows = [line.strip().split("|", 2) for line in answer.stdout.splitlines() if line.count("|") >= 2]
+        rows = [line.strip().split("|", 2) for line in lines if line.count("|") >= 2]
         return [job_id for job_id, state, job_name in rows if state in ACTIVE and job_name == name]
 
     def cancel(self, job_id: str) -> bool:
@@ -135,8 +135,8 @@ class Cluster:
         """Run a command of SLURM; see `ask`."""
         return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
-    def _lines_on(self, *command: str) -> list[str] | None:
-        """Return the output of a query for one job, empty without a record of it; None without an answer."""
+    def _lines(self, *command: str) -> list[str] | None:
+        """Return the output of a query, empty without a record of the job; None without an answer."""
         answer = self.ask(*command)
         if answer is None or (answer.returncode != 0 and "invalid job id specified" not in answer.stderr.lower()):
             return None
@@ -144,7 +144,7 @@ class Cluster:
 
     def _in_queue(self, job_id: str) -> list[Sighting] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
-        lines = self._lines_on("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
+        lines = self._lines("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
         return None if lines is None else [_queue_record(line) for line in lines if line.strip()]
 
     def _in_accounting(self, job_id: str) -> list[Sighting] | None:
@@ -158,16 +158,16 @@ class Cluster:
         return [_record(state.rstrip("+"), reason=reason, restarts=restarts, nodes=rows[-1]["NodeList"])]
 
     def _in_controller(self, job_id: str) -> list[Sighting] | None:
-        lines = self._lines_on("scontrol", "--oneliner", "show", "job", job_id)
+        lines = self._lines("scontrol", "--oneliner", "show", "job", job_id)
         return None if lines is None else [_controller_record(line) for line in lines if "JobState=" in line]
 
     def _accounted(self, job_id: str) -> list[dict[str, str]] | None:
         """Return accounting's record of each start of a job, the newest last; None if sacct does not answer."""
         command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2", f"--jobs={job_id}")
-        answer = self.ask(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
-        if answer is None or answer.returncode != 0:
+        lines = self._lines(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
+        if lines is None:
             return None
-        split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in answer.stdout.splitlines()]
+        split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in lines]
         fitting = [row for row in split if len(row) == len(_ACCOUNT_FIELDS) and row[0] == job_id]
         rows = [dict(zip(_ACCOUNT_FIELDS, row, strict=True)) for row in fitting]
         # Ids restart at 1 where a controller lost its state; another name means another job.

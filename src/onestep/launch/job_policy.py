@@ -85,7 +85,8 @@ class JobPolicy:
         if sighting.state is None and last is not None and last.state is not None and last.state not in ACTIVE:
             # SLURM forgets a job minutes after its end; its terminal state still counts.
             return last
-        if last is None or not _is_same(last, sighting):
+        # The same state of the same start, as far as restarts are known.
+        if last is None or last.state != sighting.state or _differ(last.restarts, sighting.restarts):
             self._since = now
         self._last = sighting
         return sighting
@@ -102,11 +103,8 @@ class JobPolicy:
         return self.vanished_seconds
 
 
-def _is_same(last: Sighting, sighting: Sighting) -> bool:
-    """Return whether two sightings show the same state of the same start, as far as restarts are known."""
-    if None in (last.restarts, sighting.restarts):
-        return last.state == sighting.state
-    return (last.state, last.restarts) == (sighting.state, sighting.restarts)
+def _differ(first: int | None, second: int | None) -> bool:
+    return None not in (first, second) and first != second
 
 
 def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:

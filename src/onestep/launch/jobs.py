@@ -1,9 +1,8 @@
-"""Query and cancel a run's SLURM jobs."""
+"""The newest SLURM job of a run, for its status."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,27 +43,3 @@ def jobs_of(run: str, *, state: Path) -> JobSeen | None:
         restarts=sighting.restarts or 0,
         gpu_hours=None if seconds is None else seconds * job.processes / 3600,
     )
-
-
-def cancel_jobs(run: str, *, state: Path) -> Iterator[str]:
-    """Cancel all active jobs of a run, under every config it was submitted with; yield a line for each.
-
-    Raises:
-        ValueError: SLURM does not answer, or no job of the run was submitted from here.
-    """
-    cluster, found = Cluster(), journals(state, run)
-    if not found:
-        raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
-    any_active = False
-    for journal in found:
-        name = journal.jobs_name
-        active = [] if name is None else cluster.active_jobs(name)
-        if active is None:
-            raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
-        for job_id in active:
-            any_active = True
-            gone = cluster.cancel(job_id)
-            journal.event("cancelled", job=job_id, because="onestep cancel")
-            yield f"{run}: job {job_id} {'cancelled' if gone else 'received scancel, but is still active'}"
-    if not any_active:
-        yield f"{run}: no active job"

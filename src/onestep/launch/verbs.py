@@ -80,10 +80,24 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
         run: Name of the run.
         state: Folder of training states.
     """
-    from onestep.launch.jobs import cancel_jobs
+    from onestep.launch.cluster import Cluster
+    from onestep.launch.journal import journals
 
-    for line in cancel_jobs(run, state=state):
-        print(line)
+    cluster, found, any_active = Cluster(), journals(state, run), False
+    if not found:
+        raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
+    for journal in found:
+        name = journal.jobs_name
+        active = [] if name is None else cluster.active_jobs(name)
+        if active is None:
+            raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
+        for job_id in active:
+            any_active = True
+            gone = cluster.cancel(job_id)
+            journal.event("cancelled", job=job_id, because="onestep cancel")
+            print(f"{run}: job {job_id} {'cancelled' if gone else 'received scancel, but is still active'}")
+    if not any_active:
+        print(f"{run}: no active job")
     return 0
 
 
