@@ -30,14 +30,10 @@ samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
 
 
 def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder: Path) -> None:
-    """Write `generator.safetensors` and a model card `README.md` to `folder`.
+    """Write `generator.safetensors`, a snapshot of a run's folder, and a model card `README.md` to `folder`.
 
-    Args:
-        weights: A snapshot of the run.
-        run: The run's folder with run.yaml and summary.json.
-        table: tables/{table}.json with numbers of this snapshot; None for a card without numbers.
-        licence: Licence of the weights. Networks fine-tuned from EDM's checkpoints stay under CC BY-NC-SA 4.0.
-        folder: Destination.
+    The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Networks fine-tuned from EDM's
+    checkpoints stay under the licence CC BY-NC-SA 4.0.
 
     Raises:
         ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from onestep.files import read_json
-from onestep.launch.jobs import JobSeen
-from onestep.launch.journal import Journal
+from onestep.launch.journal import JobSeen, Journal
 from onestep.models import Snapshot, parse_model
 from onestep.results import Results, State
 
@@ -27,7 +26,7 @@ def status_lines(
     Args:
         runs: Length of each run in images.
         codes: Fingerprint of the current training code by run.
-        job_of: Returns the newest job of an unpublished run, None for none.
+        job_of: Returns the newest job of an unpublished run.
         metrics: The value to show, by metric; the first metric with a measured snapshot counts.
         results: The folder results/.
         state: The folder of work folders.

@@ -110,14 +110,8 @@ def download(
 ) -> Verified:
     """Download and verify a file into `part` from the first address that provides it, continuing the bytes present.
 
-    Proxies, certificates and passwords come from the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
-
-    Args:
-        addresses: http, https or file; the preferred one first.
-        part: Destination.
-        expected: Expected content.
-        name: Name in the progress line.
-        patience: Limits of retries per address.
+    Addresses are of http, https or file; retries are limited per address. Proxies, certificates and passwords come from
+    the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc). The progress line begins with `name`.
 
     Raises:
         Unobtainable: No address provides it. Bytes of the right file remain for the next call.

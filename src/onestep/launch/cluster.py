@@ -62,21 +62,14 @@ def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> s
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """State of a job at one query.
+    """State of a job at one query."""
 
-    Attributes:
-        state: State of the job's newest start (`PENDING`, ...); None if no program has a record of the job.
-        reason: Reason for waiting or ending, or "".
-        restarts: Number of requeues; None if unknown.
-        nodes: Allocated nodes (`n[1-2]`), or "".
-        answered: Programs among `squeue`, `sacct`, `scontrol` that answered. They are queried in this order until one
-            has a record. "Invalid job id" is an answer; an error, a timeout or an absent program is not.
-    """
-
-    state: str | None
-    reason: str = ""
-    restarts: int | None = None
-    nodes: str = ""
+    state: str | None  # of the newest start (`PENDING`, ...); None if no program has a record of the job
+    reason: str = ""  # for waiting or ending
+    restarts: int | None = None  # requeues, if known
+    nodes: str = ""  # such as `n[1-2]`
+    # Programs that answered, of squeue, sacct, scontrol in this order until one has a record. "Invalid job id" is an
+    # answer; an error, a timeout or an absent program is not.
     answered: frozenset[str] = frozenset()
 
 

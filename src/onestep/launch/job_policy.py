@@ -58,7 +58,7 @@ class JobPolicy:
         """
         if done:
             return Decision(verdict=Verdict.FINISHED, because="the run is finished")
-        # Accounting lags: without a record, its answer alone says nothing.
+        # Accounting lags: without a record, its answer alone does not count.
         informative = sighting.state is not None or bool(sighting.answered & {"squeue", "scontrol"})
         if self._heard is None or informative:
             self._heard = now

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import filelock
 
 from onestep.files import read_json, write_json
+from onestep.launch.cluster import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,41 @@ def journals(state: Path, run: str) -> list[Journal]:
     paths = [path for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")]
     newest_first = dict.fromkeys(path.parent for path in sorted(paths, key=_written_at, reverse=True))
     return [Journal(folder) for folder in reversed(newest_first)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSeen:
+    """Newest job of a run."""
+
+    job_id: str
+    state: str  # SLURM's, else the end recorded by its launcher
+    restarts: int
+    gpu_hours: float | None  # run time times processes; None without accounting
+
+
+def jobs_of(run: str, *, state: Path) -> JobSeen | None:
+    """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
+    found, cluster = journals(state, run), Cluster()
+    if not found:
+        return None
+    journal, job = found[-1], found[-1].job
+    if job is None:
+        # Its launcher died between submission and record.
+        active = None if journal.jobs_name is None else cluster.active_jobs(journal.jobs_name)
+        if not active:
+            return None
+        sighting = cluster.look(active[0])
+        unknown = sighting.state or "not recorded by its launcher"
+        return JobSeen(job_id=active[0], state=unknown, restarts=sighting.restarts or 0, gpu_hours=None)
+    sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
+    silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
+    forgotten = job.ended or ("finished" if journal.is_done else "no record in SLURM")
+    return JobSeen(
+        job_id=job.job_id,
+        state=sighting.state or (forgotten if sighting.answered else silent),
+        restarts=sighting.restarts or 0,
+        gpu_hours=None if seconds is None else seconds * job.processes / 3600,
+    )
 
 
 def _write_owner(descriptor: int) -> None:

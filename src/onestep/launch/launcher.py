@@ -223,7 +223,16 @@ class _Launcher:
             # done.json needs no SLURM.
             if self._journal.is_done or time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
-                decision = self._query(job, policy)
+                sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
+                self._was_active = self._was_active or sighting.state in ACTIVE
+                decision = policy.decide(
+                    sighting,
+                    now=time.monotonic(),
+                    done=self._journal.is_done,
+                    exit_code=exit_code,
+                    stopped=self._journal.stopped(job.job_id),
+                )
+                self._report_state(job, sighting, because=decision.because)
                 if decision.verdict is not Verdict.WAIT:
                     self._print_log(tail, job)
                     return decision
@@ -233,19 +242,6 @@ class _Launcher:
     def _print_log(self, tail: LogTail, job: Job) -> None:
         for line in tail.lines():
             report(f"[{job.job_id}] {line}")
-
-    def _query(self, job: Job, policy: JobPolicy) -> Decision:
-        sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
-        self._was_active = self._was_active or sighting.state in ACTIVE
-        decision = policy.decide(
-            sighting,
-            now=time.monotonic(),
-            done=self._journal.is_done,
-            exit_code=exit_code,
-            stopped=self._journal.stopped(job.job_id),
-        )
-        self._report_state(job, sighting, because=decision.because)
-        return decision
 
     def _report_state(self, job: Job, sighting: Sighting, *, because: str) -> None:
         """Print a line if the state changed, or did not for `_REPORT_SECONDS` in any state but RUNNING."""

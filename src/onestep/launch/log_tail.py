@@ -13,11 +13,7 @@ _MOST_BYTES = 1 << 20
 
 
 class LogTail:
-    """Reader of `{job}_0_log.out`, to which every start of the job appends, from the position in the file `place`.
-
-    Attributes:
-        offset: Position in bytes.
-    """
+    """Reader of `{job}_0_log.out`, to which every start of the job appends, from the bytes in the file `place` on."""
 
     def __init__(self, log: Path, *, place: Path) -> None:
         self._log, self._place, self.offset = log, place, 0
