@@ -1,7 +1,7 @@
 """One line for each run: finished, under way with the newest number and job, not begun."""
 
 from onestep.files import write_json
-from onestep.launch.jobs import JobSeen
+from onestep.launch.journal import JobSeen
 from onestep.status import status_lines
 
 

@@ -30,14 +30,10 @@ samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
 
 
 def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder: Path) -> None:
-    """Write `generator.safetensors` and a model card `README.md`.
+    """Write `generator.safetensors`, a snapshot of a run's folder, and a model card `README.md` to `folder`.
 
-    Args:
-        weights: A snapshot of the run.
-        run: The run's folder with run.yaml and summary.json.
-        table: tables/{table}.json with numbers of this snapshot; None for a card without numbers.
-        licence: Licence of the weights. Networks fine-tuned from EDM's checkpoints stay under CC BY-NC-SA 4.0.
-        folder: Destination of both files.
+    The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Networks fine-tuned from EDM's
+    checkpoints stay under the licence CC BY-NC-SA 4.0.
 
     Raises:
         ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
@@ -54,12 +50,11 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / _WEIGHTS) as temporary:
         shutil.copyfile(weights, temporary)
-    lines = _card(snapshot, document=document, summary=summary, rows=rows, licence=licence, weights=weights)
+    lines = _card(snapshot, document, summary=summary, rows=rows, licence=licence, weights=weights)
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
-    """Return the rows of a table that measured a snapshot."""
     rows = read_json(table)
     found = [row for row in rows if row["snapshot"] == snapshot]
     if not found:
@@ -70,8 +65,8 @@ def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
 
 def _card(
     snapshot: Snapshot,
-    *,
     document: Mapping[str, Any],
+    *,
     summary: Mapping[str, Any],
     rows: list[Mapping[str, Any]],
     licence: str,
@@ -99,7 +94,6 @@ def _card(
 
 
 def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the measured numbers as a Markdown table."""
     if not rows:
         return
     columns = [column for column, value in rows[0]["metrics"].items() if value is not None]

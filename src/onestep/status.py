@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from onestep.files import read_json
-from onestep.launch.jobs import JobSeen
+from onestep.launch.journal import JobSeen, Journal
 from onestep.models import Snapshot, parse_model
 from onestep.results import Results, State
 
@@ -27,7 +26,7 @@ def status_lines(
     Args:
         runs: Length of each run in images.
         codes: Fingerprint of the current training code by run.
-        job_of: Returns the newest job of an unpublished run, None for none.
+        job_of: Returns the newest job of an unpublished run.
         metrics: The value to show, by metric; the first metric with a measured snapshot counts.
         results: The folder results/.
         state: The folder of work folders.
@@ -53,10 +52,9 @@ def _finished(summary: Path, *, code: str) -> str:
 def _progress(folder: Path, *, images: int) -> str:
     """Return the last complete record of the newest log of an unpublished run."""
     logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_bytes().rpartition(b"\n")[0].splitlines() if logs else []
-    if not lines:
+    record = Journal(logs[-1].parent).last_record if logs else None
+    if record is None:
         return "not begun"
-    record = json.loads(lines[-1])
     losses = ", ".join(f"{phase} {value:.4g}" for phase, value in record["losses"].items() if value is not None)
     return f"at {record['images_seen']:,} of {images:,} images, {losses}"
 

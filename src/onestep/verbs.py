@@ -28,7 +28,7 @@ def status(*, config: Path = Path("config.yaml")) -> int:
         config: The config.
     """
     from onestep import components
-    from onestep.launch.jobs import jobs_of
+    from onestep.launch.journal import jobs_of
     from onestep.plan import Plan
     from onestep.plan.train import training_code
     from onestep.status import status_lines

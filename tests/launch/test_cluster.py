@@ -125,8 +125,8 @@ def test_commands_run_in_english_with_the_configuration(program, monkeypatch):
     for name, value in {"SLURM_CONF": "/c", "LC_ALL": "de_DE", "SQUEUE_STATES": "PD", "SLURM_CLUSTERS": "b"}.items():
         monkeypatch.setenv(name, value)
     program("squeue", script='echo "$SLURM_CONF $LC_ALL ${SQUEUE_STATES-unset} ${SLURM_CLUSTERS-unset}"')
-    assert Cluster().ask("squeue").output.split() == ["/c", "C", "unset", "unset"]
-    assert Cluster().ask("squeue", unset=["SLURM_CONF"]).output.split()[0] == "C"
+    assert Cluster().ask("squeue").stdout.split() == ["/c", "C", "unset", "unset"]
+    assert Cluster().ask("squeue", unset=["SLURM_CONF"]).stdout.split()[0] == "C"
     assert os.environ["SQUEUE_STATES"] == "PD"
 
 

@@ -366,6 +366,6 @@ def test_an_absent_config_is_one_line(tmp_path, capsys):
 
 
 def test_the_launcher_imports_neither_torch_nor_submitit():
-    modules = "onestep.launch.launcher, onestep.launch.doctor, onestep.launch.jobs"
+    modules = "onestep.launch.launcher, onestep.launch.doctor, onestep.launch.journal"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'submitit' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

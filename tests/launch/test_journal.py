@@ -14,7 +14,7 @@ import pytest
 
 from onestep.config import Launch
 from onestep.launch.journal import Journal
-from onestep.launch.submission import request_for, submit
+from onestep.launch.submission import Request, submit
 from onestep.training.assignment import Assignment, Inputs
 
 HOLD = """
@@ -69,5 +69,5 @@ def test_code_of_another_version_that_cannot_read_the_task_is_refused(tmp_path, 
     inputs = Inputs(run=tmp_path / "run.yaml", data=tmp_path / "d.zip")
     assignment = Assignment(inputs=inputs, state=tmp_path, code_in_spec=False, state_seconds=300.0)
     with pytest.raises(ValueError, match=f"^{tmp_path}/work/code: ") as error:
-        submit(request_for("r", assignment=assignment, site=Launch()), journal=journal, attempt=0)
+        submit(Request(run="r", assignment=assignment, site=Launch()), journal=journal, attempt=0)
     assert len(str(error.value).splitlines()) == 1 and not journal.is_submitting

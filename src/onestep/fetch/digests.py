@@ -13,7 +13,7 @@ from typing import Any
 import filelock
 import yaml
 
-from onestep.files import write_text
+from onestep.files import sha256_of_file, write_text
 
 _HEADER = "# Digests found by `onestep fetch` at the first download and required from then on: commit this file.\n"
 
@@ -32,17 +32,9 @@ class Verified:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """Expected content of a file, as far as it is public.
+    """Expected content of a file, as far as it is public: bytes, and hexadecimal digests."""
 
-    Attributes:
-        source: Where it is stated, for messages: "config.yaml".
-        size: Bytes.
-        sha256: Digest, hexadecimal.
-        sha256_begins: First digits of the digest.
-        md5: Digest, hexadecimal.
-    """
-
-    source: str
+    source: str  # where it is stated, for messages: "config.yaml"
     size: int | None = None
     sha256: str | None = None
     sha256_begins: str | None = None
@@ -54,39 +46,29 @@ class Expected:
         return any((self.sha256, self.sha256_begins, self.md5))
 
     def check(self, path: Path, *, place: str) -> Verified:
-        """Verify a file and return its digest.
-
-        Raises:
-            Mismatch: Other content; one line, which begins with `place`.
-        """
-        found = Verified(sha256=_digest(path, "sha256"), size=path.stat().st_size)
+        """Verify a file; raise Mismatch, one line that begins with `place`, on other content."""
+        found, problem = Verified(sha256=sha256_of_file(path), size=path.stat().st_size), None
         if self.size not in (None, found.size):
-            raise self._mismatch(f"{found.size:,} bytes", f"{self.size:,}", place=place)
-        if self.sha256 not in (None, found.sha256):
-            raise self._mismatch(f"sha256 {found.sha256}", self.sha256, place=place)
-        if not found.sha256.startswith(self.sha256_begins or ""):
-            raise self._mismatch(f"sha256 {found.sha256}", f"{self.sha256_begins}...", place=place)
-        if self.md5 is not None and (md5 := _digest(path, "md5")) != self.md5:
-            raise self._mismatch(f"md5 {md5}", self.md5, place=place)
+            problem = f"got {found.size:,} bytes, expected {self.size:,}"
+        elif self.sha256 not in (None, found.sha256):
+            problem = f"got sha256 {found.sha256}, expected {self.sha256}"
+        elif not found.sha256.startswith(self.sha256_begins or ""):
+            problem = f"got sha256 {found.sha256}, expected {self.sha256_begins}..."
+        elif self.md5 is not None:
+            # Some publishers state only an MD5; it detects accidents, not attacks.
+            with open(path, "rb") as file:
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            problem = f"got md5 {md5}, expected {self.md5}" if md5 != self.md5 else None
+        if problem is not None:
+            raise Mismatch(f"{place}: {problem} ({self.source})")
         return found
-
-    def _mismatch(self, found: str, expected: str | None, *, place: str) -> Mismatch:
-        return Mismatch(f"{place}: got {found}, expected {expected} ({self.source})")
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with open(path, "rb") as file:
-        # Some publishers state only an MD5; it detects accidents, not attacks.
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, name: str) -> Iterator[None]:
     """Hold a file lock, after waiting for other processes; the kernel frees the lock of a killed one.
 
-    Args:
-        path: The lock: an empty file that remains.
-        name: What is locked, for messages.
+    The lock is an empty file, which remains; messages begin with `name`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(__name__)
@@ -107,22 +89,13 @@ def locked(path: Path, *, name: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class InputsLock:
-    """Digests by an input's published name or address; several processes may use the file at once.
-
-    Attributes:
-        path: The file; it may not exist.
-        lock: File lock of its writers.
-    """
+    """Digests by an input's published name or address, in a file that several processes may use at once."""
 
     path: Path
     lock: Path
 
     def recorded(self, key: str) -> Verified | None:
-        """Return the recorded digest, or None.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Return the recorded digest, or None."""
         entry = self._read().get(key)
         return None if entry is None else Verified(**entry)
 
@@ -131,7 +104,6 @@ class InputsLock:
 
         Raises:
             Mismatch: Another digest is recorded; one line, which begins with `place`.
-            ValueError: The file is damaged.
         """
         with locked(self.lock, name=str(self.path)):
             entries = self._read()

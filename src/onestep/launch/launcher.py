@@ -19,7 +19,7 @@ from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.log_tail import LogTail, last_lines, restore, user_error
 from onestep.launch.parent_process import LeaveRequests
-from onestep.launch.submission import Refused, Request, adopt, job_name, log_of, logs_of, submit
+from onestep.launch.submission import Refused, Request, adopt, job_name, submit
 from onestep.training.assignment import is_published, publish
 
 # Limits of `JobPolicy` that are not options of `launch`.
@@ -30,21 +30,14 @@ _REPORT_SECONDS = 300.0
 _IN_FLIGHT_SECONDS = 15.0
 
 
-def launch(
-    request: Request, *, journal: Journal, target: Path, log: Path | None = None, cluster: Cluster | None = None
-) -> Exit:
+def launch(request: Request, *, journal: Journal, target: Path, log: Path | None = None) -> Exit:
     """Train a run to its end and publish it, continuing what an earlier launcher started.
 
-    Args:
-        request: The run, its task and its `launch` section.
-        journal: Journal of the run's work folder.
-        target: Folder of the published run.
-        log: Log that receives this process's output; lines printed by earlier launchers are restored into it.
-        cluster: SLURM.
+    This process's output is copied to `log` by its caller; lines printed by earlier launchers are restored into it.
 
     Returns:
-        FINISHED after publication; FAILED after reporting why; DETACHED if the job continues without this process;
-        CANCELLED after Ctrl-C.
+        FINISHED after publication in `target`; FAILED after reporting why; DETACHED if the job continues without this
+        process; CANCELLED after Ctrl-C.
 
     Raises:
         ValueError: sbatch refused the job.
@@ -53,16 +46,13 @@ def launch(
     with LeaveRequests() as requests:
         while requests.by is None:
             with journal.watching() as is_watcher:
-                if is_watcher and waited and journal.is_done and is_published(journal.folder, target):
-                    report(f"{request.run}: finished, and published by its launcher")
-                    return Exit.FINISHED
-                if is_watcher and log is not None:
-                    restore(logs_of(journal), place=journal.streamed, log=log)
                 if is_watcher:
-                    launcher = _Launcher(
-                        request, journal=journal, target=target, cluster=cluster or Cluster(), requests=requests
-                    )
-                    return launcher.run_to_end()
+                    if waited and journal.is_done and is_published(journal.folder, target):
+                        report(f"{request.run}: finished, and published by its launcher")
+                        return Exit.FINISHED
+                    if log is not None:
+                        restore(journal.logs, place=journal.streamed, log=log)
+                    return _Launcher(request, journal, target=target, requests=requests).run_to_end()
             if not waited:
                 report(f"{request.run}: watched by {journal.watcher}; waiting for it")
                 waited = True
@@ -87,15 +77,16 @@ def report(line: str) -> None:
 class _Launcher:
     """The only launcher of a run, while it holds the run's lock."""
 
-    def __init__(self, request: Request, *, journal: Journal, target: Path, cluster: Cluster, requests: LeaveRequests):
+    def __init__(self, request: Request, journal: Journal, *, target: Path, requests: LeaveRequests):
         self._request, self._journal, self._target = request, journal, target
-        self._cluster, self._requests = cluster, requests
+        self._cluster, self._requests = Cluster(), requests
         self._run, self._site = request.run, request.site
         self._name = job_name(request.run, journal.folder)
         self._was_active = False
+        self._last_state: tuple[str, str | None, int | None] | None = None
+        self._state_at = 0.0
 
     def run_to_end(self) -> Exit:
-        """Publish a finished run; else find or submit its job and watch it."""
         if self._journal.is_done:
             return self._publish()
         self._handle_other_configs()
@@ -132,7 +123,10 @@ class _Launcher:
     def _find(self) -> tuple[Job | None, bool]:
         """Return the run's job, unless its end is recorded, and whether it is active for certain."""
         job, active = self._journal.job, self._settled_jobs() or []
-        is_active = job is not None and job.job_id in active and not self._is_completing(job)
+        is_active = job is not None and job.job_id in active
+        if job is not None and job.ended is not None and is_active:
+            # A job of recorded end completes, or a user requeued it.
+            is_active = self._cluster.look(job.job_id).state != "COMPLETING"
         others = [job_id for job_id in active if job is None or job_id != job.job_id]
         if others and not is_active:
             self._report(f"found job {others[0]} of name {self._name}")
@@ -145,10 +139,6 @@ class _Launcher:
             job = replace(job, ended=None)
             self._journal.record(job)
         return job, is_active
-
-    def _is_completing(self, job: Job) -> bool:
-        """Return whether a job of recorded end is completing; otherwise a user requeued it."""
-        return job.ended is not None and self._cluster.look(job.job_id).state == "COMPLETING"
 
     def _settled_jobs(self) -> list[str] | None:
         """Return the run's active jobs, after the time in which a killed launcher's sbatch may still submit."""
@@ -178,18 +168,18 @@ class _Launcher:
                 job = submit(self._request, journal=self._journal, attempt=attempt)
             except Refused as refusal:
                 job = self._unconfirmed_job(refusal)
-        self._report(f"submitted job {job.job_id}; log of rank 0: {log_of(job.job_id, journal=self._journal)}")
+        self._report(f"submitted job {job.job_id}; log of rank 0: {self._journal.log_of(job.job_id)}")
         return job
 
     def _unconfirmed_job(self, refusal: Refused) -> Job | None:
         """Return the job that sbatch submitted without confirming it, None to retry; raise Refused if there is none."""
-        did_not_answer = self._cluster.active_jobs(self._name) is None
+        answered = self._cluster.active_jobs(self._name) is not None
         active = self._active_jobs()
         if active:
             return adopt(active[0], self._request, journal=self._journal)
         if active is not None:
             self._journal.give_up_intention()
-        if not did_not_answer:
+        if answered:
             raise refusal
         self._report(f"{refusal}; retrying, since SLURM did not answer")
         return None
@@ -209,11 +199,10 @@ class _Launcher:
                 self._report(f"{decision.because}; job {job.job_id} may continue. Fix: run the same command again")
                 return Exit.DETACHED
             self._journal.close(job, because=decision.because)
-            if (active or self._was_active) and not self._may_resubmit(job, decision):
-                return self._fail(job, decision)
+            must_end = (active or self._was_active) and not self._may_resubmit(job, decision)
             # Only a job that SLURM certainly does not requeue may have a successor.
-            if not self._cluster.cancel(job.job_id):
-                return self._fail(job, decision)
+            if must_end or not self._cluster.cancel(job.job_id):
+                return self._fail(job, decision.because)
             self._report(f"job {job.job_id}: {decision.because}; submitting another job")
             successor = self._submit(attempt=self._attempt_after(job))
             if successor is None:
@@ -222,19 +211,28 @@ class _Launcher:
 
     def _await_decision(self, job: Job) -> Decision | None:
         """Return the first decision other than WAIT; None if this process is to leave first."""
-        tail = LogTail(log_of(job.job_id, journal=self._journal), place=self._journal.streamed)
+        tail = LogTail(self._journal.log_of(job.job_id), place=self._journal.streamed)
         policy = JobPolicy(
             grace_seconds=self._site.grace_seconds,
             vanished_seconds=_VANISHED_SECONDS,
             patience_seconds=_PATIENCE_SECONDS,
         )
-        progress, query_at = _StateReport(self._run, job.job_id, self._journal), 0.0
+        query_at = 0.0
         while self._requests.by is None:
             self._print_log(tail, job)
             # done.json needs no SLURM.
             if self._journal.is_done or time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
-                decision = self._query(job, policy, progress)
+                sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
+                self._was_active = self._was_active or sighting.state in ACTIVE
+                decision = policy.decide(
+                    sighting,
+                    now=time.monotonic(),
+                    done=self._journal.is_done,
+                    exit_code=exit_code,
+                    stopped=self._journal.stopped(job.job_id),
+                )
+                self._report_state(job, sighting, because=decision.because)
                 if decision.verdict is not Verdict.WAIT:
                     self._print_log(tail, job)
                     return decision
@@ -245,18 +243,17 @@ class _Launcher:
         for line in tail.lines():
             report(f"[{job.job_id}] {line}")
 
-    def _query(self, job: Job, policy: JobPolicy, progress: _StateReport) -> Decision:
-        sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
-        self._was_active = self._was_active or sighting.state in ACTIVE
-        decision = policy.decide(
-            sighting,
-            now=time.monotonic(),
-            done=self._journal.is_done,
-            exit_code=exit_code,
-            stopped=self._journal.stopped(job.job_id),
-        )
-        progress.update(sighting, because=decision.because)
-        return decision
+    def _report_state(self, job: Job, sighting: Sighting, *, because: str) -> None:
+        """Print a line if the state changed, or did not for `_REPORT_SECONDS` in any state but RUNNING."""
+        now, state = time.monotonic(), (job.job_id, sighting.state, sighting.restarts)
+        if state == self._last_state and (sighting.state == "RUNNING" or now - self._state_at < _REPORT_SECONDS):
+            return
+        if state != self._last_state:
+            facts = {"state": sighting.state, "restarts": sighting.restarts, "nodes": sighting.nodes}
+            self._journal.event("state", job=job.job_id, **facts)
+        self._last_state, self._state_at = state, now
+        restarts = f", restart {sighting.restarts}" if sighting.restarts else ""
+        self._report(f"job {job.job_id} {because}{restarts}")
 
     def _leave(self, job: Job) -> Exit:
         """Cancel the job after Ctrl-C (launch.on_interrupt), else leave it running."""
@@ -277,7 +274,6 @@ class _Launcher:
         return Exit.DETACHED
 
     def _may_resubmit(self, job: Job, decision: Decision) -> bool:
-        """Return whether another job may replace a lost one."""
         restarts, _ = self._journal.ending_of(job.job_id)
         spent = restarts is not None and restarts >= self._site.requeues > 0
         return decision.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
@@ -286,37 +282,15 @@ class _Launcher:
         """Return the number of the next job, counted since the run last made progress."""
         return 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
 
-    def _fail(self, job: Job, decision: Decision) -> Exit:
-        self._journal.event("failed", job=job.job_id, because=decision.because)
-        logs = logs_of(self._journal)
+    def _fail(self, job: Job, because: str) -> Exit:
+        self._journal.event("failed", job=job.job_id, because=because)
+        logs = self._journal.logs
         for line in last_lines(logs, job.job_id):
             report(line)
         error = user_error(logs, job.job_id)
-        because = decision.because if error is None else f"{decision.because}: {error}"
+        because = because if error is None else f"{because}: {error}"
         self._report(f"job {job.job_id}: {because}; the same command resumes from the last state; logs: {logs}")
         return Exit.FAILED
-
-
-class _StateReport:
-    """Prints changes of a job's state, and from time to time an unchanged one."""
-
-    def __init__(self, run: str, job_id: str, journal: Journal) -> None:
-        self._run, self._job_id, self._journal = run, job_id, journal
-        self._last: tuple[str | None, int | None] | None = None
-        self._printed_at = time.monotonic()
-
-    def update(self, sighting: Sighting, *, because: str) -> None:
-        """Print a line if the state changed, or did not for `_REPORT_SECONDS` in any state but RUNNING."""
-        now, state = time.monotonic(), (sighting.state, sighting.restarts)
-        if state == self._last and (sighting.state == "RUNNING" or now - self._printed_at < _REPORT_SECONDS):
-            return
-        if state != self._last:
-            self._last = state
-            facts = {"state": sighting.state, "restarts": sighting.restarts, "nodes": sighting.nodes}
-            self._journal.event("state", job=self._job_id, **facts)
-        self._printed_at = now
-        restarts = f", restart {sighting.restarts}" if sighting.restarts else ""
-        report(f"{self._run}: job {self._job_id} {because}{restarts}")
 
 
 def _ago(at: float) -> str:

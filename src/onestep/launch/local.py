@@ -96,11 +96,9 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
 
 
 def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
-    """Return a verb and its typed options as arguments of `onestep`; None, False and empty options are left out.
+    """Return a verb and its typed options, by parameter name, as arguments of `onestep`.
 
-    Args:
-        verb: The verb.
-        options: Values by parameter name. `processes` is left out, because ranks do not start further ones.
+    None, False and empty options are left out, and `processes`, because ranks do not start further ones.
     """
     words = [verb]
     for name, value in options.items():
@@ -109,15 +107,12 @@ def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
             continue
         if value is True:
             words.append(option)
+        elif isinstance(value, range):
+            words += [option, f"{value[0]}-{value[-1]}"]
         elif isinstance(value, Mapping) and value and all(isinstance(each, Path) for each in value.values()):
             words += [word for key, path in value.items() for word in (option, f"{key}={path}")]
         else:
             many = value if isinstance(value, (list, tuple)) else [value]
-            words += [word for each in many for word in (option, _text(each))]
+            texts = [json.dumps(each) if isinstance(each, Mapping) else str(each) for each in many]
+            words += [word for text in texts for word in (option, text)]
     return words
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, range):
-        return f"{value[0]}-{value[-1]}"
-    return json.dumps(value) if isinstance(value, Mapping) else str(value)

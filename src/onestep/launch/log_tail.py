@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,30 +13,22 @@ _MOST_BYTES = 1 << 20
 
 
 class LogTail:
-    """Reader of `{job}_0_log.out`, to which every start of the job appends.
-
-    Args:
-        log: The log; it may not exist yet.
-        place: File with the position, for the next launcher.
-
-    Attributes:
-        offset: Position in bytes.
-    """
+    """Reader of `{job}_0_log.out`, to which every start of the job appends, from the bytes in the file `place` on."""
 
     def __init__(self, log: Path, *, place: Path) -> None:
-        self._log, self._place = log, place
-        self.offset = self._stored()
-
-    def _stored(self) -> int:
-        try:
-            found = json.loads(self._place.read_text())
-            return found["bytes"] if found["log"] == self._log.name else 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        self._log, self._place, self.offset = log, place, 0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(place.read_text())
+            self.offset = found["bytes"] if found["log"] == log.name else 0
 
     def lines(self) -> Iterator[str]:
         """Yield the complete lines since the last call."""
-        content = self._read()
+        try:
+            with open(self._log, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(_MOST_BYTES)
+        except OSError:
+            return
         complete = content.rfind(b"\n") + 1
         if complete == 0:
             return
@@ -43,14 +36,6 @@ class LogTail:
         self.offset += complete
         write_text(self._place, json.dumps({"log": self._log.name, "bytes": self.offset}))
         yield from content[:complete].decode(errors="replace").splitlines()
-
-    def _read(self) -> bytes:
-        try:
-            with open(self._log, "rb") as file:
-                file.seek(self.offset)
-                return file.read(_MOST_BYTES)
-        except OSError:
-            return b""
 
 
 def restore(folder: Path, *, place: Path, log: Path) -> None:
@@ -63,23 +48,17 @@ def restore(folder: Path, *, place: Path, log: Path) -> None:
     """
     existing = log.read_text(errors="replace") if log.exists() else ""
     logs = sorted(folder.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
-    lines = [
-        f"[{path.name.partition('_')[0]}] {line}\n"
-        for path in logs
-        if f"[{path.name.partition('_')[0]}] " not in existing
-        for line in _printed(path, place=place, newest=path == logs[-1])
-    ]
+    lines = []
+    for path in logs:
+        mark = f"[{path.name.partition('_')[0]}] "
+        if mark not in existing:
+            # All lines were printed, except of the newest job.
+            content = path.read_bytes()[: LogTail(path, place=place).offset if path == logs[-1] else None]
+            lines += [f"{mark}{line}\n" for line in content.decode(errors="replace").splitlines()]
     if lines:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as file:
             file.writelines(lines)
-
-
-def _printed(path: Path, *, place: Path, newest: bool) -> list[str]:
-    """Return the lines of a job that launchers printed: all, except for the newest job."""
-    content = path.read_bytes()
-    kept = content[: LogTail(path, place=place).offset] if newest else content
-    return kept.decode(errors="replace").splitlines()
 
 
 def last_lines(folder: Path, job_id: str, *, lines: int = 40, ranks: int = 2) -> Iterator[str]:

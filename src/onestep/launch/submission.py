@@ -12,7 +12,6 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
 from onestep.launch.task import TrainingTask
-from onestep.training.assignment import Assignment
+from onestep.training.assignment import Assignment, Inputs
 
 # Variables that a job must not inherit: Snakemake sets thread counts for its local jobs, and the temporary folder of a
 # login node may not exist on a compute node.
@@ -40,29 +39,11 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run to be submitted.
-
-    Attributes:
-        run: Name of the run.
-        task: Callable of each process of the job.
-        site: Section `launch` of config.yaml for this run.
-    """
+    """A run to be submitted, and section `launch` of config.yaml for this run."""
 
     run: str
-    task: TrainingTask
+    assignment: Assignment
     site: Launch
-
-
-def request_for(run: str, *, assignment: Assignment, site: Launch) -> Request:
-    """Return the request for a run."""
-    task = TrainingTask(
-        assignment=assignment,
-        nodes=site.nodes,
-        processes_per_node=site.processes_per_node,
-        cpus_per_process=site.cpus_per_process,
-        device=site.device,
-    )
-    return Request(run=run, task=task, site=site)
 
 
 def job_name(run: str, folder: Path) -> str:
@@ -79,21 +60,24 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
         ValueError: The run was started by a version of onestep that cannot read this version's task.
     """
     import submitit
+    from submitit.helpers import clean_env
 
     name = job_name(request.run, journal.folder)
-    _keep_code(journal.folder, task=request.task)
+    _keep_code(journal.folder)
     journal.intend(name)
-    executor = submitit.SlurmExecutor(folder=logs_of(journal), python=request.site.python)
+    executor = submitit.SlurmExecutor(folder=journal.logs, python=request.site.python)
     executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
+    # SLURM_CONF locates the cluster.
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     try:
         # submitit prints sbatch's message before it raises.
-        with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
+        with clean_env(extra_names=_NOT_INHERITED), contextlib.redirect_stderr(io.StringIO()):
+            os.environ |= kept
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
         reason = _sbatch_message(error)
         raise Refused(f"sbatch refused the job of {request.run}: {reason}. Fix: `launch` in config.yaml") from error
-    job = _job(job_id, request, name=name, journal=journal, attempt=attempt)
-    journal.record(job)
+    job = _recorded(job_id, request, journal=journal, attempt=attempt)
     journal.event("submitted", job=job_id, attempt=attempt)
     return job
 
@@ -103,26 +87,15 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     from submitit.core.utils import DelayedSubmission, JobPaths
 
     # That launcher may also have died before it wrote the file that the job's processes wait for.
-    pickled = JobPaths(logs_of(journal), job_id=job_id).submitted_pickle
+    pickled = JobPaths(journal.logs, job_id=job_id).submitted_pickle
     if not pickled.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
         delayed.set_timeout(minutes(request.site.hours), 0)
         with replacing(pickled) as temporary:
             delayed.dump(temporary)
-    job = _job(job_id, request, name=job_name(request.run, journal.folder), journal=journal, attempt=0)
-    journal.record(job)
+    job = _recorded(job_id, request, journal=journal, attempt=0)
     journal.event("adopted", job=job_id)
     return job
-
-
-def logs_of(journal: Journal) -> Path:
-    """Return the folder of submitit's files: the log of each rank of each job, and the pickled task."""
-    return journal.folder.resolve() / "submitit"
-
-
-def log_of(job_id: str, *, journal: Journal) -> Path:
-    """Return the log of rank 0 of a job."""
-    return logs_of(journal) / f"{job_id}_0_log.out"
 
 
 def resources(site: Launch) -> dict[str, Any]:
@@ -147,26 +120,26 @@ def minutes(hours: float) -> int:
     return max(1, math.ceil(hours * 60))
 
 
-def command_line(options: Mapping[str, Any]) -> list[str]:
-    """Return sbatch's command line for options by submitit's names; True means an option without a value."""
-    named = {name.replace("_", "-"): value for name, value in options.items()}
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
-
-
 def _task(request: Request, *, journal: Journal) -> TrainingTask:
     """Return the task with a copy of run.yaml, since the one in results may change while the job waits."""
-    folder, assignment = journal.folder.resolve(), request.task.assignment
+    folder, assignment, site = journal.folder.resolve(), request.assignment, request.site
     kept = folder / "run.yaml"
     if not kept.exists():
         write_bytes(kept, assignment.inputs.run.read_bytes())
-    inputs = replace(assignment.inputs, run=kept)
-    return replace(request.task, assignment=replace(assignment, inputs=inputs), folder=folder)
+    return TrainingTask(
+        assignment=replace(assignment, inputs=replace(assignment.inputs, run=kept)),
+        nodes=site.nodes,
+        processes_per_node=site.processes_per_node,
+        cpus_per_process=site.cpus_per_process,
+        device=site.device,
+        folder=folder,
+    )
 
 
-def _job(job_id: str, request: Request, *, name: str, journal: Journal, attempt: int) -> Job:
-    return Job(
+def _recorded(job_id: str, request: Request, *, journal: Journal, attempt: int) -> Job:
+    job = Job(
         job_id=job_id,
-        name=name,
+        name=job_name(request.run, journal.folder),
         submitted_at=time.time(),
         host=socket.gethostname(),
         python=request.site.python or sys.executable,
@@ -174,16 +147,16 @@ def _job(job_id: str, request: Request, *, name: str, journal: Journal, attempt:
         images_seen=journal.images_seen,
         processes=request.site.processes,
     )
+    journal.record(job)
+    return job
 
 
 def _sbatch_message(error: Exception) -> str:
-    """Return sbatch's message in one line."""
     lines = [line.rpartition("sbatch:")[2] for line in str(error).splitlines() if "sbatch:" in line]
     return "; ".join(line.strip().removeprefix("error: ") for line in lines) or " ".join(str(error).split())
 
 
 def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
-    """Return submitit's parameters of the batch script."""
     site, place = request.site, shlex.quote(str(folder))
     first = [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
     return {
@@ -224,52 +197,37 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
     ]
 
 
-@contextlib.contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Hide the variables that a job must not inherit; SLURM_CONF stays, since it locates the cluster."""
-    from submitit.helpers import clean_env
-
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env(extra_names=_NOT_INHERITED):
-        if configuration is not None:
-            os.environ["SLURM_CONF"] = configuration
-        yield
-
-
-def _keep_code(folder: Path, *, task: TrainingTask) -> None:
+def _keep_code(folder: Path) -> None:
     """Copy the package into the work folder, so that a run is resumed by the code that started it.
 
     Without a state there is nothing to resume, and the current code replaces the copy.
     """
     kept = folder / "code" / "onestep"
     if kept.exists() and any(folder.glob("state-*")):
-        _check_kept_code(kept.parent, task=task)
+        _check_kept_code(kept.parent)
         return
     fresh = folder / f".code.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
-    _copy(Path(onestep.__file__).parent, fresh / "onestep")
+    package = Path(onestep.__file__).parent
+    for path in package.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            copied = fresh / "onestep" / path.relative_to(package)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            # Without its permissions, so that others of the run's group can replace it.
+            shutil.copyfile(path, copied)
     shutil.rmtree(folder / "code", ignore_errors=True)
     fresh.rename(folder / "code")
 
 
-def _check_kept_code(code: Path, *, task: TrainingTask) -> None:
+def _check_kept_code(code: Path) -> None:
     """Raise ValueError if the copied code lacks a class of a task, or has fields in it that this version lacks."""
-    for value in (task, task.assignment, task.assignment.inputs):
-        path = code.joinpath(*type(value).__module__.split(".")).with_suffix(".py")
+    for kind in (TrainingTask, Assignment, Inputs):
+        path = code.joinpath(*kind.__module__.split(".")).with_suffix(".py")
         body = ast.parse(path.read_text()).body if path.exists() else []
-        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == type(value).__name__]
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
         named = {ast.unparse(each.target) for node in classes for each in node.body if isinstance(each, ast.AnnAssign)}
-        if not classes or not named <= {each.name for each in fields(value)}:
+        if not classes or not named <= {each.name for each in fields(kind)}:
             raise ValueError(
                 f"{code}: got code of another version of onestep, expected one whose jobs this version can submit. "
                 f"Fix: finish the run with that version, or delete {code} to resume with this one"
             )
-
-
-def _copy(package: Path, target: Path) -> None:
-    """Copy the package's files without their permissions, so that others of the run's group can replace them."""
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            copied = target / path.relative_to(package)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from onestep.exits import Exit
 from onestep.training.assignment import Assignment
@@ -27,44 +28,40 @@ _HEAD_START_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """Training as called by submitit in every rank. Its pickle refers to this class and contains no code.
-
-    Attributes:
-        assignment: The training.
-        nodes: Nodes of the job.
-        processes_per_node: Processes (and GPUs, on `cuda`) per node.
-        cpus_per_process: Cores per process.
-        device: Device of the training.
-        folder: Expected work folder; None skips the check that the run's files are unchanged since submission.
-        lock_seconds: Time to wait for the lock of an ending earlier start of the job.
-    """
+    """Training as called by submitit in every rank. Its pickle refers to this class and contains no code."""
 
     assignment: Assignment
     nodes: int
-    processes_per_node: int
+    processes_per_node: int  # and GPUs, on `cuda`
     cpus_per_process: int
     device: Literal["cuda", "cpu"]
-    folder: Path | None = None
-    lock_seconds: float = 180.0
+    folder: Path | None = None  # expected work folder; None skips the check that the files are those of the submission
+    lock_seconds: float = 180.0  # to wait for the lock of an ending earlier start of the job
 
     def __call__(self) -> None:
         """Train to the end of the run.
 
         Raises:
-            SystemExit: With `Exit.STOPPED` after a signal, with the state saved; with `Exit.WRONG_INPUT` after one line
-                on an allocation or a file that does not fit.
+            SystemExit: `Exit.STOPPED` after a signal, with the state saved; `Exit.WRONG_INPUT` after one line on an
+                allocation or a file that does not fit.
         """
         import submitit
 
         job = submitit.JobEnvironment()
         # The result of an earlier start of the job would count as the result of this one.
         job.paths.result_pickle.unlink(missing_ok=True)
-        stop = _handle_signals()
+        # In place of submitit's handlers, which requeue the job.
+        stop = Stop()
+        stop.listen()
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)
         _configure_logging(leads=job.global_rank == 0)
         try:
             finished = self._train(job, stop=stop)
         except ValueError as error:
-            _refuse(error, leads=job.global_rank == 0)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            if job.global_rank != 0:
+                time.sleep(_HEAD_START_SECONDS)
+            sys.exit(Exit.WRONG_INPUT)
         if not finished:
             sys.exit(Exit.STOPPED)
 
@@ -77,10 +74,14 @@ class TrainingTask:
 
         code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
-        self._check_folder(folder)
+        if self.folder is not None and folder.resolve() != self.folder:
+            raise ValueError(
+                f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
+                "the submission. Fix: launch the run again"
+            )
 
         def leave_mark() -> None:
-            stopped_marker(folder, job_id=job.raw_job_id, restarts=_restarts()).touch()
+            (folder / f"stopped.{job.raw_job_id}.{_restarts()}").touch()
 
         port = int(os.environ["MASTER_PORT"])
         if job.global_rank == 0 and not _is_free(port):
@@ -122,16 +123,7 @@ class TrainingTask:
             counts = ", ".join(map(str, found))
             raise ValueError(f"launch.processes_per_node: got {counts} tasks per node, expected {each}. {fix}")
 
-    def _check_folder(self, folder: Path) -> None:
-        """Raise ValueError if the run's files changed since its submission, which makes it another run."""
-        if self.folder is not None and folder.resolve() != self.folder:
-            raise ValueError(
-                f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
-                "the submission. Fix: launch the run again"
-            )
-
     def _check_gpus(self, job: JobEnvironment) -> None:
-        """Raise ValueError unless this rank has a GPU of its own."""
         if self.device == "cpu":
             return
         import torch
@@ -145,29 +137,20 @@ class TrainingTask:
             )
 
 
-def stopped_marker(folder: Path, *, job_id: str, restarts: int) -> Path:
-    """Return the file that marks one start of a job as stopped by a signal, with its state saved."""
-    return folder / f"stopped.{job_id}.{restarts}"
-
-
 def port_of(job_id: int, *, restarts: int) -> int:
     """Return the port of a job's process group; it differs between jobs of a node and between restarts."""
     return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
 
 
 def _is_free(port: int) -> bool:
-    """Return whether no process of this node listens at a port."""
-    with socket.socket() as listener:
+    with socket.socket() as listener, contextlib.suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", port))
-        except OSError:
-            return False
-    return True
+        listener.bind(("", port))
+        return True
+    return False
 
 
 def _restarts() -> int:
-    """Return the number of requeues of this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
@@ -182,14 +165,6 @@ def _tasks_per_node() -> list[int]:
     return [int(tasks) for tasks, nodes in groups for _ in range(int(nodes or 1))]
 
 
-def _handle_signals() -> Stop:
-    """Replace submitit's signal handlers, which requeue the job, by those of the training."""
-    stop = Stop()
-    stop.listen()
-    signal.signal(signal.SIGCONT, signal.SIG_IGN)
-    return stop
-
-
 def _configure_logging(*, leads: bool) -> None:
     """Log information in rank 0 and errors in the others."""
     level = logging.INFO if leads else logging.ERROR
@@ -198,11 +173,3 @@ def _configure_logging(*, leads: bool) -> None:
     submitit.setLevel(level)
     # It has its own handler.
     submitit.propagate = False
-
-
-def _refuse(error: ValueError, *, leads: bool) -> NoReturn:
-    """Print a user error in one line and exit."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    if not leads:
-        time.sleep(_HEAD_START_SECONDS)
-    sys.exit(Exit.WRONG_INPUT)

@@ -43,7 +43,7 @@ def launch(
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
-    options = dict(locals())
+    options = {name: value for name, value in locals().items() if name not in ("config", "log")}
     import yaml
 
     from onestep.config.reading import read_experiment
@@ -53,12 +53,11 @@ def launch(
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        del options["config"], options["log"]
         return train(**options, processes=site.processes, state_seconds=site.state_seconds)
     from onestep.fingerprint import Fingerprints
     from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job
-    from onestep.launch.submission import request_for
+    from onestep.launch.submission import Request
     from onestep.training.assignment import Assignment, Inputs
 
     assignment = Assignment(
@@ -70,7 +69,7 @@ def launch(
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
-    request = request_for(name, assignment=assignment, site=site)
+    request = Request(run=name, assignment=assignment, site=site)
     return launch_job(request, journal=Journal(folder), target=output / name, log=log)
 
 
@@ -81,10 +80,24 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
         run: Name of the run.
         state: Folder of training states.
     """
-    from onestep.launch.jobs import cancel_jobs
+    from onestep.launch.cluster import Cluster
+    from onestep.launch.journal import journals
 
-    for line in cancel_jobs(run, state=state):
-        print(line)
+    cluster, found, any_active = Cluster(), journals(state, run), False
+    if not found:
+        raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
+    for journal in found:
+        name = journal.jobs_name
+        active = [] if name is None else cluster.active_jobs(name)
+        if active is None:
+            raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
+        for job_id in active:
+            any_active = True
+            gone = cluster.cancel(job_id)
+            journal.event("cancelled", job=job_id, because="onestep cancel")
+            print(f"{run}: job {job_id} {'cancelled' if gone else 'received scancel, but is still active'}")
+    if not any_active:
+        print(f"{run}: no active job")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -10,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.distributed import Ranks
+from onestep.progress import Lines
 from onestep.training.assembly import Training
 from onestep.training.step import PhaseReport
 
@@ -141,7 +141,7 @@ class Progress:
             delay=0.01,
             mininterval=0.5 if on_terminal else every_seconds,
             miniters=0,
-            file=sys.stderr if on_terminal else _Lines(sys.stderr),
+            file=sys.stderr if on_terminal else Lines(sys.stderr),
             bar_format=None if on_terminal else _LINE,
         )
 
@@ -154,25 +154,6 @@ class Progress:
     def close(self) -> None:
         """Finish the bar."""
         self._bar.close()
-
-
-class _Lines(io.TextIOBase):
-    """A text stream on which each refresh of a progress bar is a line of its own."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._last = stream, ""
-
-    def write(self, text: str) -> int:
-        """Write one refresh as a line."""
-        line = text.strip("\r\n ")
-        if line and line != self._last:
-            self._last = line
-            self._stream.write(f"{line}\n")
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
 
 
 def peak_memory_mib(device: torch.device) -> int:
