@@ -30,12 +30,6 @@ class _Backbone(Protocol):
 def write_class_means(backbone: _Backbone, data: Path, *, resolution: int, output: Path) -> None:
     """Write the table of a labelled dataset: float32 [K, E], E the channels of the backbone's last feature map.
 
-    Args:
-        backbone: The frozen network, normalising by the statistics in its file.
-        data: The dataset archive.
-        resolution: Size to which images are resized before the backbone.
-        output: The table, `.safetensors`.
-
     Raises:
         ValueError: The images have no labels, a class has no images, or the images do not fit the backbone.
     """
@@ -60,7 +54,7 @@ def class_means(backbone: _Backbone, pixels: Tensor, *, labels: Tensor, classes:
     """Return the mean of the last features over the pixels and over the images of each class, float32 [K, E].
 
     Args:
-        backbone: The network.
+        backbone: The network, normalising by the statistics in its file.
         pixels: Images, uint8 [N, C, H, W].
         labels: Their classes, int64 [N].
         classes: K; the row of a class without images is NaN.

@@ -34,7 +34,6 @@ def iter_images(path: Path) -> Iterator[Tensor]:
 
 
 def _checked(pixels: Tensor, *, path: Path) -> Tensor:
-    """Return pixels if they are images."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
         raise ValueError(f"{path}: got {found}, expected at least one image, uint8 [N, C, H, W] with C = 1 or 3")
@@ -60,7 +59,6 @@ def _pictures(path: Path) -> Iterator[Tensor]:
 
 
 def _decoded(source: Source, entry: Entry, *, path: Path) -> np.ndarray:
-    """Return the pixels of a picture, uint8 [H, W] or [H, W, 3]."""
     try:
         if entry.refused is not None:
             raise ValueError(entry.refused)
@@ -70,5 +68,4 @@ def _decoded(source: Source, entry: Entry, *, path: Path) -> np.ndarray:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    """Return width x height."""
     return f"{shape[1]} x {shape[0]}"

@@ -73,14 +73,7 @@ class MeasuredFiles:
 def write_measurement(
     metric: Metric, *, name: str, options: Mapping[str, Any], files: MeasuredFiles, output: Path
 ) -> None:
-    """Measure one block of images.
-
-    Args:
-        metric: The metric.
-        name: Its name in config.yaml.
-        options: Its config block.
-        files: What it reads. A reference is recorded where `real` or `real_pixels` is given.
-        output: The JSON to write.
+    """Measure one block of images; a reference is recorded where `real` or `real_pixels` is given.
 
     Raises:
         ValueError: The files were made with different feature networks or from different images, lack an input of the
@@ -120,12 +113,7 @@ def write_measurement(
 
 
 def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the values of a metric, called with the inputs that it declares.
-
-    Args:
-        metric: The metric.
-        name: Its name in messages.
-        available: Functions that return the inputs, by name.
+    """Return the values of a metric, called with those inputs that it declares, each from its function in `available`.
 
     Raises:
         ValueError: An input is not available, or the metric refuses one.
@@ -144,7 +132,7 @@ def constant(value: Any) -> Callable[[], Any]:
 
 
 def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
-    """Return the digest and the number of the measured images, which are the same in both files."""
+    """Return the digest and the number of the measured images, the same in both files."""
     if files.extracted is None:
         if files.pixels is None:
             raise ValueError("measure: got no images, expected --generated or --pixels")
@@ -156,7 +144,6 @@ def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
 
 
 def _subject(files: MeasuredFiles) -> dict[str, str]:
-    """Return the identity of the measured images."""
     if files.extracted is not None:
         place, subject = files.features, dict(files.extracted.about.get("subject", {}))
     else:

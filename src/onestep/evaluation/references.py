@@ -19,12 +19,7 @@ _STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """The real side of a measurement.
-
-    Attributes:
-        real: Features [M, D], or their statistics.
-        facts: Identity of the reference, recorded with each value; values with different facts are not compared.
-    """
+    """Real features [M, D] or their statistics. Values with different `facts`, which are recorded, are not compared."""
 
     real: np.ndarray | Statistics
     facts: Mapping[str, Any]
@@ -33,12 +28,12 @@ class Reference:
 def read_reference(
     path: Path, *, width: int, weights_sha256: str, takes_statistics: bool, input_name: str | None = None
 ) -> Reference:
-    """Read a reference.
+    """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
 
     Args:
-        path: Features from `onestep extract`, or published statistics.
+        path: The file.
         width: Width of the generated features.
-        weights_sha256: Digest of the weights of their feature network. It is not published with statistics.
+        weights_sha256: Digest of the weights of their feature network.
         takes_statistics: Whether the metric accepts statistics.
         input_name: Name of the input that the statistics come from; the file name where it is None.
 
@@ -61,11 +56,7 @@ def read_reference(
 
 
 def features_of(source: Arrays, *, path: Path) -> np.ndarray:
-    """Return the features in a file.
-
-    Raises:
-        ValueError: The file has none.
-    """
+    """Return the features in a file; a file without is a ValueError."""
     if "features" not in source.arrays:
         raise ValueError(f"{path}: features: got none, expected an array as `onestep extract` writes it")
     return source.arrays["features"]

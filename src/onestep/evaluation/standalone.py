@@ -95,7 +95,6 @@ def write_evaluation(
 
 
 def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, reference: Path | None) -> None:
-    """Refuse what is wrong before any image is read."""
     names = [chosen.name for chosen in metrics]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--metrics: got {', '.join(names) or 'none'}, expected at least one, each once")
@@ -114,7 +113,6 @@ def _extracted(network: FeatureNetwork | None, images: Path) -> ExtractedFeature
 
 
 def _available(generated: ExtractedFeatures, images: Path) -> dict[str, Callable[[], Any]]:
-    """Return the inputs of metrics that generated images provide."""
     inputs: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
     for arrays in generated.arrays:
         names = {"features": "generated", "probabilities": "probabilities"}
@@ -123,12 +121,10 @@ def _available(generated: ExtractedFeatures, images: Path) -> dict[str, Callable
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """Return images as uint8 [N, C, H, W]."""
     return joined(list(iter_images(path))).numpy()
 
 
 def _at(path: Path, error: ValueError) -> ValueError:
-    """Return an error with the file it is about."""
     text = str(error)
     return ValueError(text if text.startswith(str(path)) else f"{path}: {text}")
 

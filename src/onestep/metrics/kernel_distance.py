@@ -48,14 +48,7 @@ class KernelDistance:
         return self.subset_images
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays, in float64.
-
-        Args:
-            generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D].
-
-        Returns:
-            `kernel_distance`: the mean over subsets; `kernel_distance_std`: their standard deviation.
+        """Compare two sets of features, tensors or numpy arrays, in float64: mean and deviation over the subsets.
 
         Raises:
             ValueError: A set has fewer images than a subset or values that are not finite, or the widths differ.
@@ -86,5 +79,4 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _kernel_trace(rows: Tensor) -> Tensor:
-    """Return the sum of the diagonal of the kernel matrix."""
     return ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()

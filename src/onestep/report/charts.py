@@ -42,14 +42,14 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart with one x axis and one y axis.
+    """A chart with at least one series.
 
     Attributes:
         title: The quantity on the y axis.
-        x: The quantity on the x axis: images seen in training, or NFE.
-        series: At least one entry.
-        kind: The kind of number on the y axis: a distance or loss, logarithmic where positive values span more than a
-            decade; a share, from 0 to 1; or another quantity, linear.
+        x: Images seen in training, or NFE.
+        series: Its entries.
+        kind: A distance or loss, logarithmic where positive values span more than a decade; a share, from 0 to 1; or
+            another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.
     """
 

@@ -50,7 +50,6 @@ def _line(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _obstacles(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each fact in which the measurements differ."""
     for fact in _SAME:
         if one.get(fact) != other.get(fact):
             yield f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}"

@@ -41,16 +41,7 @@ class TableEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvidence:
-    """A trained run.
-
-    Attributes:
-        name: Its name.
-        objective: The name of its objective.
-        is_tuned: Whether it started from a teacher.
-        summary: The content of summary.json.
-        log: The records of log.jsonl.
-        resolved: run.yaml as text.
-    """
+    """A trained run: its summary.json, log.jsonl and run.yaml (`resolved`). `is_tuned`: it started from a teacher."""
 
     name: str
     objective: str
@@ -71,18 +62,7 @@ class StudyEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The content of the page.
-
-    Attributes:
-        experiment: The checked config.
-        config_text: config.yaml, verbatim.
-        tables: The tables in the order of config.yaml.
-        studies: The studies in the order of config.yaml.
-        runs: The trained runs in the order of config.yaml.
-        stages: For each rule, the seconds of its jobs; the rule with the longest time first.
-        environment: Hardware and software by name.
-        reproduce: The commands that make this page.
-    """
+    """The content of the page. `stages` has the seconds of the jobs of each rule, the longest rule first."""
 
     experiment: Experiment
     config_text: str
@@ -95,13 +75,7 @@ class Evidence:
 
 
 def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
-    """Read the content of the page.
-
-    Args:
-        results: The folder results/.
-        config: config.yaml.
-        benchmarks: Snakemake's benchmark files, `{rule}/....tsv`; need not exist.
-        reproduce: The commands that make this page.
+    """Read the content of the page; `benchmarks`, Snakemake's `{rule}/....tsv`, need not exist.
 
     Raises:
         ConfigError: The config has an error.
@@ -234,7 +208,6 @@ def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return hardware and software of the trainings and of this page."""
     keys = {"Trained on": "device", "PyTorch": "torch", "Python": "python"}
     training = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))

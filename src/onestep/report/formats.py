@@ -91,7 +91,6 @@ class _Markup:
 
 
 def _frame(table: Table, *, markup: _Markup) -> DataFrame:
-    """Return the cells as text, one row of the table each."""
     import pandas
 
     published = cells.published_columns(table)

@@ -68,7 +68,6 @@ def _colour_class(index: int) -> str:
 
 
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
-    """Return a table with its pictures, the definitions of its metrics and the networks behind them."""
     table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
     resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
     columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
@@ -105,7 +104,6 @@ def span(seeds: Sequence[int]) -> str:
 
 
 def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str, str]]:
-    """Yield each metric of a table: its columns, definition, options and features."""
     columns: dict[str, list[str]] = {}
     for column, source in table.columns.items():
         columns.setdefault(source.partition(".")[0], []).append(column)
@@ -159,7 +157,6 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
 
 
 def _study_view(study: StudyEvidence) -> dict[str, Any]:
-    """Return a study as the page shows it: its figure as a picture, numbers and control as text."""
     found = study.found
     title = found.get("question") or study.name.replace("_", " ")
     figure = pictures.svg_picture(study.figure, width=0, height=0, alt=f"Figure: {title}") if study.figure else None
@@ -175,7 +172,6 @@ def _study_view(study: StudyEvidence) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Return a value of a study as text: numbers with four significant digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):

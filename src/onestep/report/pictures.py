@@ -32,14 +32,7 @@ def shared_seeds(samples: Iterable[Mapping[int, np.ndarray]], *, count: int) -> 
 
 
 def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt: str) -> Picture:
-    """Return images side by side with transparent gaps, enlarged by a whole factor to at least `width` px.
-
-    Args:
-        images: uint8 [H, W, C] each, with C 1 or 3.
-        columns: Images in a row of the sheet.
-        width: Least width in px; a wider sheet keeps its size.
-        alt: Description.
-    """
+    """Return images, uint8 [H, W, C], with transparent gaps, enlarged by a whole factor to at least `width` px."""
     height, image_width, channels = images[0].shape
     gap = max(1, image_width // 16)
     rows = -(-len(images) // columns)

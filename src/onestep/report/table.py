@@ -150,11 +150,7 @@ class Table:
 
 
 def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str]) -> dict[str, Direction]:
-    """Return the better direction of each column.
-
-    Args:
-        columns: `metric.value` by column.
-        metrics: The metrics' file names in `onestep.metrics`, by name in config.yaml.
+    """Return the better direction of each column, given `metric.value` by column and the classes of the metrics.
 
     Raises:
         ValueError: The metric has no such value.
@@ -173,11 +169,7 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str])
 
 
 def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> Table:
-    """Return the table with its rows, their numbers summarized and the best of each column marked.
-
-    Args:
-        table: The layout.
-        found: Each row without numbers, and the measurements of each of its runs (one entry for a single run).
+    """Return the table with the rows and the measurements of their runs, the best of each column marked.
 
     Raises:
         ValueError: A measurement lacks a column's value, or measurements of one column and dataset differ in
@@ -195,7 +187,6 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
 
 
 def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Number:
-    """Summarize a column over the blocks of one run, or over several runs."""
     source, direction = table.columns[column], table.directions[column]
     found = []
     for run in runs:
@@ -234,7 +225,6 @@ def _extremes(direction: Direction) -> tuple[Any, Any]:
 
 
 def _values(measurements: Measurements, source: str) -> dict[str, float]:
-    """Return `metric.value` by block of seeds."""
     metric, _, value = source.partition(".")
     for each in measurements.get(metric, ()):
         if value not in each["values"]:

@@ -87,7 +87,6 @@ def _policy(choice: Mapping[str, Any], *, policy: str) -> str:
 
 
 def _measured(row: Row, models: Sequence[str], table: Table, paths: Results) -> list[Measurements]:
-    """Return the measurements of each model on the blocks of seeds that were measured."""
     metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
     found: list[Measurements] = []
     for model in models:

@@ -22,12 +22,9 @@ ROWS = 64
 
 
 class PerSeedRandom:
-    """One generator per seed; each draw returns the next numbers of every seed.
+    """One generator per seed (modulo 2^32); each draw returns the next numbers of every seed.
 
     The order of the reference is: the noise, the class, the noise that a sampler adds.
-
-    Args:
-        seeds: Integers, taken modulo 2^32.
     """
 
     # Differs from the reference: its generators are on the sampling device; these are always on the CPU, so that a
@@ -84,12 +81,7 @@ class Sampler(Protocol):
 
 
 class Samples(NamedTuple):
-    """Generated images in the order of their seeds.
-
-    Attributes:
-        pixels: uint8 [B, H, W, C], on the CPU.
-        labels: Their classes, int64 [B], on the CPU; None from an unconditional generator.
-    """
+    """Images in the order of their seeds, uint8 [B, H, W, C], with classes, int64 [B], if there are any; on the CPU."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -98,17 +90,10 @@ class Samples(NamedTuple):
 def generate(
     generator: Preconditioned, sampler: Sampler, *, seeds: Sequence[int], batch: int, codec: Codec | None = None
 ) -> Iterator[Samples]:
-    """Generate one image per seed.
+    """Generate one image per seed, in items of `batch` images, best a multiple of 64.
 
     The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
-    algorithms that its libraries choose.
-
-    Args:
-        generator: A denoiser in evaluation mode, on the device that computes.
-        sampler: The sampler.
-        seeds: Integers; the class of a conditional generator is drawn after the noise.
-        batch: Images per yielded item, best a multiple of 64.
-        codec: Decodes images to pixels; None for a generator of pixels.
+    algorithms that its libraries choose. The class of a conditional generator is drawn after the noise.
 
     Raises:
         ValueError: The generator is in training mode, or `batch` is not positive.
@@ -144,7 +129,6 @@ def _groups(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 @torch.no_grad()
 def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
-    """Generate at most `ROWS` images as a part of `ROWS` images."""
     random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
     device = next(generator.parameters()).device
     size = generator.img_resolution

@@ -96,7 +96,6 @@ class ImagesSeen:
         )
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """Return the record of a measurement that has the value."""
         record = read_json(path)
         missing = [key for key in ("model", "seeds", "better") if key not in record]
         if missing or self.value not in record["values"] or self.value not in record["better"]:
@@ -131,7 +130,6 @@ def _gain(last: Sequence[float], control: Sequence[float], *, higher: bool) -> f
 
 
 def _verdict(gains: Sequence[float | None]) -> Verdict:
-    """Return the verdict of the rule."""
     known = [gain for gain in gains if gain is not None]
     if len(known) < len(gains):
         return "undecided"
