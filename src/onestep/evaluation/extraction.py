@@ -37,11 +37,7 @@ class FeatureNetwork:
 
     def about(self) -> dict[str, Any]:
         """Return the identity as it is recorded; features of different weights are not compared."""
-        return {
-            "features": self.name,
-            "network": dict(self.options),
-            "weights_sha256": sha256_of_file(self.weights),
-        }
+        return {"features": self.name, "network": dict(self.options), "weights_sha256": sha256_of_file(self.weights)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

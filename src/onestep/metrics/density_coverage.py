@@ -67,7 +67,4 @@ class DensityCoverage:
             inside = squared <= radii
             hits += int(inside.sum())
             covered |= inside.any(dim=0)
-        return {
-            "density": hits / (self.neighbours * len(generated)),
-            "coverage": float(covered.double().mean()),
-        }
+        return {"density": hits / (self.neighbours * len(generated)), "coverage": float(covered.double().mean())}

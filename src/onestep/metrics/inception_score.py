@@ -57,10 +57,7 @@ class InceptionScore:
         rows = finite_rows(probabilities, called="probabilities", at_least=self.least_images).to(torch.float64)
         _check_probabilities(rows)
         scores = torch.stack([_score(split) for split in self._split(rows)])
-        return {
-            "inception_score": float(scores.mean()),
-            "inception_score_std": float(scores.std(correction=0)),
-        }
+        return {"inception_score": float(scores.mean()), "inception_score_std": float(scores.std(correction=0))}
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         if self.split_size is not None:

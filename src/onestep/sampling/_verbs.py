@@ -41,13 +41,7 @@ def sample(
 
 
 def sampling_job(
-    weights: Path,
-    *,
-    sampler: Mapping[str, Any],
-    seeds: range,
-    model: str | None,
-    sampler_name: str | None,
-    batch: int,
+    weights: Path, *, sampler: Mapping[str, Any], seeds: range, model: str | None, sampler_name: str | None, batch: int
 ) -> SamplingJob:
     """Return the images to generate from the options of a verb."""
     from onestep import components
