@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def write_evaluation(
     values: dict[str, float] = {}
     facts: dict[str, Any] = {}
     for chosen in metrics:
-        available = {"pixels": functools.partial(_pixels, images), **inputs_of(generated.arrays[0] if network else {})}
+        available: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
+        available |= inputs_of(generated.arrays[0] if network else {})
         if real is not None and chosen.compares:
             compared = real.of(chosen.metric)
             facts[chosen.name] = dict(compared.facts)

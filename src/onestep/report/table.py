@@ -177,12 +177,10 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
     """
     for column, source in table.columns.items():
         check_comparable(found, column=column, metric=source.partition(".")[0])
-    rows = [
-        dataclasses.replace(
-            row, numbers={column: _number(runs, column=column, table=table) for column in table.columns}
-        )
-        for row, runs in found
-    ]
+    rows = []
+    for row, runs in found:
+        numbers = {column: _number(runs, column=column, table=table) for column in table.columns}
+        rows.append(dataclasses.replace(row, numbers=numbers))
     return dataclasses.replace(table, rows=tuple(_mark_best(row, rows, table=table) for row in rows))
 
 
@@ -191,20 +189,18 @@ def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Numbe
     found = []
     for run in runs:
         values = _values(run, source)
-        first = values.get(table.seeds[0])
-        number = _summary(values.values(), show=table.show, first=first, blocks=len(values), direction=direction)
-        found.append(number)
+        first, blocks = values.get(table.seeds[0]), len(values)
+        found.append(_summary([*values.values()], show=table.show, first=first, blocks=blocks, direction=direction))
     if len(found) > 1:
         shown = [each.shown for each in found if each.shown is not None]
         blocks = min(each.blocks for each in found)
         found = [_summary(shown, show="mean", first=None, blocks=blocks, direction=direction)]
     metric = source.partition(".")[0]
     precisions = {str(each.get("precision") or "float32") for run in runs for each in run.get(metric, ())} - {"float32"}
-    return dataclasses.replace(found[0], precision=next(iter(sorted(precisions)), None))
+    return dataclasses.replace(found[0], precision=min(precisions, default=None))
 
 
-def _summary(values: Iterable[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
-    values = list(values)
+def _summary(values: Sequence[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
     if not values:
         return Number()
     best, worst = _extremes(direction)
