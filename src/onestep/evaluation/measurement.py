@@ -99,9 +99,8 @@ def write_measurement(
         values = call_metric(metric, name=name, available=files.inputs(reference))
     except ValueError as error:
         against = files.real or files.real_pixels
-        raise ValueError(
-            f"{files.features or files.pixels}{'' if against is None else f' against {against}'}: {error}"
-        ) from error
+        place = f"{files.features or files.pixels}" + (f" against {against}" if against else "")
+        raise ValueError(f"{place}: {error}") from error
     write_json(
         output,
         {
@@ -232,7 +231,7 @@ def features_of(source: Arrays, *, path: Path) -> np.ndarray:
 
 
 def _fitting(found: Mapping[str, np.ndarray], *, path: Path, width: int) -> tuple[tuple[str, str], Statistics]:
-    """Return the mean and covariance of the width of the generated features, and their names."""
+    """Return the names of the mean and covariance of that width, and the statistics."""
     pairs = [names for names in _STATISTICS if set(names) <= found.keys()]
     if not pairs:
         expected = " or ".join(" with ".join(names) for names in _STATISTICS)

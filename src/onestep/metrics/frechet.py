@@ -73,17 +73,11 @@ def _trace_of_root(cov_a: Tensor, cov_b: Tensor) -> Tensor:
     """Return tr((cov_a cov_b)^(1/2)).
 
     With cov_b = F F^T the product has the eigenvalues of the symmetric matrix F^T cov_a F, so no root of a
-    non-symmetric matrix is needed.
+    non-symmetric matrix is needed. F is the Cholesky factor, or from eigenvectors where the rank is deficient.
     """
-    factor = _factor(cov_b)
+    factor, failed = torch.linalg.cholesky_ex(cov_b)
+    if failed:
+        eigenvalues, vectors = torch.linalg.eigh(cov_b)
+        factor = vectors * eigenvalues.clamp(min=0).sqrt()
     eigenvalues = torch.linalg.eigvalsh(factor.T @ cov_a @ factor)
     return eigenvalues.clamp(min=0).sqrt().sum()  # negative values are rounding errors
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """Return F with F F^T = covariance: the Cholesky factor, or one from eigenvectors where the rank is deficient."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if not failed:
-        return factor
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    return vectors * eigenvalues.clamp(min=0).sqrt()

@@ -70,13 +70,12 @@ class KernelDistance:
 def _unbiased(generated: Tensor, real: Tensor) -> Tensor:
     """Return the estimate from two sets of equal size, without the kernel of an image with itself."""
     count = len(generated)
-    within = sum((_kernel(rows, rows).sum() - _kernel_trace(rows)) for rows in (generated, real))
+    within = sum(
+        _kernel(rows, rows).sum() - ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()
+        for rows in (generated, real)
+    )
     return within / (count * (count - 1)) - 2 * _kernel(generated, real).mean()
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def _kernel_trace(rows: Tensor) -> Tensor:
-    return ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()

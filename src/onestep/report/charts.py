@@ -26,7 +26,6 @@ class Series:
     """One entry of a chart's legend.
 
     Attributes:
-        name: Its name in the legend.
         points: (x, y), x ascending. A level has one y, drawn across the chart.
         colour: Index of its colour; from the ninth on, the marker differs.
         kind: A line, a line with markers, a level to compare with, a measured point, or a published number.
@@ -46,8 +45,6 @@ class Chart:
 
     Attributes:
         title: The quantity on the y axis.
-        x: Images seen in training, or NFE.
-        series: Its entries.
         kind: A distance or loss, logarithmic where positive values span more than a decade; a share, from 0 to 1; or
             another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.

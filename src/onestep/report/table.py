@@ -46,11 +46,8 @@ class Number:
 
     Attributes:
         shown: The value in the table's cell.
-        mean: Mean over the blocks.
         std: Sample standard deviation (n - 1); None for fewer than two values.
-        first_block: The value of the table's first block of seeds.
         best_block: The best value in the direction of the column. The best of several noisy values is biased.
-        worst_block: The worst value.
         blocks: Number of measured blocks.
         is_best: Whether no other row of the same dataset is better; False where only one row has a number.
         precision: Arithmetic of the features where it is not float32.
@@ -74,9 +71,7 @@ class Row:
     Attributes:
         run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
             has published numbers only.
-        models: The models of a family of runs, one for each run; empty for every other row.
         sampler: The sampler's name in config.yaml; None for another method.
-        label: The name for readers.
         dataset: The dataset whose images are the reference.
         nfe: Function evaluations per image; None where another method does not publish them.
         images_seen: Training images of this pipeline; None for a network from outside.
@@ -89,6 +84,7 @@ class Row:
         trained_with_other_code: Whether the training code has changed since the snapshot was made.
         published: Numbers from the literature by column.
         sources: Their sources by column, where the config names them.
+        models: The models of a family of runs, one for each run; empty for every other row.
         numbers: Measured numbers by column.
     """
 
@@ -118,19 +114,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows with their layout.
+    """Rows with their layout, in the order of config.yaml.
 
     Attributes:
-        name: The table's name in config.yaml.
-        title: Its title.
-        caption: Its caption in config.yaml; empty for none.
         dataset: The reference dataset; None where each row has its own.
         seeds: The blocks of seeds, such as "0-1999".
-        show: The value in the cells.
-        columns: `metric.value` by column, in the order of display.
+        columns: `metric.value` by column.
         directions: The better direction by column.
         drawn: The column that charts show.
-        rows: The rows in the order of config.yaml.
     """
 
     name: str

@@ -21,13 +21,10 @@ _GRID = 128  # images in a grid, the most that a sheet of the results page shows
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingJob:
-    """Images to generate with a snapshot or a teacher.
+    """Images to generate with a snapshot or a teacher, one per seed.
 
     Attributes:
-        weights: Its file.
-        sampler: The sampler.
         options: The config block of the sampler.
-        seeds: One per image.
         batch: Images per yielded item; does not change them.
         subject: Identity of the images, recorded in every file made from them: `model`, `sampler` and `seeds` as in
             config.yaml. Empty for images that are not measured by `onestep measure`.
@@ -40,11 +37,6 @@ class SamplingJob:
     batch: int
     subject: Mapping[str, str]
 
-    @property
-    def label(self) -> str:
-        """Name of the job in progress bars."""
-        return "/".join(self.subject.values()) or self.weights.stem
-
 
 def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
     """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes), `seeds` int64 [N], and the grid."""
@@ -56,7 +48,8 @@ def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_denoiser(job.weights).to(device)
     first: list[Samples] = []
-    with tqdm(total=len(job.seeds), desc=job.label, unit="image", mininterval=10, delay=10) as progress:
+    label = "/".join(job.subject.values()) or job.weights.stem
+    with tqdm(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
         for made in generate(network, job.sampler, seeds=job.seeds, batch=job.batch):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)

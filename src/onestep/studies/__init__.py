@@ -112,9 +112,7 @@ class Findings:
 
     Attributes:
         arrays: The data of the figure and of the verdict, by name.
-        numbers: Results.
-        control: The same quantities where the effect is absent.
-        verdict: Result of the study's rule.
+        control: The same quantities as `numbers` where the effect is absent.
         draw: Draws the figure into an empty one.
     """
 
