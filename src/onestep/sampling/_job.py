@@ -14,7 +14,7 @@ from tqdm import tqdm
 from onestep.archive import write_arrays
 from onestep.files import sha256_of_file
 from onestep.networks import load_denoiser
-from onestep.sampling._generate import Sampler, Samples, generate
+from onestep.sampling import Sampler, Samples, generate
 
 _GRID = 128  # images in a grid, the most that a sheet of the results page shows
 

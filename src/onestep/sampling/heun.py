@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onestep.sampling._generate import PerSeedRandom
+from onestep.sampling import PerSeedRandom
 
 __all__ = ["Heun"]
 
