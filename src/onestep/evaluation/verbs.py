@@ -51,8 +51,7 @@ def extract(
     """
     from onestep.evaluation.extraction import write_features
 
-    named = {"dataset": dataset, "input": input}
-    subject = {key: name for key, name in named.items() if name is not None}
+    subject = {key: name for key, name in (("dataset", dataset), ("input", input)) if name is not None}
     network = feature_network(features, weights=weights, name=features_name)
     write_features(network, images, output=output, subject=subject or None)
     return 0

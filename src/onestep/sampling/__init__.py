@@ -17,6 +17,9 @@ from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.networks import Preconditioned
 
+Denoiser = Callable[..., Tensor]
+"""Called as `generator(x [B, C, H, W], sigma [B], condition)`; see `onestep.networks`."""
+
 # A convolution may round differently for another number of images. Every call of the network receives this many, the
 # last seed repeated where necessary, so that an image has the same bytes in every batch.
 ROWS = 64
@@ -60,17 +63,12 @@ class Sampler(Protocol):
         ...
 
     def __call__(
-        self,
-        generator: Callable[..., Tensor],
-        noise: Tensor,
-        condition: Tensor | None,
-        *,
-        random: PerSeedRandom | None = None,
+        self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
     ) -> Tensor:
         """Turn noise into images.
 
         Args:
-            generator: Called as `generator(x [B, C, H, W], sigma [B], condition)`; see `onestep.networks`.
+            generator: A denoiser.
             noise: Standard normal float32 [B, C, H, W], on the device of the generator.
             condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
             random: The generators that `noise` was drawn from, for a sampler that adds noise.
