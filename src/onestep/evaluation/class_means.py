@@ -23,13 +23,9 @@ _BATCH = 64
 
 @torch.no_grad()
 def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output: Path) -> None:
-    """Write the means of a backbone's last features over pixels and the images of a class, float32 [K, E].
+    """Write the means of the last features of a backbone with E channels over pixels and images, float32 [K, E].
 
-    Args:
-        backbone: The frozen network, normalising by the statistics in its file; E channels in its last feature map.
-        data: The dataset archive.
-        resolution: Size to which images are resized before the backbone.
-        output: The table, `.safetensors`.
+    Images are resized to `resolution` before the backbone, which normalises by the statistics in its file.
 
     Raises:
         ValueError: The images have no labels, a class has no images, or the images do not fit the backbone.

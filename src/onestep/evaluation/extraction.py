@@ -58,14 +58,9 @@ class ExtractedFeatures:
 def write_features(
     network: FeatureNetwork, images: Path, *, output: Path, subject: Mapping[str, str] | None = None
 ) -> None:
-    """Write `features` [N, D] and, if the network classifies, `probabilities` [N, K] of the images of a file.
+    """Write `features` [N, D] and, if the network classifies, `probabilities` [N, K] of a file for `read_pixels`.
 
-    Args:
-        network: The feature network.
-        images: A file that `read_pixels` reads.
-        output: The .npz to write.
-        subject: Identity of real images, `{"dataset": name}` or `{"input": name}`; None for samples, whose file
-            contains it.
+    `subject` is the identity of real images, `{"dataset": name}` or `{"input": name}`; samples contain their own.
 
     Raises:
         ValueError: The file is not one of these, or the images do not fit the network.

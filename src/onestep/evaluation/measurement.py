@@ -198,12 +198,8 @@ def read_reference(
 ) -> Reference:
     """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
 
-    Args:
-        path: The file.
-        width: Width of the generated features.
-        weights_sha256: Digest of the weights of their feature network.
-        takes_statistics: Whether the metric accepts statistics.
-        input_name: Name of the input that the statistics come from; the file name where it is None.
+    `width` and `weights_sha256` are those of the generated features. `input_name` is the name of the input that the
+    statistics come from; where it is None, the name of the file is recorded.
 
     Raises:
         ValueError: The file is damaged, was made with other weights, or does not fit.

@@ -49,8 +49,7 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
 
 def best(values: Sequence[float], *, direction: Direction) -> int:
     """Return the index of the best value, the first of equal ones."""
-    worth = [-value if direction == "lower" else value for value in values]
-    return worth.index(max(worth))
+    return values.index(min(values) if direction == "lower" else max(values))
 
 
 def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:

@@ -51,16 +51,11 @@ def write_evaluation(
     reference: Path | None,
     output: Path,
 ) -> dict[str, float]:
-    """Measure images, write the values and what they were computed from, and return the values.
+    """Measure images, each metric once, write the values and what they were computed from, and return the values.
 
-    Args:
-        network: The feature network; None if each metric reads pixels.
-        metrics: The metrics, each once.
-        images: A path that `iter_images` reads.
-        reference: The same, features from `onestep extract`, or published statistics (.npz with `mu` and `sigma`). From
-            a file with both images and statistics, each metric uses the statistics if it accepts them. None if no
-            metric compares with real images.
-        output: The JSON to write.
+    `images` and `reference` are paths that `iter_images` reads; a reference may also be features from `onestep extract`
+    or published statistics (.npz with `mu` and `sigma`). From a file with both images and statistics, each metric uses
+    the statistics if it accepts them. No network is needed if each metric reads pixels.
 
     Raises:
         ValueError: Images, reference and metrics do not fit together.

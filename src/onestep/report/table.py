@@ -25,15 +25,8 @@ Shown = Literal["mean", "first", "best"]
 block (the protocol of EDM)."""
 
 _COMPARABLE = ("features", "feature_weights_sha256", "precision", "reference", "images")
-_BY_COLUMN = {
-    "metrics": "shown",
-    "mean": "mean",
-    "std": "std",
-    "first_block": "first_block",
-    "best_block": "best_block",
-    "worst_block": "worst_block",
-    "blocks": "blocks",
-}
+_BLOCKS = ("mean", "std", "first_block", "best_block", "worst_block", "blocks")
+_BY_COLUMN = {"metrics": "shown", **{name: name for name in _BLOCKS}}
 """Keys of a row in tables/{table}.json that hold one entry for each column, with the field of `Number`."""
 
 
@@ -72,7 +65,6 @@ class Row:
         run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
             has published numbers only.
         sampler: The sampler's name in config.yaml; None for another method.
-        dataset: The dataset whose images are the reference.
         nfe: Function evaluations per image; None where another method does not publish them.
         images_seen: Training images of this pipeline; None for a network from outside.
         images: Training images of another method, as published ("~400 M"); None for all other rows.
@@ -82,10 +74,8 @@ class Row:
         ema: Half-life of the EMA in images; None for a network from outside.
         frozen_share: Share of frozen parameters in [0, 1]; None for a network from outside.
         trained_with_other_code: Whether the training code has changed since the snapshot was made.
-        published: Numbers from the literature by column.
-        sources: Their sources by column, where the config names them.
+        published: Numbers from the literature by column, with `sources` where the config names them.
         models: The models of a family of runs, one for each run; empty for every other row.
-        numbers: Measured numbers by column.
     """
 
     run: str | None
