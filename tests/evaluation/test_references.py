@@ -10,8 +10,7 @@ import torch
 
 from onestep.archive import read_arrays, write_arrays
 from onestep.evaluation.extraction import FeatureNetwork, read_pixels, write_features
-from onestep.evaluation.measurement import MeasuredFiles, write_measurement
-from onestep.evaluation.references import read_reference
+from onestep.evaluation.measurement import MeasuredFiles, read_reference, write_measurement
 from onestep.features import Features
 from onestep.files import read_json, sha256_of_file
 from onestep.metrics.frechet import FrechetDistance

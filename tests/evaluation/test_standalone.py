@@ -14,8 +14,7 @@ from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
 from onestep.evaluation.extraction import FeatureNetwork, extract
-from onestep.evaluation.image_sources import iter_images
-from onestep.evaluation.standalone import NamedMetric, write_evaluation
+from onestep.evaluation.standalone import NamedMetric, iter_images, write_evaluation
 from onestep.features import Features
 from onestep.features._pixels import as_rgb
 from onestep.files import read_json

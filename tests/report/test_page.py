@@ -17,9 +17,8 @@ from results_tree import CONFIG, Story, other_method, write, write_results
 from onestep.config import read_experiment
 from onestep.plan import Plan
 from onestep.plan.report import table_options
-from onestep.report import pictures
 from onestep.report.evidence import StudyEvidence, layout_of, read_evidence
-from onestep.report.page import networks_of, render, run_facts, span, write_page
+from onestep.report.page import contact_sheet, networks_of, render, run_facts, shared_seeds, span, write_page
 from onestep.report.table import Number, read_rows
 from onestep.report.tabulation import write_tables
 
@@ -175,13 +174,13 @@ def test_large_images_are_shown_in_smaller_numbers(finished, resolution, columns
 
 def test_pictures_of_different_seeds_are_never_put_side_by_side():
     rows = [dict.fromkeys([0, 1, 2, 3], "image"), {}, dict.fromkeys([3, 2, 9, 8], "image")]
-    assert pictures.shared_seeds(rows, count=5) == [2, 3]
-    assert pictures.shared_seeds([{}], count=5) == []
+    assert shared_seeds(rows, count=5) == [2, 3]
+    assert shared_seeds([{}], count=5) == []
 
 
 def test_colour_images_keep_their_colours():
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    picture = pictures.contact_sheet(pixels, columns=2, width=1, alt="two")
+    picture = contact_sheet(pixels, columns=2, width=1, alt="two")
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))))
     assert (picture.width, picture.height) == (9, 4)
     assert np.array_equal(sheet[:, 5:, :3], pixels[1])

@@ -28,14 +28,7 @@ _PUBLISHED, _OURS = "arr_0", "pixels"  # the images in the batches of guided-dif
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureNetwork:
-    """A feature extractor with its identity, which is recorded with the features.
-
-    Attributes:
-        extractor: The network.
-        weights: The file of its weights; features of different weights are not compared.
-        options: The config block of the network.
-        name: Its name in config.yaml; None for a network outside a config.
-    """
+    """A feature extractor with its identity: its config block, its name there if it has one, and its weights."""
 
     extractor: Extractor
     weights: Path
@@ -43,12 +36,8 @@ class FeatureNetwork:
     name: str | None = None
 
     def about(self) -> dict[str, Any]:
-        """Return the identity as it is recorded."""
-        return {
-            "features": self.name,
-            "network": dict(self.options),
-            "weights_sha256": sha256_of_file(self.weights),
-        }
+        """Return the identity as it is recorded; features of different weights are not compared."""
+        return {"features": self.name, "network": dict(self.options), "weights_sha256": sha256_of_file(self.weights)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,15 +58,9 @@ class ExtractedFeatures:
 def write_features(
     network: FeatureNetwork, images: Path, *, output: Path, subject: Mapping[str, str] | None = None
 ) -> None:
-    """Write `features` [N, D] and, if the network classifies, `probabilities` [N, K] of the images of a file.
+    """Write `features` [N, D] and, if the network classifies, `probabilities` [N, K] of a file for `read_pixels`.
 
-    Args:
-        network: The feature network.
-        images: Samples (.npz with `pixels` uint8 [N, H, W, C]), a dataset archive (.zip), or a published batch of
-            real images (.npz with `arr_0`, as of guided-diffusion).
-        output: The .npz to write.
-        subject: Identity of real images, `{"dataset": name}` or `{"input": name}`; None for samples, whose file
-            contains it.
+    `subject` is the identity of real images, `{"dataset": name}` or `{"input": name}`; samples contain their own.
 
     Raises:
         ValueError: The file is not one of these, or the images do not fit the network.
@@ -89,13 +72,7 @@ def write_features(
 def write_extracted(
     networks: Mapping[Path, FeatureNetwork], extracted: ExtractedFeatures, *, subject: Mapping[str, str]
 ) -> None:
-    """Write the features of each network, by the .npz to write.
-
-    Args:
-        networks: The networks in the order of `extracted.arrays`.
-        extracted: Their features.
-        subject: Identity of the images.
-    """
+    """Write the features of images, whose identity is `subject`, for each network in their order."""
     for (output, network), arrays in zip(networks.items(), extracted.arrays, strict=True):
         about = {
             "subject": dict(subject),
@@ -107,11 +84,7 @@ def write_extracted(
 
 
 def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> ExtractedFeatures:
-    """Extract features of images; only features are kept in memory.
-
-    Args:
-        extractors: The networks.
-        batches: The images, uint8 [B, C, H, W] on the CPU; the result does not depend on their sizes.
+    """Extract features of images, uint8 [B, C, H, W] on the CPU in batches of any size; only features are kept.
 
     Raises:
         ValueError: There are no images, or they do not fit a network.
@@ -132,7 +105,6 @@ def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> Extra
 
 
 def _arrays(extractor: Extractor, pixels: Tensor) -> dict[str, np.ndarray]:
-    """Return the outputs of a network on the CPU."""
     with computing("float32", device=pixels.device):  # unless the network selects another precision
         found = extractor(pixels)
     tensors = {"features": found.features, "probabilities": found.probabilities}
@@ -175,7 +147,10 @@ def subject_of(images: Path) -> dict[str, str]:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Return the images of a sample file, a dataset archive or a published batch as uint8 [N, C, H, W].
+    """Return the images of a file as uint8 [N, C, H, W].
+
+    They are samples (.npz with `pixels` uint8 [N, H, W, C]), a dataset archive (.zip), or a published batch (.npz with
+    `arr_0`, as of guided-diffusion).
 
     Raises:
         ValueError: The file is not one of these.

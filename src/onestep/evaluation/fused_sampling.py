@@ -21,13 +21,7 @@ from onestep.sampling._job import SamplingJob, iter_samples
 def sample_features(
     job: SamplingJob, networks: Mapping[Path, FeatureNetwork], *, grid: Path | None, ranks: Ranks
 ) -> None:
-    """Generate images and write their features.
-
-    Args:
-        job: The images of all ranks.
-        networks: The feature networks by the .npz to write for each; rank 0 writes.
-        grid: The .npz for the first images; None for none.
-        ranks: This process; each generates the images at its `places`.
+    """Generate images, each rank those at its `places`; rank 0 writes their features and the grid of the first images.
 
     Raises:
         ValueError: The weights are not those of a denoiser, the images do not fit a network, or there are too few
@@ -71,7 +65,6 @@ def _kept(batches: Iterable[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
 def _merged(
     mine: ExtractedFeatures, pixels: Tensor, shares: Sequence[Sequence[int]], *, ranks: Ranks
 ) -> ExtractedFeatures:
-    """Return the features of all ranks in the order of the images."""
     arrays = tuple(
         {name: _merged_rows(torch.from_numpy(array), shares, ranks=ranks).numpy() for name, array in found.items()}
         for found in mine.arrays

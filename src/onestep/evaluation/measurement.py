@@ -1,4 +1,7 @@
-"""Measurement: one metric of one block of images, into a JSON with the identity of what was compared."""
+"""Measurement: one metric of one block of images, into a JSON with the identity of what was compared.
+
+The reference is features of real images, or published statistics.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from onestep.archive import Arrays, read_arrays
+from onestep.archive import Arrays, published_arrays, read_arrays
 from onestep.evaluation.extraction import read_pixels, subject_of
-from onestep.evaluation.references import Reference, features_of, read_reference
-from onestep.files import write_json
-from onestep.metrics import Metric
+from onestep.files import sha256_of_file, write_json
+from onestep.metrics import Metric, Statistics
 
+# Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
+_STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Real features [M, D] or their statistics. Values with different `facts`, which are recorded, are not compared."""
+
+    real: np.ndarray | Statistics
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +69,7 @@ class MeasuredFiles:
 
     def inputs(self, reference: Reference | None) -> dict[str, Callable[[], Any]]:
         """Return functions that return the inputs of metrics, by name."""
-        found: dict[str, Callable[[], Any]] = {}
-        if self.extracted is not None:
-            names = {"features": "generated", "probabilities": "probabilities"}
-            found |= {names[name]: constant(array) for name, array in self.extracted.arrays.items() if name in names}
+        found = inputs_of({} if self.extracted is None else self.extracted.arrays)
         if reference is not None:
             found["real"] = constant(reference.real)
         if self.pixels is not None:
@@ -73,14 +82,7 @@ class MeasuredFiles:
 def write_measurement(
     metric: Metric, *, name: str, options: Mapping[str, Any], files: MeasuredFiles, output: Path
 ) -> None:
-    """Measure one block of images.
-
-    Args:
-        metric: The metric.
-        name: Its name in config.yaml.
-        options: Its config block.
-        files: What it reads. A reference is recorded where `real` or `real_pixels` is given.
-        output: The JSON to write.
+    """Measure one block of images; a reference is recorded where `real` or `real_pixels` is given.
 
     Raises:
         ValueError: The files were made with different feature networks or from different images, lack an input of the
@@ -97,9 +99,8 @@ def write_measurement(
         values = call_metric(metric, name=name, available=files.inputs(reference))
     except ValueError as error:
         against = files.real or files.real_pixels
-        raise ValueError(
-            f"{files.features or files.pixels}{'' if against is None else f' against {against}'}: {error}"
-        ) from error
+        place = f"{files.features or files.pixels}" + (f" against {against}" if against else "")
+        raise ValueError(f"{place}: {error}") from error
     write_json(
         output,
         {
@@ -120,12 +121,7 @@ def write_measurement(
 
 
 def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the values of a metric, called with the inputs that it declares.
-
-    Args:
-        metric: The metric.
-        name: Its name in messages.
-        available: Functions that return the inputs, by name.
+    """Return the values of a metric, called with those inputs that it declares, each from its function in `available`.
 
     Raises:
         ValueError: An input is not available, or the metric refuses one.
@@ -138,13 +134,19 @@ def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[
     return {key: float(value) for key, value in values.items()}
 
 
+def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Callable[[], Any]]:
+    """Return functions that return the inputs of metrics that the arrays of a feature network provide, by name."""
+    names = {"features": "generated", "probabilities": "probabilities"}
+    return {names[name]: constant(array) for name, array in arrays.items() if name in names}
+
+
 def constant(value: Any) -> Callable[[], Any]:
     """Return a function that returns `value`."""
     return lambda: value
 
 
 def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
-    """Return the digest and the number of the measured images, which are the same in both files."""
+    """Return the digest and the number of the measured images, the same in both files."""
     if files.extracted is None:
         if files.pixels is None:
             raise ValueError("measure: got no images, expected --generated or --pixels")
@@ -156,7 +158,6 @@ def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
 
 
 def _subject(files: MeasuredFiles) -> dict[str, str]:
-    """Return the identity of the measured images."""
     if files.extracted is not None:
         place, subject = files.features, dict(files.extracted.about.get("subject", {}))
     else:
@@ -190,3 +191,67 @@ def _reference(metric: Metric, files: MeasuredFiles) -> Reference:
 def _digest(pixels: np.ndarray) -> str:
     """Return the SHA-256 of pixels, uint8 [N, C, H, W], as feature files record it."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+
+
+def read_reference(
+    path: Path, *, width: int, weights_sha256: str, takes_statistics: bool, input_name: str | None = None
+) -> Reference:
+    """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
+
+    `width` and `weights_sha256` are those of the generated features. `input_name` is the name of the input that the
+    statistics come from; where it is None, the name of the file is recorded.
+
+    Raises:
+        ValueError: The file is damaged, was made with other weights, or does not fit.
+    """
+    found = published_arrays(path, [name for names in _STATISTICS for name in names])
+    if found is None:
+        source = read_arrays(path)
+        if source.about["weights_sha256"] != weights_sha256:
+            raise ValueError(f"{path}: got features of different weights of the feature network. Fix: extract it again")
+        facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
+        return Reference(real=features_of(source, path=path), facts=source.about.get("subject", {}) | facts)
+    if not takes_statistics:
+        raise ValueError(f"{path}: got statistics, expected features. Fix: use a reference with images")
+    names, statistics = _fitting(found, path=path, width=width)
+    origin = {"file": path.name} if input_name is None else {"input": input_name}
+    facts = {**origin, "statistics": ", ".join(names), "sha256": sha256_of_file(path)}
+    return Reference(real=statistics, facts=facts)
+
+
+def features_of(source: Arrays, *, path: Path) -> np.ndarray:
+    """Return the features in a file; a file without is a ValueError."""
+    if "features" not in source.arrays:
+        raise ValueError(f"{path}: features: got none, expected an array as `onestep extract` writes it")
+    return source.arrays["features"]
+
+
+def _fitting(found: Mapping[str, np.ndarray], *, path: Path, width: int) -> tuple[tuple[str, str], Statistics]:
+    """Return the names of the mean and covariance of that width, and the statistics."""
+    pairs = [names for names in _STATISTICS if set(names) <= found.keys()]
+    if not pairs:
+        expected = " or ".join(" with ".join(names) for names in _STATISTICS)
+        raise ValueError(f"{path}: got no statistics, expected {expected}")
+    for mean, covariance in pairs:
+        if found[mean].shape == (width,):
+            statistics = Statistics(mean=found[mean], covariance=found[covariance])
+            _check(statistics, names=(mean, covariance), path=path)
+            return (mean, covariance), statistics
+    widths = ", ".join(f"{names[0]} {list(found[names[0]].shape)}" for names in pairs)
+    raise ValueError(
+        f"{path}: got statistics {widths}, expected the width of the generated features, {width}. "
+        "Fix: use the feature network of the statistics, or another reference"
+    )
+
+
+def _check(statistics: Statistics, *, names: tuple[str, str], path: Path) -> None:
+    mean, covariance = statistics.mean, statistics.covariance
+    for name, array in zip(names, (mean, covariance), strict=True):
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"{path}: {name}: got {array.dtype}, expected float64 or float32")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name}: got values that are not finite. Fix: fetch the file again")
+    if covariance.shape != 2 * mean.shape:
+        raise ValueError(f"{path}: {names[1]}: got {list(covariance.shape)}, expected {list(2 * mean.shape)}")
+    if not np.allclose(covariance, covariance.T, rtol=1e-3, atol=1e-6 * float(np.abs(covariance).max())):
+        raise ValueError(f"{path}: {names[1]}: got a matrix that is not symmetric. Fix: fetch the file again")

@@ -14,16 +14,11 @@ from onestep.results import Results
 
 
 def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -> None:
-    """Copy the selected snapshot to `output` and write a record of the selection beside it, as JSON.
+    """Copy the selected snapshot to `output` (.safetensors) and write a record of the selection beside it, as JSON.
 
     The paper reports the lowest FID over the snapshots of a run. The minimum of noisy values is biased; a table that
-    selects on other seeds than it reports (`select_seeds`) avoids this bias.
-
-    Args:
-        choice: `model`, whose name contains the value; `direction`, lower or higher; `images`, the images seen of each
-            candidate.
-        results: The results folder.
-        output: The .safetensors to write.
+    selects on other seeds than it reports (`select_seeds`) avoids this bias. `choice` has the `model`, the
+    `direction`, and the `images` seen of each candidate.
 
     Raises:
         ValueError: A measurement lacks the value.
@@ -54,12 +49,10 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
 
 def best(values: Sequence[float], *, direction: Direction) -> int:
     """Return the index of the best value, the first of equal ones."""
-    worth = [-value if direction == "lower" else value for value in values]
-    return worth.index(max(worth))
+    return values.index(min(values) if direction == "lower" else max(values))
 
 
 def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:
-    """Return the value of a candidate."""
     by = model.choice
     path = Results(results).metric(candidate, by.sampler, by.seeds, by.metric)
     values = read_json(path)["values"]

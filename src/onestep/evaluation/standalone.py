@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from onestep.archive import published_arrays
-from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined
-from onestep.evaluation.image_sources import iter_images
-from onestep.evaluation.measurement import call_metric, constant
-from onestep.evaluation.references import Reference, read_reference
+from onestep.checkpoints.published_weights import read_published_tensor
+from onestep.data._pixels import decode
+from onestep.data._sources import EXTENSIONS, open_source
+from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined, read_pixels
+from onestep.evaluation.measurement import Reference, call_metric, constant, inputs_of, read_reference
 from onestep.files import write_json
 from onestep.metrics import Metric
 
@@ -48,16 +51,11 @@ def write_evaluation(
     reference: Path | None,
     output: Path,
 ) -> dict[str, float]:
-    """Measure images, write the values and what they were computed from, and return the values.
+    """Measure images, each metric once, write the values and what they were computed from, and return the values.
 
-    Args:
-        network: The feature network; None if each metric reads pixels.
-        metrics: The metrics, each once.
-        images: A path that `iter_images` reads.
-        reference: The same, features from `onestep extract`, or published statistics (.npz with `mu` and `sigma`). From
-            a file with both images and statistics, each metric uses the statistics if it accepts them. None if no
-            metric compares with real images.
-        output: The JSON to write.
+    `images` and `reference` are paths that `iter_images` reads; a reference may also be features from `onestep extract`
+    or published statistics (.npz with `mu` and `sigma`). From a file with both images and statistics, each metric uses
+    the statistics if it accepts them. No network is needed if each metric reads pixels.
 
     Raises:
         ValueError: Images, reference and metrics do not fit together.
@@ -69,7 +67,8 @@ def write_evaluation(
     values: dict[str, float] = {}
     facts: dict[str, Any] = {}
     for chosen in metrics:
-        available = _available(generated, images)
+        available: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
+        available |= inputs_of(generated.arrays[0] if network else {})
         if real is not None and chosen.compares:
             compared = real.of(chosen.metric)
             facts[chosen.name] = dict(compared.facts)
@@ -95,7 +94,6 @@ def write_evaluation(
 
 
 def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, reference: Path | None) -> None:
-    """Refuse what is wrong before any image is read."""
     names = [chosen.name for chosen in metrics]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--metrics: got {', '.join(names) or 'none'}, expected at least one, each once")
@@ -113,22 +111,11 @@ def _extracted(network: FeatureNetwork | None, images: Path) -> ExtractedFeature
         raise _at(images, error) from error
 
 
-def _available(generated: ExtractedFeatures, images: Path) -> dict[str, Callable[[], Any]]:
-    """Return the inputs of metrics that generated images provide."""
-    inputs: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
-    for arrays in generated.arrays:
-        names = {"features": "generated", "probabilities": "probabilities"}
-        inputs |= {names[name]: constant(array) for name, array in arrays.items()}
-    return inputs
-
-
 def _pixels(path: Path) -> np.ndarray:
-    """Return images as uint8 [N, C, H, W]."""
     return joined(list(iter_images(path))).numpy()
 
 
 def _at(path: Path, error: ValueError) -> ValueError:
-    """Return an error with the file it is about."""
     text = str(error)
     return ValueError(text if text.startswith(str(path)) else f"{path}: {text}")
 
@@ -170,3 +157,47 @@ class _Real:
     @functools.cached_property
     def _features(self) -> ExtractedFeatures:
         return _extracted(self._network, self.path)
+
+
+def iter_images(path: Path) -> Iterator[Tensor]:
+    """Yield images, uint8 [B, C, H, W]; pictures one at a time in the order of their names.
+
+    Args:
+        path: A folder, a zip (such as EDM's datasets) or a tar of pictures of one size; an .npz with `arr_0` or
+            `pixels`, uint8 [N, H, W, C]; or a .pt with a tensor, uint8 [N, C, H, W]. C is 1 (grey) or 3 (RGB).
+
+    Raises:
+        ValueError: There are no images, or one of them is not as described; the message contains its name.
+    """
+    if path.suffix not in (".npz", ".pt", ".pth"):
+        yield from _pictures(path)
+        return
+    pixels = torch.from_numpy(read_pixels(path)) if path.suffix == ".npz" else read_published_tensor(path)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+        raise ValueError(f"{path}: got {found}, expected at least one image, uint8 [N, C, H, W] with C = 1 or 3")
+    yield pixels
+
+
+def _pictures(path: Path) -> Iterator[Tensor]:
+    """Yield the pictures of a folder or archive, uint8 [1, C, H, W]."""
+    source = open_source(path)
+    entries = sorted(source.entries(), key=lambda entry: entry.name)
+    if not entries:
+        raise ValueError(f"{path}: got no pictures, expected files that end in {', '.join(sorted(EXTENSIONS))}")
+    expected = None
+    for entry in entries:
+        try:
+            if entry.refused is not None:
+                raise ValueError(entry.refused)
+            pixels = decode(source.read(entry))
+        except ValueError as error:
+            raise ValueError(f"{path}: {entry.name}: {error}") from error
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        expected = expected or size
+        if size != expected:
+            raise ValueError(
+                f"{path}: {entry.name}: got {size} pixels, expected {expected} as in "
+                f"{entries[0].name}. Fix: resize the pictures first, because the method changes every metric"
+            )
+        yield torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)[None]

@@ -14,12 +14,7 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """Mean and covariance of features, the form in which references are published.
-
-    Attributes:
-        mean: [D].
-        covariance: [D, D], normalized by N - 1.
-    """
+    """Mean [D] and covariance [D, D], normalized by N - 1, of features: the form in which references are published."""
 
     mean: Any
     covariance: Any

@@ -10,12 +10,7 @@ from torch import Tensor
 
 
 def finite_rows(array: Any, *, called: str, at_least: int) -> Tensor:
-    """Return a matrix with one row per image as a tensor without gradient, of the same type and device.
-
-    Args:
-        array: A tensor or a numpy array [N, D].
-        called: Its name in messages.
-        at_least: Smallest allowed N.
+    """Return a matrix [N, D], called so in messages, as a tensor without gradient, of the same type and device.
 
     Raises:
         ValueError: The array is not a matrix, has too few rows, or contains values that are not finite.

@@ -36,13 +36,8 @@ def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tupl
 def memberships(generated: Tensor, real: Tensor, *, neighbours: int, memory_mib: int) -> tuple[Tensor, Tensor]:
     """Return which generated images lie in a real ball, bool [N], and which real ones in a generated ball, bool [M].
 
-    The ball of a member of a set reaches its k-th nearest neighbor in the set and includes its boundary.
-
-    Args:
-        generated: Features from `prepared`, [N, D].
-        real: Features from `prepared`, [M, D].
-        neighbours: k.
-        memory_mib: Approximate memory of the distances at a time; does not change the result.
+    The ball of a member of a set reaches its k-th nearest neighbor in the set and includes its boundary. The features
+    are those of `prepared`.
     """
     generated_radii, real_radii = (
         squared_radii(members, neighbours=neighbours, memory_mib=memory_mib) for members in (generated, real)
@@ -65,7 +60,6 @@ def squared_radii(members: Tensor, *, neighbours: int, memory_mib: int) -> Tenso
 
 
 def _kth_smallest(table: Tensor, k: int) -> Tensor:
-    """Return the k-th smallest number of each row."""
     groups = table.shape[1] // _GROUP
     if groups <= k:
         return table.kthvalue(k, dim=1).values
@@ -77,12 +71,9 @@ def _kth_smallest(table: Tensor, k: int) -> Tensor:
 
 
 def squared_distances(a: Tensor, b: Tensor, *, memory_mib: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield chunks of the squared distances between the rows of `a` [N, D] and `b` [M, D].
+    """Yield rows of `a` [N, D] and their squared distances to all rows of `b` [M, D], in chunks.
 
     Unlike `torch.cdist`, the distance of two copies of an image is exactly 0, and the memory is bounded.
-
-    Yields:
-        The rows of `a`, and their squared distances to all rows of `b`.
     """
     count = rows_at_a_time(len(b), itemsize=b.element_size(), memory_mib=memory_mib)
     table = _rounded_table if a.dtype == torch.float16 else _table
@@ -100,7 +91,6 @@ def rows_at_a_time(width: int, *, itemsize: int, memory_mib: int) -> int:
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Return the squared norms [N] without a second copy of the set."""
     return torch.cat([part.square().sum(dim=1) for part in rows.split(_ROWS)])
 
 

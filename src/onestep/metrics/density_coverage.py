@@ -46,11 +46,7 @@ class DensityCoverage:
         return self.neighbours + 1
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays; all arithmetic is float64.
-
-        Args:
-            generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D].
+        """Compare two sets of features in float64.
 
         Returns:
             `density`: the mean number of real balls that contain a generated image, divided by k;
@@ -71,7 +67,4 @@ class DensityCoverage:
             inside = squared <= radii
             hits += int(inside.sum())
             covered |= inside.any(dim=0)
-        return {
-            "density": hits / (self.neighbours * len(generated)),
-            "coverage": float(covered.double().mean()),
-        }
+        return {"density": hits / (self.neighbours * len(generated)), "coverage": float(covered.double().mean())}

@@ -28,14 +28,7 @@ class FrechetDistance:
     least_images: ClassVar[int] = 2
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays, in float64.
-
-        Args:
-            generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D], or their `Statistics`.
-
-        Returns:
-            `frechet`: the distance, in squared units of the features.
+        """Compare two sets of features, tensors or numpy arrays, or features with `Statistics`, in float64.
 
         Raises:
             ValueError: A set has fewer than two images or values that are not finite, or the widths differ.
@@ -48,11 +41,7 @@ class FrechetDistance:
 
 
 def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
-    """Return the mean, float64 [D], and the covariance, float64 [D, D], normalized by N - 1, of features [N, D].
-
-    Raises:
-        ValueError: There are fewer than two images, or values that are not finite.
-    """
+    """Return mean [D] and covariance [D, D], normalized by N - 1, of at least two features [N, D], in float64."""
     features = finite_rows(features, called="features", at_least=2)
     pieces = features.split(_ROWS)
     mean = torch.stack([rows.to(torch.float64).sum(dim=0) for rows in pieces]).sum(dim=0) / len(features)
@@ -68,14 +57,8 @@ def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
 def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
     """Return |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), at least 0.
 
-    Args:
-        mean_a: Mean of one Gaussian, [D].
-        cov_a: Its covariance, [D, D].
-        mean_b: Mean of the other, [D].
-        cov_b: Its covariance, [D, D].
-
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes are not [D], [D, D], [D], [D, D].
     """
     mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(a, dtype=torch.float64) for a in (mean_a, cov_a, mean_b, cov_b))
     width = len(mean_b)
@@ -90,17 +73,11 @@ def _trace_of_root(cov_a: Tensor, cov_b: Tensor) -> Tensor:
     """Return tr((cov_a cov_b)^(1/2)).
 
     With cov_b = F F^T the product has the eigenvalues of the symmetric matrix F^T cov_a F, so no root of a
-    non-symmetric matrix is needed.
+    non-symmetric matrix is needed. F is the Cholesky factor, or from eigenvectors where the rank is deficient.
     """
-    factor = _factor(cov_b)
+    factor, failed = torch.linalg.cholesky_ex(cov_b)
+    if failed:
+        eigenvalues, vectors = torch.linalg.eigh(cov_b)
+        factor = vectors * eigenvalues.clamp(min=0).sqrt()
     eigenvalues = torch.linalg.eigvalsh(factor.T @ cov_a @ factor)
     return eigenvalues.clamp(min=0).sqrt().sum()  # negative values are rounding errors
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """Return F with F F^T = covariance: the Cholesky factor, or one from eigenvectors where the rank is deficient."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if not failed:
-        return factor
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    return vectors * eigenvalues.clamp(min=0).sqrt()

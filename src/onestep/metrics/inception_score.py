@@ -45,10 +45,7 @@ class InceptionScore:
         return self.splits or 1
 
     def __call__(self, probabilities: Any) -> dict[str, float]:
-        """Score generated images by their class probabilities, in float64.
-
-        Args:
-            probabilities: [N, K], a tensor or a numpy array; rows sum to 1, zeros are allowed.
+        """Score generated images by their class probabilities [N, K], whose rows sum to 1, in float64.
 
         Returns:
             `inception_score`: the mean over the splits; `inception_score_std`: the standard deviation over them,
@@ -60,13 +57,9 @@ class InceptionScore:
         rows = finite_rows(probabilities, called="probabilities", at_least=self.least_images).to(torch.float64)
         _check_probabilities(rows)
         scores = torch.stack([_score(split) for split in self._split(rows)])
-        return {
-            "inception_score": float(scores.mean()),
-            "inception_score_std": float(scores.std(correction=0)),
-        }
+        return {"inception_score": float(scores.mean()), "inception_score_std": float(scores.std(correction=0))}
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Cut the rows into consecutive splits."""
         if self.split_size is not None:
             return rows.split(self.split_size)
         assert self.splits is not None
@@ -81,7 +74,6 @@ def _score(probabilities: Tensor) -> Tensor:
 
 
 def _check_probabilities(rows: Tensor) -> None:
-    """Refuse logits and other values that are not probabilities."""
     sums = rows.sum(dim=1)
     if rows.min() < 0 or (sums - 1).abs().max() > 1e-3:
         raise ValueError(

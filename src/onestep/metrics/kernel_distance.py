@@ -48,14 +48,7 @@ class KernelDistance:
         return self.subset_images
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays, in float64.
-
-        Args:
-            generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D].
-
-        Returns:
-            `kernel_distance`: the mean over subsets; `kernel_distance_std`: their standard deviation.
+        """Compare two sets of features, tensors or numpy arrays, in float64: mean and deviation over the subsets.
 
         Raises:
             ValueError: A set has fewer images than a subset or values that are not finite, or the widths differ.
@@ -77,14 +70,12 @@ class KernelDistance:
 def _unbiased(generated: Tensor, real: Tensor) -> Tensor:
     """Return the estimate from two sets of equal size, without the kernel of an image with itself."""
     count = len(generated)
-    within = sum((_kernel(rows, rows).sum() - _kernel_trace(rows)) for rows in (generated, real))
+    within = sum(
+        _kernel(rows, rows).sum() - ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()
+        for rows in (generated, real)
+    )
     return within / (count * (count - 1)) - 2 * _kernel(generated, real).mean()
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def _kernel_trace(rows: Tensor) -> Tensor:
-    """Return the sum of the diagonal of the kernel matrix."""
-    return ((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum()

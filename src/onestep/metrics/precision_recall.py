@@ -50,10 +50,6 @@ class PrecisionRecall:
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays.
 
-        Args:
-            generated: Features of generated images, [N, D].
-            real: Features of real images, [M, D].
-
         Returns:
             `precision`: the share of generated images inside the real manifold;
             `recall`: the share of real images inside the generated manifold.

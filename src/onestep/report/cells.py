@@ -16,16 +16,7 @@ NOT_HERE, NOT_PUBLISHED, NOT_RUN = "not trained here", "not published", "not run
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A measured number as text.
-
-    Attributes:
-        number: The shown value.
-        std: Its deviation over blocks of seeds or runs; None for a single value.
-        best: Whether no other row of the column is better.
-        missing: Such as "2 of 3 blocks"; empty where all blocks were measured.
-        published: The number from the literature as given; None for none.
-        difference: Measured minus published, with sign; None for none.
-    """
+    """A measured number as text. `missing` reads "2 of 3 blocks", or is empty; `difference` is to `published`."""
 
     number: str
     std: str | None
@@ -139,7 +130,6 @@ def notes(table: Table) -> list[str]:
 
 
 def _blocks(table: Table) -> str:
-    """Return which value of the blocks of seeds the cells show."""
     count, blocks = len(table.seeds), ", ".join(table.seeds)
     if count == 1:
         return f"One block of seeds ({blocks})."

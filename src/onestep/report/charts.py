@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_DECADE = 10.0
 _MARKERS = "osD^v"
 _LABEL_WIDTH = 0.1  # of the x axis
 
@@ -26,7 +25,6 @@ class Series:
     """One entry of a chart's legend.
 
     Attributes:
-        name: Its name in the legend.
         points: (x, y), x ascending. A level has one y, drawn across the chart.
         colour: Index of its colour; from the ninth on, the marker differs.
         kind: A line, a line with markers, a level to compare with, a measured point, or a published number.
@@ -42,14 +40,12 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart with one x axis and one y axis.
+    """A chart with at least one series.
 
     Attributes:
         title: The quantity on the y axis.
-        x: The quantity on the x axis: images seen in training, or NFE.
-        series: At least one entry.
-        kind: The kind of number on the y axis: a distance or loss, logarithmic where positive values span more than a
-            decade; a share, from 0 to 1; or another quantity, linear.
+        kind: A distance or loss, logarithmic where positive values span more than a decade; a share, from 0 to 1; or
+            another quantity, linear.
         size: Width and height of the plot in px; the legend adds to the height.
     """
 
@@ -68,7 +64,7 @@ class Chart:
     def is_log(self) -> bool:
         """Whether y is logarithmic."""
         values = self.values
-        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > _DECADE
+        return self.kind == "distance" and min(values) > 0 and max(values) / min(values) > 10
 
     @property
     def description(self) -> str:
@@ -121,17 +117,12 @@ def _legend(chart: Chart) -> list[Series]:
 def _draw(chart: Chart, part: SubFigure) -> None:
     axes = part.add_subplot()
     handles: dict[int, Artist] = {id(each): _plot(axes, each) for each in chart.series}
-    title = textwrap.wrap(f"{chart.title}{' (log scale)' * chart.is_log}", width=chart.size[0] // 7)
-    axes.set_title("\n".join(title))
+    axes.set_title(textwrap.fill(f"{chart.title}{' (log scale)' * chart.is_log}", width=chart.size[0] // 7))
     _scale_x(axes, chart)
     _scale_y(axes, chart)
     entries = _legend(chart)
-    part.legend(
-        [handles[id(each)] for each in entries],
-        [each.name for each in entries],
-        loc="outside lower left",
-        ncols=_legend_columns(chart),
-    )
+    shown, names = [handles[id(each)] for each in entries], [each.name for each in entries]
+    part.legend(shown, names, loc="outside lower left", ncols=_legend_columns(chart))
 
 
 def _plot(axes: Axes, series: Series) -> Artist:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ def compare(first: Path, second: Path) -> list[str]:
         ValueError: A file is not a measurement, or the two have no value in common.
     """
     one, other = _read(first), _read(second)
-    common = [name for name in one["values"] if name in other["values"]]
-    if not common:
-        raise ValueError(
-            f"{second}: got {_names(other)}, expected a value of {first}: {_names(one)}. Fix: compare others"
-        )
-    head = [f"{first}: {_origin(one)}", f"{second}: {_origin(other)}"]
-    return [*head, *(_line(name, one, other) for name in common), *_obstacles(one, other)]
+    lines = [f"{first}: {_origin(one)}", f"{second}: {_origin(other)}"]
+    for name, value in one["values"].items():
+        if (theirs := other["values"].get(name)) is not None:
+            lines.append(f"{name}: {value:.6g} and {theirs:.6g}, difference {theirs - value:+.6g}")
+    if len(lines) == 2:
+        expected, got = (", ".join(each["values"]) for each in (one, other))
+        raise ValueError(f"{second}: got {got}, expected a value of {first}: {expected}. Fix: compare others")
+    for fact in _SAME:
+        if one.get(fact) != other.get(fact):
+            lines.append(f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}")
+    return lines
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -34,23 +38,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _names(measurement: Mapping[str, Any]) -> str:
-    return ", ".join(measurement["values"])
-
-
 def _origin(measurement: Mapping[str, Any]) -> str:
     if "source" in measurement:  # by `onestep evaluate`
         return str(measurement["source"])
     return f"{measurement['model']}, {measurement['sampler']}, seeds {measurement['seeds']}"
-
-
-def _line(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    first, second = one["values"][name], other["values"][name]
-    return f"{name}: {first:.6g} and {second:.6g}, difference {second - first:+.6g}"
-
-
-def _obstacles(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each fact in which the measurements differ."""
-    for fact in _SAME:
-        if one.get(fact) != other.get(fact):
-            yield f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}"

@@ -28,12 +28,12 @@ def row_name(row: Row, *, table: Table) -> str:
 
 def run_colours(evidence: Evidence) -> dict[str, int]:
     """Return one colour for each run: that of its first row in a table, or a free one."""
-    rows = [(index, row) for shown in evidence.tables for index, row in enumerate(shown.table.rows)]
     colours: dict[str, int] = {}
-    for index, row in rows:
-        for run in row.runs or ([row.run] if row.run is not None else []):
-            colours.setdefault(run, index)
-    free = max((index for index, _ in rows), default=-1) + 1
+    for shown in evidence.tables:
+        for index, row in enumerate(shown.table.rows):
+            for run in row.runs or ([row.run] if row.run is not None else []):
+                colours.setdefault(run, index)
+    free = max((len(shown.table.rows) for shown in evidence.tables), default=0)
     others = [run.name for run in evidence.runs if run.name not in colours]
     return colours | {run: free + place for place, run in enumerate(others)}
 
@@ -101,18 +101,13 @@ def nfe_notes(charts: Sequence[Chart]) -> Iterator[str]:
 
 def log_charts(evidence: Evidence) -> list[Chart]:
     """Return what the runs logged: one chart for each quantity of each objective, fine-tuning first."""
-    logged = [run for run in evidence.runs if run.log]
-    logged.sort(key=lambda run: not run.is_tuned)
-    by_objective: dict[str, list[RunEvidence]] = {}
-    for run in logged:
-        by_objective.setdefault(run.objective, []).append(run)
-    colours = run_colours(evidence)
-    return [
-        chart
-        for objective, runs in by_objective.items()
-        for kind in ("losses", "observed", "controls")
-        for chart in _logged(runs, kind=kind, objective=objective, colours=colours)
-    ]
+    logged = sorted((run for run in evidence.runs if run.log), key=lambda run: not run.is_tuned)
+    colours, found = run_colours(evidence), list[Chart]()
+    for objective in dict.fromkeys(run.objective for run in logged):
+        runs = [run for run in logged if run.objective == objective]
+        for kind in ("losses", "observed", "controls"):
+            found += _logged(runs, kind=kind, objective=objective, colours=colours)
+    return found
 
 
 def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: dict[str, int]) -> Iterable[Chart]:

@@ -41,16 +41,7 @@ class TableEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvidence:
-    """A trained run.
-
-    Attributes:
-        name: Its name.
-        objective: The name of its objective.
-        is_tuned: Whether it started from a teacher.
-        summary: The content of summary.json.
-        log: The records of log.jsonl.
-        resolved: run.yaml as text.
-    """
+    """A trained run: its summary.json, log.jsonl and run.yaml (`resolved`). `is_tuned`: it started from a teacher."""
 
     name: str
     objective: str
@@ -71,18 +62,7 @@ class StudyEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The content of the page.
-
-    Attributes:
-        experiment: The checked config.
-        config_text: config.yaml, verbatim.
-        tables: The tables in the order of config.yaml.
-        studies: The studies in the order of config.yaml.
-        runs: The trained runs in the order of config.yaml.
-        stages: For each rule, the seconds of its jobs; the rule with the longest time first.
-        environment: Hardware and software by name.
-        reproduce: The commands that make this page.
-    """
+    """The content of the page. `stages` has the seconds of the jobs of each rule, the longest rule first."""
 
     experiment: Experiment
     config_text: str
@@ -95,22 +75,15 @@ class Evidence:
 
 
 def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
-    """Read the content of the page.
-
-    Args:
-        results: The folder results/.
-        config: config.yaml.
-        benchmarks: Snakemake's benchmark files, `{rule}/....tsv`; need not exist.
-        reproduce: The commands that make this page.
+    """Read the content of the page; `benchmarks`, Snakemake's `{rule}/....tsv`, need not exist.
 
     Raises:
         ConfigError: The config has an error.
         ValueError: A file is damaged.
     """
     layout, experiment = Results(Path(results)), read_experiment(config)
-    runs = tuple(
-        _read_run(run, layout=layout, experiment=experiment) for run in experiment.runs if layout.summary(run).exists()
-    )
+    trained = [run for run in experiment.runs if layout.summary(run).exists()]
+    runs = tuple(_read_run(run, layout=layout, experiment=experiment) for run in trained)
     return Evidence(
         experiment=experiment,
         config_text=config.read_text(encoding="utf-8"),
@@ -141,17 +114,11 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
 
 def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableEvidence:
     table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
-    asked = experiment.tables[name].curves
+    asked, source = experiment.tables[name].curves, table.columns[table.drawn]
     seeds = table.seeds[0] if asked is None else asked.seeds
-    return TableEvidence(
-        table=table,
-        samples=tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows),
-        curves=tuple(
-            _read_curve(row, source=table.columns[table.drawn], seeds=seeds, layout=layout, experiment=experiment)
-            for row in table.rows
-        ),
-        curve_seeds=seeds,
-    )
+    curves = [_read_curve(row, source=source, seeds=seeds, layout=layout, experiment=experiment) for row in table.rows]
+    samples = tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows)
+    return TableEvidence(table=table, samples=samples, curves=tuple(curves), curve_seeds=seeds)
 
 
 def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndarray]:
@@ -187,15 +154,19 @@ def _snapshots(row: Row, *, experiment: Experiment) -> Iterator[tuple[int, Model
                 yield images, Snapshot(name=model.name, images=images, ema=model.ema)
 
 
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvidence:
-    run, log, resolved = experiment.runs[name], layout.log(name), layout.run_config(name)
+    run, log = experiment.runs[name], layout.log(name)
     return RunEvidence(
         name=name,
         objective=run.objective.name,
         is_tuned=run.teacher is not None,
         summary=files.read_json(layout.summary(name)),
         log=read_log(log) if log.exists() else (),
-        resolved=resolved.read_text(encoding="utf-8") if resolved.exists() else "",
+        resolved=_text_of(layout.run_config(name)),
     )
 
 
@@ -215,12 +186,8 @@ def read_log(path: Path | str) -> tuple[dict[str, Any], ...]:
 
 
 def _read_study(name: str, *, layout: Results) -> StudyEvidence:
-    figure = layout.study(name, ".svg")
-    return StudyEvidence(
-        name=name,
-        found=files.read_json(layout.study(name, ".json")),
-        figure=figure.read_text(encoding="utf-8") if figure.exists() else "",
-    )
+    found, figure = files.read_json(layout.study(name, ".json")), _text_of(layout.study(name, ".svg"))
+    return StudyEvidence(name=name, found=found, figure=figure)
 
 
 def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
@@ -234,11 +201,10 @@ def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:
-    """Return hardware and software of the trainings and of this page."""
     keys = {"Trained on": "device", "PyTorch": "torch", "Python": "python"}
-    training = {
+    found = {
         heading: ", ".join(sorted({str(run.summary[key]) for run in runs if key in run.summary}))
         for heading, key in keys.items()
+        if any(key in run.summary for run in runs)
     }
-    found = {heading: values for heading, values in training.items() if values}
     return found | {"Page made with": f"Python {platform.python_version()}, NumPy {np.__version__}"}

@@ -91,7 +91,6 @@ class _Markup:
 
 
 def _frame(table: Table, *, markup: _Markup) -> DataFrame:
-    """Return the cells as text, one row of the table each."""
     import pandas
 
     published = cells.published_columns(table)
@@ -116,16 +115,13 @@ def _frame(table: Table, *, markup: _Markup) -> DataFrame:
 
 def as_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown: title, caption, cells, notes."""
-    frame = _frame(table, markup=_Markup(text=_markdown, number=_bold_markdown, mark=f" {cells.DAGGER}"))
+    bold = _Markup(text=_markdown, number=lambda n: f"**{n.text}**" if n.best else n.text, mark=f" {cells.DAGGER}")
+    frame = _frame(table, markup=bold)
     sides = ["left" if name in _WORDS else "right" for name in frame.columns]
     text = frame.to_markdown(index=False, tablefmt="pipe", colalign=sides, disable_numparse=True)
     notes = "\n".join(f"{_markdown(note)}  " for note in cells.notes(table))
     head = [f"### {_markdown(table.title)}", *([_markdown(table.caption)] if table.caption else [])]
     return "\n\n".join([*head, text, notes]) + "\n"
-
-
-def _bold_markdown(found: Cell) -> str:
-    return f"**{found.text}**" if found.best else found.text
 
 
 def _markdown(text: str) -> str:

@@ -17,10 +17,8 @@ def measured(value: float, std: float | None) -> tuple[str, str | None]:
     The deviation keeps one significant digit, or two where the first is a 1, because one digit of 1.4 would lose a
     third of it. Without a deviation, or with a deviation of zero, the mean keeps four significant digits.
     """
-    if std is None:
-        return four_digits(value), None
-    if std == 0:
-        return four_digits(value), "0"
+    if not std:
+        return four_digits(value), None if std is None else "0"
     places = decimals(std)
     return f"{value:.{places}f}", f"{std:.{places}f}"
 

@@ -1,8 +1,11 @@
-"""The results page: one HTML file without scripts and without requests."""
+"""The results page: one HTML file without scripts and without requests, with its pictures as data URIs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from statistics import median_high
@@ -11,15 +14,16 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 import onestep
 from onestep import components, files
 from onestep.config.reading import experiment_document
 from onestep.config.sections import Experiment
-from onestep.figures import COLOURS
-from onestep.report import cells, curves, numbers, pictures
+from onestep.figures import COLOURS, svg
+from onestep.report import cells, charts, curves, numbers
+from onestep.report.charts import Chart
 from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence
-from onestep.report.pictures import Picture
 from onestep.report.table import Table
 
 _MOST_COLUMNS, _WIDTH = 8, 560
@@ -32,24 +36,26 @@ def write_page(path: Path | str, *, evidence: Evidence) -> None:
 
 def render(evidence: Evidence) -> str:
     """Return the results page. The same evidence gives the same text."""
+    loader = PackageLoader("onestep", "report")
     environment = Environment(
-        loader=PackageLoader("onestep", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": numbers.duration, "count": numbers.count, "share": numbers.share}
-    environment.globals |= {"cells": cells, "heading": numbers.heading, "colour": _colour_class}
-    colours = curves.run_colours(evidence)
+    environment.globals |= {
+        "cells": cells,
+        "heading": numbers.heading,
+        "colour": lambda index: f"c{index % len(COLOURS)}",
+    }
+    style = resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8")
+    style += "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(COLOURS))
     return environment.get_template("page.html.jinja").render(
-        css=Markup(resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8") + _colours()),
+        css=Markup(style),
         tables=[_table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
         studies=[_study_view(study) for study in evidence.studies],
         runs=evidence.runs,
         run_facts={run.name: run_facts(run) for run in evidence.runs},
-        colours=colours,
-        charts=[pictures.chart_picture(chart) for chart in curves.log_charts(evidence)],
+        colours=curves.run_colours(evidence),
+        charts=[_chart_picture(chart) for chart in curves.log_charts(evidence)],
         stages=evidence.stages,
         environment=evidence.environment,
         inputs=experiment_document(evidence.experiment)["inputs"],
@@ -59,20 +65,11 @@ def render(evidence: Evidence) -> str:
     )
 
 
-def _colours() -> str:
-    return "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(COLOURS))
-
-
-def _colour_class(index: int) -> str:
-    return f"c{index % len(COLOURS)}"
-
-
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
-    """Return a table with its pictures, the definitions of its metrics and the networks behind them."""
     table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
     resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
     columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
-    seeds = pictures.shared_seeds(shown.samples, count=columns**2)
+    seeds = shared_seeds(shown.samples, count=columns**2)
     return {
         "table": table,
         "images": [
@@ -80,9 +77,9 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
             for row, samples in zip(table.rows, shown.samples, strict=True)
         ],
         "seeds": span(seeds),
-        "nfe": [pictures.chart_picture(chart) for chart in nfe],
+        "nfe": [_chart_picture(chart) for chart in nfe],
         "nfe_notes": " ".join(curves.nfe_notes(nfe)),
-        "curve": None if curve is None else pictures.chart_picture(curve),
+        "curve": None if curve is None else _chart_picture(curve),
         "curve_seeds": shown.curve_seeds,
         "metrics": list(_metric_facts(table, experiment=experiment)),
         "networks": networks_of(table, experiment=experiment),
@@ -92,7 +89,7 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
 def _images(samples: Mapping[int, np.ndarray], *, seeds: Sequence[int], columns: int, alt: str) -> Picture | None:
     if not samples or not seeds:
         return None
-    return pictures.contact_sheet([samples[seed] for seed in seeds], columns=columns, width=_WIDTH, alt=alt)
+    return contact_sheet([samples[seed] for seed in seeds], columns=columns, width=_WIDTH, alt=alt)
 
 
 def span(seeds: Sequence[int]) -> str:
@@ -105,7 +102,6 @@ def span(seeds: Sequence[int]) -> str:
 
 
 def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str, str]]:
-    """Yield each metric of a table: its columns, definition, options and features."""
     columns: dict[str, list[str]] = {}
     for column, source in table.columns.items():
         columns.setdefault(source.partition(".")[0], []).append(column)
@@ -159,23 +155,15 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
 
 
 def _study_view(study: StudyEvidence) -> dict[str, Any]:
-    """Return a study as the page shows it: its figure as a picture, numbers and control as text."""
     found = study.found
     title = found.get("question") or study.name.replace("_", " ")
-    figure = pictures.svg_picture(study.figure, width=0, height=0, alt=f"Figure: {title}") if study.figure else None
+    figure = _svg_picture(study.figure, alt=f"Figure: {title}") if study.figure else None
     facts = {key: {name: _text(value) for name, value in found[key].items()} for key in ("numbers", "control")}
-    return {
-        **found,
-        **facts,
-        "title": title,
-        "figure": figure,
-        "name": study.name,
-        "choices": map(_text, found["choices"]),
-    }
+    choices = map(_text, found["choices"])
+    return {**found, **facts, "title": title, "figure": figure, "name": study.name, "choices": choices}
 
 
 def _text(value: Any) -> str:
-    """Return a value of a study as text: numbers with four significant digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
@@ -183,3 +171,49 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as a data URI, with its size in px, 0 for its own, and its description."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def shared_seeds(samples: Iterable[Mapping[int, np.ndarray]], *, count: int) -> list[int]:
+    """Return the first `count` seeds that every row with images has, ascending."""
+    drawn = [set(each) for each in samples if each]
+    return sorted(set.intersection(*drawn))[:count] if drawn else []
+
+
+def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt: str) -> Picture:
+    """Return images, uint8 [H, W, C], with transparent gaps, enlarged by a whole factor to at least `width` px."""
+    height, image_width, channels = images[0].shape
+    gap = max(1, image_width // 16)
+    rows = -(-len(images) // columns)
+    sheet = np.zeros((rows * (height + gap) - gap, columns * (image_width + gap) - gap, channels + 1), np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + gap), index % columns * (image_width + gap)
+        sheet[top : top + height, left : left + image_width, :channels] = image
+        sheet[top : top + height, left : left + image_width, channels] = 255
+    factor = max(1, -(-width // sheet.shape[1]))
+    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
+    uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Picture(uri=uri, width=sheet.shape[1], height=sheet.shape[0], alt=alt)
+
+
+def _chart_picture(chart: Chart) -> Picture:
+    figure = charts.draw([chart])
+    width, height = (round(96 * side) for side in figure.get_size_inches())
+    return _svg_picture(svg(figure), width=width, height=height, alt=chart.description)
+
+
+def _svg_picture(text: str, *, width: int = 0, height: int = 0, alt: str) -> Picture:
+    # A browser runs no script and loads no file of a picture.
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
+    return Picture(uri=uri, width=width, height=height, alt=alt)

@@ -25,15 +25,8 @@ Shown = Literal["mean", "first", "best"]
 block (the protocol of EDM)."""
 
 _COMPARABLE = ("features", "feature_weights_sha256", "precision", "reference", "images")
-_BY_COLUMN = {
-    "metrics": "shown",
-    "mean": "mean",
-    "std": "std",
-    "first_block": "first_block",
-    "best_block": "best_block",
-    "worst_block": "worst_block",
-    "blocks": "blocks",
-}
+_BLOCKS = ("mean", "std", "first_block", "best_block", "worst_block", "blocks")
+_BY_COLUMN = {"metrics": "shown", **{name: name for name in _BLOCKS}}
 """Keys of a row in tables/{table}.json that hold one entry for each column, with the field of `Number`."""
 
 
@@ -46,11 +39,8 @@ class Number:
 
     Attributes:
         shown: The value in the table's cell.
-        mean: Mean over the blocks.
         std: Sample standard deviation (n - 1); None for fewer than two values.
-        first_block: The value of the table's first block of seeds.
         best_block: The best value in the direction of the column. The best of several noisy values is biased.
-        worst_block: The worst value.
         blocks: Number of measured blocks.
         is_best: Whether no other row of the same dataset is better; False where only one row has a number.
         precision: Arithmetic of the features where it is not float32.
@@ -74,10 +64,7 @@ class Row:
     Attributes:
         run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
             has published numbers only.
-        models: The models of a family of runs, one for each run; empty for every other row.
         sampler: The sampler's name in config.yaml; None for another method.
-        label: The name for readers.
-        dataset: The dataset whose images are the reference.
         nfe: Function evaluations per image; None where another method does not publish them.
         images_seen: Training images of this pipeline; None for a network from outside.
         images: Training images of another method, as published ("~400 M"); None for all other rows.
@@ -87,9 +74,8 @@ class Row:
         ema: Half-life of the EMA in images; None for a network from outside.
         frozen_share: Share of frozen parameters in [0, 1]; None for a network from outside.
         trained_with_other_code: Whether the training code has changed since the snapshot was made.
-        published: Numbers from the literature by column.
-        sources: Their sources by column, where the config names them.
-        numbers: Measured numbers by column.
+        published: Numbers from the literature by column, with `sources` where the config names them.
+        models: The models of a family of runs, one for each run; empty for every other row.
     """
 
     run: str | None
@@ -118,19 +104,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows with their layout.
+    """Rows with their layout, in the order of config.yaml.
 
     Attributes:
-        name: The table's name in config.yaml.
-        title: Its title.
-        caption: Its caption in config.yaml; empty for none.
         dataset: The reference dataset; None where each row has its own.
         seeds: The blocks of seeds, such as "0-1999".
-        show: The value in the cells.
-        columns: `metric.value` by column, in the order of display.
+        columns: `metric.value` by column.
         directions: The better direction by column.
         drawn: The column that charts show.
-        rows: The rows in the order of config.yaml.
     """
 
     name: str
@@ -150,11 +131,7 @@ class Table:
 
 
 def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str]) -> dict[str, Direction]:
-    """Return the better direction of each column.
-
-    Args:
-        columns: `metric.value` by column.
-        metrics: The metrics' file names in `onestep.metrics`, by name in config.yaml.
+    """Return the better direction of each column, given `metric.value` by column and the classes of the metrics.
 
     Raises:
         ValueError: The metric has no such value.
@@ -173,11 +150,7 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str])
 
 
 def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> Table:
-    """Return the table with its rows, their numbers summarized and the best of each column marked.
-
-    Args:
-        table: The layout.
-        found: Each row without numbers, and the measurements of each of its runs (one entry for a single run).
+    """Return the table with the rows and the measurements of their runs, the best of each column marked.
 
     Raises:
         ValueError: A measurement lacks a column's value, or measurements of one column and dataset differ in
@@ -185,35 +158,30 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
     """
     for column, source in table.columns.items():
         check_comparable(found, column=column, metric=source.partition(".")[0])
-    rows = [
-        dataclasses.replace(
-            row, numbers={column: _number(runs, column=column, table=table) for column in table.columns}
-        )
-        for row, runs in found
-    ]
+    rows = []
+    for row, runs in found:
+        numbers = {column: _number(runs, column=column, table=table) for column in table.columns}
+        rows.append(dataclasses.replace(row, numbers=numbers))
     return dataclasses.replace(table, rows=tuple(_mark_best(row, rows, table=table) for row in rows))
 
 
 def _number(runs: Sequence[Measurements], *, column: str, table: Table) -> Number:
-    """Summarize a column over the blocks of one run, or over several runs."""
     source, direction = table.columns[column], table.directions[column]
     found = []
     for run in runs:
         values = _values(run, source)
-        first = values.get(table.seeds[0])
-        number = _summary(values.values(), show=table.show, first=first, blocks=len(values), direction=direction)
-        found.append(number)
+        first, blocks = values.get(table.seeds[0]), len(values)
+        found.append(_summary([*values.values()], show=table.show, first=first, blocks=blocks, direction=direction))
     if len(found) > 1:
         shown = [each.shown for each in found if each.shown is not None]
         blocks = min(each.blocks for each in found)
         found = [_summary(shown, show="mean", first=None, blocks=blocks, direction=direction)]
     metric = source.partition(".")[0]
     precisions = {str(each.get("precision") or "float32") for run in runs for each in run.get(metric, ())} - {"float32"}
-    return dataclasses.replace(found[0], precision=next(iter(sorted(precisions)), None))
+    return dataclasses.replace(found[0], precision=min(precisions, default=None))
 
 
-def _summary(values: Iterable[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
-    values = list(values)
+def _summary(values: Sequence[float], *, show: Shown, first: float | None, blocks: int, direction: Direction) -> Number:
     if not values:
         return Number()
     best, worst = _extremes(direction)
@@ -234,7 +202,6 @@ def _extremes(direction: Direction) -> tuple[Any, Any]:
 
 
 def _values(measurements: Measurements, source: str) -> dict[str, float]:
-    """Return `metric.value` by block of seeds."""
     metric, _, value = source.partition(".")
     for each in measurements.get(metric, ()):
         if value not in each["values"]:

@@ -87,12 +87,11 @@ def _policy(choice: Mapping[str, Any], *, policy: str) -> str:
 
 
 def _measured(row: Row, models: Sequence[str], table: Table, paths: Results) -> list[Measurements]:
-    """Return the measurements of each model on the blocks of seeds that were measured."""
-    metrics = dict.fromkeys(source.partition(".")[0] for source in table.columns.values())
     found: list[Measurements] = []
     for model in models:
         files = {
-            metric: [paths.metric(model, str(row.sampler), each, metric) for each in table.seeds] for metric in metrics
+            metric: [paths.metric(model, str(row.sampler), seeds, metric) for seeds in table.seeds]
+            for metric in (source.partition(".")[0] for source in table.columns.values())
         }
         found.append({metric: [read_json(each) for each in those if each.exists()] for metric, those in files.items()})
     return found or [{}]

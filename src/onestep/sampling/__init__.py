@@ -1,10 +1,138 @@
-"""The contract of a sampler, and image generation with one random stream per seed.
+"""The contract of a sampler, and image generation: an image depends on its seed only, not on the batch or other seeds.
 
 The files of this folder without an underscore are samplers: frozen dataclasses that implement `Sampler`.
+Legend: B images, C H W an image, K classes.
 """
 
 from __future__ import annotations
 
-from onestep.sampling._generate import PerSeedRandom, Sampler, Samples, generate, per_seed_noise, rank_batches
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
-__all__ = ["PerSeedRandom", "Sampler", "Samples", "generate", "per_seed_noise", "rank_batches"]
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onestep.autoencoders import Codec
+from onestep.autoencoders.identity import Identity
+from onestep.networks import Preconditioned
+
+Denoiser = Callable[..., Tensor]
+"""Called as `generator(x [B, C, H, W], sigma [B], condition)`; see `onestep.networks`."""
+
+# A convolution may round differently for another number of images. Every call of the network receives this many, the
+# last seed repeated where necessary, so that an image has the same bytes in every batch.
+ROWS = 64
+
+
+class PerSeedRandom:
+    """One generator per seed (modulo 2^32); each draw returns the next numbers of every seed.
+
+    The order of the reference is: the noise, the class, the noise that a sampler adds.
+    """
+
+    # Differs from the reference: its generators are on the sampling device; these are always on the CPU, so that a
+    # seed gives the same image on every machine.
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._streams = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return standard normal numbers [B, *shape] on the CPU; a float64 draw differs from a float32 draw."""
+        numbers = torch.empty(len(self._streams), *shape, dtype=dtype)
+        for row, stream in zip(numbers, self._streams, strict=True):
+            row.normal_(generator=stream)
+        return numbers
+
+    def integers(self, high: int) -> Tensor:
+        """Return one integer in [0, high) per seed, int64 [B] on the CPU."""
+        draws = [torch.randint(high, (), generator=stream) for stream in self._streams]
+        return torch.stack(draws) if draws else torch.empty(0, dtype=torch.int64)
+
+
+def per_seed_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of each seed: standard normal, float32 [B, *shape], on the CPU."""
+    return PerSeedRandom(seeds).normal(shape)
+
+
+class Sampler(Protocol):
+    """The algorithm that turns noise into images with a denoiser."""
+
+    @property
+    def nfe(self) -> int:
+        """NFE: calls of the network per image."""
+        ...
+
+    def __call__(
+        self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
+    ) -> Tensor:
+        """Turn noise into images.
+
+        Args:
+            generator: A denoiser.
+            noise: Standard normal float32 [B, C, H, W], on the device of the generator.
+            condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
+            random: The generators that `noise` was drawn from, for a sampler that adds noise.
+
+        Returns:
+            Images [B, C, H, W], float64, in [-1, 1] up to overshoot.
+        """
+        ...
+
+
+class Samples(NamedTuple):
+    """Images in the order of their seeds, uint8 [B, H, W, C], with classes, int64 [B], if there are any; on the CPU."""
+
+    pixels: Tensor
+    labels: Tensor | None
+
+
+def generate(
+    generator: Preconditioned, sampler: Sampler, *, seeds: Sequence[int], batch: int, codec: Codec | None = None
+) -> Iterator[Samples]:
+    """Generate one image per seed, in items of `batch` images, best a multiple of 64.
+
+    The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
+    algorithms that its libraries choose. The class of a conditional generator is drawn after the noise.
+
+    Raises:
+        ValueError: The generator is in training mode, or `batch` is not positive.
+    """
+    if generator.training:
+        raise ValueError("generator: got training mode, where dropout changes images. Fix: call generator.eval()")
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, expected at least 1 image")
+    for group in _groups(seeds, batch):
+        pieces = [_one_call(generator, sampler, piece, codec=codec or Identity()) for piece in _groups(group, ROWS)]
+        labels = [piece.labels for piece in pieces if piece.labels is not None]
+        yield Samples(torch.cat([piece.pixels for piece in pieces]), torch.cat(labels) if labels else None)
+
+
+def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int) -> list[Sequence[int]]:
+    """Return the seeds that one rank generates, in batches of at most `batch`.
+
+    The seeds are split into the smallest number of near-equal batches that is a multiple of the world size (the first
+    ones are longer by one), which are assigned to the ranks in turn. Empty batches are omitted.
+    """
+    count = -(-len(seeds) // (batch * world_size)) * world_size
+    if count == 0:
+        return []
+    size, longer = divmod(len(seeds), count)
+    starts = [index * size + min(index, longer) for index in range(count + 1)]
+    cuts = [seeds[start:stop] for start, stop in zip(starts, starts[1:], strict=False)]
+    return [cut for cut in cuts[rank::world_size] if len(cut)]
+
+
+def _groups(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))
+
+
+@torch.no_grad()
+def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
+    random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
+    device = next(generator.parameters()).device
+    size = generator.img_resolution
+    noise = random.normal((generator.img_channels, size, size)).to(device)
+    classes = random.integers(generator.label_dim) if generator.label_dim else None
+    condition = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
+    pixels = codec.decode(sampler(generator, noise, condition, random=random)[: len(seeds)])
+    return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])

@@ -14,20 +14,17 @@ from tqdm import tqdm
 from onestep.archive import write_arrays
 from onestep.files import sha256_of_file
 from onestep.networks import load_denoiser
-from onestep.sampling._generate import Sampler, Samples, generate
+from onestep.sampling import Sampler, Samples, generate
 
 _GRID = 128  # images in a grid, the most that a sheet of the results page shows
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingJob:
-    """Images to generate.
+    """Images to generate with a snapshot or a teacher, one per seed.
 
     Attributes:
-        weights: A snapshot or a teacher.
-        sampler: The sampler.
         options: The config block of the sampler.
-        seeds: One per image.
         batch: Images per yielded item; does not change them.
         subject: Identity of the images, recorded in every file made from them: `model`, `sampler` and `seeds` as in
             config.yaml. Empty for images that are not measured by `onestep measure`.
@@ -40,40 +37,19 @@ class SamplingJob:
     batch: int
     subject: Mapping[str, str]
 
-    @property
-    def label(self) -> str:
-        """Name of the job in progress bars."""
-        return "/".join(self.subject.values()) or self.weights.stem
-
 
 def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
-    """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes) and `seeds` int64 [N].
-
-    Args:
-        job: The images.
-        output: The .npz to write.
-        grid: The .npz for the first images; None for none.
-
-    Raises:
-        ValueError: The weights are not those of a denoiser.
-    """
+    """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes), `seeds` int64 [N], and the grid."""
     _write(output, list(iter_samples(job, grid=grid)), job=job, count=len(job.seeds))
 
 
 def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
-    """Yield the images batch by batch in the order of their seeds; write the grid after the last.
-
-    Args:
-        job: The images.
-        grid: The .npz for the first images; None for none.
-
-    Raises:
-        ValueError: The weights are not those of a denoiser.
-    """
+    """Yield the images batch by batch in the order of their seeds; after the last write the first ones to `grid`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_denoiser(job.weights).to(device)
     first: list[Samples] = []
-    with tqdm(total=len(job.seeds), desc=job.label, unit="image", mininterval=10, delay=10) as progress:
+    label = "/".join(job.subject.values()) or job.weights.stem
+    with tqdm(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
         for made in generate(network, job.sampler, seeds=job.seeds, batch=job.batch):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)
@@ -84,7 +60,6 @@ def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
 
 
 def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:
-    """Write the first `count` images."""
     labels = [np.full(len(part.pixels), -1) if part.labels is None else part.labels.numpy() for part in parts]
     arrays = {
         "pixels": np.concatenate([part.pixels.numpy() for part in parts])[:count],

@@ -41,13 +41,7 @@ def sample(
 
 
 def sampling_job(
-    weights: Path,
-    *,
-    sampler: Mapping[str, Any],
-    seeds: range,
-    model: str | None,
-    sampler_name: str | None,
-    batch: int,
+    weights: Path, *, sampler: Mapping[str, Any], seeds: range, model: str | None, sampler_name: str | None, batch: int
 ) -> SamplingJob:
     """Return the images to generate from the options of a verb."""
     from onestep import components
@@ -56,11 +50,5 @@ def sampling_job(
     subject = {}
     if model is not None and sampler_name is not None:
         subject = {"model": model, "sampler": sampler_name, "seeds": f"{seeds[0]}-{seeds[-1]}"}
-    return SamplingJob(
-        weights=weights,
-        sampler=components.build("sampling", sampler),
-        options=sampler,
-        seeds=seeds,
-        batch=batch,
-        subject=subject,
-    )
+    built = components.build("sampling", sampler)
+    return SamplingJob(weights=weights, sampler=built, options=sampler, seeds=seeds, batch=batch, subject=subject)

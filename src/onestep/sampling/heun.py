@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from onestep.sampling._generate import PerSeedRandom
+from onestep.sampling import Denoiser, PerSeedRandom
 
 __all__ = ["Heun"]
 
@@ -55,12 +54,7 @@ class Heun:
 
     @torch.no_grad()
     def __call__(
-        self,
-        generator: Callable[..., Tensor],
-        noise: Tensor,
-        condition: Tensor | None,
-        *,
-        random: PerSeedRandom | None = None,
+        self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
     ) -> Tensor:
         """Return images [B, C, H, W], float64; see `onestep.sampling.Sampler`.
 
@@ -74,7 +68,7 @@ class Heun:
             x = _step(generator, x, condition, level=level, following=following)
         return x
 
-    def _levels(self, generator: Callable[..., Tensor]) -> list[float]:
+    def _levels(self, generator: Denoiser) -> list[float]:
         """Return the decreasing noise levels above 0 (eq. 5), within the range of the network."""
         lowest = max(self.sigma_min, getattr(generator, "sigma_min", 0.0))
         highest = min(self.sigma_max, getattr(generator, "sigma_max", math.inf))
@@ -95,9 +89,7 @@ class Heun:
         return x + math.sqrt(higher**2 - level**2) * self.churn_noise * fresh, higher
 
 
-def _step(
-    generator: Callable[..., Tensor], x: Tensor, condition: Tensor | None, *, level: float, following: float
-) -> Tensor:
+def _step(generator: Denoiser, x: Tensor, condition: Tensor | None, *, level: float, following: float) -> Tensor:
     """Integrate from one noise level to the next (algorithm 1); the last step, to 0, is an Euler step."""
     slope = _slope(generator, x, condition, level=level)
     euler = x + (following - level) * slope
@@ -106,6 +98,6 @@ def _step(
     return x + (following - level) * (0.5 * slope + 0.5 * _slope(generator, euler, condition, level=following))
 
 
-def _slope(generator: Callable[..., Tensor], x: Tensor, condition: Tensor | None, *, level: float) -> Tensor:
+def _slope(generator: Denoiser, x: Tensor, condition: Tensor | None, *, level: float) -> Tensor:
     sigma = torch.full((1,), level, dtype=torch.float64, device=x.device).expand(len(x))
     return (x - generator(x, sigma, condition).to(torch.float64)) / level

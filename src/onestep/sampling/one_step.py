@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from onestep.sampling._generate import PerSeedRandom
+from onestep.sampling import Denoiser, PerSeedRandom
 
 __all__ = ["OneStep"]
 
@@ -31,12 +30,7 @@ class OneStep:
 
     @torch.no_grad()
     def __call__(
-        self,
-        generator: Callable[..., Tensor],
-        noise: Tensor,
-        condition: Tensor | None,
-        *,
-        random: PerSeedRandom | None = None,
+        self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
     ) -> Tensor:
         """Return images [B, C, H, W], float64; see `onestep.sampling.Sampler`. `random` is not used."""
         x = noise.to(torch.float64) * self.sigma

@@ -20,14 +20,7 @@ Verdict = Literal["confirmed", "not confirmed", "contradicted", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """A metric of one model: one JSON for each seed block.
-
-    Attributes:
-        model: A teacher, or `run@images`.
-        sampler: Name of the sampler.
-        seeds: Seed blocks, `first-last`.
-        metric: Name of the metric.
-    """
+    """A metric of one model, a teacher or `run@images`: one JSON for each seed block, `first-last`."""
 
     model: str
     sampler: str
@@ -119,9 +112,7 @@ class Findings:
 
     Attributes:
         arrays: The data of the figure and of the verdict, by name.
-        numbers: Results.
-        control: The same quantities where the effect is absent.
-        verdict: Result of the study's rule.
+        control: The same quantities as `numbers` where the effect is absent.
         draw: Draws the figure into an empty one.
     """
 
@@ -150,10 +141,8 @@ class Study(Protocol):
         ...
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
-        """Return the findings.
+        """Return the findings from the files of each observable, by the names of `observes`.
 
-        Args:
-            files: The files of each observable, by the same names. Their order has no meaning: a file contains its
-                identity.
+        Their order has no meaning: a file contains its identity.
         """
         ...

@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 def run_study(
     study: Study, *, name: str, options: Mapping[str, Any], files: Mapping[str, Sequence[Path]], folder: Path
 ) -> Findings:
-    """Run a study and write `{name}.npz`, `.json`, `.svg` and `.md`.
-
-    Args:
-        study: The study.
-        name: Its name in config.yaml.
-        options: Its config block.
-        files: The files of each of its observables.
-        folder: Receives the four files.
+    """Run a study on the files of its observables and write `{name}.npz`, `.json`, `.svg` and `.md`.
 
     Raises:
         ValueError: The files are not those of the observables, or the study refuses them.
@@ -65,7 +58,6 @@ def drawn(draw: Callable[[Figure], None]) -> str:
 
 
 def _markdown(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the summary."""
     yield from (f"# {record['study']}", "", record["question"], "", f"Verdict: **{record['verdict']}**", "")
     yield from (f"Rule: {record['rule']}", "", f"![{record['question']}]({record['study']}.svg)", "")
     yield from ("| quantity | result | control |", "|---|---|---|")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ImagesSeen"]
 
 _CONTROL = "control"
+_Curves = Mapping[str, Mapping[int, Sequence[float]]]  # by run and images seen, the values over the seed blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +92,10 @@ class ImagesSeen:
         numbers |= {f"{run}.gain": gain for run, gain in gains.items() if gain is not None}
         control = {f"{run}.{self.value}": statistics.fmean(values) for run, values in controls.items() if values}
         draw = functools.partial(_draw, curves=curves, controls=controls, label=f"{self.metric}.{self.value}")
-        return Findings(
-            arrays=arrays, numbers=numbers, control=control, verdict=_verdict(list(gains.values())), draw=draw
-        )
+        verdict = _verdict(list(gains.values()))
+        return Findings(arrays=arrays, numbers=numbers, control=control, verdict=verdict, draw=draw)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """Return the record of a measurement that has the value."""
         record = read_json(path)
         missing = [key for key in ("model", "seeds", "better") if key not in record]
         if missing or self.value not in record["values"] or self.value not in record["better"]:
@@ -131,7 +130,6 @@ def _gain(last: Sequence[float], control: Sequence[float], *, higher: bool) -> f
 
 
 def _verdict(gains: Sequence[float | None]) -> Verdict:
-    """Return the verdict of the rule."""
     known = [gain for gain in gains if gain is not None]
     if len(known) < len(gains):
         return "undecided"
@@ -140,13 +138,7 @@ def _verdict(gains: Sequence[float | None]) -> Verdict:
     return "contradicted" if all(gain < -2 for gain in known) else "not confirmed"
 
 
-def _draw(
-    figure: Figure,
-    *,
-    curves: Mapping[str, Mapping[int, Sequence[float]]],
-    controls: Mapping[str, Sequence[float]],
-    label: str,
-) -> None:
+def _draw(figure: Figure, *, curves: _Curves, controls: Mapping[str, Sequence[float]], label: str) -> None:
     """Draw the means over the blocks with bars from the least to the greatest value, and the controls as levels."""
     axes = figure.add_subplot()
     for index, (run, curve) in enumerate(curves.items()):
