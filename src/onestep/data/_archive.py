@@ -49,8 +49,9 @@ def prepare(
         shard: Images per shard; the archive does not depend on it.
 
     Returns:
-        The card, see `describe`; besides, `class_names` of the source, and `unreadable`: name and reason of each image
-        that was left out.
+        The card: `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if
+        unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive;
+        `class_names` of the source; and `unreadable`: name and reason of each image that was left out.
 
     Raises:
         ValueError: The images do not fit the format, more than `dataset.unreadable_share` of them are unreadable, or a
@@ -63,7 +64,7 @@ def prepare(
     unreadable = _unreadable(shards, limit=dataset.unreadable_share)
     _write(target, (image for part in shards.read() for image in part.images))
     archive = ImageZip(source=target)
-    card = describe(archive, workers=workers)
+    card = _card(archive, workers=workers)
     card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
     write_contact_sheet(target.with_suffix(".png"), archive)
     write_json(target.with_suffix(".json"), card)
@@ -90,25 +91,20 @@ def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[st
     }
 
 
-def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
-    """Return the card of an archive, which is read completely by at most `workers` processes.
-
-    Returns:
-        `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if unlabelled);
-        `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive.
-    """
-    sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers):
-        sums += some
+def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
+    """Return what the archive itself says; all of it is read."""
+    sums = sum(some for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers))
     count = len(archive) * archive.resolution**2
-    moments = [_mean_and_std(int(total), int(squares), count) for total, squares in sums.T]
-    per_class = np.bincount(archive.labels(), minlength=archive.classes) if archive.classes else np.zeros(0, np.int64)
+    # From exact sums, so that they do not depend on the order of the images.
+    moments = [
+        (total / count, math.sqrt(count * squares - total**2) / count) for total, squares in np.transpose(sums).tolist()
+    ]
     return {
         "images": len(archive),
         "resolution": archive.resolution,
         "channels": archive.channels,
         "classes": archive.classes,
-        "images_per_class": per_class.tolist(),
+        "images_per_class": np.bincount(archive.labels()).tolist() if archive.classes else [],
         "pixel_mean": [mean for mean, _ in moments],
         "pixel_std": [std for _, std in moments],
         "sha256": sha256_of_file(archive.source),
@@ -120,11 +116,6 @@ def _sums(archive: ImageZip, start: int) -> np.ndarray:
     indices = range(start, min(start + _SHARD, len(archive)))
     numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
-
-
-def _mean_and_std(total: int, squares: int, count: int) -> tuple[float, float]:
-    """Return both from exact sums, so that they do not depend on the order of the images."""
-    return total / count, math.sqrt(count * squares - total**2) / count
 
 
 class _Part(NamedTuple):
@@ -154,20 +145,18 @@ class _Shards:
     def clear_unless(self, origin: object) -> None:
         """Remove shards of another origin, or of another size."""
         mark, content = self.folder / "origin.json", canonical_json([origin, self.size])
-        if origin is not None and mark.exists() and canonical_json(read_json(mark)) == content:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        write_json(mark, [origin, self.size])
+        if origin is None or not mark.exists() or canonical_json(read_json(mark)) != content:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_json(mark, [origin, self.size])
 
     def read(self) -> Iterator[_Part]:
         """Yield all shards in order."""
         for number in self.numbers():
             arrays, about = read_arrays(self.path(number))
-            ends = np.cumsum(arrays["sizes"]).tolist()
-            content = arrays["png"].tobytes()
-            files = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            content, sizes = arrays["png"].tobytes(), arrays["sizes"]
+            files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
             labels = arrays["labels"].tolist() if about["labelled"] else [None] * len(files)
-            yield _Part([*zip(files, labels, strict=True)], [(name, reason) for name, reason in about["unreadable"]])
+            yield _Part([*zip(files, labels, strict=True)], about["unreadable"])
 
 
 def _encode(dataset: Dataset, shards: _Shards, *, workers: int) -> None:

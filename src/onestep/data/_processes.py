@@ -19,11 +19,6 @@ _Result = TypeVar("_Result")
 _LEAST_ITEMS = 8  # per process: to start one takes seconds
 
 
-def cores() -> int:
-    """Return how many cores this job may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def in_processes(
     work: Callable[[_Shared, _Item], _Result], shared: _Shared, items: Sequence[_Item], *, workers: int
 ) -> Iterator[tuple[_Item, _Result]]:
