@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,7 +48,8 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Map
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(_header(tensors, order, texts))
         for name in order:
-            _write_numbers(file, tensors[name])
+            numbers = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(numbers.view(torch.uint8).numpy().data)
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
@@ -63,11 +64,6 @@ def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str,
     content = json.dumps(entries, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
-
-
-def _write_numbers(file: BinaryIO, tensor: Tensor) -> None:
-    numbers = tensor.detach().cpu().contiguous().reshape(-1)
-    file.write(numbers.view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -85,11 +81,8 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
             texts = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and make it again") from error
-    return {name: tensors[name] for name in _names(path)}, texts
-
-
-def _names(path: Path) -> list[str]:
-    """Return the tensors' names in the header's order, which the library does not keep."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return [name for name in json.loads(file.read(length)) if name != "__metadata__"]
+    # In the header's order, which the library does not keep.
+    with open(path, "rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        names = json.loads(content.read(length))
+    return {name: tensors[name] for name in names if name != "__metadata__"}, texts

@@ -43,7 +43,12 @@ def write_snapshot(
     Raises:
         ValueError: The config or the note cannot be written as JSON, or a value of the state dict is not a tensor.
     """
-    texts = {"format": _FORMAT, "config": _json(path, "config", config), "note": _json(path, "note", note or {})}
+    texts = {"format": _FORMAT}
+    for what, value in (("config", config), ("note", note or {})):
+        try:
+            texts[what] = canonical_json(dict(value))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
     write_tensors(path, state_dict, texts=texts)
 
 
@@ -61,13 +66,6 @@ def read_snapshot(path: Path | str) -> Snapshot:
             f"{_FORMAT!r}); expected a snapshot of onestep"
         )
     return Snapshot(config=_mapping(path, "config", texts), state_dict=tensors, note=_mapping(path, "note", texts))
-
-
-def _json(path: Path | str, what: str, value: Mapping[str, Any]) -> str:
-    try:
-        return canonical_json(dict(value))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
 
 
 def _mapping(path: Path | str, what: str, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[st
 
 
 def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
-    """Return what the archive itself says; all of it is read."""
+    """Return the part of the card that is computed from the archive; all of it is read."""
     sums = sum(some for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers))
     count = len(archive) * archive.resolution**2
     # From exact sums, so that they do not depend on the order of the images.
