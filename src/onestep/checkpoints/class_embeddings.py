@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors, write_tensors
 from onestep.checkpoints.safe_pickle import kind, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, StoredTensor, allowed_globals
+from onestep.checkpoints.snapshot import read_tensors, write_tensors
 from onestep.files import canonical_json
 
 _KEY = "embed"
@@ -46,7 +46,6 @@ def read_class_embeddings(path: Path | str) -> Tensor:
     Raises:
         ValueError: The file is not a pickled dict with one `torch.nn.Embedding` under `embed`, is damaged, or names a
             global that is not allowed; or is not a file of `write_class_embeddings`.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     if path.suffix == _SUFFIX:

@@ -41,7 +41,6 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
@@ -65,7 +64,6 @@ def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors
+from onestep.checkpoints.snapshot import read_tensors
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
@@ -21,7 +21,6 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: The file has another ending, is damaged, or holds anything but tensors by name.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -102,7 +102,6 @@ def read_pickle_file(path: Path, *, allowed: Callable[[Budget], Mapping[str, typ
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     size = path.stat().st_size
     if size == 0:
@@ -142,24 +141,22 @@ def read_pickle(
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: IO[bytes], *, allowed: Mapping[str, type], persistent: Callable[[Any], Any] | None
-    ) -> None:
-        super().__init__(file, encoding="bytes")
-        self._stubs, self._persistent = allowed, persistent
+    stubs: Mapping[str, type]
+    persistent: Callable[[Any], Any] | None
 
     def find_class(self, module: str, name: str) -> type:
-        found = self._stubs.get(f"{module}.{name}")
-        return found if found is not None else _refuse_global(f"{module}.{name}")
+        return self.stubs.get(f"{module}.{name}") or _refuse_global(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        assert self._persistent is not None, "the first pass refuses persistent ids"
-        return self._persistent(pid)
+        assert self.persistent is not None, "the first pass refuses persistent ids"
+        return self.persistent(pid)
 
 
 def _load(file: IO[bytes], *, allowed: Mapping[str, type], persistent: Callable[[Any], Any] | None) -> Any:
+    unpickler = _Unpickler(file, encoding="bytes")
+    unpickler.stubs, unpickler.persistent = allowed, persistent
     try:
-        return _Unpickler(file, allowed=allowed, persistent=persistent).load()
+        return unpickler.load()
     except (pickle.UnpicklingError, TypeError, AttributeError, EOFError, LookupError, OverflowError) as error:
         raise ValueError(f"the pickle is damaged ({' '.join(str(error).split())[:200]})") from None
     except (MemoryError, RecursionError):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors, write_tensors
+from onestep.checkpoints.snapshot import read_tensors, write_tensors
 from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
 
 _logger = logging.getLogger(__name__)

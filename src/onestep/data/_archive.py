@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL
@@ -62,7 +62,7 @@ def prepare(
     shards.clear_unless(origin)
     _encode(dataset, shards, workers=workers)
     unreadable = _unreadable(shards, limit=dataset.unreadable_share)
-    _write(target, (image for part in shards.read() for image in part.images))
+    _write(target, (image for images, _ in shards.read() for image in images))
     archive = ImageZip(source=target)
     card = _card(archive, workers=workers)
     card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
@@ -96,17 +96,16 @@ def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
     sums = sum(some for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers))
     count = len(archive) * archive.resolution**2
     # From exact sums, so that they do not depend on the order of the images.
-    moments = [
-        (total / count, math.sqrt(count * squares - total**2) / count) for total, squares in np.transpose(sums).tolist()
-    ]
+    totals, squares = np.asarray(sums).tolist()
+    deviations = [math.sqrt(count * square - total**2) / count for total, square in zip(totals, squares, strict=True)]
     return {
         "images": len(archive),
         "resolution": archive.resolution,
         "channels": archive.channels,
         "classes": archive.classes,
         "images_per_class": np.bincount(archive.labels()).tolist() if archive.classes else [],
-        "pixel_mean": [mean for mean, _ in moments],
-        "pixel_std": [std for _, std in moments],
+        "pixel_mean": [total / count for total in totals],
+        "pixel_std": deviations,
         "sha256": sha256_of_file(archive.source),
     }
 
@@ -116,13 +115,6 @@ def _sums(archive: ImageZip, start: int) -> np.ndarray:
     indices = range(start, min(start + _SHARD, len(archive)))
     numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
-
-
-class _Part(NamedTuple):
-    """A shard: PNG file and label of each readable image (None: unlabelled); name and reason of each unreadable one."""
-
-    images: list[tuple[bytes, int | None]]
-    unreadable: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,14 +141,14 @@ class _Shards:
             shutil.rmtree(self.folder, ignore_errors=True)
             write_json(mark, [origin, self.size])
 
-    def read(self) -> Iterator[_Part]:
-        """Yield all shards in order."""
+    def read(self) -> Iterator[tuple[list[tuple[bytes, int | None]], list[tuple[str, str]]]]:
+        """Yield all shards in order: PNG file and label of each readable image, name and reason of the others."""
         for number in self.numbers():
             arrays, about = read_arrays(self.path(number))
             content, sizes = arrays["png"].tobytes(), arrays["sizes"]
             files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
             labels = arrays["labels"].tolist() if about["labelled"] else [None] * len(files)
-            yield _Part([*zip(files, labels, strict=True)], about["unreadable"])
+            yield [*zip(files, labels, strict=True)], about["unreadable"]
 
 
 def _encode(dataset: Dataset, shards: _Shards, *, workers: int) -> None:
@@ -193,7 +185,7 @@ def _encode_shard(shared: tuple[Dataset, _Shards], number: int) -> None:
 
 def _unreadable(shards: _Shards, *, limit: float) -> list[dict[str, str]]:
     """Return and log the unreadable images; refuse more than a share of `limit`."""
-    found = [{"name": name, "reason": reason} for part in shards.read() for name, reason in part.unreadable]
+    found = [{"name": name, "reason": reason} for _, others in shards.read() for name, reason in others]
     for image in found:
         _logger.warning("left out: %s: %s", image["name"], image["reason"])
     if found and (len(found) > limit * shards.images or len(found) == shards.images):
