@@ -57,7 +57,9 @@ def read_class_embeddings(path: Path | str) -> Tensor:
         return tensors[_KEY]
     try:
         document, budget = read_pickle_file(path, allowed=allowed_globals)
-        stored = _weight(document)
+        if type(document) is not dict or set(document) != {_KEY}:
+            raise ValueError(f"the file holds {kind(document)}, not a dict with the one key {_KEY!r}")
+        stored = _weight(document[_KEY])
         budget.copy(len(stored.storage.raw))
         if len(stored.size) != 2 or stored.storage.dtype is not torch.float32 or not stored.count:
             raise ValueError(f"the table is {stored.storage.dtype} {list(stored.size)}, not float32 [classes, width]")
@@ -69,14 +71,10 @@ def read_class_embeddings(path: Path | str) -> Tensor:
         raise ValueError(f"{path}: {error}; expected the published class embeddings, whole") from None
 
 
-def _weight(document: Any) -> StoredTensor:
-    """Return the one parameter of the one embedding in the file."""
-    if type(document) is not dict or set(document) != {_KEY}:
-        raise ValueError(f"the file holds {kind(document)}, not a dict with the one key {_KEY!r}")
-    module = document[_KEY]
+def _weight(module: Any) -> StoredTensor:
     if type(module) is not Module or module.class_name != "Embedding":
         raise ValueError(f"under {_KEY!r} the file holds {kind(module)}, not an embedding")
-    parameters = module.state.get("_parameters")
-    if type(parameters) is not dict or set(parameters) != {"weight"} or type(parameters["weight"]) is not StoredTensor:
-        raise ValueError("the embedding does not have exactly one parameter, its weight")
-    return parameters["weight"]
+    match module.state.get("_parameters"):
+        case {"weight": StoredTensor() as weight, **others} if not others:
+            return weight
+    raise ValueError("the embedding does not have exactly one parameter, its weight")

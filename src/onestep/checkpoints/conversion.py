@@ -24,8 +24,8 @@ def convert_edm_pickle(
 
     Args:
         source: The pickle.
-        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O. The class name
-            in the file is kept in the note and otherwise ignored.
+        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
+            in the file is only noted.
         weights: Where to write the safetensors file.
         architecture: Where to write the YAML card: the config, and the source with its SHA-256.
 

@@ -56,13 +56,12 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Map
 
 def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
     """Return the header: its length, then JSON that lists the tensors in the order of writing."""
-    spans, end = {}, 0
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(texts.items())), **dict.fromkeys(tensors)}
+    end = 0
     for name in order:
         start, end = end, end + tensors[name].nbytes
-        spans[name] = [start, end]
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))}
-    for name, tensor in tensors.items():
-        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": spans[name]}
+        shape = list(tensors[name].shape)
+        entries[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
     content = json.dumps(entries, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content

@@ -79,9 +79,10 @@ def write_training_state(
         _remove(path)
     fresh.rename(path)
     _flush(path.parent)
-    older = [each for each in _states(path.parent) if _images_seen(each) < images_seen]
     kept = 1
-    for each in older:
+    for each in _states(path.parent):
+        if _images_seen(each) >= images_seen:
+            continue
         if kept < keep and _is_intact(each):
             kept += 1
         else:
@@ -204,10 +205,9 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
 
 def _is_intact(path: Path) -> bool:
     try:
-        _checked_manifest(path)
+        return bool(_checked_manifest(path))
     except (ValueError, OSError):
         return False
-    return True
 
 
 def _temporary(path: Path, purpose: str) -> Path:

@@ -73,13 +73,9 @@ def prepare(
 
 
 def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Return the origin of a dataset for `prepare`, as JSON.
+    """Return the origin of a dataset for `prepare`, as JSON; `code` is the fingerprint of the code that prepares it.
 
-    Args:
-        source: The file or folder it is read from, identified by size and date: a digest of 150 GB would take longer
-            than the work that resuming saves.
-        options: Its reader's name and options.
-        code: Fingerprint of the code that prepares it.
+    The source is identified by size and date: a digest of 150 GB would take longer than the work that resuming saves.
     """
     known = source.stat()
     return {

@@ -47,8 +47,8 @@ class ImageZip:
         if not self._names:
             raise ValueError(f"{self.source}: no images among its {len(members)} members; expected NNNNN/img*.png")
         labels = self._read_labels() if "dataset.json" in members else None
-        self.classes = 0 if labels is None else int(labels.max()) + 1
-        self._labels = np.zeros(len(self._names), dtype=np.int64) if labels is None else labels
+        self.classes = 0 if labels is None else max(labels) + 1
+        self._labels = np.array(labels or [0] * len(self._names), dtype=np.int64)
         self.channels, self.resolution = self._decoded(self._names[0]).shape[:2]
         self._pixels(self._names[0])
 
@@ -67,11 +67,7 @@ class ImageZip:
         return {**self.__dict__, "_opened": None}
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N].
-
-        Raises:
-            ValueError: An image cannot be read, or its shape is not that of the first.
-        """
+        """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N]."""
         pixels = np.empty((len(self), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         for index, name in enumerate(self._names):
             pixels[index] = self._pixels(name)
@@ -86,8 +82,8 @@ class ImageZip:
                 raise ValueError(f"{self.source}: cannot be read as a zip archive ({error}); build it again") from error
         return self._opened[1]
 
-    def _read_labels(self) -> np.ndarray | None:
-        """Return the label of each image, int64 [N], or None if the archive is unlabelled."""
+    def _read_labels(self) -> list[int] | None:
+        """Return the label of each image, or None if the archive is unlabelled."""
         try:
             labels = json.loads(self._archive().read("dataset.json"))["labels"]
             by_name = None if labels is None else dict(labels)
@@ -97,14 +93,14 @@ class ImageZip:
             ) from error
         if by_name is None:
             return None
-        for name in self._names:
-            label = by_name.get(name)
+        found: list[Any] = [by_name.get(name) for name in self._names]
+        for name, label in zip(self._names, found, strict=True):
             if type(label) is not int or label < 0:
                 raise ValueError(
                     f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
                     'give every image a class, or none ("labels": null)'
                 )
-        return np.array([by_name[name] for name in self._names], dtype=np.int64)
+        return found
 
     def _pixels(self, name: str) -> np.ndarray:
         """Return one image, which has the shape of the first: uint8 [C, H, W]."""

@@ -61,8 +61,7 @@ class Images:
         if not 0 <= unreadable_share <= 1:
             raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
         self.resolution, self.channels, self.unreadable_share = resolution, channels, unreadable_share
-        self._transform = transform
-        self._source = open_source(Path(source))
+        self._transform, self._source = _TRANSFORMS[transform], open_source(Path(source))
         # By folder, then by name, in archives as in folders: the order in which classes are numbered.
         # Differs from the reference: there the members of a zip are sorted as texts, "a-b/1" before "a/1".
         found = sorted(_below(self._source.entries(), root, source=source), key=lambda entry: entry.name.split("/"))
@@ -95,7 +94,7 @@ class Images:
         pixels = decode(self._source.read(entry))
         if self.channels == 1 and pixels.ndim == 3:
             raise ValueError("it is in colour, and the dataset has one channel")
-        pixels = _TRANSFORMS[self._transform](pixels, resolution=self.resolution)
+        pixels = self._transform(pixels, resolution=self.resolution)
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[: self.channels])
