@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from cifar_files import array, batch, pictures, python2_text, write_cifar, write_tar
 
-from onestep.checkpoints.cifar_batch import read_cifar_batch
 from onestep.data._archive import prepare
-from onestep.data.cifar10 import Cifar10
+from onestep.data.cifar10 import Cifar10, read_batch
 from onestep.data.image_zip import ImageZip
 from onestep.files import sha256_of_file
 
@@ -29,8 +28,8 @@ def test_the_test_writes_what_python_2_wrote():
 def test_what_python_3_makes_of_a_batch_is_read(protocol, keys):
     pixels, labels = pictures(6)
     content = pickle.dumps(dict(zip(keys, (pixels.reshape(6, 3072), labels), strict=True)), protocol=protocol)
-    found = read_cifar_batch(content)
-    assert np.array_equal(found.pixels, pixels) and found.labels.tolist() == labels
+    read_pixels, read_labels = read_batch(content)
+    assert np.array_equal(read_pixels, pixels) and read_labels.tolist() == labels
 
 
 def test_all_50000_pictures_are_read_in_the_order_of_the_files(tmp_path):
@@ -90,7 +89,7 @@ def test_a_batch_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     assert marker.exists()
     marker.unlink()
     with pytest.raises(ValueError, match=r"os\.system"):
-        read_cifar_batch(call)
+        read_batch(call)
     assert not marker.exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ def convert_edm_pickle(
 
     Args:
         source: The pickle.
-        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O. The class name
-            in the file is kept in the note and otherwise ignored.
+        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
+            in the file is only noted.
         weights: Where to write the safetensors file.
         architecture: Where to write the YAML card: the config, and the source with its SHA-256.
 
@@ -32,9 +33,8 @@ def convert_edm_pickle(
         ValueError: The pickle is refused or damaged, or its network is neither a SongUNet nor a DhariwalUNet.
     """
     checkpoint = read_edm_pickle(source)
-    config = {**_our_spelling(source, checkpoint.config), "preconditioning": preconditioning}
-    note = {**_origin(source), "class_name": checkpoint.class_name}
-    _write_teacher(checkpoint.state_dict, config, note, weights=weights, architecture=architecture)
+    config, facts = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
+    _write_teacher(source, checkpoint.state_dict, config, facts, weights=weights, architecture=architecture)
 
 
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
@@ -46,42 +46,30 @@ def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: P
         ValueError: The file is not a snapshot, or its config names no network.
     """
     snapshot = read_snapshot(source)
-    config = _our_spelling(source, snapshot.config)
-    _write_teacher(snapshot.state_dict, config, _origin(source), weights=weights, architecture=architecture)
-
-
-def _our_spelling(source: Path | str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with `name: song_unet` first, in place of EDM's `model_type: SongUNet`."""
-    rest = {key: value for key, value in config.items() if key not in ("name", "model_type")}
-    given = config.get("name", config.get("model_type"))
-    name = _NAMES.get(given, given if "name" in config else None) if isinstance(given, str) else None
-    if name is None:
-        raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
-    return {"name": name, **rest}
-
-
-def _origin(source: Path | str) -> dict[str, Any]:
-    return {"source": Path(source).name, "sha256": sha256_of_file(source)}
+    _write_teacher(source, snapshot.state_dict, snapshot.config, {}, weights=weights, architecture=architecture)
 
 
 def _write_teacher(
+    source: Path | str,
     state_dict: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    note: Mapping[str, Any],
+    facts: Mapping[str, Any],
     *,
     weights: Path | str,
     architecture: Path | str,
 ) -> None:
     """Write the weights, then the card, so that a card implies complete weights."""
-    write_snapshot(weights, state_dict, config, note=note)
+    # `name: song_unet` first, in place of EDM's `model_type: SongUNet`.
+    rest = {key: value for key, value in config.items() if key not in ("name", "model_type")}
+    given = config.get("name", config.get("model_type"))
+    name = _NAMES.get(given, given if "name" in config else None) if isinstance(given, str) else None
+    if name is None:
+        raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
+    network = {"name": name, **rest}
+    note = {"source": Path(source).name, "sha256": sha256_of_file(source), **facts}
+    write_snapshot(weights, state_dict, network, note=note)
     numbers = sum(tensor.numel() for tensor in state_dict.values())
-    card = {**note, "numbers": numbers, "network": _as_lists(config)}
+    # Through JSON, because YAML has no tuples.
+    card = {**note, "numbers": numbers, "network": json.loads(json.dumps(network))}
     title = f"# The architecture of {Path(weights).name}, and where it came from.\n"
     write_text(architecture, title + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=100))
-
-
-def _as_lists(value: Any) -> Any:
-    """Return `value` with tuples as lists: YAML has no tuples."""
-    if isinstance(value, Mapping):
-        return {key: _as_lists(item) for key, item in value.items()}
-    return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value

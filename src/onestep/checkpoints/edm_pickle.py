@@ -41,17 +41,20 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
         document, budget = read_pickle_file(path, allowed=allowed_globals)
-        network = _ema(document)
-        return EdmCheckpoint(
-            config=_config(network, budget),
-            state_dict=_state_dict(network, budget),
-            class_name=network.class_name[:200],
-        )
+        if type(document) is not dict:
+            raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
+        if "ema" not in document:
+            found = ", ".join(repr(key)[:40] for key in list(document)[:8]) or "none"
+            raise ValueError(f"there is no key 'ema' in the file; its keys are: {found}")
+        network = document["ema"]
+        if type(network) is not Module:
+            raise ValueError(f"under 'ema' the file holds {kind(network)}, not a network")
+        config, state_dict = _config(network, budget), _state_dict(network, budget)
+        return EdmCheckpoint(config=config, state_dict=state_dict, class_name=network.class_name[:200])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; expected one of EDM's network pickles, whole as published") from None
 
@@ -61,7 +64,6 @@ def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
@@ -71,18 +73,6 @@ def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
         return _state_dict(network, budget)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; expected one of NVIDIA's metric networks as a pickle") from None
-
-
-def _ema(document: Any) -> Module:
-    if type(document) is not dict:
-        raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
-    if "ema" not in document:
-        found = ", ".join(repr(key)[:40] for key in list(document)[:8]) or "none"
-        raise ValueError(f"there is no key 'ema' in the file; its keys are: {found}")
-    network = document["ema"]
-    if type(network) is not Module:
-        raise ValueError(f"under 'ema' the file holds {kind(network)}, not a network")
-    return network
 
 
 def _config(network: Module, budget: Budget) -> dict[str, Any]:

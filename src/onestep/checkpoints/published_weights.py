@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors
+from onestep.checkpoints.snapshot import read_tensors
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
@@ -21,23 +21,23 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: The file has another ending, is damaged, or holds anything but tensors by name.
-        OSError: The file cannot be opened.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
-    return _tensors(_document(path), path=path)
+    document = _document(path)
+    for key in _WRAPPERS:
+        if isinstance(document, dict) and isinstance(document.get(key), dict):
+            document = document[key]
+    if not isinstance(document, dict) or not document or not all(isinstance(v, Tensor) for v in document.values()):
+        raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
+    return dict(document)
 
 
 def read_published_tensor(path: Path | str) -> Tensor:
-    """Read the one tensor in a file of `torch.save`.
-
-    Raises:
-        ValueError: The file is damaged, or holds anything else.
-        OSError: The file cannot be opened.
-    """
+    """Read the one tensor in a file of `torch.save`; ValueError if the file is damaged or holds anything else."""
     path = Path(path)
     tensor = _document(path)
     if not isinstance(tensor, Tensor):
@@ -47,31 +47,15 @@ def read_published_tensor(path: Path | str) -> Tensor:
 
 def _document(path: Path) -> Any:
     """Return the content of a `torch.save` file; only tensors and plain values are read."""
-    if _is_program(path):
-        raise ValueError(
-            f"{path}: a TorchScript program, which would have to be executed; fetch the same weights as tensors "
-            "(safetensors, or a file of torch.save)"
-        )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                raise ValueError(
+                    f"{path}: a TorchScript program, which would have to be executed; fetch the same weights as "
+                    "tensors (safetensors, or a file of torch.save)"
+                )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None
-
-
-def _is_program(path: Path) -> bool:
-    """Whether a file was written by `torch.jit.save`: a zip with code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _tensors(document: Any, *, path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name, from a wrapping dict if there is one."""
-    for key in _WRAPPERS:
-        if isinstance(document, dict) and isinstance(document.get(key), dict):
-            document = document[key]
-    if not isinstance(document, dict) or not document or not all(isinstance(v, Tensor) for v in document.values()):
-        raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
-    return dict(document)

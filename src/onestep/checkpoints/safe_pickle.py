@@ -51,28 +51,19 @@ class Budget:
         self._steps, self._copies = _MOST_STEPS, _MOST_COPIES * file_size
 
     def step(self, count: int = 1) -> None:
-        """Count steps.
-
-        Raises:
-            ValueError: There are too many.
-        """
+        """Count steps; too many are a ValueError."""
         self._steps -= count
         if self._steps < 0:
             raise ValueError("the file holds far more objects than a network has")
 
     def copy(self, size: int) -> None:
-        """Count `size` bytes before they are allocated.
-
-        Raises:
-            ValueError: Together they exceed what the file itself can hold.
-        """
+        """Count `size` bytes before they are allocated; more than the file itself can hold are a ValueError."""
         self._copies -= size
         if self._copies < 0:
             raise ValueError("the file's objects unfold to more bytes than the file can hold")
 
 
 _T = TypeVar("_T")
-AllowList = Callable[[Budget], Mapping[str, type]]
 
 
 def stub(name: str, construct: Callable[..., Any]) -> type:
@@ -98,29 +89,19 @@ def kind(value: Any) -> str:
 
 
 def expect(value: Any, expected: type[_T]) -> _T:
-    """Return `value` if its type is exactly `expected`.
-
-    Raises:
-        ValueError: It has another type.
-    """
+    """Return `value` if its type is exactly `expected`; else raise ValueError."""
     if type(value) is not expected:
         raise ValueError(f"got {kind(value)}, expected {expected.__name__}")
     return value
 
 
-def read_pickle_file(path: Path, *, allowed: AllowList) -> tuple[Any, Budget]:
-    """Read the one pickle (protocols 2 to 5) that a file consists of.
+def read_pickle_file(path: Path, *, allowed: Callable[[Budget], Mapping[str, type]]) -> tuple[Any, Budget]:
+    """Read the one pickle (protocols 2 to 5) that a file consists of; return its value and the rest of the budget.
 
-    Args:
-        path: The file.
-        allowed: The stubs by global name, given the budget of the file.
-
-    Returns:
-        Its value, and the rest of the budget.
+    `allowed` returns the stubs by global name, given the budget of the file.
 
     Raises:
         ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-        OSError: The file cannot be opened.
     """
     size = path.stat().st_size
     if size == 0:
@@ -147,41 +128,35 @@ def read_pickle(
 ) -> Any:
     """Read one pickle from the position of `file`, and leave the position after it.
 
-    Args:
-        file: The content.
-        allowed: The stubs by global name.
-        budget: Limits of the whole file.
-        persistent: Makes a value of a persistent id; None refuses persistent ids.
+    `allowed` are the stubs by global name; `persistent` makes a value of a persistent id, None refuses those.
 
     Raises:
         ValueError: There is no whole pickle, or it names a global that is not allowed.
     """
     start = file.tell()
-    size, persists = len(file.getbuffer()), persistent is not None
-    _check(file, size=size, allowed=allowed, budget=budget, persistent=persists)
+    size = len(file.getbuffer())
+    _check(file, size=size, allowed=allowed, budget=budget, persistent=persistent is not None)
     file.seek(start)
     return _load(file, allowed=allowed, persistent=persistent)
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: IO[bytes], *, allowed: Mapping[str, type], persistent: Callable[[Any], Any] | None
-    ) -> None:
-        super().__init__(file, encoding="bytes")
-        self._stubs, self._persistent = allowed, persistent
+    stubs: Mapping[str, type]
+    persistent: Callable[[Any], Any] | None
 
     def find_class(self, module: str, name: str) -> type:
-        found = self._stubs.get(f"{module}.{name}")
-        return found if found is not None else _refuse_global(f"{module}.{name}")
+        return self.stubs.get(f"{module}.{name}") or _refuse_global(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        assert self._persistent is not None, "the first pass refuses persistent ids"
-        return self._persistent(pid)
+        assert self.persistent is not None, "the first pass refuses persistent ids"
+        return self.persistent(pid)
 
 
 def _load(file: IO[bytes], *, allowed: Mapping[str, type], persistent: Callable[[Any], Any] | None) -> Any:
+    unpickler = _Unpickler(file, encoding="bytes")
+    unpickler.stubs, unpickler.persistent = allowed, persistent
     try:
-        return _Unpickler(file, allowed=allowed, persistent=persistent).load()
+        return unpickler.load()
     except (pickle.UnpicklingError, TypeError, AttributeError, EOFError, LookupError, OverflowError) as error:
         raise ValueError(f"the pickle is damaged ({' '.join(str(error).split())[:200]})") from None
     except (MemoryError, RecursionError):
@@ -223,11 +198,7 @@ class _Walk:
         self._memo: dict[int, bool | str] = {}
 
     def apply(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Carry out one opcode.
-
-        Raises:
-            ValueError: It takes what is not there, or sets a key that is slow to hash.
-        """
+        """Carry out one opcode; refuse one that takes what is not there, or sets a key that is slow to hash."""
         name, before = opcode.name, opcode.stack_before
         if name == "MARK":
             self._marks.append(len(self._stack))

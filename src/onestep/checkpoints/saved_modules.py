@@ -42,12 +42,7 @@ _CONTAINERS = ("ModuleDict", "Sequential", "ModuleList")
 
 
 class Module:
-    """A pickled network or part of one.
-
-    Attributes:
-        class_name: Class name in the file; for the record only.
-        state: Attributes by name, unchecked.
-    """
+    """A pickled network or part of one: its class name, for the record only, and its attributes, unchecked."""
 
     __slots__ = ("class_name", "state")
 
@@ -63,13 +58,7 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Storage:
-    """Numbers of a tensor, whose count matches their bytes.
-
-    Attributes:
-        dtype: Number type.
-        count: Count of numbers.
-        raw: Bytes, little-endian.
-    """
+    """Numbers of a tensor, whose count matches their bytes (little-endian)."""
 
     dtype: torch.dtype
     count: int
@@ -87,14 +76,7 @@ class Storage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredTensor:
-    """A strided view of a storage that lies within it.
-
-    Attributes:
-        storage: The numbers.
-        offset: Index of the first number.
-        size: Shape.
-        stride: Numbers from one index to the next, by dimension.
-    """
+    """A strided view of a storage that lies within it; offset and strides are counted in numbers."""
 
     storage: Storage
     offset: int
@@ -119,11 +101,10 @@ class StoredDtype:
 
     def __setstate__(self, state: Any) -> None:
         """Take numpy's state of a plain number type: eight values, the second is the byte order."""
-        orders = {"<": "<", ">": ">", "=": "=", "|": "="}
         order = _text(state[1]) if type(state) is tuple and len(state) == 8 else None
-        if order not in orders:
+        if order not in ("<", ">", "=", "|"):
             refuse_state(self, state)
-        self.order = orders[order]
+        self.order = order.replace("|", "=")
 
 
 class StoredArray:
@@ -138,12 +119,11 @@ class StoredArray:
     def __setstate__(self, state: Any) -> None:
         """Take shape and bytes, once."""
         match state:
-            case (1, tuple((int() as rows, int() as columns)), StoredDtype(code="u1"), False, bytes() as raw) if (
-                not self.shape and rows >= 0 and columns >= 0
-            ):
-                self.shape, self.raw = (rows, columns), raw
-            case _:
-                refuse_state(self, state)
+            case (1, tuple((int(rows), int(columns))), StoredDtype(code="u1"), False, bytes(raw)):
+                if not self.shape and rows >= 0 and columns >= 0:
+                    self.shape, self.raw = (rows, columns), raw
+                    return
+        refuse_state(self, state)
 
 
 def allowed_globals(budget: Budget) -> Mapping[str, type]:
@@ -169,8 +149,8 @@ def allowed_globals(budget: Budget) -> Mapping[str, type]:
     }
     stubs = {name: stub(name, construct) for name, construct in constructors.items()}
     # dill's name for a built-in type, of which a saved module has only `set`.
-    types = {"set": stubs["builtins.set"]}
-    return {**stubs, "dill._dill._load_type": stub("dill._dill._load_type", lambda name: types[expect(name, str)])}
+    types, dill = {"set": stubs["builtins.set"]}, "dill._dill._load_type"
+    return {**stubs, dill: stub(dill, lambda name: types[expect(name, str)])}
 
 
 def _text(value: Any) -> Any:
@@ -184,12 +164,7 @@ def _uncalled(*arguments: Any) -> Any:
 
 def _persistent_object(meta: Any) -> Module:
     match meta:
-        case {
-            "type": "class",
-            "version": int() as version,
-            "class_name": str() as class_name,
-            "state": dict() as state,
-        }:
+        case {"type": "class", "version": int(version), "class_name": str(class_name), "state": dict(state)}:
             if version == _PERSISTENCE_VERSION:
                 return Module(class_name, state)
     raise ValueError(f"a persistent object (class, version {_PERSISTENCE_VERSION}, class_name, state) is expected")
@@ -230,25 +205,22 @@ def _array(subtype: Any, shape: Any, code: Any) -> StoredArray:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
-    expect(storage, Storage)
-    _check_extent(storage, offset, expect(size, tuple), expect(stride, tuple))
-    return StoredTensor(storage=storage, offset=offset, size=size, stride=stride)
-
-
-def _check_extent(storage: Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> None:
     """Refuse a view that reaches beyond its storage or has numbers that torch cannot hold."""
-    if len(size) > _MOST_DIMENSIONS or len(stride) != len(size):
+    available = expect(storage, Storage).count
+    dimensions, strides = len(expect(size, tuple)), len(expect(stride, tuple))
+    if dimensions > _MOST_DIMENSIONS or strides != dimensions:
         raise ValueError(
-            f"a tensor has {len(size)} dimensions and {len(stride)} strides, expected equal, at most {_MOST_DIMENSIONS}"
+            f"a tensor has {dimensions} dimensions and {strides} strides, expected equal, at most {_MOST_DIMENSIONS}"
         )
     if not all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in (offset, *size, *stride)):
         raise ValueError("a tensor's offset, sizes and strides are not integers from 0 to 2**40")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     count, without_zeros = math.prod(size), math.prod(length or 1 for length in size)
-    if offset > storage.count or without_zeros > (storage.count if count else _LARGEST_NUMBER):
-        raise ValueError(f"a tensor has more numbers than its storage of {storage.count}")
-    if count and last >= storage.count:
-        raise ValueError(f"a tensor reaches beyond its storage of {storage.count} numbers")
+    if offset > available or without_zeros > (available if count else _LARGEST_NUMBER):
+        raise ValueError(f"a tensor has more numbers than its storage of {available}")
+    if count and last >= available:
+        raise ValueError(f"a tensor reaches beyond its storage of {available} numbers")
+    return StoredTensor(storage=storage, offset=offset, size=size, stride=stride)
 
 
 def _storage(blob: bytes, budget: Budget) -> Storage:
@@ -292,7 +264,7 @@ def _read_storage(blob: bytes, budget: Budget) -> Storage:
 
 def _declared(identity: Any) -> _Declared:
     match identity:
-        case ("storage", type(__qualname__=name), str() as key, str(), int() as count, None):
+        case ("storage", type(__qualname__=name), str(key), str(), int(count), None):
             return _Declared(name, key, count)
     raise ValueError("the persistent id is not that of a storage: ('storage', type, key, place, count, None)")
 

@@ -1,4 +1,8 @@
-"""A network in one safetensors file: weights, the config that builds it, and a note of its origin."""
+"""Safetensors files with equal bytes for equal content, and a network in one: weights, config, note of its origin.
+
+The library's writer orders the texts of the header at random; this one sorts them
+(https://github.com/huggingface/safetensors#format). Files are read by the library, which checks them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors, write_tensors
-from onestep.files import canonical_json
+from onestep.files import canonical_json, replacing
 
 _FORMAT = "onestep-snapshot-1"
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> None:
+    """Write `tensors` and `texts`, complete or not at all; equal input gives equal bytes.
+
+    Tensors may be on any device, have any layout in memory, and share it; each is written in full.
+
+    Raises:
+        ValueError: A value is not a tensor, or has a number type that the format lacks.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES or name == "__metadata__":
+            what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{path}: {name!r} is {what}; expected a tensor of {', '.join(_DTYPES.values())}")
+    # Wide numbers first keeps every tensor aligned to its own width.
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(_header(tensors, order, texts))
+        for name in order:
+            numbers = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(numbers.view(torch.uint8).numpy().data)
+
+
+def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
+    """Return the header: its length, then JSON that lists the tensors in the order of writing."""
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(texts.items())), **dict.fromkeys(tensors)}
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        entries[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
+    content = json.dumps(entries, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts.
+
+    Raises:
+        ValueError: The file is not safetensors, or is truncated.
+    """
+    path = Path(path)
+    try:
+        # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and make it again") from error
+    # In the header's order, which the library does not keep.
+    with open(path, "rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        names = json.loads(content.read(length))
+    return {name: tensors[name] for name in names if name != "__metadata__"}, texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +115,12 @@ def write_snapshot(
     Raises:
         ValueError: The config or the note cannot be written as JSON, or a value of the state dict is not a tensor.
     """
-    texts = {"format": _FORMAT, "config": _json(path, "config", config), "note": _json(path, "note", note or {})}
+    texts = {"format": _FORMAT}
+    for what, value in (("config", config), ("note", note or {})):
+        try:
+            texts[what] = canonical_json(dict(value))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
     write_tensors(path, state_dict, texts=texts)
 
 
@@ -52,7 +129,6 @@ def read_snapshot(path: Path | str) -> Snapshot:
 
     Raises:
         ValueError: The file is not safetensors, is truncated, or was not written by `write_snapshot`.
-        OSError: The file cannot be opened.
     """
     tensors, texts = read_tensors(path)
     if texts.get("format") != _FORMAT:
@@ -61,13 +137,6 @@ def read_snapshot(path: Path | str) -> Snapshot:
             f"{_FORMAT!r}); expected a snapshot of onestep"
         )
     return Snapshot(config=_mapping(path, "config", texts), state_dict=tensors, note=_mapping(path, "note", texts))
-
-
-def _json(path: Path | str, what: str, value: Mapping[str, Any]) -> str:
-    try:
-        return canonical_json(dict(value))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
 
 
 def _mapping(path: Path | str, what: str, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ digest of its own content, so that damage is detected. A folder is filled under 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints._tensor_file import read_tensors, write_tensors
+from onestep.checkpoints.snapshot import read_tensors, write_tensors
 from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
 
 _logger = logging.getLogger(__name__)
@@ -39,19 +38,12 @@ _OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """The state from which a run resumes bitwise.
-
-    Attributes:
-        images_seen: Images trained on before it was written.
-        tensors: By name, on the CPU.
-        values: Everything else, after JSON (tuples are lists, keys are texts).
-        path: Its folder.
-    """
+    """The state from which a run resumes bitwise; tensors are on the CPU, values as JSON keeps them."""
 
     images_seen: int
     tensors: dict[str, Tensor]
     values: dict[str, Any]
-    path: Path
+    path: Path  # its folder
 
 
 def write_training_state(
@@ -74,20 +66,32 @@ def write_training_state(
     _sweep(path.parent)
     fresh = _temporary(path, "writing")
     fresh.mkdir(parents=True)
-    _fill(fresh, images_seen=images_seen, tensors=tensors, values=values)
+    write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
+    file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": sha256_of_file(fresh / _TENSORS)}
+    content = {"format": _FORMAT, "images_seen": images_seen, "files": {_TENSORS: file}, "values": dict(values)}
+    try:
+        # As they will be read, so that the digests agree.
+        content = json.loads(json.dumps(content, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{fresh}: the values of a state must be JSON-able: {error}") from error
+    write_json(fresh / _MANIFEST, {**content, "sha256": sha256_of_text(canonical_json(content))})
     if path.exists():
         _remove(path)
     fresh.rename(path)
     _flush(path.parent)
-    _prune(path, keep=keep)
+    kept = 1
+    for each in _states(path.parent):
+        if _images_seen(each) >= images_seen:
+            continue
+        if kept < keep and _is_intact(each):
+            kept += 1
+        else:
+            _remove(each)
     return path
 
 
 def read_training_state(folder: Path | str) -> TrainingState | None:
-    """Read the newest intact state; damaged ones are skipped, with a warning in the log.
-
-    Returns:
-        The state, or None if there are no states.
+    """Read the newest intact state, or None without states; damaged ones are skipped, with a warning in the log.
 
     Raises:
         ValueError: There are states, and all are damaged.
@@ -95,9 +99,12 @@ def read_training_state(folder: Path | str) -> TrainingState | None:
     found = _states(Path(folder))
     for path in found:
         try:
-            return _read(path)
+            manifest = _checked_manifest(path)
+            tensors, _ = read_tensors(path / _TENSORS)
         except (ValueError, OSError) as error:
             _logger.warning("%s: this training state is damaged and skipped: %s", path, error)
+            continue
+        return TrainingState(images_seen=manifest["images_seen"], tensors=tensors, values=manifest["values"], path=path)
     if found:
         raise ValueError(
             f"{folder}: all {len(found)} training states are damaged, the newest is {found[0].name}. Fix: delete the "
@@ -135,60 +142,36 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     Raises:
         ValueError: The optimizer has other parameters than the saved one.
     """
-    groups = [_group(mine, saved) for mine, saved in _matched_groups(optimizer, values["groups"])]
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **values["scalars"]}.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value.clone() if isinstance(value, Tensor) else value
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entries in state.items():
-        _check_shapes(parameters[index], entries, index=index)
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _matched_groups(
-    optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    mine = optimizer.state_dict()["param_groups"]
+    saved, mine = values["groups"], optimizer.state_dict()["param_groups"]
     counts = [len(group["params"]) for group in mine], [len(group["params"]) for group in saved]
     if counts[0] != counts[1]:
         raise ValueError(
             f"the optimizer has parameter groups of sizes {counts[0]}, the saved one had {counts[1]}; "
             "resume with the run's first configuration"
         )
-    return list(zip(mine, saved, strict=True))
+    groups = [{**own, **_hyperparameters(group, own)} for own, group in zip(mine, saved, strict=True)]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **values["scalars"]}.items():
+        index, name = int(key.partition(".")[0]), key.partition(".")[2]
+        if isinstance(value, Tensor):
+            value, expected = value.clone(), parameters[index].shape
+            if value.dim() > 0 and value.shape != expected:
+                raise ValueError(
+                    f"the saved {name} of parameter {index} has the shape {list(value.shape)}, the parameter "
+                    f"{list(expected)}; resume with the run's first configuration"
+                )
+        state.setdefault(index, {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _group(mine: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved hyperparameters; JSON's lists become tuples where the optimizer has tuples."""
-    loaded = {
-        name: tuple(value) if isinstance(mine.get(name), tuple) else value
+def _hyperparameters(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved group without execution options; JSON's lists become tuples where the optimizer has tuples."""
+    return {
+        name: tuple(value) if isinstance(own.get(name), tuple) else value
         for name, value in saved.items()
         if name not in _OWN_FLAGS
     }
-    return {**mine, **loaded}
-
-
-def _check_shapes(parameter: Tensor, entries: Mapping[str, Any], *, index: int) -> None:
-    for name, value in entries.items():
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
-            raise ValueError(
-                f"the saved {name} of parameter {index} has the shape {list(value.shape)}, the parameter "
-                f"{list(parameter.shape)}; resume with the run's first configuration"
-            )
-
-
-def _fill(fresh: Path, *, images_seen: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write both files and flush them; the manifest comes last."""
-    write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
-    file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": sha256_of_file(fresh / _TENSORS)}
-    content = {"format": _FORMAT, "images_seen": images_seen, "files": {_TENSORS: file}, "values": dict(values)}
-    try:
-        # As they will be read, so that the digests agree.
-        content = json.loads(json.dumps(content, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{fresh}: the values of a state must be JSON-able: {error}") from error
-    write_json(fresh / _MANIFEST, {**content, "sha256": _digest(content)})
 
 
 def _states(folder: Path) -> list[Path]:
@@ -201,24 +184,13 @@ def _images_seen(path: Path) -> int:
     return int(path.name.removeprefix("state-"))
 
 
-def _read(path: Path) -> TrainingState:
-    manifest = _checked_manifest(path)
-    tensors, _ = read_tensors(path / _TENSORS)
-    return TrainingState(images_seen=manifest["images_seen"], tensors=tensors, values=manifest["values"], path=path)
-
-
 def _checked_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of an intact state.
-
-    Raises:
-        ValueError: The state is damaged.
-        OSError: A part is missing or cannot be read.
-    """
+    """Return the manifest of an intact state; raise ValueError or OSError for a damaged one."""
     manifest = read_json(path / _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"{_MANIFEST} is not of the format {_FORMAT}")
     content = {key: value for key, value in manifest.items() if key != "sha256"}
-    if manifest.get("sha256") != _digest(content):
+    if manifest.get("sha256") != sha256_of_text(canonical_json(content)):
         raise ValueError(f"{_MANIFEST} has changed since it was written (its SHA-256 differs)")
     if manifest["images_seen"] != _images_seen(path):
         raise ValueError(f"{_MANIFEST} is of {manifest['images_seen']} images, unlike the folder's name")
@@ -231,28 +203,11 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return sha256_of_text(canonical_json(content))
-
-
-def _prune(written: Path, *, keep: int) -> None:
-    """Keep `written` and the newest intact older states, `keep` in all."""
-    kept = 1
-    for path in _states(written.parent):
-        if _images_seen(path) >= _images_seen(written):
-            continue
-        if kept < keep and _is_intact(path):
-            kept += 1
-        else:
-            _remove(path)
-
-
 def _is_intact(path: Path) -> bool:
     try:
-        _checked_manifest(path)
+        return bool(_checked_manifest(path))
     except (ValueError, OSError):
         return False
-    return True
 
 
 def _temporary(path: Path, purpose: str) -> Path:
@@ -260,7 +215,7 @@ def _temporary(path: Path, purpose: str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder: first rename it, so that a crash leaves no incomplete state."""
+    # Renamed first, so that a crash leaves no incomplete state.
     renamed = _temporary(path, "removing")
     path.rename(renamed)
     # On a network file system a file that is open elsewhere remains; the next sweep removes it.
@@ -276,20 +231,17 @@ def _sweep(parent: Path) -> None:
 
 
 def _is_abandoned(path: Path, *, host: str, process: int) -> bool:
-    if host != socket.gethostname():
-        # Processes of another machine are not visible here: a day without a change means abandoned.
-        with contextlib.suppress(OSError):
-            return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
-        return False
-    if process == os.getpid():
-        return True
     try:
-        os.kill(process, 0)
+        if host != socket.gethostname():
+            # Processes of another machine are not visible here: a day without a change means abandoned.
+            return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+        if process != os.getpid():
+            os.kill(process, 0)
+        return process == os.getpid()
     except ProcessLookupError:
         return True
-    except (PermissionError, OverflowError):
-        pass
-    return False
+    except (OSError, OverflowError):
+        return False
 
 
 def _flush(folder: Path) -> None:

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL
@@ -49,8 +49,9 @@ def prepare(
         shard: Images per shard; the archive does not depend on it.
 
     Returns:
-        The card, see `describe`; besides, `class_names` of the source, and `unreadable`: name and reason of each image
-        that was left out.
+        The card: `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if
+        unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive;
+        `class_names` of the source; and `unreadable`: name and reason of each image that was left out.
 
     Raises:
         ValueError: The images do not fit the format, more than `dataset.unreadable_share` of them are unreadable, or a
@@ -61,9 +62,9 @@ def prepare(
     shards.clear_unless(origin)
     _encode(dataset, shards, workers=workers)
     unreadable = _unreadable(shards, limit=dataset.unreadable_share)
-    _write(target, (image for part in shards.read() for image in part.images))
+    _write(target, (image for images, _ in shards.read() for image in images))
     archive = ImageZip(source=target)
-    card = describe(archive, workers=workers)
+    card = _card(archive, workers=workers)
     card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
     write_contact_sheet(target.with_suffix(".png"), archive)
     write_json(target.with_suffix(".json"), card)
@@ -72,13 +73,9 @@ def prepare(
 
 
 def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Return the origin of a dataset for `prepare`, as JSON.
+    """Return the origin of a dataset for `prepare`, as JSON; `code` is the fingerprint of the code that prepares it.
 
-    Args:
-        source: The file or folder it is read from, identified by size and date: a digest of 150 GB would take longer
-            than the work that resuming saves.
-        options: Its reader's name and options.
-        code: Fingerprint of the code that prepares it.
+    The source is identified by size and date: a digest of 150 GB would take longer than the work that resuming saves.
     """
     known = source.stat()
     return {
@@ -90,27 +87,21 @@ def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[st
     }
 
 
-def describe(archive: ImageZip, *, workers: int = 1) -> dict[str, Any]:
-    """Return the card of an archive, which is read completely by at most `workers` processes.
-
-    Returns:
-        `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if unlabelled);
-        `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive.
-    """
-    sums = np.zeros((2, archive.channels), dtype=np.uint64)
-    for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers):
-        sums += some
+def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
+    """Return the part of the card that is computed from the archive; all of it is read."""
+    sums = sum(some for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers))
     count = len(archive) * archive.resolution**2
-    moments = [_mean_and_std(int(total), int(squares), count) for total, squares in sums.T]
-    per_class = np.bincount(archive.labels(), minlength=archive.classes) if archive.classes else np.zeros(0, np.int64)
+    # From exact sums, so that they do not depend on the order of the images.
+    totals, squares = np.asarray(sums).tolist()
+    deviations = [math.sqrt(count * square - total**2) / count for total, square in zip(totals, squares, strict=True)]
     return {
         "images": len(archive),
         "resolution": archive.resolution,
         "channels": archive.channels,
         "classes": archive.classes,
-        "images_per_class": per_class.tolist(),
-        "pixel_mean": [mean for mean, _ in moments],
-        "pixel_std": [std for _, std in moments],
+        "images_per_class": np.bincount(archive.labels()).tolist() if archive.classes else [],
+        "pixel_mean": [total / count for total in totals],
+        "pixel_std": deviations,
         "sha256": sha256_of_file(archive.source),
     }
 
@@ -120,18 +111,6 @@ def _sums(archive: ImageZip, start: int) -> np.ndarray:
     indices = range(start, min(start + _SHARD, len(archive)))
     numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
-
-
-def _mean_and_std(total: int, squares: int, count: int) -> tuple[float, float]:
-    """Return both from exact sums, so that they do not depend on the order of the images."""
-    return total / count, math.sqrt(count * squares - total**2) / count
-
-
-class _Part(NamedTuple):
-    """A shard: PNG file and label of each readable image (None: unlabelled); name and reason of each unreadable one."""
-
-    images: list[tuple[bytes, int | None]]
-    unreadable: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,20 +133,18 @@ class _Shards:
     def clear_unless(self, origin: object) -> None:
         """Remove shards of another origin, or of another size."""
         mark, content = self.folder / "origin.json", canonical_json([origin, self.size])
-        if origin is not None and mark.exists() and canonical_json(read_json(mark)) == content:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        write_json(mark, [origin, self.size])
+        if origin is None or not mark.exists() or canonical_json(read_json(mark)) != content:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_json(mark, [origin, self.size])
 
-    def read(self) -> Iterator[_Part]:
-        """Yield all shards in order."""
+    def read(self) -> Iterator[tuple[list[tuple[bytes, int | None]], list[tuple[str, str]]]]:
+        """Yield all shards in order: PNG file and label of each readable image, name and reason of the others."""
         for number in self.numbers():
             arrays, about = read_arrays(self.path(number))
-            ends = np.cumsum(arrays["sizes"]).tolist()
-            content = arrays["png"].tobytes()
-            files = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            content, sizes = arrays["png"].tobytes(), arrays["sizes"]
+            files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
             labels = arrays["labels"].tolist() if about["labelled"] else [None] * len(files)
-            yield _Part([*zip(files, labels, strict=True)], [(name, reason) for name, reason in about["unreadable"]])
+            yield [*zip(files, labels, strict=True)], about["unreadable"]
 
 
 def _encode(dataset: Dataset, shards: _Shards, *, workers: int) -> None:
@@ -204,7 +181,7 @@ def _encode_shard(shared: tuple[Dataset, _Shards], number: int) -> None:
 
 def _unreadable(shards: _Shards, *, limit: float) -> list[dict[str, str]]:
     """Return and log the unreadable images; refuse more than a share of `limit`."""
-    found = [{"name": name, "reason": reason} for part in shards.read() for name, reason in part.unreadable]
+    found = [{"name": name, "reason": reason} for _, others in shards.read() for name, reason in others]
     for image in found:
         _logger.warning("left out: %s: %s", image["name"], image["reason"])
     if found and (len(found) > limit * shards.images or len(found) == shards.images):

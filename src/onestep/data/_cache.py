@@ -24,8 +24,7 @@ _IN_MEMORY = 2**30
 class OneHot:
     """One-hot classes, made per batch: those of all of ImageNet would take 5 GB a process."""
 
-    def __init__(self, labels: np.ndarray, *, classes: int) -> None:
-        """Keep `labels`, int64 [N], in 0..classes - 1."""
+    def __init__(self, labels: np.ndarray, *, classes: int) -> None:  # int64 [N], in 0..classes - 1
         self._labels, self._classes = torch.from_numpy(labels), classes
 
     def __getitem__(self, indices: Tensor) -> Tensor:
@@ -52,7 +51,12 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not _is_whole(path, shape):
-            _decode(archive, path, shape)
+            _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
+            with replacing(path) as temporary:
+                pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                for index in range(shape[0]):
+                    pixels[index] = archive[index][0].numpy()
+                pixels.flush()
     # Private pages: torch warns about read-only arrays, and writes by mistake do not reach the file.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
@@ -64,12 +68,3 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return found.shape == shape and found.dtype == np.uint8
-
-
-def _decode(archive: ImageZip, path: Path, shape: tuple[int, ...]) -> None:
-    _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
-    with replacing(path) as temporary:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for index in range(shape[0]):
-            pixels[index] = archive[index][0].numpy()
-        pixels.flush()

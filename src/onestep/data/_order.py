@@ -22,7 +22,7 @@ class InfiniteOrder:
 
         Args:
             size: Images in the dataset.
-            seed: Seed of the shuffle, in [0, 2^32); the same on all ranks.
+            seed: In [0, 2^32), the same on all ranks.
             world: Number of processes.
             rank: Index of this process.
             window: Length of the window as a share of `size`, in [0, 1].
@@ -30,7 +30,12 @@ class InfiniteOrder:
         Raises:
             ValueError: A number is out of its range.
         """
-        _check(size=size, world=world, rank=rank, window=window)
+        if size < 1:
+            raise ValueError(f"a dataset must hold at least one image, found {size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in [0, world), found rank {rank} of world {world}")
+        if not 0 <= window <= 1:
+            raise ValueError(f"window is a share of the dataset, in [0, 1], found {window}")
         self._world, self._rank = world, rank
         self._window = int(np.rint(size * window))
         self._random = np.random.RandomState(seed)
@@ -40,28 +45,20 @@ class InfiniteOrder:
 
     def take(self, count: int) -> np.ndarray:
         """Return the next `count` indices of this rank, int64 [count]; all ranks must take as many."""
-        start, stop = self._position, self._position + count * self._world
-        read = self._walk(start, stop)
-        self._position = stop
-        return read[(self._rank - start) % self._world :: self._world]
-
-    def _walk(self, start: int, stop: int) -> np.ndarray:
-        """Return the indices at the positions from `start` to `stop`, and shuffle the positions already read."""
-        size = len(self._order)
-        read = np.empty(stop - start, dtype=np.int64)
+        size, start = len(self._order), self._position
+        steps = count * self._world
+        # The distance of each position's partner: the same numbers as single draws. The reference draws none for a
+        # window of less than two.
+        back = self._random.randint(self._window, size=steps).tolist() if self._window >= 2 else [0] * steps
+        read = np.empty(steps, dtype=np.int64)
         order: Any = memoryview(self._order)  # type: ignore[arg-type]  # a third faster to index one by one than the array
-        for n, (position, back) in enumerate(zip(range(start, stop), self._steps_back(stop - start), strict=True)):
-            here = position % size
-            there = (here - back) % size
+        for n in range(steps):
+            here = (start + n) % size
+            there = (here - back[n]) % size
             read[n] = order[here]
             order[here], order[there] = order[there], order[here]
-        return read
-
-    def _steps_back(self, count: int) -> list[int]:
-        """Draw the distance of each position's partner: the same numbers as `count` single draws."""
-        if self._window < 2:  # the reference draws nothing then
-            return [0] * count
-        return self._random.randint(self._window, size=count).tolist()
+        self._position += steps
+        return read[(self._rank - start) % self._world :: self._world]
 
     def state(self) -> dict[str, Any]:
         """Return the complete state, arrays and integers, each a copy."""
@@ -74,11 +71,7 @@ class InfiniteOrder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the position at which `state()` was taken.
-
-        Raises:
-            ValueError: The state belongs to a dataset of another size.
-        """
+        """Continue from the position at which `state()` was taken; a dataset of another size is a ValueError."""
         order = np.array(state["order"], dtype=np.int64)
         if len(order) != len(self._order):
             raise ValueError(
@@ -89,13 +82,3 @@ class InfiniteOrder:
         self._position = int(state["position"])
         key = np.asarray(state["random_key"], dtype=np.uint32)
         self._random.set_state(("MT19937", key, int(state["random_position"]), 0, 0.0))
-
-
-def _check(*, size: int, world: int, rank: int, window: float) -> None:
-    """Refuse numbers out of range."""
-    if size < 1:
-        raise ValueError(f"a dataset must hold at least one image, found {size}")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank must be in [0, world), found rank {rank} of world {world}")
-    if not 0 <= window <= 1:
-        raise ValueError(f"window is a share of the dataset, in [0, 1], found {window}")

@@ -37,8 +37,8 @@ def decode(content: bytes) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
                 return np.array(_grey_or_rgb(picture))
-        except _Refused as refused:
-            raise ValueError(str(refused)) from None
+        except _Refused:
+            raise
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(f"it is too large: {error}") from error
         except Image.UnidentifiedImageError as error:
@@ -48,7 +48,7 @@ def decode(content: bytes) -> np.ndarray:
             raise ValueError(f"it cannot be decoded: {reason or type(error).__name__}") from error
 
 
-class _Refused(Exception):
+class _Refused(ValueError):
     """An intact image of an unsupported kind."""
 
 
@@ -74,18 +74,7 @@ def _grey_or_rgb(picture: Image.Image) -> Image.Image:
 
 
 def scale(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
-    """Resize an image to a square with the Lanczos filter, without keeping its proportions (EDM).
-
-    Args:
-        pixels: uint8 [H, W] (grey) or [H, W, 3] (RGB).
-        resolution: Height and width of the result.
-
-    Returns:
-        uint8 [resolution, resolution], with the axis of channels if `pixels` has one.
-
-    Raises:
-        ValueError: `pixels` has another shape or type.
-    """
+    """Resize uint8 [H, W] (grey) or [H, W, 3] (RGB) to a square by the Lanczos filter, in other proportions (EDM)."""
     grey_or_rgb = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if pixels.dtype != np.uint8 or not grey_or_rgb:
         # Pillow would misread CMYK or transparency.
@@ -97,18 +86,7 @@ def scale(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
 
 
 def center_crop(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
-    """Crop the largest centred square and resize it with the Lanczos filter; grey becomes RGB (EDM).
-
-    Args:
-        pixels: uint8 [H, W] (grey) or [H, W, 3] (RGB).
-        resolution: Height and width of the result.
-
-    Returns:
-        uint8 [resolution, resolution, 3].
-
-    Raises:
-        ValueError: `pixels` has another shape or type.
-    """
+    """Crop the largest centred square and resize it; grey becomes RGB: uint8 [resolution, resolution, 3] (EDM)."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -119,17 +97,7 @@ def center_crop(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
 
 
 def checked(image: Tensor | np.ndarray, *, name: str, expected: tuple[int, ...]) -> np.ndarray:
-    """Return an image's pixels as an array that fits the archive.
-
-    Args:
-        image: Pixels.
-        name: Place named in messages.
-        expected: The dataset's [C, H, W].
-
-    Raises:
-        ValueError: It is not uint8 [C, H, W] with 1 or 3 channels, not a square whose side is a power of two, or has
-            another shape than expected.
-    """
+    """Return an image as an array; refuse one that does not fit the archive or the dataset's `expected` [C, H, W]."""
     pixels = np.asarray(image)
     found = f"{name}: found {pixels.dtype} {list(pixels.shape)}"
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
@@ -155,12 +123,10 @@ def write_contact_sheet(path: Path, archive: ImageZip) -> None:
     Unlabelled images fill the rows, evenly spread over the archive.
     """
     if archive.classes:
-        labels = archive.labels()
-        rows = [
-            np.flatnonzero(labels == label)[:_SHEET_COLUMNS] for label in _spread(archive.classes, most=_SHEET_ROWS)
-        ]
+        labels, shown = archive.labels(), _spread(archive.classes, most=_SHEET_ROWS)
+        rows = [np.flatnonzero(labels == label)[:_SHEET_COLUMNS] for label in shown]
     else:
-        shown = np.array(_spread(len(archive), most=_SHEET_ROWS * _SHEET_COLUMNS))
+        shown = _spread(len(archive), most=_SHEET_ROWS * _SHEET_COLUMNS)
         rows = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]
     side = archive.resolution
     sheet = np.zeros((archive.channels, len(rows) * side, max(map(len, rows)) * side), np.uint8)
@@ -171,10 +137,10 @@ def write_contact_sheet(path: Path, archive: ImageZip) -> None:
         _picture(sheet).save(temporary, format="png")
 
 
-def _spread(count: int, *, most: int) -> list[int]:
+def _spread(count: int, *, most: int) -> np.ndarray:
     """Return at most `most` of the numbers below `count`, evenly spread."""
     shown = min(count, most)
-    return [position * count // shown for position in range(shown)]
+    return np.arange(shown) * count // shown
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -17,11 +18,6 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _LEAST_ITEMS = 8  # per process: to start one takes seconds
-
-
-def cores() -> int:
-    """Return how many cores this job may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def in_processes(
@@ -45,15 +41,15 @@ def in_processes(
     # Spawned, not forked: a fork would share the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work, shared)) as pool:
-        pending: dict[Future[_Result], _Item] = {}
+        waiting, pending = iter(items), dict[Future[_Result], _Item]()
         try:
-            for item in items:
-                pending[pool.submit(_run, item)] = item
+            while True:
                 # Few at a time: Python before 3.12.1 may lock up on many thousands.
-                if len(pending) > 2 * workers:
-                    yield from _finished(pending)
-            while pending:
-                yield from _finished(pending)
+                pending |= {pool.submit(_run, item): item for item in islice(waiting, 2 * workers - len(pending))}
+                if not pending:
+                    break
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
             raise ValueError(
                 f"one of {workers} worker processes died, perhaps for lack of memory. Fix: run again with fewer "
@@ -61,12 +57,6 @@ def in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _finished(pending: dict[Future[_Result], _Item]) -> Iterator[tuple[_Item, _Result]]:
-    """Wait for at least one result, and yield those that are there."""
-    for future in wait(pending, return_when=FIRST_COMPLETED).done:
-        yield pending.pop(future), future.result()
 
 
 # In a worker process only: the work and its shared argument, which are sent once and not with every item.

@@ -1,14 +1,14 @@
 """Sources of image files: a folder, a zip, a tar (also compressed, also of tars), read in place, never unpacked.
 
-Each source lists its images once and then returns the bytes of one file at a time. Files that cannot be used are listed
-too, with the reason. Sources are pickled to other processes; each process opens the files itself.
+`entries` lists the images once, in no certain order, those that cannot be used too, with the reason; `read` returns the
+bytes of one, or raises ValueError where that fails or exceeds a bound. Sources are pickled to other processes; each
+process opens the files itself.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
@@ -18,9 +18,9 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol, cast
+from typing import IO, Any, NamedTuple, cast
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _LARGEST_FILE = 2**26
@@ -43,20 +43,194 @@ class Entry(NamedTuple):
     refused: str | None = None
 
 
-class Source(Protocol):
-    """Images by name."""
+def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
+    """Return the entry of an image, refused because of its name or its size."""
+    parts = name.split("/")
+    if name.startswith("/") or "\\" in name or ".." in parts:
+        refused = "its name leads out of the archive"
+    elif size > _LARGEST_FILE:
+        refused = refused or f"it has {size:,} bytes, more than the {_LARGEST_FILE:,} that are read"
+    clean = "/".join(part for part in parts if part not in ("", "."))
+    return Entry(name if refused else clean, None if refused else place, refused)
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _bounded(file: IO[bytes]) -> bytes:
+    content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"it has more than the {_LARGEST_FILE:,} bytes that are read")
+    return content
+
+
+class FolderSource:
+    """A folder with all below it. Links are followed to files inside of it only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder.resolve()
 
     def entries(self) -> list[Entry]:
-        """Return all images, in no certain order."""
-        ...
+        def fail(error: OSError) -> None:
+            raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); mend the rights") from error
+
+        found = []
+        for folder, folders, names in os.walk(self._root, onerror=fail):
+            # Links to folders are not walked into, but refused one by one.
+            links = [path for name in folders if (path := Path(folder, name)).is_symlink()]
+            pictures = [Path(folder, name) for name in names if _is_picture(name)]
+            found += [self._entry_of(path) for path in pictures + links]
+        return found
+
+    def _entry_of(self, path: Path) -> Entry:
+        name = path.relative_to(self._root).as_posix()
+        try:
+            real = path.resolve(strict=True)
+            known = real.stat()
+        except (OSError, RuntimeError):
+            return Entry(name, refused="it is a link to nothing")
+        if not real.is_relative_to(self._root):
+            return Entry(name, refused="it is a link out of the folder")
+        if stat.S_ISDIR(known.st_mode):
+            return Entry(name, refused="it is a link to a folder")
+        if not stat.S_ISREG(known.st_mode):
+            return Entry(name, refused="it is no regular file")
+        return _entry(name, str(real), size=known.st_size)
 
     def read(self, entry: Entry) -> bytes:
-        """Return the content of a file.
+        try:
+            with open(entry.place, "rb") as file:
+                return _bounded(file)
+        except OSError as error:
+            raise ValueError(f"cannot be opened ({error.strerror})") from error
 
-        Raises:
-            ValueError: It cannot be read, or not within bounds.
-        """
-        ...
+
+class ZipSource:
+    """A zip archive."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: zipfile.ZipFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._open is None:
+            self._open = zipfile.ZipFile(self._path)
+        return self._open
+
+    def entries(self) -> list[Entry]:
+        try:
+            members = self._archive().infolist()
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); download it again") from error
+        return [self._entry_of(member) for member in members if not member.is_dir() and _is_picture(member.filename)]
+
+    @staticmethod
+    def _entry_of(member: zipfile.ZipInfo) -> Entry:
+        refused = "it is encrypted" if member.flag_bits & 1 else None
+        if stat.S_ISLNK(member.external_attr >> 16):
+            refused = "it is a link"
+        return _entry(member.filename, member, size=member.file_size, refused=refused)
+
+    def read(self, entry: Entry) -> bytes:
+        try:
+            with self._archive().open(entry.place) as file:
+                return _bounded(file)
+        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            raise ValueError(f"cannot be unpacked ({error})") from error
+
+
+class TarSource:
+    """A tar archive, plain or compressed as a whole; tars in it count as folders, one level deep.
+
+    A compressed one is unpacked once, as it is, into a temporary file without a name, because its members cannot be
+    reached otherwise; the file is gone when this process ends, however it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        unpacked = _unpacked(path)
+        self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
+
+    def _own(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the place of the open file, which may have no name."""
+        return {"_path": self._path, "place": f"/proc/{os.getpid()}/fd/{self._descriptor}"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._path = state["_path"]
+        self._own(os.open(state["place"], os.O_RDONLY))
+
+    def entries(self) -> list[Entry]:
+        try:
+            with open(self._descriptor, "rb", closefd=False) as file:
+                file.seek(0)
+                return [*_tar_entries(file)]
+        except (OSError, tarfile.TarError, EOFError) as error:
+            raise ValueError(
+                f"{self._path}: cannot be read as a zip or tar archive ({error}); download it again"
+            ) from error
+
+    def read(self, entry: Entry) -> bytes:
+        offset, size = entry.place
+        content = os.pread(self._descriptor, size, offset)
+        if len(content) != size:
+            raise ValueError("the archive ends within it")
+        return content
+
+
+def _tar_entries(file: IO[bytes], outer: tarfile.TarInfo | None = None) -> Iterator[Entry]:
+    """Yield the images of a tar; those of a tar in it, `outer`, as if it were a folder of its name."""
+    below, offset = (outer.name.removesuffix(".tar") + "/", outer.offset_data) if outer else ("", 0)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            cast(Any, archive).members.clear()  # a million would take a gigabyte
+            plain = member.isreg() and member.sparse is None
+            if outer is None and plain and member.name.endswith(".tar"):
+                try:
+                    yield from _tar_entries(cast(IO[bytes], archive.extractfile(member)), member)
+                except (OSError, tarfile.TarError, EOFError) as error:
+                    yield Entry(member.name, refused=f"it cannot be read as a tar archive ({error})")
+            elif _is_picture(member.name) and not member.isdir():
+                linked = member.issym() or member.islnk()
+                refused = "it is a link" if linked else None if plain else "it is no regular file"
+                place = (offset + member.offset_data, member.size)
+                yield _entry(below + member.name, place, size=member.size, refused=refused)
+
+
+_UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+
+
+def _unpacked(path: Path) -> int | None:
+    """Return a descriptor of a compressed file's content, in a file without a name; None if it is not compressed."""
+    head = _head(path)
+    unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
+    if unpacker is None:
+        return None
+    limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
+    with tempfile.TemporaryFile(prefix="onestep-") as target:
+        try:
+            with unpacker(path, "rb") as packed:
+                while piece := packed.read(_PIECE):
+                    target.write(piece)
+                    if target.tell() > limit:
+                        raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as none does")
+            target.flush()
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(
+                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or "
+                "name a folder with more space in TMPDIR"
+            ) from error
+        return os.dup(target.fileno())
+
+
+Source = FolderSource | ZipSource | TarSource
 
 
 def open_source(path: Path) -> Source:
@@ -88,248 +262,3 @@ def _named_folder(path: Path) -> Path:
     if not folder.is_dir():
         raise ValueError(f"{path}: there is no folder {folder}. Fix: restore it, or fetch the input again")
     return folder
-
-
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
-
-
-def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
-    """Return the entry of an image, refused because of its name or its size."""
-    parts = name.split("/")
-    if name.startswith("/") or "\\" in name or ".." in parts:
-        refused = "its name leads out of the archive"
-    elif size > _LARGEST_FILE:
-        refused = refused or f"it has {size:,} bytes, more than the {_LARGEST_FILE:,} that are read"
-    clean = "/".join(part for part in parts if part not in ("", "."))
-    return Entry(name if refused else clean, None if refused else place, refused)
-
-
-class FolderSource:
-    """A folder with all below it. Links are followed to files inside of it only."""
-
-    def __init__(self, folder: Path) -> None:
-        self._root = folder.resolve()
-
-    def entries(self) -> list[Entry]:
-        """Return all images."""
-        return [entry for folder, _, names in self._walk() for entry in self._listed(folder, names)]
-
-    def _walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        def fail(error: OSError) -> None:
-            raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); mend the rights") from error
-
-        for folder, folders, names in os.walk(self._root, onerror=fail):
-            # Links to folders are not walked into; named as files are, they are refused one by one.
-            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-            yield folder, folders, names + links
-
-    def _listed(self, folder: str, names: Iterable[str]) -> Iterator[Entry]:
-        for name in names:
-            path = Path(folder, name)
-            if _is_picture(name) or (path.is_symlink() and path.is_dir()):
-                yield self._entry_of(path)
-
-    def _entry_of(self, path: Path) -> Entry:
-        name = path.relative_to(self._root).as_posix()
-        try:
-            real = path.resolve(strict=True)
-            known = real.stat()
-        except (OSError, RuntimeError):
-            return Entry(name, refused="it is a link to nothing")
-        if not real.is_relative_to(self._root):
-            return Entry(name, refused="it is a link out of the folder")
-        if stat.S_ISDIR(known.st_mode):
-            return Entry(name, refused="it is a link to a folder" if path.is_symlink() else "it is a folder")
-        if not stat.S_ISREG(known.st_mode):
-            return Entry(name, refused="it is no regular file")
-        return _entry(name, str(real), size=known.st_size)
-
-    def read(self, entry: Entry) -> bytes:
-        """Return the content of a file."""
-        try:
-            with open(entry.place, "rb") as file:
-                return _bounded(file)
-        except OSError as error:
-            raise ValueError(f"cannot be opened ({error.strerror})") from error
-
-
-class ZipSource:
-    """A zip archive."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._open: zipfile.ZipFile | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file behind when going to another process."""
-        return {**self.__dict__, "_open": None}
-
-    def _archive(self) -> zipfile.ZipFile:
-        if self._open is None:
-            self._open = zipfile.ZipFile(self._path)
-        return self._open
-
-    def entries(self) -> list[Entry]:
-        """Return all images."""
-        try:
-            members = self._archive().infolist()
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); download it again") from error
-        return [self._entry_of(member) for member in members if not member.is_dir() and _is_picture(member.filename)]
-
-    @staticmethod
-    def _entry_of(member: zipfile.ZipInfo) -> Entry:
-        refused = None
-        if stat.S_ISLNK(member.external_attr >> 16):
-            refused = "it is a link"
-        elif member.flag_bits & 1:
-            refused = "it is encrypted"
-        return _entry(member.filename, member, size=member.file_size, refused=refused)
-
-    def read(self, entry: Entry) -> bytes:
-        """Return the content of a file."""
-        try:
-            with self._archive().open(entry.place) as file:
-                return _bounded(file)
-        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-            raise ValueError(f"cannot be unpacked ({error})") from error
-
-
-class TarSource:
-    """A tar archive, plain or compressed as a whole; tars in it count as folders, one level deep.
-
-    A compressed one is unpacked once, as it is, into a temporary file without a name, because its members cannot be
-    reached otherwise; the file is gone when this process ends, however it ends.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        unpacked = _unpacked(path)
-        self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
-
-    def _own(self, descriptor: int) -> None:
-        """Keep an open file until this source is deleted."""
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the place of the open file, which may have no name."""
-        return {"_path": self._path, "place": f"/proc/{os.getpid()}/fd/{self._descriptor}"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file there."""
-        self._path = state["_path"]
-        self._own(os.open(state["place"], os.O_RDONLY))
-
-    def entries(self) -> list[Entry]:
-        """Return all images."""
-        found: list[Entry] = []
-        try:
-            for member in _members(_Window(self._descriptor, 0, os.fstat(self._descriptor).st_size)):
-                if member.isreg() and member.name.endswith(".tar") and member.sparse is None:
-                    found += self._entries_within(member)
-                elif _is_picture(member.name) and not member.isdir():
-                    found.append(_tar_entry(member))
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise ValueError(
-                f"{self._path}: cannot be read as a zip or tar archive ({error}); download it again"
-            ) from error
-        return found
-
-    def _entries_within(self, outer: tarfile.TarInfo) -> Iterator[Entry]:
-        """Yield the images of a tar in the tar, as if it were a folder of its name."""
-        window = _Window(self._descriptor, outer.offset_data, outer.size)
-        try:
-            for member in _members(window):
-                if _is_picture(member.name) and not member.isdir():
-                    yield _tar_entry(member, below=outer.name.removesuffix(".tar"), offset=outer.offset_data)
-        except (OSError, tarfile.TarError, EOFError) as error:
-            yield Entry(outer.name, refused=f"it cannot be read as a tar archive ({error})")
-
-    def read(self, entry: Entry) -> bytes:
-        """Return the content of a file."""
-        offset, size = entry.place
-        content = os.pread(self._descriptor, size, offset)
-        if len(content) != size:
-            raise ValueError("the archive ends within it")
-        return content
-
-
-def _members(file: Any) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar without keeping them: a million would take a gigabyte."""
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None:
-            yield member
-            cast(Any, archive).members.clear()
-
-
-def _tar_entry(member: tarfile.TarInfo, *, below: str = "", offset: int = 0) -> Entry:
-    refused = None
-    if member.issym() or member.islnk():
-        refused = "it is a link"
-    elif not member.isreg() or member.sparse is not None:
-        refused = "it is no regular file"
-    name = f"{below}/{member.name}" if below else member.name
-    return _entry(name, (offset + member.offset_data, member.size), size=member.size, refused=refused)
-
-
-_UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
-
-
-def _unpacked(path: Path) -> int | None:
-    """Return a descriptor of a compressed file's content, in a file without a name; None if it is not compressed."""
-    head = _head(path)
-    unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
-    if unpacker is None:
-        return None
-    limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
-    with tempfile.TemporaryFile(prefix="onestep-") as target:
-        try:
-            with unpacker(path, "rb") as packed:
-                while piece := packed.read(_PIECE):
-                    target.write(piece)
-                    if target.tell() > limit:
-                        raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as none does")
-            target.flush()
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ValueError(
-                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or "
-                "name a folder with more space in TMPDIR"
-            ) from error
-        return os.dup(target.fileno())
-
-
-def _bounded(file: IO[bytes]) -> bytes:
-    """Read a file to its end, up to the limit."""
-    content = file.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise ValueError(f"it has more than the {_LARGEST_FILE:,} bytes that are read")
-    return content
-
-
-class _Window(io.RawIOBase):
-    """A stretch of an open file, as a file."""
-
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        content = os.pread(self._descriptor, wanted, self._start + self._position)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ def prepare(*, dataset: Mapping[str, Any], source: Path, output: Path, workers: 
     from onestep import components
     from onestep.data._archive import origin_of
     from onestep.data._archive import prepare as write_prepared
-    from onestep.data._processes import cores
     from onestep.fingerprint import Fingerprints
 
     reader = components.build("data", dataset, source=source)
     code = Fingerprints().of_stage("prepare", [("data", dataset["name"])])
     origin = origin_of(source, options=dataset, code=code)
-    write_prepared(reader, target=output, origin=origin, workers=workers or cores())
+    write_prepared(reader, target=output, origin=origin, workers=workers or len(os.sched_getaffinity(0)))
     return 0

@@ -19,17 +19,10 @@ _WAY_OUT = "delete the file and fetch it again"
 
 
 class Digits:
-    """1,797 grey handwritten digits, 8x8 with 17 levels, scaled to 256 levels and a larger square.
+    """1,797 grey handwritten digits (ink is white), 8x8 with 17 levels, scaled to 256 levels and a larger square.
 
     The enlargement is bicubic: it keeps the strokes smooth and the ground black, where Lanczos rings and
     bilinear blurs.
-
-    Attributes:
-        resolution: H and W.
-        channels: 1 (grey: ink is white).
-        classes: 10, the digit itself.
-        class_names: The digits.
-        unreadable_share: 0: all digits are needed.
     """
 
     channels = 1
@@ -53,11 +46,9 @@ class Digits:
         self._ink, self._labels = _read(Path(source))
 
     def __len__(self) -> int:
-        """Return the number of digits."""
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one digit, uint8 [1, H, W], and the digit."""
         grey = np.rint(self._ink[index] * (255 / _DARKEST)).astype(np.uint8)
         picture = Image.fromarray(grey).resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(picture))[None], int(self._labels[index])
@@ -73,13 +64,8 @@ def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
     if table.ndim != 2 or table.shape[1] != _SIDE**2 + 1:
         raise ValueError(f"{source}: found a table {list(table.shape)}, expected [N, 65]; {_WAY_OUT}")
     ink, labels = table[:, :-1].reshape(-1, _SIDE, _SIDE), table[:, -1]
-    _check_range(ink, 0, _DARKEST, found_in=f"{source}: pixels")
-    _check_range(labels, 0, Digits.classes - 1, found_in=f"{source}: labels")
+    for name, numbers, highest in (("pixels", ink, _DARKEST), ("labels", labels, Digits.classes - 1)):
+        if numbers.min() < 0 or numbers.max() > highest:
+            found = f"{numbers.min()} to {numbers.max()}"
+            raise ValueError(f"{source}: {name} reach from {found}, expected 0 to {highest}; {_WAY_OUT}")
     return ink, labels
-
-
-def _check_range(numbers: np.ndarray, lowest: int, highest: int, *, found_in: str) -> None:
-    """Refuse numbers outside of [lowest, highest]."""
-    if numbers.min() < lowest or numbers.max() > highest:
-        found = f"{numbers.min()} to {numbers.max()}"
-        raise ValueError(f"{found_in} reach from {found}, expected {lowest} to {highest}; {_WAY_OUT}")

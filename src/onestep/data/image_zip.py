@@ -23,15 +23,8 @@ class ImageZip:
 
     The images are the members with an image's file extension, in sorted order. Labels are in the member
     `dataset.json`; an archive without it, or with `{"labels": null}`, is unlabelled: `classes` is 0 and every
-    label is 0. The object may be used from forked and from spawned worker processes.
-
-    Attributes:
-        source: The archive.
-        resolution: H and W.
-        channels: C: 1 (grey) or 3 (RGB).
-        classes: The largest label + 1; 0 if unlabelled.
-        class_names: None: the format has no place for them.
-        unreadable_share: 0: an archive that is damaged anywhere is refused.
+    label is 0. An archive that is damaged anywhere is refused. The object may be used from forked and from spawned
+    worker processes.
     """
 
     class_names: tuple[str, ...] = ()
@@ -54,23 +47,16 @@ class ImageZip:
         if not self._names:
             raise ValueError(f"{self.source}: no images among its {len(members)} members; expected NNNNN/img*.png")
         labels = self._read_labels() if "dataset.json" in members else None
-        self.classes = 0 if labels is None else int(labels.max()) + 1
-        self._labels = np.zeros(len(self._names), dtype=np.int64) if labels is None else labels
-        first = self._pixels(self._names[0])
-        self.channels, self.resolution = first.shape[:2]
-        self._check_shape(self._names[0], first)
+        self.classes = 0 if labels is None else max(labels) + 1
+        self._labels = np.array(labels or [0] * len(self._names), dtype=np.int64)
+        self.channels, self.resolution = self._decoded(self._names[0]).shape[:2]
+        self._pixels(self._names[0])
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one image, uint8 [C, H, W], and its class.
-
-        Raises:
-            ValueError: The image cannot be read, or its shape is not that of the first.
-        """
-        return torch.from_numpy(self._checked(self._names[index])), int(self._labels[index])
+        return torch.from_numpy(self._pixels(self._names[index])), int(self._labels[index])
 
     def labels(self) -> np.ndarray:
         """Return all classes, int64 [N]."""
@@ -81,15 +67,11 @@ class ImageZip:
         return {**self.__dict__, "_opened": None}
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N].
-
-        Raises:
-            ValueError: An image cannot be read, or its shape is not that of the first.
-        """
+        """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N]."""
         pixels = np.empty((len(self), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         for index, name in enumerate(self._names):
-            pixels[index] = self._checked(name)
-        return pixels, self._labels.copy()
+            pixels[index] = self._pixels(name)
+        return pixels, self.labels()
 
     def _archive(self) -> zipfile.ZipFile:
         """Return the open archive; each process opens its own, because a fork shares the file's position."""
@@ -100,8 +82,8 @@ class ImageZip:
                 raise ValueError(f"{self.source}: cannot be read as a zip archive ({error}); build it again") from error
         return self._opened[1]
 
-    def _read_labels(self) -> np.ndarray | None:
-        """Return the label of each image, int64 [N], or None if the archive is unlabelled."""
+    def _read_labels(self) -> list[int] | None:
+        """Return the label of each image, or None if the archive is unlabelled."""
         try:
             labels = json.loads(self._archive().read("dataset.json"))["labels"]
             by_name = None if labels is None else dict(labels)
@@ -111,25 +93,27 @@ class ImageZip:
             ) from error
         if by_name is None:
             return None
-        return np.array([self._label(name, by_name.get(name)) for name in self._names], dtype=np.int64)
-
-    def _label(self, name: str, label: Any) -> int:
-        """Return a label that is a class."""
-        if type(label) is not int or label < 0:
-            raise ValueError(
-                f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
-                'give every image a class, or none ("labels": null)'
-            )
-        return label
-
-    def _checked(self, name: str) -> np.ndarray:
-        """Return one image, which has the shape of the first."""
-        pixels = self._pixels(name)
-        self._check_shape(name, pixels)
-        return pixels
+        found: list[Any] = [by_name.get(name) for name in self._names]
+        for name, label in zip(self._names, found, strict=True):
+            if type(label) is not int or label < 0:
+                raise ValueError(
+                    f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
+                    'give every image a class, or none ("labels": null)'
+                )
+        return found
 
     def _pixels(self, name: str) -> np.ndarray:
-        """Decode one image, uint8 [C, H, W]."""
+        """Return one image, which has the shape of the first: uint8 [C, H, W]."""
+        pixels = self._decoded(name)
+        found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
+        expected = [self.channels, self.resolution, self.resolution]
+        if list(pixels.shape) != expected:
+            raise ValueError(f"{found}, expected the square {expected}; crop or scale all images to one size")
+        if self.resolution & (self.resolution - 1):
+            raise ValueError(f"{found}, expected a side that is a power of two; scale the images")
+        return pixels
+
+    def _decoded(self, name: str) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(self._archive().read(name))) as picture:
                 mode, pixels = picture.mode, np.array(picture)
@@ -138,12 +122,3 @@ class ImageZip:
         if mode not in ("L", "RGB"):
             raise ValueError(f"{self.source}: {name} has the colour mode {mode}, expected L (grey) or RGB; convert it")
         return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-    def _check_shape(self, name: str, pixels: np.ndarray) -> None:
-        """Refuse an image that differs from the first, or whose side is not a power of two."""
-        found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
-        expected = [self.channels, self.resolution, self.resolution]
-        if list(pixels.shape) != expected:
-            raise ValueError(f"{found}, expected the square {expected}; crop or scale all images to one size")
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"{found}, expected a side that is a power of two; scale the images")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +24,6 @@ class Images:
 
     Nothing is unpacked to disk under a name from an archive. Links, names that lead outside and images that cannot be
     decoded raise `UnreadableImage` when they are read, so that they can be counted and listed.
-
-    Attributes:
-        resolution: H and W.
-        channels: 1 (grey) or 3 (RGB).
-        classes: The number of class folders; 0 if unlabelled.
-        class_names: Those folders, sorted; an image's class is the index of its folder.
-        unreadable_share: Largest share of the images that may be left out.
     """
 
     def __init__(
@@ -59,14 +52,24 @@ class Images:
         Raises:
             ValueError: The source cannot be listed, holds no images or no class folders, or an option is invalid.
         """
-        _check(resolution=resolution, transform=transform, labels=labels, unreadable_share=unreadable_share)
+        if resolution < 1 or resolution & (resolution - 1):
+            raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")
+        if transform not in _TRANSFORMS:
+            raise ValueError(f"transform must be one of {', '.join(_TRANSFORMS)}, found {transform!r}")
+        if labels not in ("folders", "none"):
+            raise ValueError(f"labels must be folders or none, found {labels!r}")
+        if not 0 <= unreadable_share <= 1:
+            raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
         self.resolution, self.channels, self.unreadable_share = resolution, channels, unreadable_share
-        self._transform = transform
-        self._source = open_source(Path(source))
+        self._transform, self._source = _TRANSFORMS[transform], open_source(Path(source))
         # By folder, then by name, in archives as in folders: the order in which classes are numbered.
         # Differs from the reference: there the members of a zip are sorted as texts, "a-b/1" before "a/1".
         found = sorted(_below(self._source.entries(), root, source=source), key=lambda entry: entry.name.split("/"))
-        self._entries = [*_once(found)]
+        # Of those with one name, the first is taken.
+        self._entries = [
+            entry._replace(refused="its name is there twice") if before and before.name == entry.name else entry
+            for before, entry in zip([None, *found], found, strict=False)
+        ]
         self.class_names: tuple[str, ...] = ()
         self._labels = [0] * len(self._entries)
         if labels == "folders":
@@ -74,15 +77,9 @@ class Images:
         self.classes = len(self.class_names)
 
     def __len__(self) -> int:
-        """Return the number of images, readable or not."""
         return len(self._entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one image, uint8 [C, H, W], and its class.
-
-        Raises:
-            UnreadableImage: It cannot be used, with the reason.
-        """
         entry = self._entries[index]
         try:
             pixels = self._square(entry)
@@ -97,38 +94,24 @@ class Images:
         pixels = decode(self._source.read(entry))
         if self.channels == 1 and pixels.ndim == 3:
             raise ValueError("it is in colour, and the dataset has one channel")
-        pixels = _TRANSFORMS[self._transform](pixels, resolution=self.resolution)
+        pixels = self._transform(pixels, resolution=self.resolution)
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[: self.channels])
 
     def _read_classes(self, source: Path | str) -> None:
         """Number the class folders; an image beside them is refused."""
-        paths = [entry.name.split("/") for entry in self._entries if entry.refused is None]
-        depth = _common_depth(paths)
-        folders = sorted({path[depth] for path in paths if len(path) > depth + 1})
-        if not folders:
+        paths = {index: entry.name.split("/") for index, entry in enumerate(self._entries) if entry.refused is None}
+        depth = len(os.path.commonprefix([path[:-1] for path in paths.values()]))
+        self.class_names = tuple(sorted({path[depth] for path in paths.values() if len(path) > depth + 1}))
+        if not self.class_names:
             raise ValueError(f"{source}: its images are in no class folders. Fix: labels: none")
-        self.class_names = tuple(folders)
-        numbers = {folder: number for number, folder in enumerate(folders)}
-        for index, entry in enumerate(self._entries):
-            path = entry.name.split("/")
-            if entry.refused is None and len(path) <= depth + 1:
-                self._entries[index] = Entry(entry.name, refused="it is in none of the class folders")
-            elif entry.refused is None:
+        numbers = {folder: number for number, folder in enumerate(self.class_names)}
+        for index, path in paths.items():
+            if len(path) > depth + 1:
                 self._labels[index] = numbers[path[depth]]
-
-
-def _check(*, resolution: int, transform: str, labels: str, unreadable_share: float) -> None:
-    """Refuse invalid options."""
-    if resolution < 1 or resolution & (resolution - 1):
-        raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")
-    if transform not in _TRANSFORMS:
-        raise ValueError(f"transform must be one of {', '.join(_TRANSFORMS)}, found {transform!r}")
-    if labels not in ("folders", "none"):
-        raise ValueError(f"labels must be folders or none, found {labels!r}")
-    if not 0 <= unreadable_share <= 1:
-        raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
+            else:
+                self._entries[index] = Entry(self._entries[index].name, refused="it is in none of the class folders")
 
 
 def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry]:
@@ -140,20 +123,3 @@ def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry
         there = f"; images are in {', '.join(tops[:8])}" if tops and prefix else ""
         raise ValueError(f"{source}: no images{f' below {root!r}' if prefix else ''}{there}")
     return found
-
-
-def _once(entries: Iterable[Entry]) -> Iterable[Entry]:
-    """Yield sorted entries; of those with one name, the first is taken."""
-    before = None
-    for entry in entries:
-        yield entry._replace(refused="its name is there twice") if entry.name == before else entry
-        before = entry.name
-
-
-def _common_depth(paths: list[list[str]]) -> int:
-    """Return how many folders all the paths have in common."""
-    shortest = min((len(path) for path in paths), default=1)
-    depth = 0
-    while depth < shortest - 1 and len({path[depth] for path in paths}) == 1:
-        depth += 1
-    return depth
