@@ -17,7 +17,7 @@ from onestep.evaluation.extraction import FeatureNetwork, extract
 from onestep.evaluation.image_sources import iter_images
 from onestep.evaluation.standalone import NamedMetric, write_evaluation
 from onestep.features import Features
-from onestep.features._pixels import as_rgb
+from onestep.features._networks import as_rgb
 from onestep.files import read_json
 from onestep.metrics.frechet import FrechetDistance, gaussian_fit
 from onestep.report.comparison import compare

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.checkpoints.published_weights import read_published_weights
-from onestep.checkpoints.snapshot import read_snapshot
-from onestep.classifiers import Classifier, build_classifier
-from onestep.discriminators._projection import readout_channels, readout_strides
+from onestep.classifiers import Classifier, load_classifier
 
 # Strides of the taps, and the strides for which heads are sized, for all networks.
 _STRIDES = (4, 8, 16, 32)
@@ -86,8 +84,7 @@ class Backbone(nn.Module):
 def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
     """Turn all parameters of `module` into buffers of the same names, and set evaluation mode.
 
-    A buffer is not in `parameters()`, so no optimizer, `requires_grad_` or gradient average reaches it. It moves with
-    `.to(...)` and, if `persistent`, is in the state dict.
+    No optimizer, `requires_grad_` or gradient average reaches a buffer. If `persistent`, it is in the state dict.
     """
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
@@ -97,11 +94,7 @@ def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
 
 
 def build_backbone(path: Path, *, timm: str | None) -> Backbone:
-    """Load a backbone: a network of timm if `timm` names one, otherwise the classifier of a snapshot.
-
-    Raises:
-        ValueError: The file does not hold the network.
-    """
+    """Load a network of timm if `timm` names one, else the classifier of a snapshot; ValueError: the file has none."""
     return load_classifier_backbone(path) if timm is None else load_timm_backbone(path, name=timm)
 
 
@@ -118,15 +111,9 @@ class ClassifierTaps(nn.Module):
 
 
 def load_classifier_backbone(path: Path) -> Backbone:
-    """Load the classifier of a snapshot as a backbone.
-
-    Raises:
-        ValueError: The file is not a snapshot, or not that of a classifier.
-    """
-    snapshot = read_snapshot(path)
-    classifier = build_classifier(snapshot.config)
-    classifier.load_state_dict(snapshot.state_dict)
-    return classifier_backbone(classifier, channels=snapshot.config["channels"])
+    """Load the classifier of a snapshot as a backbone: see `load_classifier`."""
+    classifier, config = load_classifier(path)
+    return classifier_backbone(classifier, channels=config["channels"])
 
 
 def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
@@ -144,16 +131,11 @@ def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
 class TimmTaps(nn.Module):
     """A network of timm up to its last tap.
 
+    `indices` are the taps among its intermediate results, in the order of `forward_intermediates`.
     State dict: `model.` and timm's names.
     """
 
     def __init__(self, model: Any, *, indices: Sequence[int]) -> None:
-        """Remove the layers after the last tap.
-
-        Args:
-            model: A network of timm, which has no type information.
-            indices: The taps among its intermediate results, in the order of `forward_intermediates`.
-        """
         super().__init__()
         self.model: Any = model
         self.indices = list(indices)
@@ -179,8 +161,7 @@ def load_timm_backbone(path: Path, *, name: str) -> Backbone:
         ValueError: timm has no such network, it has no usable taps, or the file does not fit it.
         OSError: The file cannot be opened.
     """
-    # Imported here, because importing timm takes a second.
-    import timm
+    import timm  # takes a second
 
     if not timm.is_model(name):
         raise ValueError(f"timm: got {name!r}, expected a name of timm.list_models() of timm {timm.__version__}")
@@ -209,10 +190,20 @@ def timm_backbone(model: Any, *, name: str) -> Backbone:
     for part in model.modules():
         if hasattr(part, "fused_attn"):  # fused attention has no second derivative, which R1 needs
             part.fused_attn = False
-    return _of_transformer(model, name=name) if isinstance(model, VisionTransformer) else _of_convnet(model, name=name)
+    indices, shape = (_of_transformer if isinstance(model, VisionTransformer) else _of_convnet)(model, name=name)
+    config = model.pretrained_cfg
+    return Backbone(
+        TimmTaps(model, indices=indices),
+        nominal_strides=_STRIDES,
+        channels=config["input_size"][0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        **shape,
+    )
 
 
-def _of_convnet(model: Any, *, name: str) -> Backbone:
+def _of_convnet(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
+    """Return the indices of the taps, and their channels and strides."""
     from timm.models.vgg import VGG
 
     strides = _VGG_STRIDES if isinstance(model, VGG) else _STRIDES
@@ -224,35 +215,21 @@ def _of_convnet(model: Any, *, name: str) -> Backbone:
             f"convolutional network with strides {list(strides)}, or a plain vision transformer"
         )
     indices = [reductions.index(stride) for stride in strides]
-    return Backbone(
-        TimmTaps(model, indices=indices),
-        tap_channels=tuple(infos[index]["num_chs"] for index in indices),
-        strides=strides,
-        nominal_strides=_STRIDES,
-        **_normalisation_of(model),
-    )
+    return indices, {"tap_channels": tuple(infos[index]["num_chs"] for index in indices), "strides": strides}
 
 
-def _of_transformer(model: Any, *, name: str) -> Backbone:
+def _of_transformer(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
+    """Return the indices of the taps, and the sizes of the images, tokens and maps (see `TokenReadout`)."""
     (size, width), (patch, _) = model.patch_embed.img_size, model.patch_embed.patch_size
     if size != width or size % (2 * patch) or len(model.blocks) < _TAPS:
         raise ValueError(
             f"{name}: got {size}x{width} pixels in patches of {patch}, {len(model.blocks)} blocks; expected a square "
             f"with an even number of patches in each direction, and {_TAPS} blocks or more"
         )
-    indices = [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)]
-    return Backbone(
-        TimmTaps(model, indices=indices),
-        tap_channels=readout_channels(model.embed_dim),
-        strides=readout_strides(patch),
-        nominal_strides=_STRIDES,
-        token_width=model.embed_dim,
-        image_size=size,
-        **_normalisation_of(model),
-    )
-
-
-def _normalisation_of(model: Any) -> dict[str, Any]:
-    """Return the channels, mean and standard deviation of a network's input, from timm's configuration."""
-    config = model.pretrained_cfg
-    return {"channels": config["input_size"][0], "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    tokens = model.embed_dim
+    return [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)], {
+        "tap_channels": (tokens // 8, tokens // 4, tokens // 2, tokens),  # as published: 96, 192, 384, 768 for 768
+        "strides": (patch / 4, patch / 2, patch, patch * 2),
+        "token_width": tokens,
+        "image_size": size,
+    }

@@ -37,13 +37,7 @@ def fold_batch_norms(network: nn.Module) -> int:
 
     This saves reading and writing each feature map once. Results change by rounding only; products are computed in
     float64. An activation inside timm's batch norms stays. Other batch norms stay, and so does a network whose control
-    flow depends on its inputs.
-
-    Args:
-        network: Frozen (see `freeze`), in evaluation mode, with final statistics.
-
-    Returns:
-        The number of folded batch norms.
+    flow depends on its inputs. The network is frozen (see `freeze`), with final statistics. Return the number folded.
     """
     if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
         return 0
@@ -82,15 +76,14 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, str, nn.BatchNorm2d]
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Change the convolution so that it computes both."""
-    mean, variance = norm.running_mean, norm.running_var
+    mean, variance, dtype = norm.running_mean, norm.running_var, convolution.weight.dtype
     assert mean is not None and variance is not None, "a frozen batch norm has statistics"
     scale = _double(norm.weight, 1.0) / (variance.double() + norm.eps).sqrt()
     shift = (_double(convolution.bias, 0.0) - mean.double()) * scale + _double(norm.bias, 0.0)
     weight = convolution.weight.double() * scale.reshape(-1, 1, 1, 1)
-    folded = {"weight": weight.to(convolution.weight.dtype), "bias": shift.to(convolution.weight.dtype)}
-    for name, value in folded.items():
+    for name, value in {"weight": weight, "bias": shift}.items():
         delattr(convolution, name)
-        convolution.register_buffer(name, value)
+        convolution.register_buffer(name, value.to(dtype))
 
 
 def _double(value: Tensor | None, default: float) -> Tensor:

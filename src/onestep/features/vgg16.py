@@ -8,8 +8,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from onestep.features import Features
-from onestep.features._networks import Weights, load_timm_network, run_in_parts
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_as_in_tensorflow
+from onestep.features._networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Weights,
+    load_timm_network,
+    normalised,
+    resized_as_in_tensorflow,
+    run_in_parts,
+)
 
 __all__ = ["VggFeatures"]
 
@@ -24,15 +31,7 @@ class VggFeatures:
     """
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
-        """Load the network.
-
-        Args:
-            weights: torchvision's `vgg16-397923af.pth`, or `timm/vgg16.tv_in1k`.
-            precision: float32 for reported numbers; tables mark the others.
-
-        Raises:
-            ValueError: The file does not hold the network.
-        """
+        """Load torchvision's `vgg16-397923af.pth`, or `timm/vgg16.tv_in1k`."""
         options = {"num_classes": 0}
         self.network = load_timm_network(weights, name="vgg16", convert=_without_classifier, options=options)
         self.precision = precision
