@@ -11,20 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# fmt: off
 SYM6 = (
-    0.015404109327027373,
-    0.0034907120842174702,
-    -0.11799011114819057,
-    -0.048311742585633,
-    0.4910559419267466,
-    0.787641141030194,
-    0.3379294217276218,
-    -0.07263752278646252,
-    -0.021060292512300564,
-    0.04472490177066578,
-    0.0017677118642428036,
-    -0.007800708325034148,
+    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
+    0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
+    -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )
+# fmt: on
 """The symlet of six vanishing moments (Daubechies, Ten Lectures on Wavelets, 1992, section 8.1.1): its low-pass filter,
 for decomposition, of unit energy and sum sqrt(2). The values follow from that definition, which the tests check."""
 
@@ -111,11 +104,16 @@ def quarter_turns(images: Tensor, *, turns: Tensor) -> tuple[Tensor, Tensor]:
 
 def shift(images: Tensor, *, right: Tensor, up: Tensor) -> Tensor:
     """Return images [B, C, H, W], shifted by `right` and `up` [B] whole pixels; the border is reflected."""
-    rows, channels, height, width = images.shape
-    row = torch.arange(rows, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[:, None, None]
+    height, width = images.shape[2:]
     y = _reflected(height, torch.arange(height, device=images.device) + up[:, None])
     x = _reflected(width, torch.arange(width, device=images.device) - right[:, None])
+    return pixels_at(images, y=y, x=x)
+
+
+def pixels_at(images: Tensor, *, y: Tensor, x: Tensor) -> Tensor:
+    """Return images [B, C, H', W'] of the pixels in rows `y` [B, H'] and columns `x` [B, W']."""
+    row = torch.arange(images.shape[0], device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
     return images[row, channel, y[:, None, :, None], x[:, None, None, :]]
 
 

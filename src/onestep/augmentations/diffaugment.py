@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source
+from onestep.augmentations._geometry import pixels_at
 from onestep.augmentations._pipe import Draws
 
 __all__ = ["DiffAugment"]
@@ -58,10 +59,7 @@ def _shifted(images: Tensor, draws: Draws) -> Tensor:
     y = torch.arange(draws.height, device=images.device) + down[:, None]
     x = torch.arange(draws.width, device=images.device) + right[:, None]
     inside = ((y >= 0) & (y < draws.height))[:, None, :, None] & ((x >= 0) & (x < draws.width))[:, None, None, :]
-    row = torch.arange(draws.rows, device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    y, x = y.clamp(0, draws.height - 1), x.clamp(0, draws.width - 1)
-    return images[row, channel, y[:, None, :, None], x[:, None, None, :]] * inside
+    return pixels_at(images, y=y.clamp(0, draws.height - 1), x=x.clamp(0, draws.width - 1)) * inside
 
 
 def _shift(draws: Draws, *, side: int) -> Tensor:

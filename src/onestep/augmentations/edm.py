@@ -90,10 +90,19 @@ def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor,
     return _geometry.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
 
 
-def _scale(draws: Draws, chance: float) -> Change:
-    amount = draws.sometimes(chance, draws.normal())
+def _normal(matrix: Callable[[Tensor], Tensor]) -> Operation:
+    """Return the operation with the matrix of a standard normal number [B], its label."""
+
+    def draw(draws: Draws, chance: float) -> Change:
+        amount = draws.sometimes(chance, draws.normal())
+        return Change(matrix=matrix(amount), labels=amount[:, None])
+
+    return draw
+
+
+def _scaling(amount: Tensor) -> Tensor:
     smaller = 1 / (amount * pipe.SCALE).exp2()
-    return Change(matrix=_geometry.plane_scaling(smaller, smaller), labels=amount[:, None])
+    return _geometry.plane_scaling(smaller, smaller)
 
 
 def _aniso(draws: Draws, chance: float) -> Change:
@@ -111,24 +120,9 @@ def _translate_frac(draws: Draws, chance: float) -> Change:
     return Change(matrix=_geometry.plane_shift(*-shift), labels=amount.T)
 
 
-def _brightness(draws: Draws, chance: float) -> Change:
-    amount = draws.sometimes(chance, draws.normal())
-    return Change(matrix=_geometry.colour_shift(amount * pipe.BRIGHTNESS), labels=amount[:, None])
-
-
-def _contrast(draws: Draws, chance: float) -> Change:
-    amount = draws.sometimes(chance, draws.normal())
-    return Change(matrix=_geometry.colour_scaling((amount * pipe.CONTRAST).exp2()), labels=amount[:, None])
-
-
 def _lumaflip(draws: Draws, chance: float) -> Change:
     flipped = _whole(draws, chance, below=2).float()
     return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
-
-
-def _saturation(draws: Draws, chance: float) -> Change:
-    amount = draws.sometimes(chance, draws.normal())
-    return Change(matrix=_geometry.saturation((amount * pipe.SATURATION).exp2()), labels=amount[:, None])
 
 
 _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
@@ -138,15 +132,15 @@ _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
     ("translate_int", _translate_int),
 )
 _MOVES: tuple[tuple[str, Operation], ...] = (
-    ("scale", _scale),
+    ("scale", _normal(_scaling)),
     ("rotate_frac", pipe.rotate),
     ("aniso", _aniso),
     ("translate_frac", _translate_frac),
 )
 _TINTS: tuple[tuple[str, Operation], ...] = (
-    ("brightness", _brightness),
-    ("contrast", _contrast),
+    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * pipe.BRIGHTNESS))),
+    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * pipe.CONTRAST).exp2()))),
     ("lumaflip", _lumaflip),
     ("hue", pipe.hue),
-    ("saturation", _saturation),
+    ("saturation", _normal(lambda amount: _geometry.saturation((amount * pipe.SATURATION).exp2()))),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,9 +96,14 @@ def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
     return draws.sometimes(chance, (draws.uniform() * below).floor())
 
 
-def _factor(draws: Draws, chance: float, *, spread: float) -> Tensor:
-    """Return factors [B] whose log2 is normal with this standard deviation, 1 for unchanged images."""
-    return draws.sometimes(chance, (draws.normal() * spread).exp2(), still=1)
+def _factor(matrix: Callable[[Tensor], Tensor], *, spread: float) -> Operation:
+    """Return the operation with the matrix of a factor [B], its label, whose log2 has this standard deviation."""
+
+    def draw(draws: Draws, chance: float) -> Change:
+        factor = draws.sometimes(chance, (draws.normal() * spread).exp2(), still=1)
+        return Change(matrix=matrix(factor), labels=factor[:, None])
+
+    return draw
 
 
 def _xflip(draws: Draws, chance: float) -> Change:
@@ -118,19 +123,9 @@ def _xint(draws: Draws, chance: float) -> Change:
     return Change(matrix=_geometry.plane_shift(*-shift), labels=(shift / (pipe.SHIFT * sides)).T)
 
 
-def _scale(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=pipe.SCALE)
-    return Change(matrix=_geometry.plane_scaling(1 / factor, 1 / factor), labels=factor[:, None])
-
-
 def _rotate(draws: Draws, chance: float) -> Change:
     """One of two rotations, before and after the stretch; `chance` is the probability that at least one applies."""
     return pipe.rotate(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
-
-
-def _aniso(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=pipe.STRETCH)
-    return Change(matrix=_geometry.plane_stretch(1 / factor), labels=factor[:, None])
 
 
 def _xfrac(draws: Draws, chance: float) -> Change:
@@ -144,35 +139,25 @@ def _brightness(draws: Draws, chance: float) -> Change:
     return Change(matrix=_geometry.colour_shift(amount), labels=amount[:, None])
 
 
-def _contrast(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=pipe.CONTRAST)
-    return Change(matrix=_geometry.colour_scaling(factor), labels=factor[:, None])
-
-
 def _lumaflip(draws: Draws, chance: float) -> Change:
     flipped = _whole(draws, chance, below=2)
     return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
-
-
-def _saturation(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=pipe.SATURATION)
-    return Change(matrix=_geometry.saturation(factor), labels=factor[:, None])
 
 
 _MOVES: tuple[tuple[str, Operation], ...] = (
     ("xflip", _xflip),
     ("rotate90", _rotate90),
     ("xint", _xint),
-    ("scale", _scale),
+    ("scale", _factor(lambda factor: _geometry.plane_scaling(1 / factor, 1 / factor), spread=pipe.SCALE)),
     ("rotate", _rotate),
-    ("aniso", _aniso),
+    ("aniso", _factor(lambda factor: _geometry.plane_stretch(1 / factor), spread=pipe.STRETCH)),
     ("rotate", _rotate),
     ("xfrac", _xfrac),
 )
 _TINTS: tuple[tuple[str, Operation], ...] = (
     ("brightness", _brightness),
-    ("contrast", _contrast),
+    ("contrast", _factor(_geometry.colour_scaling, spread=pipe.CONTRAST)),
     ("lumaflip", _lumaflip),
     ("hue", pipe.hue),
-    ("saturation", _saturation),
+    ("saturation", _factor(_geometry.saturation, spread=pipe.SATURATION)),
 )

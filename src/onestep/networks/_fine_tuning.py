@@ -33,11 +33,7 @@ def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout
 
 
 def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of the teacher's weights that a generator takes: all but its family's `teacher_only` ones.
-
-    Args:
-        network: The generator, built from `one_step_config`.
-        state: State dict of the teacher.
+    """Return those of a teacher's weights that a generator takes: all but its family's `teacher_only` ones.
 
     Raises:
         ValueError: The other tensors differ in names or shapes.
@@ -68,11 +64,7 @@ def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
     dots included, `?` one character, `[01]` one of a set. A level may also be such a pattern itself. The published
     levels of EDM's networks are [] (D2O), [conv, proj] (D2O-F), [conv, proj, qkv], [conv, proj, qkv, skip].
 
-    Only names matter, so the network may be built on torch's meta device, without weights.
-
-    Args:
-        network: The denoiser.
-        levels: Names of levels, or patterns.
+    Only names matter, so the denoiser may be built on torch's meta device, without weights.
 
     Raises:
         ValueError: A level is unknown, or a pattern matches no parameter.

@@ -71,14 +71,3 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "d2o": Law(coefficients=d2o_coefficients, container=None),
     }
 )
-
-
-def law_of(name: str) -> Law:
-    """Return the law that `preconditioning: name` selects.
-
-    Raises:
-        ValueError: There is no such law.
-    """
-    if name not in LAWS:
-        raise ValueError(f"preconditioning: got {name!r}, expected one of {', '.join(LAWS)}")
-    return LAWS[name]

@@ -72,7 +72,19 @@ class DhariwalUNet(nn.Module):
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
             decoder_attn_blocks=tuple(range(num_blocks + 1)),
-            style=_style(emb_channels=emb_channels, dropout=dropout),
+            style=BlockStyle(
+                emb_channels=emb_channels,
+                channels_per_head=64,
+                dropout=dropout,
+                skip_scale=1.0,
+                eps=1e-5,
+                resample_filter=(1, 1),
+                resample_proj=False,
+                adaptive_scale=True,
+                init=_INIT,
+                init_last=_ZERO,
+                init_attention=_INIT,
+            ),
         )
         self.map_augment = Linear(augment_dim, model_channels, init=_ZERO, bias=False) if augment_dim else None
         self.map_layer0 = Linear(model_channels, emb_channels, init=_INIT)
@@ -103,19 +115,3 @@ class DhariwalUNet(nn.Module):
             condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition)
         return F.silu(emb)
-
-
-def _style(*, emb_channels: int, dropout: float) -> BlockStyle:
-    return BlockStyle(
-        emb_channels=emb_channels,
-        channels_per_head=64,
-        dropout=dropout,
-        skip_scale=1.0,
-        eps=1e-5,
-        resample_filter=(1, 1),
-        resample_proj=False,
-        adaptive_scale=True,
-        init=_INIT,
-        init_last=_ZERO,
-        init_attention=_INIT,
-    )
