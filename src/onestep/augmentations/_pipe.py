@@ -80,15 +80,10 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The effect of an operation on a batch.
+    """The effect of an operation on a batch."""
 
-    Attributes:
-        matrix: [B, 3, 3], from coordinates of the result to those of the image; or [B, 4, 4], of colours.
-        labels: [B, L].
-    """
-
-    matrix: Tensor
-    labels: Tensor
+    matrix: Tensor  # [B, 3, 3], from coordinates of the result to those of the image; or [B, 4, 4], of colours
+    labels: Tensor  # [B, L]
 
 
 Operation = Callable[[Draws, float], Change]
@@ -120,15 +115,10 @@ def _angle_labels(angle: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihoods:
-    """Probabilities of the operations: a common probability times a multiplier of each.
-
-    Attributes:
-        probability: At least 0.
-        multipliers: By operation; one that is absent or 0 is not part of the pipe.
-    """
+    """Probabilities of the operations: a common probability times a multiplier of each."""
 
     probability: float
-    multipliers: Mapping[str, float]
+    multipliers: Mapping[str, float]  # by operation; one that is absent or 0 is not part of the pipe
 
     def select(self, table: Iterable[tuple[str, _Step]]) -> list[tuple[float, _Step]]:
         """Return the operations of a table that are part of the pipe, in order, with their probabilities."""

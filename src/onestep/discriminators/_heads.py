@@ -61,19 +61,18 @@ def _unit(vector: Tensor) -> Tensor:
     return F.normalize(vector, dim=0, eps=_EPSILON)
 
 
-def _down(channels_in: int, channels_out: int) -> nn.Module:
-    """Return a downsampling by two: convolution, batch norm, LeakyReLU.
+def _downs(widths: Sequence[int]) -> list[nn.Module]:
+    """Return downsamplings by two: convolution, batch norm, LeakyReLU.
 
-    The batch norm normalises over the images of one call on one rank, as in the reference: generated and real images
+    A batch norm normalises over the images of one call on one rank, as in the reference: generated and real images
     separately.
     """
-    convolution = SpectralConv2d(channels_in, channels_out, stride=2, padding=1, bias=True)
-    main = nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.LeakyReLU(_SLOPE))
-    return nn.Sequential(OrderedDict(main=main))  # for the reference's names
-
-
-def _downs(widths: Sequence[int]) -> list[nn.Module]:
-    return [_down(before, after) for before, after in pairwise(widths)]
+    downs: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        convolution = SpectralConv2d(before, after, stride=2, padding=1, bias=True)
+        main = nn.Sequential(convolution, nn.BatchNorm2d(after), nn.LeakyReLU(_SLOPE))
+        downs.append(nn.Sequential(OrderedDict(main=main)))  # for the reference's names
+    return downs
 
 
 class Head(nn.Module):

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
-from onestep.discriminators._backbones import Backbone, TimmTaps, freeze
-from onestep.discriminators._batch_norms import fold_batch_norms, probe_batch_norms
+from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
 from onestep.discriminators._heads import MultiScaleHeads, logits_of
 from onestep.discriminators._projection import CrossScaleMixing, TokenReadout, mixing_channels
 

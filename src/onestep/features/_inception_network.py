@@ -29,23 +29,14 @@ _EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class _Step:
-    """A convolution of the graph.
+    """A convolution of the graph."""
 
-    Attributes:
-        name: Name in the graph and in NVIDIA's file.
-        alias: Name in torch-fidelity's file.
-        channels: Output channels.
-        kernel: Height and width.
-        stride: Stride in both directions.
-        padded: Whether the output at stride 1 has the size of the input.
-    """
-
-    name: str
-    alias: str
-    channels: int
+    name: str  # in the graph and in NVIDIA's file
+    alias: str  # in torch-fidelity's file
+    channels: int  # of the output
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
-    padded: bool = True
+    padded: bool = True  # whether the output at stride 1 has the size of the input
 
 
 # A branch: a sequence of convolutions and poolings; a tuple is a fork into parallel convolutions.

@@ -58,18 +58,11 @@ class Preconditioned(nn.Module):
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.image_type: torch.dtype | None = None
         self.takes_augment_labels = "augment_labels" in inspect.signature(model.forward).parameters
+        # The optional attributes of the network's family: see `onestep.networks.Network`.
         self.casts_weights = bool(getattr(model, "casts_weights", False))
+        self.freeze_levels: Mapping[str, tuple[str, ...]] = getattr(model, "freeze_levels", {})
+        self.teacher_only: tuple[str, ...] = getattr(model, "teacher_only", ())
         self.model = model
-
-    @property
-    def freeze_levels(self) -> Mapping[str, tuple[str, ...]]:
-        """The freeze levels of the network's family."""
-        return getattr(self.model, "freeze_levels", {})
-
-    @property
-    def teacher_only(self) -> tuple[str, ...]:
-        """The patterns of the tensors of a teacher that its generator may lack."""
-        return getattr(self.model, "teacher_only", ())
 
     def forward(
         self,
@@ -80,7 +73,7 @@ class Preconditioned(nn.Module):
         *,
         force_fp32: bool = False,
     ) -> Tensor:
-        """Estimate the clean images D(x; sigma).
+        """Estimate the clean images D(x; sigma) [B, C, H, W].
 
         Args:
             x: Noisy images [B, C, H, W], float32 or float64.
@@ -88,9 +81,6 @@ class Preconditioned(nn.Module):
             condition: [B, K]; None is a condition of zeros.
             augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
             force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
-
-        Returns:
-            Images [B, C, H, W].
 
         Raises:
             ValueError: The condition has another width than K, or the network does not take the augmentation labels.

@@ -17,34 +17,19 @@ from onestep.networks._layers import Conv2d, ConvDownsample2d, GroupNorm, Init, 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockStyle:
-    """The options that all blocks of a U-Net share.
+    """The options that all blocks of a U-Net share."""
 
-    Attributes:
-        emb_channels: E.
-        channels_per_head: Width of an attention head; None for one head of all channels.
-        dropout: Dropout probability, in training mode.
-        skip_scale: Factor after each residual addition.
-        eps: Epsilon of the group normalisation.
-        resample_filter: Taps of the low-pass filter.
-        resample_proj: Whether a resampling shortcut has a 1x1 convolution even if the width stays.
-        adaptive_scale: Whether the embedding scales and shifts the normalised map; otherwise it is added before.
-        init: Initialisation of all layers but the following.
-        init_last: Initialisation of the last layer of each residual branch; small values make a new block almost the
-            identity.
-        init_attention: Initialisation of queries, keys and values.
-    """
-
-    emb_channels: int
-    channels_per_head: int | None
-    dropout: float
-    skip_scale: float
-    eps: float
-    resample_filter: tuple[int, ...]
-    resample_proj: bool
-    adaptive_scale: bool
-    init: Init
-    init_last: Init
-    init_attention: Init
+    emb_channels: int  # E
+    channels_per_head: int | None  # None for one head of all channels
+    dropout: float  # probability, in training mode
+    skip_scale: float  # factor after each residual addition
+    eps: float  # of the group normalisation
+    resample_filter: tuple[int, ...]  # taps of the low-pass filter
+    resample_proj: bool  # whether a resampling shortcut has a 1x1 convolution even if the width stays
+    adaptive_scale: bool  # whether the embedding scales and shifts the normalised map; otherwise it is added before
+    init: Init  # of all layers but the following
+    init_last: Init  # of the last layer of each residual branch; small values make a new block almost the identity
+    init_attention: Init  # of queries, keys and values
 
 
 class UNetBlock(nn.Module):
@@ -134,22 +119,13 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net from fine to coarse, each half the one before.
+    """The resolutions of a U-Net from fine to coarse, each half the one before."""
 
-    Attributes:
-        img_resolution: H and W of the finest level.
-        widths: Channels of the blocks of each level.
-        blocks: Blocks per level in the encoder; the decoder has one more.
-        attn_resolutions: Resolutions with attention.
-        decoder_attn_blocks: Indices of the decoder's blocks with attention there; in the encoder all have it.
-        style: Options of the blocks.
-    """
-
-    img_resolution: int
-    widths: tuple[int, ...]
-    blocks: int
-    attn_resolutions: tuple[int, ...]
-    decoder_attn_blocks: tuple[int, ...]
+    img_resolution: int  # H and W of the finest level
+    widths: tuple[int, ...]  # channels of the blocks of each level
+    blocks: int  # per level in the encoder; the decoder has one more
+    attn_resolutions: tuple[int, ...]  # resolutions with attention
+    decoder_attn_blocks: tuple[int, ...]  # indices of the decoder's blocks with it there; in the encoder all have it
     style: BlockStyle
 
     def __post_init__(self) -> None:
