@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,14 +68,9 @@ def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
     return draws.sometimes(chance, draws.integers(low=0, high=below))
 
 
-def _xflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+def _flip(images: Tensor, draws: Draws, chance: float, *, dim: int) -> tuple[Tensor, Tensor]:
     flipped = _whole(draws, chance, below=2)
-    return _geometry.flip(images, flipped=flipped == 1, dim=3), flipped[:, None]
-
-
-def _yflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    flipped = _whole(draws, chance, below=2)
-    return _geometry.flip(images, flipped=flipped == 1, dim=2), flipped[:, None]
+    return _geometry.flip(images, flipped=flipped == 1, dim=dim), flipped[:, None]
 
 
 def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
@@ -126,8 +122,8 @@ def _lumaflip(draws: Draws, chance: float) -> Change:
 
 
 _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
-    ("xflip", _xflip),
-    ("yflip", _yflip),
+    ("xflip", partial(_flip, dim=3)),
+    ("yflip", partial(_flip, dim=2)),
     ("rotate_int", _rotate_int),
     ("translate_int", _translate_int),
 )

@@ -116,16 +116,11 @@ def build_discriminator(
     seed: int,
     rank: int = 0,
 ) -> nn.Module:
-    """Build a discriminator from its config and its backbones.
+    """Build a discriminator from its config, `{name: projected, channels: 64, resolution: 224}`, and its backbones.
 
-    Args:
-        config: `name` and options, such as `{name: projected, channels: 64, resolution: 224}`; the keys `backbones` and
-            `class_embeddings`, names of files, are not used.
-        backbones: By name.
-        embedding: Initial class table [at least K, E]; None for a random one.
-        classes: K; 0 for an unconditional discriminator.
-        seed: Of all random weights.
-        rank: Of this process.
+    The keys `backbones` and `class_embeddings` of the config, names of files, are not used. `embedding` is the initial
+    class table [at least K, E], None for a random one; `classes` is K, 0 for an unconditional discriminator; `seed` is
+    that of all random weights.
 
     Raises:
         ValueError: There is no such discriminator, or its parts do not fit each other.

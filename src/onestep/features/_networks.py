@@ -27,11 +27,7 @@ def load_timm_network(
 ) -> nn.Module:
     """Build a network of timm with the weights of a file, in evaluation mode; nothing is downloaded.
 
-    Args:
-        path: safetensors, or a file of `torch.save` that holds tensors only.
-        name: timm's name of the network.
-        convert: Renames and reshapes the file's tensors to those of the network.
-        options: timm's options of the network.
+    The file is safetensors, or of `torch.save` with tensors only; `convert` renames and reshapes its tensors.
 
     Raises:
         ValueError: The file does not fit the network.
@@ -121,7 +117,9 @@ def resized_by_pillow(pixels: Tensor, *, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(pixels.device)
 
 
-def normalised(values: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalised(
+    values: Tensor, *, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
     """Return (values / 255 - mean) / std, float32, for values [B, 3, H, W] in [0, 255]."""
     means, stds = (torch.tensor(numbers, device=values.device).reshape(-1, 1, 1) for numbers in (mean, std))
     return (values.to(torch.float32) / 255 - means) / stds

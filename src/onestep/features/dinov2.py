@@ -10,15 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.features import Features, Precision
-from onestep.features._networks import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Weights,
-    load_timm_network,
-    normalised,
-    resized_by_pillow,
-    run_in_parts,
-)
+from onestep.features._networks import Weights, load_timm_network, normalised, resized_by_pillow, run_in_parts
 
 __all__ = ["DinoFeatures"]
 
@@ -55,7 +47,7 @@ def dinov2_features(network: nn.Module, pixels: Tensor, precision: Precision) ->
 
 
 def _prepared(pixels: Tensor) -> Tensor:
-    return normalised(resized_by_pillow(pixels, height=_SIZE, width=_SIZE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return normalised(resized_by_pillow(pixels, height=_SIZE, width=_SIZE))
 
 
 def _for_smaller_images(weights: Weights, network: Any) -> Weights:

@@ -8,15 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from onestep.features import Features
-from onestep.features._networks import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Weights,
-    load_timm_network,
-    normalised,
-    resized_as_in_tensorflow,
-    run_in_parts,
-)
+from onestep.features._networks import Weights, load_timm_network, normalised, resized_as_in_tensorflow, run_in_parts
 
 __all__ = ["VggFeatures"]
 
@@ -43,7 +35,7 @@ class VggFeatures:
 
 
 def _prepared(pixels: Tensor) -> Tensor:
-    return normalised(resized_as_in_tensorflow(pixels, size=_SIZE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return normalised(resized_as_in_tensorflow(pixels, size=_SIZE))
 
 
 def _without_classifier(weights: Weights, network: Any) -> Weights:

@@ -19,10 +19,7 @@ _STYLES = {"vp": ("positional", "standard", 1, (1, 1)), "ve": ("fourier", "resid
 
 
 def published_architecture(name: str) -> dict[str, Any]:
-    """Return the config of a checkpoint of EDM, as `build_denoiser` takes it.
-
-    Args:
-        name: Name of the checkpoint's file without `.pkl`.
+    """Return the config of a checkpoint of EDM, the file `name` without `.pkl`, as `build_denoiser` takes it.
 
     Raises:
         ValueError: EDM published no such checkpoint.
