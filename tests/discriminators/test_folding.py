@@ -7,8 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from onestep.discriminators._backbones import Backbone, freeze, timm_backbone
-from onestep.discriminators._batch_norms import fold_batch_norms
+from onestep.discriminators._backbones import Backbone, fold_batch_norms, freeze, timm_backbone
 from onestep.discriminators.projected import Projected
 
 _CONVNET, _TRANSFORMER = "test_efficientnet.r160_in1k", "test_vit.r160_in1k"

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onestep.discriminators._backbones import timm_backbone
-from onestep.discriminators._batch_norms import probe_batch_norms
+from onestep.discriminators._backbones import probe_batch_norms, timm_backbone
 from onestep.discriminators.projected import Projected
 
 # The reference names a network without the tag of its weights, which does not matter to recipe weights.

@@ -13,8 +13,7 @@ from torch import nn
 
 from onestep.checkpoints.class_embeddings import read_class_embeddings
 from onestep.discriminators import build_backbone, build_discriminator
-from onestep.discriminators._backbones import load_timm_backbone, timm_backbone
-from onestep.discriminators._batch_norms import probe_batch_norms
+from onestep.discriminators._backbones import load_timm_backbone, probe_batch_norms, timm_backbone
 from onestep.discriminators.projected import Projected
 
 _CONVNET, _TRANSFORMER = "test_efficientnet.r160_in1k", "test_vit.r160_in1k"

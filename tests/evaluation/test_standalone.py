@@ -16,7 +16,7 @@ from onestep.cli import main
 from onestep.evaluation.extraction import FeatureNetwork, extract
 from onestep.evaluation.standalone import NamedMetric, iter_images, write_evaluation
 from onestep.features import Features
-from onestep.features._pixels import as_rgb
+from onestep.features._networks import as_rgb
 from onestep.files import read_json
 from onestep.metrics.frechet import FrechetDistance, gaussian_fit
 from onestep.report.comparison import compare

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from onestep.features._pixels import (
+from onestep.features._networks import (
     as_rgb,
     covering_square,
     normalised,

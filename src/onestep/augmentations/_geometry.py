@@ -11,28 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# fmt: off
 SYM6 = (
-    0.015404109327027373,
-    0.0034907120842174702,
-    -0.11799011114819057,
-    -0.048311742585633,
-    0.4910559419267466,
-    0.787641141030194,
-    0.3379294217276218,
-    -0.07263752278646252,
-    -0.021060292512300564,
-    0.04472490177066578,
-    0.0017677118642428036,
-    -0.007800708325034148,
+    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
+    0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
+    -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )
+# fmt: on
 """The symlet of six vanishing moments (Daubechies, Ten Lectures on Wavelets, 1992, section 8.1.1): its low-pass filter,
 for decomposition, of unit energy and sum sqrt(2). The values follow from that definition, which the tests check."""
 
-REACH = len(SYM6) // 2
-"""Extent of the filter on each side, in upsampled pixels."""
-
-_RIM = REACH // 2
-"""Extent of the filter beyond the image on each side, in pixels of its resolution."""
+REACH = len(SYM6) // 2  # extent of the filter on each side, in upsampled pixels
+_RIM = REACH // 2  # the same beyond the image, in pixels of its resolution
 
 
 def plane_scaling(x: Tensor, y: Tensor) -> Tensor:
@@ -104,30 +94,27 @@ def flip(images: Tensor, *, flipped: Tensor, dim: int) -> Tensor:
     return torch.where(flipped[:, None, None, None], images.flip(dim), images)
 
 
-def quarter_turns(images: Tensor, *, turns: Tensor) -> Tensor:
-    """Return square images [B, C, H, H], rotated by `turns` [B] quarters, 0 to 3."""
-    images = flip(images, flipped=_any_of(turns, 1, 2), dim=3)
-    images = flip(images, flipped=_any_of(turns, 2, 3), dim=2)
-    return torch.where(_any_of(turns, 1, 3)[:, None, None, None], images.mT, images)
-
-
-def quarter_turn_labels(turns: Tensor) -> Tensor:
-    """Return two bits [B, 2] that encode 0, 1, 2 and 3 quarters [B]."""
-    return torch.stack([_any_of(turns, 1, 2), _any_of(turns, 2, 3)], dim=1)
+def quarter_turns(images: Tensor, *, turns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return square images [B, C, H, H], rotated by `turns` [B] quarters, 0 to 3, and two bits [B, 2] for them."""
+    across, down = (turns == 1) | (turns == 2), (turns == 2) | (turns == 3)
+    turned = flip(flip(images, flipped=across, dim=3), flipped=down, dim=2)
+    turned = torch.where((across ^ down)[:, None, None, None], turned.mT, turned)
+    return turned, torch.stack([across, down], dim=1)
 
 
 def shift(images: Tensor, *, right: Tensor, up: Tensor) -> Tensor:
     """Return images [B, C, H, W], shifted by `right` and `up` [B] whole pixels; the border is reflected."""
-    rows, channels, height, width = images.shape
-    row = torch.arange(rows, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[:, None, None]
+    height, width = images.shape[2:]
     y = _reflected(height, torch.arange(height, device=images.device) + up[:, None])
     x = _reflected(width, torch.arange(width, device=images.device) - right[:, None])
+    return pixels_at(images, y=y, x=x)
+
+
+def pixels_at(images: Tensor, *, y: Tensor, x: Tensor) -> Tensor:
+    """Return images [B, C, H', W'] of the pixels in rows `y` [B, H'] and columns `x` [B, W']."""
+    row = torch.arange(images.shape[0], device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
     return images[row, channel, y[:, None, :, None], x[:, None, None, :]]
-
-
-def _any_of(values: Tensor, *wanted: int) -> Tensor:
-    return torch.isin(values, torch.tensor(wanted, device=values.device))
 
 
 def _reflected(length: int, places: Tensor) -> Tensor:
@@ -147,9 +134,6 @@ def warp(images: Tensor, inverse: Tensor) -> Tensor:
     Args:
         images: [B, C, H, W].
         inverse: Affine maps [B, 3, 3] of pixel coordinates (x, y, 1), counted from the image's centre.
-
-    Returns:
-        [B, C, H, W].
     """
     rows, channels, height, width = images.shape
     left, top, right, bottom = _margins(inverse, height=height, width=width)
@@ -157,7 +141,7 @@ def warp(images: Tensor, inverse: Tensor) -> Tensor:
     shown_height, shown_width = height + 2 * _RIM, width + 2 * _RIM
     theta = (
         _to_grid(inverse, height=height + top + bottom, width=width + left + right)
-        @ _recentred(inverse, x=(left - right) / 2, y=(top - bottom) / 2)
+        @ inverse.new_tensor([[1, 0, (left - right) / 2], [0, 1, (top - bottom) / 2], [0, 0, 1]])
         @ inverse
         @ torch.linalg.inv(_to_grid(inverse, height=shown_height, width=shown_width))
     )
@@ -180,11 +164,6 @@ def _margins(inverse: Tensor, *, height: int, width: int) -> list[int]:
     return required.clamp_min(0).minimum(most).ceil().int().tolist()
 
 
-def _recentred(like: Tensor, *, x: float, y: float) -> Tensor:
-    """Return the map [3, 3] to coordinates with centre (-x, -y)."""
-    return like.new_tensor([[1, 0, x], [0, 1, y], [0, 0, 1]])
-
-
 def _to_grid(like: Tensor, *, height: int, width: int) -> Tensor:
     """Return the map [3, 3] from centred pixel coordinates to [-1, 1] over the image upsampled by `double`."""
     return like.new_tensor([[2 / width, 0, -0.5 / width], [0, 2 / height, -0.5 / height], [0, 0, 1]])
@@ -199,9 +178,7 @@ def double(images: Tensor) -> Tensor:
     spread = images.new_zeros(rows, channels, 2 * height, 2 * width)
     spread[:, :, ::2, ::2] = images
     # Every second pixel is empty in each direction, hence the factor 2.
-    taps = 2 * _taps(images).flip(0)
-    padded = F.pad(spread, (REACH, REACH - 1) * 2)
-    return _filtered(padded, taps, stride=1)
+    return _filtered(F.pad(spread, (REACH, REACH - 1) * 2), 2 * _taps(images).flip(0), stride=1)
 
 
 def halve(images: Tensor) -> Tensor:

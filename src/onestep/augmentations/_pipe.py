@@ -5,157 +5,85 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from onestep.augmentations import RowNumbers, Source
-from onestep.augmentations._geometry import warp
+from onestep.augmentations import RowNumbers, Source, _geometry
 
 # Strengths of both pipes (Karras et al., arXiv:2006.06676, appendix B; arXiv:2206.00364, F.2).
-
-SHIFT = 0.125
-"""Largest shift by whole pixels and standard deviation of fractional shifts, as shares of the image size."""
-
-SCALE = 0.2
-"""Standard deviation of log2 of the scale factor."""
-
-STRETCH = 0.2
-"""Standard deviation of log2 of the anisotropic scale factor, which preserves the area."""
-
-BRIGHTNESS = 0.2
-"""Standard deviation of the amount added to all colours."""
-
-CONTRAST = 0.5
-"""Standard deviation of log2 of the factor on all colours."""
-
-SATURATION = 1.0
-"""Standard deviation of log2 of the factor on the component orthogonal to grey."""
-
-
-class _Numbers(Protocol):
-    """Random numbers of B images; their order in a stream is the reference's, call by call."""
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Return uniform numbers in [0, 1), float32 [B, *shape]."""
-        ...
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return standard normal numbers, float32 [B, *shape]."""
-        ...
-
-    def uniform_pair(self) -> Tensor:
-        """Return uniform numbers in [0, 1), float32 [2, B]; one stream gives first all of row 0, then all of row 1."""
-        ...
-
-    def normal_pair(self) -> Tensor:
-        """Return standard normal numbers, float32 [2, B], likewise."""
-        ...
-
-    def integers(self, *, low: int, high: int) -> Tensor:
-        """Return integers in [low, high), int64 [B]."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneStream:
-    """Numbers from one generator for all images; None is the global generator of `device`."""
-
-    generator: torch.Generator | None
-    rows: int
-    device: torch.device
-
-    @property
-    def origin(self) -> torch.device:
-        return self.device if self.generator is None else self.generator.device
-
-    def uniform(self, *shape: int) -> Tensor:
-        return torch.rand((self.rows, *shape), generator=self.generator, device=self.origin).to(self.device)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn((self.rows, *shape), generator=self.generator, device=self.origin).to(self.device)
-
-    def uniform_pair(self) -> Tensor:
-        return torch.rand((2, self.rows), generator=self.generator, device=self.origin).to(self.device)
-
-    def normal_pair(self) -> Tensor:
-        return torch.randn((2, self.rows), generator=self.generator, device=self.origin).to(self.device)
-
-    def integers(self, *, low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (self.rows,), generator=self.generator, device=self.origin).to(self.device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StreamPerRow:
-    """Numbers from one stream per image."""
-
-    numbers: RowNumbers
-
-    def uniform(self, *shape: int) -> Tensor:
-        return self.numbers.uniform(*shape)
-
-    def normal(self, *shape: int) -> Tensor:
-        return self.numbers.normal(*shape)
-
-    def uniform_pair(self) -> Tensor:
-        return self.numbers.uniform(2).T
-
-    def normal_pair(self) -> Tensor:
-        return self.numbers.normal(2).T
-
-    def integers(self, *, low: int, high: int) -> Tensor:
-        return (self.numbers.uniform() * (high - low)).long() + low
+SHIFT = 0.125  # largest shift by whole pixels and deviation of fractional shifts, as shares of the image size
+SCALE = 0.2  # deviation of log2 of the scale factor
+STRETCH = 0.2  # deviation of log2 of the anisotropic scale factor, which preserves the area
+BRIGHTNESS = 0.2  # deviation of the amount added to all colours
+CONTRAST = 0.5  # deviation of log2 of the factor on all colours
+SATURATION = 1.0  # deviation of log2 of the factor on the component orthogonal to grey
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Random numbers for a batch of images of one size.
-
-    Attributes:
-        rows: Number of images.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-        device: Of the images.
-        numbers: The random numbers.
-    """
+    """Random numbers for B images of one size [height, width]; their order in a stream is the reference's."""
 
     rows: int
     height: int
     width: int
     device: torch.device
-    numbers: _Numbers
+    source: Source
 
     @classmethod
     def of(cls, images: Tensor, *, source: Source) -> Draws:
         """Return the random numbers for images [B, C, H, W]."""
         rows, _, height, width = images.shape
-        if source is None or isinstance(source, torch.Generator):
-            numbers: _Numbers = _OneStream(generator=source, rows=rows, device=images.device)
-        else:
-            numbers = _StreamPerRow(numbers=source)
-        return cls(rows=rows, height=height, width=width, device=images.device, numbers=numbers)
+        return cls(rows=rows, height=height, width=width, device=images.device, source=source)
 
-    def angles(self) -> Tensor:
-        """Return angles uniform in [-pi, pi), [B]."""
-        return (self.numbers.uniform() * 2 - 1) * torch.pi
+    def uniform(self, *shape: int) -> Tensor:
+        """Return uniform numbers in [0, 1), float32 [B, *shape]."""
+        streams = self._streams
+        return self._drawn(torch.rand, self.rows, *shape) if streams is None else streams.uniform(*shape)
 
-    def chosen(self, chance: float) -> Tensor:
-        """Return the images to which an operation of this probability applies, bool [B]; at 1 and above, all."""
-        return self.numbers.uniform() < chance
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal numbers, float32 [B, *shape]."""
+        streams = self._streams
+        return self._drawn(torch.randn, self.rows, *shape) if streams is None else streams.normal(*shape)
+
+    def uniform_pair(self) -> Tensor:
+        """Return uniform numbers in [0, 1), float32 [2, B]; one stream gives first all of row 0, then all of row 1."""
+        streams = self._streams
+        return self._drawn(torch.rand, 2, self.rows) if streams is None else streams.uniform(2).T
+
+    def normal_pair(self) -> Tensor:
+        """Return standard normal numbers, float32 [2, B], likewise."""
+        streams = self._streams
+        return self._drawn(torch.randn, 2, self.rows) if streams is None else streams.normal(2).T
+
+    def integers(self, *, low: int, high: int) -> Tensor:
+        """Return integers in [low, high), int64 [B]."""
+        if (streams := self._streams) is not None:
+            return (streams.uniform() * (high - low)).long() + low
+        return self._drawn(lambda *shape, **where: torch.randint(low, high, shape, **where), self.rows)
+
+    def sometimes(self, chance: float, drawn: Tensor, *, still: float = 0) -> Tensor:
+        """Return drawn numbers [..., B] with a probability, at 1 and above always, else `still`."""
+        return torch.where(self.uniform() < chance, drawn, torch.full_like(drawn, still))
+
+    @property
+    def _streams(self) -> RowNumbers | None:
+        return None if self.source is None or isinstance(self.source, torch.Generator) else self.source
+
+    def _drawn(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        """Draw from the one stream, on its own device."""
+        stream = self.source if isinstance(self.source, torch.Generator) else None
+        origin = self.device if stream is None else stream.device
+        return draw(*shape, generator=stream, device=origin).to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The effect of an operation on a batch.
+    """The effect of an operation on a batch."""
 
-    Attributes:
-        matrix: [B, 3, 3], from coordinates of the result to those of the image; or [B, 4, 4], of colours.
-        labels: [B, L].
-    """
-
-    matrix: Tensor
-    labels: Tensor
+    matrix: Tensor  # [B, 3, 3], from coordinates of the result to those of the image; or [B, 4, 4], of colours
+    labels: Tensor  # [B, L]
 
 
 Operation = Callable[[Draws, float], Change]
@@ -164,17 +92,33 @@ Operation = Callable[[Draws, float], Change]
 _Step = TypeVar("_Step")
 
 
+def angles(draws: Draws, chance: float) -> Tensor:
+    """Return angles uniform in [-pi, pi), 0 for unchanged images, [B]."""
+    return draws.sometimes(chance, (draws.uniform() * 2 - 1) * torch.pi)
+
+
+def rotate(draws: Draws, chance: float) -> Change:
+    """Rotate the plane."""
+    angle = angles(draws, chance)
+    return Change(matrix=_geometry.plane_rotation(angle), labels=_angle_labels(angle))
+
+
+def hue(draws: Draws, chance: float) -> Change:
+    """Rotate colours about the grey axis."""
+    angle = angles(draws, chance)
+    return Change(matrix=_geometry.hue(angle), labels=_angle_labels(angle))
+
+
+def _angle_labels(angle: Tensor) -> Tensor:
+    return torch.stack([angle.cos() - 1, angle.sin()], dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Likelihoods:
-    """Probabilities of the operations: a common probability times a multiplier of each.
-
-    Attributes:
-        probability: At least 0.
-        multipliers: By operation; one that is absent or 0 is not part of the pipe.
-    """
+    """Probabilities of the operations: a common probability times a multiplier of each."""
 
     probability: float
-    multipliers: Mapping[str, float]
+    multipliers: Mapping[str, float]  # by operation; one that is absent or 0 is not part of the pipe
 
     def select(self, table: Iterable[tuple[str, _Step]]) -> list[tuple[float, _Step]]:
         """Return the operations of a table that are part of the pipe, in order, with their probabilities."""
@@ -186,11 +130,7 @@ class Likelihoods:
         return [operation(draws, chance) for chance, operation in self.select(table)]
 
     def check(self, *, known: Iterable[str]) -> None:
-        """Check probability and multipliers.
-
-        Raises:
-            ValueError: A number is negative, or an operation is unknown.
-        """
+        """Raise ValueError if a number is negative, or an operation is unknown."""
         if not self.probability >= 0:
             raise ValueError(f"probability {self.probability}: expected 0 or a positive number")
         names = list(dict.fromkeys(known))
@@ -203,9 +143,7 @@ class Likelihoods:
 
 def move(images: Tensor, changes: Sequence[Change]) -> Tensor:
     """Return images [B, C, H, W] under all changes of the plane, composed so that the first acts last."""
-    if not changes:
-        return images
-    return warp(images, reduce(torch.matmul, [change.matrix for change in changes]))
+    return _geometry.warp(images, reduce(torch.matmul, [change.matrix for change in changes])) if changes else images
 
 
 def recolour(images: Tensor, changes: Sequence[Change]) -> Tensor:

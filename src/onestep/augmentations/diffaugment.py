@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source
+from onestep.augmentations._geometry import pixels_at
 from onestep.augmentations._pipe import Draws
 
 __all__ = ["DiffAugment"]
@@ -39,24 +40,18 @@ class DiffAugment:
         """Augment images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
         draws = Draws.of(images, source=generator)
         chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _cut_out))
-        for operation in [operation for enabled, operation in chosen if enabled]:
-            images = operation(images, draws)
+        for enabled, operation in chosen:
+            images = operation(images, draws) if enabled else images
         return Augmented(images=images, labels=torch.zeros(draws.rows, 0, device=draws.device))
 
 
 def _recoloured(images: Tensor, draws: Draws) -> Tensor:
-    images = images + (_one_per_image(draws, images) - 0.5)
-    images = _spread(images, about=images.mean(dim=1, keepdim=True), factor=_one_per_image(draws, images) * 2)
-    return _spread(images, about=images.mean(dim=(1, 2, 3), keepdim=True), factor=_one_per_image(draws, images) + 0.5)
-
-
-def _one_per_image(draws: Draws, like: Tensor) -> Tensor:
-    """Return uniform numbers in [0, 1), [B, 1, 1, 1]."""
-    return draws.numbers.uniform(1, 1, 1).to(like.dtype)
-
-
-def _spread(images: Tensor, *, about: Tensor, factor: Tensor) -> Tensor:
-    return (images - about) * factor + about
+    brightness, saturation, contrast = (draws.uniform(1, 1, 1).to(images.dtype) for _ in range(3))
+    images = images + (brightness - 0.5)
+    grey = images.mean(dim=1, keepdim=True)
+    images = (images - grey) * (saturation * 2) + grey
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) * (contrast + 0.5) + mean
 
 
 def _shifted(images: Tensor, draws: Draws) -> Tensor:
@@ -64,16 +59,13 @@ def _shifted(images: Tensor, draws: Draws) -> Tensor:
     y = torch.arange(draws.height, device=images.device) + down[:, None]
     x = torch.arange(draws.width, device=images.device) + right[:, None]
     inside = ((y >= 0) & (y < draws.height))[:, None, :, None] & ((x >= 0) & (x < draws.width))[:, None, None, :]
-    row = torch.arange(draws.rows, device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    y, x = y.clamp(0, draws.height - 1), x.clamp(0, draws.width - 1)
-    return images[row, channel, y[:, None, :, None], x[:, None, None, :]] * inside
+    return pixels_at(images, y=y.clamp(0, draws.height - 1), x=x.clamp(0, draws.width - 1)) * inside
 
 
 def _shift(draws: Draws, *, side: int) -> Tensor:
     """Return shifts [B] in whole pixels, at most an eighth of the side, rounded."""
     most = int(side * _SHIFT + 0.5)
-    return draws.numbers.integers(low=-most, high=most + 1)
+    return draws.integers(low=-most, high=most + 1)
 
 
 def _cut_out(images: Tensor, draws: Draws) -> Tensor:
@@ -84,6 +76,6 @@ def _cut_out(images: Tensor, draws: Draws) -> Tensor:
 def _span(draws: Draws, *, side: int) -> Tensor:
     """Return the pixels along a side within a random span of a fifth of it, rounded: bool [B, side]."""
     length = int(side * _CUTOUT + 0.5)
-    first = draws.numbers.integers(low=0, high=side + 1 - length % 2) - length // 2
+    first = draws.integers(low=0, high=side + 1 - length % 2) - length // 2
     place = torch.arange(side, device=draws.device)
     return (place >= first[:, None]) & (place < first[:, None] + length)

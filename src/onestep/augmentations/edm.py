@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source, _geometry
-from onestep.augmentations import _pipe as strength
+from onestep.augmentations import _pipe as pipe
 from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
 
 __all__ = ["Edm"]
@@ -62,91 +63,57 @@ class Edm:
         return Augmented(images=recolour(move(images, moves), tints), labels=joined(draws, labels))
 
 
-def _where(chosen: Tensor, drawn: Tensor) -> Tensor:
-    """Return the drawn numbers [..., B] where chosen, else 0."""
-    return torch.where(chosen, drawn, torch.zeros_like(drawn))
-
-
 def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
     """Return integers in [0, below) [B], 0 for unchanged images."""
-    number = draws.numbers.integers(low=0, high=below)
-    return _where(draws.chosen(chance), number)
+    return draws.sometimes(chance, draws.integers(low=0, high=below))
 
 
-def _normal(draws: Draws, chance: float) -> Tensor:
-    """Return standard normal numbers [B], 0 for unchanged images."""
-    number = draws.numbers.normal()
-    return _where(draws.chosen(chance), number)
-
-
-def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    """Return angles [B], 0 for unchanged images, and their labels [B, 2]."""
-    angle = draws.angles()
-    angle = _where(draws.chosen(chance), angle)
-    return angle, torch.stack([angle.cos() - 1, angle.sin()], dim=1)
-
-
-def _xflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
+def _flip(images: Tensor, draws: Draws, chance: float, *, dim: int) -> tuple[Tensor, Tensor]:
     flipped = _whole(draws, chance, below=2)
-    return _geometry.flip(images, flipped=flipped == 1, dim=3), flipped[:, None]
-
-
-def _yflip(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    flipped = _whole(draws, chance, below=2)
-    return _geometry.flip(images, flipped=flipped == 1, dim=2), flipped[:, None]
+    return _geometry.flip(images, flipped=flipped == 1, dim=dim), flipped[:, None]
 
 
 def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     if draws.height != draws.width:
         raise ValueError(f"images of {draws.height}x{draws.width} pixels: rotate_int expects square ones")
-    turns = _whole(draws, chance, below=4)
-    return _geometry.quarter_turns(images, turns=turns), _geometry.quarter_turn_labels(turns)
+    return _geometry.quarter_turns(images, turns=_whole(draws, chance, below=4))
 
 
 def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    share = draws.numbers.uniform_pair() * 2 - 1
-    share = _where(draws.chosen(chance), share)
-    largest = share.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
+    share = draws.sometimes(chance, draws.uniform_pair() * 2 - 1)
+    largest = share.new_tensor([[draws.width], [draws.height]]) * pipe.SHIFT
     right, up = (share * largest).round().long()
     return _geometry.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
 
 
-def _scale(draws: Draws, chance: float) -> Change:
-    amount = _normal(draws, chance)
-    factor = (amount * strength.SCALE).exp2()
-    return Change(matrix=_geometry.plane_scaling(1 / factor, 1 / factor), labels=amount[:, None])
+def _normal(matrix: Callable[[Tensor], Tensor]) -> Operation:
+    """Return the operation with the matrix of a standard normal number [B], its label."""
+
+    def draw(draws: Draws, chance: float) -> Change:
+        amount = draws.sometimes(chance, draws.normal())
+        return Change(matrix=matrix(amount), labels=amount[:, None])
+
+    return draw
 
 
-def _rotate_frac(draws: Draws, chance: float) -> Change:
-    angle, labels = _angle(draws, chance)
-    return Change(matrix=_geometry.plane_rotation(angle), labels=labels)
+def _scaling(amount: Tensor) -> Tensor:
+    smaller = 1 / (amount * pipe.SCALE).exp2()
+    return _geometry.plane_scaling(smaller, smaller)
 
 
 def _aniso(draws: Draws, chance: float) -> Change:
     """Stretch along one direction and squeeze across it; with probability 1/2 that direction is x or y."""
-    amount, direction = draws.numbers.normal(), draws.angles()
-    amount = _where(draws.chosen(chance), amount)
-    direction = _where(draws.chosen(0.5), direction)
-    squeeze = _geometry.plane_stretch((-amount * strength.STRETCH).exp2())
+    amount, direction = draws.normal(), (draws.uniform() * 2 - 1) * torch.pi
+    amount, direction = draws.sometimes(chance, amount), draws.sometimes(0.5, direction)
+    squeeze = _geometry.plane_stretch((-amount * pipe.STRETCH).exp2())
     matrix = _geometry.plane_rotation(-direction) @ squeeze @ _geometry.plane_rotation(direction)
     return Change(matrix=matrix, labels=torch.stack([amount * direction.cos(), amount * direction.sin()], dim=1))
 
 
 def _translate_frac(draws: Draws, chance: float) -> Change:
-    amount = draws.numbers.normal_pair()
-    amount = _where(draws.chosen(chance), amount)
-    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * strength.SHIFT
+    amount = draws.sometimes(chance, draws.normal_pair())
+    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * pipe.SHIFT
     return Change(matrix=_geometry.plane_shift(*-shift), labels=amount.T)
-
-
-def _brightness(draws: Draws, chance: float) -> Change:
-    amount = _normal(draws, chance)
-    return Change(matrix=_geometry.colour_shift(amount * strength.BRIGHTNESS), labels=amount[:, None])
-
-
-def _contrast(draws: Draws, chance: float) -> Change:
-    amount = _normal(draws, chance)
-    return Change(matrix=_geometry.colour_scaling((amount * strength.CONTRAST).exp2()), labels=amount[:, None])
 
 
 def _lumaflip(draws: Draws, chance: float) -> Change:
@@ -154,34 +121,22 @@ def _lumaflip(draws: Draws, chance: float) -> Change:
     return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
 
 
-def _hue(draws: Draws, chance: float) -> Change:
-    angle, labels = _angle(draws, chance)
-    return Change(matrix=_geometry.hue(angle), labels=labels)
-
-
-def _saturation(draws: Draws, chance: float) -> Change:
-    amount = _normal(draws, chance)
-    return Change(matrix=_geometry.saturation((amount * strength.SATURATION).exp2()), labels=amount[:, None])
-
-
 _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
-    ("xflip", _xflip),
-    ("yflip", _yflip),
+    ("xflip", partial(_flip, dim=3)),
+    ("yflip", partial(_flip, dim=2)),
     ("rotate_int", _rotate_int),
     ("translate_int", _translate_int),
 )
-
 _MOVES: tuple[tuple[str, Operation], ...] = (
-    ("scale", _scale),
-    ("rotate_frac", _rotate_frac),
+    ("scale", _normal(_scaling)),
+    ("rotate_frac", pipe.rotate),
     ("aniso", _aniso),
     ("translate_frac", _translate_frac),
 )
-
 _TINTS: tuple[tuple[str, Operation], ...] = (
-    ("brightness", _brightness),
-    ("contrast", _contrast),
+    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * pipe.BRIGHTNESS))),
+    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * pipe.CONTRAST).exp2()))),
     ("lumaflip", _lumaflip),
-    ("hue", _hue),
-    ("saturation", _saturation),
+    ("hue", pipe.hue),
+    ("saturation", _normal(lambda amount: _geometry.saturation((amount * pipe.SATURATION).exp2()))),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source, _geometry
-from onestep.augmentations import _pipe as strength
+from onestep.augmentations import _pipe as pipe
 from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
 
 __all__ = ["StyleGan2Ada"]
@@ -67,7 +67,7 @@ class StyleGan2Ada:
         return Augmented(images=recolour(move(images, moves), tints), labels=labels)
 
     def adapted(self, value: float, *, mean: float, images: int) -> float:
-        """Return the updated probability, see `adapt`; `mean` is the mean sign."""
+        """Return the updated probability: see `adapt`, whose `sign` is `mean`."""
         assert self.target is not None, "a constant probability is never updated"
         return adapt(value, sign=mean, target=self.target, images=images, ramp_images=self.ramp_images)
 
@@ -75,7 +75,8 @@ class StyleGan2Ada:
 def adapt(probability: float, *, sign: float, target: float, images: int, ramp_images: int = 500_000) -> float:
     """Return the probability of the pipe after one update (section 3.2).
 
-    It rises while the discriminator is overconfident on real images, and falls otherwise.
+    It rises while the discriminator is overconfident on real images, and falls otherwise. It is at least 0 and has no
+    upper bound: above 1 it takes as long to fall as it took to rise.
 
     Args:
         probability: Current value.
@@ -83,12 +84,6 @@ def adapt(probability: float, *, sign: float, target: float, images: int, ramp_i
         target: Of that mean.
         images: Real images since the last update, over all ranks; D2O's code updates after every 4 batches.
         ramp_images: Images in which the probability rises from 0 to 1 if it always rises.
-
-    Returns:
-        At least 0. It has no upper bound: above 1 it takes as long to fall as it took to rise.
-
-    Raises:
-        ValueError: `ramp_images` is not positive.
     """
     if not ramp_images > 0:
         raise ValueError(f"ramp_images {ramp_images}: expected a positive number of images")
@@ -96,114 +91,73 @@ def adapt(probability: float, *, sign: float, target: float, images: int, ramp_i
     return max(probability + direction * images / ramp_images, 0.0)
 
 
-def _either(chosen: Tensor, drawn: Tensor, still: float) -> Tensor:
-    """Return the drawn numbers where chosen, else the neutral number."""
-    return torch.where(chosen, drawn, torch.full_like(drawn, still))
+def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
+    """Return integers in [0, below) as float32 [B], 0 for unchanged images."""
+    return draws.sometimes(chance, (draws.uniform() * below).floor())
 
 
-def _whole(draws: Draws, *, below: int) -> Tensor:
-    """Return integers in [0, below) as float32 [B]."""
-    return (draws.numbers.uniform() * below).floor()
+def _factor(matrix: Callable[[Tensor], Tensor], *, spread: float) -> Operation:
+    """Return the operation with the matrix of a factor [B], its label, whose log2 has this standard deviation."""
 
+    def draw(draws: Draws, chance: float) -> Change:
+        factor = draws.sometimes(chance, (draws.normal() * spread).exp2(), still=1)
+        return Change(matrix=matrix(factor), labels=factor[:, None])
 
-def _factor(draws: Draws, chance: float, *, spread: float) -> Tensor:
-    """Return factors [B] whose log2 is normal with this standard deviation, 1 for unchanged images."""
-    factor = (draws.numbers.normal() * spread).exp2()
-    return _either(draws.chosen(chance), factor, 1)
-
-
-def _angle(draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
-    """Return angles [B] and their labels [B, 2]."""
-    angle = draws.angles()
-    angle = _either(draws.chosen(chance), angle, 0)
-    return angle, torch.stack([angle.cos() - 1, angle.sin()], dim=1)
+    return draw
 
 
 def _xflip(draws: Draws, chance: float) -> Change:
-    flipped = _whole(draws, below=2)
-    flipped = _either(draws.chosen(chance), flipped, 0)
+    flipped = _whole(draws, chance, below=2)
     return Change(matrix=_geometry.plane_scaling(1 - 2 * flipped, torch.ones_like(flipped)), labels=flipped[:, None])
 
 
 def _rotate90(draws: Draws, chance: float) -> Change:
-    turns = _whole(draws, below=4)
-    turns = _either(draws.chosen(chance), turns, 0)
+    turns = _whole(draws, chance, below=4)
     return Change(matrix=_geometry.plane_rotation(turns * (torch.pi / 2)), labels=turns[:, None])
 
 
 def _xint(draws: Draws, chance: float) -> Change:
-    share = (draws.numbers.uniform(2) * 2 - 1) * strength.SHIFT
-    share = _either(draws.chosen(chance)[:, None], share, 0)
-    side = share.new_tensor([draws.width, draws.height])
-    shift = (share * side).round()
-    return Change(matrix=_geometry.plane_shift(*-shift.T), labels=shift / (strength.SHIFT * side))
-
-
-def _scale(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=strength.SCALE)
-    return Change(matrix=_geometry.plane_scaling(1 / factor, 1 / factor), labels=factor[:, None])
+    share = draws.sometimes(chance, (draws.uniform(2).T * 2 - 1) * pipe.SHIFT)
+    sides = share.new_tensor([[draws.width], [draws.height]])
+    shift = (share * sides).round()
+    return Change(matrix=_geometry.plane_shift(*-shift), labels=(shift / (pipe.SHIFT * sides)).T)
 
 
 def _rotate(draws: Draws, chance: float) -> Change:
     """One of two rotations, before and after the stretch; `chance` is the probability that at least one applies."""
-    angle, labels = _angle(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
-    return Change(matrix=_geometry.plane_rotation(angle), labels=labels)
-
-
-def _aniso(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=strength.STRETCH)
-    return Change(matrix=_geometry.plane_stretch(1 / factor), labels=factor[:, None])
+    return pipe.rotate(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
 
 
 def _xfrac(draws: Draws, chance: float) -> Change:
-    share = draws.numbers.normal(2) * strength.SHIFT
-    share = _either(draws.chosen(chance)[:, None], share, 0)
-    shift = share * share.new_tensor([draws.width, draws.height])
-    return Change(matrix=_geometry.plane_shift(*-shift.T), labels=share)
+    share = draws.sometimes(chance, draws.normal(2).T * pipe.SHIFT)
+    shift = share * share.new_tensor([[draws.width], [draws.height]])
+    return Change(matrix=_geometry.plane_shift(*-shift), labels=share.T)
 
 
 def _brightness(draws: Draws, chance: float) -> Change:
-    amount = draws.numbers.normal() * strength.BRIGHTNESS
-    amount = _either(draws.chosen(chance), amount, 0)
+    amount = draws.sometimes(chance, draws.normal() * pipe.BRIGHTNESS)
     return Change(matrix=_geometry.colour_shift(amount), labels=amount[:, None])
 
 
-def _contrast(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=strength.CONTRAST)
-    return Change(matrix=_geometry.colour_scaling(factor), labels=factor[:, None])
-
-
 def _lumaflip(draws: Draws, chance: float) -> Change:
-    flipped = _whole(draws, below=2)
-    flipped = _either(draws.chosen(chance), flipped, 0)
+    flipped = _whole(draws, chance, below=2)
     return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
-
-
-def _hue(draws: Draws, chance: float) -> Change:
-    angle, labels = _angle(draws, chance)
-    return Change(matrix=_geometry.hue(angle), labels=labels)
-
-
-def _saturation(draws: Draws, chance: float) -> Change:
-    factor = _factor(draws, chance, spread=strength.SATURATION)
-    return Change(matrix=_geometry.saturation(factor), labels=factor[:, None])
 
 
 _MOVES: tuple[tuple[str, Operation], ...] = (
     ("xflip", _xflip),
     ("rotate90", _rotate90),
     ("xint", _xint),
-    ("scale", _scale),
+    ("scale", _factor(lambda factor: _geometry.plane_scaling(1 / factor, 1 / factor), spread=pipe.SCALE)),
     ("rotate", _rotate),
-    ("aniso", _aniso),
+    ("aniso", _factor(lambda factor: _geometry.plane_stretch(1 / factor), spread=pipe.STRETCH)),
     ("rotate", _rotate),
     ("xfrac", _xfrac),
 )
-
 _TINTS: tuple[tuple[str, Operation], ...] = (
     ("brightness", _brightness),
-    ("contrast", _contrast),
+    ("contrast", _factor(_geometry.colour_scaling, spread=pipe.CONTRAST)),
     ("lumaflip", _lumaflip),
-    ("hue", _hue),
-    ("saturation", _saturation),
+    ("hue", pipe.hue),
+    ("saturation", _factor(_geometry.saturation, spread=pipe.SATURATION)),
 )

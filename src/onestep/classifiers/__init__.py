@@ -6,11 +6,13 @@ Legend: B images, C H W an image, K classes, D feature width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from onestep import components
+from onestep.checkpoints.snapshot import read_snapshot
 
 
 class Prediction(NamedTuple):
@@ -50,3 +52,15 @@ def build_classifier(config: Mapping[str, Any]) -> nn.Module:
         ValueError: There is no such classifier, or an option is not among its choices.
     """
     return components.build("classifiers", config)
+
+
+def load_classifier(path: Path) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Load the classifier of a snapshot, and its config.
+
+    Raises:
+        ValueError: The file is not a snapshot, or not that of a classifier.
+    """
+    snapshot = read_snapshot(path)
+    classifier = build_classifier(snapshot.config)
+    classifier.load_state_dict(snapshot.state_dict)
+    return classifier, snapshot.config

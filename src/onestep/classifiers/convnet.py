@@ -25,24 +25,14 @@ class ConvNet(nn.Module):
     """
 
     def __init__(self, *, resolution: int, channels: int, classes: int, width: int) -> None:
-        """Build with random weights.
-
-        Args:
-            resolution: H and W of the images, a power of two, at least 16.
-            channels: C of the images.
-            classes: K.
-            width: Channels of the finest tap.
-
-        Raises:
-            ValueError: The resolution is too small, or not a power of two.
-        """
+        """Build with random weights; `resolution` is a power of two from 16 on, `width` that of the finest tap."""
         super().__init__()
         if resolution < _SMALLEST or resolution & (resolution - 1):
             raise ValueError(f"resolution: got {resolution}, expected a power of two from {_SMALLEST} on")
         self.tap_channels = (width, 2 * width, 2 * width, 2 * width)
         self.feature_width = self.tap_channels[-1]
         before = (channels, *self.tap_channels[:-1])
-        self.stages = nn.ModuleList(_Stage(i, o) for i, o in zip(before, self.tap_channels, strict=True))
+        self.stages = nn.ModuleList(_stage(i, o) for i, o in zip(before, self.tap_channels, strict=True))
         self.classify = nn.Linear(self.feature_width, classes)
 
     def forward(self, images: Tensor) -> Prediction:
@@ -55,13 +45,9 @@ class ConvNet(nn.Module):
         return Prediction(logits=self.classify(features), features=features, taps=(finest, fine, middle, coarse))
 
 
-class _Stage(nn.Sequential):
-    """Two 3x3 convolutions at one size."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            _convolution(channels_in, channels_out), nn.SiLU(), _convolution(channels_out, channels_out), nn.SiLU()
-        )
+def _stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    first, second = _convolution(channels_in, channels_out), _convolution(channels_out, channels_out)
+    return nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -75,18 +75,15 @@ class ExecutionView:
 
 
 def wrap_for_execution(discriminator: Discriminator, *, bfloat16: bool, compiled: Compiler) -> ExecutionView:
-    """Return a discriminator as first-order phases call it, with the same weights.
+    """Return a discriminator, whose frozen part is final, as first-order phases call it, with the same weights.
 
-    Args:
-        discriminator: Its frozen part is final.
-        bfloat16: Whether convolutions and matrix products run in bfloat16 by torch's autocast. What autocast keeps in
-            float32, and the spectral norm, stay float32, as do the logits. Frozen weights are cast once.
-        compiled: Compiles the frozen features. The heads stay as they are: each call changes their buffers in place,
-            and a compiled call would save these for its backward pass, which runs after the next call.
+    With `bfloat16`, convolutions and matrix products run in it by torch's autocast; what autocast keeps in float32, the
+    spectral norm and the logits stay float32. Only the frozen features are compiled: each call of the heads changes
+    their buffers in place, and a compiled call would save these for its backward pass, which runs after the next call.
     """
-    splits, frozen_features, heads = discriminator.splits, discriminator.frozen_features, discriminator.heads
+    splits, heads = discriminator.splits, discriminator.heads
     if not bfloat16:
-        return ExecutionView(splits=splits, frozen_features=compiled(frozen_features), heads=heads)
+        return ExecutionView(splits=splits, frozen_features=compiled(discriminator.frozen_features), heads=heads)
     cast = with_cast_frozen_weights(discriminator).frozen_features
 
     def half_features(images: Tensor) -> FeatureMaps:
@@ -119,16 +116,11 @@ def build_discriminator(
     seed: int,
     rank: int = 0,
 ) -> nn.Module:
-    """Build a discriminator from its config and its backbones.
+    """Build a discriminator from its config, `{name: projected, channels: 64, resolution: 224}`, and its backbones.
 
-    Args:
-        config: `name` and options, such as `{name: projected, channels: 64, resolution: 224}`; the keys `backbones` and
-            `class_embeddings`, names of files, are not used.
-        backbones: The backbones by name, see `build_backbone`.
-        embedding: Initial class table [at least K, E]; None for a random one.
-        classes: K; 0 for an unconditional discriminator.
-        seed: Seed of all random weights.
-        rank: Rank of this process.
+    The keys `backbones` and `class_embeddings` of the config, names of files, are not used. `embedding` is the initial
+    class table [at least K, E], None for a random one; `classes` is K, 0 for an unconditional discriminator; `seed` is
+    that of all random weights.
 
     Raises:
         ValueError: There is no such discriminator, or its parts do not fit each other.

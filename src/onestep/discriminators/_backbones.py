@@ -1,22 +1,22 @@
-"""Frozen backbones of discriminators: classifiers of this package and networks of timm.
+"""Frozen backbones of discriminators: classifiers of this package and networks of timm, and their batch norms.
 
 Legend: B images, C H W an image. Taps are four inner feature maps of a network, from fine to coarse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestep.checkpoints.published_weights import read_published_weights
-from onestep.checkpoints.snapshot import read_snapshot
-from onestep.classifiers import Classifier, build_classifier
-from onestep.discriminators._projection import readout_channels, readout_strides
+from onestep.classifiers import Classifier, load_classifier
 
 # Strides of the taps, and the strides for which heads are sized, for all networks.
 _STRIDES = (4, 8, 16, 32)
@@ -24,6 +24,8 @@ _STRIDES = (4, 8, 16, 32)
 # are its maps of logits.
 _VGG_STRIDES = (2, 4, 8, 16)
 _TAPS = len(_STRIDES)
+_PROBE_SIZE = 256  # pixels
+_logger = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
@@ -86,8 +88,7 @@ class Backbone(nn.Module):
 def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
     """Turn all parameters of `module` into buffers of the same names, and set evaluation mode.
 
-    A buffer is not in `parameters()`, so no optimizer, `requires_grad_` or gradient average reaches it. It moves with
-    `.to(...)` and, if `persistent`, is in the state dict.
+    No optimizer, `requires_grad_` or gradient average reaches a buffer. If `persistent`, it is in the state dict.
     """
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
@@ -97,11 +98,7 @@ def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
 
 
 def build_backbone(path: Path, *, timm: str | None) -> Backbone:
-    """Load a backbone: a network of timm if `timm` names one, otherwise the classifier of a snapshot.
-
-    Raises:
-        ValueError: The file does not hold the network.
-    """
+    """Load a network of timm if `timm` names one, else the classifier of a snapshot; ValueError: the file has none."""
     return load_classifier_backbone(path) if timm is None else load_timm_backbone(path, name=timm)
 
 
@@ -118,15 +115,9 @@ class ClassifierTaps(nn.Module):
 
 
 def load_classifier_backbone(path: Path) -> Backbone:
-    """Load the classifier of a snapshot as a backbone.
-
-    Raises:
-        ValueError: The file is not a snapshot, or not that of a classifier.
-    """
-    snapshot = read_snapshot(path)
-    classifier = build_classifier(snapshot.config)
-    classifier.load_state_dict(snapshot.state_dict)
-    return classifier_backbone(classifier, channels=snapshot.config["channels"])
+    """Load the classifier of a snapshot as a backbone: see `load_classifier`."""
+    classifier, config = load_classifier(path)
+    return classifier_backbone(classifier, channels=config["channels"])
 
 
 def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
@@ -144,16 +135,11 @@ def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
 class TimmTaps(nn.Module):
     """A network of timm up to its last tap.
 
+    `indices` are the taps among its intermediate results, in the order of `forward_intermediates`.
     State dict: `model.` and timm's names.
     """
 
     def __init__(self, model: Any, *, indices: Sequence[int]) -> None:
-        """Remove the layers after the last tap.
-
-        Args:
-            model: A network of timm, which has no type information.
-            indices: The taps among its intermediate results, in the order of `forward_intermediates`.
-        """
         super().__init__()
         self.model: Any = model
         self.indices = list(indices)
@@ -179,8 +165,7 @@ def load_timm_backbone(path: Path, *, name: str) -> Backbone:
         ValueError: timm has no such network, it has no usable taps, or the file does not fit it.
         OSError: The file cannot be opened.
     """
-    # Imported here, because importing timm takes a second.
-    import timm
+    import timm  # takes a second
 
     if not timm.is_model(name):
         raise ValueError(f"timm: got {name!r}, expected a name of timm.list_models() of timm {timm.__version__}")
@@ -209,10 +194,20 @@ def timm_backbone(model: Any, *, name: str) -> Backbone:
     for part in model.modules():
         if hasattr(part, "fused_attn"):  # fused attention has no second derivative, which R1 needs
             part.fused_attn = False
-    return _of_transformer(model, name=name) if isinstance(model, VisionTransformer) else _of_convnet(model, name=name)
+    indices, shape = (_of_transformer if isinstance(model, VisionTransformer) else _of_convnet)(model, name=name)
+    config = model.pretrained_cfg
+    return Backbone(
+        TimmTaps(model, indices=indices),
+        nominal_strides=_STRIDES,
+        channels=config["input_size"][0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        **shape,
+    )
 
 
-def _of_convnet(model: Any, *, name: str) -> Backbone:
+def _of_convnet(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
+    """Return the indices of the taps, and their channels and strides."""
     from timm.models.vgg import VGG
 
     strides = _VGG_STRIDES if isinstance(model, VGG) else _STRIDES
@@ -224,35 +219,98 @@ def _of_convnet(model: Any, *, name: str) -> Backbone:
             f"convolutional network with strides {list(strides)}, or a plain vision transformer"
         )
     indices = [reductions.index(stride) for stride in strides]
-    return Backbone(
-        TimmTaps(model, indices=indices),
-        tap_channels=tuple(infos[index]["num_chs"] for index in indices),
-        strides=strides,
-        nominal_strides=_STRIDES,
-        **_normalisation_of(model),
-    )
+    return indices, {"tap_channels": tuple(infos[index]["num_chs"] for index in indices), "strides": strides}
 
 
-def _of_transformer(model: Any, *, name: str) -> Backbone:
+def _of_transformer(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
+    """Return the indices of the taps, and the sizes of the images, tokens and maps (see `TokenReadout`)."""
     (size, width), (patch, _) = model.patch_embed.img_size, model.patch_embed.patch_size
     if size != width or size % (2 * patch) or len(model.blocks) < _TAPS:
         raise ValueError(
             f"{name}: got {size}x{width} pixels in patches of {patch}, {len(model.blocks)} blocks; expected a square "
             f"with an even number of patches in each direction, and {_TAPS} blocks or more"
         )
-    indices = [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)]
-    return Backbone(
-        TimmTaps(model, indices=indices),
-        tap_channels=readout_channels(model.embed_dim),
-        strides=readout_strides(patch),
-        nominal_strides=_STRIDES,
-        token_width=model.embed_dim,
-        image_size=size,
-        **_normalisation_of(model),
-    )
+    tokens = model.embed_dim
+    return [len(model.blocks) * quarter // _TAPS - 1 for quarter in range(1, _TAPS + 1)], {
+        "tap_channels": (tokens // 8, tokens // 4, tokens // 2, tokens),  # as published: 96, 192, 384, 768 for 768
+        "strides": (patch / 4, patch / 2, patch, patch * 2),
+        "token_width": tokens,
+        "image_size": size,
+    }
 
 
-def _normalisation_of(model: Any) -> dict[str, Any]:
-    """Return the channels, mean and standard deviation of a network's input, from timm's configuration."""
-    config = model.pretrained_cfg
-    return {"channels": config["input_size"][0], "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+@torch.no_grad()
+def probe_batch_norms(network: nn.Module, *, channels: int) -> None:
+    """Run a black image (zeros, [1, channels, 256, 256], not normalised) once with batch norms in training mode.
+
+    The released code, like that of Projected GAN, passes such an image through each convolutional backbone before it
+    sets evaluation mode, so that every running statistic becomes 0.9 times the pre-trained one plus 0.1 times that of
+    this image. The published numbers come from networks changed in this way. Networks without batch norms do not run.
+    """
+    norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.train()
+    network(torch.zeros(1, channels, _PROBE_SIZE, _PROBE_SIZE))
+    for norm in norms:
+        norm.eval()
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module) -> int:
+    """Fold each batch norm that is the only reader of a convolution into the convolution's weight and bias.
+
+    This saves reading and writing each feature map once. Results change by rounding only; products are computed in
+    float64. An activation inside timm's batch norms stays. Other batch norms stay, and so does a network whose control
+    flow depends on its inputs. The network is frozen (see `freeze`), with final statistics. Return the number folded.
+    """
+    if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
+        return 0
+    try:
+        pairs = list(_pairs(network))
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        _logger.warning("batch norms are not folded, which costs time only: %s", " ".join(str(error).split())[:200])
+        return 0
+    for convolution, name, norm in pairs:
+        _fold(convolution, norm)
+        network.set_submodule(name, getattr(norm, "act", None) or nn.Identity())
+    return len(pairs)
+
+
+class _Tracer(fx.Tracer):
+    """Traces convolutions and batch norms, also timm's subclasses, as one node each."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, str, nn.BatchNorm2d]]:
+    """Yield each convolution and the batch norm, with its name, that is its only reader; both are called once."""
+    calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
+    used = [node.target for node in calls]
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        name, convolution = str(node.target), network.get_submodule(str(before.target))
+        norm = network.get_submodule(name)
+        is_only_reader = len(before.users) == 1 and used.count(node.target) == used.count(before.target) == 1
+        if is_only_reader and isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+            yield convolution, name, norm
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Change the convolution so that it computes both."""
+    mean, variance, dtype = norm.running_mean, norm.running_var, convolution.weight.dtype
+    assert mean is not None and variance is not None, "a frozen batch norm has statistics"
+    scale = _double(norm.weight, 1.0) / (variance.double() + norm.eps).sqrt()
+    shift = (_double(convolution.bias, 0.0) - mean.double()) * scale + _double(norm.bias, 0.0)
+    weight = convolution.weight.double() * scale.reshape(-1, 1, 1, 1)
+    for name, value in {"weight": weight, "bias": shift}.items():
+        delattr(convolution, name)
+        convolution.register_buffer(name, value.to(dtype))
+
+
+def _double(value: Tensor | None, default: float) -> Tensor:
+    return torch.tensor(default, dtype=torch.float64) if value is None else value.double()

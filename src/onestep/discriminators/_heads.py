@@ -8,7 +8,9 @@ Legend: B images, C H W a feature map, K classes, E width of a class embedding, 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -38,63 +40,48 @@ class SpectralConv2d(nn.Module):
         self.weight_orig = initial.weight
         self.bias = initial.bias
         self.register_buffer("weight_u", _unit(torch.randn(channels_out)))
-        self.register_buffer("weight_v", _unit(torch.randn(self._matrix().shape[1])))
+        self.register_buffer("weight_v", _unit(torch.randn(channels_in * _KERNEL**2)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve [B, in, H, W]."""
         # In float32 whatever the convolution's type: the singular value divides every weight.
         with torch.autocast(features.device.type, enabled=False):
-            weight = self._normalised()
+            matrix = self.weight_orig.flatten(1)
+            if self.training:
+                with torch.no_grad():
+                    self.weight_v.copy_(_unit(torch.mv(matrix.t(), self.weight_u)))
+                    self.weight_u.copy_(_unit(torch.mv(matrix, self.weight_v)))
+            # Copies, because a second forward changes the vectors in place before the first one's backward reads them.
+            u, v = self.weight_u.clone(), self.weight_v.clone()
+            weight = self.weight_orig / torch.dot(u, torch.mv(matrix, v))
         return F.conv2d(features, weight, self.bias, stride=self.stride, padding=self.padding)
-
-    def _normalised(self) -> Tensor:
-        if self.training:
-            self._iterate()
-        # Copies, because a second forward changes the vectors in place before the first one's backward reads them.
-        u, v = self.weight_u.clone(), self.weight_v.clone()
-        return self.weight_orig / torch.dot(u, torch.mv(self._matrix(), v))
-
-    @torch.no_grad()
-    def _iterate(self) -> None:
-        self.weight_v.copy_(_unit(torch.mv(self._matrix().t(), self.weight_u)))
-        self.weight_u.copy_(_unit(torch.mv(self._matrix(), self.weight_v)))
-
-    def _matrix(self) -> Tensor:
-        return self.weight_orig.flatten(1)
 
 
 def _unit(vector: Tensor) -> Tensor:
     return F.normalize(vector, dim=0, eps=_EPSILON)
 
 
-class _Down(nn.Module):
-    """Downsampling by two: convolution, batch norm, LeakyReLU.
+def _downs(widths: Sequence[int]) -> list[nn.Module]:
+    """Return downsamplings by two: convolution, batch norm, LeakyReLU.
 
-    The batch norm normalises over the images of one call on one rank, as in the reference: generated and real images
+    A batch norm normalises over the images of one call on one rank, as in the reference: generated and real images
     separately.
     """
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            SpectralConv2d(channels_in, channels_out, stride=2, padding=1, bias=True),
-            nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(_SLOPE),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.main(features)
-
-
-def _downs(widths: Sequence[int]) -> list[nn.Module]:
-    return [_Down(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)]
+    downs: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        convolution = SpectralConv2d(before, after, stride=2, padding=1, bias=True)
+        main = nn.Sequential(convolution, nn.BatchNorm2d(after), nn.LeakyReLU(_SLOPE))
+        downs.append(nn.Sequential(OrderedDict(main=main)))  # for the reference's names
+    return downs
 
 
 class Head(nn.Module):
-    """Downsampling to the end size, then a 4x4 convolution without padding to one channel of logits."""
+    """Downsampling to the end size, then a 4x4 convolution without padding to one channel of logits.
+
+    `widths` are the channels of the input and after each downsampling.
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
-        """Build for `widths`: channels of the input and after each downsampling."""
         super().__init__()
         self.main = nn.Sequential(*_downs(widths), SpectralConv2d(widths[-1], 1, stride=1, padding=0, bias=False))
 
@@ -106,11 +93,10 @@ class Head(nn.Module):
 class ConditionalHead(nn.Module):
     """A head whose logits are inner products of 64 channels with a vector of the class.
 
-    Each head trains its own class table.
+    Each head trains its own class table, initially `embedding` [K, E].
     """
 
     def __init__(self, widths: Sequence[int], *, embedding: Tensor) -> None:
-        """Build for `widths`, as `Head`, with the initial class table `embedding` [K, E]."""
         super().__init__()
         self.main = nn.Sequential(*_downs(widths))
         self.cls = SpectralConv2d(widths[-1], _CONDITION_WIDTH, stride=1, padding=0, bias=False)
@@ -139,17 +125,12 @@ class _EqualizedLinear(nn.Module):
 
 
 class MultiScaleHeads(nn.Module):
-    """One head for each of the mixed feature maps, all with the same end size.
-
-    State dict: `mini_discs.{i}.main.{j}.main.0.{weight_orig,weight_u,weight_v,bias}` (convolution of downsampling j of
-    head i) and `.main.1.{weight,bias,running_mean,running_var,num_batches_tracked}` (its batch norm); then without
-    classes `mini_discs.{i}.main.{last}.*`, with classes `mini_discs.{i}.{cls.*,embed.weight,embed_proj.{weight,bias}}`.
-    """
+    """One head for each of the mixed feature maps, all with the same end size; state dict: see `Projected`."""
 
     def __init__(
         self, *, in_channels: Sequence[int], resolutions: Sequence[int], channels: int, embedding: Tensor | None
     ) -> None:
-        """Draw the weights from torch's generator.
+        """Draw the weights.
 
         Args:
             in_channels: Channels of the maps, from fine to coarse.
@@ -160,17 +141,13 @@ class MultiScaleHeads(nn.Module):
             embedding: Initial class table [K, E]; None for unconditional heads.
         """
         super().__init__()
-        self.in_channels, self.resolutions = tuple(in_channels), tuple(resolutions)
+        self.resolutions = tuple(resolutions)
         self.mini_discs = nn.ModuleList()
+        last = int(math.log2(resolutions[0] // end_resolution(resolutions[-1])))
         for map_channels, resolution in zip(in_channels, resolutions, strict=True):
-            widths = [map_channels, *self._widths_below(resolution, channels=channels)]
+            first = int(math.log2(resolutions[0] // resolution))
+            widths = [map_channels, *(channels << max(level - 1, 0) for level in range(first + 1, last + 1))]
             self.mini_discs.append(Head(widths) if embedding is None else ConditionalHead(widths, embedding=embedding))
-
-    def _widths_below(self, resolution: int, *, channels: int) -> list[int]:
-        """Return the width after each downsampling from `resolution` to the end size."""
-        end = end_resolution(self.resolutions[-1])
-        first, last = (int(math.log2(self.resolutions[0] // size)) for size in (resolution, end))
-        return [channels << max(level - 1, 0) for level in range(first + 1, last + 1)]
 
     def forward(self, features: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         """Return logits [B, N]: the maps of the heads, concatenated from fine to coarse."""

@@ -6,6 +6,7 @@ keep torch's initial values; nothing here is trained.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -15,26 +16,15 @@ from torch import Tensor, nn
 class CrossScaleMixing(nn.Module):
     """Cross-channel mixing (CCM) of four taps by 1x1 convolutions, then cross-scale mixing (CSM) from coarse to fine.
 
+    Map i + 1 is added to tap i, so `out_channels[i + 1] == ccm_channels[i]`.
     State dict: `layer{0..3}_ccm.{weight,bias}` and `layer{0..3}_csm.out_conv.{weight,bias}`, as in the reference.
-
-    Attributes:
-        out_channels: Channels of the four mixed maps, from fine to coarse.
     """
 
     def __init__(
         self, *, tap_channels: Sequence[int], ccm_channels: Sequence[int], out_channels: Sequence[int]
     ) -> None:
-        """Draw the weights from torch's generator.
-
-        Args:
-            tap_channels: Channels of the four taps.
-            ccm_channels: Channels after the cross-channel convolutions.
-            out_channels: Channels after the cross-scale convolutions. Map i + 1 is added to tap i, so
-                `out_channels[i + 1] == ccm_channels[i]`.
-        """
         super().__init__()
         assert tuple(out_channels[1:]) == tuple(ccm_channels[:-1]), "a mixed map is added to the next finer tap"
-        self.out_channels = tuple(out_channels)
         for level, (tap, ccm) in enumerate(zip(tap_channels, ccm_channels, strict=True)):
             self.add_module(f"layer{level}_ccm", nn.Conv2d(tap, ccm, kernel_size=1))
         for level, (ccm, out) in enumerate(zip(ccm_channels, out_channels, strict=True)):
@@ -74,48 +64,25 @@ def mixing_channels(channels: int, *, levels: int = 4) -> tuple[tuple[int, ...],
 class TokenReadout(nn.Module):
     """Turns four token maps of one size into four maps of 4, 2, 1 and 1/2 times that size.
 
-    Each map gets a 1x1 convolution; then the finest two are enlarged by a transposed convolution without overlap, and
-    the coarsest is halved by a 3x3 convolution. Class tokens are not among the inputs.
+    Each map gets a 1x1 convolution from the tokens' `width` to its own of the `channels`, from fine to coarse; then the
+    finest two are enlarged by a transposed convolution without overlap, and the coarsest is halved by a 3x3
+    convolution. Class tokens are not among the inputs.
 
     State dict: `layer{0..3}.project.{weight,bias}`, `layer{0,1,3}.resize.{weight,bias}`.
     """
 
     def __init__(self, *, width: int, channels: Sequence[int]) -> None:
-        """Draw the weights from torch's generator.
-
-        Args:
-            width: Channels of a token.
-            channels: Channels of the four maps, from fine to coarse.
-        """
         super().__init__()
         finest, fine, middle, coarse = channels
-        self.layer0 = _Readout(width, finest, resize=nn.ConvTranspose2d(finest, finest, kernel_size=4, stride=4))
-        self.layer1 = _Readout(width, fine, resize=nn.ConvTranspose2d(fine, fine, kernel_size=2, stride=2))
-        self.layer2 = _Readout(width, middle, resize=nn.Identity())
-        self.layer3 = _Readout(width, coarse, resize=nn.Conv2d(coarse, coarse, kernel_size=3, stride=2, padding=1))
+        self.layer0 = _readout(width, finest, resize=nn.ConvTranspose2d(finest, finest, kernel_size=4, stride=4))
+        self.layer1 = _readout(width, fine, resize=nn.ConvTranspose2d(fine, fine, kernel_size=2, stride=2))
+        self.layer2 = _readout(width, middle, resize=nn.Identity())
+        self.layer3 = _readout(width, coarse, resize=nn.Conv2d(coarse, coarse, kernel_size=3, stride=2, padding=1))
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return maps, from fine to coarse, of four token maps [B, width, H, W], from the earliest block on."""
         return tuple(layer(each) for layer, each in zip(self.children(), tokens, strict=True))
 
 
-class _Readout(nn.Module):
-    """A 1x1 convolution, then a change of size."""
-
-    def __init__(self, width: int, channels: int, *, resize: nn.Module) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(width, channels, kernel_size=1)
-        self.resize = resize
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.resize(self.project(tokens))
-
-
-def readout_channels(width: int) -> tuple[int, ...]:
-    """Return the published channels of the four maps (96, 192, 384, 768 for tokens of 768)."""
-    return width // 8, width // 4, width // 2, width
-
-
-def readout_strides(patch: int) -> tuple[float, ...]:
-    """Return the image pixels per pixel of each of the four maps, in each direction."""
-    return patch / 4, patch / 2, patch, patch * 2
+def _readout(width: int, channels: int, *, resize: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(project=nn.Conv2d(width, channels, kernel_size=1), resize=resize))

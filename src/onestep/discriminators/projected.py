@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
-from onestep.discriminators._backbones import Backbone, TimmTaps, freeze
-from onestep.discriminators._batch_norms import fold_batch_norms, probe_batch_norms
+from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
 from onestep.discriminators._heads import MultiScaleHeads, logits_of
 from onestep.discriminators._projection import CrossScaleMixing, TokenReadout, mixing_channels
 
@@ -67,8 +66,8 @@ class Projected(nn.Module):
             backbones: The frozen networks by name, as `build_backbone` returns them.
             channels: Width of mixing and heads at the finest size (64 in the paper).
             resolution: Size to which images are resized before the backbones (224 in the paper).
-            batch_norm: Statistics of the backbones' batch norms: `pretrained`, as in their files; `probed`, moved by a
-                tenth towards those of one black image, as in the reference (see `probe_batch_norms`).
+            batch_norm: Statistics of the backbones' batch norms: `pretrained`, as in their files; `probed`, as in the
+                reference (see `probe_batch_norms`).
             fold_batch_norm: Whether batch norms of timm's networks are folded into the convolutions before them: less
                 computation, and results that differ by rounding.
             projection: The fixed random mixing and readout: `shared`, equal on all ranks; or `per_rank`, different on
@@ -84,16 +83,27 @@ class Projected(nn.Module):
                 has too few rows.
         """
         super().__init__()
-        _check(backbones, resolution=resolution, classes=classes, embedding=embedding)
+        if not backbones:
+            raise ValueError("backbones: got none, expected at least one")
+        for name, each in backbones.items():
+            if each.image_size not in (None, resolution):
+                raise ValueError(f"resolution: got {resolution}, expected {each.image_size} for the backbone {name}")
+        if embedding is not None and len(embedding) < classes:
+            raise ValueError(f"class_embeddings: got {len(embedding)} rows, expected at least {classes}, one per class")
         self.resolution, self.classes = resolution, classes
-        self.splits = tuple(_logits(backbone, resolution=resolution) for backbone in backbones.values())
+        # Heads are built for the map sizes at the next power of two (256 for images of 224).
+        nominal = 1 << (resolution - 1).bit_length()
+        resolutions = {name: _mixed_sizes(each.nominal_strides, resolution=nominal) for name, each in backbones.items()}
+        self.splits = tuple(
+            logits_of(_mixed_sizes(each.strides, resolution=resolution), resolutions=resolutions[name])
+            for name, each in backbones.items()
+        )
         self.pretrained = nn.ModuleDict(backbones)
-        if batch_norm == "probed":
-            for backbone in backbones.values():
-                probe_batch_norms(backbone.network, channels=backbone.channels)
-        for backbone in backbones.values():
-            if fold_batch_norm and isinstance(backbone.network, TimmTaps):
-                fold_batch_norms(backbone.network)
+        for each in backbones.values():
+            if batch_norm == "probed":
+                probe_batch_norms(each.network, channels=each.channels)
+            if fold_batch_norm and isinstance(each.network, TimmTaps):
+                fold_batch_norms(each.network)
         # Channels-last makes the frozen part up to twice as fast, on CPUs too.
         self.memory_format = torch.channels_last
         is_shared = projection == "shared"
@@ -105,7 +115,7 @@ class Projected(nn.Module):
                 {
                     name: MultiScaleHeads(
                         in_channels=mixing_channels(channels, levels=len(backbone.tap_channels))[1],
-                        resolutions=_nominal_sizes(backbone, resolution=resolution),
+                        resolutions=resolutions[name],
                         channels=channels,
                         embedding=embedding if classes else None,
                     )
@@ -171,44 +181,16 @@ def _projections(
     backbones: Mapping[str, Backbone], *, channels: int, persistent: bool
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
     """Draw the fixed layers between taps and heads: readouts of transformers, then the mixing of each backbone."""
-    readouts = {
-        name: TokenReadout(width=backbone.token_width, channels=backbone.tap_channels)
-        for name, backbone in backbones.items()
-        if backbone.token_width is not None
-    }
-    mixings = {name: _mixing(backbone, channels=channels) for name, backbone in backbones.items()}
-    frozen = [
-        nn.ModuleDict({name: freeze(part, persistent=persistent) for name, part in parts.items()})
-        for parts in (readouts, mixings)
-    ]
-    return frozen[0], frozen[1]
-
-
-def _mixing(backbone: Backbone, *, channels: int) -> CrossScaleMixing:
-    ccm, out = mixing_channels(channels, levels=len(backbone.tap_channels))
-    return CrossScaleMixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
-
-
-def _check(backbones: Mapping[str, Backbone], *, resolution: int, classes: int, embedding: Tensor | None) -> None:
-    """Raise ValueError if the parts do not fit each other."""
-    if not backbones:
-        raise ValueError("backbones: got none, expected at least one")
+    readouts, mixings = nn.ModuleDict(), nn.ModuleDict()
     for name, backbone in backbones.items():
-        if backbone.image_size not in (None, resolution):
-            raise ValueError(f"resolution: got {resolution}, expected {backbone.image_size} for the backbone {name}")
-    if embedding is not None and len(embedding) < classes:
-        raise ValueError(f"class_embeddings: got {len(embedding)} rows, expected at least {classes}, one per class")
-
-
-def _logits(backbone: Backbone, *, resolution: int) -> int:
-    """Return the number of logits of a backbone's heads."""
-    nominal = _nominal_sizes(backbone, resolution=resolution)
-    return logits_of(_mixed_sizes(backbone.strides, resolution=resolution), resolutions=nominal)
-
-
-def _nominal_sizes(backbone: Backbone, *, resolution: int) -> list[int]:
-    """Return the map sizes for which heads are built: those at the next power of two (256 for images of 224)."""
-    return _mixed_sizes(backbone.nominal_strides, resolution=1 << (resolution - 1).bit_length())
+        if backbone.token_width is not None:
+            readout = TokenReadout(width=backbone.token_width, channels=backbone.tap_channels)
+            readouts[name] = freeze(readout, persistent=persistent)
+    for name, backbone in backbones.items():
+        ccm, out = mixing_channels(channels, levels=len(backbone.tap_channels))
+        mixing = CrossScaleMixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
+        mixings[name] = freeze(mixing, persistent=persistent)
+    return readouts, mixings
 
 
 def _mixed_sizes(strides: Sequence[float], *, resolution: int) -> list[int]:

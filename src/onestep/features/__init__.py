@@ -30,7 +30,8 @@ class Features(NamedTuple):
 class Extractor(Protocol):
     """An instance of a class of this folder.
 
-    The constructor takes keyword arguments: `weights`, the path of the network's file, and its own options.
+    The constructor takes keyword arguments: `weights`, the path of the network's file, and its own options. A
+    `precision` other than float32 is marked in tables. ValueError: the file does not hold the network.
     """
 
     def __call__(self, pixels: Tensor) -> Features:

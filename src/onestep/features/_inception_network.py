@@ -7,9 +7,10 @@ average pooling excludes the padding, the last block uses max pooling instead, b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,117 +29,85 @@ _EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class _Step:
-    """A convolution of the graph.
+    """A convolution of the graph."""
 
-    Attributes:
-        name: Name in the graph and in NVIDIA's file.
-        alias: Name in torch-fidelity's file.
-        channels: Output channels.
-        kernel: Height and width.
-        stride: Stride in both directions.
-        padded: Whether the output at stride 1 has the size of the input.
-    """
-
-    name: str
-    alias: str
-    channels: int
+    name: str  # in the graph and in NVIDIA's file
+    alias: str  # in torch-fidelity's file
+    channels: int  # of the output
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
-    padded: bool = True
+    padded: bool = True  # whether the output at stride 1 has the size of the input
 
 
 # A branch: a sequence of convolutions and poolings; a tuple is a fork into parallel convolutions.
 _Branch = tuple[_Step | str | tuple[_Step, ...], ...]
 
+_SQUARE, _FLAT, _TALL = (3, 3), (1, 7), (7, 1)
+_HALVING = (_SQUARE, 2, False)
 _STEM: _Branch = (
-    _Step("conv", "Conv2d_1a_3x3", 32, (3, 3), 2, False),
-    _Step("conv_1", "Conv2d_2a_3x3", 32, (3, 3), 1, False),
-    _Step("conv_2", "Conv2d_2b_3x3", 64, (3, 3)),
+    _Step("conv", "Conv2d_1a_3x3", 32, *_HALVING),
+    _Step("conv_1", "Conv2d_2a_3x3", 32, _SQUARE, 1, False),
+    _Step("conv_2", "Conv2d_2b_3x3", 64, _SQUARE),
     "halve",
     _Step("conv_3", "Conv2d_3b_1x1", 80),
-    _Step("conv_4", "Conv2d_4a_3x3", 192, (3, 3), 1, False),
+    _Step("conv_4", "Conv2d_4a_3x3", 192, _SQUARE, 1, False),
     "halve",
 )
+
+
+def _chain(name: str, alias: str, *steps: tuple[Any, ...]) -> tuple[_Step, ...]:
+    """Return convolutions in a row from their (channels, kernel, stride, padded), numbered in the publishers' ways."""
+    aliases = [f"{alias}_{index + 1}" for index in range(len(steps))] if len(steps) > 1 else [alias]
+    return tuple(_Step(f"{name}_{i}" if i else name, aliases[i], *step) for i, step in enumerate(steps))
+
+
+def _fork(name: str, alias: str) -> tuple[_Step, ...]:
+    return _Step(name, f"{alias}a", 384, (1, 3)), _Step(f"{name}_1", f"{alias}b", 384, (3, 1))
 
 
 def _fine(pooled: int) -> tuple[_Branch, ...]:
     """Return the branches of a block on maps of 35 x 35."""
     return (
-        (_Step("conv", "branch1x1", 64),),
-        (_Step("tower.conv", "branch5x5_1", 48), _Step("tower.conv_1", "branch5x5_2", 64, (5, 5))),
-        (
-            _Step("tower_1.conv", "branch3x3dbl_1", 64),
-            _Step("tower_1.conv_1", "branch3x3dbl_2", 96, (3, 3)),
-            _Step("tower_1.conv_2", "branch3x3dbl_3", 96, (3, 3)),
-        ),
+        _chain("conv", "branch1x1", (64,)),
+        _chain("tower.conv", "branch5x5", (48,), (64, (5, 5))),
+        _chain("tower_1.conv", "branch3x3dbl", (64,), (96, _SQUARE), (96, _SQUARE)),
         ("average", _Step("tower_2.conv", "branch_pool", pooled)),
     )
 
 
-def _fine_to_middle() -> tuple[_Branch, ...]:
-    return (
-        (_Step("conv", "branch3x3", 384, (3, 3), 2, False),),
-        (
-            _Step("tower.conv", "branch3x3dbl_1", 64),
-            _Step("tower.conv_1", "branch3x3dbl_2", 96, (3, 3)),
-            _Step("tower.conv_2", "branch3x3dbl_3", 96, (3, 3), 2, False),
-        ),
-        ("halve",),
-    )
+_FINE_TO_MIDDLE: tuple[_Branch, ...] = (
+    _chain("conv", "branch3x3", (384, *_HALVING)),
+    _chain("tower.conv", "branch3x3dbl", (64,), (96, _SQUARE), (96, *_HALVING)),
+    ("halve",),
+)
 
 
 def _middle(inner: int) -> tuple[_Branch, ...]:
     """Return the branches of a block on maps of 17 x 17."""
-    flat, tall = (1, 7), (7, 1)
+    long = ((inner,), (inner, _TALL), (inner, _FLAT), (inner, _TALL), (192, _FLAT))
     return (
-        (_Step("conv", "branch1x1", 192),),
-        (
-            _Step("tower.conv", "branch7x7_1", inner),
-            _Step("tower.conv_1", "branch7x7_2", inner, flat),
-            _Step("tower.conv_2", "branch7x7_3", 192, tall),
-        ),
-        (
-            _Step("tower_1.conv", "branch7x7dbl_1", inner),
-            _Step("tower_1.conv_1", "branch7x7dbl_2", inner, tall),
-            _Step("tower_1.conv_2", "branch7x7dbl_3", inner, flat),
-            _Step("tower_1.conv_3", "branch7x7dbl_4", inner, tall),
-            _Step("tower_1.conv_4", "branch7x7dbl_5", 192, flat),
-        ),
+        _chain("conv", "branch1x1", (192,)),
+        _chain("tower.conv", "branch7x7", (inner,), (inner, _FLAT), (192, _TALL)),
+        _chain("tower_1.conv", "branch7x7dbl", *long),
         ("average", _Step("tower_2.conv", "branch_pool", 192)),
     )
 
 
-def _middle_to_coarse() -> tuple[_Branch, ...]:
-    return (
-        (_Step("tower.conv", "branch3x3_1", 192), _Step("tower.conv_1", "branch3x3_2", 320, (3, 3), 2, False)),
-        (
-            _Step("tower_1.conv", "branch7x7x3_1", 192),
-            _Step("tower_1.conv_1", "branch7x7x3_2", 192, (1, 7)),
-            _Step("tower_1.conv_2", "branch7x7x3_3", 192, (7, 1)),
-            _Step("tower_1.conv_3", "branch7x7x3_4", 192, (3, 3), 2, False),
-        ),
-        ("halve",),
-    )
+_MIDDLE_TO_COARSE: tuple[_Branch, ...] = (
+    _chain("tower.conv", "branch3x3", (192,), (320, *_HALVING)),
+    _chain("tower_1.conv", "branch7x7x3", (192,), (192, _FLAT), (192, _TALL), (192, *_HALVING)),
+    ("halve",),
+)
 
 
 def _coarse(pooling: str) -> tuple[_Branch, ...]:
     """Return the branches of a block on maps of 8 x 8."""
     return (
-        (_Step("conv", "branch1x1", 320),),
+        _chain("conv", "branch1x1", (320,)),
+        (_Step("tower_conv", "branch3x3_1", 384), _fork("tower_mixed_conv", "branch3x3_2")),
         (
-            _Step("tower_conv", "branch3x3_1", 384),
-            (
-                _Step("tower_mixed_conv", "branch3x3_2a", 384, (1, 3)),
-                _Step("tower_mixed_conv_1", "branch3x3_2b", 384, (3, 1)),
-            ),
-        ),
-        (
-            _Step("tower_1_conv", "branch3x3dbl_1", 448),
-            _Step("tower_1_conv_1", "branch3x3dbl_2", 384, (3, 3)),
-            (
-                _Step("tower_1_mixed_conv", "branch3x3dbl_3a", 384, (1, 3)),
-                _Step("tower_1_mixed_conv_1", "branch3x3dbl_3b", 384, (3, 1)),
-            ),
+            *_chain("tower_1_conv", "branch3x3dbl", (448,), (384, _SQUARE)),
+            _fork("tower_1_mixed_conv", "branch3x3dbl_3"),
         ),
         (pooling, _Step("tower_2_conv", "branch_pool", 192)),
     )
@@ -148,12 +117,12 @@ _BLOCKS = (
     ("mixed.", "Mixed_5b.", _fine(32)),
     ("mixed_1.", "Mixed_5c.", _fine(64)),
     ("mixed_2.", "Mixed_5d.", _fine(64)),
-    ("mixed_3.", "Mixed_6a.", _fine_to_middle()),
+    ("mixed_3.", "Mixed_6a.", _FINE_TO_MIDDLE),
     ("mixed_4.", "Mixed_6b.", _middle(128)),
     ("mixed_5.", "Mixed_6c.", _middle(160)),
     ("mixed_6.", "Mixed_6d.", _middle(160)),
     ("mixed_7.", "Mixed_6e.", _middle(192)),
-    ("mixed_8.", "Mixed_7a.", _middle_to_coarse()),
+    ("mixed_8.", "Mixed_7a.", _MIDDLE_TO_COARSE),
     ("mixed_9.", "Mixed_7b.", _coarse("average")),
     ("mixed_10.", "Mixed_7c.", _coarse("max")),
 )
@@ -215,24 +184,18 @@ class InceptionNetwork(nn.Module):
             made = [_sequence(branch, inputs=channels, name=name, alias=alias) for branch in branches]
             blocks.append(_Parallel([part for part, _ in made]))
             channels = sum(count for _, count in made)
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.Sequential(*blocks)
         self.output = nn.Linear(channels, CLASSES, bias=False, device="meta")
 
     def pool(self, images: Tensor) -> Tensor:
         """Return `pool_3`, [B, 2048], of images [B, 3, 299, 299] in [-1, 1]."""
-        maps = self.stem(images)
-        for block in self.blocks:
-            maps = block(maps)
-        return maps.mean(dim=(2, 3))
+        return self.blocks(self.stem(images)).mean(dim=(2, 3))
 
     def spatial(self, images: Tensor) -> Tensor:
         """Return the first 7 channels of `mixed_6/conv`, [B, 2023], in the order height, width, channel."""
-        maps = self.stem(images)
-        for block in self.blocks[:_SPATIAL_BLOCK]:
-            maps = block(maps)
         block = self.blocks[_SPATIAL_BLOCK]
         assert isinstance(block, _Parallel)
-        found = block.branches[0](maps)
+        found = block.branches[0](self.blocks[:_SPATIAL_BLOCK](self.stem(images)))
         return found[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
@@ -254,12 +217,28 @@ def read_inception(path: Path) -> InceptionNetwork:
             f"{path}: got neither {' nor '.join(map(repr, layouts))}, expected the Inception network of 2015-12-05 as "
             "published by torch-fidelity (.pth) or NVIDIA (.pkl)"
         )
-    source = _Tensors(tensors, path=path)
+
+    def take(name: str, shape: Sequence[int]) -> Tensor:
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape != shape:
+            found = "none" if tensor is None else str(list(tensor.shape))
+            raise ValueError(f"{path}: {name}: got {found}, expected a tensor {list(shape)}. Fix: fetch it again")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: {name}: got numbers that are not finite. Fix: fetch it again")
+        return tensor.to(torch.float64)
+
     network = InceptionNetwork()
     for unit in [part for part in network.modules() if isinstance(part, _Convolution)]:
-        weight, bias = _folded(source, layouts[output](unit), shape=tuple(unit.weight.shape))
-        unit.weight, unit.bias = nn.Parameter(weight), nn.Parameter(bias)
-    network.output.weight = nn.Parameter(source.take(output, (CLASSES, POOL_WIDTH)).float())
+        shape = unit.weight.shape
+        kernel, *statistics = layouts[output](unit)
+        weight = take(str(kernel), shape)
+        scale, shift, mean, variance = (
+            torch.ones(shape[:1], dtype=torch.float64) if name is None else take(name, shape[:1]) for name in statistics
+        )
+        factor = scale / (variance + _EPSILON).sqrt()
+        unit.weight = nn.Parameter((weight * factor.reshape(-1, 1, 1, 1)).float())
+        unit.bias = nn.Parameter((shift - mean * factor).float())
+    network.output.weight = nn.Parameter(take(output, (CLASSES, POOL_WIDTH)).float())
     return network.eval().requires_grad_(False)
 
 
@@ -271,33 +250,3 @@ def _names_in_graph(unit: _Convolution) -> list[str | None]:
 def _names_in_torch_fidelity(unit: _Convolution) -> list[str | None]:
     normalisation = [f"bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")]
     return [f"{unit.alias}.{leaf}" for leaf in ("conv.weight", *normalisation)]
-
-
-class _Tensors:
-    """The tensors of a file, checked for presence, shape and finite values."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], *, path: Path) -> None:
-        self._tensors, self._path = tensors, path
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor as float64."""
-        tensor = self._tensors.get(name)
-        if tensor is None or tuple(tensor.shape) != shape:
-            found = "none" if tensor is None else str(list(tensor.shape))
-            raise ValueError(f"{self._path}: {name}: got {found}, expected a tensor {list(shape)}. Fix: fetch it again")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{self._path}: {name}: got numbers that are not finite. Fix: fetch it again")
-        return tensor.to(torch.float64)
-
-
-def _folded(source: _Tensors, names: Sequence[str | None], *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution with folded batch norm; computed in float64."""
-    kernel, *statistics = names
-    weight = source.take(str(kernel), shape)
-    channels = shape[:1]
-    scale, shift, mean, variance = (
-        torch.ones(channels, dtype=torch.float64) if name is None else source.take(name, channels)
-        for name in statistics
-    )
-    factor = scale / (variance + _EPSILON).sqrt()
-    return (weight * factor.reshape(-1, 1, 1, 1)).float(), (shift - mean * factor).float()

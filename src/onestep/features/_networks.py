@@ -1,4 +1,4 @@
-"""Published networks as extractors: timm's architectures with the weights of a local file, run in parts."""
+"""Published networks as extractors: weights of a local file, the publishers' resizing, execution in parts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.features import Precision, computing
-from onestep.features._pixels import as_rgb
 
 Weights = Mapping[str, Tensor]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Images per call of a network, which bounds its memory. Few on a CPU, so that the C library reuses the memory of a
 # layer: above 32 MiB it returns to the system after every use, which takes a quarter of the Inception network's time.
@@ -25,18 +27,13 @@ def load_timm_network(
 ) -> nn.Module:
     """Build a network of timm with the weights of a file, in evaluation mode; nothing is downloaded.
 
-    Args:
-        path: safetensors, or a file of `torch.save` that holds tensors only.
-        name: timm's name of the network.
-        convert: Renames and reshapes the file's tensors to those of the network.
-        options: timm's options of the network.
+    The file is safetensors, or of `torch.save` with tensors only; `convert` renames and reshapes its tensors.
 
     Raises:
         ValueError: The file does not fit the network.
         OSError: The file cannot be opened.
     """
-    # Imported here, because importing timm takes a second.
-    import timm
+    import timm  # takes a second
 
     weights = read_published_weights(path)
     with torch.device("meta"):  # no initialisation, because the file replaces all weights
@@ -52,13 +49,9 @@ def load_timm_network(
 def run_in_parts(
     network: Callable[[Tensor], Tensor], pixels: Tensor, *, prepare: Callable[[Tensor], Tensor], precision: Precision
 ) -> Tensor:
-    """Return the network's output, float32 [B, D], for pixels, uint8 [B, 3 or 1, H, W].
+    """Return the network's output, float32 [B, D], for pixels, uint8 [B, 3 or 1, H, W], on their device.
 
-    Args:
-        network: From prepared images to features, on the pixels' device.
-        pixels: The images; grey is repeated to RGB.
-        prepare: Resizes and normalises RGB pixels, in float32.
-        precision: Precision of the network.
+    `prepare` resizes and normalises RGB pixels, in float32.
 
     Raises:
         ValueError: The pixels are not uint8, or have another shape.
@@ -69,3 +62,64 @@ def run_in_parts(
         with computing(precision, device=pixels.device):
             parts.append(network(images).to(torch.float32))
     return torch.cat(parts)
+
+
+def as_rgb(pixels: Tensor) -> Tensor:
+    """Repeat grey pixels, uint8 [B, 1 or 3, H, W], to three channels.
+
+    Raises:
+        ValueError: The pixels are not uint8, or have another shape.
+    """
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+        raise ValueError(f"pixels: got {found}, expected uint8 [B, 3, H, W], or [B, 1, H, W] for grey images")
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def resized_as_in_tensorflow(pixels: Tensor, *, size: int) -> Tensor:
+    """Resize pixels [B, C, H, W] to float32 [B, C, size, size] in [0, 255].
+
+    The bilinear resize of TensorFlow 1 (`resize_bilinear` without options), the first step of the Inception graph of
+    2015: pixel i of the result is at i * H / size of the source, so the top left corners coincide; there is no
+    smoothing, and the last row and column are repeated.
+    """
+    return _resized(_resized(pixels.to(torch.float32), size=size, dim=3), size=size, dim=2)
+
+
+def _resized(images: Tensor, *, size: int, dim: int) -> Tensor:
+    length = images.shape[dim]
+    positions = torch.arange(size, dtype=torch.float32, device=images.device) * (length / size)
+    before = positions.floor().long().clamp(max=length - 1)
+    after = (before + 1).clamp(max=length - 1)
+    share = (positions - before).reshape((-1,) + (1,) * (3 - dim))
+    start = images.index_select(dim, before)
+    return start + (images.index_select(dim, after) - start) * share
+
+
+def covering_square(pixels: Tensor, *, size: int) -> Tensor:
+    """Resize the shorter side of uint8 images by Pillow's bicubic filter, and crop the centre [B, C, size, size]."""
+    height, width = pixels.shape[-2:]
+    shorter = min(height, width)
+    resized = resized_by_pillow(pixels, height=size * height // shorter, width=size * width // shorter)
+    top, left = (round((length - size) / 2) for length in resized.shape[-2:])
+    return resized[..., top : top + size, left : left + size]
+
+
+def resized_by_pillow(pixels: Tensor, *, height: int, width: int) -> Tensor:
+    """Resize uint8 RGB images to [B, 3, height, width] by Pillow's bicubic filter: antialiased, rounded to uint8."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    resized = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC))
+        for image in images
+    ]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(pixels.device)
+
+
+def normalised(
+    values: Tensor, *, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """Return (values / 255 - mean) / std, float32, for values [B, 3, H, W] in [0, 255]."""
+    means, stds = (torch.tensor(numbers, device=values.device).reshape(-1, 1, 1) for numbers in (mean, std))
+    return (values.to(torch.float32) / 255 - means) / stds

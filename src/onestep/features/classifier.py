@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onestep.checkpoints.snapshot import read_snapshot
-from onestep.classifiers import build_classifier
+from onestep.classifiers import load_classifier
 from onestep.features import Features
 
 __all__ = ["ClassifierFeatures"]
@@ -21,20 +20,10 @@ class ClassifierFeatures:
     """The pooled layer below the logits, and the class probabilities, of a classifier's snapshot."""
 
     def __init__(self, *, weights: Path) -> None:
-        """Load the classifier.
-
-        Args:
-            weights: Snapshot of a run that trained a classifier.
-
-        Raises:
-            ValueError: The file is not a snapshot, or not that of a classifier.
-        """
-        snapshot = read_snapshot(weights)
-        self.network = build_classifier(snapshot.config)
-        self.network.load_state_dict(snapshot.state_dict)
+        """Load the snapshot of a run that trained a classifier."""
+        self.network, config = load_classifier(weights)
         self.network.eval().requires_grad_(False)
-        size = snapshot.config["resolution"]
-        self.shape = (snapshot.config["channels"], size, size)
+        self.shape = (config["channels"], config["resolution"], config["resolution"])
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:

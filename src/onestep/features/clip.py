@@ -8,8 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from onestep.features import Features
-from onestep.features._networks import Weights, load_timm_network, run_in_parts
-from onestep.features._pixels import covering_square, normalised
+from onestep.features._networks import Weights, covering_square, load_timm_network, normalised, run_in_parts
 
 __all__ = ["ClipFeatures"]
 
@@ -25,15 +24,10 @@ class ClipFeatures:
     """
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
-        """Load the network.
+        """Load `timm/vit_base_patch32_clip_224.openai`.
 
-        Args:
-            weights: `timm/vit_base_patch32_clip_224.openai`, as safetensors under timm's names or as the `.bin` of
-                open_clip, of which the image part is used. OpenAI's own `.pt` is a program and is refused.
-            precision: float32 for reported numbers; tables mark the others.
-
-        Raises:
-            ValueError: The file does not hold the network.
+        It is safetensors under timm's names or the `.bin` of open_clip, of which the image part is used. OpenAI's own
+        `.pt` is a program and is refused.
         """
         options = {"num_classes": _WIDTH}
         self.network = load_timm_network(weights, name=_NETWORK, convert=_to_timms_names, options=options)

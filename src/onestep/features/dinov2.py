@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.features import Features, Precision
-from onestep.features._networks import Weights, load_timm_network, run_in_parts
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_by_pillow
+from onestep.features._networks import Weights, load_timm_network, normalised, resized_by_pillow, run_in_parts
 
 __all__ = ["DinoFeatures"]
 
@@ -27,15 +26,7 @@ class DinoFeatures:
     """
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
-        """Load the network.
-
-        Args:
-            weights: Meta's `dinov2_vitl14_pretrain.pth`, or `timm/vit_large_patch14_dinov2.lvd142m`.
-            precision: float32 for reported numbers; tables mark the others.
-
-        Raises:
-            ValueError: The file does not hold the network.
-        """
+        """Load Meta's `dinov2_vitl14_pretrain.pth`, or `timm/vit_large_patch14_dinov2.lvd142m`."""
         self.network = load_dinov2(weights, name=_NETWORK)
         self.precision = precision
 
@@ -45,11 +36,7 @@ class DinoFeatures:
 
 
 def load_dinov2(path: Path, *, name: str) -> nn.Module:
-    """Load a DINOv2 transformer without registers, for images of 224 x 224.
-
-    Raises:
-        ValueError: The file does not hold it.
-    """
+    """Load a DINOv2 transformer without registers, for images of 224 x 224; ValueError if the file does not hold it."""
     options = {"num_classes": 0, "img_size": _SIZE}
     return load_timm_network(path, name=name, convert=_for_smaller_images, options=options)
 
@@ -60,7 +47,7 @@ def dinov2_features(network: nn.Module, pixels: Tensor, precision: Precision) ->
 
 
 def _prepared(pixels: Tensor) -> Tensor:
-    return normalised(resized_by_pillow(pixels, height=_SIZE, width=_SIZE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return normalised(resized_by_pillow(pixels, height=_SIZE, width=_SIZE))
 
 
 def _for_smaller_images(weights: Weights, network: Any) -> Weights:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from onestep.features import Features, computing
 from onestep.features._inception_network import SIZE, read_inception
-from onestep.features._networks import run_in_parts
-from onestep.features._pixels import resized_as_in_tensorflow
+from onestep.features._networks import resized_as_in_tensorflow, run_in_parts
 
 __all__ = ["InceptionFeatures"]
 
@@ -30,24 +29,14 @@ class InceptionFeatures:
         layer: Literal["pool", "spatial"] = "pool",
         precision: Literal["float32", "tf32", "bfloat16"] = "float32",
     ) -> None:
-        """Load the network.
-
-        Args:
-            weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, or NVIDIA's `.pkl`.
-            layer: The features.
-            precision: float32 for reported numbers; tables mark the others.
-
-        Raises:
-            ValueError: The file does not hold the network.
-        """
+        """Load torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, or NVIDIA's `.pkl`."""
         self.network = read_inception(weights)
         self.layer, self.precision = layer, precision
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Extract features of pixels, uint8 [B, 3 or 1, H, W]; see `onestep.features.Extractor`.
+        """Extract features [B, 2048] and probabilities [B, 1008] of pixels, uint8 [B, 3 or 1, H, W].
 
-        Returns:
-            `features` [B, 2048] and `probabilities` [B, 1008]; with `spatial`, `features` [B, 2023] only.
+        With `spatial`, features [B, 2023] only; see `onestep.features.Extractor`.
         """
         network = self.network.to(pixels.device)
         layer = network.pool if self.layer == "pool" else network.spatial

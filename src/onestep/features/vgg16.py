@@ -8,8 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from onestep.features import Features
-from onestep.features._networks import Weights, load_timm_network, run_in_parts
-from onestep.features._pixels import IMAGENET_MEAN, IMAGENET_STD, normalised, resized_as_in_tensorflow
+from onestep.features._networks import Weights, load_timm_network, normalised, resized_as_in_tensorflow, run_in_parts
 
 __all__ = ["VggFeatures"]
 
@@ -24,15 +23,7 @@ class VggFeatures:
     """
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
-        """Load the network.
-
-        Args:
-            weights: torchvision's `vgg16-397923af.pth`, or `timm/vgg16.tv_in1k`.
-            precision: float32 for reported numbers; tables mark the others.
-
-        Raises:
-            ValueError: The file does not hold the network.
-        """
+        """Load torchvision's `vgg16-397923af.pth`, or `timm/vgg16.tv_in1k`."""
         options = {"num_classes": 0}
         self.network = load_timm_network(weights, name="vgg16", convert=_without_classifier, options=options)
         self.precision = precision
@@ -44,7 +35,7 @@ class VggFeatures:
 
 
 def _prepared(pixels: Tensor) -> Tensor:
-    return normalised(resized_as_in_tensorflow(pixels, size=_SIZE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return normalised(resized_as_in_tensorflow(pixels, size=_SIZE))
 
 
 def _without_classifier(weights: Weights, network: Any) -> Weights:

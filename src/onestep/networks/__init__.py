@@ -72,14 +72,14 @@ class Network(Protocol):
 def execution_view(
     module: nn.Module, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
 ) -> Callable[..., Any]:
-    """Return a module as first-order phases call it: with the precision, layout and compilation of a run.
+    """Return any network of a run as first-order phases call it: with the precision, layout and compilation of the run.
 
     The view computes with the weights of `module`. A module may define a method `execution_view` with these keyword
     arguments, as denoisers and discriminators do; otherwise the module is compiled as it is. Call this when frozen
     weights are final and trained parameters require a gradient.
 
     Args:
-        module: Any network of a run.
+        module: The network.
         bfloat16: Whether convolutions and matrix products run in bfloat16.
         channels_last: Whether convolutions run in channels-last layout.
         compiled: Compiles a module or a function; the identity if nothing is compiled.

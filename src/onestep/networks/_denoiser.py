@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
-from onestep.networks._laws import law_of
+from onestep.networks._laws import LAWS
 from onestep.networks._layers import cast_frozen_weights
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -50,24 +50,19 @@ class Preconditioned(nn.Module):
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__()
-        self.law = law_of(preconditioning)
+        if preconditioning not in LAWS:
+            raise ValueError(f"preconditioning: got {preconditioning!r}, expected one of {', '.join(LAWS)}")
+        self.law = LAWS[preconditioning]
         self.preconditioning, self.use_fp16 = preconditioning, use_fp16
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.image_type: torch.dtype | None = None
         self.takes_augment_labels = "augment_labels" in inspect.signature(model.forward).parameters
+        # The optional attributes of the network's family: see `onestep.networks.Network`.
         self.casts_weights = bool(getattr(model, "casts_weights", False))
+        self.freeze_levels: Mapping[str, tuple[str, ...]] = getattr(model, "freeze_levels", {})
+        self.teacher_only: tuple[str, ...] = getattr(model, "teacher_only", ())
         self.model = model
-
-    @property
-    def freeze_levels(self) -> Mapping[str, tuple[str, ...]]:
-        """The freeze levels of the network's family."""
-        return getattr(self.model, "freeze_levels", {})
-
-    @property
-    def teacher_only(self) -> tuple[str, ...]:
-        """The patterns of the tensors of a teacher that its generator may lack."""
-        return getattr(self.model, "teacher_only", ())
 
     def forward(
         self,
@@ -78,7 +73,7 @@ class Preconditioned(nn.Module):
         *,
         force_fp32: bool = False,
     ) -> Tensor:
-        """Estimate the clean images D(x; sigma).
+        """Estimate the clean images D(x; sigma) [B, C, H, W].
 
         Args:
             x: Noisy images [B, C, H, W], float32 or float64.
@@ -87,14 +82,14 @@ class Preconditioned(nn.Module):
             augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
             force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
 
-        Returns:
-            Images [B, C, H, W].
-
         Raises:
             ValueError: The condition has another width than K, or the network does not take the augmentation labels.
         """
         x = x if self.law.container is None else x.to(self.law.container)
-        scale = self.law.coefficients(_noise_levels(sigma, x).reshape(-1, 1, 1, 1), self.sigma_data)
+        sigma = torch.as_tensor(sigma, device=x.device)
+        if sigma.ndim == 1 and sigma.stride(0) == 0:
+            sigma = sigma[:1]  # a level expanded over all rows is embedded once
+        scale = self.law.coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
         described = self._described(augment_labels)
         image_type = torch.float32 if force_fp32 else self._image_type(x)
         inner, noise, condition = scale.input * x, scale.noise.flatten(), self._condition(condition, x)
@@ -135,21 +130,14 @@ class Preconditioned(nn.Module):
     def _described(self, augment_labels: Tensor | None) -> dict[str, Tensor]:
         if augment_labels is None:
             return {}
-        if not self.takes_augment_labels:
-            if augment_labels.shape[1] == 0:
-                return {}
+        if self.takes_augment_labels:
+            return {"augment_labels": augment_labels}
+        if augment_labels.shape[1]:
             raise ValueError(
                 f"augment_labels: got {list(augment_labels.shape)}, but {type(self.model).__name__} takes none. "
                 "Fix: remove the augmentation, or choose another network"
             )
-        return {"augment_labels": augment_labels}
-
-
-def _noise_levels(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Return the noise levels as float32 on the device of `x`; a level expanded over all rows is embedded once."""
-    sigma = torch.as_tensor(sigma, device=x.device)
-    is_expanded = sigma.ndim == 1 and sigma.stride(0) == 0
-    return (sigma[:1] if is_expanded else sigma).to(torch.float32)
+        return {}
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
@@ -180,11 +168,7 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
 
 
 def load_denoiser(weights: Path | str) -> Preconditioned:
-    """Load the network of a snapshot or a teacher, in evaluation mode.
-
-    Raises:
-        ValueError: The file is not a snapshot, or not that of a denoiser.
-    """
+    """Load the network of a snapshot or a teacher, in evaluation mode; ValueError: the file is not a denoiser's."""
     snapshot = read_snapshot(Path(weights))
     try:
         network = build_denoiser(snapshot.config)
@@ -195,11 +179,7 @@ def load_denoiser(weights: Path | str) -> Preconditioned:
 
 
 def network_class(config: Mapping[str, Any]) -> type[nn.Module]:
-    """Return the network class that `name` or EDM's `model_type` selects.
-
-    Raises:
-        ValueError: There is none, or the config has neither key or both.
-    """
+    """Return the network class that `name` or EDM's `model_type` selects; ValueError: there is none, or not one key."""
     given = [config[key] for key in ("name", "model_type") if key in config]
     if len(given) != 1:
         raise ValueError(f"network: got {given or 'neither'}, expected one of the keys name and model_type")

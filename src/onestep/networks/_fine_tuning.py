@@ -33,31 +33,24 @@ def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout
 
 
 def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of the teacher's weights that a generator takes: all but its family's `teacher_only` ones.
-
-    Args:
-        network: The generator, built from `one_step_config`.
-        state: State dict of the teacher.
+    """Return those of a teacher's weights that a generator takes: all but its family's `teacher_only` ones.
 
     Raises:
         ValueError: The other tensors differ in names or shapes.
     """
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    expected = {name: str(list(tensor.shape)) for name, tensor in network.state_dict().items()}
     dropped = getattr(network, "teacher_only", ())
     # Differs from the reference: it copies tensors of equal names and skips the rest; here only the tensors that the
     # family declares are dropped, and everything else must match.
     weights = {name: tensor for name, tensor in state.items() if name in expected or not _matches(name, dropped)}
-    given = {name: tensor.shape for name, tensor in weights.items()}
+    given = {name: str(list(tensor.shape)) for name, tensor in weights.items()}
     differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if differing:
-        listed = [f"{name}: network {_shape(expected, name)}, teacher {_shape(given, name)}" for name in differing[:5]]
+        none = "has none"
+        listed = [f"{n}: network {expected.get(n, none)}, teacher {given.get(n, none)}" for n in differing[:5]]
         more = [f"and {len(differing) - 5} more"] if len(differing) > 5 else []
         raise ValueError(f"teacher: got tensors that differ from the network's: {'; '.join([*listed, *more])}")
     return weights
-
-
-def _shape(shapes: Mapping[str, Sequence[int]], name: str) -> str:
-    return str(list(shapes[name])) if name in shapes else "has none"
 
 
 def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
@@ -68,11 +61,7 @@ def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
     dots included, `?` one character, `[01]` one of a set. A level may also be such a pattern itself. The published
     levels of EDM's networks are [] (D2O), [conv, proj] (D2O-F), [conv, proj, qkv], [conv, proj, qkv, skip].
 
-    Only names matter, so the network may be built on torch's meta device, without weights.
-
-    Args:
-        network: The denoiser.
-        levels: Names of levels, or patterns.
+    Only names matter, so the denoiser may be built on torch's meta device, without weights.
 
     Raises:
         ValueError: A level is unknown, or a pattern matches no parameter.

@@ -28,26 +28,17 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A preconditioning.
+    """A preconditioning."""
 
-    Attributes:
-        coefficients: From sigma and sigma_data to the four factors.
-        container: Type of the noisy images and of the sum of the two terms; None keeps that of the images.
-    """
-
-    coefficients: Callable[[Tensor, float], Coefficients]
-    container: torch.dtype | None
+    coefficients: Callable[[Tensor, float], Coefficients]  # from sigma and sigma_data
+    container: torch.dtype | None  # of the noisy images and of the sum of the two terms; None keeps the images' type
 
 
 def edm_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
     """Return EDM's factors (arXiv:2206.00364, table 1)."""
     variance = sigma**2 + sigma_data**2
-    return Coefficients(
-        skip=sigma_data**2 / variance,
-        out=sigma * sigma_data / variance.sqrt(),
-        input=1 / variance.sqrt(),
-        noise=sigma.log() / 4,
-    )
+    skip, out = sigma_data**2 / variance, sigma * sigma_data / variance.sqrt()
+    return Coefficients(skip=skip, out=out, input=1 / variance.sqrt(), noise=sigma.log() / 4)
 
 
 def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
@@ -57,11 +48,8 @@ def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
     not shifted.
     """
     above = sigma - _D2O_SIGMA_MIN
-    edm = edm_coefficients(sigma, sigma_data)
-    return edm._replace(
-        skip=sigma_data**2 / (above**2 + sigma_data**2),
-        out=above * sigma_data / (sigma**2 + sigma_data**2).sqrt(),
-    )
+    skip, out = sigma_data**2 / (above**2 + sigma_data**2), above * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+    return edm_coefficients(sigma, sigma_data)._replace(skip=skip, out=out)
 
 
 LAWS: Mapping[str, Law] = MappingProxyType(
@@ -71,14 +59,3 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "d2o": Law(coefficients=d2o_coefficients, container=None),
     }
 )
-
-
-def law_of(name: str) -> Law:
-    """Return the law that `preconditioning: name` selects.
-
-    Raises:
-        ValueError: There is no such law.
-    """
-    if name not in LAWS:
-        raise ValueError(f"preconditioning: got {name!r}, expected one of {', '.join(LAWS)}")
-    return LAWS[name]

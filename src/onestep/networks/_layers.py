@@ -108,16 +108,12 @@ class ResampleConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, H, W] to [B, out, 2H, 2W] or [B, out, H/2, W/2]."""
-        x = self._resampled(x)
-        if self.weight is None:
-            return x
-        return _shifted(_convolved(x, self, padding=self.padding), self)
-
-    def _resampled(self, x: Tensor) -> Tensor:
         # Downsampling with the box filter [1, 1] is a mean of four pixels, upsampling a copy: no convolution needed.
         if self.is_box:
-            return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else F.avg_pool2d(x, 2)
-        return (upsample if self.resample == "up" else downsample)(x, self.resample_filter)
+            x = F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else F.avg_pool2d(x, 2)
+        else:
+            x = (upsample if self.resample == "up" else downsample)(x, self.resample_filter)
+        return x if self.weight is None else _shifted(_convolved(x, self, padding=self.padding), self)
 
 
 class ConvDownsample2d(nn.Module):
@@ -164,22 +160,16 @@ def _as(dtype: torch.dtype, layer: nn.Module, name: str) -> Tensor:
     return cast if cast is not None and cast.dtype == dtype else getattr(layer, name).to(dtype)
 
 
-def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> int:
+def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> None:
     """Store copies in `dtype` of the frozen weights and biases of convolutions, so that no forward pass casts them.
 
     Call this when frozen weights are final and trained parameters require a gradient. State dicts do not change.
-
-    Returns:
-        The number of tensors that were cast.
     """
-    count = 0
     for layer in network.modules():
         if isinstance(layer, (Conv2d, ResampleConv2d, ConvDownsample2d)):
             for name, parameter in list(layer.named_parameters(recurse=False)):
                 if not parameter.requires_grad:
                     layer.register_buffer(f"{name}_cast", parameter.detach().to(dtype), persistent=False)
-                    count += 1
-    return count
 
 
 def low_pass(taps: Sequence[int]) -> Tensor:

@@ -19,25 +19,18 @@ _STYLES = {"vp": ("positional", "standard", 1, (1, 1)), "ve": ("fourier", "resid
 
 
 def published_architecture(name: str) -> dict[str, Any]:
-    """Return the config of a checkpoint of EDM, as `build_denoiser` takes it.
-
-    Args:
-        name: Name of the checkpoint's file without `.pkl`.
+    """Return the config of a checkpoint of EDM, the file `name` without `.pkl`, as `build_denoiser` takes it.
 
     Raises:
         ValueError: EDM published no such checkpoint.
     """
-    if name not in (choices := _architectures()):
-        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(choices)}")
-    return choices[name]
-
-
-def _architectures() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for data, (resolution, classes, channel_mult, dropout) in _SONG.items():
         for style, (embedding, encoder, channel_mult_noise, resample_filter) in _STYLES.items():
             found[f"{data}-{style}"] = {
-                **_shape(resolution, classes=classes),
+                "img_resolution": resolution,
+                "img_channels": 3,
+                "label_dim": classes,
                 "model_type": "SongUNet",
                 "embedding_type": embedding,
                 "encoder_type": encoder,
@@ -49,9 +42,16 @@ def _architectures() -> dict[str, dict[str, Any]]:
                 "augment_dim": 9,
                 "dropout": dropout,
             }
-    adm = {"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": (1, 2, 3, 4), "dropout": 0.1}
-    return found | {"edm-imagenet-64x64-cond-adm": _shape(64, classes=1000) | adm | {"use_fp16": True}}
-
-
-def _shape(resolution: int, *, classes: int) -> dict[str, Any]:
-    return {"img_resolution": resolution, "img_channels": 3, "label_dim": classes}
+    found["edm-imagenet-64x64-cond-adm"] = {
+        "img_resolution": 64,
+        "img_channels": 3,
+        "label_dim": 1000,
+        "model_type": "DhariwalUNet",
+        "model_channels": 192,
+        "channel_mult": (1, 2, 3, 4),
+        "dropout": 0.1,
+        "use_fp16": True,
+    }
+    if name not in found:
+        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(found)}")
+    return found[name]

@@ -17,38 +17,19 @@ from onestep.networks._layers import Conv2d, ConvDownsample2d, GroupNorm, Init, 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockStyle:
-    """The options that all blocks of a U-Net share.
+    """The options that all blocks of a U-Net share."""
 
-    Attributes:
-        emb_channels: E.
-        channels_per_head: Width of an attention head; None for one head of all channels.
-        dropout: Dropout probability, in training mode.
-        skip_scale: Factor after each residual addition.
-        eps: Epsilon of the group normalisation.
-        resample_filter: Taps of the low-pass filter.
-        resample_proj: Whether a resampling shortcut has a 1x1 convolution even if the width stays.
-        adaptive_scale: Whether the embedding scales and shifts the normalised map; otherwise it is added before.
-        init: Initialisation of all layers but the following.
-        init_last: Initialisation of the last layer of each residual branch; small values make a new block almost the
-            identity.
-        init_attention: Initialisation of queries, keys and values.
-    """
-
-    emb_channels: int
-    channels_per_head: int | None
-    dropout: float
-    skip_scale: float
-    eps: float
-    resample_filter: tuple[int, ...]
-    resample_proj: bool
-    adaptive_scale: bool
-    init: Init
-    init_last: Init
-    init_attention: Init
-
-    def heads(self, channels: int) -> int:
-        """Return the number of heads; 0, no attention, below the width of one head (as in the reference)."""
-        return 1 if self.channels_per_head is None else channels // self.channels_per_head
+    emb_channels: int  # E
+    channels_per_head: int | None  # None for one head of all channels
+    dropout: float  # probability, in training mode
+    skip_scale: float  # factor after each residual addition
+    eps: float  # of the group normalisation
+    resample_filter: tuple[int, ...]  # taps of the low-pass filter
+    resample_proj: bool  # whether a resampling shortcut has a 1x1 convolution even if the width stays
+    adaptive_scale: bool  # whether the embedding scales and shifts the normalised map; otherwise it is added before
+    init: Init  # of all layers but the following
+    init_last: Init  # of the last layer of each residual branch; small values make a new block almost the identity
+    init_attention: Init  # of queries, keys and values
 
 
 class UNetBlock(nn.Module):
@@ -65,7 +46,8 @@ class UNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.style = in_channels, style
-        self.heads = style.heads(out_channels) if attention else 0
+        # No attention below the width of one head, as in the reference.
+        self.heads = out_channels // (style.channels_per_head or out_channels) if attention else 0
         widths = out_channels * (2 if style.adaptive_scale else 1)
         self.norm0 = GroupNorm(in_channels, eps=style.eps)
         self.conv0 = _convolution(in_channels, out_channels, kernel=3, resample=resample, style=style)
@@ -74,7 +56,10 @@ class UNetBlock(nn.Module):
         # Differs from the reference: this is EDM's initialisation; the D2O repository uses `init` for conv1 and proj.
         # Its generators start from a teacher's weights, so none depends on it.
         self.conv1 = Conv2d(out_channels, out_channels, kernel=3, init=style.init_last)
-        self.skip = _shortcut(in_channels, out_channels, resample=resample, style=style)
+        self.skip: nn.Module | None = None
+        if out_channels != in_channels or resample is not None:
+            kernel = 1 if style.resample_proj or out_channels != in_channels else 0
+            self.skip = _convolution(in_channels, out_channels, kernel=kernel, resample=resample, style=style)
         if self.heads:
             self.norm2 = GroupNorm(out_channels, eps=style.eps)
             self.qkv = Conv2d(out_channels, out_channels * 3, kernel=1, init=style.init_attention)
@@ -82,19 +67,18 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map [B, in, H, W] with embeddings [B, E] (or [1, E]) to [B, out, H', W']."""
-        h = self._conditioned(self.conv0(F.silu(self.norm0(x))), self.affine(emb))
+        h = self.conv0(F.silu(self.norm0(x)))
+        condition = self.affine(emb)[:, :, None, None].to(h.dtype)
+        if self.style.adaptive_scale:
+            scale, shift = condition.chunk(2, dim=1)
+            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+        else:
+            h = F.silu(self.norm1(h + condition))
         h = self.conv1(F.dropout(h, self.style.dropout, self.training))
         h = (h + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
         if not self.heads:
             return h
         return (self.proj(attend(self.qkv(self.norm2(h)), heads=self.heads)) + h) * self.style.skip_scale
-
-    def _conditioned(self, h: Tensor, condition: Tensor) -> Tensor:
-        condition = condition[:, :, None, None].to(h.dtype)
-        if not self.style.adaptive_scale:
-            return F.silu(self.norm1(h + condition))
-        scale, shift = condition.chunk(2, dim=1)
-        return F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
 
 
 def _convolution(
@@ -106,14 +90,6 @@ def _convolution(
     return ResampleConv2d(
         in_channels, out_channels, kernel=kernel, resample=resample, resample_filter=taps, init=style.init
     )
-
-
-def _shortcut(in_channels: int, out_channels: int, *, resample: Resample | None, style: BlockStyle) -> nn.Module | None:
-    """Return None if the shortcut is the identity."""
-    if out_channels == in_channels and resample is None:
-        return None
-    kernel = 1 if style.resample_proj or out_channels != in_channels else 0
-    return _convolution(in_channels, out_channels, kernel=kernel, resample=resample, style=style)
 
 
 def attend(qkv: Tensor, *, heads: int) -> Tensor:
@@ -143,22 +119,13 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net from fine to coarse, each half the one before.
+    """The resolutions of a U-Net from fine to coarse, each half the one before."""
 
-    Attributes:
-        img_resolution: H and W of the finest level.
-        widths: Channels of the blocks of each level.
-        blocks: Blocks per level in the encoder; the decoder has one more.
-        attn_resolutions: Resolutions with attention.
-        decoder_attn_blocks: Indices of the decoder's blocks with attention there; in the encoder all have it.
-        style: Options of the blocks.
-    """
-
-    img_resolution: int
-    widths: tuple[int, ...]
-    blocks: int
-    attn_resolutions: tuple[int, ...]
-    decoder_attn_blocks: tuple[int, ...]
+    img_resolution: int  # H and W of the finest level
+    widths: tuple[int, ...]  # channels of the blocks of each level
+    blocks: int  # per level in the encoder; the decoder has one more
+    attn_resolutions: tuple[int, ...]  # resolutions with attention
+    decoder_attn_blocks: tuple[int, ...]  # indices of the decoder's blocks with it there; in the encoder all have it
     style: BlockStyle
 
     def __post_init__(self) -> None:
@@ -179,9 +146,8 @@ class Levels:
 def encoder(levels: Levels, *, img_channels: int, width: int, residual: bool) -> tuple[nn.ModuleDict, list[int]]:
     """Build the encoder, which begins with a convolution from the image to `width` channels.
 
-    Returns:
-        The blocks by name, and the channels of the feature maps that they hand to the decoder. With `residual`, each
-        downsampling has a side branch that carries the image down (the progressive input of NCSN++, arXiv:2011.13456).
+    Return the blocks by name, and the channels of the feature maps that they hand to the decoder. With `residual`, each
+    downsampling has a side branch that carries the image down (the progressive input of NCSN++, arXiv:2011.13456).
     """
     style, blocks = levels.style, nn.ModuleDict()
     channels, image_channels, skips = width, img_channels, [width]
@@ -252,11 +218,7 @@ def condition_dropped(condition: Tensor, *, probability: float, training: bool) 
 
 
 def augmentation_embedding(layer: Linear | None, augment_labels: Tensor | None) -> Tensor | None:
-    """Embed augmentation labels [B, augment_dim].
-
-    Raises:
-        ValueError: The labels have another width than the layer takes.
-    """
+    """Embed augmentation labels [B, augment_dim]; ValueError: the layer takes another width."""
     width = 0 if layer is None else layer.weight.shape[1]
     # Differs from the reference: there a network without augment_dim ignores the labels and learns augmented images.
     if augment_labels is not None and augment_labels.shape[1] != width:

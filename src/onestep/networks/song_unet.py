@@ -10,17 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.networks import _unet
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import (
-    BlockStyle,
-    Levels,
-    augmentation_embedding,
-    condition_dropped,
-    decode,
-    decoder,
-    encode,
-    encoder,
-)
 
 __all__ = ["SongUNet"]
 
@@ -86,75 +77,68 @@ class SongUNet(nn.Module):
         resample_filter: tuple[int, ...] = (1, 1),
     ) -> None:
         super().__init__()
-        _require("embedding_type", embedding_type, ("positional", "fourier"))
-        _require("encoder_type", encoder_type, ("standard", "residual"))
-        _require("decoder_type", decoder_type, ("standard",))
+        for option, value, choices in (
+            ("embedding_type", embedding_type, ("positional", "fourier")),
+            ("encoder_type", encoder_type, ("standard", "residual")),
+            ("decoder_type", decoder_type, ("standard",)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(choices)}")
         self.label_dropout = label_dropout
         self.noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
-        levels = Levels(
+        levels = _unet.Levels(
             img_resolution=img_resolution,
             widths=tuple(model_channels * factor for factor in channel_mult),
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
             decoder_attn_blocks=(num_blocks,),
-            style=_style(emb_channels=emb_channels, dropout=dropout, resample_filter=tuple(resample_filter)),
+            style=_unet.BlockStyle(
+                emb_channels=emb_channels,
+                channels_per_head=None,
+                dropout=dropout,
+                skip_scale=math.sqrt(0.5),
+                eps=1e-6,
+                resample_filter=tuple(resample_filter),
+                resample_proj=True,
+                adaptive_scale=False,
+                init=_INIT,
+                init_last=_ALMOST_ZERO,
+                init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
+            ),
         )
         self.map_noise = FourierAngles(self.noise_channels // 2) if embedding_type == "fourier" else None
         self.map_label = Linear(label_dim, self.noise_channels, init=_INIT) if label_dim else None
         self.map_augment = Linear(augment_dim, self.noise_channels, init=_INIT, bias=False) if augment_dim else None
         self.map_layer0 = Linear(self.noise_channels, emb_channels, init=_INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
-        self.enc, skips = encoder(
+        self.enc, skips = _unet.encoder(
             levels, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
         )
-        self.dec = decoder(levels, skips=skips)
+        self.dec = _unet.decoder(levels, skips=skips)
         at, width = f"{img_resolution}x{img_resolution}", levels.widths[0]
-        self.dec[f"{at}_aux_norm"] = GroupNorm(width, eps=1e-6)
-        self.dec[f"{at}_aux_conv"] = Conv2d(width, img_channels, kernel=3, init=_ALMOST_ZERO)
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
+        self.dec[self._norm_out] = GroupNorm(width, eps=1e-6)
+        self.dec[self._conv_out] = Conv2d(width, img_channels, kernel=3, init=_ALMOST_ZERO)
 
     def forward(
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
         emb = self._embed(noise, condition, augment_labels)
-        x = decode(self.dec, encode(self.enc, x, emb), emb)
+        x = _unet.decode(self.dec, _unet.encode(self.enc, x, emb), emb)
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        angles = self._angles(noise)
+        if self.map_noise is None:
+            angles = positional_angles(noise, count=self.noise_channels // 2, endpoint=True)
+        else:
+            angles = self.map_noise(noise)
         emb = torch.cat([angles.sin(), angles.cos()], dim=1)
         if self.map_label is not None:
             assert condition is not None, "a conditional network takes a condition"
-            condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
+            condition = _unet.condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition * math.sqrt(condition.shape[1]))
-        if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:
+        if (described := _unet.augmentation_embedding(self.map_augment, augment_labels)) is not None:
             emb = emb + described
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-
-    def _angles(self, noise: Tensor) -> Tensor:
-        if self.map_noise is not None:
-            return self.map_noise(noise)
-        return positional_angles(noise, count=self.noise_channels // 2, endpoint=True)
-
-
-def _style(*, emb_channels: int, dropout: float, resample_filter: tuple[int, ...]) -> BlockStyle:
-    return BlockStyle(
-        emb_channels=emb_channels,
-        channels_per_head=None,
-        dropout=dropout,
-        skip_scale=math.sqrt(0.5),
-        eps=1e-6,
-        resample_filter=resample_filter,
-        resample_proj=True,
-        adaptive_scale=False,
-        init=_INIT,
-        init_last=_ALMOST_ZERO,
-        init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
-    )
-
-
-def _require(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(choices)}")
