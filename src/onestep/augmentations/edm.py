@@ -10,8 +10,23 @@ import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source, _geometry
-from onestep.augmentations import _pipe as pipe
-from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
+from onestep.augmentations._pipe import (
+    BRIGHTNESS,
+    CONTRAST,
+    SATURATION,
+    SCALE,
+    SHIFT,
+    STRETCH,
+    Change,
+    Draws,
+    Likelihoods,
+    Operation,
+    hue,
+    joined,
+    move,
+    recolour,
+    rotate,
+)
 
 __all__ = ["Edm"]
 
@@ -81,7 +96,7 @@ def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Te
 
 def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     share = draws.sometimes(chance, draws.uniform_pair() * 2 - 1)
-    largest = share.new_tensor([[draws.width], [draws.height]]) * pipe.SHIFT
+    largest = share.new_tensor([[draws.width], [draws.height]]) * SHIFT
     right, up = (share * largest).round().long()
     return _geometry.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
 
@@ -97,7 +112,7 @@ def _normal(matrix: Callable[[Tensor], Tensor]) -> Operation:
 
 
 def _scaling(amount: Tensor) -> Tensor:
-    smaller = 1 / (amount * pipe.SCALE).exp2()
+    smaller = 1 / (amount * SCALE).exp2()
     return _geometry.plane_scaling(smaller, smaller)
 
 
@@ -105,14 +120,14 @@ def _aniso(draws: Draws, chance: float) -> Change:
     """Stretch along one direction and squeeze across it; with probability 1/2 that direction is x or y."""
     amount, direction = draws.normal(), (draws.uniform() * 2 - 1) * torch.pi
     amount, direction = draws.sometimes(chance, amount), draws.sometimes(0.5, direction)
-    squeeze = _geometry.plane_stretch((-amount * pipe.STRETCH).exp2())
+    squeeze = _geometry.plane_stretch((-amount * STRETCH).exp2())
     matrix = _geometry.plane_rotation(-direction) @ squeeze @ _geometry.plane_rotation(direction)
     return Change(matrix=matrix, labels=torch.stack([amount * direction.cos(), amount * direction.sin()], dim=1))
 
 
 def _translate_frac(draws: Draws, chance: float) -> Change:
     amount = draws.sometimes(chance, draws.normal_pair())
-    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * pipe.SHIFT
+    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * SHIFT
     return Change(matrix=_geometry.plane_shift(*-shift), labels=amount.T)
 
 
@@ -127,16 +142,17 @@ _PIXEL_MOVES: tuple[tuple[str, _PixelOperation], ...] = (
     ("rotate_int", _rotate_int),
     ("translate_int", _translate_int),
 )
+# Functions of torch are called inside lambdas, because a login node without it reads the names below.
 _MOVES: tuple[tuple[str, Operation], ...] = (
     ("scale", _normal(_scaling)),
-    ("rotate_frac", pipe.rotate),
+    ("rotate_frac", rotate),
     ("aniso", _aniso),
     ("translate_frac", _translate_frac),
 )
 _TINTS: tuple[tuple[str, Operation], ...] = (
-    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * pipe.BRIGHTNESS))),
-    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * pipe.CONTRAST).exp2()))),
+    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * BRIGHTNESS))),
+    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * CONTRAST).exp2()))),
     ("lumaflip", _lumaflip),
-    ("hue", pipe.hue),
-    ("saturation", _normal(lambda amount: _geometry.saturation((amount * pipe.SATURATION).exp2()))),
+    ("hue", hue),
+    ("saturation", _normal(lambda amount: _geometry.saturation((amount * SATURATION).exp2()))),
 )

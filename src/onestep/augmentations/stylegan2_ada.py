@@ -9,8 +9,23 @@ import torch
 from torch import Tensor
 
 from onestep.augmentations import Augmented, Source, _geometry
-from onestep.augmentations import _pipe as pipe
-from onestep.augmentations._pipe import Change, Draws, Likelihoods, Operation, joined, move, recolour
+from onestep.augmentations._pipe import (
+    BRIGHTNESS,
+    CONTRAST,
+    SATURATION,
+    SCALE,
+    SHIFT,
+    STRETCH,
+    Change,
+    Draws,
+    Likelihoods,
+    Operation,
+    hue,
+    joined,
+    move,
+    recolour,
+    rotate,
+)
 
 __all__ = ["StyleGan2Ada"]
 
@@ -117,25 +132,25 @@ def _rotate90(draws: Draws, chance: float) -> Change:
 
 
 def _xint(draws: Draws, chance: float) -> Change:
-    share = draws.sometimes(chance, (draws.uniform(2).T * 2 - 1) * pipe.SHIFT)
+    share = draws.sometimes(chance, (draws.uniform(2).T * 2 - 1) * SHIFT)
     sides = share.new_tensor([[draws.width], [draws.height]])
     shift = (share * sides).round()
-    return Change(matrix=_geometry.plane_shift(*-shift), labels=(shift / (pipe.SHIFT * sides)).T)
+    return Change(matrix=_geometry.plane_shift(*-shift), labels=(shift / (SHIFT * sides)).T)
 
 
 def _rotate(draws: Draws, chance: float) -> Change:
     """One of two rotations, before and after the stretch; `chance` is the probability that at least one applies."""
-    return pipe.rotate(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
+    return rotate(draws, 1 - (1 - min(chance, 1.0)) ** 0.5)
 
 
 def _xfrac(draws: Draws, chance: float) -> Change:
-    share = draws.sometimes(chance, draws.normal(2).T * pipe.SHIFT)
+    share = draws.sometimes(chance, draws.normal(2).T * SHIFT)
     shift = share * share.new_tensor([[draws.width], [draws.height]])
     return Change(matrix=_geometry.plane_shift(*-shift), labels=share.T)
 
 
 def _brightness(draws: Draws, chance: float) -> Change:
-    amount = draws.sometimes(chance, draws.normal() * pipe.BRIGHTNESS)
+    amount = draws.sometimes(chance, draws.normal() * BRIGHTNESS)
     return Change(matrix=_geometry.colour_shift(amount), labels=amount[:, None])
 
 
@@ -144,20 +159,21 @@ def _lumaflip(draws: Draws, chance: float) -> Change:
     return Change(matrix=_geometry.luma_flip(flipped), labels=flipped[:, None])
 
 
+# Functions of torch are called inside lambdas, because a login node without it reads the names below.
 _MOVES: tuple[tuple[str, Operation], ...] = (
     ("xflip", _xflip),
     ("rotate90", _rotate90),
     ("xint", _xint),
-    ("scale", _factor(lambda factor: _geometry.plane_scaling(1 / factor, 1 / factor), spread=pipe.SCALE)),
+    ("scale", _factor(lambda factor: _geometry.plane_scaling(1 / factor, 1 / factor), spread=SCALE)),
     ("rotate", _rotate),
-    ("aniso", _factor(lambda factor: _geometry.plane_stretch(1 / factor), spread=pipe.STRETCH)),
+    ("aniso", _factor(lambda factor: _geometry.plane_stretch(1 / factor), spread=STRETCH)),
     ("rotate", _rotate),
     ("xfrac", _xfrac),
 )
 _TINTS: tuple[tuple[str, Operation], ...] = (
     ("brightness", _brightness),
-    ("contrast", _factor(_geometry.colour_scaling, spread=pipe.CONTRAST)),
+    ("contrast", _factor(lambda factor: _geometry.colour_scaling(factor), spread=CONTRAST)),
     ("lumaflip", _lumaflip),
-    ("hue", pipe.hue),
-    ("saturation", _factor(_geometry.saturation, spread=pipe.SATURATION)),
+    ("hue", hue),
+    ("saturation", _factor(lambda factor: _geometry.saturation(factor), spread=SATURATION)),
 )
