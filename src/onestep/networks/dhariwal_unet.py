@@ -10,8 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.networks import _unet
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
+from onestep.networks._unet import (
+    BlockStyle,
+    Levels,
+    augmentation_embedding,
+    condition_dropped,
+    decode,
+    decoder,
+    encode,
+    encoder,
+)
 
 __all__ = ["DhariwalUNet"]
 
@@ -57,13 +66,13 @@ class DhariwalUNet(nn.Module):
         super().__init__()
         self.label_dropout, self.noise_channels = label_dropout, model_channels
         emb_channels = model_channels * channel_mult_emb
-        levels = _unet.Levels(
+        levels = Levels(
             img_resolution=img_resolution,
             widths=tuple(model_channels * factor for factor in channel_mult),
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
             decoder_attn_blocks=tuple(range(num_blocks + 1)),
-            style=_unet.BlockStyle(
+            style=BlockStyle(
                 emb_channels=emb_channels,
                 channels_per_head=64,
                 dropout=dropout,
@@ -82,8 +91,8 @@ class DhariwalUNet(nn.Module):
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
         init_label = Init("kaiming_normal", weight=math.sqrt(label_dim))
         self.map_label = Linear(label_dim, emb_channels, init=init_label, bias=False) if label_dim else None
-        self.enc, skips = _unet.encoder(levels, img_channels=img_channels, width=levels.widths[0], residual=False)
-        self.dec = _unet.decoder(levels, skips=skips)
+        self.enc, skips = encoder(levels, img_channels=img_channels, width=levels.widths[0], residual=False)
+        self.dec = decoder(levels, skips=skips)
         self.out_norm = GroupNorm(levels.widths[0], eps=1e-5)
         self.out_conv = Conv2d(levels.widths[0], img_channels, kernel=3, init=_ZERO)
 
@@ -92,17 +101,17 @@ class DhariwalUNet(nn.Module):
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
         emb = self._embed(noise, condition, augment_labels)
-        x = _unet.decode(self.dec, _unet.encode(self.enc, x, emb), emb)
+        x = decode(self.dec, encode(self.enc, x, emb), emb)
         return self.out_conv(F.silu(self.out_norm(x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         angles = positional_angles(noise, count=self.noise_channels // 2, endpoint=False)
         emb = torch.cat([angles.cos(), angles.sin()], dim=1)
-        if (described := _unet.augmentation_embedding(self.map_augment, augment_labels)) is not None:
+        if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:
             emb = emb + described
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None:
             assert condition is not None, "a conditional network takes a condition"
-            condition = _unet.condition_dropped(condition, probability=self.label_dropout, training=self.training)
+            condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition)
         return F.silu(emb)

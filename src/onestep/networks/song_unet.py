@@ -10,8 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.networks import _unet
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
+from onestep.networks._unet import (
+    BlockStyle,
+    Levels,
+    augmentation_embedding,
+    condition_dropped,
+    decode,
+    decoder,
+    encode,
+    encoder,
+)
 
 __all__ = ["SongUNet"]
 
@@ -87,13 +96,13 @@ class SongUNet(nn.Module):
         self.label_dropout = label_dropout
         self.noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
-        levels = _unet.Levels(
+        levels = Levels(
             img_resolution=img_resolution,
             widths=tuple(model_channels * factor for factor in channel_mult),
             blocks=num_blocks,
             attn_resolutions=tuple(attn_resolutions),
             decoder_attn_blocks=(num_blocks,),
-            style=_unet.BlockStyle(
+            style=BlockStyle(
                 emb_channels=emb_channels,
                 channels_per_head=None,
                 dropout=dropout,
@@ -112,10 +121,10 @@ class SongUNet(nn.Module):
         self.map_augment = Linear(augment_dim, self.noise_channels, init=_INIT, bias=False) if augment_dim else None
         self.map_layer0 = Linear(self.noise_channels, emb_channels, init=_INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
-        self.enc, skips = _unet.encoder(
+        self.enc, skips = encoder(
             levels, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
         )
-        self.dec = _unet.decoder(levels, skips=skips)
+        self.dec = decoder(levels, skips=skips)
         at, width = f"{img_resolution}x{img_resolution}", levels.widths[0]
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
         self.dec[self._norm_out] = GroupNorm(width, eps=1e-6)
@@ -126,7 +135,7 @@ class SongUNet(nn.Module):
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
         emb = self._embed(noise, condition, augment_labels)
-        x = _unet.decode(self.dec, _unet.encode(self.enc, x, emb), emb)
+        x = decode(self.dec, encode(self.enc, x, emb), emb)
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
@@ -137,8 +146,8 @@ class SongUNet(nn.Module):
         emb = torch.cat([angles.sin(), angles.cos()], dim=1)
         if self.map_label is not None:
             assert condition is not None, "a conditional network takes a condition"
-            condition = _unet.condition_dropped(condition, probability=self.label_dropout, training=self.training)
+            condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition * math.sqrt(condition.shape[1]))
-        if (described := _unet.augmentation_embedding(self.map_augment, augment_labels)) is not None:
+        if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:
             emb = emb + described
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
