@@ -64,6 +64,8 @@ def write_training_state(
         raise ValueError(f"{folder}: keep is {keep}, images_seen {images_seen}; expected at least 1 and at least 0")
     path = Path(folder) / f"state-{images_seen:012d}"
     _sweep(path.parent)
+    if len(_states(path.parent)) > keep:  # left by a process that was killed between writing and removing
+        _prune(path.parent, below=images_seen, keep=keep)
     fresh = _temporary(path, "writing")
     fresh.mkdir(parents=True)
     write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
@@ -79,15 +81,20 @@ def write_training_state(
         _remove(path)
     fresh.rename(path)
     _flush(path.parent)
-    kept = 1
-    for each in _states(path.parent):
-        if _images_seen(each) >= images_seen:
+    _prune(path.parent, below=images_seen, keep=keep - 1)
+    return path
+
+
+def _prune(folder: Path, *, below: int, keep: int) -> None:
+    """Remove the states with fewer than `below` images, except the newest `keep` intact ones."""
+    kept = 0
+    for each in _states(folder):
+        if _images_seen(each) >= below:
             continue
         if kept < keep and _is_intact(each):
             kept += 1
         else:
             _remove(each)
-    return path
 
 
 def read_training_state(folder: Path | str) -> TrainingState | None:
