@@ -153,6 +153,8 @@ class Progress:
 
     def close(self) -> None:
         """Finish the bar."""
+        # tqdm does not draw a bar that ends before its first refresh unless the delay is 0.
+        self._bar.delay = 0
         self._bar.close()
 
 
