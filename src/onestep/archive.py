@@ -21,7 +21,7 @@ class Arrays(NamedTuple):
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, about: Mapping[str, Any]) -> None:
-    """Write an .npz, whole or not at all; the same content gives the same bytes."""
+    """Write an .npz atomically; equal content gives equal bytes."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, about=np.array(canonical_json(about)), **dict(arrays))
 
@@ -43,10 +43,13 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """Return those of `names` that an .npz from outside holds; None where it is one of this pipeline.
+    """Read the arrays in `names` from an .npz of another program.
+
+    Returns:
+        The arrays that the file contains; None if this pipeline wrote the file.
 
     Raises:
-        ValueError: The file is no .npz, is damaged, or what it holds under the names are no plain arrays.
+        ValueError: The file is no .npz, is damaged, or an entry of `names` is not a plain array.
     """
     try:
         with open(path, "rb") as file:

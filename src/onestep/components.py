@@ -140,7 +140,7 @@ def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any
 
 
 def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
-    """Build a component or its outline, to read attributes of it; None where a missing package prevents this.
+    """Build a component, or its outline, for reading its attributes; None if a package that it needs is missing.
 
     Raises:
         ValueError: There is no such component, it has no such option, or it refuses a value.

@@ -38,18 +38,18 @@ def _flush(path: Path) -> None:
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path | str, content: str) -> None:
-    """Write `content` to `path` as UTF-8, whole or not at all."""
+    """Write `content` to `path` atomically, as UTF-8."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON; not-a-number is refused, because JSON has no word for it."""
+    """Write `value` as indented JSON; NaN is refused, because JSON cannot represent it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -68,6 +68,6 @@ def test_code_of_another_version_that_cannot_read_the_task_is_refused(tmp_path, 
     (tmp_path / "work/state-640").mkdir()
     inputs = Inputs(run=tmp_path / "run.yaml", data=tmp_path / "d.zip")
     assignment = Assignment(inputs=inputs, state=tmp_path, code_in_spec=False, state_seconds=300.0)
-    with pytest.raises(ValueError, match=f"^{tmp_path}/work/code: ") as error:
+    with pytest.raises(ValueError, match=f"^{journal.folder / 'code'}: ") as error:
         submit(Request(run="r", assignment=assignment, site=Launch()), journal=journal, attempt=0)
     assert len(str(error.value).splitlines()) == 1 and not journal.is_submitting

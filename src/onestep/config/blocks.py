@@ -94,7 +94,7 @@ class Resolved(NamedTuple):
 
     Attributes:
         broken: Places of the blocks that have problems, which are as they were.
-        built: The components by place, but for those that need files; None where torch is missing for that.
+        built: The components by place, without those that need files; None if torch is needed and missing.
     """
 
     document: Any
@@ -138,7 +138,7 @@ class Origin:
 
 
 def networks_of(objective: Any) -> dict[str, Origin]:
-    """Return the networks that an objective declares, by role; none where torch is missing to build it."""
+    """Return the networks that an objective declares, by role; empty if it needs torch and torch is missing."""
     if objective is None:
         return {}
     fields = ("family", "role", "name")

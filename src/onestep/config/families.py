@@ -144,7 +144,7 @@ def _vary_problems(vary: Any, block: Mapping[str, Any], *, place: Place) -> Iter
 
 
 def _spelled(value: Any) -> str | None:
-    """Return a value as part of a run's name: 1, 0.0001, true, conv+proj, none; None where it has no spelling."""
+    """Return a value as part of a run's name: 1, 0.0001, true, conv+proj, none; None for a value of another type."""
     if value is None or value == []:
         return "none"
     if isinstance(value, (bool, int, str)):
