@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -123,11 +124,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep those folders together; the groups of pytest-xdist have no effect with pytest 9.2."""
+    """Keep those folders together, and files that prepare something once for all of their tests.
+
+    The groups of pytest-xdist have no effect with pytest 9.2.
+    """
     from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def prepares(file: str) -> bool:
+        return 'scope="module"' in (config.rootpath / file).read_text()
 
     class Folders(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _shared(nodeid) or nodeid
+            file, _, _ = nodeid.partition("::")
+            return _shared(nodeid) or (file if prepares(file) else nodeid)
 
     return Folders(config, log)
