@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from onestep.cli import main
 from onestep.config import read_experiment, run_document
 from onestep.training.assignment import Inputs
+from preloaded import ONESTEP, Program
 from tiny import tiny_config, write_config
 
 
@@ -48,11 +47,9 @@ class Bench:
             arguments += ["--backbone", f"digits={self.folder / 'backbone.safetensors'}"]
         return [*arguments, "--state", str(state), "--output", str(output)]
 
-    def start(self, arguments: list[str]) -> subprocess.Popen[str]:
-        """Start `onestep ARGUMENTS` as a user would, one thread a process."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "onestep", *arguments]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def start(self, arguments: list[str]) -> Program:
+        """Start `onestep ARGUMENTS` in a process of one thread."""
+        return Program(ONESTEP, *arguments, environment={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def run(self, arguments: list[str]) -> str:
         """Run `onestep ARGUMENTS` to its end and return what it said."""

@@ -9,8 +9,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from onestep.training.assignment import Inputs
 from onestep.training.loop import next_data, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
+from preloaded import Program
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
@@ -131,15 +130,9 @@ def train(bench, run, name, *, kill_at=0, world=1, expect=0):
     environment = {**os.environ, "KILL_AT": str(kill_at), "STATE": str(folder / "state"), "OUTPUT": str(folder)}
     environment |= {"PYTHONPATH": f"{run.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    command = [sys.executable, str(Path(__file__).with_name("open_worker.py")), str(run), str(bench.folder)]
+    worker = Path(__file__).with_name("open_worker.py")
     ranks = [
-        subprocess.Popen(
-            command,
-            env=environment | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Program(worker, str(run), str(bench.folder), environment=environment | {"RANK": str(rank)})
         for rank in range(world)
     ]
     for rank in ranks:

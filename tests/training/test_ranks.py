@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 
 from image_archives import write_archive
 from onestep.data.image_zip import ImageZip
+from preloaded import Program
 
 _ADA = {
     "name": "stylegan2_ada",
@@ -43,15 +42,9 @@ def train_in_ranks(bench, tasks, folder, *, world):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     (folder / "tasks.json").write_text(json.dumps(tasks))
     worker = Path(__file__).with_name("ranks_worker.py")
-    command = [sys.executable, str(worker), str(folder / "tasks.json"), str(bench.folder), str(folder / "report.json")]
+    arguments = [str(folder / "tasks.json"), str(bench.folder), str(folder / "report.json")]
     ranks = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "WORLD_SIZE": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Program(worker, *arguments, environment={**environment, "RANK": str(rank), "WORLD_SIZE": str(world)})
         for rank in range(world)
     ]
     for rank in ranks:

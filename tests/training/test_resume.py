@@ -31,7 +31,7 @@ def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_p
         states = len(list((tmp_path / "b").rglob("log.jsonl")))
         process = bench.start(killed)
         _wait_for_progress(tmp_path / "b", had=states)
-        time.sleep(moments.uniform(0.0, 1.5))
+        time.sleep(moments.uniform(0.0, 0.5))
         process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, f"ended before it was killed: {said}"

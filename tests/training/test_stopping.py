@@ -27,6 +27,7 @@ from onestep.training.resume import Resume
 from onestep.training.run import assemble, exclusive
 from onestep.training.step import PhaseReport
 from onestep.training.stopping import Stop, listening, never
+from preloaded import Program
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 _TIMES = ("images_per_second", "memory_mib")
@@ -38,17 +39,9 @@ def start_pair(arguments, *, stop_by="SIGTERM", stop_at=(0, 0)):
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("stopping_worker.py")), *arguments]
-    return [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **address, "RANK": str(rank), "STOP_BY": stop_by, "STOP_AT": str(stop_at[rank])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    signals = [{"RANK": str(rank), "STOP_BY": stop_by, "STOP_AT": str(stop_at[rank])} for rank in range(2)]
+    worker = Path(__file__).with_name("stopping_worker.py")
+    return [Program(worker, *arguments, environment={**os.environ, **address, **each}) for each in signals]
 
 
 def run_pair(arguments, *, expect, **signals):
