@@ -16,6 +16,7 @@ import pytest
 from netless import WITHOUT_NETWORK, may_leave_network
 from tiny import REPOSITORY, selecting_config, write_config
 
+_IMPORTED_ONCE = Path(__file__).with_name("imported_once.py")
 _COPIED = ("Snakefile", "workflow", "profiles", "envs", "src", "pyproject.toml")
 
 
@@ -40,12 +41,20 @@ class Pipeline:
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     def run(self) -> None:
-        """Run the pipeline to its end, as on a compute node: without a network where that can be had."""
-        done = self.snakemake("--rerun-incomplete", within=WITHOUT_NETWORK if may_leave_network() else ())
+        """Run the pipeline to its end, as on a compute node: without a network where that can be had.
+
+        Its jobs are forks that need not import torch; those of the other pipelines here start as ever.
+        """
+        within = (*(WITHOUT_NETWORK if may_leave_network() else ()), sys.executable, str(_IMPORTED_ONCE))
+        done = self.snakemake("--rerun-incomplete", within=within)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def due(self) -> Counter[str]:
         """Return which rules a dry run would run, and how often; the collecting rule `all` left out."""
+        return self.due_with_files()[0]
+
+    def due_with_files(self) -> tuple[Counter[str], list[str]]:
+        """Return which rules a dry run would run, and how often, and the files it would write."""
         dry = self.snakemake("--dry-run")
         assert dry.returncode == 0, dry.stdout + dry.stderr
         text = dry.stdout + dry.stderr
@@ -57,13 +66,8 @@ class Pipeline:
             }
         )
         assert found or "Nothing to be done" in text, text
-        return found
-
-    def due_files(self) -> list[str]:
-        """Return the files a dry run would write."""
-        dry = self.snakemake("--dry-run")
-        listed = re.findall(r"^ +output: (.*)$", dry.stdout + dry.stderr, flags=re.M)
-        return [path.strip() for line in listed for path in line.split(",")]
+        listed = re.findall(r"^ +output: (.*)$", text, flags=re.M)
+        return found, [path.strip() for line in listed for path in line.split(",")]
 
     def copy(self, folder: Path) -> Pipeline:
         """Return a copy of both, dates kept."""
