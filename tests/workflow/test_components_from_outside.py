@@ -18,6 +18,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from preloaded import ONESTEP, Program
 from tiny import REPOSITORY, tiny_config, write_config
 
 _MODULES = Path(__file__).parent / "outside"
@@ -101,9 +102,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (f"{draws.randrange(2)} {draws.uniform(0, 6.28):.4f}" for _ in range(96))
     (folder / "stripes.txt").write_text("\n".join(lines) + "\n")
     write_config(folder, outside_config())
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", folder]
+    once = Path(__file__).with_name("imported_once.py")
+    command = [sys.executable, once, sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     done = subprocess.run(
-        [*command, "--cores", "2", "--scheduler", "greedy"], env=environment(folder), capture_output=True, text=True
+        [*command, "--directory", folder, "--cores", "2", "--scheduler", "greedy"],
+        env=environment(folder),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -165,18 +170,20 @@ def train(work: Path, run: str, target: Path, *, processes: int, kill: bool) -> 
         options += ["--backbone", "stripes=results/runs/stripes_backbone/snapshots/160.safetensors"]
     options += ["--state", str(target / "state"), "--output", str(target / "runs"), "--state-seconds", "0"]
     options += ["--processes", str(processes)]
-    command = [sys.executable, "-m", "onestep", "train", *options]
+
+    def start() -> Program:
+        return Program(ONESTEP, "train", *options, environment=environment(work), folder=work)
+
     if kill:
-        process = subprocess.Popen(
-            command, cwd=work, env=environment(work), start_new_session=True, stderr=subprocess.DEVNULL
-        )
+        process = start()
         while not list(target.glob(f"state/{run}/*/state-*")):
             assert process.poll() is None, "the run ended before its first state"
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command, cwd=work, env=environment(work), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        process.communicate()
+    process = start()
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
     summary = json.loads((target / f"runs/{run}/summary.json").read_text())
     assert summary["restarts"] == int(kill), summary
     return {path.name: path.read_bytes() for path in sorted((target / f"runs/{run}/snapshots").iterdir())}
