@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from onestep.training.hardware import set_tf32
+from onestep.training.execution import set_tf32
 
 _SIDE = {"cuda": 8192, "cpu": 1024}  # side of the square matrices that measure the peak
 _TRIES = 20

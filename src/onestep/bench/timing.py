@@ -13,7 +13,7 @@ from onestep.bench.option_sets import OptionSet
 from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
-from onestep.training.hardware import set_tf32
+from onestep.training.execution import set_tf32
 from onestep.training.loop import next_data, update_averages
 from onestep.training.step import StepData, set_training_mode, train_step
 

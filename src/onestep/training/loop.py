@@ -13,7 +13,7 @@ import torch
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.training.assembly import Training
-from onestep.training.hardware import set_tf32
+from onestep.training.execution import set_tf32
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
 from onestep.training.resume import Boundary, Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
@@ -31,15 +31,9 @@ def train(
     code: str,
     stop: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
-    """Train to the end, from the newest valid state in `folder` or from the start.
+    """Train to the end, from the newest valid state in `folder`, which is of this run hash only, or from the start.
 
-    Args:
-        training: The run.
-        folder: Of this run hash only; receives states, snapshots/ and log.jsonl.
-        ranks: This process and its group.
-        state_seconds: Seconds between two states: the most that a killed run loses.
-        code: Fingerprint of the current training code.
-        stop: Whether this process received a request to stop.
+    The arguments are those of `run.carry_out`.
 
     Returns:
         The run's history (`Resume.history`); None if a rank received a request to stop and the state is saved.

@@ -24,14 +24,11 @@ _FUSED = ("adam", "adamw")
 
 @dataclass(frozen=True, kw_only=True)
 class RoleOptimizer:
-    """The optimizer of one role.
+    """The optimizer of the parameters that a role trains.
 
     Attributes:
-        torch: The optimizer; its parameters are those that the role trains.
         lr: Learning rate before the schedule.
-        schedule: Factor on `lr`; None is 1.
         images: Length of the run, in images.
-        clip_norm: Upper limit of the gradient's norm; None is no limit.
     """
 
     torch: torch.optim.Optimizer
@@ -93,14 +90,9 @@ def build_optimizers(
     images: int = 0,
     fused: bool = False,
 ) -> dict[str, RoleOptimizer]:
-    """Return the optimizer of each trained role, over its parameters that require a gradient.
+    """Return the optimizer of each role that a phase trains, over its parameters that require a gradient.
 
-    Args:
-        networks: By role; frozen parameters require no gradient.
-        phases: Of the objective; they define the trained roles and their lazy regularizers.
-        options: By role, as published: before the correction for lazy regularization.
-        images: Length of the run, for schedules.
-        fused: Whether a step is one kernel (adam, adamw).
+    The `options` are as published, before the correction for lazy regularization; `images` is the length of the run.
 
     Raises:
         ValueError: A role has no optimizer, no trainable parameter, or an algorithm without a fused kernel.
