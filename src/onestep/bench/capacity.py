@@ -39,26 +39,22 @@ class _NoModules:
 
 
 def matmul_peak(device: torch.device, *, number_type: str) -> float:
-    """Return the FLOP/s of the fastest of several products of large square matrices.
-
-    Args:
-        device: CPU or CUDA device.
-        number_type: `float32`, `tf32` (of CUDA devices) or `bfloat16`.
-    """
+    """Return the FLOP/s of the fastest of several products of large square float32, tf32 or bfloat16 matrices."""
     side = _SIDE[device.type]
     dtype = torch.bfloat16 if number_type == "bfloat16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     set_tf32(number_type == "tf32")
-    best = min(_seconds(left, right) for _ in range(_TRIES))
+    best = min(timed(lambda: torch.matmul(left, right), device=device) for _ in range(_TRIES))
     set_tf32(False)
     return 2 * side**3 / best
 
 
-def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
-    settle(left.device)
+def timed(work: Callable[[], object], *, device: torch.device) -> float:
+    """Return the seconds of `work()` with all that it starts on the device."""
+    settle(device)
     began = time.perf_counter()
-    torch.matmul(left, right)
-    settle(left.device)
+    work()
+    settle(device)
     return time.perf_counter() - began
 
 
@@ -68,33 +64,21 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class MemoryMeter:
-    """Bytes in use and their peak since `reset`: of the CUDA device, or resident in this process under Linux."""
+def reset_peak(device: torch.device) -> None:
+    """Reset the peak of `memory` to the bytes in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    # If the kernel does not allow it, the peak is that of the whole process.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether it counts tensors only, not memory that the process keeps after they are freed."""
-        return self._device.type == "cuda"
-
-    def reset(self) -> None:
-        """Reset the peak to the bytes in use."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            return
-        # If the kernel does not allow it, the peak is that of the whole process.
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def in_use(self) -> int:
-        """Return the bytes in use."""
-        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else _resident("VmRSS")
-
-    def peak(self) -> int:
-        """Return the peak of bytes in use."""
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _resident("VmHWM")
+def memory(device: torch.device) -> tuple[int, int]:
+    """Return the bytes in use and their peak: tensors on a CUDA device, or resident in this process under Linux."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    return _resident("VmRSS"), _resident("VmHWM")
 
 
 def _resident(key: str) -> int:

@@ -32,12 +32,9 @@ OPTION_SETS = (*_CHANGES, "all")
 
 @dataclass(frozen=True, kw_only=True)
 class OptionSet:
-    """Differences from a run with every option off.
+    """The options of `precision:` and `compile:` that are on, of a run with all others off.
 
     Attributes:
-        name: As given on the command line.
-        precision: Options of `precision:` that are on.
-        compile: Options of `compile:` that are on.
         as_released: Whether to compute like the released code where ours reaches the same numbers otherwise: batch
             norms not folded, generated and real images through the frozen features one after the other with
             channels outermost, one optimizer kernel per parameter. (The order of CSM's two steps, the gradients of

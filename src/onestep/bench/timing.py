@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onestep.bench.capacity import MemoryMeter, counted_flops, settle
+from onestep.bench.capacity import counted_flops, memory, reset_peak, settle, timed
 from onestep.bench.option_sets import OptionSet
 from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
@@ -25,11 +24,8 @@ class Contestant:
     """A run under one option set and the seconds of its phases.
 
     Attributes:
-        options: The set.
-        training: The run.
-        wrapped: Its networks as first-order phases call them.
-        ranks: This process.
-        resident: Bytes of its networks.
+        wrapped: The run's networks as first-order phases call them.
+        resident: Bytes of these networks.
         peak: Peak memory during a step, in bytes; on CUDA without the other contestants' networks, on a CPU of the
             whole process.
         seconds: By phase, and for the rest (batch and averages), one number per round.
@@ -46,17 +42,19 @@ class Contestant:
     def warm_up(self, *, steps: int) -> None:
         """Take untimed steps: kernels are selected or compiled, and memory is allocated."""
         set_training_mode(self.training.networks, phases=self.training.phases)
-        meter = MemoryMeter(self.ranks.device)
-        others = max(0, meter.in_use() - self.resident) if meter.is_exact else 0
-        meter.reset()
+        device = self.ranks.device
+        # A process keeps memory after tensors are freed, so on a CPU the others' share is unknown.
+        others = max(0, memory(device)[0] - self.resident) if device.type == "cuda" else 0
+        reset_peak(device)
         for _ in range(steps):
             self._step(lambda name, work: work())
-        settle(self.ranks.device)
-        self.peak = meter.peak() - others
+        settle(device)
+        self.peak = memory(device)[1] - others
 
     def time_a_step(self) -> None:
         """Time each phase of one step that has all of them."""
-        self._step(lambda name, work: self.seconds.setdefault(name, []).append(self._timed(work)))
+        device = self.ranks.device
+        self._step(lambda name, work: self.seconds.setdefault(name, []).append(timed(work, device=device)))
 
     def count(self) -> dict[str, int]:
         """Return the floating-point operations of each phase."""
@@ -85,13 +83,6 @@ class Contestant:
             data=data,
             ranks=self.ranks,
         )
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        settle(self.ranks.device)
-        began = time.perf_counter()
-        work()
-        settle(self.ranks.device)
-        return time.perf_counter() - began
 
     def per_step(self) -> list[dict[str, float]]:
         """Return the seconds of an average step by phase, per round; a phase is weighted by how often it is due."""

@@ -65,7 +65,6 @@ def train(
         progress.show(images_seen, losses=record["losses"])
     progress.close()
     if log is not None:
-        log.settled_bytes()
         log.close()
     if images_seen >= training.run.images:
         return resume.history()
