@@ -7,10 +7,9 @@ import json
 import pytest
 import torch
 
-from onestep.bench.capacity import counted_flops
 from onestep.bench.option_sets import OPTION_SETS, option_set
 from onestep.bench.random_run import random_training, random_wrapped, shape_of
-from onestep.bench.timing import paired_ratio
+from onestep.bench.timing import counted_flops, paired_ratio
 from onestep.cli import main
 from onestep.config import parse_experiment
 from onestep.distributed import Ranks

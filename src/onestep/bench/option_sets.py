@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from onestep.config.run import Compile, Precision, Run
@@ -12,19 +11,17 @@ from onestep.config.run import Compile, Precision, Run
 REFERENCE = "reference"
 OURS = "ours"
 
-_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        REFERENCE: {},
-        OURS: {},
-        "tf32": {"precision": {"tf32": True}},
-        "bf16_generator": {"precision": {"generator": "bfloat16"}},
-        "bf16_discriminator": {"precision": {"discriminator": "bfloat16"}},
-        "channels_last": {"compile": {"channels_last": True}},
-        "fused_optimizer": {"compile": {"fused_optimizer": True}},
-        "compile": {"compile": {"networks": True}},
-        "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
-    }
-)
+_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    REFERENCE: {},
+    OURS: {},
+    "tf32": {"precision": {"tf32": True}},
+    "bf16_generator": {"precision": {"generator": "bfloat16"}},
+    "bf16_discriminator": {"precision": {"discriminator": "bfloat16"}},
+    "channels_last": {"compile": {"channels_last": True}},
+    "fused_optimizer": {"compile": {"fused_optimizer": True}},
+    "compile": {"compile": {"networks": True}},
+    "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
+}
 _ALL = tuple(name for name in _CHANGES if name not in (REFERENCE, OURS))
 
 OPTION_SETS = (*_CHANGES, "all")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from onestep.bench.capacity import matmul_peak, memory
 from onestep.bench.option_sets import OURS, OptionSet, option_set
 from onestep.bench.random_run import random_training, random_wrapped, shape_of
-from onestep.bench.timing import Contestant, medians, paired_ratio, race
+from onestep.bench.timing import Contestant, matmul_peak, memory, paired_ratio
 from onestep.config.sections import Experiment
 from onestep.distributed import Ranks
 from onestep.training.execution import device_name
@@ -52,21 +52,27 @@ def bench_training(
         resident = max(0, memory(ranks.device)[0] - before)
         return Contestant(options=options, training=training, wrapped=wrapped, ranks=ranks, resident=resident)
 
+    def ready(options: OptionSet) -> Contestant:
+        chosen = plain if options.name == OURS else contestant(options)
+        chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.execution.networks else "plain"])
+        return chosen
+
     # The plain one is always built, because its operations are counted.
     plain = contestant(option_set(OURS))
     flops = plain.count()
     contestants, left_out = [], []
     for options in wanted:
         try:
-            chosen = plain if options.name == OURS else contestant(options)
-            chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.execution.networks else "plain"])
-            contestants.append(chosen)
+            contestants.append(ready(options))
         # A failure of device or compiler is a finding about this set; the others are measured.
         except Exception as error:
             left_out.append({"name": options.name, "reason": _one_line(error)})
     # Before and after, because a shared machine is rarely at its peak.
     peaks = _peaks(contestants, device=ranks.device)
-    race(contestants, rounds=rounds)
+    # One step of each in turn, so that other load on the machine affects all of them alike.
+    for _ in range(rounds):
+        for each in contestants:
+            each.time_a_step()
     peaks = {kind: max(value, peaks[kind]) for kind, value in _peaks(contestants, device=ranks.device).items()}
     every = {phase.name: phase.every for phase in plain.training.phases}
     per_step = sum(count / every.get(name, 1) for name, count in flops.items())
@@ -97,7 +103,7 @@ def _findings(
     """Yield the measurements of each option set."""
     steps = [contestant.per_step() for contestant in contestants]
     for contestant, rounds in zip(contestants, steps, strict=True):
-        seconds = medians(rounds)
+        seconds = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
         total, kind = sum(seconds.values()), contestant.options.number_type
         yield {
             "name": contestant.options.name,

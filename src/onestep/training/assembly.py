@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from onestep import components
 from onestep.autoencoders import Codec
-from onestep.autoencoders.identity import Identity
 from onestep.config.run import ResolvedRun, Run, to_document
 from onestep.data._cache import OneHot
 from onestep.data._order import InfiniteOrder
@@ -59,17 +58,17 @@ class Training:
     optimizers: Optimizers
     published: str
     averages: Mapping[str, MovingAverage]
-    followers: Mapping[str, MovingAverage] = field(default_factory=dict)
-    frozen: Collection[str] = ()
+    followers: Mapping[str, MovingAverage]
+    frozen: Collection[str]
     controls: AdaptiveParameters
     config: Mapping[str, Any]
-    codec: Codec = Identity()
+    codec: Codec
     pixels: Tensor
     conditions: OneHot | Tensor | None
     order: InfiniteOrder
     snapshots: tuple[int, ...]
     micro_batch: int | None = None
-    execution: Execution = Execution()
+    execution: Execution
 
     @property
     def record_every(self) -> int:

@@ -48,12 +48,10 @@ class Execution:
     def wrapped(
         self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str], averages: Collection[str] = ()
     ) -> Networks:
-        """Return the networks as first-order phases call them, with the same weights.
+        """Return the networks by role as first-order phases call them, with the same weights.
 
-        Args:
-            networks: By role, with their final frozen weights; trained parameters require a gradient.
-            families: Family folder by role.
-            averages: Roles whose parameters change without a gradient.
+        Frozen weights must be final, and trained parameters require a gradient; those of the roles `averages` change
+        without one. `families` has the family folder of each role.
         """
         return {
             role: execution_view(

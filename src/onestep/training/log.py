@@ -32,7 +32,7 @@ class Window:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
-        self._replaced: Tensor | None = None
+        self._replaced: Tensor | int = 0
         self._entries = 0
 
     def add(self, reports: list[PhaseReport]) -> None:
@@ -43,7 +43,7 @@ class Window:
                 double = value.detach().double()
                 self._sums[key] = double if key not in self._sums else self._sums[key] + double
                 self._counts[key] += 1
-            self._replaced = report.replaced if self._replaced is None else self._replaced + report.replaced
+            self._replaced = self._replaced + report.replaced
             self._entries += report.entries
 
     def means(self, *, ranks: Ranks) -> dict[str, dict[str, float | None]]:
@@ -79,7 +79,7 @@ class Window:
 
     def replaced(self) -> tuple[int, float]:
         """Return the number of gradient entries that were not finite, and their share."""
-        count = 0 if self._replaced is None else int(self._replaced)
+        count = int(self._replaced)
         return count, count / max(self._entries, 1)
 
 

@@ -15,7 +15,7 @@ from onestep.objectives import Networks
 from onestep.training.assembly import Training
 from onestep.training.execution import set_tf32
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
-from onestep.training.resume import Boundary, Resume
+from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
 
@@ -47,10 +47,11 @@ def train(
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
-    boundary = Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    while images_seen < training.run.images and not boundary.ends(images_seen, window=window):
+    while images_seen < training.run.images:
+        if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
+            break
         window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
         before, images_seen = images_seen, images_seen + training.run.batch
         if ranks.leads:

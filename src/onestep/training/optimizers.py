@@ -75,11 +75,8 @@ def lazy_reg_ratio(phases: Sequence[Phase], role: str) -> float:
 
     StyleGAN2 (arXiv:1912.04958, appendix B) corrects the learning rate and the betas by it for the additional step.
     """
-    ratio = 1.0
-    for phase in phases:
-        if phase.trains == role and phase.lazy_regularizer:
-            ratio *= phase.every / (phase.every + 1)
-    return ratio
+    lazy = [phase for phase in phases if phase.trains == role and phase.lazy_regularizer]
+    return math.prod((phase.every / (phase.every + 1) for phase in lazy), start=1.0)
 
 
 def build_optimizers(
@@ -104,28 +101,20 @@ def build_optimizers(
             missing = f"optimizers.{role}: got none" if trainable else f"freeze: got every parameter of the {role}"
             raise ValueError(f"{missing}, expected some, because it is trained")
         chosen, ratio = options[role], lazy_reg_ratio(phases, role)
+        name, lr = chosen.name, float(chosen.lr) * ratio
+        if name not in _ALGORITHMS:
+            raise ValueError(f"optimizer: got {name!r}, expected one of {', '.join(_ALGORITHMS)}")
+        if fused and name not in _FUSED:
+            raise ValueError(f"compile.fused_optimizer: got true, expected false with {name}, which has no kernel")
+        algorithm = _ALGORITHMS[name](
+            trainable,
+            lr=lr,
+            betas=tuple(float(beta) ** ratio for beta in chosen.betas),
+            eps=float(chosen.eps),
+            weight_decay=chosen.weight_decay or 0.0,
+            **({"fused": True} if fused else {"foreach": True}),
+        )
         optimizers[role] = RoleOptimizer(
-            torch=_algorithm(trainable, chosen, ratio=ratio, fused=fused),
-            lr=float(chosen.lr) * ratio,
-            schedule=chosen.schedule,
-            images=images,
-            clip_norm=chosen.clip_norm,
+            torch=algorithm, lr=lr, schedule=chosen.schedule, images=images, clip_norm=chosen.clip_norm
         )
     return optimizers
-
-
-def _algorithm(
-    parameters: list[nn.Parameter], options: Optimizer, *, ratio: float, fused: bool
-) -> torch.optim.Optimizer:
-    if options.name not in _ALGORITHMS:
-        raise ValueError(f"optimizer: got {options.name!r}, expected one of {', '.join(_ALGORITHMS)}")
-    if fused and options.name not in _FUSED:
-        raise ValueError(f"compile.fused_optimizer: got true, expected false with {options.name}, which has no kernel")
-    return _ALGORITHMS[options.name](
-        parameters,
-        lr=float(options.lr) * ratio,
-        betas=tuple(float(beta) ** ratio for beta in options.betas),
-        eps=float(options.eps),
-        weight_decay=options.weight_decay or 0.0,
-        **({"fused": True} if fused else {"foreach": True}),
-    )

@@ -44,7 +44,8 @@ class Resume:
         self._saved = {role: each for role, each in training.networks.items() if role not in self._frozen}
         self.log_bytes, self.window = 0, Window()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
-        self._began = time.monotonic()
+        self._began = self._saved_at = time.monotonic()
+        self._images_saved = 0
 
     def restore(self) -> int:
         """Load the newest valid state and return its images seen; without one, broadcast from rank 0 and return 0."""
@@ -59,8 +60,23 @@ class Resume:
                 average.restore({name: parameters[name].detach() for name in average.state()})
             return 0
         self._load(state)
+        self._images_saved = state.images_seen
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
         return state.images_seen
+
+    def stops(
+        self, images_seen: int, *, window: Window, log: RunLog | None, seconds: float, stop: Callable[[], bool]
+    ) -> bool:
+        """Write a state if `seconds` have passed or a rank is to stop; return whether to stop. All ranks call this."""
+        # The clock of one rank decides: writing a state is collective.
+        is_due = self._ranks.leads and time.monotonic() >= self._saved_at + seconds
+        request = distributed.highest(_STOP if stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
+        # A restored state is not written again, nor is the start.
+        if request != _CONTINUE and images_seen > self._images_saved:
+            log_bytes = 0 if log is None else log.settled_bytes()
+            self.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
+            self._images_saved, self._saved_at = images_seen, time.monotonic()
+        return request == _STOP
 
     def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
         """Write a state; every rank must call this at the same step, and returns once it is written."""
@@ -191,32 +207,3 @@ def _digest(network: nn.Module) -> str:
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-class Boundary:
-    """The decision of all ranks between two steps: to write a state, and to stop after it."""
-
-    def __init__(
-        self,
-        resume: Resume,
-        *,
-        log: RunLog | None,
-        ranks: Ranks,
-        images_seen: int,
-        seconds: float,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._resume, self._log, self._ranks, self._stop = resume, log, ranks, stop
-        self._seconds, self._due = seconds, time.monotonic() + seconds
-        self._saved_at = images_seen  # a restored state is not written again, nor is the start
-
-    def ends(self, images_seen: int, *, window: Window) -> bool:
-        """Write a state if one is due or a rank is to stop; return whether to stop. All ranks call this."""
-        # The clock of one rank decides: writing a state is collective.
-        is_due = self._ranks.leads and time.monotonic() >= self._due
-        request = distributed.highest(_STOP if self._stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
-        if request != _CONTINUE and images_seen > self._saved_at:
-            log_bytes = 0 if self._log is None else self._log.settled_bytes()
-            self._resume.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
-            self._saved_at, self._due = images_seen, time.monotonic() + self._seconds
-        return request == _STOP

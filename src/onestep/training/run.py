@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
-from onestep.config.run import ResolvedRun
+from onestep.config.run import ResolvedRun, load_run
 from onestep.data._cache import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
@@ -25,7 +25,7 @@ from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import Assignment, Inputs, publish
 from onestep.training.execution import device_name
 from onestep.training.loop import train
-from onestep.training.sources import FileSources, codec_of, encoded_shape
+from onestep.training.sources import FileSources, ImageShape, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
 
@@ -121,7 +121,7 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
     if distributed.highest((folder / "done.json").exists(), ranks=ranks):
         return True
     training = assemble(
-        assignment.resolved(),
+        load_run(assignment.inputs.run),
         files=assignment.inputs,
         ranks=ranks,
         micro_batch=assignment.micro_batch,
@@ -156,15 +156,11 @@ def assemble(
         raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
     ranks.share_of(run.batch)
     archive = ImageZip(source=files.data)
-    sources = FileSources(
-        teacher_file=files.teacher,
-        backbones=files.backbones,
-        timm=resolved.timm,
-        class_embeddings=files.class_embeddings,
-    )
     codec = codec_of(run)
-    shape = encoded_shape(codec, resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
-    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
+    example = torch.zeros(1, archive.channels, archive.resolution, archive.resolution, dtype=torch.uint8)
+    _, channels, _, resolution = codec.encode(example).shape
+    shape = ImageShape(resolution=resolution, channels=channels, classes=archive.classes)
+    built = build_networks(run, sources=FileSources(files=files, timm=resolved.timm), shape=shape, rank=ranks.rank)
     return compose(
         resolved,
         built=built,

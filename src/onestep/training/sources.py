@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from onestep import components
@@ -20,6 +18,7 @@ from onestep.config.run import Run, to_document
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.training.assignment import Inputs
 
 
 class ImageShape(NamedTuple):
@@ -61,28 +60,27 @@ class Sources(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSources:
-    """The files of `Inputs`; `timm` has the names in timm of the backbones that are not classifiers."""
+    """A run's input files; `timm` has the names in timm of the backbones that are not classifiers."""
 
-    teacher_file: Path | None
-    backbones: Mapping[str, Path] = field(default_factory=dict)
+    files: Inputs
     timm: Mapping[str, str] = field(default_factory=dict)
-    class_embeddings: Path | None = None
 
     def teacher(self) -> Snapshot:
         """Read the teacher, a snapshot or converted checkpoint; without one or from a damaged file, ValueError."""
-        if self.teacher_file is None:
+        if self.files.teacher is None:
             raise ValueError("teacher: got none, expected one for this objective. Fix: name a teacher in the run")
-        return read_snapshot(self.teacher_file)
+        return read_snapshot(self.files.teacher)
 
     def backbone(self, name: str) -> Backbone:
         """Read a backbone; without its file or from a damaged one, ValueError."""
-        if name not in self.backbones:
-            raise ValueError(f"backbones: got {sorted(self.backbones)}, expected {name!r} among them")
-        return build_backbone(self.backbones[name], timm=self.timm.get(name))
+        if name not in self.files.backbones:
+            raise ValueError(f"backbones: got {sorted(self.files.backbones)}, expected {name!r} among them")
+        return build_backbone(self.files.backbones[name], timm=self.timm.get(name))
 
     def class_embedding(self) -> Tensor | None:
         """Read the class embedding."""
-        return None if self.class_embeddings is None else read_class_embeddings(self.class_embeddings)
+        file = self.files.class_embeddings
+        return None if file is None else read_class_embeddings(file)
 
 
 def codec_of(run: Run) -> Codec:
@@ -98,12 +96,6 @@ def codec_of(run: Run) -> Codec:
     return components.build("autoencoders", run.codec)
 
 
-def encoded_shape(codec: Codec, *, resolution: int, channels: int, classes: int) -> ImageShape:
-    """Return the shape of a dataset's images after encoding."""
-    images = codec.encode(torch.zeros(1, channels, resolution, resolution, dtype=torch.uint8))
-    return ImageShape(resolution=images.shape[-1], channels=images.shape[1], classes=classes)
-
-
 def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
     """Build the denoiser that a run trains, with its freeze levels applied.
 
@@ -114,7 +106,13 @@ def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
         assert run.preconditioning is not None and run.dropout is not None
         teacher = sources.teacher()
         config = one_step_config(teacher.config, preconditioning=run.preconditioning, dropout=run.dropout)
-        _check_teacher(config, run=run, shape=shape)
+        classes = config.get("label_dim", 0)
+        for key, value in (("img_resolution", shape.resolution), ("img_channels", shape.channels)):
+            if config[key] != value:
+                raise ValueError(f"teacher {run.teacher}: got {key} {config[key]}, expected the dataset's {value}")
+        if bool(classes) != run.conditional:
+            expected = f"a teacher for conditional: {str(run.conditional).lower()}"
+            raise ValueError(f"teacher {run.teacher}: got {classes} classes, expected {expected}")
         network = build_denoiser(config)
         network.load_state_dict(teacher_weights_for(network, teacher.state_dict), strict=True)
     elif run.network is not None:
@@ -124,16 +122,6 @@ def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
         raise ValueError("network: got none, expected a `network` or a `teacher` for this objective")
     freeze(network, run.freeze)
     return Built(network, config)
-
-
-def _check_teacher(config: Mapping[str, Any], *, run: Run, shape: ImageShape) -> None:
-    classes = config.get("label_dim", 0)
-    for key, value in shape.of_network(conditional=run.conditional).items():
-        if key != "label_dim" and config[key] != value:
-            raise ValueError(f"teacher {run.teacher}: got {key} {config[key]}, expected the dataset's {value}")
-    if bool(classes) != run.conditional:
-        given = str(run.conditional).lower()
-        raise ValueError(f"teacher {run.teacher}: got {classes} classes, expected a teacher for conditional: {given}")
 
 
 def teacher_copy(*, sources: Sources) -> Built:
