@@ -41,11 +41,11 @@ class Resume:
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
         self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
-        self._saved = {role: each for role, each in training.networks.items() if role not in self._frozen}
+        self._networks = {role: each for role, each in training.networks.items() if role not in self._frozen}
         self.log_bytes, self.window = 0, Window()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
-        self._began = self._saved_at = time.monotonic()
-        self._images_saved = 0
+        self._began = self._written_at = time.monotonic()
+        self._images_written = 0
 
     def restore(self) -> int:
         """Load the newest valid state and return its images seen; without one, broadcast from rank 0 and return 0."""
@@ -60,7 +60,7 @@ class Resume:
                 average.restore({name: parameters[name].detach() for name in average.state()})
             return 0
         self._load(state)
-        self._images_saved = state.images_seen
+        self._images_written = state.images_seen
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
         return state.images_seen
 
@@ -69,13 +69,13 @@ class Resume:
     ) -> bool:
         """Write a state if `seconds` have passed or a rank is to stop; return whether to stop. All ranks call this."""
         # The clock of one rank decides: writing a state is collective.
-        is_due = self._ranks.leads and time.monotonic() >= self._saved_at + seconds
+        is_due = self._ranks.leads and time.monotonic() >= self._written_at + seconds
         request = distributed.highest(_STOP if stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
         # A restored state is not written again, nor is the start.
-        if request != _CONTINUE and images_seen > self._images_saved:
+        if request != _CONTINUE and images_seen > self._images_written:
             log_bytes = 0 if log is None else log.settled_bytes()
             self.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
-            self._images_saved, self._saved_at = images_seen, time.monotonic()
+            self._images_written, self._written_at = images_seen, time.monotonic()
         return request == _STOP
 
     def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
@@ -122,7 +122,7 @@ class Resume:
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {
             f"player.{role}.{name}": value
-            for role, network in self._saved.items()
+            for role, network in self._networks.items()
             for name, value in network.state_dict().items()
         }
         for suffix, average in self._training.averages.items():
@@ -142,7 +142,7 @@ class Resume:
 
     def _load(self, state: TrainingState) -> None:
         self._check_frozen(state)
-        for role, network in self._saved.items():
+        for role, network in self._networks.items():
             network.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
         for suffix, average in self._training.averages.items():
             average.restore(_under(f"average{suffix}.", state.tensors))
