@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onestep.checkpoints.class_embeddings import write_class_embeddings
+from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
 from onestep.data.image_zip import ImageZip
 from onestep.files import sha256_of_file

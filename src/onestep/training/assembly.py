@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from onestep import components
 from onestep.autoencoders import Codec
 from onestep.config.run import ResolvedRun, Run, to_document
-from onestep.data._cache import OneHot
-from onestep.data._order import InfiniteOrder
+from onestep.data._batches import InfiniteOrder, OneHot
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
 from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, TeacherCopy

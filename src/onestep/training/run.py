@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
-from onestep.data._cache import OneHot, decoded
+from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text

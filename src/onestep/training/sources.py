@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onestep import components
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
-from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.run import Run, to_document
