@@ -43,10 +43,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """Read the arrays in `names` from an .npz of another program.
-
-    Returns:
-        The arrays that the file contains; None if this pipeline wrote the file.
+    """Return those arrays of `names` that an .npz of another program contains; None if this pipeline wrote the file.
 
     Raises:
         ValueError: The file is no .npz, is damaged, or an entry of `names` is not a plain array.

@@ -47,15 +47,10 @@ class Block(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """An option of a component.
+    """An option of a component."""
 
-    Attributes:
-        hint: Its type; `Any` where the annotation cannot be evaluated without a missing package.
-        default: Its default; `inspect.Parameter.empty` where it is required.
-    """
-
-    hint: Any
-    default: Any = inspect.Parameter.empty
+    hint: Any  # `Any` where the annotation cannot be evaluated without a missing package
+    default: Any = inspect.Parameter.empty  # which stands for a required option
 
     @property
     def is_required(self) -> bool:
@@ -65,27 +60,16 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is known of a component without building it.
+    """What is known of a component without building it."""
 
-    Attributes:
-        parameters: The keyword-only arguments of its constructor.
-        constants: Its public class attributes (`ClassVar`), without functions, properties and defaults.
-        doc: Its docstring.
-    """
-
-    parameters: Mapping[str, Parameter]
-    constants: Mapping[str, Any]
+    parameters: Mapping[str, Parameter]  # keyword-only arguments of its constructor
+    constants: Mapping[str, Any]  # public class attributes (`ClassVar`), without functions, properties and defaults
     doc: str
 
 
 def choices(family: str) -> tuple[str, ...]:
     """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
     return tuple(sorted(_files(family) | _entry_points(family).keys()))
-
-
-def is_choice(family: str, name: str) -> bool:
-    """Return whether a name is a file of a family, or an entry point."""
-    return name in _files(family) or name in _entry_points(family)
 
 
 def load(family: str, name: str) -> Any:
@@ -127,10 +111,7 @@ def outline(family: str, name: str) -> Any:
 def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any:
     """Build a component from `{"name": "d2o", "sigma": 80.0, ...}`, or from a block of the typed config.
 
-    Args:
-        family: Its family.
-        block: Its name and options.
-        supplied: Arguments that the pipeline supplies.
+    The pipeline gives the arguments in `supplied`.
 
     Raises:
         ValueError: There is no such component, it has no such option, or it refuses a value.
@@ -164,11 +145,7 @@ def is_outline(component: Any) -> bool:
 
 
 def describe(family: str, name: str) -> Description:
-    """Return the signature, the constants and the docstring of a component or its outline.
-
-    Raises:
-        ValueError: There is no such component.
-    """
+    """Return what is known of a component or its outline; ValueError where there is none."""
     component = outline(family, name)
     names = getattr(component.__init__, "__globals__", {})
     parameters = {
@@ -188,11 +165,7 @@ def describe(family: str, name: str) -> Description:
 
 
 def module_of(family: str, name: str) -> str:
-    """Return the dotted name of a component's module.
-
-    Raises:
-        ValueError: The family has no such choice.
-    """
+    """Return the dotted name of a component's module; ValueError where the family has no such choice."""
     return _address(family, name)[0]
 
 
@@ -321,10 +294,9 @@ class _Trimmed(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.bases = list(filter(self._is_defined, node.bases))
-        node.decorator_list = list(filter(self._is_defined, node.decorator_list))
-        return self.generic_visit(node)
+        return self.generic_visit(self.visit_FunctionDef(node))
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
         node.decorator_list = list(filter(self._is_defined, node.decorator_list))
         return node
 

@@ -7,37 +7,17 @@ imports what reads and checks config.yaml (pydantic) at the first use of a name.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from onestep.config.launch import Launch
-    from onestep.config.messages import ConfigError
-    from onestep.config.reading import (
-        experiment_document,
-        parse_experiment,
-        read_experiment,
-        read_launch,
-        resolved_run,
-        run_backbones,
-        run_document,
-    )
-    from onestep.config.sections import Experiment
-
-__all__ = [
-    "ConfigError",
-    "Experiment",
-    "Launch",
-    "experiment_document",
-    "parse_experiment",
-    "read_experiment",
+_NAMES = {"ConfigError", "Experiment", "Launch", "experiment_document", "parse_experiment", "read_experiment"} | {
     "read_launch",
     "resolved_run",
     "run_backbones",
     "run_document",
-]
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("onestep.config.reading"), name)

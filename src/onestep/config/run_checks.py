@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onestep.config.blocks import Origin, networks_of
-from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
+from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
 from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment
 from onestep.inputs import address_filename, read_registry
@@ -20,10 +19,7 @@ _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of inputs, datasets, runs, and what uses runs.
 
-    Args:
-        experiment: The config.
-        objectives: The objective of each run; None where torch is missing to build it. Its needs are then checked
-            where the run trains.
+    An objective is None where torch is missing to build it; its needs are then checked where the run trains.
     """
     declared = {name: networks_of(objectives.get(name)) for name in experiment.runs}
     yield from _input_problems(experiment)
@@ -157,8 +153,7 @@ def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f". Did you mean {close[0]}?" if close else ""
+        hint = closest(architecture, timm.list_models())
         yield Problem(place, f"{got(name)}, expected the name of a network of timm {timm.__version__}{hint}")
         return
     yield from unknown(place, name, timm.list_pretrained(f"{architecture}.*"), of=f"weights of {architecture}")
@@ -285,8 +280,6 @@ def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, run in experiment.runs.items():
         processes = launch.of(name).processes
         if run.batch % processes:
-            yield Problem(
-                ("launch", "processes_per_node"),
-                f"{processes} processes train {name}, whose batch size of {run.batch} is no multiple of that. "
-                "Fix: change it here, in launch.runs, or in the run",
-            )
+            uneven = f"{processes} processes train {name}, whose batch size of {run.batch} is no multiple of that"
+            fix = "Fix: change it here, in launch.runs, or in the run"
+            yield Problem(("launch", "processes_per_node"), f"{uneven}. {fix}")

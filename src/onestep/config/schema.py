@@ -7,7 +7,6 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,29 +16,27 @@ from onestep.config.messages import MISSING, Place, Problem, got, unknown_key
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
-_EXPECTED = MappingProxyType(
-    {
-        "string_type": "text",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "bool_type": "true or false",
-        "tuple_type": "a list",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-        "mapping_type": "a mapping",
-        "dataclass_type": "a mapping",
-        "greater_than": "a number above {gt:g}",
-        "greater_than_equal": "a number from {ge:g} on",
-        "less_than": "a number below {lt:g}",
-        "less_than_equal": "a number up to {le:g}",
-        "literal_error": "{expected}",
-        "string_too_short": "text that is not empty",
-        "too_short": "at least {min_length}",
-        "too_long": "at most {max_length}",
-    }
-)
+_EXPECTED: Mapping[str, str] = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g} on",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
+    "literal_error": "{expected}",
+    "string_too_short": "text that is not empty",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}
 _LENGTHS = ("too_short", "too_long")
 _NUMBERS = ("int_type", "int_from_float", "float_type")
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
