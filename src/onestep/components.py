@@ -90,12 +90,7 @@ def load(family: str, name: str) -> Any:
 
 
 def outline(family: str, name: str) -> Any:
-    """Return the class of a component; without the packages that its file needs, its outline.
-
-    Raises:
-        ValueError: There is no such component, or its constructor has other arguments than keyword-only ones.
-        ModuleNotFoundError: Even the outline needs a package that is not installed.
-    """
+    """Return the class of a component; without the packages that its file needs, its outline. Raises as `load`."""
     try:
         return load(family, name)
     except ModuleNotFoundError as error:
@@ -121,11 +116,7 @@ def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any
 
 
 def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
-    """Build a component, or its outline, for reading its attributes; None if a package that it needs is missing.
-
-    Raises:
-        ValueError: There is no such component, it has no such option, or it refuses a value.
-    """
+    """Build a component or its outline, for its attributes; None if it needs a missing package. Raises as `build`."""
     name, options = _name_and_options(block)
     component = outline(family, name)
     try:
@@ -237,13 +228,11 @@ def _name_and_options(block: Mapping[str, Any] | Block) -> tuple[str, dict[str, 
 
 
 def _built(component: Any, name: str, options: Mapping[str, Any]) -> Any:
-    parameters = inspect.signature(component).parameters
-    unknown = [key for key in options if key not in parameters]
-    missing = [key for key, each in parameters.items() if each.default is each.empty and key not in options]
-    if unknown:
-        raise ValueError(f"{name}: unknown option {unknown[0]!r}; allowed: {', '.join(parameters)}")
-    if missing:
-        raise ValueError(f"{name}: option {missing[0]!r} is missing and has no default")
+    signature = inspect.signature(component)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; options: {', '.join(signature.parameters)}") from error
     return component(**options)
 
 

@@ -59,10 +59,9 @@ class Fingerprints:
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
 
     def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
-        """Return the fingerprint of a stage, 16 hexadecimal digits; an earlier one that gives the same output counts.
+        """Return the fingerprint of a stage, 16 hexadecimal digits; ValueError where a component has no file.
 
-        Raises:
-            ValueError: A component has no file.
+        Where an earlier fingerprint is listed whose code gives the same output, return that one.
         """
         now = self.of_modules([*STAGES[stage], *(module_of(family, name) for family, name in components)])
         return self._same_output.get(stage, {}).get(now, now)

@@ -39,11 +39,7 @@ def read_experiment(path: Path | str) -> Experiment:
 
 
 def read_launch(path: Path | str) -> Launch:
-    """Read and check the section `launch` of a config file, whether or not the rest is valid.
-
-    Raises:
-        ConfigError: The file is not readable, or something in that section is wrong.
-    """
+    """Read and check the section `launch` of a config file, whether or not the rest is valid; ConfigError if wrong."""
     document = plain(read_yaml(Path(path)))
     given = document.get("launch") if isinstance(document, dict) else None
     experiment, problems = to_values({} if given is None else {"launch": given})
@@ -53,11 +49,7 @@ def read_launch(path: Path | str) -> Launch:
 
 
 def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
-    """Check a config as YAML reads it; `source` is its name in messages.
-
-    Raises:
-        ConfigError: Something in it is wrong.
-    """
+    """Check a config as YAML reads it; ConfigError where something is wrong, with `source` as its name."""
     document, problems = expand(plain(document))
     resolved = plain(document)
     wrong_blocks, broken, built = resolve_components(resolved)
@@ -84,11 +76,7 @@ def experiment_document(experiment: Experiment) -> dict[str, Any]:
 
 
 def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
-    """Return a run as run.yaml holds it.
-
-    Raises:
-        ValueError: There is no such run.
-    """
+    """Return a run as run.yaml holds it; ValueError where there is none of this name."""
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
     chosen = experiment.runs[run]
@@ -105,20 +93,14 @@ def run_backbones(run: Run) -> tuple[str, ...]:
 
 
 def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
-    """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml.
-
-    Raises:
-        ValueError: There is no such run.
-    """
+    """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml."""
     return document_of(resolved_run(experiment, run))
 
 
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file as plain values.
 
-    Raises:
-        ConfigError: The file is absent or not readable, is no YAML, or has a key twice or one that is no text, which
-            PyYAML accepts.
+    ConfigError if it cannot be read, is no YAML, or has a key twice or one that is no text, which PyYAML accepts.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -100,11 +100,11 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Ema:
-    """EMA of the weights, which snapshots publish; half-lives in images."""
+    """EMA of the weights, which snapshots publish; each half-life is in images."""
 
     half_life: Positive
     ramp_up: NotNegative  # largest half-life as a share of the images seen; 0 is no limit
-    others: tuple[Count, ...] = ()  # half-lives of further EMAs, each with its own file beside every snapshot
+    others: tuple[Count, ...] = ()  # half-life of each further EMA, which has its own file beside every snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +169,7 @@ class ResolvedRun:
 
 
 def load_run(path: Path | str) -> ResolvedRun:
-    """Read run.yaml.
-
-    Raises:
-        ValueError: The file is not the resolved configuration of a run.
-    """
+    """Read run.yaml; ValueError where it is not the resolved configuration of a run."""
     document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     try:
         if not isinstance(document, dict):
@@ -184,11 +180,7 @@ def load_run(path: Path | str) -> ResolvedRun:
 
 
 def run_of(document: Mapping[str, Any]) -> ResolvedRun:
-    """Return the values of a resolved run, the inverse of `document_of`.
-
-    Raises:
-        ValueError: A key is missing or unknown.
-    """
+    """Return the values of a resolved run, the inverse of `document_of`; ValueError for a missing or unknown key."""
     block = dict(document)
     name = block.pop("run", None)
     if not isinstance(name, str):
@@ -231,10 +223,8 @@ def to_document(value: Any) -> Any:
 def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
     """Return the frozen value of type `kind` that `to_document` turns into `value`; values are not checked.
 
-    `kind` is one of the config's dataclasses, or the type of one of their fields; messages name the dotted `place`.
-
-    Raises:
-        ValueError: A key of a dataclass is missing or unknown.
+    `kind` is one of the config's dataclasses, or the type of one of their fields. ValueError with the dotted `place`
+    where a key of a dataclass is missing or unknown.
     """
     if dataclasses.is_dataclass(kind):
         return _dataclass_of(kind, value, place=place)
@@ -253,8 +243,7 @@ def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
 def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{place or kind.__name__}: got {value!r}, expected a mapping")
-    hints = get_type_hints(kind)
-    types_by_field = {each.name: hints[each.name] for each in dataclasses.fields(kind)}
+    types_by_field = get_type_hints(kind)
     known = {key: each for key, each in value.items() if key in types_by_field and key != "options"}
     others = {key: each for key, each in value.items() if key not in known}
     if others and "options" not in types_by_field:

@@ -49,10 +49,6 @@ def denoisers(experiment: Experiment) -> list[str]:
     return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
 
 
-def _classifiers(experiment: Experiment) -> list[str]:
-    return [name for name, run in experiment.runs.items() if run.classifier is not None]
-
-
 def backbones_of(run: Run, declared: Mapping[str, Origin]) -> tuple[str, ...]:
     """Return the entries of `backbones` that a run loads, for discriminators and for `declared` feature networks."""
     names = list(run.discriminator.backbones) if run.discriminator else []
@@ -107,16 +103,17 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
         yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
     for name, backbone in experiment.backbones.items():
-        yield from _backbone_problems(backbone, experiment, place=("backbones", name))
+        yield from _backbone_problems(backbone, place=("backbones", name))
     for name, table in experiment.class_embeddings.items():
         yield from _embedding_problems(table, experiment, place=("class_embeddings", name))
-    for name, extractor in experiment.features.items():
-        place = ("features", name)
-        yield from unknown((*place, "run"), extractor.run, _classifiers(experiment), of="runs of a classifier")
-        yield from unknown((*place, "input"), extractor.input, experiment.inputs, of="inputs")
+    classifiers = [name for name, run in experiment.runs.items() if run.classifier is not None]
+    for section in ("backbones", "features"):
+        for name, block in getattr(experiment, section).items():
+            yield from unknown((section, name, "run"), block.run, classifiers, of="runs of a classifier")
+            yield from unknown((section, name, "input"), block.input, experiment.inputs, of="inputs")
 
 
-def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _backbone_problems(backbone: BackboneBlock, *, place: Place) -> Iterator[Problem]:
     if wrong := exactly_one(vars(backbone), "run", "timm"):
         yield Problem(place, wrong)
     elif backbone.run is not None and backbone.input is not None:
@@ -125,8 +122,6 @@ def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place
         yield Problem((*place, "input"), f"{MISSING}. Fix: name the input that holds the weights of {backbone.timm}")
     elif backbone.timm is not None:
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
-    yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
-    yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
 
 
 def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
@@ -145,12 +140,10 @@ def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
     """Yield a problem where timm has no such network; without timm the training job finds it."""
-    # Imported here, because importing timm takes a second that most configs need not wait for.
-    try:
+    try:  # here, because importing timm takes a second that most configs need not wait for
         import timm
     except ModuleNotFoundError:
         return
-
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         hint = closest(architecture, timm.list_models())
