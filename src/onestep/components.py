@@ -50,7 +50,7 @@ class Parameter:
     """An option of a component."""
 
     hint: Any  # `Any` where the annotation cannot be evaluated without a missing package
-    default: Any = inspect.Parameter.empty  # which stands for a required option
+    default: Any = inspect.Parameter.empty  # for a required option
 
     @property
     def is_required(self) -> bool:

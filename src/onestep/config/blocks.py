@@ -81,7 +81,7 @@ class _Refused(Exception):
 
 
 def resolve_components(document: Any) -> tuple[list[Problem], list[Place], dict[Place, Any]]:
-    """Check each component block of a plain document and bring it to `{name, options: {every option}, ...}`, in place.
+    """Check each component block of a plain document and convert it in place to `{name, options: {every option}, ...}`.
 
     Returns:
         What is wrong; the places of the blocks that have problems, which stay as they were; and the components by

@@ -77,11 +77,6 @@ def unknown(place: Place, name: str | None, choices: Iterable[str], *, of: str) 
         yield Problem(place, not_among(name, choices, of=of))
 
 
-def unknown_key(key: str, allowed: Sequence[str]) -> str:
-    """Return the text for a key that is not among `allowed`."""
-    return f"unknown key; allowed: {', '.join(allowed)}{closest(key, allowed)}"
-
-
 def exactly_one(block: Mapping[str, Any], *keys: str) -> str | None:
     """Return the text where a block does not have exactly one of `keys`; None otherwise."""
     given = [key for key in keys if block.get(key) is not None]

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
-from onestep.config.messages import MISSING, Place, Problem, got, unknown_key
+from onestep.config.messages import MISSING, Place, Problem, closest, got
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
@@ -86,17 +86,14 @@ def worded(
     # pydantic counts the valid entries of a list, so a list with a wrong entry is also too short; its error suffices.
     lists = {place[:-1] for place, _ in placed if place}
     kept = [(place, error) for place, error in placed if error["type"] not in _LENGTHS or place not in lists]
-    return [
-        Problem(
-            (*within, *place),
-            unknown_key(str(place[-1]), keys(place[:-1])) if error["type"] in _UNKNOWN else _text(error),
-        )
-        for place, error in kept
-    ]
+    return [Problem((*within, *place), _text(error, place, keys=keys)) for place, error in kept]
 
 
-def _text(error: Mapping[str, Any]) -> str:
+def _text(error: Mapping[str, Any], place: Place, *, keys: Callable[[Place], Sequence[str]]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in _UNKNOWN:
+        allowed = keys(place[:-1])
+        return f"unknown key; allowed: {', '.join(allowed)}{closest(place[-1], allowed)}"
     if kind in _LENGTHS:
         return f"got {context['actual_length']} entries, expected {_EXPECTED[kind].format(**context)}"
     if kind == "missing":

@@ -93,7 +93,6 @@ def _column_problems(
     numbers = [f"{name}.{value}" for name, outline in outlines.items() for value in outline.values]
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
-    for source in table.columns.values():
         yield from _few_seeds(table.seeds[0], source, metrics, place=(*place, "seeds", 0))
 
 
