@@ -40,7 +40,7 @@ class Component:
     """A choice of a family with its options: `{name: d2o, sigma: 80.0, ...}`."""
 
     name: str  # a file of the family's folder, `my_module:MyClass`, or an entry point of the group `onestep.FAMILY`
-    options: Options = field(default_factory=empty)  # keyword arguments of the class; in YAML they are beside `name`
+    options: Options = field(default_factory=empty)  # keyword arguments of the class; in YAML beside `name`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Optimizer:
     lr: Positive
     betas: Annotated[tuple[ShareBelowOne, ...], Constraint(min_length=2, max_length=2)]
     eps: Positive
-    weight_decay: NotNegative | None = None  # decoupled of `adamw`, an L2 penalty of the others; by default none
+    weight_decay: NotNegative | None = None  # decoupled for `adamw`, an L2 penalty for the others
     clip_norm: Positive | None = None  # largest norm of the role's gradient; larger ones are scaled down
     schedule: Schedule | None = None  # factor on `lr`; by default 1
 
@@ -120,7 +120,7 @@ class Precision:
 class Compile:
     """Execution of a training; numbers differ by rounding alone."""
 
-    networks: bool = False  # torch.compile of generator and frozen features, not in R1 penalties; minutes at the start
+    networks: bool = False  # compile generator and frozen features, but not R1 penalties; costs minutes
     cuda_graphs: bool = False  # record the compiled kernels as CUDA graphs; needs `networks` and a CUDA device
     fused_optimizer: bool = False  # torch's fused optimizer, which `radam` does not have
     channels_last: bool = False  # store the generator's images with channels innermost
@@ -141,7 +141,7 @@ class Run:
     freeze: tuple[Text, ...] = ()  # freeze levels of the network's file, or patterns of parameter names
     objective: Component
     discriminator: DiscriminatorBlock | None = None
-    networks: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)  # further roles, from scratch
+    networks: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)  # by role, from scratch
     optimizers: Named[Optimizer]  # of each role that the objective trains
     ema: Ema
     precision: Precision = Precision()
@@ -149,7 +149,7 @@ class Run:
     batch: Count  # images per step, over all ranks
     images: Count
     snapshot_every: Count  # images
-    non_finite_limit: Share  # of a gradient's entries, that may be NaN or infinite; beyond it the run stops
+    non_finite_limit: Share  # of a gradient's entries that may be NaN or infinite; above it the run stops
     seed: Natural  # of weights, data order and noise
 
     @property

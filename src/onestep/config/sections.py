@@ -217,12 +217,12 @@ class LaunchException:
 class Launch:
     """Execution settings for training jobs."""
 
-    backend: Literal["auto", "slurm", "local"] = "auto"  # `local`: this machine; `auto`: SLURM if there is an `sbatch`
+    backend: Literal["auto", "slurm", "local"] = "auto"  # `local`: this machine; `auto`: SLURM if `sbatch` exists
     nodes: Count = 1
     processes_per_node: Count = 1  # one for each GPU
     cpus_per_process: Count = 1  # cores, also of every job that samples, extracts or measures
     memory_gib: Count | None = None  # of a node; by default the site's default
-    device: Literal["cuda", "cpu"] = "cuda"  # `cuda`: each process of a job needs a GPU of its own; `cpu`: none is used
+    device: Literal["cuda", "cpu"] = "cuda"  # `cuda`: each process of a job needs a GPU of its own
     gpus: Literal["gres", "gpus", "none"] = "gres"  # request as `--gres=gpu:8`, `--gpus-per-node=8`, or not at all
     gpu_type: Text | None = None  # such as a100
     partition: Text | None = None
@@ -230,7 +230,7 @@ class Launch:
     qos: Text | None = None
     constraint: Text | None = None  # node features that SLURM has to select
     hours: Positive = 24.0  # time limit; a job that reaches it is requeued and resumes
-    signal_seconds: Count = 300  # before the time limit, when the job is signalled to finish a step and write a state
+    signal_seconds: Count = 300  # from the signal to finish a step and write a state to the time limit
     state_seconds: Positive = 300.0  # between two states: the most that a failing node costs
     requeues: Natural = 100  # of a job by itself; 0 where a site forbids them: a new job is submitted instead
     resubmissions: Natural = 3  # new jobs after a requeue limit or a lost job, without progress in between
@@ -260,15 +260,15 @@ class Launch:
 class Storage:
     """Which intermediate files of the evaluation stay on disk; grids of a few images always do."""
 
-    images: Literal["keep", "none"] = "keep"  # `none`: features are extracted while images are generated, in one job
-    features: Literal["keep", "none"] = "keep"  # `none`: those of generated images go when all numbers are measured
+    images: Literal["keep", "none"] = "keep"  # `none`: one job generates and extracts features
+    features: Literal["keep", "none"] = "keep"  # `none`: deleted after all numbers of generated images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rerun:
-    """What a change of the code reruns."""
+    """What a change of the training code reruns."""
 
-    training_on_code_change: bool = False  # train again when the training code changes; by default the table marks it
+    training_on_code_change: bool = False  # train again; by default the table marks the run
 
 
 @dataclass(frozen=True, kw_only=True)
