@@ -140,14 +140,13 @@ def _seeds(_: Any, tokens: Sequence[Token]) -> range:
 
 # How the text of an option is read, by the type of its parameter; cyclopts reads all other types.
 _BLOCK = Annotated[Any, Parameter(converter=_json, n_tokens=1, accepts_keys=False, metavar="JSON")]
+_BLOCKS = Annotated[Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")]
 _PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=False, metavar="NAME=PATH...")]
 _READ: Mapping[Any, Any] = {
     Mapping[str, Any]: _BLOCK,
     Mapping[str, Any] | None: _BLOCK,
     Mapping[str, Sequence[Path]]: _BLOCK,
-    Sequence[Mapping[str, Any]]: Annotated[
-        Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")
-    ],
+    Sequence[Mapping[str, Any]]: _BLOCKS,
     Mapping[str, Path]: _PATHS,
     Mapping[str, Path] | None: _PATHS,
     Sequence[str]: list[str],

@@ -55,11 +55,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: The file is not JSON; the message names the file and the place.
-    """
+    """Read a JSON file; ValueError with the file and the place where it is none."""
     try:
         return json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:

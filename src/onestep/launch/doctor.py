@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from onestep.config.launch import Launch
 from onestep.config.messages import ConfigError
 from onestep.config.reading import read_launch
+from onestep.config.sections import Launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster
 from onestep.launch.submission import resources

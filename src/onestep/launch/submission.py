@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.config.launch import Launch
+from onestep.config.sections import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
