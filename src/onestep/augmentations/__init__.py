@@ -48,14 +48,9 @@ class Augmentation(Protocol):
     """The class of each file in this folder: a frozen dataclass of options."""
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Augment images [B, C, H, W].
+        """Augment images [B, C, H, W]; ValueError: the pipe does not support this number of channels.
 
-        Args:
-            images: The batch.
-            generator: Source of random numbers. With one stream per image, the result for an image does not depend on
-                the others (up to rounding, as the computed border depends on the whole batch).
-
-        Raises:
-            ValueError: The pipe does not support this number of channels.
+        With one stream per image, the result for an image does not depend on the others (up to rounding, as the
+        computed border depends on the whole batch).
         """
         ...

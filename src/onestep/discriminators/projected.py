@@ -26,20 +26,12 @@ class Projected(nn.Module):
     forward changes the heads' buffers (batch statistics, vectors of the spectral norm), also in the generator's phase;
     the frozen parts are always in evaluation mode.
 
-    State dict, for each backbone `b` (i: map 0..3, from fine to coarse; j: downsampling 0.. of a head):
-
-    - `pretrained.{b}.network.*`: the frozen network, under its own names; a batch norm that was folded into the
-      convolution before it is missing, and that convolution has a `bias`.
-    - `readouts.{b}.layer{i}.{project,resize}.{weight,bias}`: for a vision transformer, the fixed readout of its tokens
-      (no `resize` at i = 2).
-    - `scratch.{b}.layer{i}_ccm.{weight,bias}`, `scratch.{b}.layer{i}_csm.out_conv.{weight,bias}`: the fixed mixing.
-    - `discriminators.{b}.mini_discs.{i}.main.{j}.main.0.{weight_orig,weight_u,weight_v,bias}`: convolutions, and
-      `...main.{j}.main.1.{weight,bias,running_mean,running_var,num_batches_tracked}`: batch norms.
-    - Without classes `discriminators.{b}.mini_discs.{i}.main.{last}.{weight_orig,weight_u,weight_v}`; with classes
-      `discriminators.{b}.mini_discs.{i}.{cls.{weight_orig,weight_u,weight_v},embed.weight,embed_proj.{weight,bias}}`.
-
-    The names under `discriminators` and below `scratch.{b}` are the reference's. With a projection per rank, `readouts`
-    and `scratch` are not in the state dict: they follow from seed and rank, and ranks must not exchange them.
+    State dict, for each backbone `b`: `pretrained.{b}.network.*`, the frozen network under its own names (a batch
+    norm that was folded into the convolution before it is missing, and that convolution has a `bias`);
+    `readouts.{b}.*`, for a vision transformer, see `TokenReadout`; `scratch.{b}.*`, see `CrossScaleMixing`;
+    `discriminators.{b}.mini_discs.{i}.*`, the heads of maps 0..3. The names under `discriminators` and below
+    `scratch.{b}` are the reference's. With a projection per rank, `readouts` and `scratch` are not in the state dict:
+    they follow from seed and rank, and ranks must not exchange them.
 
     Attributes:
         splits: Number of logits for each backbone, in the order of the logits.
@@ -75,12 +67,11 @@ class Projected(nn.Module):
             classes: Number of classes; 0 for unconditional heads.
             embedding: Initial class tables [at least `classes`, E], in the order of the classes; the reference takes
                 ImageNet's for every dataset. Default: random, of width 64.
-            seed: Seed of mixing and heads.
-            rank: Rank of this process, for a projection per rank.
+            seed: Seed of mixing and heads; with `rank` for a projection per rank.
+            rank: Rank of this process.
 
         Raises:
-            ValueError: There is no backbone; the resolution is too low, or not that of a transformer; or the embedding
-                has too few rows.
+            ValueError: The parts do not fit each other.
         """
         super().__init__()
         if not backbones:
@@ -114,12 +105,12 @@ class Projected(nn.Module):
             self.discriminators = nn.ModuleDict(
                 {
                     name: MultiScaleHeads(
-                        in_channels=mixing_channels(channels, levels=len(backbone.tap_channels))[1],
+                        in_channels=mixing_channels(channels, levels=len(each.tap_channels))[1],
                         resolutions=resolutions[name],
                         channels=channels,
                         embedding=embedding if classes else None,
                     )
-                    for name, backbone in backbones.items()
+                    for name, each in backbones.items()
                 }
             )
         # After the heads, which must be equal on all ranks. Rank 0 has the same weights with either projection.
