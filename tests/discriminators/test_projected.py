@@ -12,8 +12,7 @@ from onestep.classifiers import build_classifier
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone, ClassifierTaps
 from onestep.discriminators._heads import MultiScaleHeads
-from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
-from onestep.discriminators.projected import Projected
+from onestep.discriminators.projected import CrossScaleMixing, Projected, mixing_channels
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 from onestep.training.sources import FileSources

@@ -15,15 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """An augmented batch.
+    """An augmented batch."""
 
-    Attributes:
-        images: [B, C, H, W], differentiable with respect to the given ones.
-        labels: Descriptions of the changes, float32 [B, L], an input of networks. L depends on the options only; it is
-            0 for a pipe without labels.
-    """
-
-    images: Tensor
+    images: Tensor  # [B, C, H, W], differentiable with respect to the given ones
+    # Descriptions of the changes, float32 [B, L], an input of networks; L depends on the options only, 0 for none.
     labels: Tensor
 
 

@@ -20,61 +20,49 @@ CONTRAST = 0.5  # deviation of log2 of the factor on all colours
 SATURATION = 1.0  # deviation of log2 of the factor on the component orthogonal to grey
 
 
-@dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Random numbers for B images of one size [height, width]; their order in a stream is the reference's."""
+    """Random numbers for B images [B, C, height, width]; their order in a stream is the reference's."""
 
-    rows: int
-    height: int
-    width: int
-    device: torch.device
-    source: Source
-
-    @classmethod
-    def of(cls, images: Tensor, *, source: Source) -> Draws:
-        """Return the random numbers for images [B, C, H, W]."""
-        rows, _, height, width = images.shape
-        return cls(rows=rows, height=height, width=width, device=images.device, source=source)
+    def __init__(self, images: Tensor, *, source: Source) -> None:
+        self.rows, _, self.height, self.width = images.shape
+        self.device = images.device
+        self._stream = source if isinstance(source, torch.Generator) else None
+        self._by_row: RowNumbers | None = None if isinstance(source, torch.Generator) else source
 
     def uniform(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1), float32 [B, *shape]."""
-        streams = self._streams
-        return self._drawn(torch.rand, self.rows, *shape) if streams is None else streams.uniform(*shape)
+        if self._by_row is not None:
+            return self._by_row.uniform(*shape)
+        return self._drawn(torch.rand, self.rows, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers, float32 [B, *shape]."""
-        streams = self._streams
-        return self._drawn(torch.randn, self.rows, *shape) if streams is None else streams.normal(*shape)
+        if self._by_row is not None:
+            return self._by_row.normal(*shape)
+        return self._drawn(torch.randn, self.rows, *shape)
 
     def uniform_pair(self) -> Tensor:
         """Return uniform numbers, float32 [2, B]; one stream gives first all of row 0, then all of row 1."""
-        streams = self._streams
-        return self._drawn(torch.rand, 2, self.rows) if streams is None else streams.uniform(2).T
+        return self._drawn(torch.rand, 2, self.rows) if self._by_row is None else self._by_row.uniform(2).T
 
     def normal_pair(self) -> Tensor:
         """Return standard normal numbers, float32 [2, B], likewise."""
-        streams = self._streams
-        return self._drawn(torch.randn, 2, self.rows) if streams is None else streams.normal(2).T
+        return self._drawn(torch.randn, 2, self.rows) if self._by_row is None else self._by_row.normal(2).T
 
     def integers(self, *, low: int, high: int) -> Tensor:
         """Return integers in [low, high), int64 [B]."""
-        if (streams := self._streams) is not None:
-            return (streams.uniform() * (high - low)).long() + low
+        if self._by_row is not None:
+            return (self._by_row.uniform() * (high - low)).long() + low
         return self._drawn(lambda *shape, **where: torch.randint(low, high, shape, **where), self.rows)
 
     def sometimes(self, chance: float, drawn: Tensor, *, still: float = 0) -> Tensor:
         """Return drawn numbers [..., B] with a probability, at 1 and above always, else `still`."""
         return torch.where(self.uniform() < chance, drawn, torch.full_like(drawn, still))
 
-    @property
-    def _streams(self) -> RowNumbers | None:
-        return None if self.source is None or isinstance(self.source, torch.Generator) else self.source
-
     def _drawn(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         """Draw from the one stream, on its own device."""
-        stream = self.source if isinstance(self.source, torch.Generator) else None
-        origin = self.device if stream is None else stream.device
-        return draw(*shape, generator=stream, device=origin).to(self.device)
+        origin = self.device if self._stream is None else self._stream.device
+        return draw(*shape, generator=self._stream, device=origin).to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class Edm:
 
         ValueError: colours change and C is neither 3 nor 1, or quarter turns apply and images are not square.
         """
-        draws, likely = Draws.of(images, source=generator), chances(self.probability, self.operations)
+        draws, likely = Draws(images, source=generator), chances(self.probability, self.operations)
         labels = []
         for name, operation in _PIXEL_MOVES:
             if name in likely:

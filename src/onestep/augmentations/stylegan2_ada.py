@@ -71,7 +71,7 @@ class StyleGan2Ada:
         ValueError: colours change and C is neither 3 nor 1.
         """
         likely = chances(self.probability, self.operations)
-        return augment(images, Draws.of(images, source=generator), likely, moves=_MOVES, tints=_TINTS)
+        return augment(images, Draws(images, source=generator), likely, moves=_MOVES, tints=_TINTS)
 
     def adapted(self, value: float, *, mean: float, images: int) -> float:
         """Return an adaptive probability after one update (section 3.2), from its current value.

@@ -23,10 +23,7 @@ class DhariwalUNet(nn.Module):
     """ADM, the network of ImageNet at 64 x 64 pixels.
 
     The arguments are those of `onestep.networks.song_unet.SongUNet`. Attention heads have 64 channels. The defaults are
-    those of EDM's constructor, because published checkpoints omit them.
-
-    Raises:
-        ValueError: The sizes do not fit each other.
+    those of EDM's constructor, because published checkpoints omit them. ValueError: the sizes do not fit each other.
     """
 
     freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]] = {
