@@ -17,7 +17,7 @@ test: setup lint  ## all tests
 	@python -m pytest -n 2
 
 test-slurm: setup  ## trainings and rules as jobs of a real SLURM on this machine: needs root and tests/slurm/cluster/packages
-	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 tests/slurm
+	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 $(PYTEST_OPTIONS) tests/slurm/test_[!f]*.py tests/slurm/test_faults_on_slurm.py
 
 test-container: setup  ## the steps of the container image in a minimal Debian: needs root, debootstrap, apt and 8 GB of disk; ten minutes
 	@python -m pytest -m container -s tests/containers
