@@ -16,6 +16,7 @@ from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
 from onestep.discriminators.projected import Projected
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
+from onestep.training.assignment import Inputs
 from onestep.training.sources import FileSources
 
 _CLASSIFIER = {"name": "convnet", "resolution": 16, "channels": 1, "classes": 3, "width": 4}
@@ -222,7 +223,8 @@ def test_builder_takes_the_options_of_the_config(snapshot):
 
 def test_what_does_not_fit_is_refused(snapshot):
     with pytest.raises(ValueError, match="^backbones: .*digits.*'vgg'"):
-        FileSources(teacher_file=None, backbones={"digits": snapshot}).backbone("vgg")
+        files = Inputs(run=snapshot, data=snapshot, backbones={"digits": snapshot})
+        FileSources(files=files).backbone("vgg")
     with pytest.raises(ValueError, match="^backbones: "):
         _projected(snapshot, backbones={})
     with pytest.raises(ValueError, match="^resolution: .*small"):
