@@ -34,10 +34,10 @@ PIPELINE = {
     "extract": ("onestep.evaluation.verbs:extract", "Extract features of images."),
     "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
-    "select": ("onestep.evaluation.verbs:select", "Select a run's best snapshot by a metric."),
-    "study": ("onestep.studies._verbs:study", "Run a study: arrays, numbers, figure and verdict."),
-    "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
-    "report": ("onestep.report.verbs:report", "Write the results page."),
+    "select": ("onestep.evaluation.selection:select", "Select a run's best snapshot by a metric."),
+    "study": ("onestep.studies._run:study", "Run a study: arrays, numbers, figure and verdict."),
+    "tabulate": ("onestep.report.tabulation:tabulate", "Write a table in all formats."),
+    "report": ("onestep.report.page:report", "Write the results page."),
 }
 CLUSTER = {
     "doctor": ("onestep.launch.verbs:doctor", "Check whether this site is ready."),
