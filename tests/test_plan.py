@@ -74,15 +74,15 @@ def test_a_run_has_timm_backbones_and_published_class_embeddings():
     run["discriminator"]["class_embeddings"] = "own"
     plan = plan_of(config)
     assert paths(rule_of(plan, "digits_d2o").weights)[-1] == "results/class_embeddings/own.safetensors"
-    assert str(inputs.embedding_backbone(plan, "own")) == eye
-    assert str(inputs.embedding_data(plan, "own")) == "results/data/digits.zip"
+    files = inputs.embedding_files(plan, "own")
+    assert (str(files["backbone"]), str(files["data"])) == (eye, "results/data/digits.zip")
     assert inputs.embedding_options(plan, "own") == "--resolution 64 --timm resnet18.tv_in1k"
 
 
 def test_metric_and_discriminator_have_different_networks():
     plan = plan_of(tiny_config())
     discriminator = [path for path in rule_of(plan, "digits_d2o").weights if "runs" in path.parts]
-    assert len(discriminator) == 1 and sample.extractor_weights(plan, "digits") not in discriminator
+    assert len(discriminator) == 1 and inputs.source_of(plan, plan.experiment.features["digits"]) not in discriminator
 
 
 def test_a_tables_options_hold_nothing_of_training():
@@ -115,8 +115,8 @@ def test_a_selection_needs_every_snapshot_of_its_average_and_its_number():
     ]
     assert json.loads(measure.selection_options(plan, CHOSEN))["direction"] == "lower"
     assert str(plan.weights(CHOSEN)) == f"results/selections/{CHOSEN}.safetensors"
-    assert paths(report.table_selections(plan, "chosen")) == [f"results/selections/{CHOSEN}.json"]
-    assert report.table_selections(plan, "digits") == []
+    assert paths(report.table_files(plan, "chosen")["choices"]) == [f"results/selections/{CHOSEN}.json"]
+    assert report.table_files(plan, "digits")["choices"] == []
 
 
 def test_tables_of_different_policies_share_no_file():
@@ -162,11 +162,11 @@ def test_a_block_that_is_not_stored_is_sampled_once_for_the_extractors_of_all_it
     assert re.fullmatch(rules["observe_digits"].blocks, "digits_d2o@160-ema4/one_step/0-31")
     assert json.loads(both.options) == {"digits": {"name": "classifier"}, "second": {"name": "classifier"}}
     assert both.weight_options == " ".join(f"{n}={w}" for n, w in zip(both.features, both.weights, strict=True))
-    wanted = [path for table in config["tables"] for path in report.table_metrics(plan, table)]
+    wanted = [path for table in config["tables"] for path in report.table_files(plan, table)["metrics"]]
     blocks = {str(path.relative_to("results/metrics").with_name(path.name.split(".")[0])) for path in wanted}
     assert blocks and all(sum(bool(re.fullmatch(rule.blocks, each)) for rule in rules.values()) == 1 for each in blocks)
     assert len(sample.observation_code(plan, "digits_d2o@160-ema4/one_step/0-31")) == 16
-    assert not plan.keeps_images and not sample.stores_images(plan)
+    assert not sample.stores_images(plan)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_row_of_a_family_has_the_models_of_its_members_which_are_all_measured(
     runs = ("digits_d2o_f.seed=0", "digits_d2o_f.seed=1")
     (row,) = (row for row in options(plan, "digits")["rows"] if row["run"] == "digits_d2o_f")
     assert (row["models"], row["model"], row["images_seen"]) == ([f"{run}@320" for run in runs], None, 320)
-    measured = paths(report.table_metrics(plan, "digits"))
+    measured = paths(report.table_files(plan, "digits")["metrics"])
     for run in runs:
         assert f"results/metrics/{run}@320/one_step/0-31.fd.json" in measured
-        assert f"results/runs/{run}/summary.json" in paths(report.table_summaries(plan, "digits"))
+        assert f"results/runs/{run}/summary.json" in paths(report.table_files(plan, "digits")["summaries"])
         assert paths(rule_of(plan, run).snapshots)[-1] == f"results/runs/{run}/snapshots/320.safetensors"
         assert re.fullmatch(RUN, run) and re.fullmatch(MODEL, f"{run}@320")
         assert run in json.loads(report.table_training_code(plan, "digits"))
@@ -232,7 +232,7 @@ def test_a_study_needs_the_numbers_that_it_observes():
     assert {"results/studies/seen.json", "results/studies/seen.svg"} <= set(paths(report.page_inputs(plan)))
     (rule,) = sample.observe_rules(plan)
     assert re.fullmatch(rule.blocks, "digits_d2o@160/one_step/64-95")
-    assert len(study.study_code(plan, "seen")) == 16
+    assert len(plan.code("study", "studies", "seen")) == 16
 
 
 OUTSIDE = """
@@ -262,7 +262,7 @@ def test_a_metric_of_pixels_needs_images_and_no_features(tmp_path, monkeypatch):
         "real_pixels": Path("results/data/digits.zip"),
     }
     # Images are stored until they are measured, although the config keeps none.
-    assert sample.stores_images(plan) and not plan.keeps_images
-    before = measure.metric_code(plan, "bright")
+    assert sample.stores_images(plan)
+    before = plan.code("measure", "metrics", "bright")
     Path("brightness.py").write_text(OUTSIDE.replace("mean())", "max())"))
-    assert measure.metric_code(plan_of(config), "bright") != before
+    assert plan_of(config).code("measure", "metrics", "bright") != before

@@ -61,10 +61,11 @@ def test_files_become_options_that_name_the_published_reference():
 
 def test_a_reference_can_be_checked_against_the_datasets_features():
     plan = _plan(fd="stats")
-    assert str(measure.dataset_features(plan, "digits", "fd")) == "results/features/digits.digits.npz"
-    assert str(measure.published_reference(plan, "digits", "fd")) == "results/inputs/stats/stats.npz"
+    files = measure.reference_files(plan, "digits", "fd")
+    assert str(files["generated"]) == "results/features/digits.digits.npz"
+    assert str(files["real"]) == "results/inputs/stats/stats.npz"
     with pytest.raises(ValueError) as refused:
-        measure.published_reference(plan, "digits", "pr")
+        measure.reference_files(plan, "digits", "pr")
     assert "datasets.digits.references" in str(refused.value)
 
 

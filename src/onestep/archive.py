@@ -27,11 +27,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, about: Mapping
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read what `write_arrays` wrote.
-
-    Raises:
-        ValueError: The file is not such an archive; the message names it and the way out.
-    """
+    """Read what `write_arrays` wrote; ValueError for another file, with the way out."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -43,13 +39,9 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def published_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """Read the arrays in `names` from an .npz of another program.
+    """Return those arrays of `names` that an .npz of another program contains; None if this pipeline wrote the file.
 
-    Returns:
-        The arrays that the file contains; None if this pipeline wrote the file.
-
-    Raises:
-        ValueError: The file is no .npz, is damaged, or an entry of `names` is not a plain array.
+    ValueError if the file is no .npz, is damaged, or an entry of `names` is not a plain array.
     """
     try:
         with open(path, "rb") as file:

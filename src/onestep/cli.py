@@ -34,10 +34,10 @@ PIPELINE = {
     "extract": ("onestep.evaluation.verbs:extract", "Extract features of images."),
     "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
-    "select": ("onestep.evaluation.verbs:select", "Select a run's best snapshot by a metric."),
-    "study": ("onestep.studies._verbs:study", "Run a study: arrays, numbers, figure and verdict."),
-    "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
-    "report": ("onestep.report.verbs:report", "Write the results page."),
+    "select": ("onestep.evaluation.selection:select", "Select a run's best snapshot by a metric."),
+    "study": ("onestep.studies._run:study", "Run a study: arrays, numbers, figure and verdict."),
+    "tabulate": ("onestep.report.tabulation:tabulate", "Write a table in all formats."),
+    "report": ("onestep.report.page:report", "Write the results page."),
 }
 CLUSTER = {
     "doctor": ("onestep.launch.verbs:doctor", "Check whether this site is ready."),
@@ -140,14 +140,13 @@ def _seeds(_: Any, tokens: Sequence[Token]) -> range:
 
 # How the text of an option is read, by the type of its parameter; cyclopts reads all other types.
 _BLOCK = Annotated[Any, Parameter(converter=_json, n_tokens=1, accepts_keys=False, metavar="JSON")]
+_BLOCKS = Annotated[Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")]
 _PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=False, metavar="NAME=PATH...")]
 _READ: Mapping[Any, Any] = {
     Mapping[str, Any]: _BLOCK,
     Mapping[str, Any] | None: _BLOCK,
     Mapping[str, Sequence[Path]]: _BLOCK,
-    Sequence[Mapping[str, Any]]: Annotated[
-        Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")
-    ],
+    Sequence[Mapping[str, Any]]: _BLOCKS,
     Mapping[str, Path]: _PATHS,
     Mapping[str, Path] | None: _PATHS,
     Sequence[str]: list[str],

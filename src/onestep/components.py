@@ -47,15 +47,10 @@ class Block(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """An option of a component.
+    """An option of a component."""
 
-    Attributes:
-        hint: Its type; `Any` where the annotation cannot be evaluated without a missing package.
-        default: Its default; `inspect.Parameter.empty` where it is required.
-    """
-
-    hint: Any
-    default: Any = inspect.Parameter.empty
+    hint: Any  # `Any` where the annotation cannot be evaluated without a missing package
+    default: Any = inspect.Parameter.empty  # for a required option
 
     @property
     def is_required(self) -> bool:
@@ -65,27 +60,16 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is known of a component without building it.
+    """What is known of a component without building it."""
 
-    Attributes:
-        parameters: The keyword-only arguments of its constructor.
-        constants: Its public class attributes (`ClassVar`), without functions, properties and defaults.
-        doc: Its docstring.
-    """
-
-    parameters: Mapping[str, Parameter]
-    constants: Mapping[str, Any]
+    parameters: Mapping[str, Parameter]  # keyword-only arguments of its constructor
+    constants: Mapping[str, Any]  # public class attributes (`ClassVar`), without functions, properties and defaults
     doc: str
 
 
 def choices(family: str) -> tuple[str, ...]:
     """Return the names of a family's components, sorted: entry points, and files other than `_*.py` and `verbs.py`."""
     return tuple(sorted(_files(family) | _entry_points(family).keys()))
-
-
-def is_choice(family: str, name: str) -> bool:
-    """Return whether a name is a file of a family, or an entry point."""
-    return name in _files(family) or name in _entry_points(family)
 
 
 def load(family: str, name: str) -> Any:
@@ -106,12 +90,7 @@ def load(family: str, name: str) -> Any:
 
 
 def outline(family: str, name: str) -> Any:
-    """Return the class of a component; without the packages that its file needs, its outline.
-
-    Raises:
-        ValueError: There is no such component, or its constructor has other arguments than keyword-only ones.
-        ModuleNotFoundError: Even the outline needs a package that is not installed.
-    """
+    """Return the class of a component; without the packages that its file needs, its outline. Raises as `load`."""
     try:
         return load(family, name)
     except ModuleNotFoundError as error:
@@ -127,10 +106,7 @@ def outline(family: str, name: str) -> Any:
 def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any:
     """Build a component from `{"name": "d2o", "sigma": 80.0, ...}`, or from a block of the typed config.
 
-    Args:
-        family: Its family.
-        block: Its name and options.
-        supplied: Arguments that the pipeline supplies.
+    The pipeline gives the arguments in `supplied`.
 
     Raises:
         ValueError: There is no such component, it has no such option, or it refuses a value.
@@ -140,11 +116,7 @@ def build(family: str, block: Mapping[str, Any] | Block, **supplied: Any) -> Any
 
 
 def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
-    """Build a component, or its outline, for reading its attributes; None if a package that it needs is missing.
-
-    Raises:
-        ValueError: There is no such component, it has no such option, or it refuses a value.
-    """
+    """Build a component or its outline, for its attributes; None if it needs a missing package. Raises as `build`."""
     name, options = _name_and_options(block)
     component = outline(family, name)
     try:
@@ -164,11 +136,7 @@ def is_outline(component: Any) -> bool:
 
 
 def describe(family: str, name: str) -> Description:
-    """Return the signature, the constants and the docstring of a component or its outline.
-
-    Raises:
-        ValueError: There is no such component.
-    """
+    """Return what is known of a component or its outline; ValueError where there is none."""
     component = outline(family, name)
     names = getattr(component.__init__, "__globals__", {})
     parameters = {
@@ -188,11 +156,7 @@ def describe(family: str, name: str) -> Description:
 
 
 def module_of(family: str, name: str) -> str:
-    """Return the dotted name of a component's module.
-
-    Raises:
-        ValueError: The family has no such choice.
-    """
+    """Return the dotted name of a component's module; ValueError where the family has no such choice."""
     return _address(family, name)[0]
 
 
@@ -264,13 +228,11 @@ def _name_and_options(block: Mapping[str, Any] | Block) -> tuple[str, dict[str, 
 
 
 def _built(component: Any, name: str, options: Mapping[str, Any]) -> Any:
-    parameters = inspect.signature(component).parameters
-    unknown = [key for key in options if key not in parameters]
-    missing = [key for key, each in parameters.items() if each.default is each.empty and key not in options]
-    if unknown:
-        raise ValueError(f"{name}: unknown option {unknown[0]!r}; allowed: {', '.join(parameters)}")
-    if missing:
-        raise ValueError(f"{name}: option {missing[0]!r} is missing and has no default")
+    signature = inspect.signature(component)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; options: {', '.join(signature.parameters)}") from error
     return component(**options)
 
 
@@ -321,10 +283,9 @@ class _Trimmed(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.bases = list(filter(self._is_defined, node.bases))
-        node.decorator_list = list(filter(self._is_defined, node.decorator_list))
-        return self.generic_visit(node)
+        return self.generic_visit(self.visit_FunctionDef(node))
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
         node.decorator_list = list(filter(self._is_defined, node.decorator_list))
         return node
 

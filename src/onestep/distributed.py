@@ -18,19 +18,12 @@ _STARTUP_LIMIT = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process and its group.
-
-    Attributes:
-        rank: 0 for the process that logs and writes files.
-        world: Number of processes.
-        device: Of this process.
-        cpu_group: A gloo group for CPU tensors; None for the default group.
-    """
+    """This process and its group of `world` processes."""
 
     rank: int
     world: int
     device: torch.device
-    cpu_group: dist.ProcessGroup | None = None
+    cpu_group: dist.ProcessGroup | None = None  # gloo, for CPU tensors; None for the default group
 
     @property
     def leads(self) -> bool:
@@ -38,11 +31,7 @@ class Ranks:
         return self.rank == 0
 
     def share_of(self, rows: int) -> int:
-        """Return the number of images of a batch on this rank.
-
-        Raises:
-            ValueError: The batch is not divisible by the number of ranks.
-        """
+        """Return the number of images of a batch on this rank; ValueError if the ranks cannot share it evenly."""
         if rows % self.world:
             raise ValueError(f"batch: got {rows}, expected a multiple of the number of processes, {self.world}")
         return rows // self.world
@@ -52,31 +41,24 @@ class Ranks:
 def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
-    Without RANK and WORLD_SIZE the run is a single process and no group is made. The backend is NCCL where a CUDA
-    device is visible, else gloo. After an error the group is not destroyed, and the process must end.
-
-    Raises:
-        ValueError: Only one of RANK and WORLD_SIZE is set.
+    Without RANK and WORLD_SIZE the run is a single process without a group; with one of them ValueError is raised. The
+    backend is NCCL where a CUDA device is visible, else gloo. After an error the process must end.
     """
     environment = os.environ if environment is None else environment
     present = [name for name in ("RANK", "WORLD_SIZE") if name in environment]
     if len(present) == 1:
         raise ValueError(f"environment: got {present[0]} only, expected RANK and WORLD_SIZE together or neither")
-    rank, world = (int(environment.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    device = _device(int(environment.get("LOCAL_RANK", "0")))
+    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+    device, cpu_group = _device(int(environment.get("LOCAL_RANK", "0"))), None
     if world > 1:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_STARTUP_LIMIT
-        )
-    yield Ranks(rank=rank, world=world, device=device, cpu_group=_cpu_group(device, world=world))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
+        if backend == "nccl":
+            cpu_group = dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT)
+    yield Ranks(rank=rank, world=world, device=device, cpu_group=cpu_group)
     # Not after an error: NCCL would wait here for ranks that wait for this one during a step, and hide the error.
     if world > 1:
         dist.destroy_process_group()
-
-
-def _cpu_group(device: torch.device, *, world: int) -> dist.ProcessGroup | None:
-    """Create a gloo group for CPU tensors; None if the default group is gloo or the world size is 1."""
-    return dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT) if world > 1 and device.type == "cuda" else None
 
 
 def _device(local_rank: int) -> torch.device:

@@ -6,20 +6,11 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """An exit code.
-
-    Attributes:
-        FINISHED: The run is finished.
-        FAILED: An error; see the traceback or the last lines of the log.
-        WRONG_INPUT: A config, a file or an allocation does not fit; one line names it and the fix. A retry fails alike.
-        DETACHED: The job continues without a launcher; the same command attaches to it.
-        STOPPED: The training saved its state after a signal; the same command resumes it.
-        CANCELLED: Ctrl-C (128 + SIGINT, as in shells).
-    """
+    """An exit code."""
 
     FINISHED = 0
-    FAILED = 1
-    WRONG_INPUT = 2
-    DETACHED = 75
-    STOPPED = 85
-    CANCELLED = 130
+    FAILED = 1  # see the traceback or the last lines of the log
+    WRONG_INPUT = 2  # a config, file or allocation does not fit; one line names it and the fix; a retry fails alike
+    DETACHED = 75  # the job continues without a launcher; the same command attaches to it
+    STOPPED = 85  # the training saved its state after a signal; the same command resumes it
+    CANCELLED = 130  # Ctrl-C (128 + SIGINT, as in shells)

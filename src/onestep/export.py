@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from onestep import components
-from onestep.checkpoints.snapshot import Snapshot, read_snapshot
+from onestep.checkpoints.snapshot import read_snapshot
 from onestep.files import read_json, replacing, sha256_of_file, write_text
 
 _WEIGHTS = "generator.safetensors"
@@ -38,7 +38,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     Raises:
         ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
     """
-    snapshot = read_snapshot(weights)
+    config = read_snapshot(weights).config
     document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
     objective = document["objective"]
     if components.outline("objectives", objective["name"]).samples_in != 1:
@@ -50,7 +50,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / _WEIGHTS) as temporary:
         shutil.copyfile(weights, temporary)
-    lines = _card(snapshot, document, summary=summary, rows=rows, licence=licence, weights=weights)
+    lines = _card(config, document, summary=summary, rows=rows, licence=licence, weights=weights)
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
@@ -64,7 +64,7 @@ def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
 
 
 def _card(
-    snapshot: Snapshot,
+    config: Mapping[str, Any],
     document: Mapping[str, Any],
     *,
     summary: Mapping[str, Any],
@@ -73,7 +73,7 @@ def _card(
     weights: Path,
 ) -> Iterator[str]:
     """Yield the lines of the card: front matter of model hubs, description, use, numbers, run.yaml."""
-    config, objective = snapshot.config, document["objective"]
+    objective = document["objective"]
     size, channels = config["img_resolution"], config["img_channels"]
     conditioning = f"{config['label_dim']} classes" if config.get("label_dim") else "unconditional"
     sigma = f"sigma={objective['sigma']}" if "sigma" in objective else ""
@@ -87,15 +87,14 @@ def _card(
         f"{objective['name']}{teacher}."
     )
     yield from ("", "```python", _USE.format(sigma=sigma, size=size, channels=channels), "```", "")
-    yield from _numbers(rows)
+    if rows:
+        yield from _numbers(rows)
     yield from (f"SHA-256 of `{_WEIGHTS}`: `{sha256_of_file(weights)}`.", "")
     yield from ("The run, with every option:", "", "```yaml", yaml.safe_dump(dict(document), sort_keys=False).rstrip())
     yield "```"
 
 
 def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    if not rows:
-        return
     columns = [column for column, value in rows[0]["metrics"].items() if value is not None]
     yield "| snapshot | sampler | NFE | " + " | ".join(columns) + " |"
     yield "|---" * (3 + len(columns)) + "|"

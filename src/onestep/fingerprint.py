@@ -44,12 +44,10 @@ SameOutput = Mapping[str, Mapping[str, str]]
 
 
 class Fingerprints:
-    """Fingerprints of one source tree; each file is read once.
+    """Fingerprints of the source tree of the package `onestep` in `root`; each file is read once.
 
-    Args:
-        root: Folder of the package `onestep`; the installed one by default.
-        same_output: Earlier fingerprints of code with the same output, by stage and current fingerprint; by default
-            those of `fingerprints.yaml` in the package.
+    `same_output` has earlier fingerprints of code with the same output, by stage and current fingerprint; by default
+    those of `fingerprints.yaml` in the package.
     """
 
     def __init__(self, root: Path | None = None, *, same_output: SameOutput | None = None) -> None:
@@ -61,12 +59,9 @@ class Fingerprints:
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
 
     def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
-        """Return the fingerprint of a stage, 16 hexadecimal digits.
+        """Return the fingerprint of a stage, 16 hexadecimal digits; ValueError where a component has no file.
 
         Where an earlier fingerprint is listed whose code gives the same output, return that one.
-
-        Raises:
-            ValueError: A component has no file.
         """
         now = self.of_modules([*STAGES[stage], *(module_of(family, name) for family, name in components)])
         return self._same_output.get(stage, {}).get(now, now)
@@ -76,20 +71,12 @@ class Fingerprints:
         return self.of_stage("train", training_components(document))
 
     def of_modules(self, modules: Iterable[str]) -> str:
-        """Return the fingerprint of modules and all that they import.
-
-        Raises:
-            ValueError: A module has no file.
-        """
+        """Return the fingerprint of modules and all that they import; ValueError where one has no file."""
         lines = (f"{name} {self._read(name)[0]}" for name in self.closure(modules))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def closure(self, modules: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of modules and of all that they import, sorted.
-
-        Raises:
-            ValueError: A module has no file.
-        """
+        """Return the names of modules and of all that they import, sorted; ValueError where one has no file."""
         found: set[str] = set()
         waiting = list(modules)
         while waiting:

@@ -29,27 +29,17 @@ REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One entry of the registry; digests are in hexadecimal digits.
+    """One entry of the registry; digests are in hexadecimal digits."""
 
-    Attributes:
-        licence: Terms, as stated by the publisher.
-        filename: Name of the file or folder in inputs/.
-        addresses: Addresses, the preferred one first; none if it is provided by hand.
-        by_hand: Where to get it if it cannot be downloaded.
-        accept: Who must accept the terms first, if a click is required.
-        size: Bytes.
-        sha256_begins: First digits of the digest, if only these are public.
-    """
-
-    licence: str
-    filename: str
-    addresses: tuple[str, ...] = ()
-    by_hand: str | None = None
+    licence: str  # as stated by the publisher
+    filename: str  # of the file or folder in inputs/
+    addresses: tuple[str, ...] = ()  # the preferred one first; none if it is provided by hand
+    by_hand: str | None = None  # where to get it if it cannot be downloaded
     folder: bool = False
-    accept: str | None = None
-    size: int | None = None
+    accept: str | None = None  # who must accept the terms first, if a click is required
+    size: int | None = None  # bytes
     sha256: str | None = None
-    sha256_begins: str | None = None
+    sha256_begins: str | None = None  # first digits, if only these are public
     md5: str | None = None
 
 
@@ -117,10 +107,8 @@ def absent_by_hand(name: str, path: Path, *, by_hand: str) -> str:
 
 def absent_offline(name: str, path: Path) -> str:
     """Return one line on how to provide an input without a network."""
-    return (
-        f"{name}: got no {path}, and no download under --offline or ONESTEP_OFFLINE. Fix: run "
-        f"`onestep fetch --only {name}` on a machine with a network"
-    )
+    fix = f"Fix: run `onestep fetch --only {name}` on a machine with a network"
+    return f"{name}: got no {path}, and no download under --offline or ONESTEP_OFFLINE. {fix}"
 
 
 def is_offline() -> bool:

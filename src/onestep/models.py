@@ -88,10 +88,9 @@ def parse_model(text: str) -> Model:
     half_life = None if ema is None else int(ema)
     if images is not None:
         return Snapshot(name=name, images=int(images), ema=half_life)
-    if metric is not None:
-        choice = Choice(metric=metric, value=value, sampler=sampler, seeds=seeds)
-        return Selected(name=name, choice=choice, ema=half_life)
-    return Teacher(name=name)
+    if metric is None:
+        return Teacher(name=name)
+    return Selected(name=name, choice=Choice(metric=metric, value=value, sampler=sampler, seeds=seeds), ema=half_life)
 
 
 def average_suffix(half_life: int | None) -> str:

@@ -13,11 +13,7 @@ from onestep.models import Model, Selected, Snapshot, Teacher, average_suffix
 
 @dataclass(frozen=True)
 class Results:
-    """Paths below a results folder.
-
-    Attributes:
-        root: The folder; relative to the working directory by default.
-    """
+    """Paths below a results folder."""
 
     root: Path = Path("results")
 
@@ -128,11 +124,7 @@ def block(model: Model | str, sampler: str, seeds: str) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """Paths below the folder of training states; nothing here is the output of a rule.
-
-    Attributes:
-        root: The folder; relative to the working directory by default.
-    """
+    """Paths below the folder of training states; nothing here is the output of a rule."""
 
     root: Path = Path("state")
 

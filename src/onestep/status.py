@@ -21,15 +21,10 @@ def status_lines(
     results: Path,
     state: Path,
 ) -> Iterator[str]:
-    """Yield one line for each run.
+    """Yield one line for each run: `runs` has their lengths in images, `codes` the fingerprints of their current code.
 
-    Args:
-        runs: Length of each run in images.
-        codes: Fingerprint of the current training code by run.
-        job_of: Returns the newest job of an unpublished run.
-        metrics: The value to show, by metric; the first metric with a measured snapshot counts.
-        results: The folder results/.
-        state: The folder of work folders.
+    `job_of` returns the newest job of an unpublished run. `metrics` has the value to show by metric; the first metric
+    with a measured snapshot counts.
     """
     paths, width = Results(results), max(map(len, runs), default=0)
     for run, images in runs.items():
@@ -50,7 +45,6 @@ def _finished(summary: Path, *, code: str) -> str:
 
 
 def _progress(folder: Path, *, images: int) -> str:
-    """Return the last complete record of the newest log of an unpublished run."""
     logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
     record = Journal(logs[-1].parent).last_record if logs else None
     if record is None:

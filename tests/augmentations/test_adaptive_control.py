@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from onestep.augmentations.stylegan2_ada import adapt
+from onestep.augmentations.stylegan2_ada import StyleGan2Ada
+
+
+def adapt(probability, *, sign, target, images, ramp_images=500_000):
+    pipe = StyleGan2Ada(probability=probability, operations={}, target=target, ramp_images=ramp_images)
+    return pipe.adapted(probability, mean=sign, images=images)
 
 
 def test_the_probability_follows_the_sign_of_the_real_logits():

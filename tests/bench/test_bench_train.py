@@ -7,10 +7,9 @@ import json
 import pytest
 import torch
 
-from onestep.bench.capacity import counted_flops
 from onestep.bench.option_sets import OPTION_SETS, option_set
-from onestep.bench.random_run import GivenShape, random_training, random_wrapped, shape_of
-from onestep.bench.timing import paired_ratio
+from onestep.bench.random_run import random_training, random_wrapped, shape_of
+from onestep.bench.timing import counted_flops, paired_ratio
 from onestep.cli import main
 from onestep.config import parse_experiment
 from onestep.distributed import Ranks
@@ -58,7 +57,7 @@ def test_all_is_every_option_and_sets_can_be_joined():
 
 def test_the_reference_goes_another_way_to_the_same_loss(config):
     experiment = parse_experiment(config)
-    shape = shape_of(experiment, "digits_d2o", given=GivenShape())
+    shape = shape_of(experiment, "digits_d2o", given={})
     losses = {}
     for name in ("reference", "ours"):
         options = option_set(name)
@@ -73,8 +72,8 @@ def test_the_reference_goes_another_way_to_the_same_loss(config):
 
 def test_the_shape_comes_from_the_command_line_the_teacher_or_the_dataset(config):
     experiment = parse_experiment(config)
-    assert shape_of(experiment, "digits_d2o", given=GivenShape()) == (16, 1, 10)
-    assert shape_of(experiment, "digits_d2o", given=GivenShape(resolution=32)) == (32, 1, 10)
+    assert shape_of(experiment, "digits_d2o", given={}) == (16, 1, 10)
+    assert shape_of(experiment, "digits_d2o", given={"resolution": 32}) == (32, 1, 10)
     config["inputs"] |= {"edm_cifar10_32x32_uncond_ve": {"file": "x.pkl"}, "zip": {"file": "x.zip"}}
     config["datasets"]["other"] = {"name": "image_zip", "input": "zip"}
     config["teachers"]["other"] = {"pickle": "edm_cifar10_32x32_uncond_ve"}
@@ -82,9 +81,9 @@ def test_the_shape_comes_from_the_command_line_the_teacher_or_the_dataset(config
     config["runs"]["digits_edm"] |= {"dataset": "other"}
     del config["tables"]
     changed = parse_experiment(config)
-    assert shape_of(changed, "digits_d2o", given=GivenShape()) == (32, 3, 0)
+    assert shape_of(changed, "digits_d2o", given={}) == (32, 3, 0)
     with pytest.raises(ValueError, match="resolution and channels of the dataset other"):
-        shape_of(changed, "digits_edm", given=GivenShape())
+        shape_of(changed, "digits_edm", given={})
 
 
 def test_operations_are_counted_through_a_gradient_of_a_gradient():

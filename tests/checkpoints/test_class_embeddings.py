@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings
 
 _SET = b"cbuiltins\nset\n"
 _SET_BY_DILL = b"cdill._dill\n_load_type\nX\x03\x00\x00\x00set\x85R"

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from image_archives import write_archive
 from onestep.data import to_images
-from onestep.data._cache import OneHot, decoded
-from onestep.data._order import InfiniteOrder
+from onestep.data._batches import InfiniteOrder, OneHot, decoded
 from onestep.data.image_zip import ImageZip
 
 

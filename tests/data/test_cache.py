@@ -12,7 +12,7 @@ from torch.nn import functional
 from image_archives import write_archive
 from onestep.archive import digest_of
 from onestep.data._archive import prepare
-from onestep.data._cache import OneHot, decoded
+from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 
 

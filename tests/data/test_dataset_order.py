@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onestep.data._order import InfiniteOrder
+from onestep.data._batches import InfiniteOrder
 from onestep.files import canonical_json
 
 

@@ -10,12 +10,12 @@ from torch import nn
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.discriminators import build_backbone, build_discriminator
-from onestep.discriminators._backbones import Backbone, ClassifierTaps, load_classifier_backbone
+from onestep.discriminators._backbones import Backbone, ClassifierTaps
 from onestep.discriminators._heads import MultiScaleHeads
-from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
-from onestep.discriminators.projected import Projected
+from onestep.discriminators.projected import CrossScaleMixing, Projected, mixing_channels
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
+from onestep.training.assignment import Inputs
 from onestep.training.sources import FileSources
 
 _CLASSIFIER = {"name": "convnet", "resolution": 16, "channels": 1, "classes": 3, "width": 4}
@@ -33,7 +33,7 @@ def snapshot(tmp_path_factory):
 def _projected(snapshot, **changes):
     options = {"channels": 4, "resolution": 16, "classes": 0, "seed": 3} | changes
     if "backbones" not in options:
-        options["backbones"] = {"digits": load_classifier_backbone(snapshot)}
+        options["backbones"] = {"digits": build_backbone(snapshot, timm=None)}
     return Projected(**options)
 
 
@@ -105,7 +105,7 @@ def test_names_of_the_state_dict_are_the_documented_ones(snapshot):
 
 
 def test_mixing_and_heads_follow_from_the_seed_alone(snapshot):
-    backbones = [{"digits": load_classifier_backbone(snapshot)} for _ in range(3)]
+    backbones = [{"digits": build_backbone(snapshot, timm=None)} for _ in range(3)]
     torch.manual_seed(5)
     first = _projected(snapshot, backbones=backbones[0]).state_dict()
     assert torch.equal(torch.randn(20), torch.randn(20, generator=torch.Generator().manual_seed(5)))
@@ -118,7 +118,7 @@ def test_mixing_and_heads_follow_from_the_seed_alone(snapshot):
 
 def test_numbers_are_drawn_mixing_first_then_class_table_then_heads(snapshot):
     # A published run is made again from its seed: what is drawn, and in which order, may never change.
-    backbone, seed = load_classifier_backbone(snapshot), 3
+    backbone, seed = build_backbone(snapshot, timm=None), 3
     discriminator = _projected(snapshot, classes=3, seed=seed)
     torch.manual_seed(seed)
     ccm, out = mixing_channels(4)
@@ -166,7 +166,7 @@ def test_each_critic_has_its_share_of_the_logits(snapshot):
     alone = _projected(snapshot, channels=2, resolution=64)
     pair = _projected(
         snapshot,
-        backbones={name: load_classifier_backbone(snapshot) for name in ("one", "two")},
+        backbones={name: build_backbone(snapshot, timm=None) for name in ("one", "two")},
         channels=2,
         resolution=64,
     )
@@ -205,7 +205,7 @@ def test_grey_images_are_repeated_and_normalised_as_the_backbone_was_trained():
 
 def test_a_classifier_sees_the_images_exactly_as_they_are(snapshot):
     classifier = build_classifier(_CLASSIFIER)
-    backbone = load_classifier_backbone(snapshot)
+    backbone = build_backbone(snapshot, timm=None)
     classifier.load_state_dict(backbone.network.classifier.state_dict())
     for found, wanted in zip(backbone(_images()), classifier(_images()).taps, strict=True):
         assert torch.equal(found, wanted)
@@ -222,7 +222,8 @@ def test_builder_takes_the_options_of_the_config(snapshot):
 
 def test_what_does_not_fit_is_refused(snapshot):
     with pytest.raises(ValueError, match="^backbones: .*digits.*'vgg'"):
-        FileSources(teacher_file=None, backbones={"digits": snapshot}).backbone("vgg")
+        files = Inputs(run=snapshot, data=snapshot, backbones={"digits": snapshot})
+        FileSources(files=files).backbone("vgg")
     with pytest.raises(ValueError, match="^backbones: "):
         _projected(snapshot, backbones={})
     with pytest.raises(ValueError, match="^resolution: .*small"):
@@ -237,11 +238,11 @@ def test_a_snapshot_of_something_else_is_refused(tmp_path):
     path = tmp_path / "denoiser.safetensors"
     write_snapshot(path, {"weight": torch.zeros(1)}, {"name": "song_unet"})
     with pytest.raises(ValueError, match="no classifiers called 'song_unet'"):
-        load_classifier_backbone(path)
+        build_backbone(path, timm=None)
 
 
 def test_backbone_of_a_classifier_has_its_taps(snapshot):
-    backbone = load_classifier_backbone(snapshot)
+    backbone = build_backbone(snapshot, timm=None)
     assert isinstance(backbone.network, ClassifierTaps)
     taps = backbone(_images())
     assert tuple(tap.shape[1] for tap in taps) == backbone.tap_channels

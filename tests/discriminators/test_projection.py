@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from onestep.discriminators._projection import CrossScaleMixing, mixing_channels
+from onestep.discriminators.projected import CrossScaleMixing, mixing_channels
 
 
 def _numbered(arrays, prefix):

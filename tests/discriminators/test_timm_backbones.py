@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import load_timm_backbone, probe_batch_norms, timm_backbone
 from onestep.discriminators.projected import Projected

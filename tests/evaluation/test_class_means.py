@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from image_archives import write_archive
-from onestep.checkpoints.class_embeddings import read_class_embeddings, write_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings, write_class_embeddings
 from onestep.cli import main
 from onestep.discriminators import build_backbone, build_discriminator
 

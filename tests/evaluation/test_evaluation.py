@@ -9,7 +9,7 @@ import torch
 from onestep.archive import read_arrays, write_arrays
 from onestep.cli import main
 from onestep.evaluation.extraction import FeatureNetwork, read_pixels, write_features
-from onestep.evaluation.measurement import MeasuredFiles, write_measurement
+from onestep.evaluation.measurement import write_measurement
 from onestep.features import Features
 from onestep.files import read_json
 from onestep.metrics.frechet import FrechetDistance
@@ -44,7 +44,7 @@ def extracted(images, tmp_path, *, name, weights="w", subject=None):
 def measured(metric, tmp_path, **files):
     """Measure and return the record."""
     output = tmp_path / "number.json"
-    write_measurement(metric, name="x", options={"name": "y"}, files=MeasuredFiles(**files), output=output)
+    write_measurement(metric, name="x", options={"name": "y"}, output=output, **files)
     return read_json(output)
 
 
@@ -58,7 +58,7 @@ def test_features_keep_the_order_and_the_digest_of_the_images(images, tmp_path):
 def test_a_measurement_contains_the_identity_of_all_that_was_compared(images, tmp_path):
     generated = extracted(images, tmp_path, name="any_name.npz")
     real = extracted(images, tmp_path, name="another.npz", subject={"dataset": "digits"})
-    found = measured(FrechetDistance(), tmp_path, features=generated, real=real)
+    found = measured(FrechetDistance(), tmp_path, generated=generated, real=real)
     assert {key: found[key] for key in BLOCK} == BLOCK
     assert (found["features"], found["images"], found["reference"]["dataset"]) == ("two", 300, "digits")
     assert found["values"]["frechet"] == pytest.approx(0.0, abs=1e-6)
@@ -69,7 +69,7 @@ def test_a_measurement_contains_the_identity_of_all_that_was_compared(images, tm
 def test_files_without_identity_are_refused_in_one_line(images, tmp_path):
     generated = extracted(images, tmp_path, name="old.npz", subject={})
     real = extracted(images, tmp_path, name="real.npz", subject={"dataset": "digits"})
-    for files in ({"features": generated, "real": real}, {"features": real, "real": generated}):
+    for files in ({"generated": generated, "real": real}, {"generated": real, "real": generated}):
         with pytest.raises(ValueError, match=r"old\.npz: got no ") as caught:
             measured(FrechetDistance(), tmp_path, **files)
         assert "\n" not in str(caught.value)
@@ -79,14 +79,14 @@ def test_features_of_different_networks_are_not_compared(images, tmp_path):
     generated = extracted(images, tmp_path, name="a.npz", weights="a")
     real = extracted(images, tmp_path, name="b.npz", weights="b", subject={"dataset": "digits"})
     with pytest.raises(ValueError, match="different weights of the feature network"):
-        measured(FrechetDistance(), tmp_path, features=generated, real=real)
+        measured(FrechetDistance(), tmp_path, generated=generated, real=real)
     assert not (tmp_path / "number.json").exists()
 
 
 def test_a_metric_of_classes_needs_a_network_that_classifies(images, tmp_path):
     generated = extracted(images, tmp_path, name="a.npz")
     with pytest.raises(ValueError, match=r"a\.npz: metric 'x': .*probabilities"):
-        measured(InceptionScore(splits=2), tmp_path, features=generated)
+        measured(InceptionScore(splits=2), tmp_path, generated=generated)
 
 
 class Contrast:
@@ -117,10 +117,10 @@ def test_a_metric_of_pixels_is_measured_from_images_alone(images, tmp_path):
 
 def test_pixels_and_features_of_different_images_are_refused(images, tmp_path):
     generated = extracted(images, tmp_path, name="a.npz")
-    assert measured(Contrast(), tmp_path, features=generated, pixels=images, real_pixels=images)["images"] == 300
+    assert measured(Contrast(), tmp_path, generated=generated, pixels=images, real_pixels=images)["images"] == 300
     write_arrays(images, {"pixels": np.zeros((300, 4, 4, 1), np.uint8)}, about={"subject": BLOCK})
     with pytest.raises(ValueError, match="0-299.npz: got other images"):
-        measured(Contrast(), tmp_path, features=generated, pixels=images, real_pixels=images)
+        measured(Contrast(), tmp_path, generated=generated, pixels=images, real_pixels=images)
 
 
 def test_pixels_of_another_shape_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from onestep.archive import read_arrays, write_arrays
 from onestep.evaluation.extraction import FeatureNetwork, read_pixels, write_features
-from onestep.evaluation.measurement import MeasuredFiles, read_reference, write_measurement
+from onestep.evaluation.measurement import read_reference, write_measurement
 from onestep.features import Features
 from onestep.files import read_json, sha256_of_file
 from onestep.metrics.frechet import FrechetDistance
@@ -59,8 +59,7 @@ def published(tmp_path):
 
 def _measured(metric, generated, real, tmp_path, **named):
     output = tmp_path / "number.json"
-    files = MeasuredFiles(features=generated, real=real, **named)
-    write_measurement(metric, name="fid", options={}, files=files, output=output)
+    write_measurement(metric, name="fid", options={}, generated=generated, real=real, output=output, **named)
     return read_json(output)
 
 

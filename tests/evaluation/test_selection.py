@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from onestep.evaluation.selection import best, write_selection
+from onestep.evaluation import selection
 from onestep.files import read_json, write_bytes, write_json
 
 MODEL = "d2o@best-fd.frechet-one_step-0-9-ema50"
@@ -26,7 +26,7 @@ def select(folder, *, images, direction="lower"):
     """Choose among snapshots and return the path without its ending."""
     output = folder / "selections" / f"{MODEL}.safetensors"
     choice = {"model": MODEL, "direction": direction, "images": images}
-    write_selection(choice, results=folder, output=output)
+    selection.select(choice=choice, results=folder, output=output)
     return output
 
 
@@ -49,8 +49,8 @@ def test_the_best_follows_the_direction_and_its_weights_are_kept(tmp_path, direc
 
 @pytest.mark.parametrize("direction", ["lower", "higher"])
 def test_of_equal_snapshots_the_earlier_stands(tmp_path, direction):
-    assert best([2.0, 2.0, 2.0], direction=direction) == 0
-    assert best([5.0, 2.0, 2.0, 5.0], direction=direction) == (1 if direction == "lower" else 0)
+    assert selection.best([2.0, 2.0, 2.0], direction=direction) == 0
+    assert selection.best([5.0, 2.0, 2.0, 5.0], direction=direction) == (1 if direction == "lower" else 0)
     output = select(results_with(tmp_path, {200: 1.0, 1000: 1.0}), images=[1000, 200], direction=direction)
     assert output.read_bytes() == b"average at 200"
 

@@ -19,7 +19,7 @@ from onestep.features import Features
 from onestep.features._networks import as_rgb
 from onestep.files import read_json
 from onestep.metrics.frechet import FrechetDistance, gaussian_fit
-from onestep.report.comparison import compare
+from onestep.report.verbs import compare
 
 FRECHET, SCORE = '{"name": "frechet"}', '{"name": "inception_score", "splits": 2}'
 NEIGHBOURS = ('{"name": "precision_recall"}', '{"name": "density_coverage", "neighbours": 3}')
@@ -127,12 +127,14 @@ def test_grey_pictures_stay_grey_and_are_repeated_among_others(tmp_path):
     np.testing.assert_array_equal(*shown)
 
 
-def test_two_evaluations_can_be_compared(evaluate, tmp_path):
+def test_two_evaluations_can_be_compared(evaluate, tmp_path, capsys):
     real = npz_of(tmp_path / "b.npz", arr_0=OTHERS)
     for name, images in (("one", ONE_COLOUR), ("two", ONE_COLOUR[::-1] // 2)):
         evaluate(npz_of(tmp_path / f"{name}.npz", arr_0=images), real, FRECHET)
         (tmp_path / "found.json").rename(tmp_path / f"{name}.json")
-    lines = compare(tmp_path / "one.json", tmp_path / "two.json")
+    capsys.readouterr()
+    assert compare(tmp_path / "one.json", tmp_path / "two.json") == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("one.npz") and lines[2].startswith("frechet: ") and len(lines) == 3
 
 

@@ -11,8 +11,7 @@ import misbehaving_server as does
 import pytest
 from misbehaving_server import CONTENT, OTHER, SHA256, running
 
-from onestep.fetch.digests import Expected
-from onestep.fetch.download import Part, Patience, download, progress_bar
+from onestep.fetch.download import Expected, Part, Patience, download, progress_bar
 
 KNOWN = Expected(source="config.yaml", sha256=SHA256)
 UNKNOWN = Expected(source="config.yaml")

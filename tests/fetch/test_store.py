@@ -17,9 +17,8 @@ import pytest
 import yaml
 from misbehaving_server import CONTENT, OTHER, SHA256
 
-from onestep.fetch.digests import InputsLock, Verified
-from onestep.fetch.download import Patience
-from onestep.fetch.store import Store, fetch_input
+from onestep.fetch.download import Patience, Verified
+from onestep.fetch.store import InputsLock, Store, fetch_input
 from onestep.files import canonical_json
 
 TARGET = Path("results/inputs/weights/x.bin")

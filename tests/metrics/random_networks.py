@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onestep.features._inception_network import CLASSES, POOL_WIDTH, InceptionNetwork
+from onestep.features.inception import CLASSES, POOL_WIDTH, InceptionNetwork
 
 
 def write_inception(path: Path, *, seed: int = 0) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onestep.metrics._neighbours import memberships, prepared, squared_distances
+from onestep.metrics._features import memberships, prepared, squared_distances
 
 
 def _cloud(images: int, *, width: int, seed: int) -> np.ndarray:

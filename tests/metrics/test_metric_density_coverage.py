@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onestep.metrics._neighbours import rows_at_a_time
+from onestep.metrics._features import rows_at_a_time
 from onestep.metrics.density_coverage import DensityCoverage
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from onestep.metrics._neighbours import squared_distances, squared_radii
+from onestep.metrics._features import squared_distances, squared_radii
 from onestep.metrics.precision_recall import PrecisionRecall
 
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from onestep.networks._layers import (
-    ConvDownsample2d,
+    Conv2d,
     GroupNorm,
     Init,
     Linear,
-    ResampleConv2d,
     downsample,
     low_pass,
     positional_angles,
@@ -44,8 +43,7 @@ def test_attention_reads_triples_head_by_head():
 def test_the_shortcut_for_the_box_filter_is_the_filter():
     x, box = torch.randn(2, 3, 8, 8), low_pass([1, 1])
     resampled = {
-        way: ResampleConv2d(3, 3, kernel=0, resample=way, resample_filter=(1, 1), init=Init())(x)
-        for way in ("up", "down")
+        way: Conv2d(3, 3, kernel=0, resample=way, resample_filter=(1, 1), init=Init())(x) for way in ("up", "down")
     }
     assert torch.allclose(resampled["up"], upsample(x, box), atol=1e-6)
     assert torch.allclose(resampled["down"], downsample(x, box), atol=1e-6)
@@ -60,7 +58,9 @@ def test_resampling_keeps_a_flat_image_flat(taps):
 
 
 def test_convolving_before_downsampling_keeps_the_border_of_the_convolution():
-    layer = ConvDownsample2d(2, 4, kernel=3, resample_filter=(1, 3, 3, 1), init=Init("xavier_uniform", bias=1.0))
+    layer = Conv2d(
+        2, 4, kernel=3, resample="down_last", resample_filter=(1, 3, 3, 1), init=Init("xavier_uniform", bias=1.0)
+    )
     x = torch.randn(1, 2, 8, 8)
     padded = F.conv2d(F.pad(x, (2, 2, 2, 2)), layer.weight)
     expected = downsample(padded, layer.resample_filter, padding=0) + layer.bias[:, None, None]

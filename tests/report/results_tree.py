@@ -15,7 +15,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from onestep.report.table import Number, Row
-from onestep.report.tabulation import write_tables
+from onestep.report.tabulation import tabulate
 from tiny import REPOSITORY
 
 CONFIG = (REPOSITORY / "demo" / "config.yaml").read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def write_results(results: Path, *, story: Story) -> Path:
     for name in config["tables"]:
         _write_measurements(results, story=story, name=name)
         codes = {run: "other" if run in story.other_code else "fedcba9876543210" for run in config["runs"]}
-        write_tables(planned(story, name=name), results=results, training_code=codes, folder=results / "tables")
+        tabulate(table=planned(story, name=name), results=results, training_code=codes, output=results / "tables")
     _write_benchmarks(results.parent / "benchmarks")
     write(results.parent / "config.yaml", story.config_text)
     return results.parent / "config.yaml"

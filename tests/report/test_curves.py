@@ -7,7 +7,7 @@ import pytest
 import results_tree
 from results_tree import Story, number, other_method, row, write_results
 
-from onestep.report import curves
+from onestep.report import charts
 from onestep.report.evidence import read_evidence, read_log, read_stages
 from onestep.report.table import Table
 
@@ -23,7 +23,7 @@ def read(root, story):
 
 
 def test_runs_with_snapshots_are_lines_and_the_others_levels(evidence):
-    chart = curves.metric_chart(evidence.tables[0])
+    chart = charts.metric_chart(evidence.tables[0])
     assert (chart.x, chart.kind) == ("images", "distance")
     assert [(each.name, each.kind, [x for x, _ in each.points]) for each in chart.series] == [
         ("EDM, NFE 35", "level", [150_000]),
@@ -70,17 +70,17 @@ def test_a_family_of_runs_has_the_mean_curve_and_the_images_of_its_first_run(tmp
 def test_no_chart_without_several_snapshots(evidence):
     shown = evidence.tables[0]
     single = tuple(curve[-1:] for curve in shown.curves)
-    assert curves.metric_chart(dataclasses.replace(shown, curves=single)) is None
+    assert charts.metric_chart(dataclasses.replace(shown, curves=single)) is None
 
 
 def test_a_run_has_one_colour_on_the_whole_page(evidence):
-    colours = curves.run_colours(evidence)
+    colours = charts.run_colours(evidence)
     assert colours == {"digits_edm": 0, "digits_d2o": 2, "digits_d2o_f": 3, "digits_backbone": 4, "digits_metric": 5}
 
 
 def test_everything_logged_is_drawn_fine_tuning_first(evidence):
-    charts = curves.log_charts(evidence)
-    assert [(chart.title, [line.name for line in chart.series]) for chart in charts] == [
+    drawn = charts.log_charts(evidence)
+    assert [(chart.title, [line.name for line in chart.series]) for chart in drawn] == [
         ("d2o: generator loss", ["digits_d2o", "digits_d2o_f"]),
         ("d2o: discriminator loss", ["digits_d2o", "digits_d2o_f"]),
         ("d2o: r1 loss", ["digits_d2o", "digits_d2o_f"]),
@@ -89,21 +89,21 @@ def test_everything_logged_is_drawn_fine_tuning_first(evidence):
         ("cross entropy loss", ["digits_backbone", "digits_metric"]),
         ("edm loss", ["digits_edm"]),
     ]
-    assert [chart.kind for chart in charts] == ["distance"] * 3 + ["quantity"] * 2 + ["distance"] * 2
+    assert [chart.kind for chart in drawn] == ["distance"] * 3 + ["quantity"] * 2 + ["distance"] * 2
 
 
 def test_losses_that_were_not_finite_leave_a_gap(evidence):
     run = dataclasses.replace(evidence.runs[0], log=({"images_seen": 1, "losses": {"cross_entropy": None}},))
-    assert curves.log_charts(dataclasses.replace(evidence, runs=(run,))) == []
+    assert charts.log_charts(dataclasses.replace(evidence, runs=(run,))) == []
 
 
 def test_long_logs_are_averaged_over_equal_stretches():
     points = [(float(x), float(x % 2)) for x in range(12_000)]
-    thinned = curves.averaged(points)
-    assert len(thinned) == curves.MOST_POINTS
+    thinned = charts.averaged(points)
+    assert len(thinned) == charts.MOST_POINTS
     assert thinned[0] == (49.5, 0.5)
     assert all(y == 0.5 for _, y in thinned)
-    assert curves.averaged(points[:50]) == points[:50]
+    assert charts.averaged(points[:50]) == points[:50]
 
 
 def ours(run, nfe, fd, **changes):
@@ -135,7 +135,7 @@ TABLE = Table(
 
 
 def test_rows_are_points_against_nfe_with_published_ones_where_the_nfe_is_known():
-    (chart,) = curves.nfe_charts(TABLE)
+    (chart,) = charts.nfe_charts(TABLE)
     assert [(each.name, *each.points[0], each.kind, each.colour) for each in chart.series] == [
         ("edm", 35, 2.0, "point", 0),
         ("edm", 35, 1.98, "published", 0),
@@ -146,23 +146,23 @@ def test_rows_are_points_against_nfe_with_published_ones_where_the_nfe_is_known(
     assert [each.reach for each in chart.series] == [pytest.approx((1.8, 2.2)), None, pytest.approx((1.53, 1.87))] + [
         None
     ] * 2
-    assert len(list(curves.nfe_notes([chart]))) == 2
+    assert len(list(charts.nfe_notes([chart]))) == 2
 
 
 def test_a_single_block_has_no_bar():
     rows = tuple(row(run, "one_step", fd=(2.0, None, 1, False), recall=None) for run in ("a", "b"))
-    (chart,) = curves.nfe_charts(dataclasses.replace(TABLE, rows=rows))
+    (chart,) = charts.nfe_charts(dataclasses.replace(TABLE, rows=rows))
     assert [each.reach for each in chart.series] == [None, None]
-    assert list(curves.nfe_notes([chart])) == []
+    assert list(charts.nfe_notes([chart])) == []
 
 
 def test_each_dataset_with_two_numbers_has_a_chart():
     rows = [dataclasses.replace(each, dataset=dataset) for dataset in ("cifar10", "ffhq") for each in TABLE.rows[:2]]
     lone = dataclasses.replace(TABLE.rows[1], dataset="lone")
-    charts = curves.nfe_charts(dataclasses.replace(TABLE, dataset=None, rows=(*rows, lone)))
-    assert ["cifar10" in chart.title for chart in charts] == [True, False]
-    assert [len(chart.series) for chart in charts] == [3, 3]
-    assert curves.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:2])) == []
+    drawn = charts.nfe_charts(dataclasses.replace(TABLE, dataset=None, rows=(*rows, lone)))
+    assert ["cifar10" in chart.title for chart in drawn] == [True, False]
+    assert [len(chart.series) for chart in drawn] == [3, 3]
+    assert charts.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:2])) == []
 
 
 def test_shares_are_shown_from_0_to_1_and_scores_are_not():
@@ -172,15 +172,15 @@ def test_shares_are_shown_from_0_to_1_and_scores_are_not():
         )
         for value in (0.5, 9.0)
     )
-    assert [curves.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "distance"]
-    assert curves.nfe_charts(TABLE)[0].kind == "distance"
+    assert [charts.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "distance"]
+    assert charts.nfe_charts(TABLE)[0].kind == "distance"
 
 
 def test_rows_of_one_label_are_distinguished_by_nfe_and_ema():
     one, other = (dataclasses.replace(TABLE.rows[1], label="x", ema=ema) for ema in (5_000.0, 100_000.0))
     many = dataclasses.replace(one, nfe=35)
     table = dataclasses.replace(TABLE, rows=(one, other, many))
-    assert [curves.row_name(each, table=table) for each in table.rows] == [
+    assert [charts.row_name(each, table=table) for each in table.rows] == [
         "x, NFE 1, EMA 5,000",
         "x, NFE 1, EMA 100,000",
         "x, NFE 35",

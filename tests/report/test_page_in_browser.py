@@ -14,7 +14,7 @@ from PIL import Image
 from results_tree import Story, other_method, write_results
 
 from onestep.report.evidence import read_evidence
-from onestep.report.page import write_page
+from onestep.report.page import render
 from onestep.report.table import Number
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -109,7 +109,7 @@ def page(tmp_path_factory):
     config = write_results(root / "results", story=story)
     evidence = read_evidence(root / "results", config=config, benchmarks=root / "benchmarks", reproduce=("make demo",))
     path = root / "results" / "report" / "index.html"
-    write_page(path, evidence=evidence)
+    path.write_text(render(evidence), encoding="utf-8")
     return path
 
 
@@ -145,7 +145,7 @@ def crowded(page):
     table = replace(shown.table, rows=rows, dataset=None)
     shown = replace(shown, table=table, samples=({},) * len(rows), curves=((),) * len(rows))
     path = page.parent / "crowded.html"
-    write_page(path, evidence=replace(evidence, tables=(shown,)))
+    path.write_text(render(replace(evidence, tables=(shown,))), encoding="utf-8")
     return path
 
 

@@ -10,7 +10,7 @@ from onestep.report import numbers
 from onestep.report.cells import cell, notes
 from onestep.report.evidence import layout_of
 from onestep.report.table import Row, Table, as_json, column_directions, fill, read_rows
-from onestep.report.tabulation import write_table, write_tables
+from onestep.report.tabulation import tabulate, write_table
 
 COLUMNS = {"fd": "fd.frechet", "recall": "pr.recall"}
 LAYOUT = Table(
@@ -254,7 +254,7 @@ def write_tabulated(root, *rows):
     write_json(root / f"selections/{CHOSEN}.json", choice | {"candidates": {"200": 3.0, "300": 1.5, "400": 2.0}})
     found = measurement(model=CHOSEN, sampler="one_step", seeds="0-9", metric="fd", values={"frechet": 1.75})
     write_json(root / f"metrics/{CHOSEN}/one_step/0-9.fd.json", found)
-    write_tables({**PLAN, "rows": rows}, results=root, training_code={"d2o": "new"}, folder=root / "tables")
+    tabulate(table={**PLAN, "rows": rows}, results=root, training_code={"d2o": "new"}, output=root / "tables")
     return json.loads((root / "tables/small.json").read_text())
 
 
@@ -296,7 +296,7 @@ def test_a_family_of_runs_is_read_from_the_models_of_its_runs(tmp_path):
     models = ["d2o.seed=0@300", "d2o.seed=1@300"]
     row = planned(model=None, models=models, images_seen=300)
     codes = {"d2o.seed=0": "new", "d2o.seed=1": "new"}
-    write_tables({**PLAN, "rows": [row]}, results=tmp_path, training_code=codes, folder=tmp_path / "tables")
+    tabulate(table={**PLAN, "rows": [row]}, results=tmp_path, training_code=codes, output=tmp_path / "tables")
     (row,) = json.loads((tmp_path / "tables/small.json").read_text())
     assert (row["run"], row["runs"], row["images_seen"]) == ("d2o", ["d2o.seed=0", "d2o.seed=1"], 300)
     assert (row["metrics"], row["std"]) == ({"fd": 2.0}, {"fd": pytest.approx(2**0.5)})

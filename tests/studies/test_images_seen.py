@@ -10,14 +10,16 @@ import pytest
 from onestep.cli import main
 from onestep.files import read_json, write_json
 from onestep.studies import Measurements, SnapshotMeasurements
-from onestep.studies._run import run_study
+from onestep.studies._run import study as run_study
 from onestep.studies.images_seen import ImagesSeen
 
 SEEDS = ("0-9", "10-19", "20-29")
+OPTIONS = {"sampler": "one_step", "metric": "fd", "value": "frechet", "seeds": SEEDS}
+BLOCK = {"name": "images_seen", "runs": ["d2o"], **OPTIONS}
 
 
 def study(runs=("d2o",), **options):
-    return ImagesSeen(runs=runs, sampler="one_step", metric="fd", value="frechet", seeds=SEEDS, **options)
+    return ImagesSeen(runs=runs, **OPTIONS, **options)
 
 
 def measured(folder, model, values, *, better="lower"):
@@ -87,7 +89,7 @@ def test_the_four_files_are_the_same_bytes_each_time(tmp_path):
     files = {"run.d2o": snapshots(tmp_path, "d2o", CURVE), "control": measured(tmp_path, "edm", (7.0, 7.1, 6.9))}
     written = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        run_study(study(control="edm"), name="fd", options={"name": "images_seen"}, files=files, folder=folder)
+        run_study(study={**BLOCK, "control": "edm"}, name="fd", files=files, output=folder)
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1] and set(written[0]) == {"fd.npz", "fd.json", "fd.svg", "fd.md"}
     found = read_json(tmp_path / "one" / "fd.json")
@@ -98,7 +100,7 @@ def test_the_four_files_are_the_same_bytes_each_time(tmp_path):
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="study fd: .*control"):
-        run_study(study(), name="fd", options={}, files={"run.d2o": [], "control": []}, folder=tmp_path)
+        run_study(study=BLOCK, name="fd", files={"run.d2o": [], "control": []}, output=tmp_path)
     path = tmp_path / "old.json"
     write_json(path, {"model": "d2o@64", "seeds": "0-9", "values": {"frechet": 1.0}})
     with pytest.raises(ValueError, match="old.json: got no .*better"):

@@ -27,7 +27,6 @@ _LEFT_OUT: dict[str, str | None] = {
     "onestep.training.resume": "writes and reads states",
     "onestep.training.sources": "reads the input files of networks and calls the builders of their families",
     "onestep.training.stopping": "signal handlers",
-    "onestep.training.hardware": "checks that the device supports precision and compilation",
     "onestep.networks": "internals of denoisers; the contract is forward(x, sigma, condition)",
     "onestep.discriminators": "internals of discriminators; objectives/d2o.py states the part of the contract it uses",
     "onestep.augmentations": "internals of augmentations, off by default",

@@ -21,12 +21,12 @@ NOW = """
 import json, sys
 from onestep.fingerprint import Fingerprints, every
 from onestep.config.reading import read_experiment
-from onestep.plan import Plan, inputs, train
+from onestep.plan import Plan, train
 found = {}
 for config in sys.argv[1:]:
     plan = Plan(experiment=read_experiment(config), fingerprints=Fingerprints(same_output={}))
     for name, dataset in plan.experiment.datasets.items():
-        found["prepare", dataset.name] = inputs.dataset_code(plan, name)
+        found["prepare", dataset.name] = plan.code("prepare", "datasets", name)
     found["convert", ""] = plan.fingerprints.of_stage("convert")
     found["embed", ""] = plan.fingerprints.of_stage("embed", every("classifiers"))
     for run in plan.experiment.runs:

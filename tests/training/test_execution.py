@@ -20,8 +20,7 @@ from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
 from onestep.objectives.d2o import D2O
-from onestep.training.execution import Execution
-from onestep.training.hardware import execution_of, obstacle
+from onestep.training.execution import Execution, execution_of, obstacle
 from onestep.training.optimizers import build_optimizers
 from onestep.training.sources import freeze
 from onestep.training.step import StepData, train_step

@@ -21,7 +21,7 @@ from onestep.checkpoints.training_state import read_training_state, write_traini
 from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.exits import Exit
-from onestep.training.log import Window, WindowState
+from onestep.training.log import Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble, exclusive
@@ -125,14 +125,14 @@ def test_a_state_without_a_window_begins_with_an_empty_one(begun, tmp_path):
     del state.values["window"], state.tensors["window.sums"]
     write_training_state(tmp_path / "old", images_seen=64, tensors=state.tensors, values=state.values)
     images_seen, window = resumed(begun(), tmp_path / "old")
-    assert images_seen == 64 and window.replaced() == (0, 0.0) and window.state(ranks=ALONE).counts == []
+    assert images_seen == 64 and window.replaced() == (0, 0.0) and window.state(ranks=ALONE)["counts"] == []
 
 
 def test_ranks_of_another_number_take_the_mean_of_a_window():
     counts = [["losses", "generator", 4], ["observed", "snr", 2]]
     sums = torch.tensor([[4.0, 1.0], [12.0, 3.0]], dtype=torch.float64)
     window = Window()
-    window.restore(WindowState(sums=sums, counts=counts, replaced=6, entries=60), ranks=ALONE)
+    window.restore({"sums": sums, "counts": counts, "replaced": 6, "entries": 60}, ranks=ALONE)
     assert window.means(ranks=ALONE) == {"losses": {"generator": 2.0}, "observed": {"snr": 1.0}}
     assert window.replaced() == (6, 0.1)
     report = PhaseReport(name="generator", loss=torch.tensor(2.0), observed={}, replaced=torch.tensor(0), entries=60)

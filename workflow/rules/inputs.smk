@@ -32,7 +32,9 @@ rule fetch:
 rule prepare:
     """Write a dataset in EDM's archive format: the same bytes each time."""
     input:
-        lambda wildcards: inputs.dataset_source(plan, wildcards.dataset),
+        lambda wildcards: inputs.source_of(
+            plan, plan.experiment.datasets[wildcards.dataset]
+        ),
     output:
         archive=results.data("{dataset}"),
         card=results.data("{dataset}", ".json"),
@@ -49,6 +51,6 @@ rule prepare:
         runtime="12h",
     params:
         dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
-        code=lambda wildcards: inputs.dataset_code(plan, wildcards.dataset),
+        code=lambda wildcards: plan.code("prepare", "datasets", wildcards.dataset),
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -26,7 +26,7 @@ rule measure:
         files=lambda wildcards, input: measure.metric_file_options(
             plan, wildcards, input
         ),
-        code=lambda wildcards: measure.metric_code(plan, wildcards.metric),
+        code=lambda wildcards: plan.code("measure", "metrics", wildcards.metric),
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} {params.files}"
         " --output {output:q} > {log:q} 2>&1"
@@ -36,8 +36,7 @@ rule measure:
 # On request: snakemake results/references/{dataset}.{metric}.json
 use rule measure as check_reference with:
     input:
-        generated=lambda wildcards: measure.dataset_features(plan, *wildcards),
-        real=lambda wildcards: measure.published_reference(plan, *wildcards),
+        unpack(lambda wildcards: measure.reference_files(plan, *wildcards)),
     output:
         results.reference_check("{dataset}", "{metric}"),
     log:

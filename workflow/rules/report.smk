@@ -8,9 +8,7 @@ from onestep.plan import report
 rule tabulate:
     """Write a table: measured numbers beside published ones."""
     input:
-        metrics=lambda wildcards: report.table_metrics(plan, wildcards.table),
-        summaries=lambda wildcards: report.table_summaries(plan, wildcards.table),
-        choices=lambda wildcards: report.table_selections(plan, wildcards.table),
+        unpack(lambda wildcards: report.table_files(plan, wildcards.table)),
     output:
         [
             results.table("{table}", suffix)

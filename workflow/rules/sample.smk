@@ -7,7 +7,9 @@
 from onestep.plan import inputs, sample
 
 # Files that the config does not keep are removed once they are measured.
-stored_images = (lambda path: path) if plan.keeps_images else temp
+stored_images = (
+    (lambda path: path) if plan.experiment.storage.images == "keep" else temp
+)
 stored = (lambda path: path) if plan.experiment.storage.features == "keep" else temp
 
 
@@ -15,7 +17,9 @@ rule extract_real:
     """Extract features of a dataset: the reference of every metric on it."""
     input:
         images=results.data("{dataset}"),
-        weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
+        weights=lambda wildcards: inputs.source_of(
+            plan, plan.experiment.features[wildcards.features]
+        ),
     output:
         results.real_features("{dataset}", "{features}"),
     log:
@@ -42,7 +46,9 @@ rule extract_real:
 use rule extract_real as extract_reference with:
     input:
         images=lambda wildcards: inputs.input(plan, wildcards.input),
-        weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
+        weights=lambda wildcards: inputs.source_of(
+            plan, plan.experiment.features[wildcards.features]
+        ),
     output:
         results.reference_features("{input}", "{features}"),
     log:
@@ -84,7 +90,9 @@ if sample.stores_images(plan):
     use rule extract_real as extract with:
         input:
             images=results.samples("{model}", "{sampler}", "{seeds}"),
-            weights=lambda wildcards: sample.extractor_weights(plan, wildcards.features),
+            weights=lambda wildcards: inputs.source_of(
+                plan, plan.experiment.features[wildcards.features]
+            ),
         output:
             stored(results.features("{model}", "{sampler}", "{seeds}", "{features}")),
         log:

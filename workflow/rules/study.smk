@@ -28,7 +28,7 @@ rule study:
     params:
         study=lambda wildcards: plan.options("studies", wildcards.study),
         files=lambda wildcards: study.study_file_options(plan, wildcards.study),
-        code=lambda wildcards: study.study_code(plan, wildcards.study),
+        code=lambda wildcards: plan.code("study", "studies", wildcards.study),
     shell:
         "onestep study --study {params.study:q} --name {wildcards.study} --files {params.files:q}"
         " --output results/studies > {log:q} 2>&1"

@@ -32,10 +32,9 @@ rule resolve:
 rule embed:
     """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     input:
-        backbone=lambda wildcards: inputs.embedding_backbone(
-            plan, wildcards.class_embeddings
+        unpack(
+            lambda wildcards: inputs.embedding_files(plan, wildcards.class_embeddings)
         ),
-        data=lambda wildcards: inputs.embedding_data(plan, wildcards.class_embeddings),
     output:
         results.class_embeddings("{class_embeddings}"),
     log:
@@ -100,7 +99,9 @@ for run in train.train_rules(plan):
 rule convert:
     """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
-        lambda wildcards: inputs.teacher_source(plan, wildcards.teacher),
+        lambda wildcards: inputs.source_of(
+            plan, plan.experiment.teachers[wildcards.teacher]
+        ),
     output:
         weights=results.teacher("{teacher}"),
         architecture=results.teacher("{teacher}", ".yaml"),

@@ -15,15 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """An augmented batch.
+    """An augmented batch."""
 
-    Attributes:
-        images: [B, C, H, W], differentiable with respect to the given ones.
-        labels: Descriptions of the changes, float32 [B, L], an input of networks. L depends on the options only; it is
-            0 for a pipe without labels.
-    """
-
-    images: Tensor
+    images: Tensor  # [B, C, H, W], differentiable with respect to the given ones
+    # Descriptions of the changes, float32 [B, L], an input of networks; L depends on the options only, 0 for none.
     labels: Tensor
 
 
@@ -48,14 +43,9 @@ class Augmentation(Protocol):
     """The class of each file in this folder: a frozen dataclass of options."""
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
-        """Augment images [B, C, H, W].
+        """Augment images [B, C, H, W]; ValueError: the pipe does not support this number of channels.
 
-        Args:
-            images: The batch.
-            generator: Source of random numbers. With one stream per image, the result for an image does not depend on
-                the others (up to rounding, as the computed border depends on the whole batch).
-
-        Raises:
-            ValueError: The pipe does not support this number of channels.
+        With one stream per image, the result for an image does not depend on the others (up to rounding, as the
+        computed border depends on the whole batch).
         """
         ...

@@ -124,16 +124,14 @@ def _reflected(length: int, places: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, inverse: Tensor) -> Tensor:
-    """Return images whose pixel at x is that of the given one at `inverse` x, without aliasing.
+    """Return images [B, C, H, W] whose pixel at x is that of the given one at `inverse` x, without aliasing.
+
+    `inverse` are affine maps [B, 3, 3] of pixel coordinates (x, y, 1), counted from the image's centre.
 
     Karras et al., arXiv:2006.06676, appendix B. The border is padded by reflection as far as the batch requires, at
     most once, and then by 0. The image is sampled at twice its resolution and filtered on the way up and down. The two
     filters cancel (to 4e-6, for sides of 7 pixels or more) for shifts by whole pixels. They are not symmetric, so a
     mirrored image loses some of its finest detail.
-
-    Args:
-        images: [B, C, H, W].
-        inverse: Affine maps [B, 3, 3] of pixel coordinates (x, y, 1), counted from the image's centre.
     """
     rows, channels, height, width = images.shape
     left, top, right, bottom = _margins(inverse, height=height, width=width)

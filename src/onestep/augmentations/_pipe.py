@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from onestep.augmentations import RowNumbers, Source, _geometry
+from onestep.augmentations import Augmented, RowNumbers, Source, _geometry
 
 # Strengths of both pipes (Karras et al., arXiv:2006.06676, appendix B; arXiv:2206.00364, F.2).
 SHIFT = 0.125  # largest shift by whole pixels and deviation of fractional shifts, as shares of the image size
@@ -21,61 +20,49 @@ CONTRAST = 0.5  # deviation of log2 of the factor on all colours
 SATURATION = 1.0  # deviation of log2 of the factor on the component orthogonal to grey
 
 
-@dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Random numbers for B images of one size [height, width]; their order in a stream is the reference's."""
+    """Random numbers for B images [B, C, height, width]; their order in a stream is the reference's."""
 
-    rows: int
-    height: int
-    width: int
-    device: torch.device
-    source: Source
-
-    @classmethod
-    def of(cls, images: Tensor, *, source: Source) -> Draws:
-        """Return the random numbers for images [B, C, H, W]."""
-        rows, _, height, width = images.shape
-        return cls(rows=rows, height=height, width=width, device=images.device, source=source)
+    def __init__(self, images: Tensor, *, source: Source) -> None:
+        self.rows, _, self.height, self.width = images.shape
+        self.device = images.device
+        self._stream = source if isinstance(source, torch.Generator) else None
+        self._by_row: RowNumbers | None = None if isinstance(source, torch.Generator) else source
 
     def uniform(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1), float32 [B, *shape]."""
-        streams = self._streams
-        return self._drawn(torch.rand, self.rows, *shape) if streams is None else streams.uniform(*shape)
+        if self._by_row is not None:
+            return self._by_row.uniform(*shape)
+        return self._drawn(torch.rand, self.rows, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers, float32 [B, *shape]."""
-        streams = self._streams
-        return self._drawn(torch.randn, self.rows, *shape) if streams is None else streams.normal(*shape)
+        if self._by_row is not None:
+            return self._by_row.normal(*shape)
+        return self._drawn(torch.randn, self.rows, *shape)
 
     def uniform_pair(self) -> Tensor:
-        """Return uniform numbers in [0, 1), float32 [2, B]; one stream gives first all of row 0, then all of row 1."""
-        streams = self._streams
-        return self._drawn(torch.rand, 2, self.rows) if streams is None else streams.uniform(2).T
+        """Return uniform numbers, float32 [2, B]; one stream gives first all of row 0, then all of row 1."""
+        return self._drawn(torch.rand, 2, self.rows) if self._by_row is None else self._by_row.uniform(2).T
 
     def normal_pair(self) -> Tensor:
         """Return standard normal numbers, float32 [2, B], likewise."""
-        streams = self._streams
-        return self._drawn(torch.randn, 2, self.rows) if streams is None else streams.normal(2).T
+        return self._drawn(torch.randn, 2, self.rows) if self._by_row is None else self._by_row.normal(2).T
 
     def integers(self, *, low: int, high: int) -> Tensor:
         """Return integers in [low, high), int64 [B]."""
-        if (streams := self._streams) is not None:
-            return (streams.uniform() * (high - low)).long() + low
+        if self._by_row is not None:
+            return (self._by_row.uniform() * (high - low)).long() + low
         return self._drawn(lambda *shape, **where: torch.randint(low, high, shape, **where), self.rows)
 
     def sometimes(self, chance: float, drawn: Tensor, *, still: float = 0) -> Tensor:
         """Return drawn numbers [..., B] with a probability, at 1 and above always, else `still`."""
         return torch.where(self.uniform() < chance, drawn, torch.full_like(drawn, still))
 
-    @property
-    def _streams(self) -> RowNumbers | None:
-        return None if self.source is None or isinstance(self.source, torch.Generator) else self.source
-
     def _drawn(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         """Draw from the one stream, on its own device."""
-        stream = self.source if isinstance(self.source, torch.Generator) else None
-        origin = self.device if stream is None else stream.device
-        return draw(*shape, generator=stream, device=origin).to(self.device)
+        origin = self.device if self._stream is None else self._stream.device
+        return draw(*shape, generator=self._stream, device=origin).to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,82 +76,75 @@ class Change:
 Operation = Callable[[Draws, float], Change]
 """Draws a change: first the strength for each image, then whether it applies, with the given probability."""
 
-_Step = TypeVar("_Step")
-
-
-def angles(draws: Draws, chance: float) -> Tensor:
-    """Return angles uniform in [-pi, pi), 0 for unchanged images, [B]."""
-    return draws.sometimes(chance, (draws.uniform() * 2 - 1) * torch.pi)
+Table = Iterable[tuple[str, Operation]]
+"""Operations by name, in order; a name may return."""
 
 
 def rotate(draws: Draws, chance: float) -> Change:
     """Rotate the plane."""
-    angle = angles(draws, chance)
-    return Change(matrix=_geometry.plane_rotation(angle), labels=_angle_labels(angle))
+    return _turn(draws, chance, matrix=_geometry.plane_rotation)
 
 
 def hue(draws: Draws, chance: float) -> Change:
     """Rotate colours about the grey axis."""
-    angle = angles(draws, chance)
-    return Change(matrix=_geometry.hue(angle), labels=_angle_labels(angle))
+    return _turn(draws, chance, matrix=_geometry.hue)
 
 
-def _angle_labels(angle: Tensor) -> Tensor:
-    return torch.stack([angle.cos() - 1, angle.sin()], dim=1)
+def _turn(draws: Draws, chance: float, *, matrix: Callable[[Tensor], Tensor]) -> Change:
+    """Turn by an angle uniform in [-pi, pi), 0 for unchanged images."""
+    angle = draws.sometimes(chance, (draws.uniform() * 2 - 1) * torch.pi)
+    return Change(matrix=matrix(angle), labels=torch.stack([angle.cos() - 1, angle.sin()], dim=1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Likelihoods:
-    """Probabilities of the operations: a common probability times a multiplier of each."""
-
-    probability: float
-    multipliers: Mapping[str, float]  # by operation; one that is absent or 0 is not part of the pipe
-
-    def select(self, table: Iterable[tuple[str, _Step]]) -> list[tuple[float, _Step]]:
-        """Return the operations of a table that are part of the pipe, in order, with their probabilities."""
-        chances = [(self.multipliers.get(name, 0.0), step) for name, step in table]
-        return [(multiplier * self.probability, step) for multiplier, step in chances if multiplier > 0]
-
-    def draw(self, table: Iterable[tuple[str, Operation]], draws: Draws) -> list[Change]:
-        """Draw the operations of a table for a batch."""
-        return [operation(draws, chance) for chance, operation in self.select(table)]
-
-    def check(self, *, known: Iterable[str]) -> None:
-        """Raise ValueError if a number is negative, or an operation is unknown."""
-        if not self.probability >= 0:
-            raise ValueError(f"probability {self.probability}: expected 0 or a positive number")
-        names = list(dict.fromkeys(known))
-        for name, multiplier in self.multipliers.items():
-            if name not in names:
-                raise ValueError(f"operation {name!r}: expected one of {', '.join(names)}")
-            if not multiplier >= 0:
-                raise ValueError(f"multiplier {multiplier} of {name}: expected 0 or a positive number")
+def check(probability: float, multipliers: Mapping[str, float], *, known: Iterable[str]) -> None:
+    """Raise ValueError if a number is negative, or an operation is unknown."""
+    if not probability >= 0:
+        raise ValueError(f"probability {probability}: expected 0 or a positive number")
+    names = list(dict.fromkeys(known))
+    for name, multiplier in multipliers.items():
+        if name not in names:
+            raise ValueError(f"operation {name!r}: expected one of {', '.join(names)}")
+        if not multiplier >= 0:
+            raise ValueError(f"multiplier {multiplier} of {name}: expected 0 or a positive number")
 
 
-def move(images: Tensor, changes: Sequence[Change]) -> Tensor:
-    """Return images [B, C, H, W] under all changes of the plane, composed so that the first acts last."""
-    return _geometry.warp(images, reduce(torch.matmul, [change.matrix for change in changes])) if changes else images
+def chances(probability: float, multipliers: Mapping[str, float]) -> dict[str, float]:
+    """Return the probability of each operation with a positive multiplier."""
+    return {name: multiplier * probability for name, multiplier in multipliers.items() if multiplier > 0}
 
 
-def recolour(images: Tensor, changes: Sequence[Change]) -> Tensor:
-    """Return images [B, C, H, W] under all changes of colour, in order.
+def augment(
+    images: Tensor,
+    draws: Draws,
+    likely: Mapping[str, float],
+    *,
+    moves: Table,
+    tints: Table,
+    labels: Iterable[Tensor] = (),
+) -> Augmented:
+    """Return images [B, C, H, W] after the operations of two tables, with these `chances`, drawn in order.
 
-    A grey image, C = 1, becomes the mean of the colours of (grey, grey, grey).
-
-    Raises:
-        ValueError: C is neither 3 nor 1.
+    The moves are composed so that the first acts last. Their labels, and those of the tints, follow the given ones.
+    ValueError: colours change and C is neither 3 nor 1.
     """
-    if not changes:
-        return images
+    moved, tinted = (
+        [operation(draws, likely[name]) for name, operation in table if name in likely] for table in (moves, tints)
+    )
+    if moved:
+        images = _geometry.warp(images, reduce(torch.matmul, [change.matrix for change in moved]))
+    if tinted:
+        images = _recoloured(images, reduce(torch.matmul, [change.matrix for change in reversed(tinted)]))
+    every = [*labels, *(change.labels for change in (*moved, *tinted))]
+    none = torch.zeros(draws.rows, 0, device=draws.device)
+    return Augmented(images=images, labels=torch.cat([none, *(each.float() for each in every)], dim=1))
+
+
+def _recoloured(images: Tensor, matrix: Tensor) -> Tensor:
+    """Grey images, C = 1, become the mean of the colours of (grey, grey, grey)."""
     if images.shape[1] not in (1, 3):
         raise ValueError(f"images of {images.shape[1]} channels: changes of colour expect 3 (RGB) or 1 (grey)")
-    matrix = reduce(torch.matmul, [change.matrix for change in reversed(changes)])[:, :3].to(images.dtype)
+    matrix = matrix[:, :3].to(images.dtype)
     if images.shape[1] == 1:
         grey = matrix.mean(dim=1, keepdim=True)
         return images * grey[:, :, :3].sum(dim=2)[..., None, None] + grey[:, :, 3, None, None]
     return torch.einsum("brc,bchw->brhw", matrix[:, :, :3], images) + matrix[:, :, 3, None, None]
-
-
-def joined(draws: Draws, labels: Iterable[Tensor]) -> Tensor:
-    """Return all labels concatenated, float32 [B, L]."""
-    return torch.cat([torch.zeros(draws.rows, 0, device=draws.device), *(each.float() for each in labels)], dim=1)

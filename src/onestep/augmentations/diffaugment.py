@@ -38,7 +38,7 @@ class DiffAugment:
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Augment images [B, C, H, W] in [-1, 1]; labels are [B, 0]."""
-        draws = Draws.of(images, source=generator)
+        draws = Draws(images, source=generator)
         chosen = ((self.color, _recoloured), (self.translation, _shifted), (self.cutout, _cut_out))
         for enabled, operation in chosen:
             images = operation(images, draws) if enabled else images
@@ -55,17 +55,12 @@ def _recoloured(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _shifted(images: Tensor, draws: Draws) -> Tensor:
-    down, right = (_shift(draws, side=side) for side in (draws.height, draws.width))
+    largest = [int(side * _SHIFT + 0.5) for side in (draws.height, draws.width)]
+    down, right = (draws.integers(low=-most, high=most + 1) for most in largest)
     y = torch.arange(draws.height, device=images.device) + down[:, None]
     x = torch.arange(draws.width, device=images.device) + right[:, None]
     inside = ((y >= 0) & (y < draws.height))[:, None, :, None] & ((x >= 0) & (x < draws.width))[:, None, None, :]
     return pixels_at(images, y=y.clamp(0, draws.height - 1), x=x.clamp(0, draws.width - 1)) * inside
-
-
-def _shift(draws: Draws, *, side: int) -> Tensor:
-    """Return shifts [B] in whole pixels, at most an eighth of the side, rounded."""
-    most = int(side * _SHIFT + 0.5)
-    return draws.integers(low=-most, high=most + 1)
 
 
 def _cut_out(images: Tensor, draws: Draws) -> Tensor:

@@ -9,24 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from onestep.augmentations import Augmented, Source, _geometry
-from onestep.augmentations._pipe import (
-    BRIGHTNESS,
-    CONTRAST,
-    SATURATION,
-    SCALE,
-    SHIFT,
-    STRETCH,
-    Change,
-    Draws,
-    Likelihoods,
-    Operation,
-    hue,
-    joined,
-    move,
-    recolour,
-    rotate,
-)
+from onestep.augmentations import Augmented, Source, _geometry, _pipe
+from onestep.augmentations._pipe import Change, Draws, Operation, augment, chances, check, hue, rotate
 
 __all__ = ["Edm"]
 
@@ -55,27 +39,20 @@ class Edm:
     operations: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        self.likelihoods.check(known=[name for name, _ in (*_PIXEL_MOVES, *_MOVES, *_TINTS)])
-
-    @property
-    def likelihoods(self) -> Likelihoods:
-        """The probabilities of the operations."""
-        return Likelihoods(probability=self.probability, multipliers=self.operations)
+        check(self.probability, self.operations, known=[name for name, _ in (*_PIXEL_MOVES, *_MOVES, *_TINTS)])
 
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Augment images [B, C, H, W] in [-1, 1].
 
-        Raises:
-            ValueError: Colours change and C is neither 3 nor 1, or quarter turns apply and images are not square.
+        ValueError: colours change and C is neither 3 nor 1, or quarter turns apply and images are not square.
         """
-        draws = Draws.of(images, source=generator)
+        draws, likely = Draws(images, source=generator), chances(self.probability, self.operations)
         labels = []
-        for chance, operation in self.likelihoods.select(_PIXEL_MOVES):
-            images, label = operation(images, draws, chance)
-            labels.append(label)
-        moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
-        labels += [change.labels for change in (*moves, *tints)]
-        return Augmented(images=recolour(move(images, moves), tints), labels=joined(draws, labels))
+        for name, operation in _PIXEL_MOVES:
+            if name in likely:
+                images, label = operation(images, draws, likely[name])
+                labels.append(label)
+        return augment(images, draws, likely, moves=_MOVES, tints=_TINTS, labels=labels)
 
 
 def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
@@ -96,7 +73,7 @@ def _rotate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Te
 
 def _translate_int(images: Tensor, draws: Draws, chance: float) -> tuple[Tensor, Tensor]:
     share = draws.sometimes(chance, draws.uniform_pair() * 2 - 1)
-    largest = share.new_tensor([[draws.width], [draws.height]]) * SHIFT
+    largest = share.new_tensor([[draws.width], [draws.height]]) * _pipe.SHIFT
     right, up = (share * largest).round().long()
     return _geometry.shift(images, right=right, up=up), (torch.stack([right, up]) / largest).T
 
@@ -112,7 +89,7 @@ def _normal(matrix: Callable[[Tensor], Tensor]) -> Operation:
 
 
 def _scaling(amount: Tensor) -> Tensor:
-    smaller = 1 / (amount * SCALE).exp2()
+    smaller = 1 / (amount * _pipe.SCALE).exp2()
     return _geometry.plane_scaling(smaller, smaller)
 
 
@@ -120,14 +97,14 @@ def _aniso(draws: Draws, chance: float) -> Change:
     """Stretch along one direction and squeeze across it; with probability 1/2 that direction is x or y."""
     amount, direction = draws.normal(), (draws.uniform() * 2 - 1) * torch.pi
     amount, direction = draws.sometimes(chance, amount), draws.sometimes(0.5, direction)
-    squeeze = _geometry.plane_stretch((-amount * STRETCH).exp2())
+    squeeze = _geometry.plane_stretch((-amount * _pipe.STRETCH).exp2())
     matrix = _geometry.plane_rotation(-direction) @ squeeze @ _geometry.plane_rotation(direction)
     return Change(matrix=matrix, labels=torch.stack([amount * direction.cos(), amount * direction.sin()], dim=1))
 
 
 def _translate_frac(draws: Draws, chance: float) -> Change:
     amount = draws.sometimes(chance, draws.normal_pair())
-    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * SHIFT
+    shift = amount * amount.new_tensor([[draws.width], [draws.height]]) * _pipe.SHIFT
     return Change(matrix=_geometry.plane_shift(*-shift), labels=amount.T)
 
 
@@ -150,9 +127,9 @@ _MOVES: tuple[tuple[str, Operation], ...] = (
     ("translate_frac", _translate_frac),
 )
 _TINTS: tuple[tuple[str, Operation], ...] = (
-    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * BRIGHTNESS))),
-    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * CONTRAST).exp2()))),
+    ("brightness", _normal(lambda amount: _geometry.colour_shift(amount * _pipe.BRIGHTNESS))),
+    ("contrast", _normal(lambda amount: _geometry.colour_scaling((amount * _pipe.CONTRAST).exp2()))),
     ("lumaflip", _lumaflip),
     ("hue", hue),
-    ("saturation", _normal(lambda amount: _geometry.saturation((amount * SATURATION).exp2()))),
+    ("saturation", _normal(lambda amount: _geometry.saturation((amount * _pipe.SATURATION).exp2()))),
 )

@@ -18,12 +18,12 @@ from onestep.augmentations._pipe import (
     STRETCH,
     Change,
     Draws,
-    Likelihoods,
     Operation,
+    Table,
+    augment,
+    chances,
+    check,
     hue,
-    joined,
-    move,
-    recolour,
     rotate,
 )
 
@@ -35,18 +35,18 @@ class StyleGan2Ada:
     """Flip, rotate, shift, stretch and recolour images, against overfitting of the discriminator.
 
     All moves are one affine map, applied to every image, also where it is the identity (to 4e-6); flips and quarter
-    turns blur slightly.
-    Labels, columns in order of the operations: xflip 0 or 1; rotate90 quarter turns; xint x and y as shares of the
-    largest shift; scale, a factor; rotate cos - 1 and sin of the first rotation; aniso, a factor; rotate cos - 1 and
-    sin of the second; xfrac x and y as shares of the image size; brightness, an amount; contrast, a factor; lumaflip
-    0 or 1; hue cos - 1 and sin; saturation, a factor. Factors are 1 where nothing changes, all others 0.
+    turns blur slightly. Labels, columns in order of the operations: xflip 0 or 1; rotate90 quarter turns; xint x and
+    y as shares of the largest shift; scale, a factor; rotate cos - 1 and sin of the first rotation; aniso, a factor;
+    rotate cos - 1 and sin of the second; xfrac x and y as shares of the image size; brightness, an amount; contrast,
+    a factor; lumaflip 0 or 1; hue cos - 1 and sin; saturation, a factor. Factors are 1 where nothing changes, all
+    others 0.
 
     Attributes:
         probability: Of each operation, before its multiplier.
         operations: Multiplier of the probability by name; in D2O's code 1 for each of xflip, rotate90, xint, scale,
             rotate, aniso, xfrac, brightness, contrast, lumaflip, hue and saturation.
         target: Mean sign of the discriminator's logits of real images, in [-1, 1], that the probability is adapted to;
-            it starts at `probability`, see `adapt`. Default: none, a constant probability (arXiv:2006.06676: 0.6).
+            it starts at `probability`, see `adapted`. Default: none, a constant probability (arXiv:2006.06676: 0.6).
         interval: Steps between two updates of an adaptive probability.
         ramp_images: Images in which an adaptive probability rises from 0 to 1 if it always rises.
     """
@@ -58,52 +58,32 @@ class StyleGan2Ada:
     ramp_images: int = 500_000
 
     def __post_init__(self) -> None:
-        self.likelihoods.check(known=[name for name, _ in (*_MOVES, *_TINTS)])
+        check(self.probability, self.operations, known=[name for name, _ in (*_MOVES, *_TINTS)])
         if self.target is not None and not -1 <= self.target <= 1:
             raise ValueError(f"target {self.target}: expected a mean of signs, from -1 to 1")
         for name in ("interval", "ramp_images"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
 
-    @property
-    def likelihoods(self) -> Likelihoods:
-        """The probabilities of the operations."""
-        return Likelihoods(probability=self.probability, multipliers=self.operations)
-
     def __call__(self, images: Tensor, *, generator: Source) -> Augmented:
         """Augment images [B, C, H, W] in [-1, 1]; all 12 operations have 18 labels.
 
-        Raises:
-            ValueError: Colours change and C is neither 3 nor 1.
+        ValueError: colours change and C is neither 3 nor 1.
         """
-        draws = Draws.of(images, source=generator)
-        moves, tints = self.likelihoods.draw(_MOVES, draws), self.likelihoods.draw(_TINTS, draws)
-        labels = joined(draws, [change.labels for change in (*moves, *tints)])
-        return Augmented(images=recolour(move(images, moves), tints), labels=labels)
+        likely = chances(self.probability, self.operations)
+        return augment(images, Draws(images, source=generator), likely, moves=_MOVES, tints=_TINTS)
 
     def adapted(self, value: float, *, mean: float, images: int) -> float:
-        """Return the updated probability: see `adapt`, whose `sign` is `mean`."""
+        """Return an adaptive probability after one update (section 3.2), from its current value.
+
+        It rises while the discriminator is overconfident on real images, and falls otherwise. It is at least 0 and has
+        no upper bound: above 1 it takes as long to fall as it took to rise. `mean` is the mean sign of the
+        discriminator's logits of real images since the last update, in [-1, 1], and `images` their number over all
+        ranks; D2O's code updates after every 4 batches.
+        """
         assert self.target is not None, "a constant probability is never updated"
-        return adapt(value, sign=mean, target=self.target, images=images, ramp_images=self.ramp_images)
-
-
-def adapt(probability: float, *, sign: float, target: float, images: int, ramp_images: int = 500_000) -> float:
-    """Return the probability of the pipe after one update (section 3.2).
-
-    It rises while the discriminator is overconfident on real images, and falls otherwise. It is at least 0 and has no
-    upper bound: above 1 it takes as long to fall as it took to rise.
-
-    Args:
-        probability: Current value.
-        sign: Mean sign of the discriminator's logits of real images since the last update, in [-1, 1].
-        target: Of that mean.
-        images: Real images since the last update, over all ranks; D2O's code updates after every 4 batches.
-        ramp_images: Images in which the probability rises from 0 to 1 if it always rises.
-    """
-    if not ramp_images > 0:
-        raise ValueError(f"ramp_images {ramp_images}: expected a positive number of images")
-    direction = (sign > target) - (sign < target)
-    return max(probability + direction * images / ramp_images, 0.0)
+        direction = (mean > self.target) - (mean < self.target)
+        return max(value + direction * images / self.ramp_images, 0.0)
 
 
 def _whole(draws: Draws, chance: float, *, below: int) -> Tensor:
@@ -160,7 +140,7 @@ def _lumaflip(draws: Draws, chance: float) -> Change:
 
 
 # Functions of torch are called inside lambdas, because a login node without it reads the names below.
-_MOVES: tuple[tuple[str, Operation], ...] = (
+_MOVES: Table = (
     ("xflip", _xflip),
     ("rotate90", _rotate90),
     ("xint", _xint),
@@ -170,7 +150,7 @@ _MOVES: tuple[tuple[str, Operation], ...] = (
     ("rotate", _rotate),
     ("xfrac", _xfrac),
 )
-_TINTS: tuple[tuple[str, Operation], ...] = (
+_TINTS: Table = (
     ("brightness", _brightness),
     ("contrast", _factor(lambda factor: _geometry.colour_scaling(factor), spread=CONTRAST)),
     ("lumaflip", _lumaflip),

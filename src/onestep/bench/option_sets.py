@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from onestep.config.run import Compile, Precision, Run
@@ -12,19 +11,17 @@ from onestep.config.run import Compile, Precision, Run
 REFERENCE = "reference"
 OURS = "ours"
 
-_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        REFERENCE: {},
-        OURS: {},
-        "tf32": {"precision": {"tf32": True}},
-        "bf16_generator": {"precision": {"generator": "bfloat16"}},
-        "bf16_discriminator": {"precision": {"discriminator": "bfloat16"}},
-        "channels_last": {"compile": {"channels_last": True}},
-        "fused_optimizer": {"compile": {"fused_optimizer": True}},
-        "compile": {"compile": {"networks": True}},
-        "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
-    }
-)
+_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    REFERENCE: {},
+    OURS: {},
+    "tf32": {"precision": {"tf32": True}},
+    "bf16_generator": {"precision": {"generator": "bfloat16"}},
+    "bf16_discriminator": {"precision": {"discriminator": "bfloat16"}},
+    "channels_last": {"compile": {"channels_last": True}},
+    "fused_optimizer": {"compile": {"fused_optimizer": True}},
+    "compile": {"compile": {"networks": True}},
+    "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
+}
 _ALL = tuple(name for name in _CHANGES if name not in (REFERENCE, OURS))
 
 OPTION_SETS = (*_CHANGES, "all")
@@ -32,12 +29,9 @@ OPTION_SETS = (*_CHANGES, "all")
 
 @dataclass(frozen=True, kw_only=True)
 class OptionSet:
-    """Differences from a run with every option off.
+    """The options of `precision:` and `compile:` that are on, of a run with all others off.
 
     Attributes:
-        name: As given on the command line.
-        precision: Options of `precision:` that are on.
-        compile: Options of `compile:` that are on.
         as_released: Whether to compute like the released code where ours reaches the same numbers otherwise: batch
             norms not folded, generated and real images through the frozen features one after the other with
             channels outermost, one optimizer kernel per parameter. (The order of CSM's two steps, the gradients of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from onestep.bench.option_sets import OptionSet
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.reading import resolved_run
-from onestep.config.run import Component, Run, to_document
+from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
 from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
@@ -25,27 +25,24 @@ from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.loop import wrapped_networks
 from onestep.training.sources import ImageShape, codec_of
 
-_DATASET_ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
+_ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
 _EMBEDDING_WIDTH = 320  # of the published class embedding
 
 
-@dataclass(frozen=True, kw_only=True)
-class GivenShape:
-    """The image shape from the command line; None is derived from the config."""
-
-    resolution: int | None = None
-    channels: int | None = None
-    classes: int | None = None
-
-
-def shape_of(experiment: Experiment, run: str, *, given: GivenShape) -> ImageShape:
-    """Return the shape of a run's images: as given, of its published teacher, or of its dataset's options.
+def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None]) -> ImageShape:
+    """Return the shape of a run's images: as given, of its published teacher, or of its dataset's options and class.
 
     Raises:
         ValueError: None of these defines it.
     """
-    shape = _dataset_shape(experiment, run) | _teacher_shape(experiment, experiment.runs[run])
-    shape |= {key: value for key, value in vars(given).items() if value is not None}
+    dataset = experiment.datasets[experiment.runs[run].dataset]
+    reader = components.load("data", dataset.name)
+    known = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
+    shape = {key: value for key in ImageShape._fields if isinstance(value := known.get(key), int)}
+    if published := _published_teacher(experiment, experiment.runs[run]):
+        keys = {"resolution": "img_resolution", "channels": "img_channels", "classes": "label_dim"}
+        shape |= {key: published[name] for key, name in keys.items()}
+    shape |= {key: value for key, value in given.items() if value is not None}
     shape.setdefault("classes", 0)
     if missing := [key for key in ImageShape._fields if key not in shape]:
         raise ValueError(
@@ -53,22 +50,6 @@ def shape_of(experiment: Experiment, run: str, *, given: GivenShape) -> ImageSha
             f"file. Fix: add {' and '.join(f'--{key}' for key in missing)}"
         )
     return ImageShape(**shape)
-
-
-def _dataset_shape(experiment: Experiment, run: str) -> dict[str, int]:
-    """Return the part of the shape that a dataset's options and class define without its file."""
-    dataset = experiment.datasets[experiment.runs[run].dataset]
-    reader = components.load("data", dataset.name)
-    constants = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
-    return {key: value for key in ImageShape._fields if isinstance(value := constants.get(key), int)}
-
-
-def _teacher_shape(experiment: Experiment, run: Run) -> dict[str, int]:
-    published = _published_teacher(experiment, run)
-    if published is None:
-        return {}
-    keys = {"resolution": "img_resolution", "channels": "img_channels", "classes": "label_dim"}
-    return {key: published[name] for key, name in keys.items()}
 
 
 def _published_teacher(experiment: Experiment, run: Run) -> dict[str, Any] | None:
@@ -97,11 +78,7 @@ class RandomSources:
         """Return the configuration of a run's teacher: of the run that trained it, or the published one."""
         assert run.teacher is not None
         source = self.experiment.teachers[run.teacher].run
-        shape = {
-            "img_resolution": self.shape.resolution,
-            "img_channels": self.shape.channels,
-            "label_dim": self.shape.classes if run.conditional else 0,
-        }
+        shape = self.shape.of_network(conditional=run.conditional)
         if source is None:
             return {**(_published_teacher(self.experiment, run) or {}), **shape}
         trained = self.experiment.runs[source]
@@ -114,8 +91,7 @@ class RandomSources:
         """Return a feature network with random weights."""
         backbone = self.experiment.backbones[name]
         if backbone.run is not None:
-            classifier: Component | None = self.experiment.runs[backbone.run].classifier
-            config = {**to_document(classifier), **self.shape._asdict()}
+            config = {**to_document(self.experiment.runs[backbone.run].classifier), **self.shape._asdict()}
             return classifier_backbone(build_classifier(config), channels=self.shape.channels)
         # Imported here because timm takes a second.
         import timm
@@ -152,12 +128,13 @@ def random_training(
         replace(resolved, run=chosen),
         built=built,
         codec=codec_of(chosen),
-        pixels=torch.randint(256, (_DATASET_ROWS, shape.channels, *2 * (shape.resolution,)), dtype=torch.uint8),
-        conditions=torch.eye(classes)[torch.randint(classes, (_DATASET_ROWS,))] if classes else None,
+        pixels=torch.randint(256, (_ROWS, shape.channels, shape.resolution, shape.resolution), dtype=torch.uint8),
+        conditions=torch.eye(classes)[torch.randint(classes, (_ROWS,))] if classes else None,
         ranks=ranks,
     )
-    if options.as_released:
-        _one_kernel_per_parameter(training)
+    groups = [group for optimizer in training.optimizers.values() for group in optimizer.torch.param_groups]
+    for group in groups if options.as_released else ():
+        group["foreach"] = False
     return training
 
 
@@ -193,9 +170,3 @@ def _apart(features: Callable[[Tensor], Sequence[Sequence[Tensor]]], *, rows: in
         return [[_Halves(*maps) for maps in zip(*critic, strict=True)] for critic in zip(first, second, strict=True)]
 
     return in_halves
-
-
-def _one_kernel_per_parameter(training: Training) -> None:
-    for optimizer in training.optimizers.values():
-        for group in optimizer.torch.param_groups:
-            group["foreach"] = False

@@ -1,23 +1,105 @@
-"""Paired timing of a run under several option sets: one step of each in turn, phase by phase, in one process."""
+"""Measurements: operation counts, the device's peak, memory, and the paired timing of a run under several option sets.
+
+Runs take one step each in turn, phase by phase, in one process.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from onestep.bench.capacity import MemoryMeter, counted_flops, settle
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from onestep.bench.option_sets import OptionSet
 from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
-from onestep.training.hardware import set_tf32
+from onestep.training.execution import set_tf32
 from onestep.training.loop import next_data, update_averages
 from onestep.training.step import StepData, set_training_mode, train_step
 
 REST = "rest"
+_SIDE = {"cuda": 8192, "cpu": 1024}  # side of the square matrices that measure the peak
+_TRIES = 20
+
+
+def counted_flops(work: Callable[[], object]) -> int:
+    """Return the FLOPs of products and convolutions in `work()`, two per multiply-add."""
+    counter = FlopCounterMode(display=False)
+    # Counts per module are not used, and their hooks fail in double backward (torch 2.12).
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with counter:
+        work()
+    return counter.get_total_flops()
+
+
+class _NoModules:
+    """Replaces torch's module tracker: everything counts for the whole."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def matmul_peak(device: torch.device, *, number_type: str) -> float:
+    """Return the FLOP/s of the fastest of several products of large square float32, tf32 or bfloat16 matrices."""
+    side = _SIDE[device.type]
+    dtype = torch.bfloat16 if number_type == "bfloat16" else torch.float32
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    set_tf32(number_type == "tf32")
+    best = min(timed(lambda: torch.matmul(left, right), device=device) for _ in range(_TRIES))
+    set_tf32(False)
+    return 2 * side**3 / best
+
+
+def timed(work: Callable[[], object], *, device: torch.device) -> float:
+    """Return the seconds of `work()` with all that it starts on the device."""
+    settle(device)
+    began = time.perf_counter()
+    work()
+    settle(device)
+    return time.perf_counter() - began
+
+
+def settle(device: torch.device) -> None:
+    """Wait for all work on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Reset the peak of `memory` to the bytes in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    # If the kernel does not allow it, the peak is that of the whole process.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Return the bytes in use and their peak: tensors on a CUDA device, or resident in this process under Linux."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    return _resident("VmRSS"), _resident("VmHWM")
+
+
+def _resident(key: str) -> int:
+    """Return a number of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 @dataclass(kw_only=True)
@@ -25,11 +107,8 @@ class Contestant:
     """A run under one option set and the seconds of its phases.
 
     Attributes:
-        options: The set.
-        training: The run.
-        wrapped: Its networks as first-order phases call them.
-        ranks: This process.
-        resident: Bytes of its networks.
+        wrapped: The run's networks as first-order phases call them.
+        resident: Bytes of these networks.
         peak: Peak memory during a step, in bytes; on CUDA without the other contestants' networks, on a CPU of the
             whole process.
         seconds: By phase, and for the rest (batch and averages), one number per round.
@@ -46,17 +125,19 @@ class Contestant:
     def warm_up(self, *, steps: int) -> None:
         """Take untimed steps: kernels are selected or compiled, and memory is allocated."""
         set_training_mode(self.training.networks, phases=self.training.phases)
-        meter = MemoryMeter(self.ranks.device)
-        others = max(0, meter.in_use() - self.resident) if meter.is_exact else 0
-        meter.reset()
+        device = self.ranks.device
+        # A process keeps memory after tensors are freed, so on a CPU the others' share is unknown.
+        others = max(0, memory(device)[0] - self.resident) if device.type == "cuda" else 0
+        reset_peak(device)
         for _ in range(steps):
             self._step(lambda name, work: work())
-        settle(self.ranks.device)
-        self.peak = meter.peak() - others
+        settle(device)
+        self.peak = memory(device)[1] - others
 
     def time_a_step(self) -> None:
         """Time each phase of one step that has all of them."""
-        self._step(lambda name, work: self.seconds.setdefault(name, []).append(self._timed(work)))
+        device = self.ranks.device
+        self._step(lambda name, work: self.seconds.setdefault(name, []).append(timed(work, device=device)))
 
     def count(self) -> dict[str, int]:
         """Return the floating-point operations of each phase."""
@@ -86,13 +167,6 @@ class Contestant:
             ranks=self.ranks,
         )
 
-    def _timed(self, work: Callable[[], object]) -> float:
-        settle(self.ranks.device)
-        began = time.perf_counter()
-        work()
-        settle(self.ranks.device)
-        return time.perf_counter() - began
-
     def per_step(self) -> list[dict[str, float]]:
         """Return the seconds of an average step by phase, per round; a phase is weighted by how often it is due."""
         every = {phase.name: phase.every for phase in self.training.phases}
@@ -103,18 +177,6 @@ class Contestant:
             {name: value / every[name] for name, value in each.items()} | {REST: rest[2 * i] + rest[2 * i + 1]}
             for i, each in enumerate(rounds)
         ]
-
-
-def race(contestants: Sequence[Contestant], *, rounds: int) -> None:
-    """Time `rounds` steps of each in turn, so that other load on the machine affects all of them alike."""
-    for _ in range(rounds):
-        for contestant in contestants:
-            contestant.time_a_step()
-
-
-def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median over rounds of each phase's seconds."""
-    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
 
 
 def paired_ratio(first: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> float:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from onestep.bench.capacity import MemoryMeter, matmul_peak
 from onestep.bench.option_sets import OURS, OptionSet, option_set
-from onestep.bench.random_run import GivenShape, random_training, random_wrapped, shape_of
-from onestep.bench.timing import Contestant, medians, paired_ratio, race
+from onestep.bench.random_run import random_training, random_wrapped, shape_of
+from onestep.bench.timing import Contestant, matmul_peak, memory, paired_ratio
 from onestep.config.sections import Experiment
 from onestep.distributed import Ranks
-from onestep.files import write_json
-from onestep.training.sources import ImageShape
+from onestep.training.execution import device_name
 
 # A compiled network is compiled in its first step, recorded in its second and replayed from the third on.
 _WARM_UP = {"compiled": 3, "plain": 1}
@@ -29,22 +27,13 @@ def bench_training(
     sets: Sequence[str],
     batch: int | None,
     rounds: int,
-    given: GivenShape,
+    given: Mapping[str, int | None],
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Measure a run under option sets.
+    """Time `rounds` steps of a run under each option set and return the input of `report_lines`, as JSON values.
 
-    Args:
-        experiment: The config.
-        run: Name of one of its runs.
-        sets: Names of option sets; speedups are relative to the first that this device supports.
-        batch: Batch size; None for the run's own.
-        rounds: Timed steps per set.
-        given: The shape of the images where the config does not define it.
-        ranks: This process.
-
-    Returns:
-        The input of `report_lines`, as JSON values.
+    Speedups are relative to the first set that this device supports. `given` is the shape of the images where the
+    config does not define it.
 
     Raises:
         ValueError: No such run or option set, or the shape or the teacher's architecture is unknown.
@@ -55,57 +44,51 @@ def bench_training(
         raise ValueError(f"steps, batch: got {rounds}, {batch}, expected positive numbers")
     wanted = [option_set(name) for name in dict.fromkeys(sets)]
     shape = shape_of(experiment, run, given=given)
+
+    def contestant(options: OptionSet) -> Contestant:
+        before, _ = memory(ranks.device)
+        training = random_training(experiment, run, options=options, shape=shape, batch=batch, ranks=ranks)
+        wrapped = random_wrapped(training, options=options)
+        resident = max(0, memory(ranks.device)[0] - before)
+        return Contestant(options=options, training=training, wrapped=wrapped, ranks=ranks, resident=resident)
+
+    def ready(options: OptionSet) -> Contestant:
+        chosen = plain if options.name == OURS else contestant(options)
+        chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.execution.networks else "plain"])
+        return chosen
+
     # The plain one is always built, because its operations are counted.
-    plain = _contestant(experiment, run, option_set(OURS), shape=shape, batch=batch, ranks=ranks)
+    plain = contestant(option_set(OURS))
     flops = plain.count()
     contestants, left_out = [], []
     for options in wanted:
         try:
-            chosen = _ready(experiment, run, options, plain=plain, shape=shape, batch=batch, ranks=ranks)
-            contestants.append(chosen)
+            contestants.append(ready(options))
         # A failure of device or compiler is a finding about this set; the others are measured.
         except Exception as error:
             left_out.append({"name": options.name, "reason": _one_line(error)})
     # Before and after, because a shared machine is rarely at its peak.
     peaks = _peaks(contestants, device=ranks.device)
-    race(contestants, rounds=rounds)
+    # One step of each in turn, so that other load on the machine affects all of them alike.
+    for _ in range(rounds):
+        for each in contestants:
+            each.time_a_step()
     peaks = {kind: max(value, peaks[kind]) for kind, value in _peaks(contestants, device=ranks.device).items()}
-    per_step = sum(count / _every(plain, name) for name, count in flops.items())
+    every = {phase.name: phase.every for phase in plain.training.phases}
+    per_step = sum(count / every.get(name, 1) for name, count in flops.items())
     return {
         "run": run,
         "weights": "random",
         "shape": shape._asdict(),
         "batch": plain.training.run.batch,
         "rounds": rounds,
-        "device": _device_name(ranks.device),
+        "device": device_name(ranks.device),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "flops_per_image": per_step / plain.training.run.batch,
         "sets": list(_findings(contestants, flops=per_step, peaks=peaks)),
         "left_out": left_out,
     }
-
-
-def _every(contestant: Contestant, phase: str) -> int:
-    return next((each.every for each in contestant.training.phases if each.name == phase), 1)
-
-
-def _ready(experiment: Experiment, run: str, options: OptionSet, *, plain: Contestant, **where: Any) -> Contestant:
-    """Return a contestant after its first steps; the plain one is built already."""
-    chosen = plain if options.name == OURS else _contestant(experiment, run, options, **where)
-    chosen.warm_up(steps=_WARM_UP["compiled" if chosen.training.execution.networks else "plain"])
-    return chosen
-
-
-def _contestant(
-    experiment: Experiment, run: str, options: OptionSet, *, shape: ImageShape, batch: int | None, ranks: Ranks
-) -> Contestant:
-    meter = MemoryMeter(ranks.device)
-    before = meter.in_use()
-    training = random_training(experiment, run, options=options, shape=shape, batch=batch, ranks=ranks)
-    wrapped = random_wrapped(training, options=options)
-    resident = max(0, meter.in_use() - before)
-    return Contestant(options=options, training=training, wrapped=wrapped, ranks=ranks, resident=resident)
 
 
 def _peaks(contestants: Sequence[Contestant], *, device: torch.device) -> dict[str, float]:
@@ -120,7 +103,7 @@ def _findings(
     """Yield the measurements of each option set."""
     steps = [contestant.per_step() for contestant in contestants]
     for contestant, rounds in zip(contestants, steps, strict=True):
-        seconds = medians(rounds)
+        seconds = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
         total, kind = sum(seconds.values()), contestant.options.number_type
         yield {
             "name": contestant.options.name,
@@ -139,13 +122,8 @@ def _findings(
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error as one short line."""
     lines = str(error).strip().splitlines()
     return f"{lines[0] if lines else type(error).__name__}"[:300]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def report_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -179,8 +157,3 @@ def _table(sets: Sequence[dict[str, Any]]) -> Iterator[str]:
         numbers = [f"{each['images_per_second']:.4g}", f"{each['ratio']:.2f}", *cells]
         last = [f"{each['memory_mib']:,} MiB", f"{100 * each['utilisation']:.1f} % of {each['peak_type']}"]
         yield f"| {' | '.join([each['name'], *numbers, *last])} |"
-
-
-def write_findings(path: Path, found: dict[str, Any]) -> None:
-    """Write the findings as JSON."""
-    write_json(path, found)

@@ -32,11 +32,10 @@ def train(
     """
     from onestep import distributed
     from onestep.bench.option_sets import OPTION_SETS
-    from onestep.bench.random_run import GivenShape
-    from onestep.bench.train import bench_training, report_lines, write_findings
+    from onestep.bench.train import bench_training, report_lines
     from onestep.config.reading import read_experiment
+    from onestep.files import write_json
 
-    given = GivenShape(resolution=resolution, channels=channels, classes=classes)
     with distributed.joined() as ranks:
         found = bench_training(
             read_experiment(config),
@@ -44,10 +43,10 @@ def train(
             sets=sets.split(",") if sets else OPTION_SETS,
             batch=batch,
             rounds=steps,
-            given=given,
+            given={"resolution": resolution, "channels": channels, "classes": classes},
             ranks=ranks,
         )
     print("\n".join(report_lines(found)))
     if output is not None:
-        write_findings(output, found)
+        write_json(output, found)
     return 0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
-from torch import Tensor
 
 from onestep.checkpoints.edm_pickle import read_edm_pickle
-from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
+from onestep.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
 from onestep.files import sha256_of_file, write_text
 
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
@@ -22,54 +20,36 @@ def convert_edm_pickle(
 ) -> None:
     """Convert one of EDM's network pickles, or one of the same form, to a teacher; nothing in it is executed.
 
-    Args:
-        source: The pickle.
-        preconditioning: `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
-            in the file is only noted.
-        weights: Where to write the safetensors file.
-        architecture: Where to write the YAML card: the config, and the source with its SHA-256.
-
-    Raises:
-        ValueError: The pickle is refused or damaged, or its network is neither a SongUNet nor a DhariwalUNet.
+    `preconditioning` is `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
+    in the file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, and
+    the source with its SHA-256. A pickle that is refused or damaged, or holds neither a SongUNet nor a DhariwalUNet,
+    is a ValueError.
     """
     checkpoint = read_edm_pickle(source)
-    config, facts = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
-    _write_teacher(source, checkpoint.state_dict, config, facts, weights=weights, architecture=architecture)
+    config, note = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
+    network = Snapshot(config=config, state_dict=checkpoint.state_dict, note=note)
+    _write_teacher(source, network, weights=weights, architecture=architecture)
 
 
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
-    """Convert a snapshot of a run to a teacher of the same form; arguments as in `convert_edm_pickle`.
-
-    Its preconditioning is in its config.
-
-    Raises:
-        ValueError: The file is not a snapshot, or its config names no network.
-    """
-    snapshot = read_snapshot(source)
-    _write_teacher(source, snapshot.state_dict, snapshot.config, {}, weights=weights, architecture=architecture)
+    """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`."""
+    network = dataclasses.replace(read_snapshot(source), note={})
+    _write_teacher(source, network, weights=weights, architecture=architecture)
 
 
-def _write_teacher(
-    source: Path | str,
-    state_dict: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    *,
-    weights: Path | str,
-    architecture: Path | str,
-) -> None:
+def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str, architecture: Path | str) -> None:
     """Write the weights, then the card, so that a card implies complete weights."""
     # `name: song_unet` first, in place of EDM's `model_type: SongUNet`.
-    rest = {key: value for key, value in config.items() if key not in ("name", "model_type")}
-    given = config.get("name", config.get("model_type"))
-    name = _NAMES.get(given, given if "name" in config else None) if isinstance(given, str) else None
+    rest = {key: value for key, value in network.config.items() if key not in ("name", "model_type")}
+    given = network.config.get("name", network.config.get("model_type"))
+    name = _NAMES.get(given, given if "name" in network.config else None) if isinstance(given, str) else None
     if name is None:
         raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
-    network = {"name": name, **rest}
-    note = {"source": Path(source).name, "sha256": sha256_of_file(source), **facts}
-    write_snapshot(weights, state_dict, network, note=note)
-    numbers = sum(tensor.numel() for tensor in state_dict.values())
+    config = {"name": name, **rest}
+    note = {"source": Path(source).name, "sha256": sha256_of_file(source), **network.note}
+    write_snapshot(weights, network.state_dict, config, note=note)
+    numbers = sum(tensor.numel() for tensor in network.state_dict.values())
     # Through JSON, because YAML has no tuples.
-    card = {**note, "numbers": numbers, "network": json.loads(json.dumps(network))}
+    card = {**note, "numbers": numbers, "network": json.loads(json.dumps(config))}
     title = f"# The architecture of {Path(weights).name}, and where it came from.\n"
     write_text(architecture, title + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=100))

@@ -5,6 +5,7 @@ Source: NVlabs/edm, `torch_utils/persistence.py`. An ordinary unpickler would ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints.safe_pickle import Budget, kind, read_pickle_file
+from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, Storage, StoredTensor, allowed_globals
 
 _MOST_TENSORS = 20_000
@@ -23,28 +24,20 @@ _LONGEST_NAME = 512
 
 @dataclass(frozen=True, kw_only=True)
 class EdmCheckpoint:
-    """A network from a file.
+    """A network from a file."""
 
-    Attributes:
-        config: Keyword arguments of its constructor; plain Python values.
-        state_dict: Parameters and buffers, with torch's names in torch's order. Tied weights share memory.
-        class_name: Name of its class, for the record only.
-    """
-
-    config: dict[str, Any]
-    state_dict: dict[str, Tensor]
-    class_name: str
+    config: dict[str, Any]  # keyword arguments of its constructor; plain Python values
+    state_dict: dict[str, Tensor]  # parameters and buffers, with torch's names in torch's order; tied ones share memory
+    class_name: str  # for the record only
 
 
 def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
     """Read the EMA network (key `ema`) of a network pickle of EDM or D2O, protocols 2 to 5.
 
-    Raises:
-        ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
+    Any other file, a damaged one, and one that names a global that is not allowed are a ValueError.
     """
-    path = Path(path)
-    try:
-        document, budget = read_pickle_file(path, allowed=allowed_globals)
+    with naming(path, fix="expected one of EDM's network pickles, whole as published"):
+        document, budget = read_pickle_file(Path(path), allowed=allowed_globals)
         if type(document) is not dict:
             raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
         if "ema" not in document:
@@ -53,26 +46,17 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
         network = document["ema"]
         if type(network) is not Module:
             raise ValueError(f"under 'ema' the file holds {kind(network)}, not a network")
-        config, state_dict = _config(network, budget), _state_dict(network, budget)
+        config, state_dict = _config(network, budget), tensors_of(network, budget)
         return EdmCheckpoint(config=config, state_dict=state_dict, class_name=network.class_name[:200])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; expected one of EDM's network pickles, whole as published") from None
 
 
 def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a pickle that is one network, the format of NVIDIA's feature extractors.
-
-    Raises:
-        ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
-    """
-    path = Path(path)
-    try:
-        network, budget = read_pickle_file(path, allowed=allowed_globals)
+    """Read the tensors of a pickle that is one network, as NVIDIA publishes feature extractors; else a ValueError."""
+    with naming(path, fix="expected one of NVIDIA's metric networks as a pickle"):
+        network, budget = read_pickle_file(Path(path), allowed=allowed_globals)
         if type(network) is not Module:
             raise ValueError(f"the file holds {kind(network)}, not a network")
-        return _state_dict(network, budget)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; expected one of NVIDIA's metric networks as a pickle") from None
+        return tensors_of(network, budget)
 
 
 def _config(network: Module, budget: Budget) -> dict[str, Any]:
@@ -98,13 +82,14 @@ def _plain(value: Any, *, budget: Budget, depth: int) -> Any:
     raise ValueError(f"among the network's arguments is {kind(value)}; numbers, texts, lists and dicts are read")
 
 
-def _state_dict(network: Module, budget: Budget) -> dict[str, Tensor]:
+def tensors_of(network: Module, budget: Budget) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a network, by torch's names in torch's order."""
     stored: dict[str, StoredTensor] = {}
     for name, tensor in _tensors(network, "", budget=budget, depth=0):
         if name in stored or len(stored) >= _MOST_TENSORS or len(name) > _LONGEST_NAME:
             raise ValueError(f"the tensor {name[:80]!r} is there twice, has too long a name, or is one too many")
         stored[name] = tensor
-        budget.copy(tensor.count * tensor.storage.dtype.itemsize)
+        budget.copy(math.prod(tensor.size) * tensor.storage.dtype.itemsize)
     if not stored:
         raise ValueError("the network has no weights")
     storages: dict[Storage, Tensor] = {}

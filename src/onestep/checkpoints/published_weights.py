@@ -1,29 +1,36 @@
-"""Weights as published: safetensors, or a file of `torch.save`, from which only tensors are read."""
+"""Weights as published, of which nothing is executed: tensors by name, one tensor, a table of class embeddings."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onestep.checkpoints.snapshot import read_tensors
+from onestep.checkpoints.edm_pickle import tensors_of
+from onestep.checkpoints.safe_pickle import kind, naming, read_pickle_file
+from onestep.checkpoints.saved_modules import Module, allowed_globals
+from onestep.checkpoints.snapshot import read_tensors, write_tensors
+from onestep.files import canonical_json
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
+_TABLE = "embed"
+_TABLE_FORMAT = "onestep-class-embeddings-1"
+_SAFETENSORS = ".safetensors"
 
 
 def read_published_weights(path: Path | str) -> dict[str, Tensor]:
     """Read a network's tensors by name from `.safetensors`, or from `.pth`, `.pt` or `.bin` of `torch.save`.
 
-    Raises:
-        ValueError: The file has another ending, is damaged, or holds anything but tensors by name.
+    Another ending, a damaged file, and one that holds anything but tensors by name are a ValueError.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == _SAFETENSORS:
         return read_tensors(path)[0]
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
@@ -38,8 +45,7 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
 
 def read_published_tensor(path: Path | str) -> Tensor:
     """Read the one tensor in a file of `torch.save`; ValueError if the file is damaged or holds anything else."""
-    path = Path(path)
-    tensor = _document(path)
+    tensor = _document(Path(path))
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{path}: holds a {type(tensor).__name__}, expected one tensor")
     return tensor
@@ -50,12 +56,53 @@ def _document(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in name for name in archive.namelist()):
-                raise ValueError(
-                    f"{path}: a TorchScript program, which would have to be executed; fetch the same weights as "
-                    "tensors (safetensors, or a file of torch.save)"
-                )
+                fix = "fetch the same weights as tensors (safetensors, or a file of torch.save)"
+                raise ValueError(f"{path}: a TorchScript program, which would have to be executed; {fix}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None
+
+
+def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str, Any]) -> None:
+    """Write a table, float32 [K, E], one row per class, complete or not at all; equal input gives equal bytes.
+
+    `path` ends in `.safetensors`, else it is a ValueError; `note` records where the rows come from.
+    """
+    if Path(path).suffix != _SAFETENSORS:
+        raise ValueError(f"{path}: expected a name that ends in {_SAFETENSORS}, by which the format is recognized")
+    write_tensors(path, {_TABLE: table}, texts={"format": _TABLE_FORMAT, "note": canonical_json(dict(note))})
+
+
+def read_class_embeddings(path: Path | str) -> Tensor:
+    """Read a table of class embeddings: float32 [K, E], one row per class.
+
+    A name that ends in `.safetensors` is a file of `write_class_embeddings`; any other is read as the table of
+    StyleGAN-XL (arXiv:2202.00273), `in_embeddings/tf_efficientnet_lite0.pkl`: a pickled dict with one
+    `torch.nn.Embedding` under `embed`, features of EfficientNet-lite0 averaged over each class of ImageNet. Anything
+    else, a damaged file, or a global that is not allowed is a ValueError.
+    """
+    path = Path(path)
+    if path.suffix == _SAFETENSORS:
+        tensors, texts = read_tensors(path)
+        if texts.get("format") != _TABLE_FORMAT:
+            found = f"format {texts.get('format')!r}, not {_TABLE_FORMAT!r}"
+            raise ValueError(f"{path}: not a table of class embeddings ({found})")
+        return tensors[_TABLE]
+    with naming(path, fix="expected the published class embeddings, whole"):
+        document, budget = read_pickle_file(path, allowed=allowed_globals)
+        if type(document) is not dict or set(document) != {_TABLE}:
+            raise ValueError(f"the file holds {kind(document)}, not a dict with the one key {_TABLE!r}")
+        module = document[_TABLE]
+        if type(module) is not Module or module.class_name != "Embedding":
+            raise ValueError(f"under {_TABLE!r} the file holds {kind(module)}, not an embedding")
+        tensors = tensors_of(module, budget)
+        if set(tensors) != {"weight"}:
+            raise ValueError("the embedding does not have exactly one parameter, its weight")
+        table = tensors["weight"]
+        if table.ndim != 2 or table.dtype is not torch.float32 or not table.numel():
+            raise ValueError(f"the table is {table.dtype} {list(table.shape)}, not float32 [classes, width]")
+        if not torch.isfinite(table).all():
+            raise ValueError("the table has entries that are not finite")
+        return table.contiguous()

@@ -7,12 +7,13 @@ own unpickler, whose `find_class` returns stubs of an allow-list and nothing els
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import pickle
 import pickletools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar, cast
 
@@ -42,6 +43,15 @@ _SIGNATURES = {
     b"\x1f\x8b": "a gzip archive, to be unpacked first",
     b"<": "a web page, as a failed download leaves it",
 }
+
+
+@contextlib.contextmanager
+def naming(place: Path | str, *, fix: str = "") -> Iterator[None]:
+    """Put the place before, and what to do after the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}{fix and '; '}{fix}") from None
 
 
 class Budget:
@@ -98,10 +108,7 @@ def expect(value: Any, expected: type[_T]) -> _T:
 def read_pickle_file(path: Path, *, allowed: Callable[[Budget], Mapping[str, type]]) -> tuple[Any, Budget]:
     """Read the one pickle (protocols 2 to 5) that a file consists of; return its value and the rest of the budget.
 
-    `allowed` returns the stubs by global name, given the budget of the file.
-
-    Raises:
-        ValueError: The file is not such a pickle, is damaged, or names a global that is not allowed.
+    `allowed` makes the stubs from the budget. Anything else, or a global without a stub, is a ValueError.
     """
     size = path.stat().st_size
     if size == 0:
@@ -120,22 +127,14 @@ def read_pickle_file(path: Path, *, allowed: Callable[[Budget], Mapping[str, typ
 
 
 def read_pickle(
-    file: io.BytesIO,
-    *,
-    allowed: Mapping[str, type],
-    budget: Budget,
-    persistent: Callable[[Any], Any] | None = None,
+    file: io.BytesIO, *, allowed: Mapping[str, type], budget: Budget, persistent: Callable[[Any], Any] | None = None
 ) -> Any:
-    """Read one pickle from the position of `file`, and leave the position after it.
+    """Read one pickle from the position of `file`, and leave the position after it; ValueError if there is none.
 
     `allowed` are the stubs by global name; `persistent` makes a value of a persistent id, None refuses those.
-
-    Raises:
-        ValueError: There is no whole pickle, or it names a global that is not allowed.
     """
     start = file.tell()
-    size = len(file.getbuffer())
-    _check(file, size=size, allowed=allowed, budget=budget, persistent=persistent is not None)
+    _check(file, size=len(file.getbuffer()), allowed=allowed, budget=budget, persistent=persistent is not None)
     file.seek(start)
     return _load(file, allowed=allowed, persistent=persistent)
 
@@ -210,7 +209,9 @@ class _Walk:
             self._stack.append(self._memo[argument])
         else:
             marked = pickletools.markobject in before
-            items = self._to_mark() if marked else []
+            if marked and not self._marks:
+                raise ValueError("values are collected without a mark, so the pickle is damaged")
+            items = self._pop(len(self._stack) - self._marks.pop()) if marked else []
             operands = self._pop(before.index(pickletools.markobject) if marked else len(before))
             keys = {"SETITEMS": items[::2], "ADDITEMS": items, "SETITEM": operands[1:2]}.get(name, [])
             if not all(key is True for key in keys):
@@ -227,14 +228,6 @@ class _Walk:
             raise ValueError(f"the object {index} is defined after only {len(self._memo)} others")
         (self._memo[index],) = self._pop(1)
         self._stack.append(self._memo[index])
-
-    def _to_mark(self) -> list[bool | str]:
-        if not self._marks:
-            raise ValueError("values are collected without a mark, so the pickle is damaged")
-        mark = self._marks.pop()
-        items = self._stack[mark:]
-        del self._stack[mark:]
-        return items
 
     def _pop(self, count: int) -> list[bool | str]:
         first = len(self._stack) - count

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep.checkpoints.safe_pickle import Budget, expect, kind, read_pickle, refuse_state, stub
+from onestep.checkpoints.safe_pickle import Budget, expect, kind, naming, read_pickle, refuse_state, stub
 
 _PERSISTENCE_VERSION = 6
 _MOST_DIMENSIONS = 16
@@ -84,11 +84,6 @@ class StoredTensor:
     stride: tuple[int, ...]
 
     __setstate__ = refuse_state
-
-    @property
-    def count(self) -> int:
-        """Count of numbers."""
-        return math.prod(self.size)
 
 
 class StoredDtype:
@@ -209,9 +204,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Store
     available = expect(storage, Storage).count
     dimensions, strides = len(expect(size, tuple)), len(expect(stride, tuple))
     if dimensions > _MOST_DIMENSIONS or strides != dimensions:
-        raise ValueError(
-            f"a tensor has {dimensions} dimensions and {strides} strides, expected equal, at most {_MOST_DIMENSIONS}"
-        )
+        found = f"{dimensions} dimensions and {strides} strides"
+        raise ValueError(f"a tensor has {found}, expected equal, at most {_MOST_DIMENSIONS}")
     if not all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in (offset, *size, *stride)):
         raise ValueError("a tensor's offset, sizes and strides are not integers from 0 to 2**40")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
@@ -221,13 +215,6 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Store
     if count and last >= available:
         raise ValueError(f"a tensor reaches beyond its storage of {available} numbers")
     return StoredTensor(storage=storage, offset=offset, size=size, stride=stride)
-
-
-def _storage(blob: bytes, budget: Budget) -> Storage:
-    try:
-        return _read_storage(blob, budget)
-    except ValueError as error:
-        raise ValueError(f"tensor storage: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -241,7 +228,8 @@ class _Declared:
     __setstate__ = refuse_state
 
 
-def _read_storage(blob: bytes, budget: Budget) -> Storage:
+@naming("tensor storage")
+def _storage(blob: bytes, budget: Budget) -> Storage:
     file = io.BytesIO(blob)
     # The five pickles: magic number, version, sizes of the machine, persistent id, list of keys.
     magic, version, machine, declared, keys = (
@@ -256,9 +244,8 @@ def _read_storage(blob: bytes, budget: Budget) -> Storage:
     dtype, rest = _STORAGES[declared.type_name], memoryview(blob)[file.tell() :]
     count, raw = int.from_bytes(rest[:8], "little", signed=True), rest[8:]
     if len(rest) < 8 or count != declared.count or count * dtype.itemsize != len(raw):
-        raise ValueError(
-            f"{declared.count} numbers of {dtype} are declared and {count} counted, but {len(raw)} bytes are there"
-        )
+        found = f"{declared.count} numbers of {dtype} are declared and {count} counted"
+        raise ValueError(f"{found}, but {len(raw)} bytes are there")
     return Storage(dtype=dtype, count=count, raw=raw)
 
 

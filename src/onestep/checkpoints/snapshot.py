@@ -36,10 +36,8 @@ _DTYPES = {
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> None:
     """Write `tensors` and `texts`, complete or not at all; equal input gives equal bytes.
 
-    Tensors may be on any device, have any layout in memory, and share it; each is written in full.
-
-    Raises:
-        ValueError: A value is not a tensor, or has a number type that the format lacks.
+    Tensors may be on any device, have any layout in memory, and share it; each is written in full. A value that is no
+    tensor, or has a number type that the format lacks, is a ValueError.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES or name == "__metadata__":
@@ -59,21 +57,16 @@ def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str,
     entries: dict[str, Any] = {"__metadata__": dict(sorted(texts.items())), **dict.fromkeys(tensors)}
     end = 0
     for name in order:
-        start, end = end, end + tensors[name].nbytes
-        shape = list(tensors[name].shape)
-        entries[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     content = json.dumps(entries, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts.
-
-    Raises:
-        ValueError: The file is not safetensors, or is truncated.
-    """
-    path = Path(path)
+    """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts; else a ValueError."""
     try:
         # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -83,40 +76,28 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and make it again") from error
     # In the header's order, which the library does not keep.
     with open(path, "rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        names = json.loads(content.read(length))
+        names = json.loads(content.read(int.from_bytes(content.read(8), "little")))
     return {name: tensors[name] for name in names if name != "__metadata__"}, texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A network from a file.
+    """A network from a file; config and note are as JSON keeps them (tuples are lists)."""
 
-    Attributes:
-        config: Arguments that build the network, after JSON (tuples are lists).
-        state_dict: Its parameters and buffers on the CPU, in the order of writing.
-        note: Other JSON-able facts.
-    """
-
-    config: dict[str, Any]
-    state_dict: dict[str, Tensor]
-    note: dict[str, Any]
+    config: dict[str, Any]  # arguments that build the network
+    state_dict: dict[str, Tensor]  # parameters and buffers on the CPU, in the order of writing
+    note: dict[str, Any]  # other facts
 
 
 def write_snapshot(
-    path: Path | str,
-    state_dict: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    *,
-    note: Mapping[str, Any] | None = None,
+    path: Path | str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any], *, note: Mapping[str, Any] = {}
 ) -> None:
     """Write a network, complete or not at all; equal input gives equal bytes.
 
-    Raises:
-        ValueError: The config or the note cannot be written as JSON, or a value of the state dict is not a tensor.
+    A config or note that JSON cannot keep, or a value of the state dict that is no tensor, is a ValueError.
     """
     texts = {"format": _FORMAT}
-    for what, value in (("config", config), ("note", note or {})):
+    for what, value in (("config", config), ("note", note)):
         try:
             texts[what] = canonical_json(dict(value))
         except (TypeError, ValueError) as error:
@@ -125,17 +106,11 @@ def write_snapshot(
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
-    """Read a file of `write_snapshot`.
-
-    Raises:
-        ValueError: The file is not safetensors, is truncated, or was not written by `write_snapshot`.
-    """
+    """Read a file of `write_snapshot`; another file, or a truncated one, is a ValueError."""
     tensors, texts = read_tensors(path)
-    if texts.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path}: a safetensors file without a network's config (format {texts.get('format')!r}, expected "
-            f"{_FORMAT!r}); expected a snapshot of onestep"
-        )
+    if (found := texts.get("format")) != _FORMAT:
+        expected = f"(format {found!r}, expected {_FORMAT!r}); expected a snapshot of onestep"
+        raise ValueError(f"{path}: a safetensors file without a network's config {expected}")
     return Snapshot(config=_mapping(path, "config", texts), state_dict=tensors, note=_mapping(path, "note", texts))
 
 

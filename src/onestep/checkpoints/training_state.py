@@ -6,6 +6,7 @@ digest of its own content, so that damage is detected. A folder is filled under 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from onestep.checkpoints.snapshot import read_tensors, write_tensors
-from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
+from onestep.files import canonical_json, flush, read_json, sha256_of_file, sha256_of_text, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _TEMPORARY = re.compile(r"\..+\.(?:writing|removing)\.(?P<host>.+)\.(?P<process>
 _ABANDONED_SECONDS = 24 * 3600
 # Execution options of an optimizer: those of the resuming machine apply.
 _OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
+_WAY_OUT = "resume with the run's first configuration"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,10 @@ class TrainingState:
 def write_training_state(
     folder: Path | str, *, images_seen: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write a state, complete or not at all; then remove all but the newest `keep` intact states.
+    """Write a state, complete or not at all; remove all but the newest `keep` intact states; return its folder.
 
     States with more images than this one, left by a run that resumed from an older state, are kept. Only one process
-    may write to a folder at a time.
-
-    Returns:
-        The folder of the state.
-
-    Raises:
-        ValueError: `values` cannot be written as JSON, a value of `tensors` is not a tensor, or `keep` is less than 1.
+    may write to a folder at a time. Values that JSON cannot keep, or a `keep` less than 1, are a ValueError.
     """
     if keep < 1 or images_seen < 0:
         raise ValueError(f"{folder}: keep is {keep}, images_seen {images_seen}; expected at least 1 and at least 0")
@@ -80,7 +76,7 @@ def write_training_state(
     if path.exists():
         _remove(path)
     fresh.rename(path)
-    _flush(path.parent)
+    flush(path.parent)
     _prune(path.parent, below=images_seen, keep=keep - 1)
     return path
 
@@ -89,19 +85,17 @@ def _prune(folder: Path, *, below: int, keep: int) -> None:
     """Remove the states with fewer than `below` images, except the newest `keep` intact ones."""
     kept = 0
     for each in _states(folder):
-        if _images_seen(each) >= below:
-            continue
-        if kept < keep and _is_intact(each):
-            kept += 1
-        else:
-            _remove(each)
+        if _images_seen(each) < below:
+            if kept < keep and _is_intact(each):
+                kept += 1
+            else:
+                _remove(each)
 
 
 def read_training_state(folder: Path | str) -> TrainingState | None:
     """Read the newest intact state, or None without states; damaged ones are skipped, with a warning in the log.
 
-    Raises:
-        ValueError: There are states, and all are damaged.
+    States that are all damaged are a ValueError.
     """
     found = _states(Path(folder))
     for path in found:
@@ -113,10 +107,8 @@ def read_training_state(folder: Path | str) -> TrainingState | None:
             continue
         return TrainingState(images_seen=manifest["images_seen"], tensors=tensors, values=manifest["values"], path=path)
     if found:
-        raise ValueError(
-            f"{folder}: all {len(found)} training states are damaged, the newest is {found[0].name}. Fix: delete the "
-            "folder to train from the start"
-        )
+        damage = f"all {len(found)} training states are damaged, the newest is {found[0].name}"
+        raise ValueError(f"{folder}: {damage}. Fix: delete the folder to train from the start")
     return None
 
 
@@ -128,35 +120,33 @@ def discard_training_states(folder: Path | str) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state, for `write_training_state`.
+    """Return an optimizer's tensors by "parameter index.name", such as "0.exp_avg", and the rest for JSON.
 
-    Returns:
-        Its tensors by "parameter index.name", such as "0.exp_avg"; and the rest for JSON: `scalars` by the same names,
-        and `groups`, the hyperparameters of each group and the indices of its parameters.
+    The rest is `scalars` by the same names, and `groups`: the hyperparameters of each and its parameters' indices.
     """
     whole = optimizer.state_dict()
     flat = {f"{index}.{name}": value for index, state in whole["state"].items() for name, value in state.items()}
     tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-    scalars = {name: value for name, value in flat.items() if not isinstance(value, Tensor)}
+    scalars = {name: value for name, value in flat.items() if name not in tensors}
     return tensors, {"scalars": scalars, "groups": whole["param_groups"]}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Load a state that `optimizer_tensors` split, bitwise.
+    """Load a state that `optimizer_tensors` split, bitwise; ValueError if the optimizer has other parameters.
 
     The execution options (foreach, fused, capturable, differentiable) stay the optimizer's own.
-
-    Raises:
-        ValueError: The optimizer has other parameters than the saved one.
     """
     saved, mine = values["groups"], optimizer.state_dict()["param_groups"]
-    counts = [len(group["params"]) for group in mine], [len(group["params"]) for group in saved]
+    counts = [[len(group["params"]) for group in groups] for groups in (mine, saved)]
     if counts[0] != counts[1]:
-        raise ValueError(
-            f"the optimizer has parameter groups of sizes {counts[0]}, the saved one had {counts[1]}; "
-            "resume with the run's first configuration"
-        )
-    groups = [{**own, **_hyperparameters(group, own)} for own, group in zip(mine, saved, strict=True)]
+        found = f"parameter groups of sizes {counts[0]}, the saved one had {counts[1]}"
+        raise ValueError(f"the optimizer has {found}; {_WAY_OUT}")
+    groups = []
+    for own, group in zip(mine, saved, strict=True):
+        taken = {name: value for name, value in group.items() if name not in _OWN_FLAGS}
+        # JSON's lists become tuples where the optimizer has tuples.
+        tuples = {name: tuple(value) for name, value in taken.items() if isinstance(own.get(name), tuple)}
+        groups.append(own | taken | tuples)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **values["scalars"]}.items():
@@ -164,21 +154,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         if isinstance(value, Tensor):
             value, expected = value.clone(), parameters[index].shape
             if value.dim() > 0 and value.shape != expected:
-                raise ValueError(
-                    f"the saved {name} of parameter {index} has the shape {list(value.shape)}, the parameter "
-                    f"{list(expected)}; resume with the run's first configuration"
-                )
+                found = f"the saved {name} of parameter {index} has the shape {list(value.shape)}"
+                raise ValueError(f"{found}, the parameter {list(expected)}; {_WAY_OUT}")
         state.setdefault(index, {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _hyperparameters(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved group without execution options; JSON's lists become tuples where the optimizer has tuples."""
-    return {
-        name: tuple(value) if isinstance(own.get(name), tuple) else value
-        for name, value in saved.items()
-        if name not in _OWN_FLAGS
-    }
 
 
 def _states(folder: Path) -> list[Path]:
@@ -211,10 +190,9 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_intact(path: Path) -> bool:
-    try:
+    with contextlib.suppress(ValueError, OSError):
         return bool(_checked_manifest(path))
-    except (ValueError, OSError):
-        return False
+    return False
 
 
 def _temporary(path: Path, purpose: str) -> Path:
@@ -249,11 +227,3 @@ def _is_abandoned(path: Path, *, host: str, process: int) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,29 +16,18 @@ from onestep.checkpoints.snapshot import read_snapshot
 
 
 class Prediction(NamedTuple):
-    """Output of a classifier.
+    """Output of a classifier."""
 
-    Attributes:
-        logits: [B, K], before the softmax.
-        features: [B, D], pooled, the layer below the logits.
-        taps: Four feature maps [B, C_i, H_i, W_i] from fine to coarse, each half the size of the one before.
-    """
-
-    logits: Tensor
-    features: Tensor
-    taps: tuple[Tensor, Tensor, Tensor, Tensor]
+    logits: Tensor  # [B, K], before the softmax
+    features: Tensor  # [B, D], pooled, the layer below the logits
+    taps: tuple[Tensor, Tensor, Tensor, Tensor]  # [B, C_i, H_i, W_i], fine to coarse, each half the size of the last
 
 
 class Classifier(Protocol):
-    """A class of this folder: an `nn.Module`.
+    """A class of this folder: an `nn.Module`."""
 
-    Attributes:
-        tap_channels: Channels of the four taps, from fine to coarse.
-        feature_width: D.
-    """
-
-    tap_channels: tuple[int, int, int, int]
-    feature_width: int
+    tap_channels: tuple[int, int, int, int]  # from fine to coarse
+    feature_width: int  # D
 
     def forward(self, images: Tensor) -> Prediction:
         """Classify images [B, C, H, W] in [-1, 1]."""
@@ -48,18 +37,13 @@ class Classifier(Protocol):
 def build_classifier(config: Mapping[str, Any]) -> nn.Module:
     """Build a classifier with random weights from its config: `{name: convnet, resolution, channels, classes, ...}`.
 
-    Raises:
-        ValueError: There is no such classifier, or an option is not among its choices.
+    ValueError: there is no such classifier, or an option is not among its choices.
     """
     return components.build("classifiers", config)
 
 
 def load_classifier(path: Path) -> tuple[nn.Module, Mapping[str, Any]]:
-    """Load the classifier of a snapshot, and its config.
-
-    Raises:
-        ValueError: The file is not a snapshot, or not that of a classifier.
-    """
+    """Load the classifier of a snapshot, and its config; ValueError: the file is not the snapshot of one."""
     snapshot = read_snapshot(path)
     classifier = build_classifier(snapshot.config)
     classifier.load_state_dict(snapshot.state_dict)

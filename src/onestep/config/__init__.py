@@ -1,43 +1,16 @@
 """config.yaml as frozen values, checked before any job starts.
 
-`onestep.config.run` has the values of one training and reads run.yaml with the standard library alone; this module
-imports what reads and checks config.yaml (pydantic) at the first use of a name.
+`onestep.config.run` has the values of one training and reads run.yaml with the standard library alone; the names of
+`onestep.config.reading`, which reads and checks config.yaml with pydantic, are imported here at their first use.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from onestep.config.launch import Launch
-    from onestep.config.messages import ConfigError
-    from onestep.config.reading import (
-        experiment_document,
-        parse_experiment,
-        read_experiment,
-        read_launch,
-        resolved_run,
-        run_backbones,
-        run_document,
-    )
-    from onestep.config.sections import Experiment
-
-__all__ = [
-    "ConfigError",
-    "Experiment",
-    "Launch",
-    "experiment_document",
-    "parse_experiment",
-    "read_experiment",
-    "read_launch",
-    "resolved_run",
-    "run_backbones",
-    "run_document",
-]
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("onestep.config.reading"), name)

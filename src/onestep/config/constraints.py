@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 _T = TypeVar("_T")
 
-STRICT: Mapping[str, Any] = MappingProxyType({"strict": True, "extra": "forbid", "allow_inf_nan": False})
+STRICT: Mapping[str, Any] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 """pydantic's configuration of all dataclasses of the config: no conversion of types, no unknown keys."""
 
 VALUE_IN_NAME = r"[A-Za-z0-9_.+-]+"
@@ -31,16 +31,14 @@ _SEED_BLOCK = r"^(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$"
 _POLICY = r"^(last|best_[a-z][a-z0-9_]*)$"
 _METRIC_VALUE = r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$"
 
-EXPECTED_BY_PATTERN: Mapping[str, str] = MappingProxyType(
-    {
-        _NAME: "small letters, digits and _, first a letter",
-        _RUN: "a run's name: small letters, digits and _, first a letter; or such as name.seed=1",
-        _DIGEST: "64 hexadecimal digits",
-        _SEED_BLOCK: "first-last, such as 0-1999",
-        _POLICY: "last, or best_ and a column, such as best_fd",
-        _METRIC_VALUE: "metric.value, such as fd.frechet",
-    }
-)
+EXPECTED_BY_PATTERN: Mapping[str, str] = {
+    _NAME: "small letters, digits and _, first a letter",
+    _RUN: "a run's name: small letters, digits and _, first a letter; or such as name.seed=1",
+    _DIGEST: "64 hexadecimal digits",
+    _SEED_BLOCK: "first-last, such as 0-1999",
+    _POLICY: "last, or best_ and a column, such as best_fd",
+    _METRIC_VALUE: "metric.value, such as fd.frechet",
+}
 """What a value has to look like, by its regular expression, for messages."""
 
 

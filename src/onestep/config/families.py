@@ -77,16 +77,13 @@ def _with_base(name: str, runs: Mapping[str, Any], problems: list[Problem]) -> A
     while isinstance(block := runs[chain[-1]], dict) and "base" in block:
         base, place = block["base"], ("runs", chain[-1], "base")
         if not isinstance(base, str) or base not in runs or base in chain:
-            cycle = " -> ".join([*chain, str(base)])
-            own = f"{cycle}: a run cannot be its own base"
+            own = f"{' -> '.join([*chain, str(base)])}: a run cannot be its own base"
             problems.append(Problem(place, own if base in chain else not_among(base, runs, of="runs")))
             return _without(runs[name], "base")
         chain.append(base)
-    result: Any = runs[chain[-1]]
-    for each in reversed(chain[:-1]):
-        if not isinstance(result, dict):
-            break
-        result = merged(result, _without(runs[each], "base"))
+    result: Any = runs[chain.pop()]
+    while chain and isinstance(result, dict):
+        result = merged(result, _without(runs[chain.pop()], "base"))
     return copy.deepcopy(result)
 
 
@@ -147,10 +144,10 @@ def _spelled(value: Any) -> str | None:
     """Return a value as part of a run's name: 1, 0.0001, true, conv+proj, none; None for a value of another type."""
     if value is None or value == []:
         return "none"
-    if isinstance(value, (bool, int, str)):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
     if isinstance(value, list):
         parts = [each for each in (_spelled(each) for each in value if not isinstance(each, list)) if each is not None]
         return "+".join(parts) if len(parts) == len(value) else None
@@ -180,8 +177,8 @@ def _rows(
             if not found:
                 problems.append(Problem((*place, index, "run"), not_among(run, runs, of="runs")))
             for name in found:
-                label = f"{row['label']}, {name.partition('.')[2] or name}" if "label" in row else None
-                yield {**row, "run": name, **({"label": label} if label else {})}
+                label = {"label": f"{row['label']}, {name.partition('.')[2] or name}"} if "label" in row else {}
+                yield {**row, "run": name, **label}
         elif isinstance(run, str) and run in families and "runs" not in row:
             yield {**row, "runs": families[run]}
         else:

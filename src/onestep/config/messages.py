@@ -15,11 +15,7 @@ MISSING = "missing, and there is no default"
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used.
-
-    Attributes:
-        problems: One line each: `demo/config.yaml: runs.d2o.batch: got 0, expected a number above 0`.
-    """
+    """A config with `problems`, one line each: `demo/config.yaml: runs.d2o.batch: got 0, expected a number above 0`."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -71,7 +67,7 @@ def not_among(value: Any, choices: Iterable[str], *, of: str) -> str:
     """Return the text for a value that is none of `choices`; `of` names these in plural: "teachers"."""
     known = list(choices)
     expected = f"expected one of the {of}: {', '.join(known)}" if known else f"and there are no {of}"
-    return f"{got(value)}, {expected}{_closest(value, known)}"
+    return f"{got(value)}, {expected}{closest(value, known)}"
 
 
 def unknown(place: Place, name: str | None, choices: Iterable[str], *, of: str) -> Iterator[Problem]:
@@ -79,11 +75,6 @@ def unknown(place: Place, name: str | None, choices: Iterable[str], *, of: str) 
     choices = list(choices)
     if name is not None and name not in choices:
         yield Problem(place, not_among(name, choices, of=of))
-
-
-def unknown_key(key: str, allowed: Sequence[str]) -> str:
-    """Return the text for a key that is not among `allowed`."""
-    return f"unknown key; allowed: {', '.join(allowed)}{_closest(key, allowed)}"
 
 
 def exactly_one(block: Mapping[str, Any], *keys: str) -> str | None:
@@ -99,6 +90,7 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _closest(value: Any, choices: Sequence[str]) -> str:
+def closest(value: Any, choices: Sequence[str]) -> str:
+    """Return the hint for text that is close to one of `choices`: `. Did you mean d2o?`; otherwise nothing."""
     close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
     return f". Did you mean {close[0]}?" if close else ""

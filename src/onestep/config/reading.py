@@ -14,12 +14,11 @@ import yaml
 from onestep import components
 from onestep.config.blocks import networks_of, resolve_components
 from onestep.config.families import expand
-from onestep.config.launch import Launch
-from onestep.config.messages import ConfigError, Place, Problem, in_order
+from onestep.config.messages import ConfigError, Place, Problem, in_order, one_line
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import plain, to_values
-from onestep.config.sections import Experiment
+from onestep.config.sections import Experiment, Launch
 from onestep.config.table_checks import study_problems, table_problems
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
@@ -40,11 +39,7 @@ def read_experiment(path: Path | str) -> Experiment:
 
 
 def read_launch(path: Path | str) -> Launch:
-    """Read and check the section `launch` of a config file, whether or not the rest is valid.
-
-    Raises:
-        ConfigError: The file is not readable, or something in that section is wrong.
-    """
+    """Read and check the section `launch` of a config file, whether or not the rest is valid; ConfigError if wrong."""
     document = plain(read_yaml(Path(path)))
     given = document.get("launch") if isinstance(document, dict) else None
     experiment, problems = to_values({} if given is None else {"launch": given})
@@ -54,24 +49,17 @@ def read_launch(path: Path | str) -> Launch:
 
 
 def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
-    """Check a config that has been read already.
-
-    Args:
-        document: The config as YAML reads it: mappings, lists, texts, numbers, booleans and None.
-        source: The config's name in messages.
-
-    Raises:
-        ConfigError: Something in it is wrong.
-    """
-    document, wrong_families = expand(plain(document))
-    resolved = resolve_components(plain(document))
-    experiment, misshapen = to_values(resolved.document)
-    problems = wrong_families + resolved.problems
-    problems += [each for each in misshapen if not any(each.place[: len(b)] == b for b in resolved.broken)]
+    """Check a config as YAML reads it; ConfigError where something is wrong, with `source` as its name."""
+    document, problems = expand(plain(document))
+    resolved = plain(document)
+    wrong_blocks, broken, built = resolve_components(resolved)
+    experiment, misshapen = to_values(resolved)
+    problems += wrong_blocks
+    problems += [each for each in misshapen if not any(each.place[: len(block)] == block for block in broken)]
     if experiment is not None and not problems:  # references between sections last, when everything else is right
-        objectives = {name: resolved.built.get(("runs", name, "objective")) for name in experiment.runs}
-        studies = {name: resolved.built.get(("studies", name)) for name in experiment.studies}
-        metrics = {name: resolved.built.get(("metrics", name)) for name in experiment.metrics}
+        objectives = {name: built.get(("runs", name, "objective")) for name in experiment.runs}
+        studies = {name: built.get(("studies", name)) for name in experiment.studies}
+        metrics = {name: built.get(("metrics", name)) for name in experiment.metrics}
         problems = [
             *run_problems(experiment, objectives=objectives),
             *table_problems(experiment, metrics=metrics),
@@ -84,16 +72,11 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
 
 def experiment_document(experiment: Experiment) -> dict[str, Any]:
     """Return a config as mappings, lists and scalars, with every default filled in."""
-    document: dict[str, Any] = to_document(experiment)
-    return document
+    return dict(to_document(experiment))
 
 
 def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
-    """Return a run as run.yaml holds it.
-
-    Raises:
-        ValueError: There is no such run.
-    """
+    """Return a run as run.yaml holds it; ValueError where there is none of this name."""
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
     chosen = experiment.runs[run]
@@ -110,20 +93,14 @@ def run_backbones(run: Run) -> tuple[str, ...]:
 
 
 def run_document(experiment: Experiment, run: str) -> dict[str, Any]:
-    """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml.
-
-    Raises:
-        ValueError: There is no such run.
-    """
+    """Return all that training one run reads of a config: the mapping that `onestep resolve` writes into run.yaml."""
     return document_of(resolved_run(experiment, run))
 
 
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file as plain values.
 
-    Raises:
-        ConfigError: The file is absent or not readable, is no YAML, or has a key twice or one that is no text, which
-            PyYAML accepts.
+    ConfigError if it cannot be read, is no YAML, or has a key twice or one that is no text, which PyYAML accepts.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -145,7 +122,7 @@ def read_yaml(path: Path) -> Any:
 def _syntax(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return f"not YAML: {' '.join(str(error).split())}"
+        return f"not YAML: {one_line(error)}"
     return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {getattr(error, 'problem', None)}"
 
 
@@ -158,29 +135,19 @@ def _odd_keys(
     if node in seen:
         return
     seen.add(node)
-    if isinstance(node, yaml.MappingNode):
-        yield from _odd_keys_here(node, place=place)
-    for step, child in _children(node):
-        yield from _odd_keys(child, place=(*place, step), above=(*above, node), seen=seen)
-
-
-def _odd_keys_here(mapping: yaml.MappingNode, *, place: Place) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    for key, _ in mapping.value:
+    children: list[tuple[str | int, yaml.Node]] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = list(enumerate(node.value))
+    for key, child in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = key.value if isinstance(key, yaml.ScalarNode) else "[...]"
         line = key.start_mark.line + 1
+        children.append((name, child))
         if key.tag not in (_TEXT, _MERGE):
-            yield Problem(place, f"line {line}: the key {_written(key)!r} is no text to YAML. Fix: put it in quotes")
-        elif key.value in first:
-            yield Problem((*place, key.value), f"given twice, in lines {first[key.value]} and {line}")
+            yield Problem(place, f"line {line}: the key {name!r} is no text to YAML. Fix: put it in quotes")
+        elif name in first:
+            yield Problem((*place, name), f"given twice, in lines {first[name]} and {line}")
         else:
-            first[key.value] = line
-
-
-def _children(node: yaml.Node) -> list[tuple[str | int, yaml.Node]]:
-    if isinstance(node, yaml.MappingNode):
-        return [(_written(key), child) for key, child in node.value]
-    return list(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else []
-
-
-def _written(key: yaml.Node) -> str:
-    return key.value if isinstance(key, yaml.ScalarNode) else "[...]"
+            first[name] = line
+    for step, child in children:
+        yield from _odd_keys(child, place=(*place, step), above=(*above, node), seen=seen)

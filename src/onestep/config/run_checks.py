@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onestep.config.blocks import Origin, networks_of
-from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
+from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
 from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment
 from onestep.inputs import address_filename, read_registry
@@ -20,10 +19,7 @@ _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of inputs, datasets, runs, and what uses runs.
 
-    Args:
-        experiment: The config.
-        objectives: The objective of each run; None where torch is missing to build it. Its needs are then checked
-            where the run trains.
+    An objective is None where torch is missing to build it; its needs are then checked where the run trains.
     """
     declared = {name: networks_of(objectives.get(name)) for name in experiment.runs}
     yield from _input_problems(experiment)
@@ -51,10 +47,6 @@ def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
 def denoisers(experiment: Experiment) -> list[str]:
     """Return the runs that train a denoiser."""
     return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
-
-
-def _classifiers(experiment: Experiment) -> list[str]:
-    return [name for name, run in experiment.runs.items() if run.classifier is not None]
 
 
 def backbones_of(run: Run, declared: Mapping[str, Origin]) -> tuple[str, ...]:
@@ -111,16 +103,17 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
         yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
     for name, backbone in experiment.backbones.items():
-        yield from _backbone_problems(backbone, experiment, place=("backbones", name))
+        yield from _backbone_problems(backbone, place=("backbones", name))
     for name, table in experiment.class_embeddings.items():
         yield from _embedding_problems(table, experiment, place=("class_embeddings", name))
-    for name, extractor in experiment.features.items():
-        place = ("features", name)
-        yield from unknown((*place, "run"), extractor.run, _classifiers(experiment), of="runs of a classifier")
-        yield from unknown((*place, "input"), extractor.input, experiment.inputs, of="inputs")
+    classifiers = [name for name, run in experiment.runs.items() if run.classifier is not None]
+    for section in ("backbones", "features"):
+        for name, block in getattr(experiment, section).items():
+            yield from unknown((section, name, "run"), block.run, classifiers, of="runs of a classifier")
+            yield from unknown((section, name, "input"), block.input, experiment.inputs, of="inputs")
 
 
-def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+def _backbone_problems(backbone: BackboneBlock, *, place: Place) -> Iterator[Problem]:
     if wrong := exactly_one(vars(backbone), "run", "timm"):
         yield Problem(place, wrong)
     elif backbone.run is not None and backbone.input is not None:
@@ -129,8 +122,6 @@ def _backbone_problems(backbone: BackboneBlock, experiment: Experiment, *, place
         yield Problem((*place, "input"), f"{MISSING}. Fix: name the input that holds the weights of {backbone.timm}")
     elif backbone.timm is not None:
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
-    yield from unknown((*place, "run"), backbone.run, _classifiers(experiment), of="runs of a classifier")
-    yield from unknown((*place, "input"), backbone.input, experiment.inputs, of="inputs")
 
 
 def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
@@ -149,16 +140,13 @@ def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
     """Yield a problem where timm has no such network; without timm the training job finds it."""
-    # Imported here, because importing timm takes a second that most configs need not wait for.
-    try:
+    try:  # here, because importing timm takes a second that most configs need not wait for
         import timm
     except ModuleNotFoundError:
         return
-
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f". Did you mean {close[0]}?" if close else ""
+        hint = closest(architecture, timm.list_models())
         yield Problem(place, f"{got(name)}, expected the name of a network of timm {timm.__version__}{hint}")
         return
     yield from unknown(place, name, timm.list_pretrained(f"{architecture}.*"), of=f"weights of {architecture}")
@@ -285,8 +273,6 @@ def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, run in experiment.runs.items():
         processes = launch.of(name).processes
         if run.batch % processes:
-            yield Problem(
-                ("launch", "processes_per_node"),
-                f"{processes} processes train {name}, whose batch size of {run.batch} is no multiple of that. "
-                "Fix: change it here, in launch.runs, or in the run",
-            )
+            uneven = f"{processes} processes train {name}, whose batch size of {run.batch} is no multiple of that"
+            fix = "Fix: change it here, in launch.runs, or in the run"
+            yield Problem(("launch", "processes_per_node"), f"{uneven}. {fix}")

@@ -7,39 +7,36 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
-from onestep.config.messages import MISSING, Place, Problem, got, unknown_key
+from onestep.config.messages import MISSING, Place, Problem, closest, got
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
-_EXPECTED = MappingProxyType(
-    {
-        "string_type": "text",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "bool_type": "true or false",
-        "tuple_type": "a list",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-        "mapping_type": "a mapping",
-        "dataclass_type": "a mapping",
-        "greater_than": "a number above {gt:g}",
-        "greater_than_equal": "a number from {ge:g} on",
-        "less_than": "a number below {lt:g}",
-        "less_than_equal": "a number up to {le:g}",
-        "literal_error": "{expected}",
-        "string_too_short": "text that is not empty",
-        "too_short": "at least {min_length}",
-        "too_long": "at most {max_length}",
-    }
-)
+_EXPECTED: Mapping[str, str] = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g} on",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
+    "literal_error": "{expected}",
+    "string_too_short": "text that is not empty",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}
 _LENGTHS = ("too_short", "too_long")
 _NUMBERS = ("int_type", "int_from_float", "float_type")
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -89,17 +86,14 @@ def worded(
     # pydantic counts the valid entries of a list, so a list with a wrong entry is also too short; its error suffices.
     lists = {place[:-1] for place, _ in placed if place}
     kept = [(place, error) for place, error in placed if error["type"] not in _LENGTHS or place not in lists]
-    return [
-        Problem(
-            (*within, *place),
-            unknown_key(str(place[-1]), keys(place[:-1])) if error["type"] in _UNKNOWN else _text(error),
-        )
-        for place, error in kept
-    ]
+    return [Problem((*within, *place), _text(error, place, keys=keys)) for place, error in kept]
 
 
-def _text(error: Mapping[str, Any]) -> str:
+def _text(error: Mapping[str, Any], place: Place, *, keys: Callable[[Place], Sequence[str]]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in _UNKNOWN:
+        allowed = keys(place[:-1])
+        return f"unknown key; allowed: {', '.join(allowed)}{closest(place[-1], allowed)}"
     if kind in _LENGTHS:
         return f"got {context['actual_length']} entries, expected {_EXPECTED[kind].format(**context)}"
     if kind == "missing":

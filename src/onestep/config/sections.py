@@ -1,9 +1,12 @@
-"""The sections of config.yaml as frozen values. Lengths are counted in images; names are keys of their section."""
+"""The sections of config.yaml as frozen values. Lengths are counted in images; names are keys of their section.
+
+A change of the sections `launch`, `storage` and `rerun` never triggers training.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from onestep.config.constraints import (
@@ -15,55 +18,41 @@ from onestep.config.constraints import (
     MetricValue,
     Name,
     Named,
+    Natural,
     Options,
     Policy,
+    Positive,
     RunName,
     SeedBlock,
     Text,
     empty,
     frozen,
 )
-from onestep.config.launch import Launch, Rerun, Storage
 from onestep.config.run import OMIT_EMPTY, Component, Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputBlock:
-    """A file or folder from outside. It has exactly one of `package`, `file`, `url` and `published`.
+    """A file or folder from outside. It has exactly one of `package`, `file`, `url` and `published`."""
 
-    Attributes:
-        package: Distribution that contains the file; needs `path`, `sha256` and `licence`.
-        path: The file inside the installed package.
-        file: A path on this machine: a file, or a folder.
-        url: An address: http, https or file.
-        published: An entry of fetch/registry.yaml, with addresses and digest.
-        size: Bytes behind the `url`.
-        sha256: SHA-256 of the file; of a folder, that of its listing.
-        licence: Terms of use.
-    """
-
-    package: Text | None = None
-    path: Text | None = None
-    file: Text | None = None
-    url: Text | None = None
-    published: Text | None = None
-    size: Count | None = None
-    sha256: Digest | None = None
+    package: Text | None = None  # distribution that contains the file; needs `path`, `sha256` and `licence`
+    path: Text | None = None  # the file inside the installed package
+    file: Text | None = None  # a path on this machine: a file, or a folder
+    url: Text | None = None  # http, https or file
+    published: Text | None = None  # an entry of fetch/registry.yaml, with addresses and digest
+    size: Count | None = None  # bytes behind the `url`
+    sha256: Digest | None = None  # of the file; of a folder, that of its listing
     licence: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetBlock:
-    """A choice of data/; `name` and `options` as in `Component`, here and below.
-
-    Attributes:
-        input: The input that the reader reads (its `source`).
-        references: By metric, the input with published statistics or images, in place of the dataset's own features.
-    """
+    """A choice of data/; `name` and `options` as in `Component`, here and below."""
 
     name: str
     options: Options = field(default_factory=empty)
-    input: Name | None = None
+    input: Name | None = None  # what the reader reads, its `source`
+    # By metric, the input with published statistics or images, in place of the dataset's own features.
     references: Named[Name] = field(default_factory=empty)
 
 
@@ -79,56 +68,40 @@ class ExtractorBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricBlock:
-    """A choice of metrics/.
-
-    Attributes:
-        features: Entry of the section `features` that computes its inputs; none for a metric on pixels.
-    """
+    """A choice of metrics/."""
 
     name: str
     options: Options = field(default_factory=empty)
-    features: Name | None = None
+    features: Name | None = None  # entry of `features` that computes its inputs; none for a metric on pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherBlock:
-    """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`).
-
-    Attributes:
-        preconditioning: The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
-    """
+    """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`)."""
 
     run: RunName | None = None
     pickle: Name | None = None
+    # The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
     preconditioning: Literal["edm", "d2o"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneBlock:
-    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or `input`, weights for `timm`.
-
-    Attributes:
-        timm: Name of the network in timm with the tag of its weights: vgg16_bn.tv_in1k.
-    """
+    """A frozen network of a discriminator: the last snapshot of a classifier's `run`, or a network of timm."""
 
     run: RunName | None = None
-    timm: Text | None = None
-    input: Name | None = None
+    timm: Text | None = None  # name of the network in timm with the tag of its weights: vgg16_bn.tv_in1k
+    input: Name | None = None  # its weights, for `timm`
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEmbeddingsBlock:
-    """A table with one row per class: a published `input`, or the mean features of each class of a `dataset`.
-
-    Attributes:
-        backbone: The backbone whose last features are averaged over pixels and over the images of a class.
-        resolution: Size in pixels to which images are resized before the backbone; that of the discriminator.
-    """
+    """A table with one row per class: a published `input`, or the mean features of each class of a `dataset`."""
 
     input: Name | None = None
-    backbone: Name | None = None
+    backbone: Name | None = None  # its last features are averaged over pixels and over the images of a class
     dataset: Name | None = None
-    resolution: Count | None = None
+    resolution: Count | None = None  # pixels, to which images are resized before the backbone; the discriminator's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,28 +120,20 @@ def _with_source(value: Any) -> Any:
 class RowBlock:
     """A row of a table: a `run` or a `teacher` with a sampler, or another method's published numbers.
 
-    Attributes:
-        run: A run, or a family of runs (`vary:`), whose mean and deviation the row shows. `name.*` makes one row of
-            each run whose name matches.
-        runs: The runs that are averaged; filled in where `run` is a family.
-        label: The row's name; by default the run's or the teacher's.
-        dataset: Entry of `datasets` that the images are compared with, in a table without `dataset`.
-        ema: Half-life in images of the run's EMA to use; by default the main one.
-        published: Numbers from the literature, by column.
-        nfe: NFE of another method, as published.
-        images: Images that another method was trained on, as its authors write it.
+    A `run` may be a family of runs (`vary:`), whose mean and deviation the row shows; `name.*` makes one row of each
+    run whose name matches.
     """
 
     run: RunName | None = None
-    runs: tuple[RunName, ...] = field(default=(), metadata=OMIT_EMPTY)
+    runs: tuple[RunName, ...] = field(default=(), metadata=OMIT_EMPTY)  # filled in where `run` is a family
     teacher: Name | None = None
     sampler: Name | None = None
-    label: Text | None = None
-    dataset: Name | None = None
-    ema: Count | None = None
+    label: Text | None = None  # by default the name of the run or teacher
+    dataset: Name | None = None  # that the images are compared with, in a table without `dataset`
+    ema: Count | None = None  # half-life in images of the run's EMA to use; by default the main one
     published: Named[Annotated[PublishedNumber, Apply(_with_source, when="before")]] = field(default_factory=empty)
-    nfe: Count | None = None
-    images: Text | None = None
+    nfe: Count | None = None  # of another method, as published
+    images: Text | None = None  # that another method was trained on, as its authors write it
 
     @property
     def is_measured(self) -> bool:
@@ -193,25 +158,18 @@ class CurvesBlock:
 class TableBlock:
     """Numbers that are measured and shown together.
 
-    Attributes:
-        caption: Text above the rows on the page and in the table's files.
-        dataset: Entry of `datasets` that generated images are compared with; by default each row names its own.
-        seeds: Seed blocks "first-last", both included, of one size; each is measured as an independent sample.
-        select: Snapshot of each run: `last`, or `best_` and a column for the best number of that column.
-        select_seeds: Seed block of the selection; by default the first of `seeds`. The best of several noisy numbers is
-            biased; a block outside of `seeds` keeps this bias out of the table. The paper reports the lowest FID over
-            snapshots, which is the default's way.
-        show: Number in the cells: `mean` of the blocks with its deviation, that of the `first` block, or the `best`
-            of them. The table's JSON has all.
-        columns: "metric.value" by column.
+    The best of several noisy numbers is biased; `select_seeds` outside of `seeds` keeps this bias out of the table. The
+    paper reports the lowest FID over snapshots, which is the default's way.
     """
 
     title: Text
     caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
-    dataset: Name | None = None
+    dataset: Name | None = None  # that generated images are compared with; by default each row names its own
+    # "first-last", both included, of one size; each block is measured as an independent sample.
     seeds: Annotated[tuple[SeedBlock, ...], Constraint(min_length=1)]
-    select: Policy = "last"
-    select_seeds: SeedBlock | None = None
+    select: Policy = "last"  # snapshot of each run: `last`, or the best number of a column, such as `best_fd`
+    select_seeds: SeedBlock | None = None  # by default the first of `seeds`
+    # In the cells: mean of the blocks with its deviation, the first block, or the best; the table's JSON has all.
     show: Literal["mean", "first", "best"] = "mean"
     columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Apply(frozen)]
     rows: Annotated[tuple[RowBlock, ...], Constraint(min_length=1)]
@@ -240,22 +198,92 @@ class TableBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaunchException:
+    """Resources of one run's job, in place of those of `Launch`."""
+
+    nodes: Count | None = None
+    processes_per_node: Count | None = None
+    cpus_per_process: Count | None = None
+    memory_gib: Count | None = None
+    gpu_type: Text | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    hours: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Execution settings for training jobs."""
+
+    backend: Literal["auto", "slurm", "local"] = "auto"  # `local`: this machine; `auto`: SLURM if `sbatch` exists
+    nodes: Count = 1
+    processes_per_node: Count = 1  # one for each GPU
+    cpus_per_process: Count = 1  # cores, also of every job that samples, extracts or measures
+    memory_gib: Count | None = None  # of a node; by default the site's default
+    device: Literal["cuda", "cpu"] = "cuda"  # `cuda`: each process of a job needs a GPU of its own
+    gpus: Literal["gres", "gpus", "none"] = "gres"  # request as `--gres=gpu:8`, `--gpus-per-node=8`, or not at all
+    gpu_type: Text | None = None  # such as a100
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None  # node features that SLURM has to select
+    hours: Positive = 24.0  # time limit; a job that reaches it is requeued and resumes
+    signal_seconds: Count = 300  # from the signal to finish a step and write a state to the time limit
+    state_seconds: Positive = 300.0  # between two states: the most that a failing node costs
+    requeues: Natural = 100  # of a job by itself; 0 where a site forbids them: a new job is submitted instead
+    resubmissions: Natural = 3  # new jobs after a requeue limit or a lost job, without progress in between
+    poll_seconds: Positive = 30.0  # between two queries of the job's state
+    grace_seconds: Positive = 180.0  # that SLURM may take to requeue a job after a node failure or preemption
+    on_interrupt: Literal["cancel", "detach"] = "cancel"  # what Ctrl-C does; other signals never cancel the job
+    on_change: Literal["leave", "cancel"] = "leave"  # the active job of a run whose config has changed
+    setup: tuple[Text, ...] = ()  # shell lines before the processes start, such as `module load cuda`
+    python: Text | None = None  # command that starts Python in the job; by default the interpreter of Snakemake
+    sbatch: Options = field(default_factory=empty)  # further options of sbatch
+    # Exceptions, by run or by family of runs.
+    runs: Annotated[Mapping[RunName, LaunchException], Apply(frozen)] = field(default_factory=empty)
+
+    def of(self, run: str) -> Launch:
+        """Return the settings of one run, its exception or that of its family applied."""
+        exception = self.runs.get(run, self.runs.get(run.partition(".")[0]))
+        given = {} if exception is None else vars(exception)
+        return replace(self, **{key: value for key, value in given.items() if value is not None}, runs=empty())
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, on all nodes."""
+        return self.nodes * self.processes_per_node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Which intermediate files of the evaluation stay on disk; grids of a few images always do."""
+
+    images: Literal["keep", "none"] = "keep"  # `none`: one job generates and extracts features
+    features: Literal["keep", "none"] = "keep"  # `none`: deleted after all numbers of generated images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """What a change of the training code reruns."""
+
+    training_on_code_change: bool = False  # train again; by default the table marks the run
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A checked config: every name in it exists, and every option that has a default is filled in.
 
-    Attributes:
-        mirrors: Prefixes of addresses and their replacements, which are tried first.
-        runs: Trainings. A run may have `base:`, another run whose block it changes, and `vary:`, which makes a family
-            of runs; both are resolved here, so that each entry is one training.
-        samplers: Choices of sampling/.
-        studies: Choices of studies/.
-        container: Container image of the rules, for Snakemake's software deployment; trainings have `launch.python`.
+    In the file a run may have `base:`, another run whose block it changes, and `vary:`, which makes a family of runs;
+    both are resolved here, so that each entry of `runs` is one training.
     """
 
     # It holds for the dataclasses inside, too.
     __pydantic_config__: ClassVar = STRICT
 
     inputs: Named[InputBlock] = field(default_factory=empty)
+    # Prefixes of addresses and their replacements, which are tried first.
     mirrors: Annotated[Mapping[Text, Text], Apply(frozen)] = field(default_factory=empty)
     datasets: Named[DatasetBlock] = field(default_factory=empty)
     teachers: Named[TeacherBlock] = field(default_factory=empty)
@@ -268,6 +296,6 @@ class Experiment:
     tables: Named[TableBlock] = field(default_factory=empty)
     studies: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)
     launch: Launch = field(default_factory=Launch)
-    container: Text | None = None
+    container: Text | None = None  # image of the rules' software; trainings have `launch.python`
     storage: Storage = Storage()
     rerun: Rerun = Rerun()

@@ -15,9 +15,7 @@ from onestep.config.sections import DatasetBlock, Experiment, RowBlock, TableBlo
 def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of metrics and tables.
 
-    Args:
-        experiment: The config.
-        metrics: The metrics; None where torch is missing to build one, whose least number of images is not checked.
+    A metric is None where torch is missing to build it; its least number of images is then not checked.
     """
     for name, metric in experiment.metrics.items():
         yield from unknown(("metrics", name, "features"), metric.features, experiment.features, of="features")
@@ -95,7 +93,6 @@ def _column_problems(
     numbers = [f"{name}.{value}" for name, outline in outlines.items() for value in outline.values]
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
-    for source in table.columns.values():
         yield from _few_seeds(table.seeds[0], source, metrics, place=(*place, "seeds", 0))
 
 

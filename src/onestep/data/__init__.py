@@ -18,41 +18,25 @@ class Dataset(Protocol):
     `onestep prepare` builds a dataset from the options of its block in config.yaml and the keyword `source`, the path
     of its input. Training reads the archive that it writes; the condition of a network is the one-hot class,
     float32 [B, K], or None for an unlabelled dataset. A class outside this package is named `my_module:MyDataset`.
-
-    Attributes:
-        resolution: H and W, a power of two.
-        channels: C: 1 (grey) or 3 (RGB).
-        classes: K, the number of classes; 0 for an unlabelled dataset (every class is then 0).
-        class_names: Names of the classes, in order; empty if the source has none.
-        unreadable_share: Largest share of the images, in [0, 1], that may be unreadable and left out.
     """
 
-    resolution: int
-    channels: int
-    classes: int
-    class_names: tuple[str, ...]
-    unreadable_share: float
+    resolution: int  # H and W, a power of two
+    channels: int  # C: 1 (grey) or 3 (RGB)
+    classes: int  # K, the number of classes; 0 for an unlabelled dataset (every class is then 0)
+    class_names: tuple[str, ...]  # in order; empty if the source has none
+    unreadable_share: float  # largest share of the images, in [0, 1], that may be unreadable and left out
 
     def __len__(self) -> int:
         """Return N."""
         ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of one image, uint8 [C, H, W], and its class, in 0..K - 1.
-
-        Raises:
-            UnreadableImage: This image cannot be used; others may be.
-        """
+        """Return the pixels of one image, uint8 [C, H, W], and its class, in 0..K - 1; or raise `UnreadableImage`."""
         ...
 
 
 class UnreadableImage(ValueError):
-    """One image of a dataset cannot be used.
-
-    Attributes:
-        name: Its name in the source.
-        reason: The cause, in a few words.
-    """
+    """One image of a dataset cannot be used: its name in the source, and the cause in a few words; others may be."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")

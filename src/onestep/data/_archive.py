@@ -11,10 +11,9 @@ import logging
 import math
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -29,6 +28,7 @@ from onestep.files import canonical_json, read_json, replacing, sha256_of_file, 
 
 _logger = logging.getLogger(__name__)
 
+_SHARD_FORMAT = 2  # of the files of shards; others are not resumed from
 _SHARD = 256  # images: a few MB, and less than a minute of work
 _LISTED_IN_AN_ERROR = 3
 
@@ -36,39 +36,34 @@ _LISTED_IN_AN_ERROR = 3
 def prepare(
     dataset: Dataset, *, target: Path | str, origin: object = None, workers: int = 1, shard: int = _SHARD
 ) -> dict[str, Any]:
-    """Write a dataset as an archive and, beside it, its card and its contact sheet.
+    """Write a dataset as an archive (.zip) and, beside it, its card (.json) and its contact sheet (.png).
 
-    Equal images give equal bytes. An interrupted preparation resumes from the shards in `.{target name}.parts`.
-    The card, `{target stem}.json`, is computed from the archive as read back, which proves that it can be read.
-
-    Args:
-        dataset: The images.
-        target: The archive, `.zip`.
-        origin: Everything that the images depend on, as JSON: shards of another origin are not used. None: none are.
-        workers: Largest number of processes.
-        shard: Images per shard; the archive does not depend on it.
+    Equal images give equal bytes, whatever the number of `workers` and of images per `shard`. An interrupted
+    preparation resumes from the shards in `.{target name}.parts` if their `origin` is equal: everything that the images
+    depend on, as JSON (None: never). Images that do not fit the format, more unreadable ones than the dataset's share,
+    or a worker process that died are a ValueError.
 
     Returns:
-        The card: `images`, `resolution`, `channels`, `classes`; `images_per_class`, a list by class (empty if
-        unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for each channel; `sha256` of the archive;
-        `class_names` of the source; and `unreadable`: name and reason of each image that was left out.
-
-    Raises:
-        ValueError: The images do not fit the format, more than `dataset.unreadable_share` of them are unreadable, or a
-            worker process died.
+        The card, computed from the archive as read back: `images`, `resolution`, `channels`, `classes`;
+        `images_per_class`, a list by class (empty if unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for
+        each channel; `sha256` of the archive; `class_names`; and name and reason of each `unreadable` image.
     """
     target = Path(target)
-    shards = _Shards(folder=target.with_name(f".{target.name}.parts"), images=len(dataset), size=shard)
-    shards.clear_unless(origin)
+    folder = target.with_name(f".{target.name}.parts")
+    _clear_unless(folder, origin=origin, size=shard)
+    shards = [
+        _Shard(folder / f"{number:06d}.npz", range(start, min(start + shard, len(dataset))))
+        for number, start in enumerate(range(0, len(dataset), shard))
+    ]
     _encode(dataset, shards, workers=workers)
     unreadable = _unreadable(shards, limit=dataset.unreadable_share)
-    _write(target, (image for images, _ in shards.read() for image in images))
+    _write(target, shards, labelled=bool(dataset.classes))
     archive = ImageZip(source=target)
     card = _card(archive, workers=workers)
     card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
     write_contact_sheet(target.with_suffix(".png"), archive)
     write_json(target.with_suffix(".json"), card)
-    shutil.rmtree(shards.folder)
+    shutil.rmtree(folder)
     return card
 
 
@@ -113,101 +108,90 @@ def _sums(archive: ImageZip, start: int) -> np.ndarray:
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shards:
-    """The shards of one dataset: files in a folder, `size` of its `images` in each."""
+class _Shard(NamedTuple):
+    """A file, and the indices of its images."""
 
-    folder: Path
-    images: int
-    size: int
-
-    def numbers(self) -> range:
-        return range(-(-self.images // self.size))
-
-    def indices(self, number: int) -> range:
-        return range(number * self.size, min((number + 1) * self.size, self.images))
-
-    def path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.npz"
-
-    def clear_unless(self, origin: object) -> None:
-        """Remove shards of another origin, or of another size."""
-        mark, content = self.folder / "origin.json", canonical_json([origin, self.size])
-        if origin is None or not mark.exists() or canonical_json(read_json(mark)) != content:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            write_json(mark, [origin, self.size])
-
-    def read(self) -> Iterator[tuple[list[tuple[bytes, int | None]], list[tuple[str, str]]]]:
-        """Yield all shards in order: PNG file and label of each readable image, name and reason of the others."""
-        for number in self.numbers():
-            arrays, about = read_arrays(self.path(number))
-            content, sizes = arrays["png"].tobytes(), arrays["sizes"]
-            files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
-            labels = arrays["labels"].tolist() if about["labelled"] else [None] * len(files)
-            yield [*zip(files, labels, strict=True)], about["unreadable"]
+    path: Path
+    indices: range
 
 
-def _encode(dataset: Dataset, shards: _Shards, *, workers: int) -> None:
+def _clear_unless(folder: Path, *, origin: object, size: int) -> None:
+    """Remove the shards in a folder that are of another origin, or of another size."""
+    path, mark = folder / "origin.json", [_SHARD_FORMAT, origin, size]
+    if origin is None or not path.exists() or canonical_json(read_json(path)) != canonical_json(mark):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(path, mark)
+
+
+def _read(shards: list[_Shard]) -> Iterator[tuple[list[bytes], list[int], list[dict[str, str]]]]:
+    """Yield all shards in order: PNG files and labels of the readable images, name and reason of the others."""
+    for shard in shards:
+        arrays, about = read_arrays(shard.path)
+        content, sizes = arrays["png"].tobytes(), arrays["sizes"]
+        files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
+        yield files, arrays["labels"].tolist(), about["unreadable"]
+
+
+def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
     """Make the shards that are missing."""
-    missing = [number for number in shards.numbers() if not shards.path(number).exists()]
-    done = shards.images - sum(len(shards.indices(number)) for number in missing)
+    missing = [shard for shard in shards if not shard.path.exists()]
+    done = len(dataset) - sum(len(shard.indices) for shard in missing)
     if done:
-        _logger.info("resumed: %s of %s images are done", f"{done:,}", f"{shards.images:,}")
-    with tqdm(total=shards.images, initial=done, unit="image", disable=None) as progress:
-        for number, _ in in_processes(_encode_shard, (dataset, shards), missing, workers=workers):
-            progress.update(len(shards.indices(number)))
+        _logger.info("resumed: %s of %s images are done", f"{done:,}", f"{len(dataset):,}")
+    with tqdm(total=len(dataset), initial=done, unit="image", disable=None) as progress:
+        for shard, _ in in_processes(_encode_shard, dataset, missing, workers=workers):
+            progress.update(len(shard.indices))
 
 
-def _encode_shard(shared: tuple[Dataset, _Shards], number: int) -> None:
-    dataset, shards = shared
+def _encode_shard(dataset: Dataset, shard: _Shard) -> None:
     expected = (dataset.channels, dataset.resolution, dataset.resolution)
     files: list[bytes] = []
     labels: list[int] = []
-    unreadable: list[tuple[str, str]] = []
-    for index in shards.indices(number):
+    unreadable: list[dict[str, str]] = []
+    for index in shard.indices:
         try:
             pixels, label = dataset[index]
             files.append(png(checked(pixels, name=f"image {index}", expected=expected)))
             labels.append(label)
         except UnreadableImage as error:
-            unreadable.append((error.name, error.reason))
+            unreadable.append({"name": error.name, "reason": error.reason})
     arrays: dict[str, np.ndarray] = {
         "png": np.frombuffer(b"".join(files), np.uint8),
         "sizes": np.array([len(content) for content in files], np.int64),
         "labels": np.array(labels, np.int64),
     }
-    write_arrays(shards.path(number), arrays, about={"unreadable": unreadable, "labelled": bool(dataset.classes)})
+    write_arrays(shard.path, arrays, about={"unreadable": unreadable})
 
 
-def _unreadable(shards: _Shards, *, limit: float) -> list[dict[str, str]]:
+def _unreadable(shards: list[_Shard], *, limit: float) -> list[dict[str, str]]:
     """Return and log the unreadable images; refuse more than a share of `limit`."""
-    found = [{"name": name, "reason": reason} for _, others in shards.read() for name, reason in others]
-    for image in found:
-        _logger.warning("left out: %s: %s", image["name"], image["reason"])
-    if found and (len(found) > limit * shards.images or len(found) == shards.images):
-        first = "; ".join(f"{image['name']}: {image['reason']}" for image in found[:_LISTED_IN_AN_ERROR])
+    found = [image for _, _, unreadable in _read(shards) for image in unreadable]
+    lines = [f"{image['name']}: {image['reason']}" for image in found]
+    for line in lines:
+        _logger.warning("left out: %s", line)
+    images = sum(len(shard.indices) for shard in shards)
+    if found and (len(found) > limit * images or len(found) == images):
+        first = "; ".join(lines[:_LISTED_IN_AN_ERROR]) + (" ..." if lines[_LISTED_IN_AN_ERROR:] else "")
         raise ValueError(
-            f"unreadable_share: {len(found):,} of {shards.images:,} images cannot be read, expected at most a share of "
-            f"{limit:g}: {first}{' ...' if found[_LISTED_IN_AN_ERROR:] else ''}. Fix: repair them (all are listed "
-            "above), or raise unreadable_share"
+            f"unreadable_share: {len(found):,} of {images:,} images cannot be read, expected at most a share of "
+            f"{limit:g}: {first}. Fix: repair them (all are listed above), or raise unreadable_share"
         )
     return found
 
 
-def _write(path: Path, images: Iterable[tuple[bytes, int | None]]) -> None:
+def _write(path: Path, shards: list[_Shard], *, labelled: bool) -> None:
     """Write encoded images and their labels as an archive."""
-    labels: list[tuple[str, int | None]] = []
+    labels: list[tuple[str, int]] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for index, (content, label) in enumerate(images):
-            # The folder repeats the first five digits of the index.
-            name = f"{index:08d}"[:5] + f"/img{index:08d}.png"
-            archive.writestr(_member(name), content)
-            labels.append((name, label))
+        for files, classes, _ in _read(shards):
+            for content, label in zip(files, classes, strict=True):
+                number = f"{len(labels):08d}"
+                name = f"{number[:5]}/img{number}.png"
+                archive.writestr(_member(name), content)
+                labels.append((name, label))
         if not labels:
             raise ValueError(f"{path}: got no images, expected at least one")
-        # As in EDM, one missing label makes the whole dataset unlabelled.
-        complete = all(label is not None for _, label in labels)
-        archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if complete else None}))
+        archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if labelled else None}))
 
 
 def _member(name: str) -> zipfile.ZipInfo:

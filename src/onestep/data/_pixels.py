@@ -18,7 +18,6 @@ from onestep.files import replacing
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _TO_RGB = frozenset({"CMYK", "YCbCr", "P", "RGBX"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA"})
-_OPAQUE = 255
 
 _SHEET_ROWS, _SHEET_COLUMNS = 16, 16
 
@@ -26,10 +25,8 @@ _SHEET_ROWS, _SHEET_COLUMNS = 16, 16
 def decode(content: bytes) -> np.ndarray:
     """Return the pixels of an image file: uint8 [H, W] (grey) or [H, W, 3] (RGB).
 
-    CMYK, YCbCr and palettes are converted; a fully opaque alpha channel is dropped.
-
-    Raises:
-        ValueError: The file is damaged, or not a single image of 8 bits a channel; the message is a few words.
+    CMYK, YCbCr and palettes are converted; a fully opaque alpha channel is dropped. A damaged file, or one that is not
+    a single image of 8 bits a channel, is a ValueError of a few words.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata that is not used
@@ -60,7 +57,7 @@ def _grey_or_rgb(picture: Image.Image) -> Image.Image:
     if "transparency" in picture.info:
         picture = picture.convert("LA" if picture.mode == "L" else "RGBA")
     if picture.mode in _WITH_ALPHA:
-        if np.array(picture.getchannel("A")).min() < _OPAQUE:
+        if np.array(picture.getchannel("A")).min() < 255:
             raise _Refused("it is transparent in places; flatten it first")
         return picture.convert("L" if picture.mode == "LA" else "RGB")
     if picture.mode == "1":
@@ -75,13 +72,10 @@ def _grey_or_rgb(picture: Image.Image) -> Image.Image:
 
 def scale(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
     """Resize uint8 [H, W] (grey) or [H, W, 3] (RGB) to a square by the Lanczos filter, in other proportions (EDM)."""
-    grey_or_rgb = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not grey_or_rgb:
+    if pixels.dtype != np.uint8 or (pixels.ndim != 2 and pixels.shape[2:] != (3,)):
         # Pillow would misread CMYK or transparency.
-        raise ValueError(
-            f"an image must be uint8 [H, W] or [H, W, 3], found {pixels.dtype} {list(pixels.shape)}; "
-            "convert it to grey or RGB first"
-        )
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"an image must be uint8 [H, W] or [H, W, 3], found {found}; convert it to grey or RGB first")
     return np.array(Image.fromarray(pixels).resize((resolution, resolution), Image.Resampling.LANCZOS))
 
 
@@ -102,8 +96,8 @@ def checked(image: Tensor | np.ndarray, *, name: str, expected: tuple[int, ...])
     found = f"{name}: found {pixels.dtype} {list(pixels.shape)}"
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"{found}, expected uint8 [C, H, W] with 1 or 3 channels; convert the images first")
-    _, height, width = pixels.shape
-    if height != width or height & (height - 1) or not height:
+    height, width = pixels.shape[1:]
+    if height != width or height.bit_count() != 1:
         raise ValueError(f"{found}, expected a square whose side is a power of two; crop or scale the images first")
     if pixels.shape != expected:
         raise ValueError(f"{found}, expected the dataset's {list(expected)}. Fix: scale all images to one shape")
@@ -123,8 +117,8 @@ def write_contact_sheet(path: Path, archive: ImageZip) -> None:
     Unlabelled images fill the rows, evenly spread over the archive.
     """
     if archive.classes:
-        labels, shown = archive.labels(), _spread(archive.classes, most=_SHEET_ROWS)
-        rows = [np.flatnonzero(labels == label)[:_SHEET_COLUMNS] for label in shown]
+        shown = _spread(archive.classes, most=_SHEET_ROWS)
+        rows = [np.flatnonzero(archive.labels() == label)[:_SHEET_COLUMNS] for label in shown]
     else:
         shown = _spread(len(archive), most=_SHEET_ROWS * _SHEET_COLUMNS)
         rows = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]

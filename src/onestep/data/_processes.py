@@ -25,14 +25,8 @@ def in_processes(
 ) -> Iterator[tuple[_Item, _Result]]:
     """Yield each item with `work(shared, item)`, in the order in which they are done.
 
-    Args:
-        work: A function at the top level of a module.
-        shared: Argument of every call, sent to each process once.
-        items: The other arguments.
-        workers: Largest number of processes. With few items the work is done in this process.
-
-    Raises:
-        ValueError: A worker process died.
+    `work` is a function at the top level of a module; `shared` is sent to each of at most `workers` processes once.
+    With few items the work is done in this process. A worker process that dies is a ValueError.
     """
     workers = min(workers, len(items) // _LEAST_ITEMS)
     if workers < 2:
@@ -51,10 +45,8 @@ def in_processes(
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise ValueError(
-                f"one of {workers} worker processes died, perhaps for lack of memory. Fix: run again with fewer "
-                "workers; finished work is kept"
-            ) from error
+            found = f"one of {workers} worker processes died, perhaps for lack of memory"
+            raise ValueError(f"{found}. Fix: run again with fewer workers; finished work is kept") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -8,6 +8,7 @@ process opens the files itself.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
 import lzma
@@ -30,17 +31,11 @@ _PIECE = 2**20
 
 
 class Entry(NamedTuple):
-    """A file that a source lists as an image.
+    """A file that a source lists as an image."""
 
-    Attributes:
-        name: Its path in the source, with slashes.
-        place: What the source needs to find it.
-        refused: Why it is not read; None where it can be tried.
-    """
-
-    name: str
-    place: Any = None
-    refused: str | None = None
+    name: str  # its path in the source, with slashes
+    place: Any = None  # what the source needs to find it
+    refused: str | None = None  # why it is not read; None where it can be tried
 
 
 def _entry(name: str, place: Any, *, size: int, refused: str | None = None) -> Entry:
@@ -75,13 +70,12 @@ class FolderSource:
         def fail(error: OSError) -> None:
             raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); mend the rights") from error
 
-        found = []
+        found: list[Path] = []
         for folder, folders, names in os.walk(self._root, onerror=fail):
             # Links to folders are not walked into, but refused one by one.
-            links = [path for name in folders if (path := Path(folder, name)).is_symlink()]
-            pictures = [Path(folder, name) for name in names if _is_picture(name)]
-            found += [self._entry_of(path) for path in pictures + links]
-        return found
+            found += [path for name in folders if (path := Path(folder, name)).is_symlink()]
+            found += [Path(folder, name) for name in names if _is_picture(name)]
+        return [*map(self._entry_of, found)]
 
     def _entry_of(self, path: Path) -> Entry:
         name = path.relative_to(self._root).as_posix()
@@ -111,33 +105,30 @@ class ZipSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open: zipfile.ZipFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
+        return {"_path": self._path}
 
+    @functools.cached_property
     def _archive(self) -> zipfile.ZipFile:
-        if self._open is None:
-            self._open = zipfile.ZipFile(self._path)
-        return self._open
+        return zipfile.ZipFile(self._path)
 
     def entries(self) -> list[Entry]:
         try:
-            members = self._archive().infolist()
+            members = self._archive.infolist()
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise ValueError(f"{self._path}: cannot be read as a zip archive ({error}); download it again") from error
         return [self._entry_of(member) for member in members if not member.is_dir() and _is_picture(member.filename)]
 
     @staticmethod
     def _entry_of(member: zipfile.ZipInfo) -> Entry:
-        refused = "it is encrypted" if member.flag_bits & 1 else None
-        if stat.S_ISLNK(member.external_attr >> 16):
-            refused = "it is a link"
+        linked = stat.S_ISLNK(member.external_attr >> 16)
+        refused = "it is a link" if linked else "it is encrypted" if member.flag_bits & 1 else None
         return _entry(member.filename, member, size=member.file_size, refused=refused)
 
     def read(self, entry: Entry) -> bytes:
         try:
-            with self._archive().open(entry.place) as file:
+            with self._archive.open(entry.place) as file:
                 return _bounded(file)
         except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot be unpacked ({error})") from error
@@ -152,8 +143,7 @@ class TarSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        unpacked = _unpacked(path)
-        self._own(os.open(path, os.O_RDONLY) if unpacked is None else unpacked)
+        self._own(_opened(path))
 
     def _own(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -173,9 +163,8 @@ class TarSource:
                 file.seek(0)
                 return [*_tar_entries(file)]
         except (OSError, tarfile.TarError, EOFError) as error:
-            raise ValueError(
-                f"{self._path}: cannot be read as a zip or tar archive ({error}); download it again"
-            ) from error
+            fix = "download it again"
+            raise ValueError(f"{self._path}: cannot be read as a zip or tar archive ({error}); {fix}") from error
 
     def read(self, entry: Entry) -> bytes:
         offset, size = entry.place
@@ -207,12 +196,12 @@ def _tar_entries(file: IO[bytes], outer: tarfile.TarInfo | None = None) -> Itera
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 
 
-def _unpacked(path: Path) -> int | None:
-    """Return a descriptor of a compressed file's content, in a file without a name; None if it is not compressed."""
+def _opened(path: Path) -> int:
+    """Return a descriptor of a file, or of its content, unpacked into a file without a name, if it is compressed."""
     head = _head(path)
     unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
     if unpacker is None:
-        return None
+        return os.open(path, os.O_RDONLY)
     limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
     with tempfile.TemporaryFile(prefix="onestep-") as target:
         try:
@@ -223,10 +212,8 @@ def _unpacked(path: Path) -> int | None:
                         raise ValueError(f"{path}: unpacks to more than {_LARGEST_RATIO} times its size, as none does")
             target.flush()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ValueError(
-                f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). Fix: download it again, or "
-                "name a folder with more space in TMPDIR"
-            ) from error
+            fix = "Fix: download it again, or name a folder with more space in TMPDIR"
+            raise ValueError(f"{path}: cannot be unpacked into {tempfile.gettempdir()} ({error}). {fix}") from error
         return os.dup(target.fileno())
 
 
@@ -234,11 +221,7 @@ Source = FolderSource | ZipSource | TarSource
 
 
 def open_source(path: Path) -> Source:
-    """Return the source that a path holds: a folder, the `.folder` file that names one, a zip or a tar.
-
-    Raises:
-        ValueError: There is nothing, or something else.
-    """
+    """Return the source that a path holds: a folder, the `.folder` file that names one, a zip or a tar."""
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():

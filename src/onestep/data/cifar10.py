@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep.checkpoints.safe_pickle import Budget, kind, read_pickle
+from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle
 from onestep.checkpoints.saved_modules import StoredArray, allowed_globals
 
 __all__ = ["Cifar10"]
@@ -33,7 +33,10 @@ _WAY_OUT = "download cifar-10-python.tar.gz again"
 
 
 class Cifar10:
-    """The 50,000 training images, RGB, 32x32, ten classes of 5,000; without the test batch, as in EDM's archive."""
+    """The 50,000 training images, RGB, 32x32, ten classes of 5,000; without the test batch, as in EDM's archive.
+
+    `source` is `cifar-10-python.tar.gz` as published, or the tar in it; a broken or incomplete file is a ValueError.
+    """
 
     resolution = _SIDE
     channels = 3
@@ -42,14 +45,6 @@ class Cifar10:
     unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str) -> None:
-        """Read all images.
-
-        Args:
-            source: `cifar-10-python.tar.gz` as published, or the tar in it.
-
-        Raises:
-            ValueError: The file is broken, or lacks one of the five training batches.
-        """
         self._source = Path(source)
         self._all_pixels, self._labels = _read(self._source)
 
@@ -75,15 +70,13 @@ def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{source}: holds no {', '.join(missing)}, so it is not CIFAR-10's Python archive; {_WAY_OUT}")
     batches = []
     for name in _BATCHES:
-        try:
+        with naming(f"{source}: {name}", fix=_WAY_OUT):
             batches.append(read_batch(contents[name]))
-        except ValueError as error:
-            raise ValueError(f"{source}: {name}: {error}; {_WAY_OUT}") from None
     counts = [len(labels) for _, labels in batches]
     if len(set(counts)) > 1:
         raise ValueError(f"{source}: its batches have {counts} images, expected equally many in each; {_WAY_OUT}")
-    pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return pixels, labels
+    pixels, labels = zip(*batches, strict=True)
+    return np.concatenate(pixels), np.concatenate(labels)
 
 
 def _contents(source: Path) -> dict[str, bytes]:
@@ -94,9 +87,8 @@ def _contents(source: Path) -> dict[str, bytes]:
             # Before the stream moves on: skipping a member unpacks it.
             if member.size > _LARGEST_MEMBER:
                 raise tarfile.TarError(f"{member.name[:80]} has {member.size:,} bytes, no member of CIFAR-10 has")
-            content = archive.extractfile(member)
             name = PurePosixPath(member.name).name
-            if name in _BATCHES and member.isreg() and content:
+            if name in _BATCHES and member.isreg() and (content := archive.extractfile(member)):
                 if name in found:
                     raise tarfile.TarError(f"{name} is there twice")
                 found[name] = content.read()
@@ -104,11 +96,7 @@ def _contents(source: Path) -> dict[str, bytes]:
 
 
 def read_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Read the content of a batch's file: pixels, uint8 [N, 3, 32, 32], and classes, int64 [N].
-
-    Raises:
-        ValueError: It is not such a pickle, is damaged, or names a global that is not allowed.
-    """
+    """Read the content of a batch's file: pixels, uint8 [N, 3, 32, 32], and classes, int64 [N]; else a ValueError."""
     if content[:1] != b"\x80":
         raise ValueError(f"not a pickle of protocol 2 or later: it begins with {content[:16]!r}")
     budget, file = Budget(file_size=len(content)), io.BytesIO(content)

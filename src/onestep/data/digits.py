@@ -21,8 +21,9 @@ _WAY_OUT = "delete the file and fetch it again"
 class Digits:
     """1,797 grey handwritten digits (ink is white), 8x8 with 17 levels, scaled to 256 levels and a larger square.
 
-    The enlargement is bicubic: it keeps the strokes smooth and the ground black, where Lanczos rings and
-    bilinear blurs.
+    The enlargement is bicubic: it keeps the strokes smooth and the ground black, where Lanczos rings and bilinear
+    blurs. `source` is scikit-learn's `digits.csv.gz`: 64 numbers 0 to 16 and the digit, in each line. `resolution` is a
+    power of two from 8 on; another, or a damaged file, is a ValueError.
     """
 
     channels = 1
@@ -31,15 +32,6 @@ class Digits:
     unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str, resolution: int) -> None:
-        """Read all digits.
-
-        Args:
-            source: scikit-learn's `digits.csv.gz`: 64 numbers 0 to 16 and the digit, in each line.
-            resolution: H and W of the images, a power of two from 8 on.
-
-        Raises:
-            ValueError: The file is damaged, or the resolution is invalid.
-        """
         if resolution < _SIDE or resolution & (resolution - 1):
             raise ValueError(f"resolution must be 8, 16, 32 or another power of two above, found {resolution}")
         self.resolution = resolution

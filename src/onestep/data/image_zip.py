@@ -23,22 +23,14 @@ class ImageZip:
 
     The images are the members with an image's file extension, in sorted order. Labels are in the member
     `dataset.json`; an archive without it, or with `{"labels": null}`, is unlabelled: `classes` is 0 and every
-    label is 0. An archive that is damaged anywhere is refused. The object may be used from forked and from spawned
-    worker processes.
+    label is 0. An archive in another format, or damaged anywhere, is a ValueError that names the member. The object may
+    be used from forked and from spawned worker processes.
     """
 
     class_names: tuple[str, ...] = ()
     unreadable_share = 0.0
 
     def __init__(self, *, source: Path | str) -> None:
-        """Read the list of images, the labels, and the first image.
-
-        Args:
-            source: The archive.
-
-        Raises:
-            ValueError: The file is not such an archive; the message names the member and what was found there.
-        """
         self.source = Path(source)
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         members = self._archive().namelist()
@@ -86,21 +78,18 @@ class ImageZip:
         """Return the label of each image, or None if the archive is unlabelled."""
         try:
             labels = json.loads(self._archive().read("dataset.json"))["labels"]
-            by_name = None if labels is None else dict(labels)
+            if labels is None:
+                return None
+            by_name = dict(labels)
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{self.source}: dataset.json is not {{'labels': [[member, class], ...]}} ({error!r}); build it again"
-            ) from error
-        if by_name is None:
-            return None
-        found: list[Any] = [by_name.get(name) for name in self._names]
-        for name, label in zip(self._names, found, strict=True):
-            if type(label) is not int or label < 0:
-                raise ValueError(
-                    f"{self.source}: dataset.json gives {name} the label {label!r}, expected a class 0, 1, 2, ...; "
-                    'give every image a class, or none ("labels": null)'
-                )
-        return found
+            expected = "{'labels': [[member, class], ...]}"
+            raise ValueError(f"{self.source}: dataset.json is not {expected} ({error!r}); build it again") from error
+        for name in self._names:
+            if type(label := by_name.get(name)) is not int or label < 0:
+                found = f"{self.source}: dataset.json gives {name} the label {label!r}"
+                fix = 'give every image a class, or none ("labels": null)'
+                raise ValueError(f"{found}, expected a class 0, 1, 2, ...; {fix}")
+        return [by_name[name] for name in self._names]
 
     def _pixels(self, name: str) -> np.ndarray:
         """Return one image, which has the shape of the first: uint8 [C, H, W]."""

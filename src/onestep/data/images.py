@@ -29,29 +29,14 @@ class Images:
     def __init__(
         self,
         *,
-        source: Path | str,
-        resolution: int,
-        transform: Literal["scale", "center_crop"],
-        labels: Literal["folders", "none"],
-        channels: Literal[1, 3] = 3,
-        root: str = "",
-        unreadable_share: float = 0.0,
+        source: Path | str,  # a folder, a file .folder that names one, a zip or a tar (also gz, xz, bz2, or of tars)
+        resolution: int,  # H and W, a power of two
+        transform: Literal["scale", "center_crop"],  # to a square, by the Lanczos filter; the crop is the largest one
+        labels: Literal["folders", "none"],  # folders: the topmost ones that differ between images are classes
+        channels: Literal[1, 3] = 3,  # 3 gives grey images three channels, 1 refuses those in colour
+        root: str = "",  # only what is in this folder of the source counts, and paths begin there
+        unreadable_share: float = 0.0,  # largest share of the images that may be left out, in [0, 1]
     ) -> None:
-        """List the images.
-
-        Args:
-            source: A folder, a file `.folder` that names one, a zip or a tar, also gz, xz or bz2; a tar may hold tars.
-            resolution: H and W, a power of two.
-            transform: `scale` resizes, `center_crop` cuts the largest square from the centre and resizes that; both
-                with the Lanczos filter.
-            labels: `folders`: the topmost folders that differ between images are classes; `none`: unlabelled.
-            channels: 3 gives grey images three channels, 1 refuses those in colour.
-            root: Only what is in this folder of the source counts, and paths begin there.
-            unreadable_share: Largest share of the images that may be left out, in [0, 1].
-
-        Raises:
-            ValueError: The source cannot be listed, holds no images or no class folders, or an option is invalid.
-        """
         if resolution < 1 or resolution & (resolution - 1):
             raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")
         if transform not in _TRANSFORMS:
@@ -111,7 +96,7 @@ class Images:
             if len(path) > depth + 1:
                 self._labels[index] = numbers[path[depth]]
             else:
-                self._entries[index] = Entry(self._entries[index].name, refused="it is in none of the class folders")
+                self._entries[index] = Entry("/".join(path), refused="it is in none of the class folders")
 
 
 def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry]:

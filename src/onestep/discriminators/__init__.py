@@ -18,14 +18,7 @@ from torch import Tensor, nn
 from onestep import components
 from onestep.discriminators._backbones import Backbone, build_backbone
 
-__all__ = [
-    "Backbone",
-    "Discriminator",
-    "ExecutionView",
-    "build_backbone",
-    "build_discriminator",
-    "wrap_for_execution",
-]
+__all__ = ["Backbone", "Discriminator", "ExecutionView", "build_backbone", "build_discriminator", "wrap_for_execution"]
 
 FeatureMaps = tuple[tuple[Tensor, ...], ...]
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -120,10 +113,7 @@ def build_discriminator(
 
     The keys `backbones` and `class_embeddings` of the config, names of files, are not used. `embedding` is the initial
     class table [at least K, E], None for a random one; `classes` is K, 0 for an unconditional discriminator; `seed` is
-    that of all random weights.
-
-    Raises:
-        ValueError: There is no such discriminator, or its parts do not fit each other.
+    that of all random weights. ValueError: there is no such discriminator, or its parts do not fit each other.
     """
     block = {key: value for key, value in config.items() if key not in ("backbones", "class_embeddings")}
     if embedding is not None:

@@ -18,8 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.classifiers import Classifier, load_classifier
 
-# Strides of the taps, and the strides for which heads are sized, for all networks.
-_STRIDES = (4, 8, 16, 32)
+_STRIDES = (4, 8, 16, 32)  # of the taps, and those for which heads are sized, for all networks of timm
 # The reference takes VGG's taps before a pooling, those of other networks after it; its maps are twice as large, and so
 # are its maps of logits.
 _VGG_STRIDES = (2, 4, 8, 16)
@@ -71,11 +70,7 @@ class Backbone(nn.Module):
         self.register_buffer("offset", (0.5 - means) / stds, persistent=False)
 
     def forward(self, images: Tensor, *, size: int | None = None) -> tuple[Tensor, ...]:
-        """Return the taps of images [B, C or 1, H, W] in [-1, 1], resized to `size` x `size` if it is given.
-
-        Raises:
-            ValueError: The images have another number of channels.
-        """
+        """Return the taps of images [B, C or 1, H, W] in [-1, 1], resized to `size` x `size` if it is given."""
         if images.shape[1] not in (1, self.channels):
             raise ValueError(f"images: got {images.shape[1]} channels, expected {self.channels} for this backbone")
         images = images.expand(-1, self.channels, -1, -1) * self.scale + self.offset
@@ -99,7 +94,10 @@ def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
 
 def build_backbone(path: Path, *, timm: str | None) -> Backbone:
     """Load a network of timm if `timm` names one, else the classifier of a snapshot; ValueError: the file has none."""
-    return load_classifier_backbone(path) if timm is None else load_timm_backbone(path, name=timm)
+    if timm is not None:
+        return load_timm_backbone(path, name=timm)
+    classifier, config = load_classifier(path)
+    return classifier_backbone(classifier, channels=config["channels"])
 
 
 class ClassifierTaps(nn.Module):
@@ -114,28 +112,17 @@ class ClassifierTaps(nn.Module):
         return self.classifier(images).taps
 
 
-def load_classifier_backbone(path: Path) -> Backbone:
-    """Load the classifier of a snapshot as a backbone: see `load_classifier`."""
-    classifier, config = load_classifier(path)
-    return classifier_backbone(classifier, channels=config["channels"])
-
-
 def classifier_backbone(classifier: nn.Module, *, channels: int) -> Backbone:
     """Freeze a `Classifier` of images with `channels` channels as a backbone."""
-    return Backbone(
-        ClassifierTaps(classifier),
-        channels=channels,
-        tap_channels=cast(Classifier, classifier).tap_channels,
-        strides=(1, 2, 4, 8),
-        mean=(0.5,) * channels,
-        std=(0.5,) * channels,
-    )
+    tap_channels = cast(Classifier, classifier).tap_channels
+    half, strides = (0.5,) * channels, (1, 2, 4, 8)
+    taps = ClassifierTaps(classifier)
+    return Backbone(taps, channels=channels, tap_channels=tap_channels, strides=strides, mean=half, std=half)
 
 
 class TimmTaps(nn.Module):
-    """A network of timm up to its last tap.
+    """A network of timm up to its last tap; `indices` are the taps among the results of `forward_intermediates`.
 
-    `indices` are the taps among its intermediate results, in the order of `forward_intermediates`.
     State dict: `model.` and timm's names.
     """
 
@@ -155,15 +142,10 @@ class TimmTaps(nn.Module):
 
 
 def load_timm_backbone(path: Path, *, name: str) -> Backbone:
-    """Build a network of timm with the weights of a local file, as a backbone; nothing is downloaded.
+    """Build a network of timm, such as `vgg16_bn.tv_in1k`, with the weights of a local file; nothing is downloaded.
 
-    Args:
-        path: Weights under timm's names: safetensors, or a file of `torch.save` that holds tensors only.
-        name: timm's name with the tag of the weights, such as `vgg16_bn.tv_in1k`.
-
-    Raises:
-        ValueError: timm has no such network, it has no usable taps, or the file does not fit it.
-        OSError: The file cannot be opened.
+    The file has timm's names: safetensors, or of `torch.save` with tensors only. ValueError: timm has no such network,
+    it has no usable taps, or the file does not fit it.
     """
     import timm  # takes a second
 
@@ -181,13 +163,10 @@ def load_timm_backbone(path: Path, *, name: str) -> Backbone:
 
 
 def timm_backbone(model: Any, *, name: str) -> Backbone:
-    """Freeze a network of timm as a backbone.
+    """Freeze a network of timm as a backbone; ValueError: it has no such taps.
 
     A convolutional network has its taps at strides 4, 8, 16 and 32 (a VGG at 2, 4, 8 and 16, as in the reference), a
     plain vision transformer after each quarter of its blocks, before any final norm.
-
-    Raises:
-        ValueError: The network has no such taps.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -207,7 +186,6 @@ def timm_backbone(model: Any, *, name: str) -> Backbone:
 
 
 def _of_convnet(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
-    """Return the indices of the taps, and their channels and strides."""
     from timm.models.vgg import VGG
 
     strides = _VGG_STRIDES if isinstance(model, VGG) else _STRIDES
@@ -248,11 +226,10 @@ def probe_batch_norms(network: nn.Module, *, channels: int) -> None:
     this image. The published numbers come from networks changed in this way. Networks without batch norms do not run.
     """
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
-    if not norms:
-        return
     for norm in norms:
         norm.train()
-    network(torch.zeros(1, channels, _PROBE_SIZE, _PROBE_SIZE))
+    if norms:
+        network(torch.zeros(1, channels, _PROBE_SIZE, _PROBE_SIZE))
     for norm in norms:
         norm.eval()
 
@@ -301,7 +278,6 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, str, nn.BatchNorm2d]
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Change the convolution so that it computes both."""
     mean, variance, dtype = norm.running_mean, norm.running_var, convolution.weight.dtype
     assert mean is not None and variance is not None, "a frozen batch norm has statistics"
     scale = _double(norm.weight, 1.0) / (variance.double() + norm.eps).sqrt()

@@ -25,8 +25,8 @@ _CONDITION_WIDTH = 64  # channels of the projection on the class
 class SpectralConv2d(nn.Module):
     """A 4x4 convolution whose weight, as a matrix [out, rest], is divided by its largest singular value.
 
-    One power iteration per forward in training mode estimates the value (Miyato et al., arXiv:1802.05957, algorithm
-    1); gradients pass through the weight, not through the vectors.
+    One power iteration per forward in training mode estimates the value (arXiv:1802.05957, algorithm 1); gradients pass
+    through the weight, not through the vectors.
     State dict: `weight_orig`, `weight_u`, `weight_v`, `bias`, as in `torch.nn.utils.spectral_norm`.
     """
 
@@ -132,13 +132,10 @@ class MultiScaleHeads(nn.Module):
     ) -> None:
         """Draw the weights.
 
-        Args:
-            in_channels: Channels of the maps, from fine to coarse.
-            resolutions: Nominal sizes of the maps, powers of two, each half the one before. A map may be smaller: the
-                reference sizes heads for images of 256 pixels and runs them on 224.
-            channels: Width at the finest size; a head has at each size the width of the maps (64: 64, 64, 128, 256,
-                512).
-            embedding: Initial class table [K, E]; None for unconditional heads.
+        `in_channels` and `resolutions` are the maps' channels and nominal sizes from fine to coarse: powers of two,
+        each half the one before. A map may be smaller: the reference sizes heads for images of 256 pixels and runs
+        them on 224. A head has at each size the width of the maps (`channels` 64: 64, 64, 128, 256, 512). `embedding`
+        is the initial class table [K, E]; None for unconditional heads.
         """
         super().__init__()
         self.resolutions = tuple(resolutions)
@@ -160,11 +157,7 @@ def end_resolution(coarsest: int) -> int:
 
 
 def logits_of(sizes: Sequence[int], *, resolutions: Sequence[int]) -> int:
-    """Return N for maps of the true `sizes` and heads sized for the nominal `resolutions`.
-
-    Raises:
-        ValueError: A map is too small for the last convolution.
-    """
+    """Return N for maps of the true `sizes` and heads of nominal `resolutions`; ValueError: a map is too small."""
     end = end_resolution(resolutions[-1])
     shrink = [max(1, resolution // end) for resolution in resolutions]
     edges = [size // factor - _KERNEL + 1 for size, factor in zip(sizes, shrink, strict=True)]

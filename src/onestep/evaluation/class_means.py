@@ -1,7 +1,4 @@
-"""Class embeddings of a labelled dataset: the mean features of a backbone for each class.
-
-StyleGAN-XL (arXiv:2202.00273, section 3.1) computes its embeddings of ImageNet in this way.
-"""
+"""Class embeddings: the mean features of a backbone for each class (StyleGAN-XL, arXiv:2202.00273, section 3.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onestep.checkpoints.class_embeddings import write_class_embeddings
+from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
 from onestep.data.image_zip import ImageZip
 from onestep.files import sha256_of_file
@@ -25,10 +22,8 @@ _BATCH = 64
 def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output: Path) -> None:
     """Write the means of the last features of a backbone with E channels over pixels and images, float32 [K, E].
 
-    Images are resized to `resolution` before the backbone, which normalises by the statistics in its file.
-
-    Raises:
-        ValueError: The images have no labels, a class has no images, or the images do not fit the backbone.
+    Images are resized to `resolution` before the backbone, which normalises by the statistics in its file. ValueError:
+    The images have no labels, a class has no images, or the images do not fit the backbone.
     """
     archive = ImageZip(source=data)
     if not archive.classes:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onestep import components
 from onestep.archive import published_arrays, read_arrays, write_arrays
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor, computing
@@ -42,17 +43,17 @@ class FeatureNetwork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExtractedFeatures:
-    """The features of a set of images.
+    """The features of a set of images."""
 
-    Attributes:
-        arrays: For each network `features` [N, D] and, if it classifies, `probabilities` [N, K].
-        images: N.
-        pixels_sha256: Digest of the pixels, uint8 [N, C, H, W].
-    """
-
-    arrays: tuple[Mapping[str, np.ndarray], ...]
+    arrays: tuple[Mapping[str, np.ndarray], ...]  # per network `features` [N, D] and, if it classifies, `probabilities`
     images: int
-    pixels_sha256: str
+    pixels_sha256: str  # digest of the pixels, uint8 [N, C, H, W]
+
+
+def feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> FeatureNetwork:
+    """Return the feature network of a config block."""
+    extractor = components.build("features", block, weights=weights)
+    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
 
 
 def write_features(
@@ -61,9 +62,7 @@ def write_features(
     """Write `features` [N, D] and, if the network classifies, `probabilities` [N, K] of a file for `read_pixels`.
 
     `subject` is the identity of real images, `{"dataset": name}` or `{"input": name}`; samples contain their own.
-
-    Raises:
-        ValueError: The file is not one of these, or the images do not fit the network.
+    ValueError: The file is not one of these, or the images do not fit the network.
     """
     extracted = extract([network.extractor], [torch.from_numpy(read_pixels(images))])
     write_extracted({output: network}, extracted, subject=subject_of(images) if subject is None else subject)
@@ -74,25 +73,19 @@ def write_extracted(
 ) -> None:
     """Write the features of images, whose identity is `subject`, for each network in their order."""
     for (output, network), arrays in zip(networks.items(), extracted.arrays, strict=True):
-        about = {
-            "subject": dict(subject),
-            "images": extracted.images,
-            "pixels_sha256": extracted.pixels_sha256,
-            **network.about(),
-        }
-        write_arrays(output, arrays, about=about)
+        about = {"subject": dict(subject), "images": extracted.images, "pixels_sha256": extracted.pixels_sha256}
+        write_arrays(output, arrays, about={**about, **network.about()})
 
 
 def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> ExtractedFeatures:
-    """Extract features of images, uint8 [B, C, H, W] on the CPU in batches of any size; only features are kept.
-
-    Raises:
-        ValueError: There are no images, or they do not fit a network.
-    """
+    """Extract features of images, uint8 [B, C, H, W] on the CPU, in batches of any size. ValueError: None or unfit."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digest, images = hashlib.sha256(), 0
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in extractors]
-    for pixels in _regrouped(batches, size=BATCH):
+    for rows in _regrouped(batches, size=BATCH):
+        # A convolution may round differently for another memory layout, too. For grey images torch regards both layouts
+        # as contiguous, hence the copy.
+        pixels = rows.clone(memory_format=torch.contiguous_format)
         digest.update(pixels.numpy().data)
         images += len(pixels)
         on_device = pixels.to(device)
@@ -112,24 +105,16 @@ def _arrays(extractor: Extractor, pixels: Tensor) -> dict[str, np.ndarray]:
 
 
 def _regrouped(batches: Iterable[Tensor], *, size: int) -> Iterator[Tensor]:
-    """Yield the same rows in the same order in contiguous batches of `size`; the last one may be smaller.
-
-    A convolution may round differently for another memory layout as well. For grey images torch regards both layouts
-    as contiguous, hence the copy.
-    """
+    """Yield the same rows in the same order in batches of `size`; the last one may be smaller."""
     waiting: list[Tensor] = []
     for batch in batches:
         waiting.append(batch)
         if sum(map(len, waiting)) >= size:
             *full, rest = joined(waiting).tensor_split([*range(size, sum(map(len, waiting)) + 1, size)])
-            yield from map(_contiguous, full)
+            yield from full
             waiting = [rest] if len(rest) else []
     if waiting:
-        yield _contiguous(joined(waiting))
-
-
-def _contiguous(pixels: Tensor) -> Tensor:
-    return pixels.clone(memory_format=torch.contiguous_format)
+        yield joined(waiting)
 
 
 def joined(batches: Sequence[Tensor]) -> Tensor:
@@ -150,10 +135,7 @@ def read_pixels(path: Path) -> np.ndarray:
     """Return the images of a file as uint8 [N, C, H, W].
 
     They are samples (.npz with `pixels` uint8 [N, H, W, C]), a dataset archive (.zip), or a published batch (.npz with
-    `arr_0`, as of guided-diffusion).
-
-    Raises:
-        ValueError: The file is not one of these.
+    `arr_0`, as of guided-diffusion). ValueError: The file is not one of these.
     """
     if path.suffix == ".zip":
         return ImageZip(source=path).read_all()[0]

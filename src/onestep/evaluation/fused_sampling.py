@@ -1,12 +1,9 @@
-"""Fused sampling and feature extraction, without storing images (`onestep observe`).
-
-The features are the same bytes as through files, with any number of ranks.
-"""
+"""Sampling and feature extraction at once (`onestep observe`): the same bytes as through files, with any ranks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +20,8 @@ def sample_features(
 ) -> None:
     """Generate images, each rank those at its `places`; rank 0 writes their features and the grid of the first images.
 
-    Raises:
-        ValueError: The weights are not those of a denoiser, the images do not fit a network, or there are too few
-            images for the ranks.
+    ValueError: The weights are not those of a denoiser, the images do not fit a network, or there are too few images
+    for the ranks.
     """
     shares = [places(len(job.seeds), rank=rank, world=ranks.world) for rank in range(ranks.world)]
     mine = replace(job, seeds=[job.seeds[place] for place in shares[ranks.rank]])
@@ -35,8 +31,8 @@ def sample_features(
     if ranks.world == 1:
         extracted = extract(extractors, batches)
     else:
-        pixels: list[Tensor] = []  # for the digest of all images in order
-        extracted = _merged(extract(extractors, _kept(batches, pixels)), torch.cat(pixels), shares, ranks=ranks)
+        kept = list(batches)  # for the digest of all images in order
+        extracted = _merged(extract(extractors, kept), torch.cat(kept), shares, ranks=ranks)
     if ranks.leads:
         write_extracted(networks, extracted, subject=job.subject)
 
@@ -44,22 +40,14 @@ def sample_features(
 def places(images: int, *, rank: int, world: int) -> list[int]:
     """Return the indices of the images of one rank: whole calls of a feature network, assigned in turn.
 
-    Every call has the same images as with one rank, so it rounds the same.
-
-    Raises:
-        ValueError: There are fewer calls than ranks.
+    Every call has the same images as with one rank, so it rounds the same. ValueError: There are fewer calls than
+    ranks.
     """
     calls = -(-images // BATCH)
     if calls < world:
         raise ValueError(f"processes: got {world}, expected at most {calls} for {images} images in calls of {BATCH}")
     starts = range(rank * BATCH, images, world * BATCH)
     return [place for start in starts for place in range(start, min(start + BATCH, images))]
-
-
-def _kept(batches: Iterable[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
-    for batch in batches:
-        kept.append(batch)
-        yield batch
 
 
 def _merged(

@@ -1,13 +1,9 @@
-"""Measurement: one metric of one block of images, into a JSON with the identity of what was compared.
-
-The reference is features of real images, or published statistics.
-"""
+"""Measurement: one metric of one block of images, into a JSON with the identity of what was compared."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,86 +28,75 @@ class Reference:
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredFiles:
-    """The files that the inputs of a metric are read from; each is read once.
-
-    Attributes:
-        features: Features of the measured images; None for a metric that reads pixels only.
-        real: Features of real images, or published statistics; None for a metric of generated images only.
-        real_input: Name of the input that published statistics come from.
-        pixels: The measured images; None for a metric that reads features only.
-        real_pixels: Real images, a dataset archive or .npz.
-    """
-
-    features: Path | None = None
-    real: Path | None = None
-    real_input: str | None = None
-    pixels: Path | None = None
-    real_pixels: Path | None = None
-
-    @functools.cached_property
-    def extracted(self) -> Arrays | None:
-        """The content of `features`."""
-        return None if self.features is None else read_arrays(self.features)
-
-    @functools.cached_property
-    def images(self) -> np.ndarray:
-        """The content of `pixels`, uint8 [N, C, H, W]."""
-        assert self.pixels is not None
-        return read_pixels(self.pixels)
-
-    @functools.cached_property
-    def real_images(self) -> np.ndarray:
-        """The content of `real_pixels`, uint8 [M, C, H, W]."""
-        assert self.real_pixels is not None
-        return read_pixels(self.real_pixels)
-
-    def inputs(self, reference: Reference | None) -> dict[str, Callable[[], Any]]:
-        """Return functions that return the inputs of metrics, by name."""
-        found = inputs_of({} if self.extracted is None else self.extracted.arrays)
-        if reference is not None:
-            found["real"] = constant(reference.real)
-        if self.pixels is not None:
-            found["pixels"] = lambda: self.images
-        if self.real_pixels is not None:
-            found["real_pixels"] = lambda: self.real_images
-        return found
-
-
 def write_measurement(
-    metric: Metric, *, name: str, options: Mapping[str, Any], files: MeasuredFiles, output: Path
+    metric: Metric,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    generated: Path | None = None,
+    real: Path | None = None,
+    real_input: str | None = None,
+    pixels: Path | None = None,
+    real_pixels: Path | None = None,
+    output: Path,
 ) -> None:
     """Measure one block of images; a reference is recorded where `real` or `real_pixels` is given.
 
-    Raises:
-        ValueError: The files were made with different feature networks or from different images, lack an input of the
-            metric, or do not contain the identity of their images.
+    `generated` has features of the measured images, and `real` those of real images, or published statistics, from the
+    input `real_input`. `pixels` are the measured images; `real_pixels` real ones, a dataset archive or .npz.
+
+    ValueError: The files were made with different feature networks or from different images, lack an input of the
+    metric, or do not contain the identity of their images.
     """
-    about = {} if files.extracted is None else files.extracted.about
-    digest, images = _checked_images(files)
-    subject = _subject(files)
-    reference = None if files.real is None else _reference(metric, files)
-    facts = None if reference is None else dict(reference.facts)
-    if "real_pixels" in metric.inputs and files.real_pixels is not None:
-        facts = (facts or {}) | {"real_pixels_sha256": _digest(files.real_images)}
+    extracted = Arrays({}, {}) if generated is None else read_arrays(generated)
+    images = None if pixels is None else read_pixels(pixels)
+    about = extracted.about
+    if generated is None and images is None:
+        raise ValueError("measure: got no images, expected --generated or --pixels")
+    digest, count = (about["pixels_sha256"], about["images"]) if images is None else (_digest(images), len(images))
+    if generated is not None and digest != about["pixels_sha256"]:
+        raise ValueError(f"{pixels}: got other images than those of {generated}. Fix: make both again")
+    subject = about.get("subject", {}) if pixels is None or generated is not None else subject_of(pixels)
+    if set(subject) not in _SUBJECTS:
+        raise ValueError(
+            f"{generated or pixels}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
+            "Fix: delete the file and make it again"
+        )
+    available, facts = inputs_of(extracted.arrays), dict[str, Any]()
+    if real is not None:
+        if generated is None:
+            raise ValueError(f"{real}: got a reference without features, expected --generated as well")
+        reference = read_reference(
+            real,
+            width=features_of(extracted, path=generated).shape[1],
+            weights_sha256=about["weights_sha256"],
+            takes_statistics=metric.takes_statistics,
+            input_name=real_input,
+        )
+        if not reference.facts.keys() & {"dataset", "input", "file"}:
+            raise ValueError(f"{real}: got no name of a dataset or input, expected one. Fix: extract it again")
+        available["real"], facts = reference.real, dict(reference.facts)
+    if images is not None:
+        available["pixels"] = images
+    if real_pixels is not None and "real_pixels" in metric.inputs:
+        available["real_pixels"] = read_pixels(real_pixels)
+        facts["real_pixels_sha256"] = _digest(available["real_pixels"])
     try:
-        values = call_metric(metric, name=name, available=files.inputs(reference))
+        values = call_metric(metric, name=name, available=available)
     except ValueError as error:
-        against = files.real or files.real_pixels
-        place = f"{files.features or files.pixels}" + (f" against {against}" if against else "")
-        raise ValueError(f"{place}: {error}") from error
+        against = real or real_pixels
+        raise ValueError(f"{generated or pixels}{f' against {against}' if against else ''}: {error}") from error
     write_json(
         output,
         {
             **subject,
-            "images": images,
+            "images": count,
             "metric": name,
             "values": values,
             "features": about.get("features"),
             "feature_weights_sha256": about.get("weights_sha256"),
             "precision": about.get("network", {}).get("precision", "float32"),
-            "reference": facts,
+            "reference": facts or None,
             "options": dict(options),
             "better": dict(metric.values),
             "feature_network": about.get("network"),
@@ -120,76 +105,23 @@ def write_measurement(
     )
 
 
-def call_metric(metric: Metric, *, name: str, available: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the values of a metric, called with those inputs that it declares, each from its function in `available`.
-
-    Raises:
-        ValueError: An input is not available, or the metric refuses one.
-    """
+def call_metric(metric: Metric, *, name: str, available: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of a metric, called with the inputs that it declares. ValueError: One is missing or refused."""
     missing = [each for each in metric.inputs if each not in available]
     if missing:
         has = ", ".join(available) or "none"
         raise ValueError(f"metric {name!r}: got the inputs {has}, expected {', '.join(missing)} as well")
-    values = metric(**{each: available[each]() for each in metric.inputs})
+    values = metric(**{each: available[each] for each in metric.inputs})
     return {key: float(value) for key, value in values.items()}
 
 
-def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Callable[[], Any]]:
-    """Return functions that return the inputs of metrics that the arrays of a feature network provide, by name."""
+def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the arrays of a feature network by the names that they have as inputs of metrics."""
     names = {"features": "generated", "probabilities": "probabilities"}
-    return {names[name]: constant(array) for name, array in arrays.items() if name in names}
-
-
-def constant(value: Any) -> Callable[[], Any]:
-    """Return a function that returns `value`."""
-    return lambda: value
-
-
-def _checked_images(files: MeasuredFiles) -> tuple[str, int]:
-    """Return the digest and the number of the measured images, the same in both files."""
-    if files.extracted is None:
-        if files.pixels is None:
-            raise ValueError("measure: got no images, expected --generated or --pixels")
-        return _digest(files.images), len(files.images)
-    recorded = files.extracted.about["pixels_sha256"]
-    if files.pixels is not None and _digest(files.images) != recorded:
-        raise ValueError(f"{files.pixels}: got other images than those of {files.features}. Fix: make both again")
-    return recorded, files.extracted.about["images"]
-
-
-def _subject(files: MeasuredFiles) -> dict[str, str]:
-    if files.extracted is not None:
-        place, subject = files.features, dict(files.extracted.about.get("subject", {}))
-    else:
-        assert files.pixels is not None
-        place, subject = files.pixels, subject_of(files.pixels)
-    if set(subject) not in _SUBJECTS:
-        raise ValueError(
-            f"{place}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
-            "Fix: delete the file and make it again"
-        )
-    return subject
-
-
-def _reference(metric: Metric, files: MeasuredFiles) -> Reference:
-    """Return the real features or statistics, of the feature network of the measured images."""
-    assert files.real is not None
-    if files.features is None or files.extracted is None:
-        raise ValueError(f"{files.real}: got a reference without features, expected --generated as well")
-    reference = read_reference(
-        files.real,
-        width=features_of(files.extracted, path=files.features).shape[1],
-        weights_sha256=files.extracted.about["weights_sha256"],
-        takes_statistics=metric.takes_statistics,
-        input_name=files.real_input,
-    )
-    if not reference.facts.keys() & {"dataset", "input", "file"}:
-        raise ValueError(f"{files.real}: got no name of a dataset or input, expected one. Fix: extract it again")
-    return reference
+    return {names[name]: array for name, array in arrays.items() if name in names}
 
 
 def _digest(pixels: np.ndarray) -> str:
-    """Return the SHA-256 of pixels, uint8 [N, C, H, W], as feature files record it."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
@@ -198,11 +130,8 @@ def read_reference(
 ) -> Reference:
     """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
 
-    `width` and `weights_sha256` are those of the generated features. `input_name` is the name of the input that the
-    statistics come from; where it is None, the name of the file is recorded.
-
-    Raises:
-        ValueError: The file is damaged, was made with other weights, or does not fit.
+    `width` and `weights_sha256` are those of the generated features. The name of the file is recorded where there is no
+    `input_name`. ValueError: The file is damaged, was made with other weights, or does not fit.
     """
     found = published_arrays(path, [name for names in _STATISTICS for name in names])
     if found is None:
@@ -220,14 +149,13 @@ def read_reference(
 
 
 def features_of(source: Arrays, *, path: Path) -> np.ndarray:
-    """Return the features in a file; a file without is a ValueError."""
+    """Return the features in a file. ValueError: It has none."""
     if "features" not in source.arrays:
         raise ValueError(f"{path}: features: got none, expected an array as `onestep extract` writes it")
     return source.arrays["features"]
 
 
 def _fitting(found: Mapping[str, np.ndarray], *, path: Path, width: int) -> tuple[tuple[str, str], Statistics]:
-    """Return the names of the mean and covariance of that width, and the statistics."""
     pairs = [names for names in _STATISTICS if set(names) <= found.keys()]
     if not pairs:
         expected = " or ".join(" with ".join(names) for names in _STATISTICS)

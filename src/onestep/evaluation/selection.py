@@ -1,4 +1,4 @@
-"""Selection of the best snapshot of a run by a metric."""
+"""The verb `select`: the best snapshot of a run by a metric."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from onestep.models import Selected, Snapshot, parse_model
 from onestep.results import Results
 
 
-def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -> None:
-    """Copy the selected snapshot to `output` (.safetensors) and write a record of the selection beside it, as JSON.
+def select(*, choice: Mapping[str, Any], results: Path, output: Path) -> int:
+    """Select a run's best snapshot by a metric.
 
     The paper reports the lowest FID over the snapshots of a run. The minimum of noisy values is biased; a table that
-    selects on other seeds than it reports (`select_seeds`) avoids this bias. `choice` has the `model`, the
-    `direction`, and the `images` seen of each candidate.
+    selects on other seeds than it reports (`select_seeds`) avoids this bias.
 
-    Raises:
-        ValueError: A measurement lacks the value.
+    Args:
+        choice: `model`, its name; `direction`, lower or higher; `images`, the candidates (JSON).
+        results: The results folder.
+        output: The weights of the selected snapshot (.safetensors); its record is written beside it (.json).
     """
     model = parse_model(choice["model"])
     if not isinstance(model, Selected):
@@ -45,6 +46,7 @@ def write_selection(choice: Mapping[str, Any], *, results: Path, output: Path) -
             "candidates": {str(each.images): value for each, value in zip(candidates, values, strict=True)},
         },
     )
+    return 0
 
 
 def best(values: Sequence[float], *, direction: Direction) -> int:

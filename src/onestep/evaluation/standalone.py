@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from onestep.checkpoints.published_weights import read_published_tensor
 from onestep.data._pixels import decode
 from onestep.data._sources import EXTENSIONS, open_source
 from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined, read_pixels
-from onestep.evaluation.measurement import Reference, call_metric, constant, inputs_of, read_reference
+from onestep.evaluation.measurement import Reference, call_metric, inputs_of, read_reference
 from onestep.files import write_json
 from onestep.metrics import Metric
 
@@ -57,8 +57,7 @@ def write_evaluation(
     or published statistics (.npz with `mu` and `sigma`). From a file with both images and statistics, each metric uses
     the statistics if it accepts them. No network is needed if each metric reads pixels.
 
-    Raises:
-        ValueError: Images, reference and metrics do not fit together.
+    ValueError: Images, reference and metrics do not fit together.
     """
     _check(metrics, network=network, reference=reference)
     about = {} if network is None else network.about()
@@ -67,13 +66,13 @@ def write_evaluation(
     values: dict[str, float] = {}
     facts: dict[str, Any] = {}
     for chosen in metrics:
-        available: dict[str, Callable[[], Any]] = {"pixels": functools.partial(_pixels, images)}
-        available |= inputs_of(generated.arrays[0] if network else {})
+        available = inputs_of(generated.arrays[0] if network else {})
         if real is not None and chosen.compares:
             compared = real.of(chosen.metric)
-            facts[chosen.name] = dict(compared.facts)
-            available["real"] = constant(compared.real)
-            available["real_pixels"] = functools.partial(_pixels, real.path)
+            facts[chosen.name], available["real"] = dict(compared.facts), compared.real
+        for name, path in (("pixels", images), ("real_pixels", reference)):
+            if path is not None and name in chosen.metric.inputs:
+                available[name] = joined(list(iter_images(path))).numpy()
         try:
             values |= call_metric(chosen.metric, name=chosen.name, available=available)
         except ValueError as error:
@@ -111,10 +110,6 @@ def _extracted(network: FeatureNetwork | None, images: Path) -> ExtractedFeature
         raise _at(images, error) from error
 
 
-def _pixels(path: Path) -> np.ndarray:
-    return joined(list(iter_images(path))).numpy()
-
-
 def _at(path: Path, error: ValueError) -> ValueError:
     text = str(error)
     return ValueError(text if text.startswith(str(path)) else f"{path}: {text}")
@@ -126,21 +121,21 @@ class _Real:
     def __init__(
         self, path: Path, *, network: FeatureNetwork | None, about: Mapping[str, Any], like: ExtractedFeatures
     ) -> None:
-        self.path, self._network, self._about, self._like = path, network, about, like
+        self._path, self._network, self._about, self._like = path, network, about, like
 
     def of(self, metric: Metric) -> Reference:
         """Return features or statistics; for a metric of pixels only, the identity of the images."""
-        file = {"file": self.path.name}
+        file = {"file": self._path.name}
         statistics = metric.takes_statistics and bool(self._names & _STATISTICS)
         if "real" in metric.inputs and self._names and (statistics or not self._names & _IMAGES):
             found = read_reference(
-                self.path,
+                self._path,
                 width=self._like.arrays[0]["features"].shape[1],
                 weights_sha256=self._about["weights_sha256"],
                 takes_statistics=metric.takes_statistics,
             )
             return Reference(real=found.real, facts=file | {k: v for k, v in found.facts.items() if k != "input"})
-        extracted = self._features if "real" in metric.inputs else _extracted(None, self.path)
+        extracted = self._features if "real" in metric.inputs else _extracted(None, self._path)
         features = extracted.arrays[0]["features"] if extracted.arrays else np.empty((0, 0))
         facts = {"images": extracted.images, "sha256": extracted.pixels_sha256}
         return Reference(real=features, facts=file | facts)
@@ -148,26 +143,24 @@ class _Real:
     @functools.cached_property
     def _names(self) -> frozenset[str]:
         """The names of the arrays in an .npz; empty for another kind of file."""
-        if self.path.suffix != ".npz":
+        if self._path.suffix != ".npz":
             return frozenset()
-        published_arrays(self.path, ())  # raises for a damaged file
-        with np.load(self.path, allow_pickle=False) as archive:
+        published_arrays(self._path, ())  # raises for a damaged file
+        with np.load(self._path, allow_pickle=False) as archive:
             return frozenset(archive.files)
 
     @functools.cached_property
     def _features(self) -> ExtractedFeatures:
-        return _extracted(self._network, self.path)
+        return _extracted(self._network, self._path)
 
 
 def iter_images(path: Path) -> Iterator[Tensor]:
     """Yield images, uint8 [B, C, H, W]; pictures one at a time in the order of their names.
 
-    Args:
-        path: A folder, a zip (such as EDM's datasets) or a tar of pictures of one size; an .npz with `arr_0` or
-            `pixels`, uint8 [N, H, W, C]; or a .pt with a tensor, uint8 [N, C, H, W]. C is 1 (grey) or 3 (RGB).
+    `path` is a folder, a zip (such as EDM's datasets) or a tar of pictures of one size; an .npz with `arr_0` or
+    `pixels`, uint8 [N, H, W, C]; or a .pt with a tensor, uint8 [N, C, H, W]. C is 1 (grey) or 3 (RGB).
 
-    Raises:
-        ValueError: There are no images, or one of them is not as described; the message contains its name.
+    ValueError: There are no images, or one of them is not as described; the message contains its name.
     """
     if path.suffix not in (".npz", ".pt", ".pth"):
         yield from _pictures(path)

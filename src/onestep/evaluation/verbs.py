@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from onestep.evaluation.extraction import FeatureNetwork
+from typing import Any
 
 
 def embed(*, backbone: Path, timm: str | None = None, data: Path, resolution: int, output: Path) -> int:
@@ -49,7 +46,7 @@ def extract(
         input: Name of the input with real images, recorded likewise.
         output: The features (.npz).
     """
-    from onestep.evaluation.extraction import write_features
+    from onestep.evaluation.extraction import feature_network, write_features
 
     subject = {key: name for key, name in (("dataset", dataset), ("input", input)) if name is not None}
     network = feature_network(features, weights=weights, name=features_name)
@@ -92,6 +89,7 @@ def observe(
 
         return run_locally(command_line("observe", options), processes=processes)
     from onestep import distributed
+    from onestep.evaluation.extraction import feature_network
     from onestep.evaluation.fused_sampling import sample_features
     from onestep.sampling._verbs import sampling_job
 
@@ -103,15 +101,6 @@ def observe(
     with distributed.joined() as ranks:
         sample_features(job, networks, grid=grid, ranks=ranks)
     return 0
-
-
-def feature_network(block: Mapping[str, Any], *, weights: Path, name: str | None) -> FeatureNetwork:
-    """Return a feature extractor with the facts that its outputs record."""
-    from onestep import components
-    from onestep.evaluation.extraction import FeatureNetwork
-
-    extractor = components.build("features", block, weights=weights)
-    return FeatureNetwork(extractor=extractor, weights=weights, options=block, name=name)
 
 
 def measure(
@@ -138,10 +127,19 @@ def measure(
         output: The numbers (.json).
     """
     from onestep import components
-    from onestep.evaluation.measurement import MeasuredFiles, write_measurement
+    from onestep.evaluation.measurement import write_measurement
 
-    files = MeasuredFiles(features=generated, real=real, real_input=real_input, pixels=pixels, real_pixels=real_pixels)
-    write_measurement(components.build("metrics", metric), name=name, options=metric, files=files, output=output)
+    write_measurement(
+        components.build("metrics", metric),
+        name=name,
+        options=metric,
+        generated=generated,
+        real=real,
+        real_input=real_input,
+        pixels=pixels,
+        real_pixels=real_pixels,
+        output=output,
+    )
     return 0
 
 
@@ -165,6 +163,7 @@ def evaluate(
         output: The numbers (.json).
     """
     from onestep import components
+    from onestep.evaluation.extraction import feature_network
     from onestep.evaluation.standalone import NamedMetric, write_evaluation
 
     if features is not None and weights is None:
@@ -176,18 +175,4 @@ def evaluate(
         raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
     values = write_evaluation(network, measured, images=images, reference=reference, output=output)
     print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
-    return 0
-
-
-def select(*, choice: Mapping[str, Any], results: Path, output: Path) -> int:
-    """Select a run's best snapshot by a metric.
-
-    Args:
-        choice: `model`, its name; `direction`, lower or higher; `images`, the candidates (JSON).
-        results: The results folder.
-        output: The weights of the selected snapshot (.safetensors); its record is written beside it (.json).
-    """
-    from onestep.evaluation.selection import write_selection
-
-    write_selection(choice, results=results, output=output)
     return 0

@@ -16,15 +16,10 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Features(NamedTuple):
-    """Features of a batch.
+    """Features of a batch."""
 
-    Attributes:
-        features: float32 [B, D].
-        probabilities: float32 [B, K], rows sum to 1; None if the network is not a classifier.
-    """
-
-    features: Tensor
-    probabilities: Tensor | None
+    features: Tensor  # float32 [B, D]
+    probabilities: Tensor | None  # float32 [B, K], rows sum to 1; None if the network is not a classifier
 
 
 class Extractor(Protocol):
@@ -37,8 +32,7 @@ class Extractor(Protocol):
     def __call__(self, pixels: Tensor) -> Features:
         """Extract features of pixels, uint8 [B, C, H, W], on their device, independently of the batch size.
 
-        Raises:
-            ValueError: The pixels have another type or shape.
+        ValueError: the pixels have another type or shape.
         """
         ...
 

@@ -23,15 +23,12 @@ _ROWS, _ROWS_ON_A_CPU = 64, 8
 
 
 def load_timm_network(
-    path: Path, *, name: str, convert: Callable[[Weights, Any], Weights], options: Mapping[str, Any]
+    path: Path, *, name: str, convert: Callable[[Weights, Any], Weights], **options: Any
 ) -> nn.Module:
     """Build a network of timm with the weights of a file, in evaluation mode; nothing is downloaded.
 
     The file is safetensors, or of `torch.save` with tensors only; `convert` renames and reshapes its tensors.
-
-    Raises:
-        ValueError: The file does not fit the network.
-        OSError: The file cannot be opened.
+    ValueError: the file does not fit the network.
     """
     import timm  # takes a second
 
@@ -51,10 +48,7 @@ def run_in_parts(
 ) -> Tensor:
     """Return the network's output, float32 [B, D], for pixels, uint8 [B, 3 or 1, H, W], on their device.
 
-    `prepare` resizes and normalises RGB pixels, in float32.
-
-    Raises:
-        ValueError: The pixels are not uint8, or have another shape.
+    `prepare` resizes and normalises RGB pixels, in float32. ValueError: see `as_rgb`.
     """
     parts = []
     for part in as_rgb(pixels).split(_ROWS_ON_A_CPU if pixels.device.type == "cpu" else _ROWS):
@@ -65,11 +59,7 @@ def run_in_parts(
 
 
 def as_rgb(pixels: Tensor) -> Tensor:
-    """Repeat grey pixels, uint8 [B, 1 or 3, H, W], to three channels.
-
-    Raises:
-        ValueError: The pixels are not uint8, or have another shape.
-    """
+    """Repeat grey pixels, uint8 [B, 1 or 3, H, W], to three channels; ValueError: another type or shape."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
         raise ValueError(f"pixels: got {found}, expected uint8 [B, 3, H, W], or [B, 1, H, W] for grey images")

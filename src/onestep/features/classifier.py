@@ -27,11 +27,7 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
-        """Extract features [B, D] and probabilities [B, K] of pixels, uint8 [B, C, H, W], on their device.
-
-        Raises:
-            ValueError: The pixels are not uint8, or not of the shape of the classifier's training images.
-        """
+        """Extract features [B, D] and probabilities [B, K] of pixels, uint8 of the shape of the training images."""
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != self.shape:
             raise ValueError(
                 f"pixels: got {str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}, "

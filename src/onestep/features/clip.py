@@ -24,13 +24,11 @@ class ClipFeatures:
     """
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
-        """Load `timm/vit_base_patch32_clip_224.openai`.
+        """Load `timm/vit_base_patch32_clip_224.openai`: safetensors under timm's names, or the `.bin` of open_clip.
 
-        It is safetensors under timm's names or the `.bin` of open_clip, of which the image part is used. OpenAI's own
-        `.pt` is a program and is refused.
+        Of the latter the image part is used. OpenAI's own `.pt` is a program and is refused.
         """
-        options = {"num_classes": _WIDTH}
-        self.network = load_timm_network(weights, name=_NETWORK, convert=_to_timms_names, options=options)
+        self.network = load_timm_network(weights, name=_NETWORK, convert=_to_timms_names, num_classes=_WIDTH)
         self.precision = precision
 
     def __call__(self, pixels: Tensor) -> Features:

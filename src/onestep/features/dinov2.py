@@ -37,8 +37,7 @@ class DinoFeatures:
 
 def load_dinov2(path: Path, *, name: str) -> nn.Module:
     """Load a DINOv2 transformer without registers, for images of 224 x 224; ValueError if the file does not hold it."""
-    options = {"num_classes": 0, "img_size": _SIZE}
-    return load_timm_network(path, name=name, convert=_for_smaller_images, options=options)
+    return load_timm_network(path, name=name, convert=_for_smaller_images, num_classes=0, img_size=_SIZE)
 
 
 def dinov2_features(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:

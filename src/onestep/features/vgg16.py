@@ -24,8 +24,7 @@ class VggFeatures:
 
     def __init__(self, *, weights: Path, precision: Literal["float32", "tf32", "bfloat16"] = "float32") -> None:
         """Load torchvision's `vgg16-397923af.pth`, or `timm/vgg16.tv_in1k`."""
-        options = {"num_classes": 0}
-        self.network = load_timm_network(weights, name="vgg16", convert=_without_classifier, options=options)
+        self.network = load_timm_network(weights, name="vgg16", convert=_without_classifier, num_classes=0)
         self.precision = precision
 
     def __call__(self, pixels: Tensor) -> Features:
@@ -43,13 +42,11 @@ def _without_classifier(weights: Weights, network: Any) -> Weights:
 
     timm has the fully connected layers of torchvision's file as convolutions, the first over the last 7 x 7 maps.
     """
-    renamed = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     converted = {}
     for name, tensor in weights.items():
         if not name.startswith(("head.", "classifier.6.")):
-            for old, new in renamed.items():
-                name = name.replace(old, new)
+            name = name.replace("classifier.0.", "pre_logits.fc1.").replace("classifier.3.", "pre_logits.fc2.")
             fits = name in expected and expected[name].numel() == tensor.numel()
             converted[name] = tensor.reshape(expected[name]) if fits else tensor
     return converted

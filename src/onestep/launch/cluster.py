@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # States of a job that has not ended or that SLURM requeues. REQUEUED is sacct's state of a finished start of a job
 # that waits for its next start.
@@ -23,41 +23,9 @@ ACTIVE = frozenset({
 
 # Environment variables that change the output of SLURM's commands or the cluster they query.
 _CHANGING = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
-_QUEUE_WIDTHS = {"State": 32, "Reason": 128, "NodeList": 256, "RestartCnt": 12}
+# Places of squeue's fields in a line.
+_PLACES = {"State": slice(0, 32), "Reason": slice(32, 160), "NodeList": slice(160, 416), "RestartCnt": slice(416, 428)}
 _ACCOUNT_FIELDS = ("JobIDRaw", "State", "ExitCode", "ElapsedRaw", "NodeList", "JobName")
-
-
-def ask(*command: str, timeout_seconds: float, unset: Collection[str] = ()) -> subprocess.CompletedProcess[str] | None:
-    """Run a command with English messages, without the variables `unset`; None if it is absent or exceeds the time.
-
-    At the end of the time the command and its children are killed.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING) and name not in unset}
-    try:
-        # A new session: Ctrl-C at the launcher must not reach the scancel that it runs.
-        process = subprocess.Popen(
-            command,
-            env={**kept, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except OSError:
-        return None
-    with process:
-        try:
-            output, errors = process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            # The child of a wrapper script would keep the pipe open.
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +58,24 @@ class Cluster:
                 continue
             answered.add(program)
             # The controller forgets no active job. A job that only accounting calls active ended unrecorded.
-            if found and not (program == "sacct" and "squeue" in answered and found[0].state in ACTIVE):
-                return replace(found[0], answered=frozenset(answered))
+            if found and not (program == "sacct" and "squeue" in answered and found[0][0] in ACTIVE):
+                state, reason, nodes, restarts = found[0]
+                return Sighting(
+                    state=state,
+                    reason="" if reason == "None" else reason,
+                    restarts=int(restarts) if restarts.isdecimal() else None,
+                    nodes="" if nodes in ("(null)", "None assigned", "n/a", "N/A") else nodes,
+                    answered=frozenset(answered),
+                )
         return Sighting(state=None, answered=frozenset(answered))
 
     def active_jobs(self, name: str) -> list[str] | None:
-        """Return the ids of all users' active jobs of exactly this name; None if squeue does not answer.
-
-        A COMPLETING job counts although cancelled jobs complete, too: it may be about to be requeued.
-        """
-        lines = self._lines("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
+        """Return the ids of all users' active jobs of exactly this name; None if squeue does not answer."""
+        lines = self.lines("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%j")
         if lines is None:
             return None
         rows = [line.strip().split("|", 2) for line in lines if line.count("|") >= 2]
+        # A COMPLETING job counts although cancelled jobs complete, too: it may be about to be requeued.
         return [job_id for job_id, state, job_name in rows if state in ACTIVE and job_name == name]
 
     def cancel(self, job_id: str) -> bool:
@@ -113,7 +86,7 @@ class Cluster:
         deadline = time.monotonic() + self.cancel_seconds
         while True:
             found = self._in_queue(job_id)
-            if found is not None and all(each.state not in remaining for each in found):
+            if found is not None and all(state not in remaining for state, *_ in found):
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -125,39 +98,70 @@ class Cluster:
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
     def ask(self, *command: str, unset: Collection[str] = ()) -> subprocess.CompletedProcess[str] | None:
-        """Run a command of SLURM; see `ask`."""
-        return ask(*command, timeout_seconds=self.timeout_seconds, unset=unset)
+        """Run a command with English messages, without the variables `unset`; None if it is absent or too slow."""
+        kept = {key: text for key, text in os.environ.items() if not key.startswith(_CHANGING) and key not in unset}
+        try:
+            # A new session: Ctrl-C at the launcher must not reach the scancel that it runs.
+            process = subprocess.Popen(
+                command,
+                env={**kept, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError:
+            return None
+        with process:
+            try:
+                output, errors = process.communicate(timeout=self.timeout_seconds)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                # With its group: the child of a wrapper script would keep the pipe open.
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
-    def _lines(self, *command: str) -> list[str] | None:
-        """Return the output of a query, empty without a record of the job; None without an answer."""
+    def lines(self, *command: str) -> list[str] | None:
+        """Return the output of a query, empty without a record of a job; None without an answer."""
         answer = self.ask(*command)
         if answer is None or (answer.returncode != 0 and "invalid job id specified" not in answer.stderr.lower()):
             return None
         return answer.stdout.splitlines()
 
-    def _in_queue(self, job_id: str) -> list[Sighting] | None:
-        fields = ",".join(f"{name}:{width}" for name, width in _QUEUE_WIDTHS.items())
-        lines = self._lines("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        return None if lines is None else [_queue_record(line) for line in lines if line.strip()]
+    # The next three return state, reason, nodes, restarts of a job; nothing without a record, None without an answer.
 
-    def _in_accounting(self, job_id: str) -> list[Sighting] | None:
+    def _in_queue(self, job_id: str) -> list[list[str]] | None:
+        fields = ",".join(f"{name}:{place.stop - place.start}" for name, place in _PLACES.items())
+        lines = self.lines("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
+        rows = [[line[place].strip() for place in _PLACES.values()] for line in lines or () if line.strip()]
+        return None if lines is None else rows
+
+    def _in_accounting(self, job_id: str) -> list[list[str]] | None:
         rows = self._accounted(job_id)
         if not rows:
             return None if rows is None else []
         state, *words = rows[-1]["State"].split()
         code = rows[-1]["ExitCode"]
         reasons = [" ".join(words), f"exit code {code}" if code != "0:0" else ""]
-        reason, restarts = ", ".join(filter(None, reasons)), str(len(rows) - (state != "REQUEUED"))
-        return [_record(state.rstrip("+"), reason=reason, restarts=restarts, nodes=rows[-1]["NodeList"])]
+        restarts = len(rows) - (state != "REQUEUED")
+        return [[state.rstrip("+"), ", ".join(filter(None, reasons)), rows[-1]["NodeList"], str(restarts)]]
 
-    def _in_controller(self, job_id: str) -> list[Sighting] | None:
-        lines = self._lines("scontrol", "--oneliner", "show", "job", job_id)
-        return None if lines is None else [_controller_record(line) for line in lines if "JobState=" in line]
+    def _in_controller(self, job_id: str) -> list[list[str]] | None:
+        # KEY=VALUE in one line; the reason may contain spaces.
+        patterns = (r" JobState=(\S+)", r" Reason=(.*?) Dependency=", r" NodeList=(\S+)", r" Restarts=(\d+)")
+        lines = self.lines("scontrol", "--oneliner", "show", "job", job_id)
+        rows = [[re.search(pattern, line) for pattern in patterns] for line in lines or () if "JobState=" in line]
+        return None if lines is None else [[match[1] if match else "" for match in row] for row in rows]
 
     def _accounted(self, job_id: str) -> list[dict[str, str]] | None:
         """Return accounting's record of each start of a job, the newest last; None if sacct does not answer."""
         command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2", f"--jobs={job_id}")
-        lines = self._lines(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
+        lines = self.lines(*command, f"--format={','.join(_ACCOUNT_FIELDS)}")
         if lines is None:
             return None
         split = [line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in lines]
@@ -165,35 +169,3 @@ class Cluster:
         rows = [dict(zip(_ACCOUNT_FIELDS, row, strict=True)) for row in fitting]
         # Ids restart at 1 where a controller lost its state; another name means another job.
         return [row for row in rows if row["JobName"] == rows[-1]["JobName"]]
-
-
-def _queue_record(line: str) -> Sighting:
-    cells, start = {}, 0
-    for name, width in _QUEUE_WIDTHS.items():
-        cells[name] = line[start : start + width].strip()
-        start += width
-    return _record(cells["State"], reason=cells["Reason"], restarts=cells["RestartCnt"], nodes=cells["NodeList"])
-
-
-def _controller_record(line: str) -> Sighting:
-    """Parse a record of scontrol: one line of KEY=VALUE; the reason may contain spaces."""
-
-    def value(pattern: str) -> str:
-        match = re.search(pattern, line)
-        return match[1] if match else ""
-
-    return _record(
-        value(r" JobState=(\S+)"),
-        reason=value(r" Reason=(.*?) Dependency="),
-        restarts=value(r" Restarts=(\d+)"),
-        nodes=value(r" NodeList=(\S+)"),
-    )
-
-
-def _record(state: str, *, reason: str, restarts: str, nodes: str) -> Sighting:
-    return Sighting(
-        state=state,
-        reason="" if reason == "None" else reason,
-        restarts=int(restarts) if restarts.isdecimal() else None,
-        nodes="" if nodes in ("(null)", "None assigned", "n/a", "N/A") else nodes,
-    )

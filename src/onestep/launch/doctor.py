@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,23 +19,18 @@ from typing import Any
 
 import yaml
 
-from onestep.config.launch import Launch
 from onestep.config.messages import ConfigError
 from onestep.config.reading import read_launch
+from onestep.config.sections import Launch
 from onestep.inputs import absent
-from onestep.launch.cluster import Cluster, ask
+from onestep.launch.cluster import Cluster
 from onestep.launch.submission import resources
 from onestep.plan import Plan
 from onestep.plan.inputs import input_source, needed_inputs
 
-# A harmless query for each program; squeue and scontrol also need the controller.
-_PROGRAMS = {
-    "sbatch": "--version",
-    "squeue": "--name=onestep-doctor",
-    "scontrol": "ping",
-    "scancel": "--version",
-    "srun": "--version",
-}
+# Programs and a harmless query of each; without one here it is `--version`. These two need the controller.
+_PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel", "srun")
+_QUERIES = {"squeue": "--name=onestep-doctor", "scontrol": "ping"}
 _DRIVER = ("snakemake", "snakemake_executor_plugin_slurm", "snakemake_executor_plugin_slurm_jobstep", "submitit")
 # Snakemake's executor makes its first query 40 s after a submission; it needs records kept three times as long.
 _FIRST_QUERY_SECONDS = 40
@@ -88,15 +84,10 @@ def _check(subject: str, found: str, *, ok: bool = True, otherwise: Mark = Mark.
 
 
 def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[Finding]:
-    """Yield the findings on a site, with the defaults of `launch` if `config` is None; `state` may not exist.
-
-    Raises:
-        ConfigError: The config is unreadable, or its section `launch` is wrong.
-    """
+    """Yield the findings on a site, by default settings without a config; ConfigError if its section is wrong."""
     launch = Launch() if config is None else read_launch(config)
     slurm = any(map(shutil.which, _PROGRAMS))
-    remote = slurm and launch.backend != "local"
-    if remote:
+    if remote := slurm and launch.backend != "local":
         yield _check("backend", "slurm: trainings and other rules become SLURM jobs", profile={"executor": "slurm"})
         yield from slurm_findings(cluster, launch)
         missing = [name for name in _DRIVER if importlib.util.find_spec(name) is None]
@@ -121,23 +112,27 @@ def profile_lines(findings: Iterable[Finding]) -> Iterator[str]:
         yield from ("", "Put into your profile:", *yaml.safe_dump(profile, sort_keys=False).splitlines())
 
 
+def _succeeded(answer: subprocess.CompletedProcess[str] | None) -> bool:
+    return answer is not None and answer.returncode == 0
+
+
 def slurm_findings(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     """Yield the findings on a SLURM and on the jobs that `launch` requests of it."""
-    for program, argument in _PROGRAMS.items():
-        answer = cluster.ask(program, argument)
+    for program in _PROGRAMS:
+        answer = cluster.ask(program, _QUERIES.get(program, "--version"))
         text = "" if answer is None else answer.stdout + answer.stderr
         # `scontrol ping` lists all controllers and exits with 0 even if all are down.
-        ok = answer is not None and answer.returncode == 0 and (program != "scontrol" or "is UP" in text)
-        found = "answers" if ok else "no answer" if shutil.which(program) else "not in PATH"
+        ok = _succeeded(answer) and (program != "scontrol" or "is UP" in text)
+        failed = "no answer" if shutil.which(program) else "not in PATH"
+        found = "answers" if ok else " / ".join([failed, *text.split("\n")]).strip(" /")
         fix = "load the site's SLURM module; check SLURM_CONF and the controller (`scontrol ping`)"
-        yield _check(program, " / ".join([found, *text.split("\n")]).strip(" /") if not ok else found, ok=ok, fix=fix)
+        yield _check(program, found, ok=ok, fix=fix)
     if "SLURM_CONF" in os.environ:
-        answer = cluster.ask("scontrol", "ping", unset=["SLURM_CONF"])
+        ok = _succeeded(cluster.ask("scontrol", "ping", unset=["SLURM_CONF"]))
         fix = "Snakemake removes it from jobs, whose srun then fails: link /etc/slurm/slurm.conf to it on every node"
-        yield _check("SLURM_CONF", os.environ["SLURM_CONF"], ok=answer is not None and answer.returncode == 0, fix=fix)
-    answer = cluster.ask("scontrol", "show", "config")
-    pairs = (line.partition("=") for line in (answer.stdout if answer else "").splitlines() if "=" in line)
-    settings = {name.strip(): value.strip() for name, _, value in pairs}
+        yield _check("SLURM_CONF", os.environ["SLURM_CONF"], ok=ok, fix=fix)
+    lines = cluster.lines("scontrol", "show", "config") or ()
+    settings = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines) if value}
     if not settings:
         found = "got no settings; further checks of SLURM are skipped"
         yield _check("controller", found, ok=False, fix="see `scontrol show config`")
@@ -151,7 +146,7 @@ def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
     storage = settings.get("AccountingStorageType", "")
     off = storage in ("", "(null)", "accounting_storage/none")
     answer = cluster.ask("sacct", "--noheader", "--allocations", "--jobs=1", "--format=State")
-    if not off and answer is not None and answer.returncode == 0:
+    if not off and _succeeded(answer):
         return _check("accounting", f"{storage}, sacct answers")
     profile: dict[str, Any] = {"slurm-status-command": "squeue"}
     kept = re.match(r"\d+", settings.get("MinJobAge", ""))
@@ -166,16 +161,13 @@ def _accounting(cluster: Cluster, settings: Mapping[str, str]) -> Finding:
 
 def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     """Compare the jobs of the config with the partitions (sinfo), and try them with `sbatch --test-only`."""
-    answer = cluster.ask("sinfo", "--noheader", "--format=%P|%l|%G|%F")
-    rows = [line.strip().split("|") for line in (answer.stdout if answer else "").splitlines() if line.count("|") == 3]
-    wanted = None if launch.partition is None else launch.partition.split(",")
-    own = [row for row in rows if (row[0].endswith("*") if wanted is None else row[0].rstrip("*") in wanted)]
+    lines = cluster.lines("sinfo", "--noheader", "--format=%P|%l|%G|%F") or ()
+    rows = [line.strip().split("|") for line in lines if line.count("|") == 3]
+    wanted = launch.partition and launch.partition.split(",")
+    own = [row for row in rows if (row[0].rstrip("*") in wanted if wanted else row[0].endswith("*"))]
     defaults = {f"slurm_{key}": value for key in ("partition", "account") if (value := getattr(launch, key))}
-    yield _check(
-        "partitions (limit, GPUs, nodes allocated/idle/other/total)",
-        "; ".join(" ".join(row) for row in rows) or "none",
-        profile={"default-resources": defaults} if defaults else {},
-    )
+    subject, listed = "partitions (limit, GPUs, nodes allocated/idle/other/total)", "; ".join(map(" ".join, rows))
+    yield _check(subject, listed or "none", profile={"default-resources": defaults} if defaults else {})
     longest = max((_hours(limit) for _, limit, _, _ in own), default=math.inf)
     if launch.hours > longest:
         fix = f"set launch.hours to at most {longest:g}; a training is requeued and resumed at its time limit"
@@ -202,10 +194,9 @@ def _options(site: Launch) -> list[str]:
 def _refusal(cluster: Cluster, options: list[str]) -> str:
     """Return sbatch's reason against a job, or ""."""
     answer = cluster.ask("sbatch", "--test-only", *options, "--wrap=true")
-    if answer is None:
-        return "no answer"
-    because = " / ".join(answer.stderr.strip().split("\n")) or f"exit code {answer.returncode}"
-    return because if answer.returncode != 0 else ""
+    if answer is None or answer.returncode == 0:
+        return "" if answer else "no answer"
+    return " / ".join(answer.stderr.strip().split("\n")) or f"exit code {answer.returncode}"
 
 
 def _hours(limit: str) -> float:
@@ -243,20 +234,17 @@ def mount_of(folder: Path, *, mounts: str) -> tuple[str, Path, frozenset[str]]:
 
 def python_finding(launch: Launch) -> Finding:
     """Check version and packages of the jobs' interpreter (`launch.python`, such as `apptainer exec X python`)."""
-    subject, command = "Python of the jobs", shlex.split(launch.python or sys.executable)
-    answer = ask(*command, "-c", _PYTHON_QUERY, timeout_seconds=_PYTHON_SECONDS)
+    command, own = shlex.split(launch.python or sys.executable), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    answer = Cluster(timeout_seconds=_PYTHON_SECONDS).ask(*command, "-c", _PYTHON_QUERY)
     printed = re.search(r"^onestep-doctor (.*)$", answer.stdout, re.MULTILINE) if answer else None
+    ok, found, fix = False, f"{' '.join(command)} does not run", "correct launch.python, or remove it"
+    if printed is not None:
+        version, missing = json.loads(printed[1])
+        ok, packages = version == own and not missing, f"missing packages: {', '.join(missing) or 'none'}"
+        found = f"{' '.join(command)} is {version}, the workflow's is {own}, {packages}"
+        fix = "use the same minor version, since jobs are handed over as pickles, with `onestep[cluster]` installed"
     # The lines of launch.setup, which may load missing parts, do not run here.
-    otherwise = Mark.NOTE if launch.setup else Mark.BAD
-    if printed is None:
-        fix = "correct launch.python, or remove it"
-        return _check(subject, f"{' '.join(command)} does not run", ok=False, otherwise=otherwise, fix=fix)
-    version, missing = json.loads(printed[1])
-    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    packages = f"missing packages: {', '.join(missing) or 'none'}"
-    found = f"{' '.join(command)} is {version}, the workflow's is {own}, {packages}"
-    fix = "use the same minor version, since jobs are handed over as pickles, with `onestep[cluster]` installed"
-    return _check(subject, found, ok=version == own and not missing, otherwise=otherwise, fix=fix)
+    return _check("Python of the jobs", found, ok=ok, otherwise=Mark.NOTE if launch.setup else Mark.BAD, fix=fix)
 
 
 def input_findings(config: Path) -> Iterator[Finding]:
@@ -264,8 +252,7 @@ def input_findings(config: Path) -> Iterator[Finding]:
     try:
         plan = Plan.read(config)
     except ConfigError as error:
-        for line in str(error).splitlines():
-            yield _check("config", line, ok=False)
+        yield from (_check("config", line, ok=False) for line in str(error).splitlines())
         return
     except ImportError as error:
         # The blocks of a config are checked against the classes that they name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from onestep.exits import Exit
 from onestep.launch.cluster import ACTIVE, Sighting
@@ -27,8 +28,7 @@ class Verdict(enum.Enum):
     UNREACHABLE = "unreachable"  # SLURM does not answer: stop watching, the job may continue
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """A verdict and its reason in one line; the line is constant while the job's state is."""
 
     verdict: Verdict
@@ -40,43 +40,39 @@ class JobPolicy:
     """Policy for one job, with the time since when its state has been constant; seconds of one monotonic clock."""
 
     grace_seconds: float  # that SLURM may take to requeue a job after a node failure, preemption or time limit
-    vanished_seconds: float  # that the files of an ended job may take to appear on this machine
-    patience_seconds: float  # that SLURM may leave queries unanswered
+    vanished_seconds: float = 120.0  # that the files of an ended job may take to appear on this machine
+    patience_seconds: float = 6 * 3600.0  # that SLURM may leave queries unanswered
     _last: Sighting | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
     _heard: float | None = field(default=None, init=False)
 
     def decide(self, sighting: Sighting, *, now: float, done: bool, exit_code: int | None, stopped: bool) -> Decision:
-        """Return what follows from one query.
+        """Return what follows from SLURM's answer at the time `now` (seconds) and from the files of the newest start.
 
-        Args:
-            sighting: SLURM's answer.
-            now: Time of the query in seconds.
-            done: Whether the run's done.json exists.
-            exit_code: Exit code written by the batch script of the newest start; None if not (yet) written.
-            stopped: Whether the training of the newest start saved its state after a signal.
+        `done`: done.json exists. `exit_code`: of the batch script, None if not (yet) written. `stopped`: the training
+        saved its state after a signal.
         """
         if done:
-            return Decision(verdict=Verdict.FINISHED, because="the run is finished")
+            return Decision(Verdict.FINISHED, "the run is finished")
         # Accounting lags: without a record, its answer alone does not count.
         informative = sighting.state is not None or bool(sighting.answered & {"squeue", "scontrol"})
         if self._heard is None or informative:
             self._heard = now
         if not informative:
             if now - self._heard < self.patience_seconds:
-                return _wait("SLURM does not answer")
+                return Decision(Verdict.WAIT, "SLURM does not answer")
             because = f"no answer from SLURM for {self.patience_seconds:g} s; the job may still run"
-            return Decision(verdict=Verdict.UNREACHABLE, because=because)
+            return Decision(Verdict.UNREACHABLE, because)
         seen = self._update(sighting, now=now)
         if seen.state in ACTIVE:
             held = seen.state in _HELD or "held" in seen.reason.lower()
-            return _wait(f"{_described(seen)}{'; held until `scontrol release`' if held else ''}")
+            return Decision(Verdict.WAIT, f"{_described(seen)}{'; held until `scontrol release`' if held else ''}")
         if seen.state is not None and seen.state not in _FINAL | _NO_FAULT | {"COMPLETED"}:
             verdict = Verdict.UNREACHABLE if now - self._since >= self.patience_seconds else Verdict.WAIT
-            return Decision(verdict=verdict, because=f"unknown SLURM state: {_described(seen)}")
+            return Decision(verdict, f"unknown SLURM state: {_described(seen)}")
         delay = self._delay(seen, exit_code=exit_code)
         if now - self._since < delay:
-            return _wait(f"{_described(seen)}; confirming for up to {delay:g} s")
+            return Decision(Verdict.WAIT, f"{_described(seen)}; confirming for up to {delay:g} s")
         return _ended(seen, exit_code=exit_code, stopped=stopped)
 
     def _update(self, sighting: Sighting, *, now: float) -> Sighting:
@@ -85,8 +81,9 @@ class JobPolicy:
         if sighting.state is None and last is not None and last.state is not None and last.state not in ACTIVE:
             # SLURM forgets a job minutes after its end; its terminal state still counts.
             return last
-        # The same state of the same start, as far as restarts are known.
-        if last is None or last.state != sighting.state or _differ(last.restarts, sighting.restarts):
+        # An unknown number of restarts is that of the last sighting.
+        restarts = {last.restarts if last else None, sighting.restarts} - {None}
+        if last is None or last.state != sighting.state or len(restarts) == 2:
             self._since = now
         self._last = sighting
         return sighting
@@ -101,10 +98,6 @@ class JobPolicy:
         if settled or (seen.state is None and exit_code):
             return min(_CONFIRMATION_SECONDS, self.vanished_seconds)
         return self.vanished_seconds
-
-
-def _differ(first: int | None, second: int | None) -> bool:
-    return None not in (first, second) and first != second
 
 
 def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
@@ -123,11 +116,7 @@ def _ended(seen: Sighting, *, exit_code: int | None, stopped: bool) -> Decision:
         because = f"the training failed with exit code {exit_code}"
     else:
         because = "the job failed" if seen.state is not None else "the job vanished without an exit code"
-    return Decision(verdict=verdict, because=f"{because}: {_described(seen)}")
-
-
-def _wait(because: str) -> Decision:
-    return Decision(verdict=Verdict.WAIT, because=because)
+    return Decision(verdict, f"{because}: {_described(seen)}")
 
 
 def _described(seen: Sighting) -> str:

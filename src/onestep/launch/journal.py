@@ -1,4 +1,4 @@
-"""Record of a run's SLURM jobs in its work folder, from which another launcher continues."""
+"""Record of a run's SLURM jobs and of their logs in its work folder, from which another launcher continues."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from onestep.files import read_json, write_json
+from onestep.files import read_json, write_json, write_text
 from onestep.launch.cluster import Cluster
+
+_MOST_BYTES = 1 << 20
+_LAST_LINES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,9 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._record, self._intention = folder / "job.json", folder / "submitting"
-        self._lock, self._log = folder / "launch.lock", folder / "log.jsonl"
-        self.streamed = folder / "streamed.json"
-        """File with the position up to which the newest job's log was printed."""
-        self.logs = folder.resolve() / "submitit"
-        """Folder of submitit's files: the log of each rank of each job, and the pickled task."""
+        self._record, self._intention, self._lock = folder / "job.json", folder / "submitting", folder / "launch.lock"
+        self._streamed = folder / "streamed.json"  # position up to which the newest job's log was printed
+        self.logs = folder.resolve() / "submitit"  # logs of each rank of each job, and the pickled task
 
     @property
     def is_done(self) -> bool:
@@ -62,13 +62,9 @@ class Journal:
         return Job(**read_json(self._record)) if self._record.exists() else None
 
     def record(self, job: Job) -> None:
-        """Record a submitted job and remove its submission mark."""
+        """Record a job and remove the submission mark."""
         write_json(self._record, asdict(job))
-        self._intention.unlink(missing_ok=True)
-
-    def close(self, job: Job, *, because: str) -> None:
-        """Record the end of a job; later launchers do not query it again."""
-        write_json(self._record, asdict(replace(job, ended=because)))
+        self.give_up_intention()
 
     @property
     def jobs_name(self) -> str | None:
@@ -76,8 +72,7 @@ class Journal:
         try:
             return read_json(self._intention)["name"]
         except FileNotFoundError:
-            job = self.job
-            return None if job is None else job.name
+            return None if (job := self.job) is None else job.name
 
     @property
     def is_submitting(self) -> bool:
@@ -94,7 +89,7 @@ class Journal:
         write_json(self._intention, {"name": name, "host": socket.gethostname(), "at": time.time()})
 
     def give_up_intention(self) -> None:
-        """Remove the mark of a submission that made no job."""
+        """Remove the submission mark."""
         self._intention.unlink(missing_ok=True)
 
     def ending_of(self, job_id: str) -> tuple[int | None, int | None]:
@@ -108,16 +103,16 @@ class Journal:
         return any(self.folder.glob(f"stopped.{job_id}.*"))
 
     @property
-    def images_seen(self) -> int:
-        """Images seen according to the run's log."""
-        record = self.last_record
-        return 0 if record is None else record["images_seen"]
-
-    @property
     def last_record(self) -> dict[str, Any] | None:
         """Last complete record of the run's log."""
-        lines = self._log.read_bytes().rpartition(b"\n")[0].splitlines() if self._log.exists() else []
+        log = self.folder / "log.jsonl"
+        lines = log.read_bytes().rpartition(b"\n")[0].splitlines() if log.exists() else []
         return json.loads(lines[-1]) if lines else None
+
+    @property
+    def images_seen(self) -> int:
+        """Images seen according to the run's log."""
+        return (self.last_record or {"images_seen": 0})["images_seen"]
 
     def event(self, what: str, **facts: Any) -> None:
         """Append an event of the run's jobs to events.jsonl."""
@@ -127,13 +122,9 @@ class Journal:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[bool]:
-        """Yield whether this process holds the lock of the run's only launcher; the kernel frees a killed one's.
-
-        Raises:
-            ValueError: The file system has no flock.
-        """
+        """Yield whether this process holds the lock of the run's only launcher; ValueError without flock."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A soft lock would survive a killed launcher, so flock is required.
+        # The kernel frees the lock of a killed launcher; a soft lock would stay, so flock is required.
         lock = filelock.FileLock(self._lock, blocking=False, fallback_to_soft=False, on_acquired=_write_owner)
         try:
             lock.acquire()
@@ -152,6 +143,55 @@ class Journal:
     def watcher(self) -> str:
         """Process and host of the run's launcher."""
         return (self._lock.read_text() if self._lock.exists() else "") or "another process"
+
+    def tail(self, job_id: str) -> Iterator[list[str]]:
+        """Yield at each step the complete lines that rank 0 of a job added to its log, each to one launcher only."""
+        log = self.log_of(job_id)
+        printed = self._printed(log)
+        while True:
+            content = b""
+            with contextlib.suppress(OSError), open(log, "rb") as file:
+                file.seek(printed)
+                content = file.read(_MOST_BYTES)
+            complete = content[: content.rfind(b"\n") + 1]
+            if complete:
+                # Store the position first: a kill in between omits lines (the log keeps them) but repeats none.
+                printed += len(complete)
+                write_text(self._streamed, json.dumps({"log": log.name, "bytes": printed}))
+            yield complete.decode(errors="replace").splitlines()
+
+    def _printed(self, log: Path) -> int:
+        """Return the bytes of a log that were printed, as far as it is that of the newest job."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self._streamed.read_text())
+            return found["bytes"] if found["log"] == log.name else 0
+        return 0
+
+    def restore(self, log: Path) -> None:
+        """Append to a rule's log the lines that earlier launchers printed: Snakemake empties logs at each start."""
+        existing = log.read_text(errors="replace") if log.exists() else ""
+        logs = sorted(self.logs.glob("*_0_log.out"), key=_written_at)
+        lines = []
+        for path in logs:
+            mark = f"[{path.name.partition('_')[0]}] "
+            if mark not in existing:
+                # All lines were printed, except of the newest job.
+                content = path.read_bytes()[: self._printed(path) if path == logs[-1] else None]
+                lines += [f"{mark}{line}\n" for line in content.decode(errors="replace").splitlines()]
+        if lines:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "a") as file:
+                file.writelines(lines)
+
+    def failure(self, job_id: str) -> tuple[list[str], str | None]:
+        """Return the last lines of the logs of two ranks with an error, else of rank 0; and the first `error: ...`."""
+        paths = sorted(self.logs.glob(f"{job_id}_*_log.out"), key=lambda path: int(path.name.split("_")[1]))
+        logs = {path: path.read_text(errors="replace") for path in paths}
+        failed = [path for path, text in logs.items() if "Traceback" in text or "error:" in text]
+        last = {path: text.splitlines()[-_LAST_LINES:] for path, text in logs.items()}
+        shown = [line for path in failed[:2] or paths[:1] for line in (f"--- {path}, its last lines:", *last[path])]
+        errors = [line.removeprefix("error: ") for path in paths for line in last[path] if line.startswith("error: ")]
+        return shown, errors[0] if errors else None
 
 
 def journals(state: Path, run: str) -> list[Journal]:
@@ -174,26 +214,22 @@ class JobSeen:
 def jobs_of(run: str, *, state: Path) -> JobSeen | None:
     """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
     found, cluster = journals(state, run), Cluster()
-    if not found:
+    if not found or (name := found[-1].jobs_name) is None:
         return None
-    journal, job = found[-1], found[-1].job
-    if job is None:
-        # Its launcher died between submission and record.
-        active = None if journal.jobs_name is None else cluster.active_jobs(journal.jobs_name)
-        if not active:
-            return None
-        sighting = cluster.look(active[0])
-        unknown = sighting.state or "not recorded by its launcher"
-        return JobSeen(job_id=active[0], state=unknown, restarts=sighting.restarts or 0, gpu_hours=None)
-    sighting, seconds = cluster.look(job.job_id), cluster.run_seconds(job.job_id)
-    silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
-    forgotten = job.ended or ("finished" if journal.is_done else "no record in SLURM")
-    return JobSeen(
-        job_id=job.job_id,
-        state=sighting.state or (forgotten if sighting.answered else silent),
-        restarts=sighting.restarts or 0,
-        gpu_hours=None if seconds is None else seconds * job.processes / 3600,
-    )
+    job, unseen = found[-1].job, "not recorded by its launcher"
+    hours: float | None = None
+    # Without a record, its launcher died between submission and record.
+    active = (cluster.active_jobs(name) or []) if job is None else [job.job_id]
+    if not active:
+        return None
+    sighting = cluster.look(active[0])
+    if job is not None:
+        silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
+        forgotten = job.ended or ("finished" if found[-1].is_done else "no record in SLURM")
+        unseen, seconds = forgotten if sighting.answered else silent, cluster.run_seconds(job.job_id)
+        hours = None if seconds is None else seconds * job.processes / 3600
+    restarts = sighting.restarts or 0
+    return JobSeen(job_id=active[0], state=sighting.state or unseen, restarts=restarts, gpu_hours=hours)
 
 
 def _write_owner(descriptor: int) -> None:

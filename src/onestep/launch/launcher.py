@@ -1,46 +1,36 @@
-"""Idempotently submit, re-attach to, or publish a SLURM training job.
-
-All decisions follow from the run's work folder and SLURM, not from this process's memory.
-"""
+"""Submit, re-attach to, or publish a run's SLURM job, by its work folder and SLURM, not by this process's memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from onestep.exits import Exit
 from onestep.launch.cluster import ACTIVE, Cluster, Sighting
 from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
-from onestep.launch.log_tail import LogTail, last_lines, restore, user_error
-from onestep.launch.parent_process import LeaveRequests
 from onestep.launch.submission import Refused, Request, adopt, job_name, submit
 from onestep.training.assignment import is_published, publish
 
-# Limits of `JobPolicy` that are not options of `launch`.
-_VANISHED_SECONDS = 120.0
-_PATIENCE_SECONDS = 6 * 3600.0
 _REPORT_SECONDS = 300.0
 # Time in which the sbatch of a killed launcher may still submit a job.
 _IN_FLIGHT_SECONDS = 15.0
 
 
 def launch(request: Request, *, journal: Journal, target: Path, log: Path | None = None) -> Exit:
-    """Train a run to its end and publish it, continuing what an earlier launcher started.
+    """Train a run to its end and publish it in `target`, continuing what an earlier launcher started.
 
-    This process's output is copied to `log` by its caller; lines printed by earlier launchers are restored into it.
-
-    Returns:
-        FINISHED after publication in `target`; FAILED after reporting why; DETACHED if the job continues without this
-        process; CANCELLED after Ctrl-C.
-
-    Raises:
-        ValueError: sbatch refused the job.
+    The caller copies this process's output to `log`; lines of earlier launchers are restored into it. Returns FINISHED,
+    FAILED after reporting why, DETACHED if the job continues without this process, CANCELLED after Ctrl-C; ValueError
+    if sbatch refuses the job.
     """
     waited = False
     with LeaveRequests() as requests:
@@ -51,19 +41,14 @@ def launch(request: Request, *, journal: Journal, target: Path, log: Path | None
                         report(f"{request.run}: finished, and published by its launcher")
                         return Exit.FINISHED
                     if log is not None:
-                        restore(journal.logs, place=journal.streamed, log=log)
+                        journal.restore(log)
                     return _Launcher(request, journal, target=target, requests=requests).run_to_end()
             if not waited:
                 report(f"{request.run}: watched by {journal.watcher}; waiting for it")
                 waited = True
             time.sleep(1.0)
     # The job belongs to the other launcher.
-    return _left(requests)
-
-
-def _left(requests: LeaveRequests) -> Exit:
-    """Return the exit code of a launcher that leaves without a job."""
-    return Exit.CANCELLED if requests.by == signal.SIGINT else Exit.DETACHED
+    return requests.exit_code
 
 
 def report(line: str) -> None:
@@ -93,7 +78,7 @@ class _Launcher:
         job, active = self._find()
         if job is None:
             job, active = self._submit(attempt=0), True
-        return _left(self._requests) if job is None else self._watch(job, active=active)
+        return self._requests.exit_code if job is None else self._watch(job, active=active)
 
     def _publish(self) -> Exit:
         publish(self._journal.folder, self._target)
@@ -115,14 +100,12 @@ class _Launcher:
                     other.event("cancelled", job=job_id, because="the config changed")
                     self._report(f"cancelled job {job_id} of an earlier config (launch.on_change)")
                 else:
-                    self._report(
-                        f"job {job_id} of an earlier config continues in {other.folder} (launch.on_change); "
-                        f"`scancel {job_id}` ends it"
-                    )
+                    fix = f"(launch.on_change); `scancel {job_id}` ends it"
+                    self._report(f"job {job_id} of an earlier config continues in {other.folder} {fix}")
 
     def _find(self) -> tuple[Job | None, bool]:
         """Return the run's job, unless its end is recorded, and whether it is active for certain."""
-        job, active = self._journal.job, self._settled_jobs() or []
+        job, active = self._journal.job, self._active_jobs(in_flight_seconds=_IN_FLIGHT_SECONDS) or []
         is_active = job is not None and job.job_id in active
         if job is not None and job.ended is not None and is_active:
             # A job of recorded end completes, or a user requeued it.
@@ -133,30 +116,30 @@ class _Launcher:
             return adopt(others[0], self._request, journal=self._journal), True
         if job is None or (job.ended is not None and not is_active):
             return None, False
-        self._report(f"found job {job.job_id}, submitted {_ago(job.submitted_at)} ago")
+        age = timedelta(seconds=max(0, round(time.time() - job.submitted_at)))
+        self._report(f"found job {job.job_id}, submitted {age} ago")
         self._journal.event("attached", job=job.job_id)
         if job.ended is not None:
             job = replace(job, ended=None)
             self._journal.record(job)
         return job, is_active
 
-    def _settled_jobs(self) -> list[str] | None:
-        """Return the run's active jobs, after the time in which a killed launcher's sbatch may still submit."""
-        active = self._active_jobs()
-        while not active and self._journal.intended_seconds_ago < _IN_FLIGHT_SECONDS and self._requests.by is None:
-            time.sleep(1.0)
-            active = self._active_jobs()
-        return active
+    def _active_jobs(self, *, in_flight_seconds: float = 0.0) -> list[str] | None:
+        """Return the run's active jobs, oldest first; None if squeue does not answer.
 
-    def _active_jobs(self) -> list[str] | None:
-        """Return the run's active jobs, oldest first; after a submission of unknown outcome, wait for squeue."""
-        active = self._cluster.active_jobs(self._name)
-        if active is None and self._journal.is_submitting:
-            self._report("squeue does not answer; waiting, since a job may have been submitted")
-        while active is None and self._journal.is_submitting and self._requests.by is None:
-            time.sleep(1.0)
+        After a submission of unknown outcome, wait for squeue, and up to `in_flight_seconds` for a job to appear.
+        """
+        reported = False
+        while True:
             active = self._cluster.active_jobs(self._name)
-        return None if active is None else sorted(active, key=int)
+            unknown = active is None and self._journal.is_submitting
+            in_flight = not active and self._journal.intended_seconds_ago < in_flight_seconds
+            if not (unknown or in_flight) or self._requests.by is not None:
+                return active and sorted(active, key=int)
+            if unknown and not reported:
+                self._report("squeue does not answer; waiting, since a job may have been submitted")
+                reported = True
+            time.sleep(1.0)
 
     def _submit(self, *, attempt: int) -> Job | None:
         """Submit a job once SLURM answers; None if a signal came first."""
@@ -185,10 +168,7 @@ class _Launcher:
         return None
 
     def _watch(self, job: Job, *, active: bool) -> Exit:
-        """Watch jobs until the run ends or this process is to leave.
-
-        A job that had failed before it was found (`active` is false) is resubmitted, not reported as a failure.
-        """
+        """Watch jobs to the run's end; one that had failed before it was found (not `active`) gets a successor."""
         while True:
             decision = self._await_decision(job)
             if decision is None:
@@ -198,50 +178,41 @@ class _Launcher:
             if decision.verdict is Verdict.UNREACHABLE:
                 self._report(f"{decision.because}; job {job.job_id} may continue. Fix: run the same command again")
                 return Exit.DETACHED
-            self._journal.close(job, because=decision.because)
-            must_end = (active or self._was_active) and not self._may_resubmit(job, decision)
+            self._journal.record(replace(job, ended=decision.because))
+            # Jobs count since the run last made progress.
+            attempt = 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
+            requeues, _ = self._journal.ending_of(job.job_id)
+            spent = attempt > self._site.resubmissions or (requeues is not None and requeues >= self._site.requeues > 0)
+            must_end = (active or self._was_active) and (spent or decision.verdict is not Verdict.LOST)
             # Only a job that SLURM certainly does not requeue may have a successor.
             if must_end or not self._cluster.cancel(job.job_id):
                 return self._fail(job, decision.because)
             self._report(f"job {job.job_id}: {decision.because}; submitting another job")
-            successor = self._submit(attempt=self._attempt_after(job))
+            successor = self._submit(attempt=attempt)
             if successor is None:
-                return _left(self._requests)
+                return self._requests.exit_code
             job, active = successor, True
 
     def _await_decision(self, job: Job) -> Decision | None:
         """Return the first decision other than WAIT; None if this process is to leave first."""
-        tail = LogTail(self._journal.log_of(job.job_id), place=self._journal.streamed)
-        policy = JobPolicy(
-            grace_seconds=self._site.grace_seconds,
-            vanished_seconds=_VANISHED_SECONDS,
-            patience_seconds=_PATIENCE_SECONDS,
-        )
-        query_at = 0.0
+        tail = self._journal.tail(job.job_id)
+        policy, query_at = JobPolicy(grace_seconds=self._site.grace_seconds), 0.0
+        decision: Decision | None = None
         while self._requests.by is None:
-            self._print_log(tail, job)
             # done.json needs no SLURM.
             if self._journal.is_done or time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._site.poll_seconds * random.uniform(0.8, 1.2)
                 sighting, (_, exit_code) = self._cluster.look(job.job_id), self._journal.ending_of(job.job_id)
                 self._was_active = self._was_active or sighting.state in ACTIVE
-                decision = policy.decide(
-                    sighting,
-                    now=time.monotonic(),
-                    done=self._journal.is_done,
-                    exit_code=exit_code,
-                    stopped=self._journal.stopped(job.job_id),
-                )
+                done, stopped, now = self._journal.is_done, self._journal.stopped(job.job_id), time.monotonic()
+                decision = policy.decide(sighting, now=now, done=done, exit_code=exit_code, stopped=stopped)
                 self._report_state(job, sighting, because=decision.because)
-                if decision.verdict is not Verdict.WAIT:
-                    self._print_log(tail, job)
-                    return decision
+            for line in next(tail):
+                report(f"[{job.job_id}] {line}")
+            if decision is not None and decision.verdict is not Verdict.WAIT:
+                return decision
             time.sleep(min(1.0, self._site.poll_seconds))
         return None
-
-    def _print_log(self, tail: LogTail, job: Job) -> None:
-        for line in tail.lines():
-            report(f"[{job.job_id}] {line}")
 
     def _report_state(self, job: Job, sighting: Sighting, *, because: str) -> None:
         """Print a line if the state changed, or did not for `_REPORT_SECONDS` in any state but RUNNING."""
@@ -261,39 +232,85 @@ class _Launcher:
         if by == signal.SIGINT and self._site.on_interrupt == "cancel":
             gone = self._cluster.cancel(job.job_id)
             if gone:
-                self._journal.close(job, because="cancelled by Ctrl-C")
+                self._journal.record(replace(job, ended="cancelled by Ctrl-C"))
             self._journal.event("cancelled", job=job.job_id, because=by.name)
             result = "cancelled" if gone else f"still active after scancel; `scancel {job.job_id}` retries"
             self._report(f"job {job.job_id} {result}; the same command resumes from its last state")
             return Exit.CANCELLED
-        self._journal.event("detached", job=job.job_id, because=None if by is None else by.name)
-        self._report(
-            f"job {job.job_id} continues in SLURM; the same command attaches to it, `onestep status` shows it, "
-            f"`onestep cancel {self._run}` ends it"
-        )
+        self._journal.event("detached", job=job.job_id, because=by and by.name)
+        commands = f"the same command attaches to it, `onestep status` shows it, `onestep cancel {self._run}` ends it"
+        self._report(f"job {job.job_id} continues in SLURM; {commands}")
         return Exit.DETACHED
-
-    def _may_resubmit(self, job: Job, decision: Decision) -> bool:
-        restarts, _ = self._journal.ending_of(job.job_id)
-        spent = restarts is not None and restarts >= self._site.requeues > 0
-        return decision.verdict is Verdict.LOST and not spent and self._attempt_after(job) <= self._site.resubmissions
-
-    def _attempt_after(self, job: Job) -> int:
-        """Return the number of the next job, counted since the run last made progress."""
-        return 1 if self._journal.images_seen > job.images_seen else job.attempt + 1
 
     def _fail(self, job: Job, because: str) -> Exit:
         self._journal.event("failed", job=job.job_id, because=because)
-        logs = self._journal.logs
-        for line in last_lines(logs, job.job_id):
+        lines, error = self._journal.failure(job.job_id)
+        for line in lines:
             report(line)
-        error = user_error(logs, job.job_id)
         because = because if error is None else f"{because}: {error}"
-        self._report(f"job {job.job_id}: {because}; the same command resumes from the last state; logs: {logs}")
+        resumes = f"the same command resumes from the last state; logs: {self._journal.logs}"
+        self._report(f"job {job.job_id}: {because}; {resumes}")
         return Exit.FAILED
 
 
-def _ago(at: float) -> str:
-    minutes, seconds = divmod(max(0, round(time.time() - at)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+def _fields(process: int) -> list[str] | None:
+    """Return the fields of /proc/N/stat after the program name: state, parent, ..., start; None if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return None
+
+
+def _snakemake_above() -> tuple[int, str] | None:
+    """Return id and start of the nearest ancestor that runs `snakemake`, `python -m snakemake` or such a script."""
+    fields = _fields(os.getpid())
+    while fields is not None and (parent := int(fields[1])) > 1:
+        fields = _fields(parent)
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+            if fields is not None and any(Path(os.fsdecode(word)).name == "snakemake" for word in words[:3]):
+                return parent, fields[19]  # in clock ticks since boot; a later process of this id has another
+    return None
+
+
+class LeaveRequests:
+    """Context that records SIGINT, SIGTERM and SIGHUP; a second SIGINT exits at once with `Exit.CANCELLED`.
+
+    The end of the Snakemake that started this process counts as SIGHUP.
+    """
+
+    def __init__(self) -> None:
+        self._snakemake = _snakemake_above()
+        self._signal: signal.Signals | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def by(self) -> signal.Signals | None:
+        """First signal received, or None."""
+        if self._signal is None and self._snakemake is not None:
+            number, start = self._snakemake
+            fields = _fields(number)
+            if fields is None or fields[19] != start or fields[0] == "Z":
+                self._signal = signal.SIGHUP
+        return self._signal
+
+    @property
+    def exit_code(self) -> Exit:
+        """Exit code of a launcher that leaves without a job."""
+        return Exit.CANCELLED if self.by == signal.SIGINT else Exit.DETACHED
+
+    def __enter__(self) -> LeaveRequests:
+        # SIGHUP stays ignored under nohup.
+        hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+        handled = (signal.SIGINT, signal.SIGTERM, *hangup)
+        self._previous = {number: signal.signal(number, self._record) for number in handled}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _record(self, number: int, _: object) -> None:
+        if number == signal.SIGINT and self._signal == signal.SIGINT:
+            os._exit(Exit.CANCELLED)
+        if self._signal is None:
+            self._signal = signal.Signals(number)

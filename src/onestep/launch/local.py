@@ -1,4 +1,4 @@
-"""Run several processes of one training on this machine, connected over loopback.
+"""Processes of one training on this machine, connected over loopback.
 
 Not torchrun: its agent treats exit code 85 (state saved) as a failure, drops the ranks' exit codes after a signal, and
 kills them 30 s after it, which is too short to save a state.
@@ -26,29 +26,21 @@ _SAVING_SECONDS = 120.0
 
 
 def run_locally(arguments: Sequence[str], *, processes: int) -> int:
-    """Run `onestep ARGUMENTS` in `processes` ranks.
+    """Run `onestep ARGUMENTS` in `processes` ranks; the first that fails ends the others, which would wait for it.
 
-    When a rank fails, the others are ended, since they would wait for it forever. SIGTERM is forwarded once, and the
-    ranks get time to save their state; a second signal kills them. SIGINT ends them within seconds.
-
-    Returns:
-        0, `Exit.STOPPED`, or the exit code of the first failed rank (128 + signal for a killed one); `Exit.CANCELLED`
-        after SIGINT.
+    SIGTERM is forwarded once, and the ranks get time to save their state; a second signal kills them. SIGINT ends them
+    within seconds. Returns 0, `Exit.STOPPED`, `Exit.CANCELLED`, or the failed rank's code (128 + signal if killed).
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "onestep", *arguments],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]
+    command = [sys.executable, "-m", "onestep", *arguments]
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    ranks = [subprocess.Popen(command, env={**os.environ, **group, **each}) for each in own]
     received: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in handled}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in signals}
     try:
         code = _watch(ranks, received=received)
         return Exit.CANCELLED if signal.SIGINT in received else code
@@ -82,12 +74,11 @@ def _send(number: signal.Signals, ranks: Sequence[subprocess.Popen[bytes]]) -> N
         rank.send_signal(number)  # no effect on an ended rank
 
 
-def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     """Terminate the running ranks, and kill those that remain."""
-    running = [rank for rank in ranks if rank.poll() is None]
-    _send(signal.SIGTERM, running)
+    _send(signal.SIGTERM, ranks)
     deadline = time.monotonic() + _EXIT_SECONDS
-    for rank in running:
+    for rank in ranks:
         try:
             rank.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -96,23 +87,18 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
 
 
 def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
-    """Return a verb and its typed options, by parameter name, as arguments of `onestep`.
-
-    None, False and empty options are left out, and `processes`, because ranks do not start further ones.
-    """
+    """Return a verb and its typed options as arguments of `onestep`, without `processes`: a rank starts none."""
     words = [verb]
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if name == "processes" or value is None or value is False:
             continue
-        if value is True:
-            words.append(option)
-        elif isinstance(value, range):
-            words += [option, f"{value[0]}-{value[-1]}"]
+        if isinstance(value, range):
+            texts = [f"{value[0]}-{value[-1]}"]
         elif isinstance(value, Mapping) and value and all(isinstance(each, Path) for each in value.values()):
-            words += [word for key, path in value.items() for word in (option, f"{key}={path}")]
+            texts = [f"{key}={path}" for key, path in value.items()]
         else:
             many = value if isinstance(value, (list, tuple)) else [value]
             texts = [json.dumps(each) if isinstance(each, Mapping) else str(each) for each in many]
-            words += [word for text in texts for word in (option, text)]
+        words += [option] if value is True else [word for text in texts for word in (option, text)]
     return words

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onestep
-from onestep.config.launch import Launch
+from onestep.config.sections import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
@@ -55,27 +55,38 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     """Submit a job and record it.
 
     Raises:
-        Refused: sbatch did not confirm the job; the message contains its reason. The submission mark remains, since
-            an sbatch that timed out may still submit.
+        Refused: sbatch did not confirm the job. The submission mark remains: an sbatch that timed out may still submit.
         ValueError: The run was started by a version of onestep that cannot read this version's task.
     """
     import submitit
     from submitit.helpers import clean_env
 
-    name = job_name(request.run, journal.folder)
+    site, name, place = request.site, job_name(request.run, journal.folder), shlex.quote(str(journal.folder.resolve()))
     _keep_code(journal.folder)
     journal.intend(name)
-    executor = submitit.SlurmExecutor(folder=journal.logs, python=request.site.python)
-    executor.update_parameters(**_parameters(request, name=name, folder=journal.folder.resolve()))
+    executor = submitit.SlurmExecutor(folder=journal.logs, python=site.python)
+    executor.update_parameters(
+        job_name=name,
+        **resources(site),
+        signal_delay_s=site.signal_seconds,
+        stderr_to_stdout=True,
+        comment=f"onestep train {request.run}",
+        # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
+        srun_args=["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
+        setup=[f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*", *site.setup],
+        teardown=_last_lines(place, requeues=site.requeues),
+        additional_parameters={"requeue": True, **site.sbatch},
+    )
     # SLURM_CONF locates the cluster.
-    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
     try:
         # submitit prints sbatch's message before it raises.
         with clean_env(extra_names=_NOT_INHERITED), contextlib.redirect_stderr(io.StringIO()):
             os.environ |= kept
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
-        reason = _sbatch_message(error)
+        lines = [line.rpartition("sbatch:")[2].strip() for line in str(error).splitlines() if "sbatch:" in line]
+        reason = "; ".join(line.removeprefix("error: ") for line in lines) or " ".join(str(error).split())
         raise Refused(f"sbatch refused the job of {request.run}: {reason}. Fix: `launch` in config.yaml") from error
     job = _recorded(job_id, request, journal=journal, attempt=attempt)
     journal.event("submitted", job=job_id, attempt=attempt)
@@ -90,7 +101,7 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     pickled = JobPaths(journal.logs, job_id=job_id).submitted_pickle
     if not pickled.exists():
         delayed = DelayedSubmission(_task(request, journal=journal))
-        delayed.set_timeout(minutes(request.site.hours), 0)
+        delayed.set_timeout(resources(request.site)["time"], 0)
         with replacing(pickled) as temporary:
             delayed.dump(temporary)
     job = _recorded(job_id, request, journal=journal, attempt=0)
@@ -100,8 +111,7 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
 
 def resources(site: Launch) -> dict[str, Any]:
     """Return the resources of a job by submitit's names of sbatch's options, without `launch.sbatch`."""
-    kind = "" if site.gpu_type is None else f"{site.gpu_type}:"
-    count = f"{kind}{site.processes_per_node}"
+    count = f"{site.gpu_type}:{site.processes_per_node}" if site.gpu_type else str(site.processes_per_node)
     gpus = {"gres": {"gres": f"gpu:{count}"}, "gpus": {"gpus_per_node": count}, "none": {}}[site.gpus]
     options = {
         **{name: getattr(site, name) for name in ("partition", "account", "qos", "constraint")},
@@ -110,14 +120,9 @@ def resources(site: Launch) -> dict[str, Any]:
         "nodes": site.nodes,
         "ntasks_per_node": site.processes_per_node,
         "cpus_per_task": site.cpus_per_process,
-        "time": minutes(site.hours),
+        "time": max(1, math.ceil(site.hours * 60)),  # in minutes; 0 would mean no limit
     }
     return {name: value for name, value in options.items() if value is not None}
-
-
-def minutes(hours: float) -> int:
-    """Return a time limit in minutes, rounded up; at least 1, since 0 means no limit."""
-    return max(1, math.ceil(hours * 60))
 
 
 def _task(request: Request, *, journal: Journal) -> TrainingTask:
@@ -151,35 +156,11 @@ def _recorded(job_id: str, request: Request, *, journal: Journal, attempt: int) 
     return job
 
 
-def _sbatch_message(error: Exception) -> str:
-    lines = [line.rpartition("sbatch:")[2] for line in str(error).splitlines() if "sbatch:" in line]
-    return "; ".join(line.strip().removeprefix("error: ") for line in lines) or " ".join(str(error).split())
+def _last_lines(place: str, *, requeues: int) -> list[str]:
+    """Return the last lines of the batch script: requeue a training that saved its state after a signal.
 
-
-def _parameters(request: Request, *, name: str, folder: Path) -> dict[str, Any]:
-    site, place = request.site, shlex.quote(str(folder))
-    first = [f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*"]
-    return {
-        "job_name": name,
-        **resources(site),
-        "signal_delay_s": site.signal_seconds,
-        "stderr_to_stdout": True,
-        "comment": f"onestep train {request.run}",
-        # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
-        "srun_args": ["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
-        "setup": [*first, *site.setup],
-        "teardown": _last_lines(folder, requeues=site.requeues),
-        "additional_parameters": {"requeue": True, **site.sbatch},
-    }
-
-
-def _last_lines(folder: Path, *, requeues: int) -> list[str]:
-    """Return the last lines of the batch script, which run on the host but not after scancel.
-
-    A training that saved its state after a signal is requeued. Its mark counts beside the exit code, because srun
-    returns the code of the rank that it killed.
+    They run on the host, but not after scancel. srun returns the code of the rank that it killed, so marks count, too.
     """
-    place = shlex.quote(str(folder))
     stopped = f'[ "$code" = {Exit.STOPPED:d} ] || [ -e {place}/stopped.$SLURM_JOB_ID.$restarts ]'
     return [
         "code=$?",
@@ -198,10 +179,7 @@ def _last_lines(folder: Path, *, requeues: int) -> list[str]:
 
 
 def _keep_code(folder: Path) -> None:
-    """Copy the package into the work folder, so that a run is resumed by the code that started it.
-
-    Without a state there is nothing to resume, and the current code replaces the copy.
-    """
+    """Copy the package into the work folder, unless there is a state: a run is resumed by the code that started it."""
     kept = folder / "code" / "onestep"
     if kept.exists() and any(folder.glob("state-*")):
         _check_kept_code(kept.parent)
@@ -211,7 +189,7 @@ def _keep_code(folder: Path) -> None:
     package = Path(onestep.__file__).parent
     for path in package.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
-            copied = fresh / "onestep" / path.relative_to(package)
+            copied = fresh / path.relative_to(package.parent)
             copied.parent.mkdir(parents=True, exist_ok=True)
             # Without its permissions, so that others of the run's group can replace it.
             shutil.copyfile(path, copied)
@@ -227,7 +205,6 @@ def _check_kept_code(code: Path) -> None:
         classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
         named = {ast.unparse(each.target) for node in classes for each in node.body if isinstance(each, ast.AnnAssign)}
         if not classes or not named <= {each.name for each in fields(kind)}:
-            raise ValueError(
-                f"{code}: got code of another version of onestep, expected one whose jobs this version can submit. "
-                f"Fix: finish the run with that version, or delete {code} to resume with this one"
-            )
+            other = "got code of another version of onestep, expected one whose jobs this version can submit"
+            fix = f"finish the run with that version, or delete {code} to resume with this one"
+            raise ValueError(f"{code}: {other}. Fix: {fix}")

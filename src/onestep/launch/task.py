@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -39,12 +38,7 @@ class TrainingTask:
     lock_seconds: float = 180.0  # to wait for the lock of an ending earlier start of the job
 
     def __call__(self) -> None:
-        """Train to the end of the run.
-
-        Raises:
-            SystemExit: `Exit.STOPPED` after a signal, with the state saved; `Exit.WRONG_INPUT` after one line on an
-                allocation or a file that does not fit.
-        """
+        """Train to the end of the run; else exit with `Exit.STOPPED`, the state saved, or `Exit.WRONG_INPUT`."""
         import submitit
 
         job = submitit.JobEnvironment()
@@ -54,7 +48,11 @@ class TrainingTask:
         stop = Stop()
         stop.listen()
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
-        _configure_logging(leads=job.global_rank == 0)
+        level = logging.INFO if job.global_rank == 0 else logging.ERROR
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("submitit").setLevel(level)
+        # It has its own handler.
+        logging.getLogger("submitit").propagate = False
         try:
             finished = self._train(job, stop=stop)
         except ValueError as error:
@@ -66,28 +64,37 @@ class TrainingTask:
             sys.exit(Exit.STOPPED)
 
     def _train(self, job: JobEnvironment, *, stop: Stop) -> bool:
-        os.environ |= self._environment(job)
-        self._check_tasks(job)
-        self._check_gpus(job)
+        # Variables of torch's process group and of thread pools; they replace inherited ones.
+        os.environ |= {
+            "RANK": str(job.global_rank),
+            "LOCAL_RANK": str(job.local_rank),
+            "WORLD_SIZE": str(job.num_tasks),
+            "MASTER_ADDR": job.hostnames[0],
+            "MASTER_PORT": str(port_of(int(job.raw_job_id), restarts=_restarts())),
+            "OMP_NUM_THREADS": str(self.cpus_per_process),
+            **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}),
+        }
+        self._check_allocation(job)
         from onestep.fingerprint import Fingerprints
         from onestep.training.run import carry_out
 
         code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
         if self.folder is not None and folder.resolve() != self.folder:
-            raise ValueError(
-                f"{self.folder}: got changed inputs ({self.assignment.inputs.data}, or a network), expected those of "
-                "the submission. Fix: launch the run again"
-            )
+            found = f"got changed inputs ({self.assignment.inputs.data}, or a network)"
+            raise ValueError(f"{self.folder}: {found}, expected those of the submission. Fix: launch the run again")
 
         def leave_mark() -> None:
             (folder / f"stopped.{job.raw_job_id}.{_restarts()}").touch()
 
-        port = int(os.environ["MASTER_PORT"])
-        if job.global_rank == 0 and not _is_free(port):
-            print(f"port {port} of {job.hostname} is in use; the next start of the job uses another", flush=True)
-            leave_mark()
-            return False
+        if job.global_rank == 0:
+            port = os.environ["MASTER_PORT"]
+            try:
+                socket.create_server(("", int(port))).close()
+            except OSError:
+                print(f"port {port} of {job.hostname} is in use; the next start of the job uses another", flush=True)
+                leave_mark()
+                return False
         return carry_out(
             self.assignment,
             folder=folder,
@@ -98,43 +105,28 @@ class TrainingTask:
             when_stopped=leave_mark,
         )
 
-    def _environment(self, job: JobEnvironment) -> dict[str, str]:
-        """Return the variables of torch's process group and of thread pools; they replace inherited ones."""
-        blind = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
-        return blind | {
-            "RANK": str(job.global_rank),
-            "LOCAL_RANK": str(job.local_rank),
-            "WORLD_SIZE": str(job.num_tasks),
-            "MASTER_ADDR": job.hostnames[0],
-            "MASTER_PORT": str(port_of(int(job.raw_job_id), restarts=_restarts())),
-            "OMP_NUM_THREADS": str(self.cpus_per_process),
-        }
-
-    def _check_tasks(self, job: JobEnvironment) -> None:
-        """Raise ValueError unless the allocation has the config's nodes, tasks, and tasks per node."""
-        each, found = self.processes_per_node, _tasks_per_node()
+    def _check_allocation(self, job: JobEnvironment) -> None:
+        """Raise ValueError unless the allocation has the config's nodes, tasks, tasks per node, and GPUs."""
+        each, tasks = self.processes_per_node, _tasks_per_node()
         fix = "Fix: neither launch.sbatch nor SBATCH_ variables may set the number of nodes or tasks"
         if job.num_nodes != self.nodes:
             raise ValueError(f"launch.nodes: got {job.num_nodes} from SLURM, expected {self.nodes}. {fix}")
         if job.num_tasks != self.nodes * each:
             expected = f"{self.nodes * each} (launch.nodes {self.nodes} x {each})"
             raise ValueError(f"launch.processes_per_node: got {job.num_tasks} tasks, expected {expected}. {fix}")
-        if any(count != each for count in found):
-            counts = ", ".join(map(str, found))
+        if any(count != each for count in tasks):
+            counts = ", ".join(map(str, tasks))
             raise ValueError(f"launch.processes_per_node: got {counts} tasks per node, expected {each}. {fix}")
-
-    def _check_gpus(self, job: JobEnvironment) -> None:
         if self.device == "cpu":
             return
         import torch
 
-        found, each = torch.cuda.device_count(), self.processes_per_node
+        gpus = torch.cuda.device_count()
         # SLURM binds one GPU to each task, or makes all GPUs of a node visible to all its tasks.
-        if found not in (1, each):
-            raise ValueError(
-                f"launch.processes_per_node: got {found} GPUs in rank {job.global_rank} on {job.hostname}, expected "
-                f"{each}, or 1 bound by SLURM. Fix: launch.gpus, launch.setup, or launch.device: cpu"
-            )
+        if gpus not in (1, each):
+            found = f"got {gpus} GPUs in rank {job.global_rank} on {job.hostname}, expected {each}, or 1 bound by SLURM"
+            fix = "launch.gpus, launch.setup, or launch.device: cpu"
+            raise ValueError(f"launch.processes_per_node: {found}. Fix: {fix}")
 
 
 def port_of(job_id: int, *, restarts: int) -> int:
@@ -142,34 +134,13 @@ def port_of(job_id: int, *, restarts: int) -> int:
     return _PORTS[(job_id + 3_119 * restarts) % len(_PORTS)]
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener, contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("", port))
-        return True
-    return False
-
-
 def _restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _tasks_per_node() -> list[int]:
-    """Return the number of tasks on each node, which SLURM writes as `8(x2),4`; empty if unknown.
-
-    The step's variable comes from srun, the job's from sbatch.
-    """
-    names = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-    written = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    """Return the number of tasks on each node, which SLURM writes as `8(x2),4`; empty if unknown."""
+    # The step's variable comes from srun, the job's from sbatch.
+    written = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or ""
     groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", written)
     return [int(tasks) for tasks, nodes in groups for _ in range(int(nodes or 1))]
-
-
-def _configure_logging(*, leads: bool) -> None:
-    """Log information in rank 0 and errors in the others."""
-    level = logging.INFO if leads else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    submitit = logging.getLogger("submitit")
-    submitit.setLevel(level)
-    # It has its own handler.
-    submitit.propagate = False

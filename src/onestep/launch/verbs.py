@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from onestep.launch.cluster import Cluster
+from onestep.launch.journal import Journal, journals
+
 
 def launch(
     *,
@@ -20,13 +23,10 @@ def launch(
     output: Path,
     code_in_spec: bool = False,
     micro_batch: int | None = None,
-    rows_per_pass: int | None = None,
     cache: Path | None = None,
     log: Path | None = None,
 ) -> int:
-    """Train and publish a run as section `launch` of config.yaml describes: locally or as a SLURM job.
-
-    A SLURM job that already trains the run is found again and followed.
+    """Train and publish a run by section `launch` of config.yaml: locally, or as a SLURM job that is found again.
 
     Args:
         config: The config; its section `launch` is used.
@@ -39,7 +39,6 @@ def launch(
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
         micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
-        rows_per_pass: Former name of `micro_batch`.
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
@@ -55,7 +54,6 @@ def launch(
 
         return train(**options, processes=site.processes, state_seconds=site.state_seconds)
     from onestep.fingerprint import Fingerprints
-    from onestep.launch.journal import Journal
     from onestep.launch.launcher import launch as launch_job
     from onestep.launch.submission import Request
     from onestep.training.assignment import Assignment, Inputs
@@ -65,7 +63,7 @@ def launch(
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,
-        micro_batch=rows_per_pass if micro_batch is None else micro_batch,
+        micro_batch=micro_batch,
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
@@ -80,15 +78,12 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
         run: Name of the run.
         state: Folder of training states.
     """
-    from onestep.launch.cluster import Cluster
-    from onestep.launch.journal import journals
-
     cluster, found, any_active = Cluster(), journals(state, run), False
     if not found:
         raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
     for journal in found:
         name = journal.jobs_name
-        active = [] if name is None else cluster.active_jobs(name)
+        active = cluster.active_jobs(name) if name else []
         if active is None:
             raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
         for job_id in active:
@@ -107,7 +102,6 @@ def doctor(*, config: Path | None = None) -> int:
     Args:
         config: The config; without it config.yaml, and the site alone if there is none.
     """
-    from onestep.launch.cluster import Cluster
     from onestep.launch.doctor import Mark, examine, profile_lines
 
     path = config or Path("config.yaml")

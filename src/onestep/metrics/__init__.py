@@ -21,9 +21,7 @@ class Statistics:
 
 
 class Metric(Protocol):
-    """A class in a file of this folder, or outside the package.
-
-    A metric is called with exactly the inputs that it declares, as keyword arguments:
+    """A class in a file of this folder, or outside the package, called with exactly the inputs that it declares.
 
     | input | value |
     |---|---|
@@ -33,16 +31,13 @@ class Metric(Protocol):
     | `pixels` | generated images, uint8 [N, C, H, W] |
     | `real_pixels` | real images, uint8 [M, C, H, W] |
 
-    Attributes:
-        inputs: Names of the inputs.
-        values: Names of the numbers that it returns, each with the direction that is better. The first one is the
-            headline of the metric.
-        takes_statistics: Whether `real` may be `Statistics`.
+    `values` are the names of the numbers that it returns, each with the direction that is better; the first one is the
+    headline of the metric.
     """
 
     inputs: ClassVar[tuple[str, ...]]
     values: ClassVar[Mapping[str, Direction]]
-    takes_statistics: ClassVar[bool]
+    takes_statistics: ClassVar[bool]  # whether `real` may be `Statistics`
 
     @property
     def least_images(self) -> int:

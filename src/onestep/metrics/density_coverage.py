@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_pair
-from onestep.metrics._neighbours import prepared, squared_distances, squared_radii
+from onestep.metrics._features import finite_pair, prepared, squared_distances, squared_radii
 
 __all__ = ["DensityCoverage"]
 
@@ -22,18 +21,14 @@ class DensityCoverage:
     Unlike precision and recall, balls are centered on real images only, so generated outliers cannot enlarge them. The
     expected density of two samples of one distribution is 1, and larger values are possible; coverage is in [0, 1].
     Higher is better.
-
-    Attributes:
-        neighbours: k; an image is not its own neighbor.
-        memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"density": "higher", "coverage": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    neighbours: int = 5
-    memory_mib: int = 1024
+    neighbours: int = 5  # k; an image is not its own neighbor
+    memory_mib: int = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
 
     def __post_init__(self) -> None:
         if min(self.neighbours, self.memory_mib) < 1:
@@ -46,17 +41,12 @@ class DensityCoverage:
         return self.neighbours + 1
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features in float64.
+        """Return the mean number of real balls around a generated image, by k, and the share of balls that hold any.
 
-        Returns:
-            `density`: the mean number of real balls that contain a generated image, divided by k;
-            `coverage`: the share of real balls that contain a generated image.
-
-        Raises:
-            ValueError: There are no generated images, k real ones or fewer, or values that are not finite; or the
-                widths differ.
+        The features are compared in float64. No generated images, k real ones or fewer, values that are not finite, or
+        different widths are a ValueError.
         """
-        sets = finite_pair(generated=generated, real=real, least_generated=1, least_real=self.neighbours + 1)
+        sets = finite_pair(generated, real, least=(1, self.least_images))
         generated, real = prepared(*sets, arithmetic="float64")
         radii = squared_radii(real, neighbours=self.neighbours, memory_mib=self.memory_mib)
         covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onestep.metrics import Direction, Statistics
-from onestep.metrics._arrays import finite_pair, finite_rows
+from onestep.metrics._features import finite_pair, finite_rows
 
 __all__ = ["FrechetDistance"]
 
@@ -30,13 +30,12 @@ class FrechetDistance:
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays, or features with `Statistics`, in float64.
 
-        Raises:
-            ValueError: A set has fewer than two images or values that are not finite, or the widths differ.
+        Fewer than two images, values that are not finite, or different widths are a ValueError.
         """
         if isinstance(real, Statistics):
             rows = finite_rows(generated, called="generated features", at_least=2)
             return {"frechet": frechet_from_statistics(*gaussian_fit(rows), real.mean, real.covariance)}
-        generated, real = finite_pair(generated=generated, real=real, least_generated=2, least_real=2)
+        generated, real = finite_pair(generated, real, least=(2, 2))
         return {"frechet": frechet_from_statistics(*gaussian_fit(generated), *gaussian_fit(real))}
 
 
@@ -57,8 +56,7 @@ def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
 def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
     """Return |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), at least 0.
 
-    Raises:
-        ValueError: The shapes are not [D], [D, D], [D], [D, D].
+    Shapes other than [D], [D, D], [D], [D, D] are a ValueError.
     """
     mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(a, dtype=torch.float64) for a in (mean_a, cov_a, mean_b, cov_b))
     width = len(mean_b)

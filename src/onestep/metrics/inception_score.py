@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_rows
+from onestep.metrics._features import finite_rows
 
 __all__ = ["InceptionScore"]
 
@@ -19,20 +19,16 @@ __all__ = ["InceptionScore"]
 class InceptionScore:
     """exp of the mean Kullback-Leibler divergence between p(y|x) and p(y), in [1, K], higher is better.
 
-    It is computed on consecutive splits and averaged. The score depends on the size of a split: report both.
-
-    Attributes:
-        splits: Number of splits of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity.
-        split_size: Images per split; the last split has the rest, as in guided-diffusion (5,000). Exactly one of the
-            two options is given.
+    It is computed on consecutive splits and averaged. The score depends on the size of a split: report both. Exactly
+    one of the two options is given.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"inception_score": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("probabilities",)
     takes_statistics: ClassVar[bool] = False
 
-    splits: int | None = None
-    split_size: int | None = None
+    splits: int | None = None  # of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity
+    split_size: int | None = None  # images per split; the last has the rest, as in guided-diffusion (5,000)
 
     def __post_init__(self) -> None:
         given = {name: n for name in ("splits", "split_size") if (n := getattr(self, name)) is not None}
@@ -45,25 +41,17 @@ class InceptionScore:
         return self.splits or 1
 
     def __call__(self, probabilities: Any) -> dict[str, float]:
-        """Score generated images by their class probabilities [N, K], whose rows sum to 1, in float64.
+        """Return the mean over the splits and the deviation (normalized by their number), computed in float64.
 
-        Returns:
-            `inception_score`: the mean over the splits; `inception_score_std`: the standard deviation over them,
-            normalized by their number.
-
-        Raises:
-            ValueError: There are fewer images than splits, or a row is not a distribution.
+        `probabilities` are those of the classes, [N, K]. Fewer images than splits, or a row that is not a distribution,
+        are a ValueError.
         """
         rows = finite_rows(probabilities, called="probabilities", at_least=self.least_images).to(torch.float64)
         _check_probabilities(rows)
-        scores = torch.stack([_score(split) for split in self._split(rows)])
+        cuts = [i * len(rows) // self.least_images for i in range(1, self.least_images)]
+        splits = rows.split(self.split_size) if self.split_size is not None else rows.tensor_split(cuts)
+        scores = torch.stack([_score(split) for split in splits])
         return {"inception_score": float(scores.mean()), "inception_score_std": float(scores.std(correction=0))}
-
-    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        if self.split_size is not None:
-            return rows.split(self.split_size)
-        assert self.splits is not None
-        return rows.tensor_split([i * len(rows) // self.splits for i in range(1, self.splits)])
 
 
 def _score(probabilities: Tensor) -> Tensor:
@@ -76,7 +64,6 @@ def _score(probabilities: Tensor) -> Tensor:
 def _check_probabilities(rows: Tensor) -> None:
     sums = rows.sum(dim=1)
     if rows.min() < 0 or (sums - 1).abs().max() > 1e-3:
-        raise ValueError(
-            f"probabilities: got a minimum of {float(rows.min()):.4g} and row sums from {float(sums.min()):.4g} to "
-            f"{float(sums.max()):.4g}, expected rows of non-negative values that sum to 1. Fix: use a softmax"
-        )
+        found = f"a minimum of {float(rows.min()):.4g} and row sums from {float(sums.min()):.4g} to"
+        expected = "rows of non-negative values that sum to 1. Fix: use a softmax"
+        raise ValueError(f"probabilities: got {found} {float(sums.max()):.4g}, expected {expected}")

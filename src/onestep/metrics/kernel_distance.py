@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_pair
+from onestep.metrics._features import finite_pair
 
 __all__ = ["KernelDistance"]
 
@@ -22,20 +22,15 @@ class KernelDistance:
 
     On Inception features it is KID. Unlike the Frechet distance it is unbiased in the number of images, so it may be
     slightly negative where the distributions agree.
-
-    Attributes:
-        subsets: Number of pairs of subsets; 100 in published values.
-        subset_images: Images in a subset of either set, drawn without replacement; 1,000 in published values.
-        seed: Seed of the draw.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"kernel_distance": "lower"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    subsets: int = 100
-    subset_images: int = 1000
-    seed: int = 0
+    subsets: int = 100  # pairs of subsets; the published number
+    subset_images: int = 1000  # images in a subset of either set, drawn without replacement; the published number
+    seed: int = 0  # of the draw
 
     def __post_init__(self) -> None:
         if self.subsets < 1 or self.subset_images < 2:
@@ -50,21 +45,17 @@ class KernelDistance:
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
         """Compare two sets of features, tensors or numpy arrays, in float64: mean and deviation over the subsets.
 
-        Raises:
-            ValueError: A set has fewer images than a subset or values that are not finite, or the widths differ.
+        Fewer images than in a subset, values that are not finite, or different widths are a ValueError.
         """
-        least = self.subset_images
-        sets = finite_pair(generated=generated, real=real, least_generated=least, least_real=least)
-        distances = torch.stack([_unbiased(*pair) for pair in self._pairs(*sets)])
+        sets = finite_pair(generated, real, least=(self.subset_images, self.subset_images))
+        random = np.random.default_rng(self.seed)
+        estimates = []
+        for _ in range(self.subsets):
+            subsets = [rows[random.choice(len(rows), self.subset_images, replace=False)].double() for rows in sets]
+            estimates.append(_unbiased(*subsets))
+        distances = torch.stack(estimates)
         std = distances.std(unbiased=False)
         return {"kernel_distance": float(distances.mean()), "kernel_distance_std": float(std)}
-
-    def _pairs(self, generated: Tensor, real: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pairs of subsets, float64 [subset_images, D]."""
-        random = np.random.default_rng(self.seed)
-        for _ in range(self.subsets):
-            chosen = [random.choice(len(rows), self.subset_images, replace=False) for rows in (generated, real)]
-            yield generated[chosen[0]].double(), real[chosen[1]].double()
 
 
 def _unbiased(generated: Tensor, real: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from onestep.metrics import Direction
-from onestep.metrics._arrays import finite_pair
-from onestep.metrics._neighbours import Arithmetic, memberships, prepared
+from onestep.metrics._features import Arithmetic, finite_pair, memberships, prepared
 
 __all__ = ["PrecisionRecall"]
 
@@ -17,24 +16,18 @@ __all__ = ["PrecisionRecall"]
 class PrecisionRecall:
     """Share of each set that lies in the manifold of the other: fidelity and coverage, in [0, 1], higher is better.
 
-    The manifold of a set is the union of balls around its members, each reaching the k-th nearest neighbor.
-
-    Memory: `memory_mib` for distances, and the features in float64. The whole table of distances, 20 GB for 50,000
-    images in each set, is never stored.
-
-    Attributes:
-        neighbours: k; a member is not its own neighbor.
-        memory_mib: Approximate memory of the distances at a time, in MiB; does not change the result.
-        arithmetic: Number type of the distances. float16 rounds them as guided-diffusion does, which changes the shares
-            by up to 0.01, for comparison with numbers published from it; features that exceed its range use float32.
+    The manifold of a set is the union of balls around its members, each reaching the k-th nearest neighbor. The whole
+    table of distances, 20 GB for 50,000 images in each set, is never stored. `arithmetic` is their number type: float16
+    rounds them as guided-diffusion does, which changes the shares by up to 0.01, for comparison with numbers published
+    from it; features that exceed its range use float32.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"precision": "higher", "recall": "higher"}
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    neighbours: int = 3
-    memory_mib: int = 1024
+    neighbours: int = 3  # k; a member is not its own neighbor
+    memory_mib: int = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
     arithmetic: Arithmetic = "float64"
 
     def __post_init__(self) -> None:
@@ -48,18 +41,12 @@ class PrecisionRecall:
         return self.neighbours + 1
 
     def __call__(self, *, generated: Any, real: Any) -> dict[str, float]:
-        """Compare two sets of features, tensors or numpy arrays.
+        """Return the shares of generated images in the real manifold, and of real ones in the generated manifold.
 
-        Returns:
-            `precision`: the share of generated images inside the real manifold;
-            `recall`: the share of real images inside the generated manifold.
-
-        Raises:
-            ValueError: A set has k images or fewer, or values that are not finite; or the widths differ.
+        The features are tensors or numpy arrays. k images or fewer, values that are not finite, or different widths are
+        a ValueError.
         """
-        least = self.neighbours + 1
-        sets = finite_pair(generated=generated, real=real, least_generated=least, least_real=least)
-        in_real, in_generated = memberships(
-            *prepared(*sets, arithmetic=self.arithmetic), neighbours=self.neighbours, memory_mib=self.memory_mib
-        )
+        sets = finite_pair(generated, real, least=(self.least_images, self.least_images))
+        sets = prepared(*sets, arithmetic=self.arithmetic)
+        in_real, in_generated = memberships(*sets, neighbours=self.neighbours, memory_mib=self.memory_mib)
         return {"precision": float(in_real.double().mean()), "recall": float(in_generated.double().mean())}

@@ -13,14 +13,9 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from onestep.networks._denoiser import Compiler, Preconditioned, build_denoiser, load_denoiser
-from onestep.networks._fine_tuning import frozen_parameters, one_step_config, teacher_weights_for
-from onestep.networks._laws import LAWS, Coefficients, Law
-from onestep.networks._published import published_architecture
+from onestep.networks._teachers import frozen_parameters, one_step_config, published_architecture, teacher_weights_for
 
 __all__ = [
-    "LAWS",
-    "Coefficients",
-    "Law",
     "Network",
     "Preconditioned",
     "build_denoiser",
@@ -59,12 +54,9 @@ class Network(Protocol):
         if images are augmented.
 
         Args:
-            x: Scaled images c_in x [B, C, H, W].
+            x: Scaled images c_in x [B, C, H, W]; the result has this shape.
             noise: c_noise [B], or [1] for one level of all images; float32.
             condition: float32 [B, label_dim], or [1, label_dim] of zeros; None if `label_dim` is 0.
-
-        Returns:
-            [B, C, H, W].
         """
         ...
 
@@ -75,15 +67,9 @@ def execution_view(
     """Return any network of a run as first-order phases call it: with the precision, layout and compilation of the run.
 
     The view computes with the weights of `module`. A module may define a method `execution_view` with these keyword
-    arguments, as denoisers and discriminators do; otherwise the module is compiled as it is. Call this when frozen
-    weights are final and trained parameters require a gradient.
-
-    Args:
-        module: The network.
-        bfloat16: Whether convolutions and matrix products run in bfloat16.
-        channels_last: Whether convolutions run in channels-last layout.
-        compiled: Compiles a module or a function; the identity if nothing is compiled.
-        is_constant: Whether parameters without a gradient are constant; those of an EMA are not.
+    arguments, as denoisers and discriminators do; otherwise it is compiled as it is. Call this when frozen weights are
+    final and trained parameters require a gradient. With `bfloat16`, convolutions and matrix products run in it. With
+    `is_constant`, parameters without a gradient are constant; those of an EMA are not.
     """
     own = getattr(module, "execution_view", None)
     if own is None:

@@ -1,4 +1,8 @@
-"""Denoisers: a preconditioning law around a network, built from a config or loaded from a file."""
+"""Denoisers: a preconditioning law around a network, built from a config or loaded from a file.
+
+A law is c_skip, c_out, c_in and c_noise as functions of sigma; the denoiser around a network F is
+D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al., arXiv:2206.00364, eq. 7).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,38 @@ from torch import Tensor, nn
 
 from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
-from onestep.networks._laws import LAWS
 from onestep.networks._layers import cast_frozen_weights
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]  # c_skip, c_out, c_in, c_noise, each of the shape of sigma
+
 _EDM_NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
+_D2O_SIGMA_MIN = 0.002  # where D2O's denoiser is the identity
+
+
+def edm_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Return EDM's factors (arXiv:2206.00364, table 1)."""
+    variance = sigma**2 + sigma_data**2
+    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
+
+
+def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Return D2O's factors: EDM's, shifted so that D is the identity at sigma 0.002.
+
+    This is the boundary condition of consistency models (arXiv:2303.01469, appendix C); the denominator of c_out is
+    not shifted.
+    """
+    above = sigma - _D2O_SIGMA_MIN
+    skip, out = sigma_data**2 / (above**2 + sigma_data**2), above * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+    return skip, out, *edm_coefficients(sigma, sigma_data)[2:]
+
+
+# The factors, and the type of the noisy images and of the sum of the two terms; None keeps the images' type: float64
+# images are scaled and summed in float64 around the network, as in the D2O reference.
+_LAWS: Mapping[str, tuple[Callable[[Tensor, float], Coefficients], torch.dtype | None]] = {
+    "edm": (edm_coefficients, torch.float32),
+    "d2o": (d2o_coefficients, None),
+}
 
 
 class Preconditioned(nn.Module):
@@ -29,8 +60,7 @@ class Preconditioned(nn.Module):
         img_channels: C.
         label_dim: K; 0 for an unconditional network.
         use_fp16: Whether the image path is bfloat16 on CUDA devices.
-        sigma_min: Smallest noise level; samplers stay above it.
-        sigma_max: Largest noise level; samplers stay below it.
+        sigma_min: Smallest noise level of samplers; `sigma_max` is the largest.
         sigma_data: Standard deviation of the training data.
         image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
             from its `precision:`; it is not part of a network's config.
@@ -40,7 +70,7 @@ class Preconditioned(nn.Module):
         self,
         model: nn.Module,
         *,
-        preconditioning: str,
+        preconditioning: str = "edm",
         img_resolution: int,
         img_channels: int,
         label_dim: int = 0,
@@ -50,9 +80,9 @@ class Preconditioned(nn.Module):
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__()
-        if preconditioning not in LAWS:
-            raise ValueError(f"preconditioning: got {preconditioning!r}, expected one of {', '.join(LAWS)}")
-        self.law = LAWS[preconditioning]
+        if preconditioning not in _LAWS:
+            raise ValueError(f"preconditioning: got {preconditioning!r}, expected one of {', '.join(_LAWS)}")
+        self._coefficients, self._container = _LAWS[preconditioning]
         self.preconditioning, self.use_fp16 = preconditioning, use_fp16
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
@@ -85,20 +115,20 @@ class Preconditioned(nn.Module):
         Raises:
             ValueError: The condition has another width than K, or the network does not take the augmentation labels.
         """
-        x = x if self.law.container is None else x.to(self.law.container)
+        x = x if self._container is None else x.to(self._container)
         sigma = torch.as_tensor(sigma, device=x.device)
         if sigma.ndim == 1 and sigma.stride(0) == 0:
             sigma = sigma[:1]  # a level expanded over all rows is embedded once
-        scale = self.law.coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
-        described = self._described(augment_labels)
+        skip, out, scale, noise = self._coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
+        described, condition = self._described(augment_labels), self._condition(condition, x)
+        inner, noise = scale * x, noise.flatten()
         image_type = torch.float32 if force_fp32 else self._image_type(x)
-        inner, noise, condition = scale.input * x, scale.noise.flatten(), self._condition(condition, x)
         if self.casts_weights or image_type == torch.float32:
             raw = self.model(inner.to(image_type), noise, condition, **described)
         else:
             with torch.autocast(x.device.type, dtype=image_type):
                 raw = self.model(inner.to(torch.float32), noise, condition, **described)
-        return scale.skip * x + scale.out * raw.to(torch.float32)
+        return skip * x + out * raw.to(torch.float32)
 
     def execution_view(
         self, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
@@ -130,14 +160,12 @@ class Preconditioned(nn.Module):
     def _described(self, augment_labels: Tensor | None) -> dict[str, Tensor]:
         if augment_labels is None:
             return {}
-        if self.takes_augment_labels:
-            return {"augment_labels": augment_labels}
-        if augment_labels.shape[1]:
+        if augment_labels.shape[1] and not self.takes_augment_labels:
             raise ValueError(
                 f"augment_labels: got {list(augment_labels.shape)}, but {type(self.model).__name__} takes none. "
                 "Fix: remove the augmentation, or choose another network"
             )
-        return {}
+        return {"augment_labels": augment_labels} if self.takes_augment_labels else {}
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
@@ -154,17 +182,14 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
     """
     network = network_class(config)
     options = {key: value for key, value in config.items() if key not in ("name", "model_type")}
-    preconditioning = options.pop("preconditioning", "edm")
-    inner, outer = option_names(network), option_names(Preconditioned) - {"preconditioning", "model"}
+    inner, outer = option_names(network), option_names(Preconditioned) - {"model"}
     if unknown := sorted(options.keys() - inner - outer):
-        raise ValueError(
-            f"network: got {', '.join(map(repr, unknown))}, expected options among {', '.join(sorted(inner | outer))}"
-        )
+        expected = ", ".join(sorted((inner | outer) - {"preconditioning"}))
+        raise ValueError(f"network: got {', '.join(map(repr, unknown))}, expected options among {expected}")
     if missing := [key for key in ("img_resolution", "img_channels") if key not in options]:
         raise ValueError(f"network: got no {' and no '.join(missing)}, expected the numbers of the dataset")
     model = network(**{key: value for key, value in options.items() if key in inner})
-    outer_options = {key: value for key, value in options.items() if key in outer}
-    return Preconditioned(model, preconditioning=preconditioning, **outer_options)
+    return Preconditioned(model, **{key: value for key, value in options.items() if key in outer})
 
 
 def load_denoiser(weights: Path | str) -> Preconditioned:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Resample = Literal["up", "down"]
+Resample = Literal["up", "down", "down_last"]
 
 
 class Init(NamedTuple):
@@ -36,7 +36,7 @@ class Init(NamedTuple):
 
 
 class Linear(nn.Module):
-    """y = x W^T + b."""
+    """y = x W^T + b, from [B, in] to [B, out]."""
 
     def __init__(self, in_features: int, out_features: int, *, init: Init, bias: bool = True) -> None:
         super().__init__()
@@ -45,45 +45,34 @@ class Linear(nn.Module):
         self.bias = init.draw(out_features, factor=init.bias, fans=fans) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, in] to [B, out]."""
+        """Compute y."""
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(nn.GroupNorm):
     """Group normalisation with at least 4 channels a group and at most 32 groups, computed in float32."""
 
     def __init__(self, channels: int, *, eps: float) -> None:
-        super().__init__()
-        self.groups, self.eps = min(32, channels // 4), eps
-        if self.groups == 0 or channels % self.groups:
+        groups = min(32, channels // 4)
+        if groups == 0 or channels % groups:
             raise ValueError(
                 f"model_channels, channel_mult: got a layer of {channels} channels; expected a multiple of 4 up to 128 "
                 "channels, of 32 above, for group normalisation"
             )
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        super().__init__(groups, channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, H, W]; the result has the type of `x`."""
         weight, bias = self.weight.to(torch.float32), self.bias.to(torch.float32)
-        return F.group_norm(x.to(torch.float32), self.groups, weight, bias, self.eps).to(x.dtype)
+        return F.group_norm(x.to(torch.float32), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class Conv2d(nn.Module):
-    """Convolution of odd kernel that keeps the size."""
+    """Convolution of odd kernel that keeps the size, after resampling by two if `resample` is given.
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, init: Init) -> None:
-        super().__init__()
-        self.padding = kernel // 2
-        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, in, H, W] to [B, out, H, W]."""
-        return _shifted(_convolved(x, self, padding=self.padding), self)
-
-
-class ResampleConv2d(nn.Module):
-    """Resampling by two, then a convolution; with kernel 0 resampling alone, without parameters."""
+    With kernel 0 resampling alone, without parameters. `down_last` convolves first, padded also for the filter, which
+    so takes the convolved border: the side branch of the residual encoder.
+    """
 
     resample_filter: Tensor
 
@@ -93,71 +82,41 @@ class ResampleConv2d(nn.Module):
         out_channels: int,
         *,
         kernel: int,
-        resample: Resample,
-        resample_filter: Sequence[int],
         init: Init,
+        resample: Resample | None = None,
+        resample_filter: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__()
-        self.resample, self.padding = resample, kernel // 2
-        self.is_box = tuple(resample_filter) == (1, 1)
+        self.resample, self.is_box = resample, tuple(resample_filter) == (1, 1)
+        self.padding = kernel // 2 + ((len(resample_filter) - 1) // 2 if resample == "down_last" else 0)
         self.weight: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
         if kernel:
-            self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
-        self.register_buffer("resample_filter", low_pass(resample_filter))
+            fans = (in_channels * kernel**2, out_channels * kernel**2)
+            self.weight = init.draw(out_channels, in_channels, kernel, kernel, factor=init.weight, fans=fans)
+            self.bias = init.draw(out_channels, factor=init.bias, fans=fans)
+        if resample is not None:
+            self.register_buffer("resample_filter", low_pass(resample_filter))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, in, H, W] to [B, out, 2H, 2W] or [B, out, H/2, W/2]."""
+        """Map [B, in, H, W] to [B, out, H', W']."""
         # Downsampling with the box filter [1, 1] is a mean of four pixels, upsampling a copy: no convolution needed.
-        if self.is_box:
-            x = F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else F.avg_pool2d(x, 2)
-        else:
-            x = (upsample if self.resample == "up" else downsample)(x, self.resample_filter)
-        return x if self.weight is None else _shifted(_convolved(x, self, padding=self.padding), self)
+        if self.resample == "up":
+            x = F.interpolate(x, scale_factor=2, mode="nearest") if self.is_box else upsample(x, self.resample_filter)
+        elif self.resample == "down":
+            x = F.avg_pool2d(x, 2) if self.is_box else downsample(x, self.resample_filter)
+        if self.weight is None:
+            return x
+        x = F.conv2d(x, self._cast("weight", x.dtype), padding=self.padding)
+        if self.resample == "down_last":
+            x = downsample(x, self.resample_filter, padding=0)
+        # In place; inside the convolution it would round differently from the reference, and save no time.
+        return x.add_(self._cast("bias", x.dtype).reshape(-1, 1, 1))
 
-
-class ConvDownsample2d(nn.Module):
-    """A convolution, then downsampling by two: the side branch of the residual encoder.
-
-    The convolution also pads for the filter, so that the filter takes the convolved border.
-    """
-
-    resample_filter: Tensor
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, kernel: int, resample_filter: Sequence[int], init: Init
-    ) -> None:
-        super().__init__()
-        self.padding = kernel // 2 + (len(resample_filter) - 1) // 2
-        self.weight, self.bias = _filters(in_channels, out_channels, kernel, init)
-        self.register_buffer("resample_filter", low_pass(resample_filter))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, in, H, W] to [B, out, H/2, W/2]."""
-        x = _convolved(x, self, padding=self.padding)
-        return _shifted(downsample(x, self.resample_filter, padding=0), self)
-
-
-def _filters(in_channels: int, out_channels: int, kernel: int, init: Init) -> tuple[nn.Parameter, nn.Parameter]:
-    area = kernel * kernel
-    fans = (in_channels * area, out_channels * area)
-    weight = init.draw(out_channels, in_channels, kernel, kernel, factor=init.weight, fans=fans)
-    return weight, init.draw(out_channels, factor=init.bias, fans=fans)
-
-
-def _convolved(x: Tensor, layer: nn.Module, *, padding: int) -> Tensor:
-    return F.conv2d(x, _as(x.dtype, layer, "weight"), padding=padding)
-
-
-def _shifted(fresh: Tensor, layer: nn.Module) -> Tensor:
-    """Add the bias in place; inside the convolution it would round differently from the reference, and save no time."""
-    return fresh.add_(_as(fresh.dtype, layer, "bias").reshape(-1, 1, 1))
-
-
-def _as(dtype: torch.dtype, layer: nn.Module, name: str) -> Tensor:
-    """Return a layer's weight or bias in a type: the copy of `cast_frozen_weights`, or a cast."""
-    cast = getattr(layer, f"{name}_cast", None)
-    return cast if cast is not None and cast.dtype == dtype else getattr(layer, name).to(dtype)
+    def _cast(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return the weight or the bias in a type: the copy of `cast_frozen_weights`, or a cast."""
+        cast = getattr(self, f"{name}_cast", None)
+        return cast if cast is not None and cast.dtype == dtype else getattr(self, name).to(dtype)
 
 
 def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> None:
@@ -166,7 +125,7 @@ def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> None:
     Call this when frozen weights are final and trained parameters require a gradient. State dicts do not change.
     """
     for layer in network.modules():
-        if isinstance(layer, (Conv2d, ResampleConv2d, ConvDownsample2d)):
+        if isinstance(layer, Conv2d):
             for name, parameter in list(layer.named_parameters(recurse=False)):
                 if not parameter.requires_grad:
                     layer.register_buffer(f"{name}_cast", parameter.detach().to(dtype), persistent=False)

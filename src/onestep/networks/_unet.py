@@ -6,13 +6,14 @@ Legend: B images, C H W a feature map, E the width of the embedding of noise lev
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.networks._layers import Conv2d, ConvDownsample2d, GroupNorm, Init, Linear, Resample, ResampleConv2d
+from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, Resample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +84,15 @@ class UNetBlock(nn.Module):
 
 def _convolution(
     in_channels: int, out_channels: int, *, kernel: int, resample: Resample | None, style: BlockStyle
-) -> nn.Module:
-    if resample is None:
-        return Conv2d(in_channels, out_channels, kernel=kernel, init=style.init)
+) -> Conv2d:
     taps = style.resample_filter
-    return ResampleConv2d(
-        in_channels, out_channels, kernel=kernel, resample=resample, resample_filter=taps, init=style.init
-    )
+    return Conv2d(in_channels, out_channels, kernel=kernel, init=style.init, resample=resample, resample_filter=taps)
 
 
 def attend(qkv: Tensor, *, heads: int) -> Tensor:
     """Self-attention over pixels: softmax(q k / sqrt(head width)) v, with the softmax in float32.
 
-    `qkv` [B, 3C, H, W] holds, head by head and channel by channel, the triple (query, key, value).
-    Returns [B, C, H, W].
+    `qkv` [B, 3C, H, W] holds, head by head and channel by channel, the triple (query, key, value). Return [B, C, H, W].
     """
     rows, channels, height, width = qkv.shape
     query, key, value = qkv.reshape(rows, heads, channels // (3 * heads), 3, height * width).unbind(3)
@@ -117,101 +113,91 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return value @ logits.softmax(dim=3).to(value.dtype).transpose(2, 3)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Levels:
-    """The resolutions of a U-Net from fine to coarse, each half the one before."""
+def build_unet(
+    *,
+    img_resolution: int,
+    img_channels: int,
+    widths: Sequence[int],
+    blocks: int,
+    attn_resolutions: Sequence[int],
+    decoder_attn_blocks: Sequence[int],
+    style: BlockStyle,
+    first_width: int | None = None,
+    residual: bool = False,
+) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+    """Build encoder and decoder; `widths` are those of the levels, each of half the resolution of the one before.
 
-    img_resolution: int  # H and W of the finest level
-    widths: tuple[int, ...]  # channels of the blocks of each level
-    blocks: int  # per level in the encoder; the decoder has one more
-    attn_resolutions: tuple[int, ...]  # resolutions with attention
-    decoder_attn_blocks: tuple[int, ...]  # indices of the decoder's blocks with it there; in the encoder all have it
-    style: BlockStyle
-
-    def __post_init__(self) -> None:
-        factor = 1 << max(len(self.widths) - 1, 0)
-        if not self.widths or self.img_resolution % factor:
-            raise ValueError(
-                f"channel_mult: got {len(self.widths)} levels, each of half the resolution of the one before, for "
-                f"images of {self.img_resolution} pixels; expected at least one level and a resolution divisible by "
-                f"{factor}"
-            )
-
-    def listed(self) -> list[tuple[str, int, bool]]:
-        """Return name, channels and attention of each level, from fine to coarse."""
-        sizes = [self.img_resolution >> level for level in range(len(self.widths))]
-        return [(f"{n}x{n}", width, n in self.attn_resolutions) for n, width in zip(sizes, self.widths, strict=True)]
-
-
-def encoder(levels: Levels, *, img_channels: int, width: int, residual: bool) -> tuple[nn.ModuleDict, list[int]]:
-    """Build the encoder, which begins with a convolution from the image to `width` channels.
-
-    Return the blocks by name, and the channels of the feature maps that they hand to the decoder. With `residual`, each
-    downsampling has a side branch that carries the image down (the progressive input of NCSN++, arXiv:2011.13456).
+    A convolution maps the image to `first_width` channels, by default those of the finest level. Each level has
+    `blocks` blocks in the encoder, and one more in the decoder, where those of the indices `decoder_attn_blocks` have
+    attention at `attn_resolutions`; in the encoder all have it there. With `residual`, each downsampling has a side
+    branch that carries the image down (the progressive input of NCSN++, arXiv:2011.13456).
     """
-    style, blocks = levels.style, nn.ModuleDict()
-    channels, image_channels, skips = width, img_channels, [width]
-    for level, (at, level_width, attention) in enumerate(levels.listed()):
+    factor = 1 << max(len(widths) - 1, 0)
+    if not widths or img_resolution % factor:
+        raise ValueError(
+            f"channel_mult: got {len(widths)} levels, each of half the resolution of the one before, for images of "
+            f"{img_resolution} pixels; expected at least one level and a resolution divisible by {factor}"
+        )
+    sizes = [img_resolution >> level for level in range(len(widths))]
+    levels = [(f"{n}x{n}", width, n in attn_resolutions) for n, width in zip(sizes, widths, strict=True)]
+    encoder = nn.ModuleDict()
+    channels, image_channels = first_width or widths[0], img_channels
+    skips = [channels]  # channels of the maps that the decoder takes
+    for level, (at, level_width, attention) in enumerate(levels):
         if level == 0:
-            blocks[f"{at}_conv"] = Conv2d(img_channels, width, kernel=3, init=style.init)
+            encoder[f"{at}_conv"] = Conv2d(img_channels, channels, kernel=3, init=style.init)
         else:
-            blocks[f"{at}_down"] = UNetBlock(channels, channels, style=style, resample="down")
+            encoder[f"{at}_down"] = UNetBlock(channels, channels, style=style, resample="down")
             skips.append(channels)
         if level > 0 and residual:
-            blocks[f"{at}_aux_residual"] = ConvDownsample2d(
-                image_channels, channels, kernel=3, resample_filter=style.resample_filter, init=style.init
-            )
+            side = _convolution(image_channels, channels, kernel=3, resample="down_last", style=style)
+            encoder[f"{at}_aux_residual"] = side
             image_channels = channels
-        for index in range(levels.blocks):
-            blocks[f"{at}_block{index}"] = UNetBlock(channels, level_width, style=style, attention=attention)
+        for index in range(blocks):
+            encoder[f"{at}_block{index}"] = UNetBlock(channels, level_width, style=style, attention=attention)
             channels = level_width
             skips.append(channels)
-    return blocks, skips
+    return encoder, _decoder(levels, skips=skips, blocks=blocks + 1, attention=decoder_attn_blocks, style=style)
 
 
-def decoder(levels: Levels, *, skips: list[int]) -> nn.ModuleDict:
-    """Build the decoder, whose blocks also take the encoder's maps of `skips` channels, the last map first."""
-    style, blocks, skips = levels.style, nn.ModuleDict(), list(skips)
-    channels = skips[-1]
-    for level, (at, level_width, attention) in reversed(list(enumerate(levels.listed()))):
-        if level == len(levels.widths) - 1:
-            blocks[f"{at}_in0"] = UNetBlock(channels, channels, style=style, attention=True)
-            blocks[f"{at}_in1"] = UNetBlock(channels, channels, style=style)
+def _decoder(
+    levels: list[tuple[str, int, bool]], *, skips: list[int], blocks: int, attention: Sequence[int], style: BlockStyle
+) -> nn.ModuleDict:
+    decoder, channels = nn.ModuleDict(), skips[-1]
+    for level, (at, width, has_attention) in enumerate(reversed(levels)):
+        if level == 0:
+            decoder[f"{at}_in0"] = UNetBlock(channels, channels, style=style, attention=True)
+            decoder[f"{at}_in1"] = UNetBlock(channels, channels, style=style)
         else:
-            blocks[f"{at}_up"] = UNetBlock(channels, channels, style=style, resample="up")
-        for index in range(levels.blocks + 1):
-            here = attention and index in levels.decoder_attn_blocks
-            blocks[f"{at}_block{index}"] = UNetBlock(channels + skips.pop(), level_width, style=style, attention=here)
-            channels = level_width
-    return blocks
+            decoder[f"{at}_up"] = UNetBlock(channels, channels, style=style, resample="up")
+        for index in range(blocks):
+            attends = has_attention and index in attention
+            decoder[f"{at}_block{index}"] = UNetBlock(channels + skips.pop(), width, style=style, attention=attends)
+            channels = width
+    return decoder
 
 
-def encode(blocks: nn.ModuleDict, x: Tensor, emb: Tensor) -> list[Tensor]:
-    """Run the encoder on images [B, C, H, W]; return the maps for the decoder."""
+def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> Tensor:
+    """Run encoder and decoder on images [B, C, H, W]; return the decoder's finest map."""
     skips: list[Tensor] = []
     image = x
-    for block in blocks.values():
+    for block in encoder.values():
         if isinstance(block, UNetBlock):
             skips.append(block(skips[-1], emb))
-        elif isinstance(block, ConvDownsample2d):
+        elif isinstance(block, Conv2d) and block.resample is not None:
             image = skips[-1] = (skips[-1] + block(image)) / math.sqrt(2)
         else:
             skips.append(block(x))
-    return skips
-
-
-def decode(blocks: nn.ModuleDict, skips: list[Tensor], emb: Tensor) -> Tensor:
-    """Run the decoder from the last of the encoder's maps (`skips` is consumed); return the finest map."""
     x = skips[-1]
-    for block in blocks.values():
+    for block in decoder.values():
         if isinstance(block, UNetBlock):
-            inputs = x if x.shape[1] == block.in_channels else torch.cat([x, skips.pop()], dim=1)
-            x = block(inputs, emb)
+            x = block(x if x.shape[1] == block.in_channels else torch.cat([x, skips.pop()], dim=1), emb)
     return x
 
 
-def condition_dropped(condition: Tensor, *, probability: float, training: bool) -> Tensor:
+def condition_dropped(condition: Tensor | None, *, probability: float, training: bool) -> Tensor:
     """Set rows of a condition [B, K] to zero at random, in training mode."""
+    assert condition is not None, "a conditional network takes a condition"
     if training and probability:
         return condition * (torch.rand_like(condition[:, :1]) >= probability)
     return condition

@@ -11,16 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import (
-    BlockStyle,
-    Levels,
-    augmentation_embedding,
-    condition_dropped,
-    decode,
-    decoder,
-    encode,
-    encoder,
-)
+from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
 
 __all__ = ["DhariwalUNet"]
 
@@ -32,10 +23,7 @@ class DhariwalUNet(nn.Module):
     """ADM, the network of ImageNet at 64 x 64 pixels.
 
     The arguments are those of `onestep.networks.song_unet.SongUNet`. Attention heads have 64 channels. The defaults are
-    those of EDM's constructor, because published checkpoints omit them.
-
-    Raises:
-        ValueError: The sizes do not fit each other.
+    those of EDM's constructor, because published checkpoints omit them. ValueError: the sizes do not fit each other.
     """
 
     freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -66,42 +54,42 @@ class DhariwalUNet(nn.Module):
         super().__init__()
         self.label_dropout, self.noise_channels = label_dropout, model_channels
         emb_channels = model_channels * channel_mult_emb
-        levels = Levels(
-            img_resolution=img_resolution,
-            widths=tuple(model_channels * factor for factor in channel_mult),
-            blocks=num_blocks,
-            attn_resolutions=tuple(attn_resolutions),
-            decoder_attn_blocks=tuple(range(num_blocks + 1)),
-            style=BlockStyle(
-                emb_channels=emb_channels,
-                channels_per_head=64,
-                dropout=dropout,
-                skip_scale=1.0,
-                eps=1e-5,
-                resample_filter=(1, 1),
-                resample_proj=False,
-                adaptive_scale=True,
-                init=_INIT,
-                init_last=_ZERO,
-                init_attention=_INIT,
-            ),
+        widths = [model_channels * factor for factor in channel_mult]
+        style = BlockStyle(
+            emb_channels=emb_channels,
+            channels_per_head=64,
+            dropout=dropout,
+            skip_scale=1.0,
+            eps=1e-5,
+            resample_filter=(1, 1),
+            resample_proj=False,
+            adaptive_scale=True,
+            init=_INIT,
+            init_last=_ZERO,
+            init_attention=_INIT,
         )
         self.map_augment = Linear(augment_dim, model_channels, init=_ZERO, bias=False) if augment_dim else None
         self.map_layer0 = Linear(model_channels, emb_channels, init=_INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
         init_label = Init("kaiming_normal", weight=math.sqrt(label_dim))
         self.map_label = Linear(label_dim, emb_channels, init=init_label, bias=False) if label_dim else None
-        self.enc, skips = encoder(levels, img_channels=img_channels, width=levels.widths[0], residual=False)
-        self.dec = decoder(levels, skips=skips)
-        self.out_norm = GroupNorm(levels.widths[0], eps=1e-5)
-        self.out_conv = Conv2d(levels.widths[0], img_channels, kernel=3, init=_ZERO)
+        self.enc, self.dec = build_unet(
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            widths=widths,
+            blocks=num_blocks,
+            attn_resolutions=attn_resolutions,
+            decoder_attn_blocks=range(num_blocks + 1),
+            style=style,
+        )
+        self.out_norm = GroupNorm(widths[0], eps=1e-5)
+        self.out_conv = Conv2d(widths[0], img_channels, kernel=3, init=_ZERO)
 
     def forward(
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        emb = self._embed(noise, condition, augment_labels)
-        x = decode(self.dec, encode(self.enc, x, emb), emb)
+        x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
         return self.out_conv(F.silu(self.out_norm(x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
@@ -111,7 +99,6 @@ class DhariwalUNet(nn.Module):
             emb = emb + described
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None:
-            assert condition is not None, "a conditional network takes a condition"
             condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition)
         return F.silu(emb)

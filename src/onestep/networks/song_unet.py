@@ -11,16 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import (
-    BlockStyle,
-    Levels,
-    augmentation_embedding,
-    condition_dropped,
-    decode,
-    decoder,
-    encode,
-    encoder,
-)
+from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
 
 __all__ = ["SongUNet"]
 
@@ -40,13 +31,10 @@ class SongUNet(nn.Module):
         augment_dim: Augmentation labels per image; 0 for none.
         model_channels: Base width, multiplied by the factors below.
         channel_mult: Width factor of each level, from fine to coarse; each level halves the resolution.
-        channel_mult_emb: Width factor of the embedding.
+        channel_mult_emb: Width factor of the embedding, as `channel_mult_noise` of the noise level's embedding.
         num_blocks: Blocks per level.
         attn_resolutions: Resolutions with self-attention.
-        dropout: Dropout probability between the convolutions of a block, in training mode.
-        label_dropout: Probability that the condition of an image is set to zero, in training mode.
-        embedding_type: Embedding of the noise level.
-        channel_mult_noise: Width factor of the noise level's embedding.
+        dropout: Probability between the convolutions of a block; `label_dropout` of a condition of zeros.
         encoder_type: `residual` adds a side branch that carries the image down.
         decoder_type: The only type of the published checkpoints.
         resample_filter: Taps of the low-pass filter around resampling.
@@ -96,46 +84,46 @@ class SongUNet(nn.Module):
         self.label_dropout = label_dropout
         self.noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
-        levels = Levels(
-            img_resolution=img_resolution,
-            widths=tuple(model_channels * factor for factor in channel_mult),
-            blocks=num_blocks,
-            attn_resolutions=tuple(attn_resolutions),
-            decoder_attn_blocks=(num_blocks,),
-            style=BlockStyle(
-                emb_channels=emb_channels,
-                channels_per_head=None,
-                dropout=dropout,
-                skip_scale=math.sqrt(0.5),
-                eps=1e-6,
-                resample_filter=tuple(resample_filter),
-                resample_proj=True,
-                adaptive_scale=False,
-                init=_INIT,
-                init_last=_ALMOST_ZERO,
-                init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
-            ),
+        widths = [model_channels * factor for factor in channel_mult]
+        style = BlockStyle(
+            emb_channels=emb_channels,
+            channels_per_head=None,
+            dropout=dropout,
+            skip_scale=math.sqrt(0.5),
+            eps=1e-6,
+            resample_filter=tuple(resample_filter),
+            resample_proj=True,
+            adaptive_scale=False,
+            init=_INIT,
+            init_last=_ALMOST_ZERO,
+            init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
         )
         self.map_noise = FourierAngles(self.noise_channels // 2) if embedding_type == "fourier" else None
         self.map_label = Linear(label_dim, self.noise_channels, init=_INIT) if label_dim else None
         self.map_augment = Linear(augment_dim, self.noise_channels, init=_INIT, bias=False) if augment_dim else None
         self.map_layer0 = Linear(self.noise_channels, emb_channels, init=_INIT)
         self.map_layer1 = Linear(emb_channels, emb_channels, init=_INIT)
-        self.enc, skips = encoder(
-            levels, img_channels=img_channels, width=model_channels, residual=encoder_type == "residual"
+        self.enc, self.dec = build_unet(
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            widths=widths,
+            blocks=num_blocks,
+            attn_resolutions=attn_resolutions,
+            decoder_attn_blocks=(num_blocks,),
+            style=style,
+            first_width=model_channels,
+            residual=encoder_type == "residual",
         )
-        self.dec = decoder(levels, skips=skips)
-        at, width = f"{img_resolution}x{img_resolution}", levels.widths[0]
+        at = f"{img_resolution}x{img_resolution}"
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
-        self.dec[self._norm_out] = GroupNorm(width, eps=1e-6)
-        self.dec[self._conv_out] = Conv2d(width, img_channels, kernel=3, init=_ALMOST_ZERO)
+        self.dec[self._norm_out] = GroupNorm(widths[0], eps=1e-6)
+        self.dec[self._conv_out] = Conv2d(widths[0], img_channels, kernel=3, init=_ALMOST_ZERO)
 
     def forward(
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        emb = self._embed(noise, condition, augment_labels)
-        x = decode(self.dec, encode(self.enc, x, emb), emb)
+        x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
@@ -145,7 +133,6 @@ class SongUNet(nn.Module):
             angles = self.map_noise(noise)
         emb = torch.cat([angles.sin(), angles.cos()], dim=1)
         if self.map_label is not None:
-            assert condition is not None, "a conditional network takes a condition"
             condition = condition_dropped(condition, probability=self.label_dropout, training=self.training)
             emb = emb + self.map_label(condition * math.sqrt(condition.shape[1]))
         if (described := augmentation_embedding(self.map_augment, augment_labels)) is not None:

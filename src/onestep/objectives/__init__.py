@@ -41,12 +41,7 @@ class TeacherCopy:
 
 @dataclass(frozen=True, kw_only=True)
 class AverageOf:
-    """The EMA of another role's weights, updated after each step; never trained itself.
-
-    Attributes:
-        role: The network that it averages.
-        half_life: Of the average, in images.
-    """
+    """The EMA of another role's weights, updated after each step, never trained itself; half-life in images."""
 
     role: str
     half_life: float
@@ -96,14 +91,6 @@ class Loss:
     observed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Rule(Protocol):
-    """The update of a controlled parameter."""
-
-    def __call__(self, value: float, *, mean: float, images: int) -> float:
-        """Return the new value, given the mean observation over the images since the last update, over all ranks."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Control:
     """A parameter that adapts during training, driven by an observation of its own phase.
@@ -111,18 +98,17 @@ class Control:
     It is part of the training state, equal on all ranks, and available to every phase in its batch.
 
     Attributes:
-        name: In the batch and in the log.
-        start: Initial value.
         observes: Name of the driving observation, a mean over images (`Loss.observed`).
         every: Steps of the phase between two updates.
-        rule: The update.
+        rule: Returns the new value: `rule(value, mean=..., images=...)`, given the mean observation over the images
+            since the last update, over all ranks.
     """
 
     name: str
     start: float
     observes: str
     every: int
-    rule: Rule
+    rule: Callable[..., float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +116,8 @@ class Phase:
     """One optimizer step: `loss` trains the network of role `trains`.
 
     Attributes:
-        name: In the log.
         trains: The role whose parameters are updated; all others are constant.
-        loss: The equation.
         every: The phase runs on each `every`-th step; with `every` > 1 not on step 0.
-        gain: Factor on the loss.
         controls: Parameters that adapt to what this phase observes.
         second_order: True if the loss needs double backward; the phase then receives uncompiled float32 networks.
         lazy_regularizer: True for a regularizer with a gain of `every` (StyleGAN2, arXiv:1912.04958, appendix B). The

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from onestep import components
 from onestep.augmentations import Augmentation
@@ -13,17 +13,6 @@ SIGN_OF_REAL_LOGITS = "signs_real"
 """The observation that drives an adaptive probability: the mean sign of the logits of real images, in [-1, 1]."""
 
 _PROBABILITY = "augment_probability"
-
-
-@runtime_checkable
-class _Adaptive(Protocol):
-    """An augmentation whose probability may follow the discriminator's logits of real images."""
-
-    probability: float
-    target: float | None
-    interval: int
-
-    def adapted(self, value: float, *, mean: float, images: int) -> float: ...
 
 
 def build_pipe(block: Mapping[str, Any]) -> Augmentation:
@@ -46,14 +35,8 @@ def pipe_of(block: Mapping[str, Any], *, batch: Batch) -> Augmentation:
 
 def probability_controls(block: Mapping[str, Any] | None) -> tuple[Control, ...]:
     """Return the control of an adaptive probability, driven by `SIGN_OF_REAL_LOGITS`; empty if it is constant."""
-    pipe = None if block is None else build_pipe(block)
-    if not isinstance(pipe, _Adaptive) or pipe.target is None:
+    pipe: Any = None if block is None else build_pipe(block)
+    if not hasattr(pipe, "adapted") or pipe.target is None:
         return ()
-    control = Control(
-        name=_PROBABILITY,
-        start=pipe.probability,
-        observes=SIGN_OF_REAL_LOGITS,
-        every=pipe.interval,
-        rule=pipe.adapted,
-    )
-    return (control,)
+    start, every = pipe.probability, pipe.interval
+    return (Control(name=_PROBABILITY, start=start, observes=SIGN_OF_REAL_LOGITS, every=every, rule=pipe.adapted),)

@@ -20,8 +20,8 @@ from onestep.plan import measured
 from onestep.results import Results, block
 from onestep.studies import Features
 
+# Keys of components that refer to other sections.
 _REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run"), "metrics": ("features",)}
-"""Keys of components that refer to other sections."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,11 +35,7 @@ class Plan:
 
     @classmethod
     def read(cls, config: str | Path) -> Plan:
-        """Read and check a config.
-
-        Raises:
-            ConfigError: Something in it is wrong.
-        """
+        """Read and check a config. ConfigError: Something in it is wrong."""
         return cls(experiment=read_experiment(config), source=str(config), fingerprints=Fingerprints())
 
     @functools.cached_property
@@ -67,14 +63,14 @@ class Plan:
         """Return the same as canonical JSON, the parameter of a rule."""
         return canonical_json(self.block(section, name))
 
+    def code(self, stage: str, section: str, name: str) -> str:
+        """Return the code fingerprint of a stage that runs one component of a section."""
+        family = "data" if section == "datasets" else section
+        return self.fingerprints.of_stage(stage, [(family, self.document[section][name]["name"])])
+
     def weights(self, model: str) -> Path:
         """Return the weights of a model."""
         return self.results.weights(parse_model(model))
-
-    @property
-    def keeps_images(self) -> bool:
-        """Whether generated images remain after they are measured."""
-        return self.experiment.storage.images == "keep"
 
     # Of the site: no parameters of rules, so that an edit reruns nothing.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep.config.reading import run_backbones
-from onestep.config.sections import Experiment
+from onestep.config.sections import BackboneBlock, DatasetBlock, Experiment, ExtractorBlock, TeacherBlock
 from onestep.files import canonical_json
 from onestep.inputs import absent, is_offline, placed_at
 from onestep.plan import Plan, measured
@@ -35,30 +35,19 @@ def fetched_from(plan: Plan, name: str) -> str:
 
 
 def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
-    """Return no files; but stop before any job where an input is absent and the network must not be used.
-
-    Raises:
-        ValueError: An input is absent; the message has the fix.
-    """
+    """Return no files. ValueError: An input is absent and the network must not be used; the message has the fix."""
     if is_offline() and (problem := absent(input_source(plan, name), name=name)) is not None:
         raise ValueError(problem)
     return []
 
 
-def dataset_source(plan: Plan, dataset: str) -> Path:
-    """Return the input of a dataset."""
-    return weights_or_input(plan, None, plan.experiment.datasets[dataset].input)
-
-
-def dataset_code(plan: Plan, dataset: str) -> str:
-    """Return the code fingerprint of a dataset's preparation."""
-    return plan.fingerprints.of_stage("prepare", [("data", plan.experiment.datasets[dataset].name)])
-
-
-def teacher_source(plan: Plan, teacher: str) -> Path:
-    """Return the checkpoint or snapshot of a teacher."""
-    described = plan.experiment.teachers[teacher]
-    return weights_or_input(plan, described.run, described.pickle)
+def source_of(plan: Plan, block: DatasetBlock | TeacherBlock | BackboneBlock | ExtractorBlock) -> Path:
+    """Return the file that an entry of config.yaml is made from: the last snapshot of its run, or its input."""
+    if not isinstance(block, DatasetBlock) and block.run is not None:
+        return plan.results.snapshot(block.run, plan.experiment.runs[block.run].images)
+    name = block.pickle if isinstance(block, TeacherBlock) else block.input
+    assert name is not None, block
+    return input(plan, name)
 
 
 def teacher_options(plan: Plan, teacher: str) -> str:
@@ -67,30 +56,20 @@ def teacher_options(plan: Plan, teacher: str) -> str:
     return "" if law is None else f"--preconditioning {law}"
 
 
-def backbone(plan: Plan, name: str) -> Path:
-    """Return the weights of a backbone."""
-    described = plan.experiment.backbones[name]
-    return weights_or_input(plan, described.run, described.input)
-
-
 def class_embeddings(plan: Plan, name: str) -> Path:
     """Return a table of class embeddings."""
     source = plan.experiment.class_embeddings[name].input
     return plan.results.class_embeddings(name) if source is None else input(plan, source)
 
 
-def embedding_backbone(plan: Plan, name: str) -> Path:
-    """Return the backbone that computes a table of class embeddings."""
-    chosen = plan.experiment.class_embeddings[name].backbone
-    assert chosen is not None, name
-    return backbone(plan, chosen)
-
-
-def embedding_data(plan: Plan, name: str) -> Path:
-    """Return the dataset archive of a table of class embeddings."""
-    dataset = plan.experiment.class_embeddings[name].dataset
-    assert dataset is not None, name
-    return plan.results.data(dataset)
+def embedding_files(plan: Plan, name: str) -> dict[str, Path]:
+    """Return the backbone and the dataset archive from which a table of class embeddings is computed."""
+    table = plan.experiment.class_embeddings[name]
+    assert table.backbone is not None and table.dataset is not None, name
+    return {
+        "backbone": source_of(plan, plan.experiment.backbones[table.backbone]),
+        "data": plan.results.data(table.dataset),
+    }
 
 
 def embedding_options(plan: Plan, name: str) -> str:
@@ -98,14 +77,6 @@ def embedding_options(plan: Plan, name: str) -> str:
     table = plan.experiment.class_embeddings[name]
     timm = None if table.backbone is None else plan.experiment.backbones[table.backbone].timm
     return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
-
-
-def weights_or_input(plan: Plan, run: str | None, source: str | None) -> Path:
-    """Return the last snapshot of a run, or else an input."""
-    if run is not None:
-        return plan.results.snapshot(run, plan.experiment.runs[run].images)
-    assert source is not None
-    return input(plan, source)
 
 
 def _needed(experiment: Experiment) -> Iterator[str | None]:

@@ -24,7 +24,7 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
     if block.features is not None:
         files["generated"] = plan.results.features(model, sampler, seeds, block.features)
         if "real" in needs or not plan.experiment.datasets[dataset].references:
-            files["real"] = _reference(plan, dataset, metric) or dataset_features(plan, dataset, metric)
+            files["real"] = _reference(plan, dataset, metric) or plan.results.real_features(dataset, block.features)
     if "pixels" in needs:
         files["pixels"] = plan.results.samples(model, sampler, seeds)
     if "real_pixels" in needs:
@@ -54,23 +54,13 @@ def _dataset_of(plan: Plan, name: str) -> str:
     return found[0]
 
 
-def dataset_features(plan: Plan, dataset: str, metric: str) -> Path:
-    """Return the features of a dataset that a metric reads."""
-    features = plan.experiment.metrics[metric].features
-    assert features is not None, metric
-    return plan.results.real_features(dataset, features)
-
-
-def published_reference(plan: Plan, dataset: str, metric: str) -> Path:
-    """Return the published reference of a dataset for a metric.
-
-    Raises:
-        ValueError: There is none.
-    """
-    reference = _reference(plan, dataset, metric)
-    if reference is None:
+def reference_files(plan: Plan, dataset: str, metric: str) -> dict[str, Path]:
+    """Return a dataset's own features and its published reference for a metric. ValueError: It has none."""
+    real, features = _reference(plan, dataset, metric), plan.experiment.metrics[metric].features
+    if real is None:
         raise ValueError(f"datasets.{dataset}.references: got none for {metric}, expected an input")
-    return reference
+    assert features is not None, metric
+    return {"generated": plan.results.real_features(dataset, features), "real": real}
 
 
 def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
@@ -83,11 +73,6 @@ def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
         return inputs.input(plan, source)
     assert chosen.features is not None, metric
     return plan.results.reference_features(source, chosen.features)
-
-
-def metric_code(plan: Plan, metric: str) -> str:
-    """Return the code fingerprint of a metric."""
-    return plan.fingerprints.of_stage("measure", [("metrics", plan.experiment.metrics[metric].name)])
 
 
 def metric_file(plan: Plan, each: measured.Measured) -> Path:

@@ -110,11 +110,7 @@ def of_experiment(experiment: Experiment) -> Iterator[Measured]:
 
 
 def observables(experiment: Experiment, study: str) -> Mapping[str, Observable]:
-    """Return what a study reads, by its own names.
-
-    Raises:
-        ValueError: The study computes it with packages that are missing here.
-    """
+    """Return what a study reads, by its own names. ValueError: Packages that compute it are missing here."""
     built = components.build_outline("studies", experiment.studies[study])
     if built is None:
         fix = "Fix: import them in conclude()"

@@ -14,32 +14,25 @@ from onestep.plan.measure import metric_file
 from onestep.plan.train import training_code
 
 
-def table_metrics(plan: Plan, table: str) -> list[Path]:
-    """Return the numbers of a table."""
-    return [metric_file(plan, each) for each in measured.of_table(plan.experiment, table)]
-
-
-def table_summaries(plan: Plan, table: str) -> list[Path]:
-    """Return the summaries of a table's runs."""
-    return [plan.results.summary(run) for run in _trained(plan, table)]
-
-
-def table_selections(plan: Plan, table: str) -> list[Path]:
-    """Return the records of a table's selected snapshots."""
+def table_files(plan: Plan, table: str) -> dict[str, list[Path]]:
+    """Return the numbers of a table, the summaries of its runs, and the records of its selected snapshots."""
     models = dict.fromkeys(model for model, _ in measured.measured_rows(plan.experiment, table))
-    return [plan.results.selection(model, ".json") for model in models if isinstance(model, Selected)]
+    return {
+        "metrics": [metric_file(plan, each) for each in measured.of_table(plan.experiment, table)],
+        "summaries": [plan.results.summary(run) for run in _trained(plan, table)],
+        "choices": [plan.results.selection(model, ".json") for model in models if isinstance(model, Selected)],
+    }
 
 
 def table_options(plan: Plan, table: str) -> str:
     """Return a table's layout, the metrics of its columns, and its rows."""
     layout, block = plan.experiment.tables[table], plan.document["tables"][table]
-    names = {metric: plan.experiment.metrics[metric].name for metric in measured.table_metrics(layout)}
     return canonical_json(
         {
             "name": table,
             "layout": {key: value for key, value in block.items() if key not in ("rows", "curves")},
             "drawn": layout.drawn,
-            "metrics": {metric: {"name": name} for metric, name in names.items()},
+            "metrics": {each: {"name": plan.experiment.metrics[each].name} for each in measured.table_metrics(layout)},
             "rows": [_row_options(plan, row, table=layout) for row in layout.rows],
         }
     )

@@ -18,28 +18,22 @@ from onestep.studies import Samples
 
 @dataclass(frozen=True, kw_only=True)
 class ObserveRule:
-    """What differs between two rules that sample and extract at once: the feature extractors.
-
-    Attributes:
-        blocks: Pattern of its seed blocks, `{model}/{sampler}/{seeds}`.
-        weights: Weights of the feature extractors, in this order.
-        options: The extractors with their options, as JSON.
-        weight_options: Their weights as options of `onestep observe`.
-    """
+    """What differs between two rules that sample and extract at once: the feature extractors."""
 
     name: str
-    blocks: str
+    blocks: str  # pattern of its seed blocks, `{model}/{sampler}/{seeds}`
     features: tuple[str, ...]
-    weights: list[Path]
-    options: str
-    weight_options: str
+    weights: list[Path]  # of the feature extractors, in this order
+    options: str  # the extractors with their options, as JSON
+    weight_options: str  # their weights as options of `onestep observe`
 
 
 def stores_images(plan: Plan) -> bool:
     """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
     metrics = plan.experiment.metrics.values()
     pixels = any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
-    return plan.keeps_images or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
+    keeps = plan.experiment.storage.images == "keep"
+    return keeps or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
 
 
 def sampling_code(plan: Plan, model: str, sampler: str) -> str:
@@ -63,12 +57,6 @@ def _networks(plan: Plan, name: str) -> list[Component]:
     return _networks(plan, run_.teacher)
 
 
-def extractor_weights(plan: Plan, features: str) -> Path:
-    """Return the weights of a feature extractor."""
-    described = plan.experiment.features[features]
-    return inputs.weights_or_input(plan, described.run, described.input)
-
-
 def subject_options(wildcards: Any) -> str:
     """Return the name of a rule's dataset or input as an option of `onestep extract`."""
     return " ".join(f"--{key} {name}" for key, name in wildcards.items() if key in ("dataset", "input"))
@@ -90,7 +78,7 @@ def observe_rules(plan: Plan) -> list[ObserveRule]:
         blocks.setdefault(tuple(sorted(features)), []).append(block)
     rules = []
     for names, members in blocks.items():
-        weights = {name: extractor_weights(plan, name) for name in names}
+        weights = {name: inputs.source_of(plan, plan.experiment.features[name]) for name in names}
         rule = ObserveRule(
             name=f"observe_{'_and_'.join(names)}",
             blocks="|".join(map(re.escape, members)),

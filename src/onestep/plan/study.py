@@ -41,8 +41,3 @@ def _files(plan: Plan, observable: Observable) -> list[Path]:
 def study_file_options(plan: Plan, study: str) -> str:
     """Return the files of a study as JSON."""
     return canonical_json({name: list(map(str, files)) for name, files in study_files(plan, study).items()})
-
-
-def study_code(plan: Plan, study: str) -> str:
-    """Return the code fingerprint of a study."""
-    return plan.fingerprints.of_stage("study", [("studies", plan.experiment.studies[study].name)])

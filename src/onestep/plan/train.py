@@ -12,20 +12,14 @@ from onestep.plan import Plan, inputs
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRule:
-    """What differs between the train rules of two runs.
-
-    Attributes:
-        weights: The teacher, the backbones and the class embeddings.
-        options: The same as options of `onestep launch`.
-        code: Code fingerprint if config.yaml lets training follow its code, else empty.
-    """
+    """What differs between the train rules of two runs."""
 
     name: str
     data: Path
-    weights: list[Path]
-    options: str
+    weights: list[Path]  # the teacher, the backbones and the class embeddings
+    options: str  # the same as options of `onestep launch`
     snapshots: list[Path]
-    code: str
+    code: str  # code fingerprint if config.yaml lets training follow its code, else empty
 
 
 def run_config(plan: Plan, run: str) -> str:
@@ -46,7 +40,7 @@ def train_rules(plan: Plan) -> list[TrainRule]:
 def _train_rule(plan: Plan, name: str) -> TrainRule:
     run = plan.experiment.runs[name]
     teacher = [] if run.teacher is None else [plan.results.teacher(run.teacher)]
-    backbones = {backbone: inputs.backbone(plan, backbone) for backbone in run_backbones(run)}
+    backbones = {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)}
     table = None if run.discriminator is None else run.discriminator.class_embeddings
     embeddings = [] if table is None else [inputs.class_embeddings(plan, table)]
     options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]

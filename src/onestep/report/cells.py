@@ -44,7 +44,7 @@ def cell(row: Row, *, column: str, table: Table) -> Cell | None:
         std=std,
         best=found.is_best,
         missing="" if complete else f"{found.blocks} of {blocks} blocks",
-        published=None if published is None else numbers.plain(published),
+        published=None if published is None else f"{published:.15g}",
         difference=None if published is None else numbers.difference(found.shown, published, ours_as_text=number),
     )
 
@@ -55,7 +55,7 @@ def published_cells(row: Row, *, column: str, table: Table) -> tuple[str, str]:
         return NOT_PUBLISHED, NOT_PUBLISHED
     found = cell(row, column=column, table=table)
     mark = sources(table).get(row.sources.get(column, ""))
-    published = numbers.plain(row.published[column]) + (f" [{mark}]" if mark else "")
+    published = f"{row.published[column]:.15g}" + (f" [{mark}]" if mark else "")
     return published, numbers.NOT_MEASURED if found is None or found.difference is None else found.difference
 
 
@@ -88,7 +88,7 @@ def facts(row: Row, *, table: Table) -> dict[str, str]:
         found["dataset"] = row.dataset
     found |= {
         "NFE": NOT_PUBLISHED if row.nfe is None else str(row.nfe),
-        "images": (row.images or untrained(row)) if row.images_seen is None else numbers.count(row.images_seen),
+        "images": (row.images or untrained(row)) if row.images_seen is None else f"{row.images_seen:,}",
         "frozen": untrained(row) if row.frozen_share is None else numbers.share(row.frozen_share),
         "snapshot": row.snapshot_policy or untrained(row),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -14,28 +14,20 @@ from typing import Any
 import numpy as np
 
 from onestep import files
-from onestep.config.reading import read_experiment
+from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
-from onestep.models import Model, Snapshot, Teacher, parse_model
-from onestep.report.table import Row, Table, column_directions, read_rows
+from onestep.models import Snapshot, Teacher, parse_model
+from onestep.report.table import Row, Table, read_rows, without_rows
 from onestep.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableEvidence:
-    """A table, the images of its rows, and its drawn column over training.
-
-    Attributes:
-        table: The table.
-        samples: For each row, its images, uint8 [H, W, C], by seed of the first block; empty for none.
-        curves: For each row, (images seen, value) of its measured snapshots, ascending; a network from outside has seen
-            0 images.
-        curve_seeds: The block of seeds of the curves.
-    """
+    """A table, and for each of its rows the images of the first block of seeds and the drawn column over training."""
 
     table: Table
-    samples: tuple[Mapping[int, np.ndarray], ...]
-    curves: tuple[tuple[tuple[float, float], ...], ...]
+    samples: tuple[Mapping[int, np.ndarray], ...]  # uint8 [H, W, C] by seed; empty for none
+    curves: tuple[tuple[tuple[float, float], ...], ...]  # (images seen, value) of its measured snapshots, ascending
     curve_seeds: str
 
 
@@ -77,9 +69,7 @@ class Evidence:
 def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
     """Read the content of the page; `benchmarks`, Snakemake's `{rule}/....tsv`, need not exist.
 
-    Raises:
-        ConfigError: The config has an error.
-        ValueError: A file is damaged.
+    ConfigError: The config has an error. ValueError: A file is damaged.
     """
     layout, experiment = Results(Path(results)), read_experiment(config)
     trained = [run for run in experiment.runs if layout.summary(run).exists()]
@@ -98,18 +88,9 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
 
 def layout_of(name: str, *, experiment: Experiment) -> Table:
     """Return a table of the config without rows."""
-    block = experiment.tables[name]
-    return Table(
-        name=name,
-        title=block.title,
-        caption=block.caption or "",
-        dataset=block.dataset,
-        seeds=block.seeds,
-        show=block.show,
-        columns=block.columns,
-        directions=column_directions(block.columns, metrics={m: each.name for m, each in experiment.metrics.items()}),
-        drawn=block.drawn,
-    )
+    document = experiment_document(experiment)
+    drawn = experiment.tables[name].drawn
+    return without_rows(name, document["tables"][name], drawn=drawn, metrics=document["metrics"])
 
 
 def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableEvidence:
@@ -122,8 +103,7 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableE
 
 
 def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndarray]:
-    path = layout.grid([*row.models, str(row.model)][0], str(row.sampler), seeds)
-    if not path.exists():
+    if not row.measured or not (path := layout.grid(row.measured[0], str(row.sampler), seeds)).exists():
         return {}
     with np.load(path, allow_pickle=False) as archive:
         return dict(zip(archive["seeds"].tolist(), archive["pixels"], strict=True))
@@ -132,26 +112,20 @@ def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndar
 def _read_curve(
     row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment
 ) -> tuple[tuple[float, float], ...]:
-    """Return (images seen, value) of each measured snapshot; of a family of runs the mean where all are measured."""
+    """Return (images seen, value) of each measured snapshot; of a family of runs the mean where all are measured.
+
+    A network from outside has seen 0 images.
+    """
     metric, _, value = source.partition(".")
     found: dict[int, list[float]] = {}
-    for images, model in _snapshots(row, experiment=experiment):
-        path = layout.metric(model, str(row.sampler), seeds, metric)
-        if path.exists():
-            found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
-    complete = {images: values for images, values in found.items() if len(values) == max(1, len(row.models))}
+    for model in map(parse_model, row.measured):
+        for images in (0,) if isinstance(model, Teacher) else experiment.runs[model.name].snapshots:
+            point = model if isinstance(model, Teacher) else Snapshot(name=model.name, images=images, ema=model.ema)
+            path = layout.metric(point, str(row.sampler), seeds, metric)
+            if path.exists():
+                found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
+    complete = {images: values for images, values in found.items() if len(values) == len(row.measured)}
     return tuple((float(images), fmean(complete[images])) for images in sorted(complete))
-
-
-def _snapshots(row: Row, *, experiment: Experiment) -> Iterator[tuple[int, Model]]:
-    """Yield (images seen, model) of each snapshot of a row's runs; a network from outside has seen 0 images."""
-    for name in row.models or ([] if row.model is None else [row.model]):
-        model = parse_model(name)
-        if isinstance(model, Teacher):
-            yield 0, model
-        else:
-            for images in experiment.runs[model.name].snapshots:
-                yield images, Snapshot(name=model.name, images=images, ema=model.ema)
 
 
 def _text_of(path: Path) -> str:
@@ -171,11 +145,7 @@ def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvide
 
 
 def read_log(path: Path | str) -> tuple[dict[str, Any], ...]:
-    """Read a log of one JSON record per line.
-
-    Raises:
-        ValueError: A line is not JSON.
-    """
+    """Read a log of one JSON record per line. ValueError: A line is not JSON."""
     records = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onestep.report import cells, numbers
@@ -14,8 +13,7 @@ from onestep.report.table import Row, Table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_WORDS = ("run", "sampler", "dataset", "snapshot")
-"""Left-aligned columns; the others are numbers."""
+_WORDS = ("run", "sampler", "dataset", "snapshot")  # left-aligned columns; the others are numbers
 _SHOWN = {"mean": "mean of the blocks", "first": "first block", "best": "best block"}
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -53,7 +51,7 @@ def _csv_row(row: Row, *, table: Table) -> dict[str, Any]:
         "images_seen": facts["images"] if row.images_seen is None else row.images_seen,
         "snapshot": row.snapshot or cells.NOT_PUBLISHED,
         "snapshot_policy": facts["snapshot"],
-        "average": untrained if row.ema is None else numbers.plain(row.ema),
+        "average": untrained if row.ema is None else f"{row.ema:.15g}",
         "frozen_share": untrained if row.frozen_share is None else row.frozen_share,
         "shown": f"mean of {len(row.runs)} runs" if row.runs else _SHOWN[table.show],
     }
@@ -81,33 +79,23 @@ def _csv_number(row: Row, column: str, *, table: Table) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Markup:
-    """How a format writes text, a measured number, and the mark of a row trained with other code."""
-
-    text: Callable[[str], str]
-    number: Callable[[Cell], str]
-    mark: str
-
-
-def _frame(table: Table, *, markup: _Markup) -> DataFrame:
+def _frame(table: Table, *, text: Callable[[str], str], number: Callable[[Cell], str], dagger: str) -> DataFrame:
+    """Return the cells as a format writes text, a measured number, and the mark of a row trained with other code."""
     import pandas
 
     published = cells.published_columns(table)
     lines = []
     for row in table.rows:
-        facts = cells.facts(row, table=table)
-        mark = markup.mark if row.trained_with_other_code else ""
-        line = {"run": markup.text(row.label) + mark}
-        line |= {markup.text(name): markup.text(value) for name, value in facts.items()}
+        line = {"run": text(row.label) + (dagger if row.trained_with_other_code else "")}
+        line |= {text(name): text(value) for name, value in cells.facts(row, table=table).items()}
         for column in table.columns:
             found = cells.cell(row, column=column, table=table)
             missing = f" ({found.missing})" if found and found.missing else ""
-            number = numbers.NOT_MEASURED if found is None else markup.number(found) + missing
-            line[markup.text(cells.title_of(column, table=table))] = number
+            shown = numbers.NOT_MEASURED if found is None else number(found) + missing
+            line[text(cells.title_of(column, table=table))] = shown
             if column in published:
-                heading = markup.text(numbers.heading(column))
-                texts = map(markup.text, cells.published_cells(row, column=column, table=table))
+                heading = text(numbers.heading(column))
+                texts = map(text, cells.published_cells(row, column=column, table=table))
                 line |= dict(zip((f"{heading} published", f"{heading} difference"), texts, strict=True))
         lines.append(line)
     return pandas.DataFrame(lines)
@@ -115,8 +103,9 @@ def _frame(table: Table, *, markup: _Markup) -> DataFrame:
 
 def as_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown: title, caption, cells, notes."""
-    bold = _Markup(text=_markdown, number=lambda n: f"**{n.text}**" if n.best else n.text, mark=f" {cells.DAGGER}")
-    frame = _frame(table, markup=bold)
+    frame = _frame(
+        table, text=_markdown, number=lambda n: f"**{n.text}**" if n.best else n.text, dagger=f" {cells.DAGGER}"
+    )
     sides = ["left" if name in _WORDS else "right" for name in frame.columns]
     text = frame.to_markdown(index=False, tablefmt="pipe", colalign=sides, disable_numparse=True)
     notes = "\n".join(f"{_markdown(note)}  " for note in cells.notes(table))
@@ -132,7 +121,7 @@ def _markdown(text: str) -> str:
 
 def as_latex(table: Table) -> str:
     """Return a table as a `tabular` with its notes, to include in a `table` environment; needs booktabs alone."""
-    frame = _frame(table, markup=_Markup(text=latex, number=_latex_number, mark=r"$^\dagger$"))
+    frame = _frame(table, text=latex, number=_latex_number, dagger=r"$^\dagger$")
     sides = "".join("l" if name in _WORDS else "r" for name in frame.columns)
     text = frame.to_latex(index=False, escape=False, column_format=sides)
     body, _, end = text.rpartition(r"\end{tabular}")

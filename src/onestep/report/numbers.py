@@ -19,12 +19,11 @@ def measured(value: float, std: float | None) -> tuple[str, str | None]:
     """
     if not std:
         return four_digits(value), None if std is None else "0"
-    places = decimals(std)
+    places = _decimals(std)
     return f"{value:.{places}f}", f"{std:.{places}f}"
 
 
-def decimals(std: float) -> int:
-    """Return the decimals at which a standard deviation (> 0) has one significant digit, or two from 1 to 2."""
+def _decimals(std: float) -> int:
     digits, _, exponent = f"{std:.1e}".partition("e")
     places = 1 if digits.startswith("1") else 0
     rounded = int(exponent) if places else int(f"{std:.0e}".partition("e")[2])
@@ -39,11 +38,6 @@ def four_digits(value: float) -> str:
     return f"{value:.{max(0, 3 - exponent)}f}" if -4 <= exponent <= 8 else f"{value:.3e}"
 
 
-def plain(value: float) -> str:
-    """Return a published number as given: the shortest text that reads back as `value`."""
-    return f"{value:.15g}"
-
-
 def difference(ours: float, theirs: float, *, ours_as_text: str) -> str:
     """Return `ours - theirs` with sign, with the decimals of `ours_as_text`."""
     exponent = Decimal(ours_as_text).as_tuple().exponent
@@ -53,11 +47,6 @@ def difference(ours: float, theirs: float, *, ours_as_text: str) -> str:
     if rounded == 0:
         return f"{PLUS_MINUS}{0:.{places}f}"
     return ("+" if rounded > 0 else MINUS) + f"{abs(rounded):.{places}f}"
-
-
-def count(value: int) -> str:
-    """Return a count with thousands separated: 40,000."""
-    return f"{value:,}"
 
 
 def share(value: float) -> str:

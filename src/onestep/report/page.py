@@ -1,4 +1,4 @@
-"""The results page: one HTML file without scripts and without requests, with its pictures as data URIs."""
+"""The verb `report`: the results page, one HTML file without scripts and requests; its pictures are data URIs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,27 @@ from onestep import components, files
 from onestep.config.reading import experiment_document
 from onestep.config.sections import Experiment
 from onestep.figures import COLOURS, svg
-from onestep.report import cells, charts, curves, numbers
+from onestep.report import cells, charts, numbers
 from onestep.report.charts import Chart
-from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence
+from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence, read_evidence
 from onestep.report.table import Table
 
 _MOST_COLUMNS, _WIDTH = 8, 560
 
 
-def write_page(path: Path | str, *, evidence: Evidence) -> None:
-    """Write the results page."""
-    files.write_text(path, render(evidence))
+def report(*, config: Path, results: Path, benchmarks: Path, output: Path) -> int:
+    """Write the results page.
+
+    Args:
+        config: The config.
+        results: The results folder.
+        benchmarks: Folder of Snakemake's benchmark files; may be absent.
+        output: The page (.html).
+    """
+    reproduce = (f"snakemake --directory {Path.cwd().name} --profile profiles/local",)
+    evidence = read_evidence(results, config=config, benchmarks=benchmarks, reproduce=reproduce)
+    files.write_text(output, render(evidence))
+    return 0
 
 
 def render(evidence: Evidence) -> str:
@@ -40,22 +50,20 @@ def render(evidence: Evidence) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": numbers.duration, "count": numbers.count, "share": numbers.share}
-    environment.globals |= {
-        "cells": cells,
-        "heading": numbers.heading,
-        "colour": lambda index: f"c{index % len(COLOURS)}",
-    }
+    environment.filters |= {"duration": numbers.duration, "count": "{:,}".format, "share": numbers.share}
     style = resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8")
     style += "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(COLOURS))
     return environment.get_template("page.html.jinja").render(
+        cells=cells,
+        heading=numbers.heading,
+        colour=lambda index: f"c{index % len(COLOURS)}",
         css=Markup(style),
         tables=[_table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
         studies=[_study_view(study) for study in evidence.studies],
         runs=evidence.runs,
         run_facts={run.name: run_facts(run) for run in evidence.runs},
-        colours=curves.run_colours(evidence),
-        charts=[_chart_picture(chart) for chart in curves.log_charts(evidence)],
+        colours=charts.run_colours(evidence),
+        charts=[_chart_picture(chart) for chart in charts.log_charts(evidence)],
         stages=evidence.stages,
         environment=evidence.environment,
         inputs=experiment_document(evidence.experiment)["inputs"],
@@ -66,7 +74,7 @@ def render(evidence: Evidence) -> str:
 
 
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
-    table, nfe, curve = shown.table, curves.nfe_charts(shown.table), curves.metric_chart(shown)
+    table, nfe, curve = shown.table, charts.nfe_charts(shown.table), charts.metric_chart(shown)
     resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
     columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
     seeds = shared_seeds(shown.samples, count=columns**2)
@@ -78,7 +86,7 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
         ],
         "seeds": span(seeds),
         "nfe": [_chart_picture(chart) for chart in nfe],
-        "nfe_notes": " ".join(curves.nfe_notes(nfe)),
+        "nfe_notes": " ".join(charts.nfe_notes(nfe)),
         "curve": None if curve is None else _chart_picture(curve),
         "curve_seeds": shown.curve_seeds,
         "metrics": list(_metric_facts(table, experiment=experiment)),
@@ -143,14 +151,14 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
     memory = [record["memory_mib"] for record in run.log if record.get("memory_mib")]
     return {
         "objective": run.objective,
-        "images": numbers.count(summary["images_seen"]),
-        "parameters": numbers.count(summary["parameters"]),
+        "images": f"{summary['images_seen']:,}",
+        "parameters": f"{summary['parameters']:,}",
         "time": numbers.duration(summary["seconds"]),
         "images / s": f"{median_high(rates):.0f}" if rates else "not logged",
-        "memory": f"{numbers.count(max(memory))} MiB" if memory else "not logged",
+        "memory": f"{max(memory):,} MiB" if memory else "not logged",
         "processes": str(summary["world_size"]),
         "restarts": str(summary["restarts"]),
-        "non-finite": numbers.count(sum(record.get("non_finite", 0) for record in run.log)),
+        "non-finite": f"{sum(record.get('non_finite', 0) for record in run.log):,}",
     }
 
 

@@ -21,13 +21,12 @@ Measurements = Mapping[str, Sequence[Measurement]]
 """The measurements of one model by metric, one for each measured block of seeds."""
 
 Shown = Literal["mean", "first", "best"]
-"""Which value a table shows: the mean over the blocks of seeds, the first block (the protocol of D2O), or the best
-block (the protocol of EDM)."""
+"""The mean over the blocks of seeds, the first block (the protocol of D2O), or the best one (the protocol of EDM)."""
 
 _COMPARABLE = ("features", "feature_weights_sha256", "precision", "reference", "images")
+# Keys of a row in tables/{table}.json that hold one entry for each column, with the field of `Number`.
 _BLOCKS = ("mean", "std", "first_block", "best_block", "worst_block", "blocks")
 _BY_COLUMN = {"metrics": "shown", **{name: name for name in _BLOCKS}}
-"""Keys of a row in tables/{table}.json that hold one entry for each column, with the field of `Number`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,64 +35,39 @@ class Number:
 
     In a row of several runs each run counts once, with its own shown value: `mean`, `std`, `best_block` and
     `worst_block` are then over runs, `first_block` is None, and `blocks` is the least number of blocks of a run.
-
-    Attributes:
-        shown: The value in the table's cell.
-        std: Sample standard deviation (n - 1); None for fewer than two values.
-        best_block: The best value in the direction of the column. The best of several noisy values is biased.
-        blocks: Number of measured blocks.
-        is_best: Whether no other row of the same dataset is better; False where only one row has a number.
-        precision: Arithmetic of the features where it is not float32.
     """
 
-    shown: float | None = None
+    shown: float | None = None  # the value in the table's cell
     mean: float | None = None
-    std: float | None = None
+    std: float | None = None  # sample standard deviation (n - 1); None for fewer than two values
     first_block: float | None = None
-    best_block: float | None = None
+    best_block: float | None = None  # in the direction of the column; the best of several noisy values is biased
     worst_block: float | None = None
-    blocks: int = 0
-    is_best: bool = False
-    precision: str | None = None
+    blocks: int = 0  # measured blocks
+    is_best: bool = False  # no other row of the dataset is better; False where only one row has a number
+    precision: str | None = None  # arithmetic of the features where it is not float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table.
+    """A row of a table: a run, a family of runs, a network from outside, or another method's published numbers."""
 
-    Attributes:
-        run: The run or family of runs; the teacher's name for a network from outside; None for another method, which
-            has published numbers only.
-        sampler: The sampler's name in config.yaml; None for another method.
-        nfe: Function evaluations per image; None where another method does not publish them.
-        images_seen: Training images of this pipeline; None for a network from outside.
-        images: Training images of another method, as published ("~400 M"); None for all other rows.
-        snapshot: `{run}@{images}`, with `-ema{half_life}` for a further average, or the teacher's name.
-        snapshot_policy: "last", or "lowest FD of 4, seeds 0-1999"; None where nothing was selected.
-        model: The `{model}` in paths below results/: `snapshot`, or the name of the selection.
-        ema: Half-life of the EMA in images; None for a network from outside.
-        frozen_share: Share of frozen parameters in [0, 1]; None for a network from outside.
-        trained_with_other_code: Whether the training code has changed since the snapshot was made.
-        published: Numbers from the literature by column, with `sources` where the config names them.
-        models: The models of a family of runs, one for each run; empty for every other row.
-    """
-
-    run: str | None
-    sampler: str | None
+    run: str | None  # a run or family; the teacher's name for a network from outside; None for another method
+    sampler: str | None  # its name in config.yaml; None for another method
     label: str
     dataset: str
-    nfe: int | None
-    images_seen: int | None = None
-    images: str | None = None
-    snapshot: str | None = None
-    snapshot_policy: str | None = None
-    model: str | None = None
-    ema: float | None = None
-    frozen_share: float | None = None
-    trained_with_other_code: bool = False
-    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    nfe: int | None  # function evaluations per image; None where another method does not publish them
+    images_seen: int | None = None  # training images of this pipeline; None for a network from outside
+    images: str | None = None  # training images of another method, as published ("~400 M")
+    snapshot: str | None = None  # `{run}@{images}`, with `-ema{half_life}` for a further EMA, or the teacher's name
+    snapshot_policy: str | None = None  # "last", or "lowest FD of 4, seeds 0-1999"; None where nothing was selected
+    model: str | None = None  # the `{model}` in paths below results/: `snapshot`, or the name of the selection
+    ema: float | None = None  # half-life in images; None for a network from outside
+    frozen_share: float | None = None  # of the parameters, in [0, 1]; None for a network from outside
+    trained_with_other_code: bool = False  # the training code has changed since the snapshot was made
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # from the literature, by column
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # of a family, one for each run
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
 
     @property
@@ -101,28 +75,25 @@ class Row:
         """The runs of a family; empty for every other row."""
         return tuple(parse_model(model).name for model in self.models)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The models whose numbers it shows: those of a family, or one; none for another method."""
+        return self.models or (() if self.model is None else (self.model,))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows with their layout, in the order of config.yaml.
-
-    Attributes:
-        dataset: The reference dataset; None where each row has its own.
-        seeds: The blocks of seeds, such as "0-1999".
-        columns: `metric.value` by column.
-        directions: The better direction by column.
-        drawn: The column that charts show.
-    """
+    """Rows with their layout, in the order of config.yaml."""
 
     name: str
     title: str
     caption: str = ""
-    dataset: str | None
-    seeds: tuple[str, ...]
+    dataset: str | None  # the reference dataset; None where each row has its own
+    seeds: tuple[str, ...]  # the blocks of seeds, such as "0-1999"
     show: Shown
-    columns: Mapping[str, str]
+    columns: Mapping[str, str]  # `metric.value` by column
     directions: Mapping[str, Direction]
-    drawn: str
+    drawn: str  # the column that charts show
     rows: tuple[Row, ...] = ()
 
     def deviation(self, row: Row, column: str) -> float | None:
@@ -131,11 +102,7 @@ class Table:
 
 
 def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str]) -> dict[str, Direction]:
-    """Return the better direction of each column, given `metric.value` by column and the classes of the metrics.
-
-    Raises:
-        ValueError: The metric has no such value.
-    """
+    """Return the better direction of each column, `metric.value`. ValueError: The metric has no such value."""
     directions: dict[str, Direction] = {}
     for column, source in columns.items():
         metric, _, value = source.partition(".")
@@ -149,15 +116,32 @@ def column_directions(columns: Mapping[str, str], *, metrics: Mapping[str, str])
     return directions
 
 
+def without_rows(
+    name: str, layout: Mapping[str, Any], *, drawn: str, metrics: Mapping[str, Mapping[str, Any]]
+) -> Table:
+    """Return a table of config.yaml from its block (`layout`) and those of the metrics."""
+    classes = {metric: block["name"] for metric, block in metrics.items()}
+    return Table(
+        name=name,
+        title=layout["title"],
+        caption=layout.get("caption") or "",
+        dataset=layout.get("dataset"),
+        seeds=tuple(layout["seeds"]),
+        show=layout.get("show", "mean"),
+        columns=layout["columns"],
+        directions=column_directions(layout["columns"], metrics=classes),
+        drawn=drawn,
+    )
+
+
 def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> Table:
     """Return the table with the rows and the measurements of their runs, the best of each column marked.
 
-    Raises:
-        ValueError: A measurement lacks a column's value, or measurements of one column and dataset differ in
-            reference, features, feature weights, precision or number of images.
+    ValueError: A measurement lacks a column's value, or measurements of one column and dataset differ in reference,
+    features, feature weights, precision or number of images.
     """
     for column, source in table.columns.items():
-        check_comparable(found, column=column, metric=source.partition(".")[0])
+        _check_comparable(found, column=column, metric=source.partition(".")[0])
     rows = []
     for row, runs in found:
         numbers = {column: _number(runs, column=column, table=table) for column in table.columns}
@@ -224,8 +208,7 @@ def _mark_best(row: Row, rows: Sequence[Row], *, table: Table) -> Row:
     return dataclasses.replace(row, numbers=numbers)
 
 
-def check_comparable(found: Iterable[tuple[Row, Sequence[Measurements]]], *, column: str, metric: str) -> None:
-    """Raise ValueError, naming two files, unless all measurements of a metric on a dataset are comparable."""
+def _check_comparable(found: Iterable[tuple[Row, Sequence[Measurements]]], *, column: str, metric: str) -> None:
     firsts: dict[str, Measurement] = {}
     for row, each in ((row, each) for row, runs in found for run in runs for each in run.get(metric, ())):
         first = firsts.setdefault(row.dataset, each)
@@ -243,16 +226,16 @@ def _place(measurement: Measurement, metric: str) -> str:
 
 def as_json(table: Table) -> list[dict[str, Any]]:
     """Return the rows as tables/{table}.json holds them."""
-    return [_row_as_json(row, table=table) for row in table.rows]
+    return [_row_as_json(row, show=table.show) for row in table.rows]
 
 
-def _row_as_json(row: Row, *, table: Table) -> dict[str, Any]:
+def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
     facts = {key: getattr(row, key) for key in _row_keys()}
     published = {key: facts.pop(key) for key in ("published", "sources", "frozen_share", "trained_with_other_code")}
     numbers = row.numbers.items()
     return {
         **facts,
-        "show": table.show,
+        "show": show,
         **{key: {column: getattr(each, name) for column, each in numbers} for key, name in _BY_COLUMN.items()},
         "best": [column for column, each in numbers if each.is_best],
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},

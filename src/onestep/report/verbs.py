@@ -1,4 +1,4 @@
-"""The verbs that write and print tables and pages."""
+"""The verbs that print: a table, and the comparison of two measurements."""
 
 from __future__ import annotations
 
@@ -6,42 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onestep.files import read_json
 
-def tabulate(*, table: Mapping[str, Any], training_code: Mapping[str, Any], results: Path, output: Path) -> int:
-    """Write one table as JSON, CSV, Markdown and LaTeX, and its chart as SVG.
-
-    Args:
-        table: The table with its rows, as the workflow composes it (JSON).
-        training_code: Fingerprint of today's training code by run (JSON).
-        results: The results folder.
-        output: Folder of the files.
-    """
-    from onestep.report.tabulation import write_tables
-
-    write_tables(table, results=results, training_code=training_code, folder=output)
-    return 0
-
-
-def report(*, config: Path, results: Path, benchmarks: Path, output: Path) -> int:
-    """Write the results page.
-
-    Args:
-        config: The config.
-        results: The results folder.
-        benchmarks: Folder of Snakemake's benchmark files; may be absent.
-        output: The page (.html).
-    """
-    from onestep.report.evidence import read_evidence
-    from onestep.report.page import write_page
-
-    evidence = read_evidence(
-        results,
-        config=config,
-        benchmarks=benchmarks,
-        reproduce=(f"snakemake --directory {Path.cwd().name} --profile profiles/local",),
-    )
-    write_page(output, evidence=evidence)
-    return 0
+_SAME = ("metric", "features", "feature_weights_sha256", "reference", "images")
 
 
 def show(table: Path, /, *, page: Path | None = None) -> int:
@@ -64,8 +31,29 @@ def compare(first: Path, second: Path, /) -> int:
         first: A measurement (.json).
         second: The measurement to compare it with (.json).
     """
-    from onestep.report.comparison import compare as comparison
+    one, other = _measurement(first), _measurement(second)
+    common = [name for name in one["values"] if other["values"].get(name) is not None]
+    if not common:
+        expected, got = (", ".join(each["values"]) for each in (one, other))
+        raise ValueError(f"{second}: got {got}, expected a value of {first}: {expected}. Fix: compare others")
+    print(f"{first}: {_origin(one)}\n{second}: {_origin(other)}")
+    for name in common:
+        ours, theirs = one["values"][name], other["values"][name]
+        print(f"{name}: {ours:.6g} and {theirs:.6g}, difference {theirs - ours:+.6g}")
+    differences = [fact for fact in _SAME if one.get(fact) != other.get(fact)]
+    for fact in differences:
+        print(f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}")
+    return int(bool(differences))
 
-    lines = comparison(first, second)
-    print("\n".join(lines))
-    return int(any(line.startswith("not comparable") for line in lines))
+
+def _measurement(path: Path) -> Mapping[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("values"), dict):
+        raise ValueError(f"{path}: got no measurement. Fix: choose a file of results/metrics/ or of `onestep evaluate`")
+    return content
+
+
+def _origin(measurement: Mapping[str, Any]) -> str:
+    if "source" in measurement:  # by `onestep evaluate`
+        return str(measurement["source"])
+    return f"{measurement['model']}, {measurement['sampler']}, seeds {measurement['seeds']}"

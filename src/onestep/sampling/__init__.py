@@ -7,6 +7,7 @@ Legend: B images, C H W an image, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,16 +66,10 @@ class Sampler(Protocol):
     def __call__(
         self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
     ) -> Tensor:
-        """Turn noise into images.
+        """Return images [B, C, H, W], float64, in [-1, 1] up to overshoot.
 
-        Args:
-            generator: A denoiser.
-            noise: Standard normal float32 [B, C, H, W], on the device of the generator.
-            condition: The input of a conditional generator, one row per image; one-hot classes [B, K] today.
-            random: The generators that `noise` was drawn from, for a sampler that adds noise.
-
-        Returns:
-            Images [B, C, H, W], float64, in [-1, 1] up to overshoot.
+        `noise` is standard normal float32 [B, C, H, W] on the device of the generator; `condition` has one row per
+        image, today one-hot classes [B, K]; `random` drew the noise, and draws more for a sampler that adds noise.
         """
         ...
 
@@ -92,17 +87,17 @@ def generate(
     """Generate one image per seed, in items of `batch` images, best a multiple of 64.
 
     The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
-    algorithms that its libraries choose. The class of a conditional generator is drawn after the noise.
-
-    Raises:
-        ValueError: The generator is in training mode, or `batch` is not positive.
+    algorithms that its libraries choose. The class of a conditional generator is drawn after the noise. A generator in
+    training mode, or a `batch` below 1, is a ValueError.
     """
     if generator.training:
         raise ValueError("generator: got training mode, where dropout changes images. Fix: call generator.eval()")
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1 image")
-    for group in _groups(seeds, batch):
-        pieces = [_one_call(generator, sampler, piece, codec=codec or Identity()) for piece in _groups(group, ROWS)]
+    for start in range(0, len(seeds), batch):
+        group = seeds[start : start + batch]
+        calls = [group[first : first + ROWS] for first in range(0, len(group), ROWS)]
+        pieces = [_one_call(generator, sampler, call, codec=codec or Identity()) for call in calls]
         labels = [piece.labels for piece in pieces if piece.labels is not None]
         yield Samples(torch.cat([piece.pixels for piece in pieces]), torch.cat(labels) if labels else None)
 
@@ -114,16 +109,10 @@ def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int
     ones are longer by one), which are assigned to the ranks in turn. Empty batches are omitted.
     """
     count = -(-len(seeds) // (batch * world_size)) * world_size
-    if count == 0:
-        return []
-    size, longer = divmod(len(seeds), count)
+    size, longer = divmod(len(seeds), count or 1)
     starts = [index * size + min(index, longer) for index in range(count + 1)]
-    cuts = [seeds[start:stop] for start, stop in zip(starts, starts[1:], strict=False)]
+    cuts = [seeds[start:stop] for start, stop in pairwise(starts)]
     return [cut for cut in cuts[rank::world_size] if len(cut)]
-
-
-def _groups(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 @torch.no_grad()

@@ -23,18 +23,15 @@ _GRID = 128  # images in a grid, the most that a sheet of the results page shows
 class SamplingJob:
     """Images to generate with a snapshot or a teacher, one per seed.
 
-    Attributes:
-        options: The config block of the sampler.
-        batch: Images per yielded item; does not change them.
-        subject: Identity of the images, recorded in every file made from them: `model`, `sampler` and `seeds` as in
-            config.yaml. Empty for images that are not measured by `onestep measure`.
+    `subject` is the identity of the images, recorded in every file made from them: `model`, `sampler` and `seeds` as in
+    config.yaml. It is empty for images that are not measured by `onestep measure`.
     """
 
     weights: Path
     sampler: Sampler
-    options: Mapping[str, Any]
+    options: Mapping[str, Any]  # the config block of the sampler
     seeds: Sequence[int]
-    batch: int
+    batch: int  # images per yielded item; does not change them
     subject: Mapping[str, str]
 
 

@@ -15,35 +15,23 @@ __all__ = ["Heun"]
 
 @dataclass(frozen=True, kw_only=True)
 class Heun:
-    """Algorithm 1 of EDM; with churn, algorithm 2. The trajectory is float64; the network uses its own precision.
+    """Algorithm 1 of EDM; with churn, algorithm 2. The trajectory is float64; the network uses its own precision."""
 
-    Attributes:
-        steps: Steps from `sigma_max` to 0, at least 2.
-        sigma_min: Last noise level above 0.
-        sigma_max: First noise level.
-        rho: Exponent of the schedule; larger values give more steps at low noise (eq. 5).
-        churn: Noise added over the whole trajectory (S_churn); 0 is deterministic.
-        churn_min: Lowest noise level with added noise (S_min).
-        churn_max: Highest noise level with added noise (S_max).
-        churn_noise: Standard deviation of the added noise (S_noise).
-    """
-
-    steps: int
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
+    steps: int  # from sigma_max to 0, at least 2
+    sigma_min: float = 0.002  # last noise level above 0
+    sigma_max: float = 80.0  # first noise level
+    rho: float = 7.0  # exponent of the schedule; larger values give more steps at low noise (eq. 5)
+    churn: float = 0.0  # noise added over the whole trajectory (S_churn); 0 is deterministic
+    churn_min: float = 0.0  # lowest noise level with added noise (S_min)
+    churn_max: float = math.inf  # highest noise level with added noise (S_max)
+    churn_noise: float = 1.0  # standard deviation of the added noise (S_noise)
 
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"steps: got {self.steps}, expected at least 2")
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"sigma_min, sigma_max: got {self.sigma_min}, {self.sigma_max}, expected 0 < sigma_min < sigma_max"
-            )
+            found = f"{self.sigma_min}, {self.sigma_max}"
+            raise ValueError(f"sigma_min, sigma_max: got {found}, expected 0 < sigma_min < sigma_max")
         if self.rho <= 0 or self.churn < 0:
             raise ValueError(f"rho and churn: got {self.rho} and {self.churn}, expected rho > 0 and churn >= 0")
 
@@ -56,15 +44,12 @@ class Heun:
     def __call__(
         self, generator: Denoiser, noise: Tensor, condition: Tensor | None, *, random: PerSeedRandom | None = None
     ) -> Tensor:
-        """Return images [B, C, H, W], float64; see `onestep.sampling.Sampler`.
-
-        Raises:
-            ValueError: `churn` is above 0 and `random` is None.
-        """
+        """Return images [B, C, H, W], float64; see `Sampler`. Churn without `random` is a ValueError."""
         levels = self._levels(generator)
         x = noise.to(torch.float64) * levels[0]
         for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
-            x, level = self._churned(x, level, random)
+            if self.churn > 0:
+                x, level = self._churned(x, level, random)
             x = _step(generator, x, condition, level=level, following=following)
         return x
 
@@ -78,8 +63,6 @@ class Heun:
 
     def _churned(self, x: Tensor, level: float, random: PerSeedRandom | None) -> tuple[Tensor, float]:
         """Add noise and return the images with their higher noise level (algorithm 2)."""
-        if self.churn == 0:
-            return x, level
         if random is None:
             raise ValueError("random: got None, expected a PerSeedRandom, because churn adds noise")
         # A step outside the range draws as well, as in the reference, so that later steps do not depend on the range.

@@ -15,11 +15,7 @@ __all__ = ["OneStep"]
 
 @dataclass(frozen=True, kw_only=True)
 class OneStep:
-    """Scale the noise by sigma and evaluate the network once.
-
-    Attributes:
-        sigma: Noise level, the same as in training.
-    """
+    """Scale the noise by sigma, the same noise level as in training, and evaluate the network once."""
 
     sigma: float = 80.0
     nfe: ClassVar[int] = 1

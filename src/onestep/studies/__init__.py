@@ -93,56 +93,32 @@ class Log:
     run: str
 
 
-Observable = (
-    Measurements
-    | SnapshotMeasurements
-    | Weights
-    | SnapshotWeights
-    | Samples
-    | Features
-    | RealFeatures
-    | RealImages
-    | Log
-)
+Numbers = Measurements | SnapshotMeasurements
+Observable = Numbers | Weights | SnapshotWeights | Samples | Features | RealFeatures | RealImages | Log
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a study found.
+    """What a study found."""
 
-    Attributes:
-        arrays: The data of the figure and of the verdict, by name.
-        control: The same quantities as `numbers` where the effect is absent.
-        draw: Draws the figure into an empty one.
-    """
-
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]  # the data of the figure and of the verdict, by name
     numbers: Mapping[str, float]
-    control: Mapping[str, float]
+    control: Mapping[str, float]  # the same quantities where the effect is absent
     verdict: Verdict
-    draw: Callable[[Figure], None]
+    draw: Callable[[Figure], None]  # draws the figure into an empty one
 
 
 class Study(Protocol):
-    """A class in a file of this folder, or outside the package.
+    """A class in a file of this folder, or outside the package."""
 
-    Attributes:
-        question: The claim under test, in one sentence.
-        rule: How the verdict follows from numbers and control, in one sentence for each verdict.
-        choices: Decisions where the paper leaves room, one sentence each.
-    """
-
-    question: ClassVar[str]
-    rule: ClassVar[str]
-    choices: ClassVar[tuple[str, ...]]
+    question: ClassVar[str]  # the claim under test, in one sentence
+    rule: ClassVar[str]  # how the verdict follows from numbers and control, in one sentence for each verdict
+    choices: ClassVar[tuple[str, ...]]  # decisions where the paper leaves room, one sentence each
 
     def observes(self) -> Mapping[str, Observable]:
         """Return what the study reads, by names of its own."""
         ...
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
-        """Return the findings from the files of each observable, by the names of `observes`.
-
-        Their order has no meaning: a file contains its identity.
-        """
+        """Return the findings from the files of each observable, in any order: a file contains its identity."""
         ...

@@ -1,60 +1,54 @@
-"""Running a study: its findings as arrays, JSON, figure and Markdown, the same bytes for the same files."""
+"""The verb `study`: findings as arrays, JSON, figure and Markdown, the same bytes for the same files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from onestep import components
 from onestep.archive import write_arrays
 from onestep.figures import style, svg
 from onestep.files import sha256_of_file, write_json, write_text
-from onestep.studies import Findings, Study
 
-if TYPE_CHECKING:
+
+def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[Path]], output: Path) -> int:
+    """Run a study: write its arrays, numbers, figure and verdict.
+
+    Args:
+        study: The study and its options, as in config.yaml (JSON).
+        name: Name of the study in config.yaml.
+        files: The files of each of its observables, by the names of the study (JSON).
+        output: The folder that receives `{name}.npz`, `.json`, `.svg` and `.md`.
+    """
     from matplotlib.figure import Figure
 
-
-def run_study(
-    study: Study, *, name: str, options: Mapping[str, Any], files: Mapping[str, Sequence[Path]], folder: Path
-) -> Findings:
-    """Run a study on the files of its observables and write `{name}.npz`, `.json`, `.svg` and `.md`.
-
-    Raises:
-        ValueError: The files are not those of the observables, or the study refuses them.
-    """
-    expected = study.observes()
+    built = components.build("studies", study)
+    expected = built.observes()
     if set(files) != set(expected):
         raise ValueError(f"study {name}: got files of {sorted(files)}, expected files of {sorted(expected)}")
-    findings = study.conclude(files)
+    paths = {key: [Path(path) for path in group] for key, group in files.items()}
+    findings = built.conclude(paths)
     record = {
         "study": name,
-        "question": study.question,
+        "question": built.question,
         "verdict": findings.verdict,
-        "rule": study.rule,
+        "rule": built.rule,
         "numbers": {key: float(value) for key, value in findings.numbers.items()},
         "control": {key: float(value) for key, value in findings.control.items()},
-        "choices": list(study.choices),
-        "options": dict(options),
-        "files": {key: sorted(map(sha256_of_file, paths)) for key, paths in sorted(files.items())},
+        "choices": list(built.choices),
+        "options": dict(study),
+        "files": {key: sorted(map(sha256_of_file, group)) for key, group in sorted(paths.items())},
     }
-    write_arrays(folder / f"{name}.npz", findings.arrays, about=record)
-    write_text(folder / f"{name}.svg", drawn(findings.draw))
-    write_text(folder / f"{name}.md", "\n".join(_markdown(record)) + "\n")
-    write_json(folder / f"{name}.json", record)
-    return findings
-
-
-def drawn(draw: Callable[[Figure], None]) -> str:
-    """Return a figure as the text of an SVG file, the same bytes for the same data."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+    write_arrays(output / f"{name}.npz", findings.arrays, about=record)
     with style():
         figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        return svg(figure)
+        findings.draw(figure)
+        write_text(output / f"{name}.svg", svg(figure))
+    write_text(output / f"{name}.md", "\n".join(_markdown(record)) + "\n")
+    write_json(output / f"{name}.json", record)
+    print(f"{name}: {findings.verdict}")
+    return 0
 
 
 def _markdown(record: Mapping[str, Any]) -> Iterator[str]:

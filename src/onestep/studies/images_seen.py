@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,10 +27,7 @@ class ImagesSeen:
     """One curve per run over its snapshots, and the control as a level.
 
     Attributes:
-        runs: The runs.
-        sampler: Name of the sampler.
-        metric: Name of the metric.
-        value: Which of its values.
+        value: Which value of the metric.
         seeds: Seed blocks; at least two for a verdict.
         control: A model without this training, such as the teacher; None for the first snapshot of each run.
         control_sampler: Name of the sampler of the control; None for `sampler`.
@@ -79,7 +76,7 @@ class ImagesSeen:
         import numpy as np
 
         measured = {name: [self._read(path) for path in paths] for name, paths in files.items()}
-        curves = {run: dict(self._curve(measured[f"run.{run}"])) for run in self.runs}
+        curves = {run: self._curve(measured[f"run.{run}"]) for run in self.runs}
         controls = {run: self._control(curves[run], measured.get(_CONTROL)) for run in self.runs}
         higher = any(record["better"][self.value] == "higher" for records in measured.values() for record in records)
         gains = {run: _gain(curves[run][max(curves[run])], controls[run], higher=higher) for run in self.runs}
@@ -102,18 +99,16 @@ class ImagesSeen:
             raise ValueError(f"{path}: got no {missing or self.value!r}, expected it. Fix: measure it again")
         return record
 
-    def _curve(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, list[float]]]:
-        """Yield the images seen of each snapshot in ascending order, and its values over the seed blocks."""
+    def _curve(self, records: Sequence[Mapping[str, Any]]) -> dict[int, list[float]]:
+        """Return the values over the seed blocks by images seen, ascending."""
         points: dict[int, dict[str, float]] = {}
         for record in records:
             model = parse_model(record["model"])
             assert isinstance(model, Snapshot), record["model"]
             points.setdefault(model.images, {})[record["seeds"]] = record["values"][self.value]
-        for images in sorted(points):
-            yield images, [points[images][seeds] for seeds in self.seeds]
+        return {images: [points[images][seeds] for seeds in self.seeds] for images in sorted(points)}
 
     def _control(self, curve: Mapping[int, list[float]], records: Sequence[Mapping[str, Any]] | None) -> list[float]:
-        """Return the values of the control over the seed blocks; empty for a run that has none."""
         if records is None:
             return curve[min(curve)] if len(curve) > 1 else []
         by_seeds = {record["seeds"]: record["values"][self.value] for record in records}
@@ -139,7 +134,7 @@ def _verdict(gains: Sequence[float | None]) -> Verdict:
 
 
 def _draw(figure: Figure, *, curves: _Curves, controls: Mapping[str, Sequence[float]], label: str) -> None:
-    """Draw the means over the blocks with bars from the least to the greatest value, and the controls as levels."""
+    # Means over the blocks with bars from the least to the greatest value.
     axes = figure.add_subplot()
     for index, (run, curve) in enumerate(curves.items()):
         means = [statistics.fmean(values) for values in curve.values()]

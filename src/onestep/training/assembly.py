@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +13,16 @@ from torch import Tensor, nn
 
 from onestep import components
 from onestep.autoencoders import Codec
-from onestep.autoencoders.identity import Identity
 from onestep.config.run import ResolvedRun, Run, to_document
-from onestep.data._cache import OneHot
-from onestep.data._order import InfiniteOrder
+from onestep.data._batches import InfiniteOrder, OneHot
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
-from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Origin, Phase, Pretrained, TeacherCopy
-from onestep.training.controls import AdaptiveParameters
+from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, TeacherCopy
 from onestep.training.ema import MovingAverage
-from onestep.training.execution import Execution
-from onestep.training.hardware import execution_of
+from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
 from onestep.training.sources import Built, ImageShape, Sources, build_fresh, pretrained, teacher_copy
+from onestep.training.step import AdaptiveParameters
 
 # Records that a run writes, whatever its length.
 RECORDS = 400
@@ -36,9 +33,6 @@ class Training:
     """Everything that one run trains with.
 
     Attributes:
-        name: Of the run.
-        run: Its configuration.
-        phases: The objective's phases.
         networks: By role.
         families: Family folder of each role's network.
         optimizers: One per trained role.
@@ -46,16 +40,13 @@ class Training:
         averages: The EMAs of that role by the suffix of their files; "" is the main one.
         followers: EMAs that are networks of the objective, by role.
         frozen: Roles of networks that never change; states contain their digests only.
-        controls: The adaptive parameters.
         config: Builds the published network; written into each snapshot.
-        codec: Between pixels and images.
         pixels: The dataset, uint8 [N, C, H, W].
         conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
         order: This rank's endless order of dataset indices.
         snapshots: Counts of images at which a snapshot is taken, at the first step that reaches them.
         micro_batch: Images of one rank that pass through the networks at once; None for all. It saves memory; batch
             norm statistics and dropout masks differ.
-        execution: Precision and compilation.
     """
 
     name: str
@@ -66,27 +57,22 @@ class Training:
     optimizers: Optimizers
     published: str
     averages: Mapping[str, MovingAverage]
-    followers: Mapping[str, MovingAverage] = field(default_factory=dict)
-    frozen: Collection[str] = ()
+    followers: Mapping[str, MovingAverage]
+    frozen: Collection[str]
     controls: AdaptiveParameters
     config: Mapping[str, Any]
-    codec: Codec = Identity()
+    codec: Codec
     pixels: Tensor
     conditions: OneHot | Tensor | None
     order: InfiniteOrder
     snapshots: tuple[int, ...]
     micro_batch: int | None = None
-    execution: Execution = Execution()
+    execution: Execution
 
     @property
     def record_every(self) -> int:
         """Images between two records, a multiple of the batch size."""
         return max(1, self.run.images // (RECORDS * self.run.batch)) * self.run.batch
-
-
-def objective_of(run: Run) -> Objective:
-    """Build a run's objective."""
-    return components.build("objectives", run.objective)
 
 
 def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int = 0) -> dict[str, Built]:
@@ -97,28 +83,25 @@ def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int =
     """
     torch.manual_seed(run.seed)
     built: dict[str, Built] = {}
-    for role, origin in objective_of(run).networks().items():
+    objective: Objective = components.build("objectives", run.objective)
+    for role, origin in objective.networks().items():
         match origin:
             case Pretrained():
                 built[role] = pretrained(run, sources=sources, shape=shape)
             case TeacherCopy():
                 built[role] = teacher_copy(sources=sources)
             case Fresh(family=family):
-                block = _block(run, role)
+                # The run's key of that name, or its entry of `networks`.
+                chosen = run.networks.get(role, getattr(run, role, None))
+                block = to_document(chosen) if dataclasses.is_dataclass(chosen) else None
                 built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank)
             case FeatureNetwork(name=name):
-                built[role] = Built(sources.backbone(name))
+                built[role] = Built(sources.backbone(name), family="backbones")
             case AverageOf(role=source):
                 if source not in built:
                     raise ValueError(f"{role}: got an average of {source}, expected a network built before it")
-                built[role] = Built(copy.deepcopy(built[source].network), built[source].config)
+                built[role] = built[source]._replace(network=copy.deepcopy(built[source].network))
     return built
-
-
-def _block(run: Run, role: str) -> dict[str, Any] | None:
-    """Return name and options of a role's network: the run's key of that name, or its entry of `networks`."""
-    block = run.networks.get(role, getattr(run, role, None))
-    return to_document(block) if dataclasses.is_dataclass(block) else None
 
 
 def compose(
@@ -138,7 +121,7 @@ def compose(
     """
     run = resolved.run
     execution = execution_of(run, device=ranks.device)
-    objective = objective_of(run)
+    objective: Objective = components.build("objectives", run.objective)
     phases, origins = objective.phases(), objective.networks()
     networks = {role: each.network.to(ranks.device) for role, each in built.items()}
     frozen = [role for role, origin in origins.items() if getattr(origin, "frozen", False)]
@@ -151,7 +134,7 @@ def compose(
         run=run,
         phases=phases,
         networks=networks,
-        families={role: _family(role, origins=origins) for role in networks},
+        families={role: each.family for role, each in built.items()},
         optimizers=build_optimizers(
             networks, phases=phases, options=run.optimizers, images=run.images, fused=execution.fused_optimizer
         ),
@@ -176,17 +159,3 @@ def compose(
         micro_batch=micro_batch,
         execution=execution,
     )
-
-
-def _family(role: str, *, origins: Mapping[str, Origin]) -> str:
-    """Return the family folder of a role's network."""
-    origin = origins[role]
-    match origin:
-        case Fresh(family=family):
-            return family
-        case AverageOf(role=source):
-            return _family(source, origins=origins)
-        case FeatureNetwork():
-            return "backbones"
-        case _:
-            return "networks"

@@ -12,21 +12,12 @@ from typing import Any
 import yaml
 
 from onestep.archive import digest_of
-from onestep.config.run import ResolvedRun, load_run
 from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The input files of a run.
-
-    Attributes:
-        run: Its run.yaml.
-        data: The dataset archive.
-        teacher: The teacher, or None.
-        backbones: The frozen feature networks by name.
-        class_embeddings: Initial class embedding of a discriminator, or None.
-    """
+    """The input files of a run: its run.yaml, the dataset archive, and the networks that it starts from."""
 
     run: Path
     data: Path
@@ -49,7 +40,6 @@ class Assignment:
     """One run to train.
 
     Attributes:
-        inputs: Its files.
         state: Root of the work folders; the one of this run is `state/{run}/{spec}/`.
         code_in_spec: Whether the code is part of the run hash, so that other code trains from the start.
         state_seconds: Seconds between two states: the most that a killed run loses.
@@ -68,20 +58,8 @@ class Assignment:
         """Return the content of run.yaml."""
         return yaml.safe_load(self.inputs.run.read_text())
 
-    def resolved(self) -> ResolvedRun:
-        """Return the typed content of run.yaml.
-
-        Raises:
-            ValueError: The file is not the resolved configuration of a run.
-        """
-        return load_run(self.inputs.run)
-
     def spec(self, code: str) -> str:
-        """Return the run hash; reads every input that has no card.
-
-        Args:
-            code: Fingerprint of the training code.
-        """
+        """Return the run hash for a fingerprint of the training code; reads every input that has no card."""
         return spec_of(self.document(), digests=self.inputs.digests(), code=code if self.code_in_spec else None)
 
     def folder(self, code: str) -> Path:

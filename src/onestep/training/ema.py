@@ -9,14 +9,10 @@ from torch import Tensor, nn
 
 
 def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float) -> float:
-    """Return the weight of the old average in one update.
+    """Return the weight of the old average in the update after a step of `batch` images over all ranks.
 
-    Args:
-        images_seen: Images before this step.
-        batch: Images of this step, over all ranks.
-        half_life: In images.
-        ramp_up: Upper limit of the half-life as a share of the images seen, so that the average starts as a copy of
-            the first step; 0 is no limit.
+    `ramp_up` limits the half-life to a share of the images seen before the step, so that the average starts as a copy
+    of the first step; 0 is no limit.
     """
     if ramp_up > 0:
         half_life = min(half_life, images_seen * ramp_up)
@@ -29,13 +25,9 @@ class MovingAverage:
     def __init__(
         self, network: nn.Module, *, half_life: float, ramp_up: float = 0.0, target: nn.Module | None = None
     ) -> None:
-        """Start as a copy of the network.
+        """Start as a copy of the network; for `ramp_up` see `ema_decay`.
 
-        Args:
-            network: The network to average.
-            half_life: In images.
-            ramp_up: See `ema_decay`.
-            target: A copy of the network whose parameters and buffers then hold the average; None for tensors apart.
+        The parameters and buffers of `target`, a copy of the network, then hold the average; None for tensors apart.
         """
         self._network, self._target = network, target
         self._half_life, self._ramp_up = half_life, ramp_up

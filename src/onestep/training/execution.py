@@ -1,4 +1,4 @@
-"""Numerical precision and torch.compile settings of a run.
+"""Numerical precision and torch.compile settings of a run, checked against this machine.
 
 With every option off each operation is a torch kernel of its own in float32, TF32 off: the reference's numbers.
 """
@@ -6,6 +6,9 @@ With every option off each operation is a torch kernel of its own in float32, TF
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +16,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from onestep.config.run import Run
 from onestep.networks import execution_view
 from onestep.objectives import Networks
+
+_AMPERE = (8, 0)  # the first compute capability with bfloat16 and TF32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """The options of `precision:` and `compile:`, all off by default; second-order phases use TF32 only.
 
+    See `Precision` and `Compile` in config/run.py.
+
     Attributes:
-        tf32: Whether CUDA devices may round the factors of float32 products to 10 bits.
         bfloat16: Families whose networks run in bfloat16; parameters and their updates stay float32.
-        networks: Whether torch.compile generates the kernels of networks and of frozen features.
-        cuda_graphs: Whether these kernels are recorded and replayed as CUDA graphs.
-        fused_optimizer: Whether an optimizer step is one kernel.
-        channels_last: Whether denoisers compute with channels innermost; frozen features always do.
     """
 
     tf32: bool = False
@@ -45,12 +48,10 @@ class Execution:
     def wrapped(
         self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str], averages: Collection[str] = ()
     ) -> Networks:
-        """Return the networks as first-order phases call them, with the same weights.
+        """Return the networks by role as first-order phases call them, with the same weights.
 
-        Args:
-            networks: By role, with their final frozen weights; trained parameters require a gradient.
-            families: Family folder by role.
-            averages: Roles whose parameters change without a gradient.
+        Frozen weights must be final, and trained parameters require a gradient; those of the roles `averages` change
+        without one. `families` has the family folder of each role.
         """
         return {
             role: execution_view(
@@ -70,3 +71,51 @@ class Execution:
         # Batches have few sizes; kernels for any size would be slower.
         mode = "reduce-overhead" if self.cuda_graphs else None
         return functools.partial(torch.compile, dynamic=False, mode=mode)
+
+
+def execution_of(run: Run, *, device: torch.device) -> Execution:
+    """Return a run's execution settings.
+
+    Raises:
+        ValueError: The device or this machine does not support them.
+    """
+    types = {"networks": run.precision.generator, "discriminators": run.precision.discriminator}
+    half = frozenset(family for family, kind in types.items() if kind == "bfloat16")
+    execution = Execution(tf32=run.precision.tf32, bfloat16=half, **vars(run.compile))
+    if problem := obstacle(execution, device=device):
+        raise ValueError(f"{problem}. Fix: change the run's `precision:` or `compile:`")
+    return execution
+
+
+def obstacle(execution: Execution, *, device: torch.device) -> str | None:
+    """Return the reason why a device does not support these settings, or None."""
+    on_cuda = device.type == "cuda"
+    if not on_cuda and execution.cuda_graphs:
+        return "compile.cuda_graphs: got true, expected false on a CPU"
+    if not on_cuda and execution.tf32:
+        return "precision.tf32: got true, expected false on a CPU"
+    if execution.cuda_graphs and not execution.networks:
+        return "compile.cuda_graphs: got true, expected false without compile.networks: true"
+    if execution.networks and not _can_compile(on_cuda=on_cuda):
+        return f"compile.networks: got true, expected {'triton' if on_cuda else 'a C++ compiler such as g++'}"
+    is_old = on_cuda and torch.cuda.get_device_capability(device) < _AMPERE
+    if is_old and (execution.tf32 or execution.bfloat16):
+        return f"precision: got TF32 or bfloat16, expected float32 on {torch.cuda.get_device_name(device)}"
+    return None
+
+
+def _can_compile(*, on_cuda: bool) -> bool:
+    if on_cuda:
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+
+
+def set_tf32(allowed: bool) -> None:
+    """Allow or forbid TF32 in this process; it affects CUDA devices only."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the number of threads of a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

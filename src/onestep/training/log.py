@@ -7,8 +7,8 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any, NoReturn
 
 import torch
@@ -26,46 +26,25 @@ from onestep.training.step import PhaseReport
 _LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} images [{rate_fmt}, {remaining} left{postfix}]"
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowState:
-    """The state of a window.
-
-    Attributes:
-        sums: float64 [ranks, sums].
-        counts: Kind, name and number of steps of each sum.
-        replaced: Gradient entries that were not finite, equal on all ranks.
-        entries: Gradient entries.
-    """
-
-    sums: Tensor
-    counts: list[list[Any]]
-    replaced: int
-    entries: int
-
-
 class Window:
     """Sums of the phases' reports since the last record; they stay on the device until the next one."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
-        self._replaced: Tensor | None = None
+        self._replaced: Tensor | int = 0
         self._entries = 0
 
     def add(self, reports: list[PhaseReport]) -> None:
         """Add the reports of one step."""
         for report in reports:
-            self._add("losses", report.name, report.loss)
-            for name, value in report.observed.items():
-                self._add("observed", name, value)
-            self._replaced = report.replaced if self._replaced is None else self._replaced + report.replaced
+            observed = {("observed", name): value for name, value in report.observed.items()}
+            for key, value in {("losses", report.name): report.loss, **observed}.items():
+                double = value.detach().double()
+                self._sums[key] = double if key not in self._sums else self._sums[key] + double
+                self._counts[key] += 1
+            self._replaced = self._replaced + report.replaced
             self._entries += report.entries
-
-    def _add(self, kind: str, name: str, value: Tensor) -> None:
-        key = (kind, name)
-        value = value.detach().double()
-        self._sums[key] = value if key not in self._sums else self._sums[key] + value
-        self._counts[key] += 1
 
     def means(self, *, ranks: Ranks) -> dict[str, dict[str, float | None]]:
         """Return means over steps and ranks: {"losses": {phase: ...}, "observed": {name: ...}}; None if not finite."""
@@ -76,28 +55,31 @@ class Window:
             found[kind][name] = value if value - value == 0 else None
         return found
 
-    def state(self, *, ranks: Ranks) -> WindowState:
-        """Return the exact state of this window; every rank must call this."""
+    def state(self, *, ranks: Ranks) -> dict[str, Any]:
+        """Return the exact state; every rank must call this.
+
+        `sums` is a tensor, float64 [ranks, sums]; the JSON value `counts` has kind, name and number of steps of each.
+        """
         keys = sorted(self._sums)
         sums = torch.stack([self._sums[key] for key in keys]) if keys else torch.zeros(0, dtype=torch.float64)
-        return WindowState(
-            sums=torch.stack(distributed.gather(sums, ranks=ranks)),
-            counts=[[*key, self._counts[key]] for key in keys],
-            replaced=self.replaced()[0],
-            entries=self._entries,
-        )
+        return {
+            "sums": torch.stack(distributed.gather(sums, ranks=ranks)),
+            "counts": [[*key, self._counts[key]] for key in keys],
+            "replaced": self.replaced()[0],
+            "entries": self._entries,
+        }
 
-    def restore(self, state: WindowState, *, ranks: Ranks) -> None:
+    def restore(self, state: Mapping[str, Any], *, ranks: Ranks) -> None:
         """Restore the result of `state`; with another number of ranks, each takes the mean."""
-        same = len(state.sums) == ranks.world
-        sums = (state.sums[ranks.rank] if same else state.sums.mean(0)).to(ranks.device)
-        for (kind, name, count), value in zip(state.counts, sums, strict=True):
+        sums = state["sums"]
+        own = (sums[ranks.rank] if len(sums) == ranks.world else sums.mean(0)).to(ranks.device)
+        for (kind, name, count), value in zip(state["counts"], own, strict=True):
             self._sums[kind, name], self._counts[kind, name] = value, count
-        self._replaced, self._entries = torch.tensor(state.replaced, device=ranks.device), state.entries
+        self._replaced, self._entries = torch.tensor(state["replaced"], device=ranks.device), state["entries"]
 
     def replaced(self) -> tuple[int, float]:
         """Return the number of gradient entries that were not finite, and their share."""
-        count = 0 if self._replaced is None else int(self._replaced)
+        count = int(self._replaced)
         return count, count / max(self._entries, 1)
 
 
@@ -120,16 +102,15 @@ class RunLog:
         return self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Close the file."""
+        """Flush the log to disk and close it."""
+        self.settled_bytes()
         self._file.close()
 
 
 class Progress:
-    """A progress bar; without a terminal, a line every `every_seconds`."""
+    """A progress bar; without a terminal, a line every 10 seconds."""
 
-    def __init__(
-        self, name: str, *, images: int, images_seen: int = 0, shown: bool = True, every_seconds: float = 10.0
-    ) -> None:
+    def __init__(self, name: str, *, images: int, images_seen: int = 0, shown: bool = True) -> None:
         on_terminal = sys.stderr.isatty()
         self._bar: tqdm[NoReturn] = tqdm(
             total=images,
@@ -139,7 +120,7 @@ class Progress:
             unit_scale=True,
             disable=not shown,
             delay=0.01,
-            mininterval=0.5 if on_terminal else every_seconds,
+            mininterval=0.5 if on_terminal else 10.0,
             miniters=0,
             file=sys.stderr if on_terminal else Lines(sys.stderr),
             bar_format=None if on_terminal else _LINE,
@@ -158,15 +139,6 @@ class Progress:
         self._bar.close()
 
 
-def peak_memory_mib(device: torch.device) -> int:
-    """Return the peak memory of this process in MiB: of the device if it is CUDA, else resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
 def record_of(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:
     """Return one record of the log.
 
@@ -180,13 +152,16 @@ def record_of(training: Training, *, images_seen: int, window: Window, rate: flo
             f"expected at most non_finite_limit ({100 * training.run.non_finite_limit:.2g}%). "
             "Fix: lower the learning rates, or raise the limit"
         )
+    # Of the device if it is CUDA, else resident memory of this process.
+    on_cuda = ranks.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(ranks.device) if on_cuda else getrusage(RUSAGE_SELF).ru_maxrss << 10
     controls = dict(training.controls.values())
     return {
         "images_seen": images_seen,
         **window.means(ranks=ranks),
         **({"controls": controls} if controls else {}),
         "images_per_second": round(rate, 1),
-        "memory_mib": peak_memory_mib(ranks.device),
+        "memory_mib": peak >> 20,
         "non_finite": replaced,
     }
 

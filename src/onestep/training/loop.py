@@ -13,9 +13,9 @@ import torch
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.training.assembly import Training
-from onestep.training.hardware import set_tf32
+from onestep.training.execution import set_tf32
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
-from onestep.training.resume import Boundary, Resume
+from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
 
@@ -31,15 +31,9 @@ def train(
     code: str,
     stop: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
-    """Train to the end, from the newest valid state in `folder` or from the start.
+    """Train to the end, from the newest valid state in `folder`, which is of this run hash only, or from the start.
 
-    Args:
-        training: The run.
-        folder: Of this run hash only; receives states, snapshots/ and log.jsonl.
-        ranks: This process and its group.
-        state_seconds: Seconds between two states: the most that a killed run loses.
-        code: Fingerprint of the current training code.
-        stop: Whether this process received a request to stop.
+    The arguments are those of `run.carry_out`.
 
     Returns:
         The run's history (`Resume.history`); None if a rank received a request to stop and the state is saved.
@@ -53,10 +47,11 @@ def train(
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
-    boundary = Boundary(resume, log=log, ranks=ranks, images_seen=images_seen, seconds=state_seconds, stop=stop)
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    while images_seen < training.run.images and not boundary.ends(images_seen, window=window):
+    while images_seen < training.run.images:
+        if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
+            break
         window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
         before, images_seen = images_seen, images_seen + training.run.batch
         if ranks.leads:
@@ -71,7 +66,6 @@ def train(
         progress.show(images_seen, losses=record["losses"])
     progress.close()
     if log is not None:
-        log.settled_bytes()
         log.close()
     if images_seen >= training.run.images:
         return resume.history()

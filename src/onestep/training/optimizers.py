@@ -24,14 +24,11 @@ _FUSED = ("adam", "adamw")
 
 @dataclass(frozen=True, kw_only=True)
 class RoleOptimizer:
-    """The optimizer of one role.
+    """The optimizer of the parameters that a role trains.
 
     Attributes:
-        torch: The optimizer; its parameters are those that the role trains.
         lr: Learning rate before the schedule.
-        schedule: Factor on `lr`; None is 1.
         images: Length of the run, in images.
-        clip_norm: Upper limit of the gradient's norm; None is no limit.
     """
 
     torch: torch.optim.Optimizer
@@ -78,11 +75,8 @@ def lazy_reg_ratio(phases: Sequence[Phase], role: str) -> float:
 
     StyleGAN2 (arXiv:1912.04958, appendix B) corrects the learning rate and the betas by it for the additional step.
     """
-    ratio = 1.0
-    for phase in phases:
-        if phase.trains == role and phase.lazy_regularizer:
-            ratio *= phase.every / (phase.every + 1)
-    return ratio
+    lazy = [phase for phase in phases if phase.trains == role and phase.lazy_regularizer]
+    return math.prod((phase.every / (phase.every + 1) for phase in lazy), start=1.0)
 
 
 def build_optimizers(
@@ -93,14 +87,9 @@ def build_optimizers(
     images: int = 0,
     fused: bool = False,
 ) -> dict[str, RoleOptimizer]:
-    """Return the optimizer of each trained role, over its parameters that require a gradient.
+    """Return the optimizer of each role that a phase trains, over its parameters that require a gradient.
 
-    Args:
-        networks: By role; frozen parameters require no gradient.
-        phases: Of the objective; they define the trained roles and their lazy regularizers.
-        options: By role, as published: before the correction for lazy regularization.
-        images: Length of the run, for schedules.
-        fused: Whether a step is one kernel (adam, adamw).
+    The `options` are as published, before the correction for lazy regularization; `images` is the length of the run.
 
     Raises:
         ValueError: A role has no optimizer, no trainable parameter, or an algorithm without a fused kernel.
@@ -112,28 +101,20 @@ def build_optimizers(
             missing = f"optimizers.{role}: got none" if trainable else f"freeze: got every parameter of the {role}"
             raise ValueError(f"{missing}, expected some, because it is trained")
         chosen, ratio = options[role], lazy_reg_ratio(phases, role)
+        name, lr = chosen.name, float(chosen.lr) * ratio
+        if name not in _ALGORITHMS:
+            raise ValueError(f"optimizer: got {name!r}, expected one of {', '.join(_ALGORITHMS)}")
+        if fused and name not in _FUSED:
+            raise ValueError(f"compile.fused_optimizer: got true, expected false with {name}, which has no kernel")
+        algorithm = _ALGORITHMS[name](
+            trainable,
+            lr=lr,
+            betas=tuple(float(beta) ** ratio for beta in chosen.betas),
+            eps=float(chosen.eps),
+            weight_decay=chosen.weight_decay or 0.0,
+            **({"fused": True} if fused else {"foreach": True}),
+        )
         optimizers[role] = RoleOptimizer(
-            torch=_algorithm(trainable, chosen, ratio=ratio, fused=fused),
-            lr=float(chosen.lr) * ratio,
-            schedule=chosen.schedule,
-            images=images,
-            clip_norm=chosen.clip_norm,
+            torch=algorithm, lr=lr, schedule=chosen.schedule, images=images, clip_norm=chosen.clip_norm
         )
     return optimizers
-
-
-def _algorithm(
-    parameters: list[nn.Parameter], options: Optimizer, *, ratio: float, fused: bool
-) -> torch.optim.Optimizer:
-    if options.name not in _ALGORITHMS:
-        raise ValueError(f"optimizer: got {options.name!r}, expected one of {', '.join(_ALGORITHMS)}")
-    if fused and options.name not in _FUSED:
-        raise ValueError(f"compile.fused_optimizer: got true, expected false with {options.name}, which has no kernel")
-    return _ALGORITHMS[options.name](
-        parameters,
-        lr=float(options.lr) * ratio,
-        betas=tuple(float(beta) ** ratio for beta in options.betas),
-        eps=float(options.eps),
-        weight_decay=options.weight_decay or 0.0,
-        **({"fused": True} if fused else {"foreach": True}),
-    )

@@ -22,8 +22,7 @@ from onestep.checkpoints.training_state import (
 )
 from onestep.distributed import Ranks
 from onestep.training.assembly import Training
-from onestep.training.ema import MovingAverage
-from onestep.training.log import RunLog, Window, WindowState
+from onestep.training.log import RunLog, Window
 
 _logger = logging.getLogger(__name__)
 
@@ -42,9 +41,11 @@ class Resume:
     def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
         self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
+        self._networks = {role: each for role, each in training.networks.items() if role not in self._frozen}
         self.log_bytes, self.window = 0, Window()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
-        self._began = time.monotonic()
+        self._began = self._written_at = time.monotonic()
+        self._images_written = 0
 
     def restore(self) -> int:
         """Load the newest valid state and return its images seen; without one, broadcast from rank 0 and return 0."""
@@ -54,45 +55,62 @@ class Resume:
             self._seed()
             for network in self._training.networks.values():
                 distributed.broadcast(network.state_dict().values(), ranks=self._ranks)
+            parameters = dict(self._training.networks[self._training.published].named_parameters())
             for average in self._training.averages.values():
-                average.restore(self._moving(average))
+                average.restore({name: parameters[name].detach() for name in average.state()})
             return 0
         self._load(state)
+        self._images_written = state.images_seen
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
         return state.images_seen
+
+    def stops(
+        self, images_seen: int, *, window: Window, log: RunLog | None, seconds: float, stop: Callable[[], bool]
+    ) -> bool:
+        """Write a state if `seconds` have passed or a rank is to stop; return whether to stop. All ranks call this."""
+        # The clock of one rank decides: writing a state is collective.
+        is_due = self._ranks.leads and time.monotonic() >= self._written_at + seconds
+        request = distributed.highest(_STOP if stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
+        # A restored state is not written again, nor is the start.
+        if request != _CONTINUE and images_seen > self._images_written:
+            log_bytes = 0 if log is None else log.settled_bytes()
+            self.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
+            self._images_written, self._written_at = images_seen, time.monotonic()
+        return request == _STOP
 
     def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
         """Write a state; every rank must call this at the same step, and returns once it is written."""
         generators, begun = self._generators(), window.state(ranks=self._ranks)
         if self._ranks.leads:
             tensors, optimizers = self._tensors()
-            order = self._training.order.state()
-            tensors |= {
-                f"order.{name}": torch.as_tensor(value.astype("int64"))
-                for name, value in order.items()
-                if not isinstance(value, int)
-            }
+            numbers = {}
+            for name, value in self._training.order.state().items():
+                if isinstance(value, int):
+                    numbers[name] = value
+                else:
+                    tensors[f"order.{name}"] = torch.as_tensor(value.astype("int64"))
+            tensors |= generators | {"window.sums": begun.pop("sums")}
             values = {
                 "name": self._training.name,
                 "world": self._ranks.world,
                 "log_bytes": log_bytes,
                 "history": self.history(),
-                "order": {name: value for name, value in order.items() if isinstance(value, int)},
+                "order": numbers,
                 "optimizers": optimizers,
                 **({"frozen": self._frozen} if self._frozen else {}),
                 "controls": self._training.controls.state(),
-                "window": {"counts": begun.counts, "replaced": begun.replaced, "entries": begun.entries},
+                "window": begun,
             }
-            tensors |= generators | {"window.sums": begun.sums}
             write_training_state(self._folder, images_seen=images_seen, tensors=tensors, values=values)
         distributed.wait(ranks=self._ranks)
 
     def _agree(self, state: TrainingState | None) -> None:
         """Raise if ranks found different states: they would train different networks."""
-        found = distributed.gather(torch.tensor([-1 if state is None else state.images_seen]), ranks=self._ranks)
-        if len({int(each) for each in found}) > 1:
+        own = torch.tensor([-1 if state is None else state.images_seen])
+        found = [int(each) for each in distributed.gather(own, ranks=self._ranks)]
+        if len(set(found)) > 1:
             raise ValueError(
-                f"{self._folder}: got states of {[int(each) for each in found]} images on the ranks, expected one. "
+                f"{self._folder}: got states of {found} images on the ranks, expected one. "
                 "Fix: use a folder that all ranks share"
             )
 
@@ -101,19 +119,10 @@ class Resume:
         seed = distributed.rank_seed(self._training.run.seed, world=self._ranks.world, rank=self._ranks.rank)
         torch.manual_seed(seed)
 
-    def _moving(self, average: MovingAverage) -> dict[str, Tensor]:
-        published = self._training.networks[self._training.published]
-        return {name: p.detach() for name, p in published.named_parameters() if name in average.state()}
-
-    def _saved(self) -> dict[str, nn.Module]:
-        """Return the networks that are part of a state."""
-        networks = self._training.networks.items()
-        return {role: network for role, network in networks if role not in self._training.frozen}
-
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {
             f"player.{role}.{name}": value
-            for role, network in self._saved().items()
+            for role, network in self._networks.items()
             for name, value in network.state_dict().items()
         }
         for suffix, average in self._training.averages.items():
@@ -133,7 +142,7 @@ class Resume:
 
     def _load(self, state: TrainingState) -> None:
         self._check_frozen(state)
-        for role, network in self._saved().items():
+        for role, network in self._networks.items():
             network.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
         for suffix, average in self._training.averages.items():
             average.restore(_under(f"average{suffix}.", state.tensors))
@@ -146,9 +155,13 @@ class Resume:
         self.log_bytes = state.values["log_bytes"]
         # States of older versions have no window, because they were written between two of them.
         if "window" in state.values:
-            begun = WindowState(sums=state.tensors["window.sums"], **state.values["window"])
+            begun = {"sums": state.tensors["window.sums"], **state.values["window"]}
             self.window.restore(begun, ranks=self._ranks)
-        self._remember(state.values["history"])
+        history = state.values["history"]
+        self._restarts, self._seconds = history["restarts"] + 1, history["seconds"]
+        if history["codes"][-1] != self._codes[-1]:
+            _logger.warning("%s: resumed with other training code than it started with", self._training.name)
+        self._codes = list(dict.fromkeys([*history["codes"], *self._codes]))
         self._load_generators(state)
 
     def _check_frozen(self, state: TrainingState) -> None:
@@ -176,13 +189,6 @@ class Resume:
         if self._ranks.device.type == "cuda" and "random.cuda" in state.tensors:
             torch.cuda.set_rng_state(state.tensors["random.cuda"][self._ranks.rank].clone(), self._ranks.device)
 
-    def _remember(self, history: Mapping[str, Any]) -> None:
-        """Continue the history of the state: restarts, seconds, code."""
-        self._restarts, self._seconds = history["restarts"] + 1, history["seconds"]
-        if history["codes"][-1] != self._codes[-1]:
-            _logger.warning("%s: resumed with other training code than it started with", self._training.name)
-        self._codes = list(dict.fromkeys([*history["codes"], *self._codes]))
-
     def history(self) -> dict[str, Any]:
         """Return `restarts`, `seconds` of training in all, and `codes`, the fingerprints of the code that trained."""
         seconds = round(self._seconds + time.monotonic() - self._began, 1)
@@ -201,37 +207,3 @@ def _digest(network: nn.Module) -> str:
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-class Boundary:
-    """The decision of all ranks between two steps: to write a state, and to stop after it."""
-
-    def __init__(
-        self,
-        resume: Resume,
-        *,
-        log: RunLog | None,
-        ranks: Ranks,
-        images_seen: int,
-        seconds: float,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._resume, self._log, self._ranks, self._stop = resume, log, ranks, stop
-        self._seconds, self._due = seconds, time.monotonic() + seconds
-        # A restored state is not written again, nor is the start.
-        self._saved_at = images_seen
-
-    def ends(self, images_seen: int, *, window: Window) -> bool:
-        """Write a state if one is due or a rank is to stop; return whether to stop. All ranks call this."""
-        request = distributed.highest(self._request(), ranks=self._ranks)
-        if request != _CONTINUE and images_seen > self._saved_at:
-            log_bytes = 0 if self._log is None else self._log.settled_bytes()
-            self._resume.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
-            self._saved_at, self._due = images_seen, time.monotonic() + self._seconds
-        return request == _STOP
-
-    def _request(self) -> int:
-        if self._stop():
-            return _STOP
-        # The clock of one rank decides: writing a state is collective.
-        return _SAVE if self._ranks.leads and time.monotonic() >= self._due else _CONTINUE

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import platform
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
-from onestep.config.run import ResolvedRun
-from onestep.data._cache import OneHot, decoded
+from onestep.config.run import ResolvedRun, load_run
+from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import Assignment, Inputs, publish
+from onestep.training.execution import device_name
 from onestep.training.loop import train
-from onestep.training.sources import FileSources, codec_of, encoded_shape
+from onestep.training.sources import FileSources, ImageShape, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
 
 _logger = logging.getLogger(__name__)
-
 
 # Results of waiting for the lock of a run's folder; over ranks the highest counts.
 _HELD, _STOPPED, _REFUSED = range(3)
@@ -48,20 +46,16 @@ def carry_out(
     lock_seconds: float = 0.0,
     when_stopped: Callable[[], object] | None = None,
 ) -> bool:
-    """Train a run to its end or until a request to stop; a finished run is only published.
+    """Train a run to its end or until a request to stop, and return whether it is finished; else its state is saved.
 
     Args:
         assignment: The run, its files and its work folder's root.
         folder: The work folder: `assignment.folder` for this code.
         code: Fingerprint of the current training code.
-        output: Receives `{run}/snapshots/*.safetensors`, `{run}/log.jsonl` and `{run}/summary.json` of the finished
-            run; None publishes nothing.
+        output: Folder in which a finished run is published; None publishes nothing.
         stop: Whether this process received a request to stop; one process is enough for all to save and leave.
         lock_seconds: How long to wait for another process that trains this run and may be about to stop.
         when_stopped: Called in rank 0 before any process leaves a stopped training.
-
-    Returns:
-        Whether the run is finished; otherwise its state is saved.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
@@ -90,9 +84,16 @@ def exclusive(folder: Path, *, ranks: Ranks, seconds: float, stop: Callable[[], 
         ValueError: Another process holds it after `seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    taken = _acquire(lock, folder, seconds=seconds, stop=stop) if ranks.leads else _HELD
+    lock, taken = FileLock(folder / "lock"), _HELD
     try:
+        if ranks.leads and not _acquired(lock, seconds=0):
+            if seconds > 0 and not stop():
+                message = "%s: waiting for up to %.0f s, because %s is training this run"
+                _logger.info(message, folder, seconds, _owner(folder))
+            if not _acquired(lock, seconds=seconds, stop=stop):
+                taken = _STOPPED if stop() else _REFUSED
+        if lock.is_locked:
+            write_text(folder / _OWNER, f"process {os.getpid()} on {socket.gethostname()}")
         found = distributed.highest(taken, ranks=ranks)
         if found == _REFUSED:
             raise ValueError(f"{folder}: {_owner(folder)} is training this run. Fix: wait for it, or end it first")
@@ -101,23 +102,10 @@ def exclusive(folder: Path, *, ranks: Ranks, seconds: float, stop: Callable[[], 
         lock.release()
 
 
-def _acquire(lock: BaseFileLock, folder: Path, *, seconds: float, stop: Callable[[], bool]) -> int:
-    """Acquire a lock, waiting for at most `seconds`, and write this process as its owner."""
-    until = time.monotonic() + seconds
-    log_once = functools.cache(_logger.info)
-    while True:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if stop():
-                return _STOPPED
-            if time.monotonic() >= until:
-                return _REFUSED
-            log_once("%s: waiting for up to %.0f s, because %s is training this run", folder, seconds, _owner(folder))
-            time.sleep(1.0)
-        else:
-            write_text(folder / _OWNER, f"process {os.getpid()} on {socket.gethostname()}")
-            return _HELD
+def _acquired(lock: FileLock, *, seconds: float, stop: Callable[[], bool] = never) -> bool:
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=seconds, poll_interval=1.0, cancel_check=stop)
+    return lock.is_locked
 
 
 def _owner(folder: Path) -> str:
@@ -133,13 +121,19 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
     if distributed.highest((folder / "done.json").exists(), ranks=ranks):
         return True
     training = assemble(
-        assignment.resolved(),
+        load_run(assignment.inputs.run),
         files=assignment.inputs,
         ranks=ranks,
         micro_batch=assignment.micro_batch,
         cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
     )
-    return _train(training, folder=folder, ranks=ranks, code=code, state_seconds=assignment.state_seconds, stop=stop)
+    history = train(training, folder=folder, ranks=ranks, state_seconds=assignment.state_seconds, code=code, stop=stop)
+    if history is not None and ranks.leads:
+        facts = _facts(training, ranks=ranks)
+        write_json(folder / "done.json", {"run": training.name, "spec": folder.name, "code": code, **history, **facts})
+        # Disk quotas are small: remove what only a resume needs.
+        discard_training_states(folder)
+    return history is not None
 
 
 def assemble(
@@ -150,14 +144,9 @@ def assemble(
     micro_batch: int | None = None,
     cache: Path | None = None,
 ) -> Training:
-    """Build a run.
+    """Build a run from its files.
 
-    Args:
-        resolved: Its typed configuration.
-        files: Its input files.
-        ranks: This process and its group.
-        micro_batch: Images of one rank that pass through the networks at once; None for all.
-        cache: Folder for decoded pixels that exceed the memory limit; None keeps all in memory.
+    Decoded pixels that exceed the memory limit are in the folder `cache`; None keeps all in memory.
 
     Raises:
         ValueError: A file does not fit the configuration, or `micro_batch` is not positive.
@@ -167,15 +156,11 @@ def assemble(
         raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
     ranks.share_of(run.batch)
     archive = ImageZip(source=files.data)
-    sources = FileSources(
-        teacher_file=files.teacher,
-        backbones=files.backbones,
-        timm=resolved.timm,
-        class_embeddings=files.class_embeddings,
-    )
     codec = codec_of(run)
-    shape = encoded_shape(codec, resolution=archive.resolution, channels=archive.channels, classes=archive.classes)
-    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
+    example = torch.zeros(1, archive.channels, archive.resolution, archive.resolution, dtype=torch.uint8)
+    _, channels, _, resolution = codec.encode(example).shape
+    shape = ImageShape(resolution=resolution, channels=channels, classes=archive.classes)
+    built = build_networks(run, sources=FileSources(files=files, timm=resolved.timm), shape=shape, rank=ranks.rank)
     return compose(
         resolved,
         built=built,
@@ -185,18 +170,6 @@ def assemble(
         ranks=ranks,
         micro_batch=micro_batch,
     )
-
-
-def _train(
-    training: Training, *, folder: Path, ranks: Ranks, code: str, state_seconds: float, stop: Callable[[], bool]
-) -> bool:
-    history = train(training, folder=folder, ranks=ranks, state_seconds=state_seconds, code=code, stop=stop)
-    if history is not None and ranks.leads:
-        facts = _facts(training, ranks=ranks)
-        write_json(folder / "done.json", {"run": training.name, "spec": folder.name, "code": code, **history, **facts})
-        # Disk quotas are small: remove what only a resume needs.
-        discard_training_states(folder)
-    return history is not None
 
 
 def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
@@ -212,11 +185,7 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
         "frozen_share": (total - trainable) / total,
         "world_size": ranks.world,
         "passes": len(micro_batches(ranks.share_of(training.run.batch), limit=training.micro_batch)),
-        "device": _device_name(ranks.device),
+        "device": device_name(ranks.device),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from onestep import components
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
-from onestep.checkpoints.class_embeddings import read_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.run import Run, to_document
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.training.assignment import Inputs
 
 
 class ImageShape(NamedTuple):
-    """Shape of a dataset's images.
-
-    Attributes:
-        resolution: H and W.
-        channels: C.
-        classes: K of the dataset.
-    """
+    """H and W, C, and K of a dataset's images."""
 
     resolution: int
     channels: int
     classes: int
 
+    def of_network(self, *, conditional: bool) -> dict[str, int]:
+        """Return the options of a denoiser of such images."""
+        classes = self.classes if conditional else 0
+        return {"img_resolution": self.resolution, "img_channels": self.channels, "label_dim": classes}
+
 
 class Built(NamedTuple):
-    """A network and the configuration that builds it again; None if it cannot be published."""
+    """A network, the configuration that builds it again (None if it cannot be published), and its family folder."""
 
     network: nn.Module
     config: Mapping[str, Any] | None = None
+    family: str = "networks"
 
 
 class Sources(Protocol):
@@ -61,43 +60,27 @@ class Sources(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSources:
-    """Files.
+    """A run's input files; `timm` has the names in timm of the backbones that are not classifiers."""
 
-    Attributes:
-        teacher_file: Snapshot or converted checkpoint; None if the run has no teacher.
-        backbones: File of each backbone by name.
-        timm: Names in timm of the backbones that are networks of timm; all others are classifiers.
-        class_embeddings: File of the class embedding, or None.
-    """
-
-    teacher_file: Path | None
-    backbones: Mapping[str, Path] = field(default_factory=dict)
+    files: Inputs
     timm: Mapping[str, str] = field(default_factory=dict)
-    class_embeddings: Path | None = None
 
     def teacher(self) -> Snapshot:
-        """Read the teacher.
-
-        Raises:
-            ValueError: The run has none, or the file is damaged.
-        """
-        if self.teacher_file is None:
+        """Read the teacher, a snapshot or converted checkpoint; without one or from a damaged file, ValueError."""
+        if self.files.teacher is None:
             raise ValueError("teacher: got none, expected one for this objective. Fix: name a teacher in the run")
-        return read_snapshot(self.teacher_file)
+        return read_snapshot(self.files.teacher)
 
     def backbone(self, name: str) -> Backbone:
-        """Read a backbone.
-
-        Raises:
-            ValueError: There is no such file, or it is damaged.
-        """
-        if name not in self.backbones:
-            raise ValueError(f"backbones: got {sorted(self.backbones)}, expected {name!r} among them")
-        return build_backbone(self.backbones[name], timm=self.timm.get(name))
+        """Read a backbone; without its file or from a damaged one, ValueError."""
+        if name not in self.files.backbones:
+            raise ValueError(f"backbones: got {sorted(self.files.backbones)}, expected {name!r} among them")
+        return build_backbone(self.files.backbones[name], timm=self.timm.get(name))
 
     def class_embedding(self) -> Tensor | None:
         """Read the class embedding."""
-        return None if self.class_embeddings is None else read_class_embeddings(self.class_embeddings)
+        file = self.files.class_embeddings
+        return None if file is None else read_class_embeddings(file)
 
 
 def codec_of(run: Run) -> Codec:
@@ -113,50 +96,32 @@ def codec_of(run: Run) -> Codec:
     return components.build("autoencoders", run.codec)
 
 
-def encoded_shape(codec: Codec, *, resolution: int, channels: int, classes: int) -> ImageShape:
-    """Return the shape of a dataset's images after encoding."""
-    images = codec.encode(torch.zeros(1, channels, resolution, resolution, dtype=torch.uint8))
-    return ImageShape(resolution=images.shape[-1], channels=images.shape[1], classes=classes)
-
-
 def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
     """Build the denoiser that a run trains, with its freeze levels applied.
 
     Raises:
         ValueError: The teacher does not fit the dataset or the run.
     """
-    classes = shape.classes if run.conditional else 0
     if run.teacher is not None:
-        if run.preconditioning is None or run.dropout is None:
-            raise ValueError("preconditioning, dropout: got none, expected both beside a teacher")
+        assert run.preconditioning is not None and run.dropout is not None
         teacher = sources.teacher()
         config = one_step_config(teacher.config, preconditioning=run.preconditioning, dropout=run.dropout)
-        _check_teacher(config, run=run, shape=shape)
+        classes = config.get("label_dim", 0)
+        for key, value in (("img_resolution", shape.resolution), ("img_channels", shape.channels)):
+            if config[key] != value:
+                raise ValueError(f"teacher {run.teacher}: got {key} {config[key]}, expected the dataset's {value}")
+        if bool(classes) != run.conditional:
+            expected = f"a teacher for conditional: {str(run.conditional).lower()}"
+            raise ValueError(f"teacher {run.teacher}: got {classes} classes, expected {expected}")
         network = build_denoiser(config)
         network.load_state_dict(teacher_weights_for(network, teacher.state_dict), strict=True)
     elif run.network is not None:
-        config = {
-            **to_document(run.network),
-            "img_resolution": shape.resolution,
-            "img_channels": shape.channels,
-            "label_dim": classes,
-        }
+        config = {**to_document(run.network), **shape.of_network(conditional=run.conditional)}
         network = build_denoiser(config)
     else:
         raise ValueError("network: got none, expected a `network` or a `teacher` for this objective")
     freeze(network, run.freeze)
     return Built(network, config)
-
-
-def _check_teacher(config: Mapping[str, Any], *, run: Run, shape: ImageShape) -> None:
-    expected = {"img_resolution": shape.resolution, "img_channels": shape.channels}
-    for key, value in expected.items():
-        if config[key] != value:
-            raise ValueError(f"teacher {run.teacher}: got {key} {config[key]}, expected the dataset's {value}")
-    classes = config.get("label_dim", 0)
-    if bool(classes) != run.conditional:
-        given = str(run.conditional).lower()
-        raise ValueError(f"teacher {run.teacher}: got {classes} classes, expected a teacher for conditional: {given}")
 
 
 def teacher_copy(*, sources: Sources) -> Built:
@@ -170,45 +135,29 @@ def teacher_copy(*, sources: Sources) -> Built:
 def build_fresh(
     family: str, block: Mapping[str, Any] | None, *, run: Run, sources: Sources, shape: ImageShape, rank: int
 ) -> Built:
-    """Build a network from its block, with random weights.
-
-    Args:
-        family: Its family folder.
-        block: Name and options; None is an error.
-        run: The training.
-        sources: Of its pre-trained parts.
-        shape: Of the images.
-        rank: Of this process.
+    """Build a network of a family folder from its block, with random weights; `sources` are of its pre-trained parts.
 
     Raises:
         ValueError: There is no block, or no builder of this family.
     """
     if block is None:
         raise ValueError(f"{family}: got no block, expected one for this objective")
-    classes = shape.classes if run.conditional else 0
     if family == "classifiers":
         config = {**block, **shape._asdict()}
-        return Built(build_classifier(config), config)
+        return Built(build_classifier(config), config, family)
     if family == "networks":
-        config = {
-            **block,
-            "img_resolution": shape.resolution,
-            "img_channels": shape.channels,
-            "label_dim": classes,
-        }
+        config = {**block, **shape.of_network(conditional=run.conditional)}
         return Built(build_denoiser(config), config)
     if family == "discriminators":
-        backbones = {name: sources.backbone(name) for name in block["backbones"]}
-        return Built(
-            build_discriminator(
-                block,
-                backbones=backbones,
-                embedding=sources.class_embedding(),
-                classes=classes,
-                seed=run.seed,
-                rank=rank,
-            )
+        discriminator = build_discriminator(
+            block,
+            backbones={name: sources.backbone(name) for name in block["backbones"]},
+            embedding=sources.class_embedding(),
+            classes=shape.classes if run.conditional else 0,
+            seed=run.seed,
+            rank=rank,
         )
+        return Built(discriminator, family=family)
     raise ValueError(f"family {family!r}: got no builder, expected classifiers, networks or discriminators")
 
 

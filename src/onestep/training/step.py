@@ -1,4 +1,4 @@
-"""One training step: the due phases in turn, each one optimizer step of one network."""
+"""One training step: the due phases in turn, each one optimizer step of one network; then adaptive parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,6 @@ from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
 from onestep.training.optimizers import Optimizers
-
-# Replacements of NaN, inf and -inf in gradients, as in the reference.
-_NOT_A_NUMBER, _POSITIVE, _NEGATIVE = 0.0, 1e5, -1e5
 
 
 class CountedRows:
@@ -53,11 +52,8 @@ class StepData:
     """This rank's images of one step; see `Batch`.
 
     Attributes:
-        images: float32 [B, C, H, W].
-        condition: Of these images, or None.
         rows: Number of each image in the run.
         seed: Of the run.
-        images_seen: See `Batch`; likewise `controls`.
         micro_batch: Largest number of images that pass through the networks at once; None for all.
     """
 
@@ -94,9 +90,7 @@ class PhaseReport:
     """The result of one phase; tensors stay on the device, so that logging does not synchronize.
 
     Attributes:
-        name: The phase.
-        loss: Scalar before the gain; the mean over this rank's images.
-        observed: Scalars for the log, likewise.
+        loss: Scalar before the gain; the mean over this rank's images, like the values of `observed`.
         replaced: Number of gradient entries that were not finite, after averaging over ranks.
         entries: Number of gradient entries.
     """
@@ -122,19 +116,16 @@ def train_step(
     ranks: Ranks,
     wrapped: Networks | None = None,
 ) -> list[PhaseReport]:
-    """Run `phases` on the same images, each with fresh random streams.
+    """Run the due `phases` on the same images, each with fresh random streams.
 
-    Args:
-        phases: The due ones.
-        networks: By role, as second-order phases receive them.
-        optimizers: One per trained role.
-        data: This rank's images.
-        ranks: This process and its group.
-        wrapped: The networks as first-order phases receive them (`Execution.wrapped`); None for `networks`.
+    Second-order phases receive `networks`, all others `wrapped` (`Execution.wrapped`); None for `networks`.
     """
     reports = []
     for phase in phases:
-        _require_gradients_of(phase.trains, optimizers)
+        # Gradients reach the trained parameters of the phase's role only; frozen ones are in no optimizer.
+        for role, each in optimizers.items():
+            for parameter in each.parameters:
+                parameter.requires_grad_(role == phase.trains)
         optimizer = optimizers[phase.trains]
         parameters = optimizer.parameters
         optimizer.torch.zero_grad(set_to_none=True)
@@ -171,26 +162,16 @@ def collect_gradients(
     )
 
 
-def _require_gradients_of(role: str, optimizers: Optimizers) -> None:
-    """Let gradients reach the trained parameters of `role` only; frozen parameters are in no optimizer."""
-    for owner, optimizer in optimizers.items():
-        for parameter in optimizer.parameters:
-            parameter.requires_grad_(owner == role)
-
-
 def settle_gradients(parameters: Sequence[nn.Parameter], *, ranks: Ranks) -> tuple[Tensor, int]:
-    """Average gradients over ranks, then replace entries that are not finite, in one flat buffer.
+    """Average gradients over ranks, replace entries that are not finite, and return their and the whole number.
 
     A parameter without a gradient gets zeros, so that every rank reduces the same buffer and takes the same step.
-
-    Returns:
-        The number of replaced entries, a scalar tensor on the device, and the number of all entries.
     """
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.average(flat, ranks=ranks)
     replaced = flat.numel() - torch.isfinite(flat).sum()
-    torch.nan_to_num_(flat, nan=_NOT_A_NUMBER, posinf=_POSITIVE, neginf=_NEGATIVE)
+    torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)  # as in the reference
     for parameter, settled in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
         parameter.grad = settled.view_as(parameter)
     return replaced, flat.numel()
@@ -201,3 +182,55 @@ def set_training_mode(networks: Mapping[str, nn.Module], *, phases: Sequence[Pha
     trained = {phase.trains for phase in phases}
     for role, network in networks.items():
         network.train(role in trained)
+
+
+class AdaptiveParameters:
+    """The adaptive parameters of a run, such as ADA's probability, and their observations since the last update.
+
+    Observations are averaged over ranks, so that values and state are equal on all of them.
+    """
+
+    def __init__(self, phases: Sequence[Phase]) -> None:
+        self._controls = [(phase.name, control) for phase in phases for control in phase.controls]
+        self._states = {control.name: _unobserved(control.start) for _, control in self._controls}
+        if len(self._states) < len(self._controls):
+            names = [control.name for _, control in self._controls]
+            raise ValueError(f"controls: got {names}, expected distinct names")
+
+    def values(self) -> Mapping[str, float]:
+        """Return the current values by name."""
+        return MappingProxyType({name: state["value"] for name, state in self._states.items()})
+
+    def observe(self, reports: Sequence[PhaseReport], *, images: int, ranks: Ranks) -> None:
+        """Add the reports of one step of `images` images and update what is due; every rank must call this."""
+        observed = {report.name: report.observed for report in reports}
+        for phase, control in self._controls:
+            if phase not in observed:
+                continue
+            state = self._states[control.name]
+            mean = observed[phase][control.observes].detach().to(torch.float64, copy=True)
+            state["sum"] = state["sum"] + distributed.average(mean, ranks=ranks)
+            state["steps"] += 1
+            state["images"] += images
+            if state["steps"] >= control.every:
+                mean_of_steps = float(state["sum"]) / state["steps"]
+                value = control.rule(state["value"], mean=mean_of_steps, images=state["images"])
+                self._states[control.name] = _unobserved(float(value))
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return the exact state as JSON values."""
+        return {name: state | {"sum": float(state["sum"])} for name, state in self._states.items()}
+
+    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore the result of `state`.
+
+        Raises:
+            ValueError: The names differ from the run's own.
+        """
+        if set(states) != set(self._states):
+            raise ValueError(f"state: got controls {sorted(states)}, expected {sorted(self._states)} of this run")
+        self._states = {name: own | dict(states[name]) for name, own in self._states.items()}
+
+
+def _unobserved(value: float) -> dict[str, Any]:
+    return {"value": value, "sum": 0.0, "steps": 0, "images": 0}

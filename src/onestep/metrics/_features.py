@@ -1,13 +1,14 @@
-"""Distances to nearest neighbors and membership in k-NN balls, in chunks of the distance table.
+"""Features of two sets: their checks, their distances to nearest neighbors, and membership in k-NN balls.
 
-Legend: N generated images, M real images, D feature width.
+Legend: N generated images, M real images, D feature width. The table of distances is made in chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,33 @@ Arithmetic = Literal["float64", "float16"]
 _GROUP = 64  # columns per group in the search for the k smallest distances
 _ROWS = 1_024  # rows per chunk of the squared norms
 _TABLES = 4  # copies of a chunk of the distance table that exist at once
+
+
+def finite_rows(array: Any, *, called: str, at_least: int) -> Tensor:
+    """Return a matrix [N, D], called so in messages, as a tensor without gradient, of the same type and device.
+
+    An array that is no matrix, has too few rows, or contains values that are not finite is a ValueError.
+    """
+    rows = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise ValueError(f"{called}: got the shape {list(rows.shape)}, expected a matrix with one row per image")
+    if len(rows) < at_least:
+        raise ValueError(f"{called}: got {len(rows)} images, expected at least {at_least}. Fix: sample more")
+    broken = int((~torch.isfinite(rows)).any(dim=1).sum())
+    if broken:
+        fix = "check these images and the log of the run that generated them"
+        raise ValueError(f"{called}: {broken} of {len(rows)} images have values that are not finite. Fix: {fix}")
+    return rows
+
+
+def finite_pair(generated: Any, real: Any, *, least: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return generated features [N, D] and real ones [M, D], of one width, each checked as by `finite_rows`."""
+    rows = finite_rows(generated, called="generated features", at_least=least[0])
+    real_rows = finite_rows(real, called="real features", at_least=least[1])
+    if rows.shape[1] != real_rows.shape[1]:
+        found = f"generated ones of width {rows.shape[1]} and real ones of width {real_rows.shape[1]}"
+        raise ValueError(f"features: got {found}, expected one width. Fix: extract both with the same network")
+    return rows, real_rows
 
 
 def prepared(generated: Tensor, real: Tensor, *, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
@@ -39,9 +67,8 @@ def memberships(generated: Tensor, real: Tensor, *, neighbours: int, memory_mib:
     The ball of a member of a set reaches its k-th nearest neighbor in the set and includes its boundary. The features
     are those of `prepared`.
     """
-    generated_radii, real_radii = (
-        squared_radii(members, neighbours=neighbours, memory_mib=memory_mib) for members in (generated, real)
-    )
+    options = {"neighbours": neighbours, "memory_mib": memory_mib}
+    generated_radii, real_radii = squared_radii(generated, **options), squared_radii(real, **options)
     in_real = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
     in_generated = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for rows, squared in squared_distances(generated, real, memory_mib=memory_mib):

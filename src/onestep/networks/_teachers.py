@@ -1,4 +1,4 @@
-"""From a teacher to the generator that starts from it: config, weights, frozen parameters."""
+"""Teachers: EDM's published architectures; from a teacher to its generator: config, weights, frozen parameters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,49 @@ from torch import Tensor, nn
 
 from onestep.networks._denoiser import network_class, option_names
 
+# By data: resolution, classes, channel multipliers, dropout. Each exists as vp (DDPM++) and as ve (NCSN++).
+_SONG: Mapping[str, tuple[int, int, tuple[int, ...], float]] = {
+    "edm-cifar10-32x32-uncond": (32, 0, (2, 2, 2), 0.13),
+    "edm-cifar10-32x32-cond": (32, 10, (2, 2, 2), 0.13),
+    "edm-ffhq-64x64-uncond": (64, 0, (1, 2, 2, 2), 0.05),
+    "edm-afhqv2-64x64-uncond": (64, 0, (1, 2, 2, 2), 0.25),
+}
+_STYLES = {"vp": ("positional", "standard", 1, (1, 1)), "ve": ("fourier", "residual", 2, (1, 3, 3, 1))}
+_STYLE_OPTIONS = ("embedding_type", "encoder_type", "channel_mult_noise", "resample_filter")
+_SONG_OPTIONS = {"img_channels": 3, "model_type": "SongUNet", "decoder_type": "standard", "model_channels": 128}
+_ADM = {
+    "img_resolution": 64,
+    "img_channels": 3,
+    "label_dim": 1000,
+    "model_type": "DhariwalUNet",
+    "model_channels": 192,
+    "channel_mult": (1, 2, 3, 4),
+    "dropout": 0.1,
+    "use_fp16": True,
+}
+
+
+def published_architecture(name: str) -> dict[str, Any]:
+    """Return the config of a checkpoint of EDM, the file `name` without `.pkl`, as `build_denoiser` takes it.
+
+    Source: Karras et al., arXiv:2206.00364, table 7, and the checkpoints. ValueError: EDM published none of this name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for data, (resolution, classes, channel_mult, dropout) in _SONG.items():
+        own = {"img_resolution": resolution, "label_dim": classes, "channel_mult": channel_mult, "dropout": dropout}
+        for style, values in _STYLES.items():
+            chosen = dict(zip(_STYLE_OPTIONS, values, strict=True))
+            found[f"{data}-{style}"] = {**_SONG_OPTIONS, **own, **chosen, "augment_dim": 9}
+    found["edm-imagenet-64x64-cond-adm"] = {**_ADM}
+    if name not in found:
+        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(found)}")
+    return found[name]
+
 
 def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout: float | None) -> dict[str, Any]:
-    """Return the config of the generator that starts from a teacher.
+    """Return the config of the generator that starts from a teacher of a config as `build_denoiser` takes it.
 
-    Args:
-        teacher: Config of the teacher, as `build_denoiser` takes it.
-        preconditioning: Law of the generator; `d2o` in the paper.
-        dropout: Dropout probability of the generator, 0 in the paper; None keeps that of the teacher. A network
-            without dropout takes 0 and None.
+    `dropout` is the generator's, 0 in the paper; None keeps the teacher's. The paper's law is `d2o`.
 
     Raises:
         ValueError: The network has no option `dropout`, and a positive one is given.
@@ -35,8 +69,7 @@ def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout
 def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return those of a teacher's weights that a generator takes: all but its family's `teacher_only` ones.
 
-    Raises:
-        ValueError: The other tensors differ in names or shapes.
+    ValueError: the other tensors differ in names or shapes.
     """
     expected = {name: str(list(tensor.shape)) for name, tensor in network.state_dict().items()}
     dropped = getattr(network, "teacher_only", ())

@@ -1,0 +1,129 @@
+"""What batches of training are made of: decoded pixels, one-hot classes, and the order of the images.
+
+Pixels are in memory if they are few, else in one memory-mapped file shared by all processes. The order is EDM's endless
+shuffle in a sliding window, resumable.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.nn import functional
+
+from onestep.archive import digest_of
+from onestep.data.image_zip import ImageZip
+from onestep.files import replacing
+
+_logger = logging.getLogger(__name__)
+
+# Each process has its own copy in memory: CIFAR-10 takes 0.15 GB, FFHQ at 64x64 0.86, ImageNet at 64x64 15.7.
+_IN_MEMORY = 2**30
+
+
+class OneHot:
+    """One-hot classes, made per batch: those of all of ImageNet would take 5 GB a process."""
+
+    def __init__(self, labels: np.ndarray, *, classes: int) -> None:  # int64 [N], in 0..classes - 1
+        self._labels, self._classes = torch.from_numpy(labels), classes
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return the rows float32 [B, K] of the images `indices`, int64 [B]."""
+        return functional.one_hot(self._labels[indices], self._classes).float()
+
+
+def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:
+    """Return all pixels of an archive, uint8 [N, C, H, W]; the caller must not write to them.
+
+    Pixels of more than `in_memory` bytes are in a file in `cache`, best on a local disk: the first process decodes into
+    it, the others wait and share. None keeps everything in memory. An unreadable image is a ValueError.
+    """
+    shape = (len(archive), archive.channels, archive.resolution, archive.resolution)
+    if cache is None or int(np.prod(shape, dtype=np.int64)) <= in_memory:
+        return torch.from_numpy(archive.read_all()[0])
+    path = cache / f"{archive.source.stem}-{digest_of(archive.source)[:16]}.npy"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not _is_whole(path, shape):
+            _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
+            with replacing(path) as temporary:
+                pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                for index in range(shape[0]):
+                    pixels[index] = archive[index][0].numpy()
+                pixels.flush()
+    # Private pages: torch warns about read-only arrays, and writes by mistake do not reach the file.
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file holds an array of this shape to its last byte; its name holds the digest of the archive."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == np.uint8
+
+
+class InfiniteOrder:
+    """Endless indices of a dataset of `size` images for one rank.
+
+    Starts from a full shuffle. Each position, once read, is swapped with one of the positions before it, in a `window`
+    of that share of the dataset, in [0, 1], so that an image returns after about an epoch, at another place. All ranks
+    share one order and one seed, in [0, 2^32); rank r of `world` reads the indices r, r + world, ... A number out of
+    its range is a ValueError.
+
+    Source: `InfiniteSampler` of EDM, reproduced draw by draw.
+    """
+
+    def __init__(self, *, size: int, seed: int, world: int = 1, rank: int = 0, window: float = 0.5) -> None:
+        if size < 1:
+            raise ValueError(f"a dataset must hold at least one image, found {size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in [0, world), found rank {rank} of world {world}")
+        if not 0 <= window <= 1:
+            raise ValueError(f"window is a share of the dataset, in [0, 1], found {window}")
+        self._world, self._rank = world, rank
+        self._window = int(np.rint(size * window))
+        self._random = np.random.RandomState(seed)
+        self._order = np.arange(size, dtype=np.int64)
+        self._random.shuffle(self._order)
+        self._position = 0
+
+    def take(self, count: int) -> np.ndarray:
+        """Return the next `count` indices of this rank, int64 [count]; all ranks must take as many."""
+        size, start = len(self._order), self._position
+        steps = count * self._world
+        # The distance of each position's partner: the same numbers as single draws. The reference draws none for a
+        # window of less than two.
+        back = self._random.randint(self._window, size=steps).tolist() if self._window >= 2 else [0] * steps
+        read = np.empty(steps, dtype=np.int64)
+        order: Any = memoryview(self._order)  # type: ignore[arg-type]  # a third faster to index one by one than the array
+        for n in range(steps):
+            here = (start + n) % size
+            there = (here - back[n]) % size
+            read[n] = order[here]
+            order[here], order[there] = order[there], order[here]
+        self._position += steps
+        return read[(self._rank - start) % self._world :: self._world]
+
+    def state(self) -> dict[str, Any]:
+        """Return the complete state, arrays and integers, each a copy."""
+        _, key, position, *_ = cast(tuple[Any, ...], self._random.get_state())
+        numbers = {"position": self._position, "random_position": int(position)}
+        return {"order": self._order.copy(), "random_key": key.copy(), **numbers}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from the position at which `state()` was taken; a dataset of another size is a ValueError."""
+        order = np.array(state["order"], dtype=np.int64)
+        if len(order) != len(self._order):
+            found = f"the saved order has {len(order)} images, the dataset {len(self._order)}"
+            raise ValueError(f"{found}; resume with the dataset that the run was started with, or start a new run")
+        self._order = order
+        self._position = int(state["position"])
+        key = np.asarray(state["random_key"], dtype=np.uint32)
+        self._random.set_state(("MT19937", key, int(state["random_position"]), 0, 0.0))
