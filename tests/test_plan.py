@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,54 @@ def test_a_run_has_timm_backbones_and_published_class_embeddings():
     files = inputs.embedding_files(plan, "own")
     assert (str(files["backbone"]), str(files["data"])) == (eye, "results/data/digits.zip")
     assert inputs.embedding_options(plan, "own") == "--resolution 64 --timm resnet18.tv_in1k"
+
+
+ODD_NAMES = [
+    "my weights.safetensors",
+    "a $(touch PWNED).safetensors",
+    "b;touch PWNED;.safetensors",
+    "c`touch PWNED`.safetensors",
+    "d'e\"f.safetensors",
+    "g\\h*?[i].safetensors",
+    "{j}.safetensors",
+    "~k&l|m>n#o!.safetensors",
+]
+
+
+def odd_plan(name, *, storage="keep"):
+    """Return the plan of a config in which a file of this name is a backbone and a feature extractor."""
+    config = tiny_config() | {"storage": {"images": storage, "features": storage}}
+    config["inputs"]["eye"] = {"file": f"/data/{name}"}
+    config["backbones"]["eye"] = {"timm": "resnet18.tv_in1k", "input": "eye"}
+    config["features"]["digits"] = {"name": "inception", "input": "eye"}
+    config["class_embeddings"] = {"own": {"backbone": "eye", "dataset": "digits", "resolution": 64}}
+    config["runs"]["digits_d2o"]["discriminator"] |= {"backbones": ["eye"]}
+    return plan_of(config)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_one_word_of_a_command_whatever_is_in_it(name):
+    plan, file = odd_plan(name, storage="none"), f"results/inputs/eye/{name}"
+    words = shlex.split(rule_of(plan, "digits_d2o").options)
+    assert words == ["--teacher", "results/teachers/digits.safetensors", "--backbone", f"eye={file}"]
+    assert shlex.split(inputs.embedding_options(plan, "own")) == [
+        "--resolution",
+        "64",
+        "--timm",
+        "resnet18.tv_in1k",
+    ]
+    (rule,) = sample.observe_rules(plan)
+    assert shlex.split(rule.weight_options) == [f"digits={file}"]
+    wildcards = {"model": "digits_d2o@320", "metric": "fd"}
+    options = measure.metric_file_options(plan, wildcards, {"real": file, "real_pixels": "a.zip"})
+    assert shlex.split(options) == ["--real", file, "--real-pixels", "a.zip"]
+
+
+def test_an_ordinary_name_is_as_it_is():
+    plan = odd_plan("vit-b_16.v2+x@1,y=z%.safetensors")
+    assert rule_of(plan, "digits_d2o").options.endswith(
+        " --backbone eye=results/inputs/eye/vit-b_16.v2+x@1,y=z%.safetensors"
+    )
 
 
 def test_metric_and_discriminator_have_different_networks():

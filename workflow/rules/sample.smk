@@ -109,7 +109,8 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
             observed.name
         input:
             model=lambda wildcards: plan.weights(wildcards.block.split("/")[0]),
-            networks=observed.weights,
+            # No pattern, whatever the names.
+            networks=lambda wildcards, weights=observed.weights: weights,
         output:
             features=[
                 stored(results.block_features("{block}", features))

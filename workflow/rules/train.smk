@@ -67,7 +67,8 @@ for run in train.train_rules(plan):
         input:
             run=results.run_config(run.name),
             data=run.data,
-            weights=run.weights,
+            # No pattern, whatever the names.
+            weights=lambda wildcards, weights=run.weights: weights,
         output:
             snapshots=run.snapshots,
             log=results.log(run.name),

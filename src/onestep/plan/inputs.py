@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,9 @@ def source_of(plan: Plan, block: DatasetBlock | TeacherBlock | BackboneBlock | E
 
 
 def teacher_options(plan: Plan, teacher: str) -> str:
-    """Return the options of a teacher's conversion."""
+    """Return the options of a teacher's conversion, quoted for a shell."""
     law = plan.experiment.teachers[teacher].preconditioning
-    return "" if law is None else f"--preconditioning {law}"
+    return "" if law is None else shlex.join(["--preconditioning", law])
 
 
 def class_embeddings(plan: Plan, name: str) -> Path:
@@ -73,10 +74,10 @@ def embedding_files(plan: Plan, name: str) -> dict[str, Path]:
 
 
 def embedding_options(plan: Plan, name: str) -> str:
-    """Return the options of `onestep embed`."""
+    """Return the options of `onestep embed`, quoted for a shell."""
     table = plan.experiment.class_embeddings[name]
     timm = None if table.backbone is None else plan.experiment.backbones[table.backbone].timm
-    return " ".join([f"--resolution {table.resolution}", *([] if timm is None else [f"--timm {timm}"])])
+    return shlex.join(["--resolution", str(table.resolution), *([] if timm is None else ["--timm", timm])])
 
 
 def _needed(experiment: Experiment) -> Iterator[str | None]:

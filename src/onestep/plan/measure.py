@@ -33,15 +33,15 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
 
 
 def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
-    """Return a rule's files by option as options of `onestep measure`, with the name of the published reference.
+    """Return a rule's files and its published reference as options of `onestep measure`, quoted for a shell.
 
     The wildcards are `metric`, and `model` or `dataset`.
     """
     found = dict(wildcards.items())
     dataset = found.get("dataset") or _dataset_of(plan, parse_model(found["model"]).name)
     source = plan.experiment.datasets[dataset].references.get(found["metric"])
-    options = [f"--{key.replace('_', '-')} {shlex.quote(str(path))}" for key, path in files.items()]
-    return " ".join([*options, *([] if source is None else [f"--real-input {source}"])])
+    options = [word for key, path in files.items() for word in (f"--{key.replace('_', '-')}", str(path))]
+    return shlex.join([*options, *([] if source is None else ["--real-input", source])])
 
 
 def _dataset_of(plan: Plan, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class ObserveRule:
     features: tuple[str, ...]
     weights: list[Path]  # of the feature extractors, in this order
     options: str  # the extractors with their options, as JSON
-    weight_options: str  # their weights as options of `onestep observe`
+    weight_options: str  # their weights as options of `onestep observe`, quoted for a shell
 
 
 def stores_images(plan: Plan) -> bool:
@@ -58,8 +59,9 @@ def _networks(plan: Plan, name: str) -> list[Component]:
 
 
 def subject_options(wildcards: Any) -> str:
-    """Return the name of a rule's dataset or input as an option of `onestep extract`."""
-    return " ".join(f"--{key} {name}" for key, name in wildcards.items() if key in ("dataset", "input"))
+    """Return the name of a rule's dataset or input as an option of `onestep extract`, quoted for a shell."""
+    named = [(f"--{key}", name) for key, name in wildcards.items() if key in ("dataset", "input")]
+    return shlex.join(word for pair in named for word in pair)
 
 
 def extraction_code(plan: Plan, features: str) -> str:
@@ -85,7 +87,7 @@ def observe_rules(plan: Plan) -> list[ObserveRule]:
             features=names,
             weights=list(weights.values()),
             options=canonical_json({name: plan.block("features", name) for name in names}),
-            weight_options=" ".join(f"{name}={path}" for name, path in weights.items()),
+            weight_options=shlex.join(f"{name}={path}" for name, path in weights.items()),
         )
         rules.append(rule)
     return rules

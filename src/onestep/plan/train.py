@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class TrainRule:
     name: str
     data: Path
     weights: list[Path]  # the teacher, the backbones and the class embeddings
-    options: str  # the same as options of `onestep launch`
+    options: str  # the same as options of `onestep launch`, quoted for a shell
     snapshots: list[Path]
     code: str  # code fingerprint if config.yaml lets training follow its code, else empty
 
@@ -43,15 +44,16 @@ def _train_rule(plan: Plan, name: str) -> TrainRule:
     backbones = {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)}
     table = None if run.discriminator is None else run.discriminator.class_embeddings
     embeddings = [] if table is None else [inputs.class_embeddings(plan, table)]
-    options = [f"--teacher {path}" for path in teacher] + [f"--backbone {b}={p}" for b, p in backbones.items()]
-    options += [f"--class-embeddings {path}" for path in embeddings]
+    options = [word for path in teacher for word in ("--teacher", str(path))]
+    options += [word for backbone, path in backbones.items() for word in ("--backbone", f"{backbone}={path}")]
+    options += [word for path in embeddings for word in ("--class-embeddings", str(path))]
     follows = plan.experiment.rerun.training_on_code_change
     emas = (None, *run.ema.others)
     return TrainRule(
         name=name,
         data=plan.results.data(run.dataset),
         weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
-        options=" ".join([*options, *(["--code-in-spec"] if follows else [])]),
+        options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
         snapshots=[plan.results.snapshot(name, images, ema) for images in run.snapshots for ema in emas],
         code=training_code(plan, name) if follows else "",
     )
