@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from onestep import distributed
+from onestep.distributed import Place
 
 LEAVING = """
 import os
@@ -30,9 +32,67 @@ def test_rank_seeds_equal_the_reference(golden):
         assert distributed.rank_seed(row["seed"], world=row["world"], rank=row["rank"]) == row["torch_manual_seed"]
 
 
-def test_half_an_environment_is_refused():
-    with pytest.raises(ValueError, match="environment: got RANK only"), distributed.joined({"RANK": "0"}):
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_a_place_needs_all_variables():
+    assert Place.of(WHOLE) == Place(rank=1, world=2, local_rank=1, address="127.0.0.1", port=29500)
+    for name in WHOLE:
+        assert Place.of({key: value for key, value in WHOLE.items() if key != name}) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"RANK": "2"},
+        {"RANK": "-1"},
+        {"RANK": "0"},
+        {"RANK": "x"},
+        {"RANK": ""},
+        {"WORLD_SIZE": "0"},
+        {"LOCAL_RANK": "-1"},
+        {"MASTER_ADDR": ""},
+        {"MASTER_PORT": "0"},
+        {"MASTER_PORT": "99999"},
+    ],
+)
+def test_variables_that_contradict_each_other_are_left_over(changed, caplog):
+    assert Place.of(WHOLE | changed) is None
+    with distributed.joined(WHOLE | changed) as ranks:
+        assert (ranks.rank, ranks.world) == (0, 1)
+    (message,) = caplog.messages
+    assert "RANK" in message and "ignored" in message
+
+
+def test_a_host_that_nobody_knows_is_one_line_soon(monkeypatch):
+    monkeypatch.setattr(distributed, "_RESOLVING_SECONDS", 0.1)
+    began = time.monotonic()
+    elsewhere = WHOLE | {"MASTER_ADDR": "nowhere.invalid"}
+    with pytest.raises(ValueError, match="nowhere.invalid") as error, distributed.joined(elsewhere):
         pass
+    assert len(str(error.value).splitlines()) == 1 and time.monotonic() - began < 30
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        first = WHOLE | {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": port}
+        with pytest.raises(ValueError, match=f"127.0.0.1:{port}"), distributed.joined(first):
+            pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_waits_leaves_when_told(rank):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    told = iter([False, False, True])
+    began = time.monotonic()
+    with (
+        pytest.raises(distributed.Left),
+        distributed.joined(WHOLE | {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}, stop=lambda: next(told)),
+    ):
+        pass
+    assert time.monotonic() - began < 30
 
 
 def test_a_batch_must_divide_over_the_ranks():
@@ -50,7 +110,7 @@ def test_a_rank_that_fails_does_not_wait_for_the_others():
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", LEAVING],
-            env={**os.environ, **meeting, "RANK": str(rank)},
+            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
         )

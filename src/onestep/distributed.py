@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,6 +17,40 @@ from torch import Tensor
 from torch import distributed as dist
 
 _STARTUP_LIMIT = timedelta(minutes=10)
+_CONNECTING = timedelta(seconds=2)  # one try; between two, a request to stop is noticed
+_RESOLVING_SECONDS = 10.0
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+_logger = logging.getLogger(__name__)
+
+
+class Left(Exception):
+    """A request to stop came while the ranks met."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The place of a process in a group that a launcher started."""
+
+    rank: int
+    world: int
+    local_rank: int
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place | None:
+        """Return the place by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+        None if one is missing or they contradict each other: then they are left over from something else.
+        """
+        try:
+            rank, world, local_rank, port = (int(environment[n]) for n in _VARIABLES if n != "MASTER_ADDR")
+            place = cls(rank=rank, world=world, local_rank=local_rank, address=environment["MASTER_ADDR"], port=port)
+        except (KeyError, ValueError):
+            return None
+        fits = 0 <= local_rank <= rank < world and place.address and 0 < port < 1 << 16
+        return place if fits else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +75,99 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
-    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
+def joined(
+    environment: Mapping[str, str] | None = None, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Ranks]:
+    """Join the process group that the environment describes, `Place.of`; without one this process is alone.
 
-    Without RANK and WORLD_SIZE the run is a single process without a group; with one of them ValueError is raised. The
-    backend is NCCL where a CUDA device is visible, else gloo. After an error the process must end.
+    The backend is NCCL where a CUDA device is visible, else gloo. After an error the process must end.
+
+    Raises:
+        Left: A request to stop came while the ranks met.
+        ValueError: They did not meet: no such host, a port in use, or a rank that did not come.
     """
     environment = os.environ if environment is None else environment
-    present = [name for name in ("RANK", "WORLD_SIZE") if name in environment]
-    if len(present) == 1:
-        raise ValueError(f"environment: got {present[0]} only, expected RANK and WORLD_SIZE together or neither")
-    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
-    device, cpu_group = _device(int(environment.get("LOCAL_RANK", "0"))), None
-    if world > 1:
+    place = Place.of(environment)
+    if place is None and (found := [name for name in ("RANK", "WORLD_SIZE") if name in environment]):
+        _logger.warning("environment: %s ignored; ranks have all of %s", ", ".join(found), ", ".join(_VARIABLES))
+    rank, world, local_rank = (0, 1, 0) if place is None else (place.rank, place.world, place.local_rank)
+    device, cpu_group = _device(local_rank), None
+    if place is not None and world > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
+        store = _met(place, environment=environment, stop=stop)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
         if backend == "nccl":
             cpu_group = dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT)
     yield Ranks(rank=rank, world=world, device=device, cpu_group=cpu_group)
     # Not after an error: NCCL would wait here for ranks that wait for this one during a step, and hide the error.
     if world > 1:
         dist.destroy_process_group()
+
+
+def _met(place: Place, *, environment: Mapping[str, str], stop: Callable[[], bool]) -> dist.Store:
+    """Return the store of the group once all ranks have come.
+
+    Torch's own rendezvous waits in one call, in which Python notices no signal.
+    """
+    where, deadline = f"{place.address}:{place.port}", time.monotonic() + _STARTUP_LIMIT.total_seconds()
+    _check_address(place, stop=stop)
+    # torchrun's agent serves the store of its ranks.
+    by_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store: dist.Store | None = None
+    come = 0
+    while come < place.world:
+        if stop():
+            raise Left
+        if time.monotonic() > deadline:
+            came = f"{come} of {place.world} ranks" if come else "no answer of rank 0"
+            raise ValueError(f"{where}: got {came} in {_STARTUP_LIMIT}, expected all. Fix: see the logs of the others")
+        try:
+            if store is None:
+                store = _store(place, serves=place.rank == 0 and not by_agent)
+                if by_agent:
+                    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+                    store = dist.PrefixStore(f"/worker/attempt_{attempt}", store)
+                store.add("come", 1)
+            come = store.add("come", 0)
+        except dist.DistError as error:
+            if store is not None:
+                time.sleep(1.0)  # a request to stop may have reached rank 0 first
+                if stop():
+                    raise Left from error
+                raise ValueError(f"{where}: rank 0 left while the ranks met. Fix: see its log") from error
+        time.sleep(0.1)
+    assert store is not None
+    store.set_timeout(_STARTUP_LIMIT)
+    return dist.PrefixStore("default_pg", store)
+
+
+def _store(place: Place, *, serves: bool) -> dist.Store:
+    """Connect to the store of a group, or serve it."""
+    try:
+        return dist.TCPStore(
+            place.address, place.port, place.world, is_master=serves, timeout=_CONNECTING, wait_for_workers=False
+        )
+    except dist.DistNetworkError as error:
+        if not serves:
+            raise
+        found = f"{place.address}:{place.port}: got a port in use"
+        raise ValueError(f"{found}, expected a free one for rank 0. Fix: start again with another port") from error
+
+
+def _check_address(place: Place, *, stop: Callable[[], bool]) -> None:
+    """Raise ValueError unless this machine finds the address of rank 0, which may take some seconds."""
+    deadline = time.monotonic() + _RESOLVING_SECONDS
+    while not stop():
+        try:
+            socket.getaddrinfo(place.address, place.port)
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() < deadline:
+                time.sleep(1.0)
+                continue
+            found = f"got {place.address!r}, which {socket.gethostname()} cannot resolve ({error})"
+            fix = "Fix: name resolution between the nodes, or train on one node"
+            raise ValueError(f"MASTER_ADDR: {found}, expected the host of rank 0. {fix}") from error
+        return
 
 
 def _device(local_rank: int) -> torch.device:

@@ -1,21 +1,30 @@
-"""Files that are whole or absent: written under a temporary name, flushed to disk, then renamed."""
+"""Files that are whole or absent: written under a temporary name, flushed to disk, then renamed. Locks on files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+# Errors of a file system that cannot flush the names in a folder.
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
-    On an exception the temporary file is removed and `path` keeps what it held before.
+    On an exception the temporary file is removed and `path` keeps what it held before. An OSError of the file that is
+    written, such as a full disk, has the name `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,17 +34,98 @@ def replacing(path: Path | str) -> Iterator[Path]:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    except OSError as error:
+        # An error of a write has no name, and the temporary one is no help.
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk."""
+    """Flush a file, or the names in a folder, to disk; a file system that cannot flush a folder is passed over."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+class Lock:
+    """A lock on the file `path`, which stays; the kernel frees the lock of a process that ends.
+
+    Not of a library: those take more than EWOULDBLOCK for a lock that another process holds, and would wait for ever.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
+
+    def acquire(self, *, seconds: float = 0.0, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Take the lock within `seconds`, and return whether it is held; a request to stop ends the wait.
+
+        Raises:
+            ValueError: `path` is a link or no file, or the file system has no locks.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._take():
+            if time.monotonic() >= deadline or stop():
+                return False
+            time.sleep(max(0.0, min(_POLL_SECONDS, deadline - time.monotonic())))
+        return True
+
+    def release(self) -> None:
+        """Let the lock go, if it is held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def write(self, text: str) -> None:
+        """Replace the content of the locked file, such as the process that holds it."""
+        assert self._descriptor is not None, self.path
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+    def _take(self) -> bool:
+        """Try once."""
+        # Not through a link, which could lead to any file; not waiting for the other end of a pipe.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise
+            raise self._no_file() from error
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise self._no_file()
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of a file that was removed meanwhile, the lock has no effect.
+            if os.fstat(descriptor).st_nlink:
+                self._descriptor, descriptor = descriptor, -1
+            return self.is_held
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                return False
+            fix = "Fix: mount the file system with flock, or use another one"
+            raise ValueError(f"{self.path}: got no lock ({error.strerror}), expected flock. {fix}") from error
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _no_file(self) -> ValueError:
+        return ValueError(f"{self.path}: got a link or no plain file, expected the file of a lock. Fix: remove it")
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -57,7 +147,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; ValueError with the file and the place where it is none."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a JSON file ({error}); delete it and run again to rebuild it") from error
 

@@ -132,7 +132,9 @@ def train(bench, run, name, *, kill_at=0, world=1, expect=0):
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
     worker = Path(__file__).with_name("open_worker.py")
     ranks = [
-        Program(worker, str(run), str(bench.folder), environment=environment | {"RANK": str(rank)})
+        Program(
+            worker, str(run), str(bench.folder), environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
         for rank in range(world)
     ]
     for rank in ranks:

@@ -40,11 +40,12 @@ def train_in_ranks(bench, tasks, folder, *, world):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment |= {"WORLD_SIZE": str(world)}
     (folder / "tasks.json").write_text(json.dumps(tasks))
     worker = Path(__file__).with_name("ranks_worker.py")
     arguments = [str(folder / "tasks.json"), str(bench.folder), str(folder / "report.json")]
     ranks = [
-        Program(worker, *arguments, environment={**environment, "RANK": str(rank), "WORLD_SIZE": str(world)})
+        Program(worker, *arguments, environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(world)
     ]
     for rank in ranks:

@@ -39,7 +39,9 @@ def start_pair(arguments, *, stop_by="SIGTERM", stop_at=(0, 0)):
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    signals = [{"RANK": str(rank), "STOP_BY": stop_by, "STOP_AT": str(stop_at[rank])} for rank in range(2)]
+    signals = [
+        {"RANK": str(rank), "LOCAL_RANK": "0", "STOP_BY": stop_by, "STOP_AT": str(stop_at[rank])} for rank in range(2)
+    ]
     worker = Path(__file__).with_name("stopping_worker.py")
     return [Program(worker, *arguments, environment={**os.environ, **address, **each}) for each in signals]
 

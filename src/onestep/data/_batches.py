@@ -7,18 +7,18 @@ shuffle in a sliding window, resumable.
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 
 from onestep.archive import digest_of
 from onestep.data.image_zip import ImageZip
-from onestep.files import replacing
+from onestep.files import Lock, replacing
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
         return torch.from_numpy(archive.read_all()[0])
     path = cache / f"{archive.source.stem}-{digest_of(archive.source)[:16]}.npy"
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    lock = Lock(path.with_suffix(".lock"))
+    lock.acquire(seconds=math.inf)
+    try:
         if not _is_whole(path, shape):
             _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
             with replacing(path) as temporary:
@@ -56,6 +58,8 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
                 for index in range(shape[0]):
                     pixels[index] = archive[index][0].numpy()
                 pixels.flush()
+    finally:
+        lock.release()
     # Private pages: torch warns about read-only arrays, and writes by mistake do not reach the file.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def observe(
         output: Prefix of the features: `{output}.{name}.npz`.
     """
     options = dict(locals())
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1:
         from onestep.launch.local import command_line, run_locally
 
         return run_locally(command_line("observe", options), processes=processes)

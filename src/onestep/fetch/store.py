@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import yaml
 
 from onestep.fetch.download import Expected, Mismatch, Part, Patience, Unobtainable, Verified, download
 from onestep.fetch.local_files import describe_folder, fetch_file, fetch_packaged, place
-from onestep.files import write_text
+from onestep.files import Lock, write_text
 from onestep.inputs import KEPT, Published, absent_by_hand, absent_offline, address_filename, kept_at, read_registry
 
 _HEADER = "# Digests found by `onestep fetch` at the first download and required from then on: commit this file.\n"
@@ -26,15 +26,13 @@ def locked(path: Path, *, name: str) -> Iterator[None]:
     """Hold a file lock, after waiting for other processes; the empty file remains. Messages begin with `name`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(__name__)
-    # The kernel frees the lock of a killed process. A soft lock would stay, so without flock there is none.
-    lock = filelock.FileLock(path, fallback_to_soft=False)
+    lock = Lock(path)
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        log.info("%s: waiting for another process to finish", name)
-        lock.acquire()
-    except OSError as error:
-        log.warning("%s: %s has no file locks (%s); run one fetch at a time", name, path.parent, error.strerror)
+        if not lock.acquire():
+            log.info("%s: waiting for another process to finish", name)
+            lock.acquire(seconds=math.inf)
+    except ValueError as error:
+        log.warning("%s: %s. Until then run one fetch at a time", name, error)
     try:
         yield
     finally:

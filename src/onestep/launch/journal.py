@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from onestep.files import read_json, write_json, write_text
+from onestep.files import Lock, read_json, write_json, write_text
 from onestep.launch.cluster import Cluster
 
 _MOST_BYTES = 1 << 20
@@ -124,16 +122,11 @@ class Journal:
     def watching(self) -> Iterator[bool]:
         """Yield whether this process holds the lock of the run's only launcher; ValueError without flock."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The kernel frees the lock of a killed launcher; a soft lock would stay, so flock is required.
-        lock = filelock.FileLock(self._lock, blocking=False, fallback_to_soft=False, on_acquired=_write_owner)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
+        lock = Lock(self._lock)
+        if not lock.acquire():
             yield False
             return
-        except OSError as error:
-            fix = "Fix: use a file system with it"
-            raise ValueError(f"{self._lock}: got {error.strerror}, expected flock. {fix}") from error
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield True
         finally:
@@ -230,11 +223,6 @@ def jobs_of(run: str, *, state: Path) -> JobSeen | None:
         hours = None if seconds is None else seconds * job.processes / 3600
     restarts = sighting.restarts or 0
     return JobSeen(job_id=active[0], state=sighting.state or unseen, restarts=restarts, gpu_hours=hours)
-
-
-def _write_owner(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _written_at(path: Path) -> float:

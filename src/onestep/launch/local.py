@@ -20,7 +20,14 @@ from typing import Any
 
 from onestep.exits import Exit
 
-# Time that ranks get to exit: after a failure or Ctrl-C; and after SIGTERM, to finish a step and save a state.
+# Variables of other launchers (MPI, torchrun, Kubernetes), which describe ranks that are not ours. Torch reads some.
+_OTHERS = ("PMI_", "PMIX_", "OMPI_", "I_MPI_", "MV2_", "MPI_LOCAL", "TORCHELASTIC_", "PET_")
+_OF_RANKS = frozenset(
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK")
+    + ("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT")
+)
+
+# Time that ranks get to exit: after a failure; and after a signal, to finish a step and save a state.
 _EXIT_SECONDS = 10.0
 _SAVING_SECONDS = 120.0
 
@@ -28,8 +35,9 @@ _SAVING_SECONDS = 120.0
 def run_locally(arguments: Sequence[str], *, processes: int) -> int:
     """Run `onestep ARGUMENTS` in `processes` ranks; the first that fails ends the others, which would wait for it.
 
-    SIGTERM is forwarded once, and the ranks get time to save their state; a second signal kills them. SIGINT ends them
-    within seconds. Returns 0, `Exit.STOPPED`, `Exit.CANCELLED`, or the failed rank's code (128 + signal if killed).
+    SIGINT, SIGTERM, SIGHUP and SIGUSR2 are forwarded once as SIGTERM, and the ranks get time to save their state.
+    Ctrl-C or SIGTERM after that kills them. Returns 0, `Exit.STOPPED`, `Exit.CANCELLED` after Ctrl-C, or the failed
+    rank's code (128 + signal if killed).
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -37,9 +45,10 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     command = [sys.executable, "-m", "onestep", *arguments]
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    ranks = [subprocess.Popen(command, env={**os.environ, **group, **each}) for each in own]
+    ranks = [subprocess.Popen(command, env={**without_ranks(os.environ), **group, **each}) for each in own]
     received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
+    terminal = [each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    signals = (signal.SIGTERM, signal.SIGUSR2, *terminal)
     previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in signals}
     try:
         code = _watch(ranks, received=received)
@@ -52,19 +61,23 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
 
 def _watch(ranks: list[subprocess.Popen[bytes]], *, received: Sequence[int]) -> int:
     """Wait for all ranks, the first failure, or the end of the time after a signal; `received` grows meanwhile."""
-    deadline = math.inf
+    deadline, noticed = math.inf, 0
     while True:
         codes = [rank.poll() for rank in ranks]
         for code in codes:
-            if code not in (None, Exit.FINISHED, Exit.STOPPED):
+            if received and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+                return Exit.STOPPED  # before it could listen to signals
+            if code not in (None, Exit.FINISHED, Exit.STOPPED, Exit.CANCELLED):
                 return code if code > 0 else 128 - code
         ended = [code for code in codes if code is not None]
         if len(ended) == len(ranks):
             return max(ended)
-        if received and deadline == math.inf:
-            deadline = time.monotonic() + (_EXIT_SECONDS if signal.SIGINT in received else _SAVING_SECONDS)
+        # Not a hangup, which the terminal and its shell both send.
+        again = noticed and any(each in (signal.SIGINT, signal.SIGTERM) for each in received[noticed:])
+        if received and not noticed:
+            deadline, noticed = time.monotonic() + _SAVING_SECONDS, len(received)
             _send(signal.SIGTERM, ranks)
-        if len(received) > 1 or time.monotonic() > deadline:
+        if again or time.monotonic() > deadline:
             _send(signal.SIGKILL, ranks)
         time.sleep(0.1)
 
@@ -84,6 +97,13 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
+
+
+def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables by which launchers number their processes."""
+    return {
+        name: value for name, value in environment.items() if name not in _OF_RANKS and not name.startswith(_OTHERS)
+    }
 
 
 def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:

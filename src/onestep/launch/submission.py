@@ -21,15 +21,16 @@ from onestep.config.sections import Launch
 from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
+from onestep.launch.local import without_ranks
 from onestep.launch.task import TrainingTask
 from onestep.training.assignment import Assignment, Inputs
 
-# Variables that a job must not inherit: Snakemake sets thread counts for its local jobs, and the temporary folder of a
-# login node may not exist on a compute node.
+# Variables that a job must not inherit: Snakemake sets thread counts for its local jobs, the temporary folder of a
+# login node may not exist on a compute node, and its GPUs are others. PYTHONPATH is that of the batch script.
 _NOT_INHERITED = (
     *(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "GOTO", "VECLIB_MAXIMUM")),
-    *("TMPDIR", "TMP", "TEMP"),
-    *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PYTHONPATH"),
+    *("TMPDIR", "TMP", "TEMP", "PYTHONPATH"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
 )
 
 
@@ -73,7 +74,11 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
         comment=f"onestep train {request.run}",
         # SLURM >= 22.05 does not pass --cpus-per-task on to srun. A failed rank must end the others.
         srun_args=["--open-mode=append", f"--cpus-per-task={site.cpus_per_process}", "--kill-on-bad-exit=1"],
-        setup=[f"export PYTHONPATH={place}/code", f"rm -f {place}/exit_code {place}/stopped.*", *site.setup],
+        setup=[
+            f"export PYTHONPATH={_python_path(journal.folder)}",
+            f"rm -f {place}/exit_code {place}/stopped.*",
+            *site.setup,
+        ],
         teardown=_last_lines(place, requeues=site.requeues),
         additional_parameters={"requeue": True, **site.sbatch},
     )
@@ -81,7 +86,7 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
     try:
         # submitit prints sbatch's message before it raises.
-        with clean_env(extra_names=_NOT_INHERITED), contextlib.redirect_stderr(io.StringIO()):
+        with clean_env(extra_names=_not_inherited()), contextlib.redirect_stderr(io.StringIO()):
             os.environ |= kept
             job_id = executor.submit(_task(request, journal=journal)).job_id
     except submitit.core.utils.FailedJobError as error:
@@ -91,6 +96,16 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     job = _recorded(job_id, request, journal=journal, attempt=attempt)
     journal.event("submitted", job=job_id, attempt=attempt)
     return job
+
+
+def _not_inherited() -> list[str]:
+    return [*_NOT_INHERITED, *(os.environ.keys() - without_ranks(os.environ).keys())]
+
+
+def _python_path(folder: Path) -> str:
+    """Return the PYTHONPATH of a job as a word: the copied code, then what this process finds modules in."""
+    own = [str(Path(each).resolve()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    return shlex.quote(os.pathsep.join([f"{folder.resolve()}/code", *own]))
 
 
 def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onestep.exits import Exit
+from onestep.launch.local import without_ranks
 from onestep.training.assignment import Assignment
 from onestep.training.stopping import Stop
 
@@ -65,11 +66,14 @@ class TrainingTask:
 
     def _train(self, job: JobEnvironment, *, stop: Stop) -> bool:
         # Variables of torch's process group and of thread pools; they replace inherited ones.
+        for variable in os.environ.keys() - without_ranks(os.environ).keys():
+            del os.environ[variable]
         os.environ |= {
             "RANK": str(job.global_rank),
             "LOCAL_RANK": str(job.local_rank),
             "WORLD_SIZE": str(job.num_tasks),
-            "MASTER_ADDR": job.hostnames[0],
+            # One node needs no name that its own network resolves.
+            "MASTER_ADDR": "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0],
             "MASTER_PORT": str(port_of(int(job.raw_job_id), restarts=_restarts())),
             "OMP_NUM_THREADS": str(self.cpus_per_process),
             **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}),

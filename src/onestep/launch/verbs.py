@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,8 +47,12 @@ def launch(
     import yaml
 
     from onestep.config.reading import read_experiment
+    from onestep.launch.local import without_ranks
 
-    name = yaml.safe_load(run.read_text())["run"]
+    # Of another launcher; the ranks of a run are those of config.yaml.
+    for variable in os.environ.keys() - without_ranks(os.environ).keys():
+        del os.environ[variable]
+    name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
     site = read_experiment(config).launch.of(name)
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
@@ -20,7 +19,7 @@ from onestep.config.run import ResolvedRun, load_run
 from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
-from onestep.files import write_json, write_text
+from onestep.files import Lock, write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import Assignment, Inputs, publish
 from onestep.training.execution import device_name
@@ -55,22 +54,28 @@ def carry_out(
         output: Folder in which a finished run is published; None publishes nothing.
         stop: Whether this process received a request to stop; one process is enough for all to save and leave.
         lock_seconds: How long to wait for another process that trains this run and may be about to stop.
-        when_stopped: Called in rank 0 before any process leaves a stopped training.
+        when_stopped: Called in rank 0 before any process leaves a stopped training, or in each that leaves alone.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
     """
-    with (
-        distributed.joined() as ranks,
-        exclusive(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
-    ):
-        finished = held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop)
-        if finished and output is not None and ranks.leads:
-            publish(folder, output / folder.parent.name)
-        if not finished and when_stopped is not None:
-            if ranks.leads:
-                when_stopped()
-            distributed.wait(ranks=ranks)
+    try:
+        with (
+            distributed.joined(stop=stop) as ranks,
+            exclusive(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
+        ):
+            finished = held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop)
+            if finished and output is not None and ranks.leads:
+                publish(folder, output / folder.parent.name)
+            if not finished and when_stopped is not None:
+                if ranks.leads:
+                    when_stopped()
+                distributed.wait(ranks=ranks)
+    except distributed.Left:
+        _logger.info("%s: stopped while the ranks met. Start it again to continue", folder)
+        if when_stopped is not None:
+            when_stopped()
+        return False
     return finished
 
 
@@ -81,18 +86,18 @@ def exclusive(folder: Path, *, ranks: Ranks, seconds: float, stop: Callable[[], 
     Rank 0 holds it and reports the result to the others; the lock of a killed process is released.
 
     Raises:
-        ValueError: Another process holds it after `seconds`.
+        ValueError: Another process holds it after `seconds`, or the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, taken = FileLock(folder / "lock"), _HELD
+    lock, taken = Lock(folder / "lock"), _HELD
     try:
-        if ranks.leads and not _acquired(lock, seconds=0):
+        if ranks.leads and not lock.acquire():
             if seconds > 0 and not stop():
                 message = "%s: waiting for up to %.0f s, because %s is training this run"
                 _logger.info(message, folder, seconds, _owner(folder))
-            if not _acquired(lock, seconds=seconds, stop=stop):
+            if not lock.acquire(seconds=seconds, stop=stop):
                 taken = _STOPPED if stop() else _REFUSED
-        if lock.is_locked:
+        if lock.is_held:
             write_text(folder / _OWNER, f"process {os.getpid()} on {socket.gethostname()}")
         found = distributed.highest(taken, ranks=ranks)
         if found == _REFUSED:
@@ -102,15 +107,9 @@ def exclusive(folder: Path, *, ranks: Ranks, seconds: float, stop: Callable[[], 
         lock.release()
 
 
-def _acquired(lock: FileLock, *, seconds: float, stop: Callable[[], bool] = never) -> bool:
-    with contextlib.suppress(Timeout):
-        lock.acquire(timeout=seconds, poll_interval=1.0, cancel_check=stop)
-    return lock.is_locked
-
-
 def _owner(folder: Path) -> str:
     try:
-        return (folder / _OWNER).read_text() or "another process"
+        return (folder / _OWNER).read_text(encoding="utf-8") or "another process"
     except OSError:
         return "another process"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def train(
 ) -> int:
     """Train a run and publish it; resume it from its newest state, and only publish it if it is finished.
 
-    The exit code is 85 if a signal stopped the training and its state is saved.
+    The exit code is 85 if a signal stopped the training and its state is saved; 130 after Ctrl-C.
 
     Args:
         run: Resolved configuration of the run (run.yaml).
@@ -43,7 +42,7 @@ def train(
         state_seconds: Seconds between two states.
     """
     options = dict(locals())
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1:
         from onestep.launch.local import command_line, run_locally
 
         return run_locally(command_line("train", options), processes=processes)
@@ -70,4 +69,6 @@ def train(
         code = Fingerprints().of_training(assignment.document())
         folder = assignment.folder(code)
         finished = carry_out(assignment, folder=folder, code=code, output=output, stop=stop.asked)
-    return Exit.FINISHED if finished else Exit.STOPPED
+    if finished:
+        return Exit.FINISHED
+    return Exit.CANCELLED if stop.by_ctrl_c else Exit.STOPPED
