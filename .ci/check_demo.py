@@ -23,7 +23,7 @@ def violations(table):
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
+    with open(sys.argv[1], encoding="utf-8") as file:
         found = violations(json.load(file))
     print("\n".join(found) or "demo: as expected")
     sys.exit(bool(found))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token
 
 import onestep
+from onestep.printing import Printing, is_expected, line_of_unexpected, lines_of
 
 # Verbs by name: where they are and what they do. The text is here, so that the overview imports none of them.
 PEOPLE = {
@@ -49,32 +54,77 @@ GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."
 
 
+class _Ended(BaseException):
+    """A signal asked this process to end, so that temporary files are removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code.
 
-    Errors of the user are one line each on stderr, without a traceback: exit code 1, or 2 for a wrong command line.
-    Ctrl-C is 130.
+    Errors of the user and of the site are one line each on stderr, without a traceback: exit code 1, or 2 for a wrong
+    command line. Of other errors the line names a file with the traceback. Ctrl-C is 130, another signal 128 and its
+    number; verbs that train save their state first.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    verb = next((name for verbs in GROUPS.values() for name in verbs if words[: len(name.split())] == name.split()), "")
+    prefix = f"onestep {verb}".rstrip()
+    with Printing().installed() as printing, _ended_by_signals():
+        try:
+            code = _run(verb, words, prefix=prefix)
+        except (KeyboardInterrupt, _Ended) as end:
+            return 130 if isinstance(end, KeyboardInterrupt) else end.code
+        # The result of a training is in its files.
+        if code == 0 and verb not in ("train", "launch") and (reason := printing.lost()) is not None:
+            print(f"{prefix}: standard output: {reason}", file=sys.stderr)
+            return 1
+        return code
+
+
+def _run(verb: str, words: Sequence[str], *, prefix: str) -> int:
+    """Run one verb; print its errors."""
     if words in ([], ["bench"]):
         _app("").help_print(words)
         return 2
-    verb = next((name for verbs in GROUPS.values() for name in verbs if words[: len(name.split())] == name.split()), "")
-    prefix = f"onestep {verb}".rstrip()
+    # Also the text of an option can be anything.
     try:
         command, bound, *_ = _app(verb).parse_args(words, exit_on_error=False, print_error=False)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.raiseExceptions = False
+        return int(command(*bound.args, **bound.kwargs) or 0)
     except CycloptsError as error:
         print(f"{prefix}: {' '.join(str(error).split())} See `{prefix} --help`.", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    except Exception as error:
+        lines = lines_of(error) if is_expected(error) else [line_of_unexpected(error, verb=verb)]
+    for line in lines:
+        print(f"{prefix}: {line}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raise `_Ended` at SIGTERM and SIGHUP, where they would end this process; a second one does."""
+    process = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:  # a fork
+            os.kill(os.getpid(), number)
+        raise _Ended(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL and is_main]
+    for number in numbers:
+        signal.signal(number, end)
     try:
-        return int(command(*bound.args, **bound.kwargs) or 0)
-    except (ValueError, OSError) as error:
-        for line in str(error).splitlines() or [repr(error)]:
-            print(f"{prefix}: {line}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _app(chosen: str) -> App:

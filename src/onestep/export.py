@@ -39,7 +39,7 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
         ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
     """
     config = read_snapshot(weights).config
-    document, summary = yaml.safe_load((run / "run.yaml").read_text()), read_json(run / "summary.json")
+    document, summary = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8")), read_json(run / "summary.json")
     objective = document["objective"]
     if components.outline("objectives", objective["name"]).samples_in != 1:
         raise ValueError(

@@ -1,9 +1,12 @@
-"""Progress bars of tqdm where standard error is no terminal."""
+"""Progress bars of tqdm: with a terminal and without one."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from typing import TextIO
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 
 class Lines(io.TextIOBase):
@@ -17,5 +20,22 @@ class Lines(io.TextIOBase):
         line = text.strip()
         if line and line != self._last:
             self._last = line
-            print(line, file=self._stream, flush=True)
+            with contextlib.suppress(OSError):
+                print(line, file=self._stream, flush=True)
         return len(text)
+
+
+class Bar(tqdm):
+    """A progress bar of tqdm: never above 100 %, and no time below zero where the clock was set back."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """The numbers that are shown."""
+        found: dict[str, Any] = super().format_dict
+        total = found["total"]
+        found["n"] = found["n"] if total is None else min(found["n"], total)
+        found["initial"] = min(found["initial"], found["n"])
+        found["elapsed"] = max(0.0, found["elapsed"])
+        if found["rate"] is not None and found["rate"] <= 0:
+            found["rate"] = None
+        return found

@@ -84,7 +84,7 @@ def reset_peak(device: torch.device) -> None:
         return
     # If the kernel does not allow it, the peak is that of the whole process.
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def memory(device: torch.device) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 def _resident(key: str) -> int:
     """Return a number of /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) << 10
     return 0

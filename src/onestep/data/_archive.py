@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-from tqdm import tqdm
 
 from onestep.archive import read_arrays, write_arrays
 from onestep.data import Dataset, UnreadableImage
@@ -25,6 +24,7 @@ from onestep.data._pixels import checked, png, write_contact_sheet
 from onestep.data._processes import in_processes
 from onestep.data.image_zip import ImageZip
 from onestep.files import canonical_json, read_json, replacing, sha256_of_file, write_json
+from onestep.progress import Bar
 
 _logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
     done = len(dataset) - sum(len(shard.indices) for shard in missing)
     if done:
         _logger.info("resumed: %s of %s images are done", f"{done:,}", f"{len(dataset):,}")
-    with tqdm(total=len(dataset), initial=done, unit="image", disable=None) as progress:
+    with Bar(total=len(dataset), initial=done, unit="image", disable=None) as progress:
         for shard, _ in in_processes(_encode_shard, dataset, missing, workers=workers):
             progress.update(len(shard.indices))
 

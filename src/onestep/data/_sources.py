@@ -239,7 +239,7 @@ def _head(path: Path) -> bytes:
 def _named_folder(path: Path) -> Path:
     """Return the folder that a `.folder` file names."""
     try:
-        folder = Path(json.loads(path.read_text())["folder"])
+        folder = Path(json.loads(path.read_text(encoding="utf-8"))["folder"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: not {{"folder": PATH, ...}} ({error!r}); fetch the input again') from error
     if not folder.is_dir():

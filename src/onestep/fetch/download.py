@@ -19,11 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from onestep.fetch.local_files import copy_or_link
 from onestep.files import sha256_of_file, write_json
-from onestep.progress import Lines
+from onestep.progress import Bar, Lines
 
 _CHUNK = 2**16
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -130,7 +129,7 @@ class Part:
     def origin(self) -> Origin:
         """Their origin; bytes of unknown origin are useless without a known digest."""
         try:
-            return Origin(**json.loads(self.note.read_text()))
+            return Origin(**json.loads(self.note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Origin()
 
@@ -331,11 +330,11 @@ def _innermost(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def progress_bar(name: str, *, done: int, total: int | None, stream: TextIO | None = None, every: float = 10.0) -> tqdm:
+def progress_bar(name: str, *, done: int, total: int | None, stream: TextIO | None = None, every: float = 10.0) -> Bar:
     """Return a progress bar in bytes with rate and remaining time; without a terminal, a line every `every` seconds."""
     stream = sys.stderr if stream is None else stream
     every = 0.2 if stream.isatty() else every
-    return tqdm(
+    return Bar(
         desc=name,
         initial=done,
         total=total,

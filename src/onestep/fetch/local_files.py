@@ -80,7 +80,7 @@ def place(
     with replacing(target) as temporary:
         if source.is_dir():
             described = describe_folder(source)
-            temporary.write_text(json.dumps(described, indent=2) + "\n")
+            temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             found, recorded = described["listing_sha256"], sha256_of_file(temporary)
         else:
             copy_or_link(source, temporary, linked_from=linked_from)
@@ -94,7 +94,7 @@ def place(
 def verify_placed(target: Path) -> None:
     """Raise ValueError unless an input still has its recorded digest."""
     record = target.with_name(f"{target.name}.sha256")
-    recorded = record.read_text().split()[0] if record.exists() else None
+    recorded = record.read_text(encoding="utf-8").split()[0] if record.exists() else None
     found = sha256_of_file(target)
     if recorded not in (None, found):
         raise ValueError(f"{target}: got sha256 {found}, expected {recorded} ({record.name}). Fix: delete both")

@@ -59,12 +59,12 @@ class InputsLock:
             if before["sha256"] != verified.sha256:
                 raise Mismatch(f"{place}: got sha256 {verified.sha256}, expected {before['sha256']} ({self.path})")
             text = _HEADER + yaml.safe_dump(entries, sort_keys=True)
-            if not self.path.exists() or self.path.read_text() != text:
+            if not self.path.exists() or self.path.read_text(encoding="utf-8") != text:
                 write_text(self.path, text)
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries = (yaml.safe_load(self.path.read_text()) if self.path.exists() else None) or {}
+            entries = (yaml.safe_load(self.path.read_text(encoding="utf-8")) if self.path.exists() else None) or {}
         except yaml.YAMLError:
             entries = "invalid YAML"
         for key, entry in entries.items() if isinstance(entries, dict) else [("all", entries)]:

@@ -209,7 +209,7 @@ def _hours(limit: str) -> float:
 def state_findings(state: Path, *, shared: bool, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
     """Yield the findings on the root of the work folders, which compute nodes must see if it is to be `shared`."""
     folder = next(each for each in (state.absolute(), *state.absolute().parents) if each.is_dir()).resolve()
-    kind, at, options = mount_of(folder, mounts=mounts.read_text() if mounts.exists() else "")
+    kind, at, options = mount_of(folder, mounts=mounts.read_text(encoding="utf-8") if mounts.exists() else "")
     ok, fix = not shared or bool(_SHARED_FILE_SYSTEM.fullmatch(kind)), "use a file system that the compute nodes share"
     yield _check("state folder", f"{state.absolute()} on {kind} at {at}", ok=ok, otherwise=Mark.NOTE, fix=fix)
     local = ", ".join(sorted(_LOCAL_LOCKS & options))

@@ -93,7 +93,7 @@ class Journal:
     def ending_of(self, job_id: str) -> tuple[int | None, int | None]:
         """Return requeues before a job's newest start and its exit code; None while its batch script wrote none."""
         path = self.folder / "exit_code"
-        found = path.read_text().split() if path.exists() else []
+        found = path.read_text(encoding="utf-8").split() if path.exists() else []
         return (int(found[1]), int(found[2])) if len(found) == 3 and found[0] == job_id else (None, None)
 
     def stopped(self, job_id: str) -> bool:
@@ -115,7 +115,7 @@ class Journal:
     def event(self, what: str, **facts: Any) -> None:
         """Append an event of the run's jobs to events.jsonl."""
         who = {"host": socket.gethostname(), "process": os.getpid()}
-        with open(self.folder / "events.jsonl", "a") as file:
+        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"at": round(time.time(), 3), "what": what, **facts, **who}) + "\n")
 
     @contextlib.contextmanager
@@ -135,7 +135,7 @@ class Journal:
     @property
     def watcher(self) -> str:
         """Process and host of the run's launcher."""
-        return (self._lock.read_text() if self._lock.exists() else "") or "another process"
+        return (self._lock.read_text(encoding="utf-8") if self._lock.exists() else "") or "another process"
 
     def tail(self, job_id: str) -> Iterator[list[str]]:
         """Yield at each step the complete lines that rank 0 of a job added to its log, each to one launcher only."""
@@ -156,13 +156,13 @@ class Journal:
     def _printed(self, log: Path) -> int:
         """Return the bytes of a log that were printed, as far as it is that of the newest job."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(self._streamed.read_text())
+            found = json.loads(self._streamed.read_text(encoding="utf-8"))
             return found["bytes"] if found["log"] == log.name else 0
         return 0
 
     def restore(self, log: Path) -> None:
         """Append to a rule's log the lines that earlier launchers printed: Snakemake empties logs at each start."""
-        existing = log.read_text(errors="replace") if log.exists() else ""
+        existing = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         logs = sorted(self.logs.glob("*_0_log.out"), key=_written_at)
         lines = []
         for path in logs:
@@ -173,13 +173,13 @@ class Journal:
                 lines += [f"{mark}{line}\n" for line in content.decode(errors="replace").splitlines()]
         if lines:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "a") as file:
+            with open(log, "a", encoding="utf-8") as file:
                 file.writelines(lines)
 
     def failure(self, job_id: str) -> tuple[list[str], str | None]:
         """Return the last lines of the logs of two ranks with an error, else of rank 0; and the first `error: ...`."""
         paths = sorted(self.logs.glob(f"{job_id}_*_log.out"), key=lambda path: int(path.name.split("_")[1]))
-        logs = {path: path.read_text(errors="replace") for path in paths}
+        logs = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
         failed = [path for path, text in logs.items() if "Traceback" in text or "error:" in text]
         last = {path: text.splitlines()[-_LAST_LINES:] for path, text in logs.items()}
         shown = [line for path in failed[:2] or paths[:1] for line in (f"--- {path}, its last lines:", *last[path])]

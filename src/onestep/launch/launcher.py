@@ -256,7 +256,7 @@ class _Launcher:
 def _fields(process: int) -> list[str] | None:
     """Return the fields of /proc/N/stat after the program name: state, parent, ..., start; None if it has ended."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return None
 
 

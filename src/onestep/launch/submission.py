@@ -216,7 +216,7 @@ def _check_kept_code(code: Path) -> None:
     """Raise ValueError if the copied code lacks a class of a task, or has fields in it that this version lacks."""
     for kind in (TrainingTask, Assignment, Inputs):
         path = code.joinpath(*kind.__module__.split(".")).with_suffix(".py")
-        body = ast.parse(path.read_text()).body if path.exists() else []
+        body = ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else []
         classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
         named = {ast.unparse(each.target) for node in classes for each in node.body if isinstance(each, ast.AnnAssign)}
         if not classes or not named <= {each.name for each in fields(kind)}:

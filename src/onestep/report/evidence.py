@@ -165,7 +165,7 @@ def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     for path in sorted(Path(benchmarks).glob("*/**/*.tsv")):
         rule = path.relative_to(benchmarks).parts[0]
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             seconds.setdefault(rule, []).extend(float(line["s"]) for line in csv.DictReader(file, delimiter="\t"))
     return dict(sorted(seconds.items(), key=lambda stage: (-sum(stage[1]), stage[0])))
 

@@ -18,7 +18,7 @@ def show(table: Path, /, *, page: Path | None = None) -> int:
         table: The table (.json).
         page: Also print where this results page is.
     """
-    print(table.with_suffix(".md").read_text())
+    print(table.with_suffix(".md").read_text(encoding="utf-8"))
     if page is not None:
         print(f"Results page: {page.resolve()}")
     return 0

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from onestep.archive import write_arrays
 from onestep.files import sha256_of_file
 from onestep.networks import load_denoiser
+from onestep.progress import Bar
 from onestep.sampling import Sampler, Samples, generate
 
 _GRID = 128  # images in a grid, the most that a sheet of the results page shows
@@ -46,7 +46,7 @@ def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
     network = load_denoiser(job.weights).to(device)
     first: list[Samples] = []
     label = "/".join(job.subject.values()) or job.weights.stem
-    with tqdm(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
+    with Bar(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
         for made in generate(network, job.sampler, seeds=job.seeds, batch=job.batch):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)

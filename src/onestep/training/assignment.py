@@ -56,7 +56,7 @@ class Assignment:
 
     def document(self) -> dict[str, Any]:
         """Return the content of run.yaml."""
-        return yaml.safe_load(self.inputs.run.read_text())
+        return yaml.safe_load(self.inputs.run.read_text(encoding="utf-8"))
 
     def spec(self, code: str) -> str:
         """Return the run hash for a fingerprint of the training code; reads every input that has no card."""

@@ -9,16 +9,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from onestep import distributed
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.distributed import Ranks
-from onestep.progress import Lines
+from onestep.progress import Bar, Lines
 from onestep.training.assembly import Training
 from onestep.training.step import PhaseReport
 
@@ -112,7 +111,7 @@ class Progress:
 
     def __init__(self, name: str, *, images: int, images_seen: int = 0, shown: bool = True) -> None:
         on_terminal = sys.stderr.isatty()
-        self._bar: tqdm[NoReturn] = tqdm(
+        self._bar = Bar(
             total=images,
             initial=images_seen,
             desc=name,
