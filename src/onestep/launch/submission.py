@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -57,15 +58,25 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
 
     Raises:
         Refused: sbatch did not confirm the job. The submission mark remains: an sbatch that timed out may still submit.
-        ValueError: The run was started by a version of onestep that cannot read this version's task.
+        ValueError: The run was started by a version of onestep that cannot read this version's task, a program of SLURM
+            is missing, or the work folder has a name that SLURM would change.
     """
     import submitit
     from submitit.helpers import clean_env
 
     site, name, place = request.site, job_name(request.run, journal.folder), shlex.quote(str(journal.folder.resolve()))
     _keep_code(journal.folder)
+    _check_site(journal.folder.resolve())
     journal.intend(name)
-    executor = submitit.SlurmExecutor(folder=journal.logs, python=site.python)
+
+    class SlurmExecutor(submitit.SlurmExecutor):
+        """Submitit's, for every form of sbatch's answer."""
+
+        @staticmethod
+        def _get_job_id_from_submission_command(string: bytes | str) -> str:
+            return job_id_of(string if isinstance(string, str) else string.decode(errors="replace"))
+
+    executor = SlurmExecutor(folder=journal.logs, python=site.python)
     executor.update_parameters(
         job_name=name,
         **resources(site),
@@ -96,6 +107,28 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     job = _recorded(job_id, request, journal=journal, attempt=attempt)
     journal.event("submitted", job=job_id, attempt=attempt)
     return job
+
+
+def job_id_of(answer: str) -> str:
+    """Return the job of sbatch's answer: `Submitted batch job 7`, `7`, or `7;cluster`; Refused if it has none."""
+    found = re.search(r"\bjob (\d+)", answer) or re.search(r"^\s*(\d+)\s*(?:;.*)?$", answer, re.MULTILINE)
+    if found is None:
+        raise Refused(f"sbatch: got the answer {answer.strip()[:200]!r}, expected the id of a job")
+    return found[1]
+
+
+def _check_site(folder: Path) -> None:
+    """Raise ValueError if a job cannot be submitted from here."""
+    missing = [program for program in ("sbatch", "srun", "squeue") if shutil.which(program) is None]
+    if missing:
+        fix = "Fix: load the site's SLURM module, or set `launch: {backend: local}`"
+        raise ValueError(f"launch.backend: got no {', '.join(missing)} in PATH, expected the programs of SLURM. {fix}")
+    # SLURM replaces %j and the like in the names of logs, and reads each line of the batch script for itself.
+    if any(letter in "%\\" or not letter.isprintable() for letter in str(folder)):
+        fix = "Fix: use another working directory"
+        raise ValueError(
+            f"{str(folder)!r}: got %, a backslash or a control character in a folder of SLURM's logs. {fix}"
+        )
 
 
 def _not_inherited() -> list[str]:
