@@ -19,7 +19,7 @@ from forks import Ended, Forks
 from pipeline import Finished, Stage, outcome
 
 # A bound for one case: the stages take a second, the machine may be slow.
-SECONDS = float(os.environ.get("ONESTEP_ATTACK_SECONDS", "20"))
+SECONDS = float(os.environ.get("ONESTEP_ATTACK_SECONDS", "60"))
 
 
 class Outcome(StrEnum):
@@ -145,16 +145,14 @@ def _undamaged(forks: Forks, finished: Finished, stage: Stage, folder: Path) -> 
     return found[0]
 
 
-def _one(
-    forks: Forks, finished: Finished, case: Case, folder: Path, whole: tuple[dict[str, str], str]
-) -> Result:
+def _one(forks: Forks, finished: Finished, case: Case, folder: Path, whole: tuple[dict[str, str], str]) -> Result:
     stage, (_, name, other) = case.stage, case.stage.reads[case.kind]
     _prepared(finished, stage, folder)
     if not (folder / name).exists():
         shutil.copy2(finished.work / name, folder / name)
     seed = zlib.crc32(case.name.encode())
     replace(folder / name, DAMAGE[case.form][case.damage], other=finished.work / other, seed=seed)
-    ended = forks.onestep(*stage.words, folder=folder, limit=SECONDS)
+    ended = forks.onestep(*stage.words, folder=folder, limit=SECONDS, idle=4)
     if ended.code == 0 and (folder / name).is_symlink():
         mend(folder / name)  # a link to /dev/zero has no digest
     written = outcome(folder, stage.makes) if ended.code == 0 else {}

@@ -155,9 +155,9 @@ _SHAPES: Mapping[str, Damage] = {
 }
 _TEXT = {"another digit": _digit, "NaN": _not_numbers, **_SHAPES}
 _OTHER: Mapping[str, Damage] = {"another file of its kind": _replaced}
-_MEMBER = {name: damage for name, damage in _BYTES.items() if name != "a bit near the start"} | _TEXT | {
-    "absent": _absent
-}
+_MEMBER = (
+    {name: damage for name, damage in _BYTES.items() if name != "a bit near the start"} | _TEXT | {"absent": _absent}
+)
 
 # By form of a file: the damage that it can have.
 DAMAGE: Mapping[str, Mapping[str, Damage]] = {

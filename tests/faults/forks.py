@@ -104,17 +104,26 @@ def _run(request: Mapping[str, Any], output: int) -> tuple[int | None, float]:
     if child == 0:
         _become(request, output)
     deadline = started + float(request.get("limit", 20.0))
-    pause = 0.002
+    idle, pause, last = time.monotonic(), 0.002, ""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
+        now = time.monotonic()
         if ended:
-            return os.waitstatus_to_exitcode(status), time.monotonic() - started
-        if time.monotonic() > deadline:
+            return os.waitstatus_to_exitcode(status), now - started
+        if (seen := _activity(child)) != last or not seen:
+            idle, last = now, seen
+        if now > deadline or (request.get("idle") and now - idle > float(request["idle"])):
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return None, time.monotonic() - started
+            return None, now - started
         time.sleep(pause)
-        pause = min(0.05, 1.5 * pause)
+        pause = min(0.1, 1.5 * pause)
+
+
+def _activity(process: int) -> str:
+    """Return a text that stays the same while a process waits and does nothing; empty if it is ready to run."""
+    state, *numbers = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return "" if state == "R" else " ".join(numbers[10:12])
 
 
 def _become(request: Mapping[str, Any], output: int) -> None:

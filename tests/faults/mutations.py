@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 _DEMO = Path(__file__).parents[2] / "demo" / "config.yaml"
-SECONDS = 5  # of this process's own time: the machine may be slow
+SECONDS = 2  # of this process's own time: the machine may be slow
 
 # Values of any type in the place of any other.
 _VALUES: list[Any] = [
@@ -108,7 +108,9 @@ def _characters(seeded: random.Random) -> str:
     for _ in range(seeded.choice((1, 1, 2, 10))):
         start = seeded.randrange(len(text))
         end = min(len(text), start + seeded.choice((1, 1, 3, 40, 400)))
-        inserted = seeded.choice(("", text[start:end] * 2, chr(seeded.randrange(1, 0x2FFF)), " ", "\n", ":", "- ", "\t"))
+        inserted = seeded.choice(
+            ("", text[start:end] * 2, chr(seeded.randrange(1, 0x2FFF)), " ", "\n", ":", "- ", "\t")
+        )
         text = text[:start] + inserted + text[end:]
     return text
 
@@ -122,7 +124,9 @@ def _bomb(seeded: random.Random) -> str:
     mapped = ["m0: &m0 {k: v}"]
     mapped += [f"m{n}: &m{n} {{{', '.join(f'k{i}: *m{n - 1}' for i in range(width))}}}" for n in range(1, levels)]
     many = "\n".join(f"  n{i}: {{a: 1}}" for i in range(seeded.choice((10, 1_000, 20_000))))
-    merged = "\n".join([f"z{n}: &z{n} {{<<: [{', '.join([f'*z{n - 1}'] * width if n else ['{}'])}]}}" for n in range(levels)])
+    merged = "\n".join(
+        [f"z{n}: &z{n} {{<<: [{', '.join([f'*z{n - 1}'] * width if n else ['{}'])}]}}" for n in range(levels)]
+    )
     nested = "".join(f"{' ' * n}k:\n" for n in range(seeded.choice((50, 500, 900))))
     return seeded.choice(
         (
@@ -172,7 +176,9 @@ def try_all(first: int, last: int, place: str) -> None:
                 read_experiment(path)
                 found = "accepted"
             except ConfigError as error:
-                found = "refused" if str(path) in str(error) or len(str(error).splitlines()) == 1 else "refused at length"
+                found = (
+                    "refused" if str(path) in str(error) or len(str(error).splitlines()) == 1 else "refused at length"
+                )
                 if len(str(error)) > 100_000:
                     found = "refused at length"
             except _Late:

@@ -15,10 +15,12 @@ import numpy as np
 from forks import Ended, Forks
 from PIL import Image
 
-SIDE = 8
+SIDE = 16
 
 
-def picture(value: int | None = None, *, seed: int = 0, side: int = SIDE, form: str = "PNG", grey: bool = False) -> bytes:
+def picture(
+    value: int | None = None, *, seed: int = 0, side: int = SIDE, form: str = "PNG", grey: bool = False
+) -> bytes:
     """Return a picture of one value, or of noise."""
     shape = (side, side) if grey else (side, side, 3)
     noise = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

@@ -19,6 +19,7 @@ from tiny import tiny_config, write_config
 SEEDS = "0-31"
 DATA, CARD = "results/data/digits.zip", "results/data/digits.json"
 TEACHER, EMBEDDINGS = "results/teachers/digits.safetensors", "results/class_embeddings/digits.safetensors"
+CIFAR, PICKLE = "results/inputs/outside/cifar_a.tar.gz", "results/inputs/outside/edm_a.pkl"
 RUN, SUMMARY = "results/runs/{}/run.yaml", "results/runs/{}/summary.json"
 EDM, D2O = "results/runs/digits_edm/snapshots/64.safetensors", "results/runs/digits_d2o/snapshots/{}.safetensors"
 BACKBONE = "results/runs/digits_backbone/snapshots/64.safetensors"
@@ -162,7 +163,9 @@ def write_outside_files(work: str) -> None:
         state = build_denoiser({**shape, "preconditioning": "edm"}).state_dict()
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         Path(work, f"edm_{letter}.pkl").write_bytes(edm_writer.dump({"ema": edm_writer.network(arrays, shape)}))
-        batches = {f"data_batch_{n}": cifar_files.batch(*cifar_files.pictures(4, seed=10 * seed + n)) for n in range(1, 6)}
+        batches = {
+            f"data_batch_{n}": cifar_files.batch(*cifar_files.pictures(4, seed=10 * seed + n)) for n in range(1, 6)
+        }
         cifar_files.write_tar(Path(work, f"cifar_{letter}.tar.gz"), {"batches.meta": b"\x80\x02}.", **batches})
 
 
@@ -205,6 +208,15 @@ class Builder:
         self._pages()
         return Finished(self.work, tuple(self.stages))
 
+    def build_from_outside(self) -> Finished:
+        """Run what reads files from outside alone, and sample from the network among them."""
+        self._inputs()
+        words = ["sample", "--weights", "teachers/outside.safetensors", "--sampler", '{"name": "one_step"}']
+        self.run("convert", "--source", "edm_b.pkl", "--output", "other_teacher.safetensors")
+        reads = {"teacher": ("tensors", "teachers/outside.safetensors", "other_teacher.safetensors")}
+        self.stage("sample a teacher", [*words, "--seeds", "0-3", "--output", "t.npz"], makes=["t.npz"], reads=reads)
+        return Finished(self.work, tuple(self.stages))
+
     def _inputs(self) -> None:
         called = self.forks.call("faults.pipeline:write_outside_files", str(self.work), folder=self.work)
         assert called.code == 0, called
@@ -213,17 +225,20 @@ class Builder:
         options = self.plan.options("datasets", "digits")
         self.run("prepare", "--dataset", options, "--source", fetched, "--output", DATA, "--workers", 1)
         _write_other_archive(self.work / DATA, self.work / "other.zip")
-        words = ["prepare", "--dataset", '{"name": "cifar10"}', "--source", "cifar_a.tar.gz", "--output"]
+        # As the workflow has them: fetched, with a record of the digest beside them.
+        for name in ("cifar_a.tar.gz", "edm_a.pkl"):
+            self.run("fetch", "--source", json.dumps({"file": name}), "--output", f"results/inputs/outside/{name}")
+        words = ["prepare", "--dataset", '{"name": "cifar10"}', "--source", CIFAR, "--output"]
         made = [f"results/data/cifar10{suffix}" for suffix in (".zip", ".json", ".png")]
-        reads = {"CIFAR-10 archive": ("packed", "cifar_a.tar.gz", "cifar_b.tar.gz")}
+        reads = {"CIFAR-10 archive": ("packed", CIFAR, "cifar_b.tar.gz")}
         self.stage("prepare", [*words, made[0], "--workers", 1], makes=made, reads=reads)
         reads = {"config.yaml": ("yaml", "config.yaml", "config.yaml")}
         described = RUN.format("digits_d2o")
         words = ["resolve", "--config", "config.yaml", "--run", "digits_d2o", "--output", described]
         self.stage("resolve", words, makes=[described], reads=reads)
         made = ["teachers/outside.safetensors", "teachers/outside.yaml"]
-        reads = {"EDM pickle": ("packed", "edm_a.pkl", "edm_b.pkl")}
-        self.stage("convert", ["convert", "--source", "edm_a.pkl", "--output", made[0]], makes=made, reads=reads)
+        reads = {"EDM pickle": ("packed", PICKLE, "edm_b.pkl")}
+        self.stage("convert", ["convert", "--source", PICKLE, "--output", made[0]], makes=made, reads=reads)
 
     def _trainings(self) -> None:
         for name in self.config["runs"]:
@@ -262,7 +277,9 @@ class Builder:
         resumed = ["half" if word == "state" else word for word in words]
         (folder,) = (path.relative_to(self.work) for path in (self.work / "half/digits_d2o").iterdir())
         earlier = Path("earlier", *folder.parts[1:])
-        state = max((self.work / folder).rglob("*.safetensors"), key=lambda path: (path.parent.name != "snapshots", path))
+        state = max(
+            (self.work / folder).rglob("*.safetensors"), key=lambda path: (path.parent.name != "snapshots", path)
+        )
         states = sorted(path for path in (self.work / folder).rglob("*.safetensors") if path.parent.name != "snapshots")
         older = sorted(path for path in (self.work / earlier).rglob("*.safetensors") if path.parent.name != "snapshots")
         assert states and older, list((self.work / folder).rglob("*"))
@@ -337,7 +354,15 @@ class Builder:
 
     def _sampling(self, model: str) -> list[str]:
         weights = self.plan.weights(model)
-        words = ["sample", "--weights", str(weights), "--model", model, "--sampler", '{"name": "one_step", "sigma": 80.0}']
+        words = [
+            "sample",
+            "--weights",
+            str(weights),
+            "--model",
+            model,
+            "--sampler",
+            '{"name": "one_step", "sigma": 80.0}',
+        ]
         words += ["--sampler-name", "one_step", "--seeds", SEEDS, "--grid", f"results/grids/{_block(model)}.npz"]
         return [*words, "--output", f"results/samples/{_block(model)}.npz"]
 
@@ -361,7 +386,9 @@ class Builder:
         reads = {"teacher": ("tensors", TEACHER, "other_teacher.safetensors")}
         self.stage("sample a teacher", [*words, "--output", "t.npz"], makes=["t.npz"], reads=reads)
         reads = {"samples": ("pixels", images, other_images), "snapshot": ("tensors", METRIC, BACKBONE)}
-        self.stage("extract", ["extract", "--images", images, *extract, "--output", features], makes=[features], reads=reads)
+        self.stage(
+            "extract", ["extract", "--images", images, *extract, "--output", features], makes=[features], reads=reads
+        )
         fused = self._sampling(model)[1:-2]
         words = ["observe", *fused, "--features", '{"digits": {"name": "classifier"}}', "--feature-weights"]
         reads = {"snapshot": ("tensors", D2O.format(64), D2O.format(32)), "extractor": ("tensors", METRIC, BACKBONE)}
@@ -373,7 +400,10 @@ class Builder:
         self.forks.call("faults.pipeline:write_statistics", str(self.work), real, folder=self.work)
         words = ["evaluate", "--images", images, "--reference", "statistics_a.npz", *extract[:2], *extract[4:]]
         words += ["--output", "evaluated.json", "--metrics", '{"name": "frechet"}']
-        reads = {"samples": ("pixels", images, other_images), "statistics": ("arrays", "statistics_a.npz", "statistics_b.npz")}
+        reads = {
+            "samples": ("pixels", images, other_images),
+            "statistics": ("arrays", "statistics_a.npz", "statistics_b.npz"),
+        }
         self.stage("evaluate", words, makes=["evaluated.json"], reads=reads)
 
     def _pages(self) -> None:
@@ -389,7 +419,13 @@ class Builder:
             ("chosen", {"selection": ("json", f"results/selections/{self.selection}.json", other)}),
         ):
             words = ["tabulate", "--table", report.table_options(self.plan, table), "--training-code"]
-            words += [report.table_training_code(self.plan, table), "--results", "results", "--output", "results/tables"]
+            words += [
+                report.table_training_code(self.plan, table),
+                "--results",
+                "results",
+                "--output",
+                "results/tables",
+            ]
             made = [each.format(table) for each in results]
             self.stage(f"tabulate {table}", words, makes=made, reads=reads, shows=True)
         words = ["study", "--study", self.plan.options("studies", "seen"), "--name", "seen", "--files"]

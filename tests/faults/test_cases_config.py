@@ -73,7 +73,9 @@ def test_sbatch_options_that_break_the_launcher_are_refused(tmp_path: Path, opti
     assert _is_refused(tmp_path, ("sbatch: {}", f"sbatch: {{{options}}}"))
 
 
-@pytest.mark.parametrize("options", ["exclusive: null", "exclusive: false", "dependency: ~", "mem: no, reservation: null"])
+@pytest.mark.parametrize(
+    "options", ["exclusive: null", "exclusive: false", "dependency: ~", "mem: no, reservation: null"]
+)
 def test_sbatch_options_without_a_value_are_not_given(tmp_path: Path, options: str) -> None:
     change = ("sbatch: {}", f"sbatch: {{{options}}}")
     assert _is_refused(tmp_path, change) or not _read(tmp_path, change).launch.sbatch

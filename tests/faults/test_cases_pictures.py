@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forks import Forks
-from PIL import Image
 from pictures import card, classes, deep_png, is_refused, picture, prepare, write_folder, write_zip
+from PIL import Image
 
 NAMES = {"cat": 3, "dog": 3}
 
@@ -101,12 +101,16 @@ def test_hidden_folders_are_no_classes(forks: Forks, tmp_path: Path, hidden: str
 )
 def test_entries_that_are_not_taken_make_no_class(forks: Forks, tmp_path: Path, entries: dict[str, bytes]) -> None:
     members = {f"pets/{name}": content for name, content in classes(cat=10, dog=10).items()}
-    ended = prepare(forks, write_zip(tmp_path / "p.zip", members | entries), tmp_path / "o.zip", labels="folders", share=0.2)
+    ended = prepare(
+        forks, write_zip(tmp_path / "p.zip", members | entries), tmp_path / "o.zip", labels="folders", share=0.2
+    )
     names = card(tmp_path / "o.zip")["class_names"] if ended.code == 0 else None
     assert names == ["cat", "dog"] or is_refused(ended, "p.zip")
 
 
-@pytest.mark.parametrize(("ending", "form"), [("jfif", "JPEG"), ("jp2", "JPEG2000"), ("tga", "TGA"), ("dib", "DIB"), ("pbm", "PPM")])
+@pytest.mark.parametrize(
+    ("ending", "form"), [("jfif", "JPEG"), ("jp2", "JPEG2000"), ("tga", "TGA"), ("dib", "DIB"), ("pbm", "PPM")]
+)
 def test_pictures_of_other_endings_are_taken_or_counted(forks: Forks, tmp_path: Path, ending: str, form: str) -> None:
     files = classes(cat=3) | {f"cat/x.{ending}": picture(form=form)}
     ended = prepare(forks, write_folder(tmp_path / "pets", files), tmp_path / "o.zip")

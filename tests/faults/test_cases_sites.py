@@ -96,13 +96,21 @@ def _port() -> str:
 
 @pytest.mark.parametrize(("rank", "world"), [("0", "1"), ("0", "4"), ("3", "4"), ("1", "2"), ("x", "y"), ("0", "")])
 def test_one_process_ignores_the_ranks_of_another_launcher(forks: Forks, work: Path, rank: str, world: str) -> None:
-    variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port()}
+    variables = {
+        "RANK": rank,
+        "WORLD_SIZE": world,
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _port(),
+    }
     ended = forks.onestep(*LAUNCH, folder=work, limit=25, variables=variables)
     assert ended.code == 0 and is_trained(work), ended
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("variables", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}, {"RANK": "0"}])
+@pytest.mark.parametrize(
+    "variables", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}, {"RANK": "0"}]
+)
 def test_as_many_processes_train_as_are_asked_for(forks: Forks, work: Path, variables: dict[str, str]) -> None:
     more = {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port()}
     ended = forks.onestep(*TRAIN, "--processes", 2, folder=work, limit=240, memory=2**36, variables=variables | more)
