@@ -89,8 +89,10 @@ def _number(seeded: random.Random) -> str:
     text = _DEMO.read_text()
     places = list(re.finditer(r"(?<=[ \[])[\d._]+(?:e-?\d+)?(?=[,\]}\n ])", text))
     place = seeded.choice(places)
-    nonsense = ["0", "-1", "0.5", "1e300", "-1e300", "1e-320", ".nan", ".inf", "1e18", "17", "3", "1000000000000", "1.0e+12",
-                str(2**64), "9" * 30, "true", "null", "'1'", "[]", "-0.0", "1.5", "7", "255", "1048576"]  # fmt: skip
+    nonsense = [
+        "0", "-1", "0.5", "1e300", "-1e300", "1e-320", ".nan", ".inf", "1e18", "17", "3", "1000000000000", "1.0e+12",
+        str(2**64), "9" * 30, "true", "null", "'1'", "[]", "-0.0", "1.5", "7", "255", "1048576",
+    ]  # fmt: skip
     return text[: place.start()] + seeded.choice(nonsense) + text[place.end() :]
 
 

@@ -22,15 +22,7 @@ from pipeline import Finished
 
 MUTATIONS = int(os.environ.get("ONESTEP_ATTACK_MUTATIONS", "2000"))
 # Before the first stages, one damage of each sort.
-SHORT = (
-    "a bit in the middle",
-    "truncated",
-    "empty",
-    "another file of its kind",
-    "a folder",
-    "a link to itself",
-    "a FIFO",
-)
+SHORT = ("a bit in the middle", "truncated", "another file of its kind", "a folder", "deep nesting")
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +95,9 @@ def short(outside: Finished, tmp_path_factory: pytest.TempPathFactory) -> list[R
 
 
 @pytest.mark.parametrize("damage", SHORT)
-@pytest.mark.parametrize("stage", ["prepare", "resolve", "convert", "sample a teacher"])
-def test_first_stages_refuse_damaged_files(short: list[Result], stage: str, damage: str) -> None:
-    found = [result for result in short if (result.case.stage.name, result.case.damage) == (stage, damage)]
-    assert all(result.outcome.is_right for result in found), faults(found)
-    assert found or damage not in DAMAGE["yaml"]
+def test_first_stages_refuse_damaged_files(short: list[Result], damage: str) -> None:
+    found = [result for result in short if result.case.damage == damage]
+    assert found and all(result.outcome.is_right for result in found), faults(found)
 
 
 @pytest.mark.parametrize("damage", sorted({name for each in DAMAGE.values() for name in each}))

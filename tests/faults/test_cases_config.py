@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import mutations
 import pytest
+from forks import Forks
 
 from onestep.config import ConfigError, read_experiment
 from tiny import REPOSITORY
@@ -130,9 +128,8 @@ def test_values_without_meaning_are_refused_by_the_config(tmp_path: Path, old: s
 
 
 @pytest.mark.parametrize("first", range(0, 84, 21))
-def test_some_mutations_are_read_or_refused_in_one_line(tmp_path: Path, first: int) -> None:
+def test_some_mutations_are_read_or_refused_in_one_line(forks: Forks, tmp_path: Path, first: int) -> None:
     place = tmp_path / "found.json"
-    command = [sys.executable, mutations.__file__, str(first), str(first + 21), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    ended = forks.call("faults.mutations:try_all", first, first + 21, str(place), folder=tmp_path, limit=600)
+    assert ended.code == 0, ended
     assert json.loads(place.read_text())["wrong"] == {}
