@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(item.path).parent != _OPEN.parent:
             continue
         name = item.nodeid.partition("[")[0]
-        if name in seen:
+        if name in seen and item.path.name.startswith("test_cases_"):
             item.add_marker(pytest.mark.faults)
         seen.add(name)
         kind = known.get(item.nodeid.rpartition("/faults/")[2])

@@ -166,8 +166,14 @@ DAMAGE: Mapping[str, Mapping[str, Damage]] = {
     "pixels": {**_BYTES, **_OTHER, **_PLACES},
     "packed": {**_BYTES, **_OTHER, **_PLACES},
     "json": {**_BYTES, **_OTHER, **_PLACES, **_TEXT},
-    # What a person writes may be changed to anything that is valid.
-    "yaml": {**{n: d for n, d in _BYTES.items() if "bit" not in n}, **_PLACES, **_SHAPES},
+    # What a person writes or gives may be changed to anything that is valid.
+    "written by hand": {
+        name: damage
+        for name, damage in {**_BYTES, **_PLACES, **_SHAPES}.items()
+        if "bit" not in name and name not in ("doubled", "another shape: {}")
+    },
+    "given json": {**_BYTES, **_PLACES, **_SHAPES},
+    "given arrays": {**{name: damage for name, damage in _BYTES.items() if "bit" not in name}, **_PLACES},
     "dataset.json": {name: inside("dataset.json", damage) for name, damage in _MEMBER.items()},
 }
 

@@ -232,7 +232,7 @@ class Builder:
         made = [f"results/data/cifar10{suffix}" for suffix in (".zip", ".json", ".png")]
         reads = {"CIFAR-10 archive": ("packed", CIFAR, "cifar_b.tar.gz")}
         self.stage("prepare", [*words, made[0], "--workers", 1], makes=made, reads=reads)
-        reads = {"config.yaml": ("yaml", "config.yaml", "config.yaml")}
+        reads = {"config.yaml": ("written by hand", "config.yaml", "config.yaml")}
         described = RUN.format("digits_d2o")
         words = ["resolve", "--config", "config.yaml", "--run", "digits_d2o", "--output", described]
         self.stage("resolve", words, makes=[described], reads=reads)
@@ -266,7 +266,7 @@ class Builder:
         self.run(*words)
         self.run("convert", "--source", D2O.format(64), "--output", "other_teacher.safetensors")
         reads |= {
-            "run.yaml": ("yaml", RUN.format("digits_d2o"), RUN.format("digits_edm")),
+            "run.yaml": ("written by hand", RUN.format("digits_d2o"), RUN.format("digits_edm")),
             "teacher": ("tensors", TEACHER, "other_teacher.safetensors"),
             "class embeddings": ("tensors", EMBEDDINGS, "other_embeddings.safetensors"),
         }
@@ -401,8 +401,8 @@ class Builder:
         words = ["evaluate", "--images", images, "--reference", "statistics_a.npz", *extract[:2], *extract[4:]]
         words += ["--output", "evaluated.json", "--metrics", '{"name": "frechet"}']
         reads = {
-            "samples": ("pixels", images, other_images),
-            "statistics": ("arrays", "statistics_a.npz", "statistics_b.npz"),
+            "samples": ("given arrays", images, other_images),
+            "statistics": ("given arrays", "statistics_a.npz", "statistics_b.npz"),
         }
         self.stage("evaluate", words, makes=["evaluated.json"], reads=reads)
 
@@ -437,28 +437,29 @@ class Builder:
             **numbers,
             **summary,
             **card,
-            "run.yaml": ("yaml", RUN.format("digits_d2o"), RUN.format("digits_edm")),
+            "run.yaml": ("json", RUN.format("digits_d2o"), RUN.format("digits_edm")),
             "log.jsonl": log,
             "grid": ("pixels", grid, grid.replace("@64", "@32")),
             "table JSON": ("json", "results/tables/digits.json", "results/tables/chosen.json"),
             "study JSON": ("json", "results/studies/seen.json", metric),
-            "config.yaml": ("yaml", "config.yaml", "config.yaml"),
+            "config.yaml": ("written by hand", "config.yaml", "config.yaml"),
         }
         words = ["report", "--config", "config.yaml", "--results", "results", "--benchmarks", "benchmarks"]
         page = "results/report/index.html"
         self.stage("report", [*words, "--output", page], makes=[page], reads=reads, shows=True)
-        reads = {**summary, **numbers, "config.yaml": ("yaml", "config.yaml", "config.yaml")}
+        reads = {**summary, **numbers, "config.yaml": ("written by hand", "config.yaml", "config.yaml")}
         self.stage("status", ["status"], makes=[], reads=reads, shows=True)
         words = ["export", "--weights", D2O.format(64), "--run", "results/runs/digits_d2o", "--table"]
         reads = {
             **summary,
             "snapshot": ("tensors", D2O.format(64), D2O.format(32)),
-            "run.yaml": ("yaml", RUN.format("digits_d2o"), RUN.format("digits_edm")),
+            "run.yaml": ("json", RUN.format("digits_d2o"), RUN.format("digits_edm")),
             "table JSON": ("json", "results/tables/digits.json", "results/tables/chosen.json"),
         }
         words += ["results/tables/digits.json", "--output", "exported"]
         self.stage("export", words, makes=["exported"], reads=reads, shows=True)
-        self.stage("compare", ["compare", metric, metric.replace("@64", "@32")], makes=[], reads=numbers, shows=True)
+        reads = {"metric JSON": ("given json", metric, other)}
+        self.stage("compare", ["compare", metric, other], makes=[], reads=reads, shows=True)
 
 
 def write_statistics(work: str, real: str) -> None:

@@ -108,7 +108,9 @@ def test_a_damage_is_the_same_each_time_and_changes_the_file(tmp_path: Path, dam
 
     content = {
         "json": b'{"a": [1.5, 2, 33], "b": {"c": -4.25e-3}}\n',
-        "yaml": b"a: 1\n",
+        "written by hand": b"a: 1\n",
+        "given json": b'{"a": 1.5}\n',
+        "given arrays": b"arrays" * 50,
         "pixels": b"pixels" * 50,
         "packed": b"packed" * 50,
     }

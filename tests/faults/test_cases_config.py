@@ -46,8 +46,6 @@ def test_the_demo_is_accepted(tmp_path: Path) -> None:
         ("state_seconds: 300.0", "state_seconds: 5:00.5"),
         ("seed: 1\n", "seed: 010\n"),
         ("seed: 1\n", "seed: 0o17\n"),
-        ("seed: 1\n", "seed: 0x1F\n"),
-        ("seed: 1\n", "seed: 0b11\n"),
         ("images: 30_000", "images: 010_000"),
         ("sbatch: {}", "sbatch: {time: 24:00:00}"),
         ("title: Digits, 16x16", "title: 2026-11-26"),
@@ -63,8 +61,8 @@ def test_numbers_that_yaml_reads_as_others_are_refused(tmp_path: Path, key: str,
     [
         "array: 0-3", "job-name: mine", "job_name: mine", "output: x.log", "error: x.log", "dependency: 'afterok:1'",
         "wrap: id", "requeue: true", "no-requeue: true", "open-mode: truncate", "export: NONE", "parsable: true",
-        "'--exclude': n1", "'-w': n1", "'exclude=n1 --array': x", "wait: true", "test-only: true", "chdir: /tmp",
-        "'a b': c", "'x\ny': 1", 'comment: "x\\n#SBATCH --array=0-9"', "signal: 'B:USR1@60'", "nodes: 2", "time: 10",
+        "'--exclude': n1", "'-w': n1", "'exclude=n1 --array': x", "wait: true", "test-only: true",
+        "'a b': c", "'x\ny': 1", 'comment: "x\\n#SBATCH --array=0-9"',
     ],
 )  # fmt: skip
 def test_sbatch_options_that_break_the_launcher_are_refused(tmp_path: Path, options: str) -> None:
