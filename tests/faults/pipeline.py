@@ -94,7 +94,8 @@ class Finished:
         """Return a copy whose files are links, but for those of trainings, which are appended to."""
 
         def linked(source: str, target: str) -> None:
-            (shutil.copy2 if "/state" in source else os.link)(source, target)
+            top = Path(source).relative_to(self.work).parts[0]
+            (shutil.copy2 if top in ("state", "half", "earlier") else os.link)(source, target)
 
         shutil.copytree(self.work, folder, symlinks=True, copy_function=linked)
         return folder
@@ -265,7 +266,7 @@ class Builder:
             assert called.code == 0, called
         self.run(*words)
         self.run("convert", "--source", D2O.format(64), "--output", "other_teacher.safetensors")
-        reads |= {
+        reads = reads | {
             "run.yaml": ("written by hand", RUN.format("digits_d2o"), RUN.format("digits_edm")),
             "teacher": ("tensors", TEACHER, "other_teacher.safetensors"),
             "class embeddings": ("tensors", EMBEDDINGS, "other_embeddings.safetensors"),
