@@ -182,7 +182,9 @@ def _judged(
     verb = [line for line in said if line.startswith("onestep ")]
     if not any(each in line for each in named for line in said):
         return Outcome.UNNAMED
-    return Outcome.REFUSED if len(verb) == 1 else Outcome.LONG
+    # Of a config each problem has its line.
+    is_short = len(verb) == 1 or all(each in line for each in named for line in verb)
+    return Outcome.REFUSED if is_short else Outcome.LONG
 
 
 def _is_shown(folder: Path, stage: Stage, text: str, whole: str, named: Sequence[str]) -> bool:

@@ -83,7 +83,7 @@ _NAMES = ["USER", "LOGNAME", "LNAME", "USERNAME"]
     [(54321, None, _NAMES), (99999, None, [*_NAMES, "HOME"]), (54321, "no-such-host", _NAMES), (1, "a.b.invalid", [])],
 )
 def test_a_user_and_a_host_without_a_name_train(forks: Forks, work: Path, user: int, host, without) -> None:
-    ended = forks.call("faults.sites:without_a_name", user, host, without, TRAIN, folder=work, limit=60)
+    ended = forks.call("faults.sites:without_a_name", user, host, without, TRAIN, folder=work, limit=240, memory=2**36)
     if ended.code == NOT_HERE:
         pytest.skip("this machine does not let its users have namespaces of their own")
     assert ended.code == 0 and is_trained(work), ended
