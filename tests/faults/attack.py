@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -78,8 +79,10 @@ def cases(stages: Iterable[Stage]) -> list[Case]:
     ]
 
 
-def attack(finished: Finished, chosen: Sequence[Case], *, scratch: Path, workers: int) -> list[Result]:
-    """Carry out the cases, each on a copy."""
+def attack(
+    finished: Finished, chosen: Sequence[Case], *, scratch: Path, workers: int, own: Forks | None = None
+) -> list[Result]:
+    """Carry out the cases, each on a copy; a single worker may have a parent of its processes already."""
     whole: dict[str, tuple[dict[str, str], str]] = {}
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
     for case in chosen:
@@ -90,7 +93,7 @@ def attack(finished: Finished, chosen: Sequence[Case], *, scratch: Path, workers
 
     def work(number: int) -> None:
         try:
-            with Forks() as forks:
+            with contextlib.nullcontext(own) if own else Forks() as forks:
                 while True:
                     try:
                         case = waiting.get_nowait()

@@ -89,9 +89,9 @@ def _short(outside: Finished) -> Sequence[Case]:
 
 
 @pytest.fixture(scope="module")
-def short(outside: Finished, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+def short(forks: Forks, outside: Finished, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """The results of the short form."""
-    return attack(outside, _short(outside), scratch=tmp_path_factory.mktemp("attack"), workers=1)
+    return attack(outside, _short(outside), scratch=tmp_path_factory.mktemp("attack"), workers=1, own=forks)
 
 
 @pytest.mark.parametrize("damage", SHORT)

@@ -78,6 +78,7 @@ def test_folders_that_cannot_be_flushed_are_passed_over(forks: Forks, work: Path
 _NAMES = ["USER", "LOGNAME", "LNAME", "USERNAME"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("user", "host", "without"),
     [(54321, None, _NAMES), (99999, None, [*_NAMES, "HOME"]), (54321, "no-such-host", _NAMES), (1, "a.b.invalid", [])],
