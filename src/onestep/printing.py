@@ -72,7 +72,7 @@ class Printing:
         except OSError:  # closed from the start
             return open(os.devnull, "w", encoding="utf-8")
         buffer = io.BufferedWriter(self._outputs[name])
-        by_line = name == "stderr" or bool(sys.flags.unbuffered) or self._outputs[name].isatty()
+        by_line = name == "stderr" or "PYTHONUNBUFFERED" in os.environ or self._outputs[name].isatty()
         # Names of files may hold bytes that are no text.
         return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=bool(by_line))
 

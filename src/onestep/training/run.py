@@ -74,6 +74,7 @@ def carry_out(
     except distributed.Left:
         _logger.info("%s: stopped while the ranks met. Start it again to continue", folder)
         if when_stopped is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             when_stopped()
         return False
     return finished
