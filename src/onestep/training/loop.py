@@ -36,17 +36,18 @@ def train(
     The arguments are those of `run.carry_out`.
 
     Returns:
-        The run's history (`Resume.history`); None if a rank received a request to stop and the state is saved.
+        The run's history (`Resume.history`), and in rank 0 `files`, the SHA-256 of each snapshot and of the log by its
+        name in the folder; None if a rank received a request to stop and the state is saved.
 
     Raises:
-        ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
+        ValueError: A state is of another run, or all are damaged, or too many gradients or weights were not finite.
     """
     set_training_mode(training.networks, phases=training.phases)
     resume = Resume(training, folder=folder, ranks=ranks, code=code)
     images_seen = resume.restore()
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
-    log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
+    log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
     while images_seen < training.run.images:
@@ -55,7 +56,7 @@ def train(
         window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
         before, images_seen = images_seen, images_seen + training.run.batch
         if ranks.leads:
-            write_snapshots(training, before=before, now=images_seen, folder=folder)
+            resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
         if images_seen % training.record_every and images_seen < training.run.images:
             continue
         rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
@@ -65,10 +66,12 @@ def train(
             log.write(record)
         progress.show(images_seen, losses=record["losses"])
     progress.close()
+    files = dict(resume.files)
     if log is not None:
+        files["log.jsonl"] = log.settled().sha256
         log.close()
     if images_seen >= training.run.images:
-        return resume.history()
+        return {**resume.history(), "files": files}
     if ranks.leads:
         seen = f"{images_seen:,} of {training.run.images:,} images"
         _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)
