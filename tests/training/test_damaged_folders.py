@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from onestep.checkpoints.digests import read_record, sealed
+from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
 from onestep.cli import main
 from onestep.files import canonical_json, sha256_of_file, sha256_of_text, write_json
 from onestep.fingerprint import Fingerprints
@@ -236,3 +237,33 @@ def test_a_seal_is_of_the_whole_record():
     record = sealed({"a": 1, "b": {"c": [1.5]}})
     assert list(record)[-1] == "content_sha256" and sealed({"b": {"c": [1.5]}, "a": 1}) == record
     assert sealed({"a": 2, "b": {"c": [1.5]}})["content_sha256"] != record["content_sha256"]
+
+
+def test_a_teacher_that_is_not_finite_is_named_before_the_first_step(bench, tmp_path, capsys):
+    snapshot = read_snapshot(bench.folder / "teacher.safetensors")
+    next(iter(snapshot.state_dict.values())).view(-1)[0] = float("nan")
+    write_snapshot(tmp_path / "t.safetensors", snapshot.state_dict, snapshot.config)
+    document = bench.document("digits_d2o", batch=32, images=64, snapshots=[64])
+    words = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    words[words.index("--teacher") + 1] = str(tmp_path / "t.safetensors")
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "t.safetensors" in line and "learning rate" not in line
+    assert not list(tmp_path.rglob("log.jsonl"))
+
+
+def test_weights_that_diverge_are_not_published(bench, tmp_path, capsys):
+    rates = {"generator": {"name": "adam", "lr": 1e38, "betas": [0.9, 0.99], "eps": 1e-8}}
+    document = bench.document(_RUN, batch=32, images=64, snapshots=[64], optimizers=rates, non_finite_limit=1.0)
+    assert main(bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "snapshots/64.safetensors" in line and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("content", ["", "null", "[1, 2]", "run: [", "run: digits_edm\nbatch: 3", "\xff", "[" * 50_000])
+def test_a_run_yaml_of_another_shape_is_one_line(bench, tmp_path, capsys, content):
+    (tmp_path / "run.yaml").write_text(content, encoding="latin-1")
+    words = ["train", "--run", str(tmp_path / "run.yaml"), "--data", str(bench.folder / "digits.zip")]
+    assert main([*words, "--state", str(tmp_path / "state"), "--output", str(tmp_path / "runs")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.yaml" in line and not (tmp_path / "state").exists()
