@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from onestep.checkpoints.digests import read_record, sealed
 from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
@@ -16,6 +18,7 @@ from onestep.cli import main
 from onestep.files import canonical_json, sha256_of_file, sha256_of_text, write_json
 from onestep.fingerprint import Fingerprints
 from onestep.training.assignment import Assignment, Inputs, is_published, publish
+from onestep.training.log import write_snapshots
 from onestep.training.run import carry_out
 
 _RUN, _LOG, _DONE = "digits_edm", "log.jsonl", "done.json"
@@ -252,12 +255,13 @@ def test_a_teacher_that_is_not_finite_is_named_before_the_first_step(bench, tmp_
     assert not list(tmp_path.rglob("log.jsonl"))
 
 
-def test_weights_that_diverge_are_not_published(bench, tmp_path, capsys):
-    rates = {"generator": {"name": "adam", "lr": 1e38, "betas": [0.9, 0.99], "eps": 1e-8}}
-    document = bench.document(_RUN, batch=32, images=64, snapshots=[64], optimizers=rates, non_finite_limit=1.0)
-    assert main(bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")) == 1
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert "snapshots/64.safetensors" in line and not list(tmp_path.rglob("*.safetensors"))
+def test_weights_that_diverge_are_not_published(tmp_path):
+    average = SimpleNamespace(published=lambda: {"w": torch.tensor([1.0, float("inf")])})
+    training = SimpleNamespace(name="a", snapshots=(64, 128), averages={"": average}, config={})
+    assert write_snapshots(training, before=64, now=96, folder=tmp_path) == {}
+    with pytest.raises(ValueError, match=r"a: snapshots/128\.safetensors: w: "):
+        write_snapshots(training, before=96, now=128, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1, 2]", "run: [", "run: digits_edm\nbatch: 3", "\xff", "[" * 50_000])

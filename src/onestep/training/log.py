@@ -137,7 +137,12 @@ class RunLog:
     def settled(self) -> Settled:
         """Flush the log to disk and return what it holds, which is part of a state."""
         os.fsync(self._file.fileno())
-        return Settled(self._file.seek(0, os.SEEK_END), self._digest.hexdigest())
+        return Settled(self._file.seek(0, os.SEEK_END), self.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the whole log."""
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Flush the log to disk and close it."""

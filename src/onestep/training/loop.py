@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -50,28 +51,25 @@ def train(
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    while images_seen < training.run.images:
-        if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
-            break
-        window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
-        before, images_seen = images_seen, images_seen + training.run.batch
-        if ranks.leads:
-            resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
-        if images_seen % training.record_every and images_seen < training.run.images:
-            continue
-        rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
-        record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
-        began, begun_at, window = time.monotonic(), images_seen, Window()
-        if log is not None:
-            log.write(record)
-        progress.show(images_seen, losses=record["losses"])
+    with contextlib.nullcontext() if log is None else contextlib.closing(log):
+        while images_seen < training.run.images:
+            if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
+                break
+            window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
+            before, images_seen = images_seen, images_seen + training.run.batch
+            if ranks.leads:
+                resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
+            if images_seen % training.record_every and images_seen < training.run.images:
+                continue
+            rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
+            record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
+            began, begun_at, window = time.monotonic(), images_seen, Window()
+            if log is not None:
+                log.write(record)
+            progress.show(images_seen, losses=record["losses"])
     progress.close()
-    files = dict(resume.files)
-    if log is not None:
-        files["log.jsonl"] = log.settled().sha256
-        log.close()
     if images_seen >= training.run.images:
-        return {**resume.history(), "files": files}
+        return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}
     if ranks.leads:
         seen = f"{images_seen:,} of {training.run.images:,} images"
         _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)
