@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,23 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def regular_file(path: Path | str) -> Path:
+    """Return the path of a regular file, also through links. ValueError: There is none, or something else."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: got no file ({reason}), expected one. Fix: correct the path, or make it") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        raise ValueError(f"{path}: got {found}, expected a file. Fix: correct the path")
+    return Path(path)
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; ValueError with the file and the place where it is none."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a JSON file ({error}); delete it and run again to rebuild it") from error
 

@@ -130,8 +130,8 @@ class Part:
     def origin(self) -> Origin:
         """Their origin; bytes of unknown origin are useless without a known digest."""
         try:
-            return Origin(**json.loads(self.note.read_text()))
-        except (OSError, ValueError, TypeError):
+            return Origin(**json.loads(self.note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             return Origin()
 
     def discard(self) -> None:
