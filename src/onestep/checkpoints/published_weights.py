@@ -15,7 +15,7 @@ from onestep.checkpoints.edm_pickle import tensors_of
 from onestep.checkpoints.safe_pickle import kind, naming, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, allowed_globals
 from onestep.checkpoints.snapshot import read_tensors, write_tensors
-from onestep.files import canonical_json
+from onestep.files import canonical_json, regular_file
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
@@ -53,7 +53,7 @@ def read_published_tensor(path: Path | str) -> Tensor:
 
 def _document(path: Path) -> Any:
     """Return the content of a `torch.save` file; only tensors and plain values are read."""
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(regular_file(path)):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in name for name in archive.namelist()):
                 fix = "fetch the same weights as tensors (safetensors, or a file of torch.save)"

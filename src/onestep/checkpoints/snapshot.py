@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from onestep.files import canonical_json, replacing
+from onestep.files import canonical_json, regular_file, replacing
 
 _FORMAT = "onestep-snapshot-1"
 _DTYPES = {
@@ -69,7 +69,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts; else a ValueError."""
     try:
         # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(regular_file(path), framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             texts = file.metadata() or {}
     except SafetensorError as error:

@@ -106,7 +106,8 @@ class Images:
         depth = len(prefix)
         self.class_names = tuple(sorted({path[depth] for path in taken if len(path) > depth + 1}))
         if not self.class_names:
-            raise ValueError(f"{self.source}: its images are in no class folders. Fix: labels: none")
+            unusable = next((f" ({each.name}: {each.refused})" for each in self._entries if each.refused), "")
+            raise ValueError(f"{self.source}: its images are in no class folders{unusable}. Fix: labels: none")
         refused = {path[depth] for path in paths if path[:depth] == prefix and len(path) > depth + 1} - {"", ".."}
         listed = (name.split("/") for name in empty)
         without = {path[depth] for path in listed if path[:depth] == prefix and len(path) == depth + 1}
