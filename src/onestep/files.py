@@ -144,6 +144,19 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def regular_file(path: Path | str) -> Path:
+    """Return the path of a regular file, also through links. ValueError: There is none, or something else."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: got no file ({reason}), expected one. Fix: correct the path, or make it") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        raise ValueError(f"{path}: got {found}, expected a file. Fix: correct the path")
+    return Path(path)
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; ValueError with the file and the place where it is none."""
     try:

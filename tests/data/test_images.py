@@ -427,3 +427,38 @@ def test_the_contact_sheet_shows_a_class_a_row(tmp_path):
     prepare(_images(tmp_path / "a.zip"), target=tmp_path / "x.zip")
     assert sha256_of_file(tmp_path / "x.png") == before
     assert len(ImageZip(source=tmp_path / "x.zip")) == 4
+
+
+def test_folders_without_images_are_refused_or_counted_and_others_keep_their_numbers(tmp_path):
+    members = {name: TREE["n02/a.png"] for name in ("a/0.png", "c/0.png", "a/.hidden/1.png", "@eaDir/x.png")}
+    folder = _folder(tmp_path / "tree", members | {"notes/read.txt": b"x", "a/2.avif": b"x", "a/3": b"x"})
+    dataset = _images(folder)
+    assert dataset.class_names == ("a", "c") and list(_unreadable(dataset)) == ["a/2.avif"]
+    assert [(each.reason, each.files) for each in dataset.unused] == [
+        ("it ends in .txt", 1),
+        ("it is hidden", 2),
+        ("its name has no ending", 1),
+    ]
+    (folder / "b").mkdir()
+    with pytest.raises(ValueError, match=r"tree: .*class folders b"):
+        _images(folder)
+
+
+@pytest.mark.parametrize("name", ["cat\\0.png", "a/b\\c.png"])
+def test_names_with_backslashes_get_their_own_reason(tmp_path, name):
+    found = _unreadable(_images(_tar(tmp_path / "a.tar", {name: b"", "x/y.png": TREE["n02/a.png"]}), labels="none"))
+    assert "backslashes" in found[name]
+
+
+def test_parts_are_resumed_only_with_the_same_readable_files(tmp_path):
+    folder = _folder(tmp_path / "tree", {f"{n:03d}.png": TREE["n02/a.png"] for n in range(6)} | {"9.png": b"x"})
+    options = {"target": tmp_path / "x.zip", "origin": {}, "shard": 2}
+    with pytest.raises(ValueError, match=r"9\.png"):
+        prepare(_images(folder, labels="none"), **options)
+    parts = tmp_path / ".x.zip.parts"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")}
+    os.utime(folder / "002.png", ns=(1, 1))
+    with pytest.raises(ValueError, match=r"9\.png"):
+        prepare(_images(folder, labels="none"), **options)
+    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")}
+    assert [name for name in sorted(after) if after[name] != before[name]] == ["000001.npz", "000003.npz"]

@@ -108,12 +108,12 @@ def test_work_of_another_or_an_unknown_origin_is_not_taken_up(tmp_path, before, 
 
 
 def test_other_options_or_another_source_are_another_origin(tmp_path, source):
-    known = origin_of(source, options=OPTIONS, code="c")
-    assert known == origin_of(source, options=OPTIONS | {"unreadable_share": 0.5}, code="c")
-    assert known != origin_of(source, options=OPTIONS | {"resolution": 64}, code="c")
-    assert known != origin_of(source, options=OPTIONS, code="d")
+    known = origin_of(_Dataset(1), source, options=OPTIONS, code="c")
+    assert known == origin_of(_Dataset(1), source, options=OPTIONS | {"unreadable_share": 0.5}, code="c")
+    assert known != origin_of(_Dataset(1), source, options=OPTIONS | {"resolution": 64}, code="c")
+    assert known != origin_of(_Dataset(1), source, options=OPTIONS, code="d")
     os.utime(source, (1, 1))
-    assert known != origin_of(source, options=OPTIONS, code="c")
+    assert known != origin_of(_Dataset(1), source, options=OPTIONS, code="c")
 
 
 def _halve(shared: float, item: int) -> float:

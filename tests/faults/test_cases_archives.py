@@ -255,7 +255,7 @@ def test_what_is_no_file_is_one_line_in_bounded_time(
         "folder": path.mkdir,
         "loop": lambda: path.symlink_to(path.name),
     }[where]()
-    block = json.dumps({"name": "images", "resolution": 16, "transform": "scale"})
+    block = json.dumps({"name": "images", "resolution": 16, "transform": "scale", "labels": "none"})
     words = {
         "extract": ("extract", "--images", path, *EXTRACTOR, weights, "--output", "f.npz"),
         "sample": (

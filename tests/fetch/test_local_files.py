@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from onestep.fetch.local_files import fetch_file, fetch_packaged, verify_placed
+from onestep.folders import folder_state
 
 PACKAGE, PATH = "scikit-learn", "sklearn/datasets/data/digits.csv.gz"
 
@@ -106,7 +107,8 @@ def test_a_folder_becomes_its_description(tmp_path):
     fetch_file(folder, None, target=target)
     described = json.loads(target.read_text())
     listing = hashlib.sha256(b'[["1.png",1],["b/2.png",2]]').hexdigest()
-    assert described == {"folder": str(folder), "files": 2, "bytes": 3, "listing_sha256": listing}
+    expected = {"folder": str(folder), "files": 2, "bytes": 3, "listing_sha256": listing, "state": folder_state(folder)}
+    assert described == expected
     fetch_file(folder, listing, target=target)
     verify_placed(target)
     (folder / "1.png").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from onestep.cli import main
+from onestep.files import read_json
 from onestep.plan import Plan, inputs, report
 from tiny import REPOSITORY, tiny_config, write_config
 
@@ -105,3 +107,33 @@ def test_a_present_input_is_enough_offline_and_a_mirror_reruns_nothing(config, t
     mirrored = Plan.read(write_config(work, config | {"mirrors": {"https://example.org/": "file:///data/"}}))
     assert inputs.fetched_from(mirrored, "edm") == inputs.fetched_from(plan, "edm")
     assert report.page_options(mirrored) == report.page_options(plan)
+
+
+def test_a_changed_folder_changes_its_fetch_job_alone(tmp_path, monkeypatch):
+    config, folder = tiny_config(), tmp_path / "work" / "pets"
+    config["inputs"]["pets"] = {"file": "pets/"}
+    write_config(tmp_path / "work", config)
+    monkeypatch.chdir(tmp_path / "work")
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"1")
+
+    def job() -> str:
+        return inputs.fetched_from(Plan.read("config.yaml"), "pets")
+
+    first, record = job(), Path("results/inputs/pets/pets.folder")
+    assert main(["fetch", "--source", first, "--output", str(record)]) == 0
+    assert job() == first
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert job() == first, "what is no data does not count"
+    os.utime(folder / "a.png", ns=(1, 1))
+    assert job() != first
+    folder.rename(tmp_path / "elsewhere")
+    assert job() == first, "results are valid without the folder"
+    (tmp_path / "elsewhere").rename(folder)
+    # A record of versions without states: the job had no such parameter.
+    (folder / ".DS_Store").unlink()
+    old = {key: value for key, value in read_json(record).items() if key != "state"}
+    record.write_text(json.dumps(old))
+    assert "state" not in job()
+    (folder / "b.png").write_bytes(b"2")
+    assert "state" in job()

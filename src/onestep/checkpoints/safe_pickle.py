@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar, cast
 
+from onestep.files import regular_file
+
 # Opcodes counted per file. A network of the published sizes takes about 90,000, and a file may hold three.
 _MOST_STEPS = 1_000_000
 # Bytes made per byte of the file: numbers are copied once, tied weights and protocol 2 take more.
@@ -110,7 +112,7 @@ def read_pickle_file(path: Path, *, allowed: Callable[[Budget], Mapping[str, typ
 
     `allowed` makes the stubs from the budget. Anything else, or a global without a stub, is a ValueError.
     """
-    size = path.stat().st_size
+    size = regular_file(path).stat().st_size
     if size == 0:
         raise ValueError("the file is empty")
     budget = Budget(file_size=size)

@@ -1,36 +1,55 @@
 """Preparation: a dataset becomes EDM's archive (stored PNG files, `dataset.json`), a card and a contact sheet.
 
 Images are encoded in shards, each a file beside the archive. A shard holds the same images whichever process makes it,
-so the archive depends neither on the number of processes nor on interruptions.
+so the archive depends neither on the number of processes nor on interruptions. It records what its images are made of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import PIL
 
 from onestep.archive import read_arrays, write_arrays
 from onestep.data import Dataset, UnreadableImage
-from onestep.data._pixels import checked, png, write_contact_sheet
+from onestep.data._contact_sheet import write_contact_sheet
+from onestep.data._pixels import checked, png
 from onestep.data._processes import in_processes
+from onestep.data._sources import Unused
 from onestep.data.image_zip import ImageZip
-from onestep.files import canonical_json, read_json, replacing, sha256_of_file, write_json
+from onestep.files import Lock, canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
+from onestep.folders import describe_folder, text_of
 from onestep.progress import Bar
 
 _logger = logging.getLogger(__name__)
 
-_SHARD_FORMAT = 2  # of the files of shards; others are not resumed from
+_SHARD_FORMAT = 3  # of the files of shards; others are not resumed from
 _SHARD = 256  # images: a few MB, and less than a minute of work
 _LISTED_IN_AN_ERROR = 3
+_LISTED_CLASSES = 20
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """What a dataset has, beyond the contract, if each of its images is a file of a folder or an archive."""
+
+    source: Path
+    class_names: tuple[str, ...]  # each of the folder of its images
+    refused_classes: tuple[str, ...]  # folders of which no image can be used
+    unused: tuple[Unused, ...]  # files that are no images
+
+    def stamp(self, index: int) -> Sequence[object]:
+        """Return what changes with an image or its class, as JSON."""
+        ...
 
 
 def prepare(
@@ -40,46 +59,72 @@ def prepare(
 
     Equal images give equal bytes, whatever the number of `workers` and of images per `shard`. An interrupted
     preparation resumes from the shards in `.{target name}.parts` if their `origin` is equal: everything that the images
-    depend on, as JSON (None: never). Images that do not fit the format, more unreadable ones than the dataset's share,
-    or a worker process that died are a ValueError.
+    depend on, as JSON (None: never). A shard of a dataset from files also needs the same files, all of them readable.
+    Images that do not fit the format, more unreadable ones than the dataset's share, a class folder without a readable
+    image, another process that prepares `target`, or a worker process that died are a ValueError.
 
     Returns:
         The card, computed from the archive as read back: `images`, `resolution`, `channels`, `classes`;
         `images_per_class`, a list by class (empty if unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for
-        each channel; `sha256` of the archive; `class_names`; and name and reason of each `unreadable` image.
+        each channel; `sha256` of the archive; `class_names`; name and reason of each `unreadable` image; and, of a
+        dataset from files, reason, number and first name of the `unused` ones.
     """
     target = Path(target)
     folder = target.with_name(f".{target.name}.parts")
-    _clear_unless(folder, origin=origin, size=shard)
-    shards = [
-        _Shard(folder / f"{number:06d}.npz", range(start, min(start + shard, len(dataset))))
-        for number, start in enumerate(range(0, len(dataset), shard))
-    ]
-    _encode(dataset, shards, workers=workers)
-    unreadable = _unreadable(shards, limit=dataset.unreadable_share)
-    _write(target, shards, labelled=bool(dataset.classes))
-    archive = ImageZip(source=target)
-    card = _card(archive, workers=workers)
-    card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
-    write_contact_sheet(target.with_suffix(".png"), archive)
-    write_json(target.with_suffix(".json"), card)
-    shutil.rmtree(folder)
+    with _only_process(folder / "lock", target=target):
+        _clear_unless(folder, origin=origin, size=shard)
+        shards = [
+            _shard(dataset, folder / f"{number:06d}.npz", range(start, min(start + shard, len(dataset))))
+            for number, start in enumerate(range(0, len(dataset), shard))
+        ]
+        _encode(dataset, shards, workers=workers)
+        unreadable = _unreadable(dataset, shards)
+        _write(target, shards, labelled=bool(dataset.classes))
+        archive = ImageZip(source=target)
+        card = _card(archive, workers=workers)
+        card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
+        if isinstance(dataset, FromFiles):
+            card["unused"] = [each._asdict() for each in dataset.unused]
+        _log_classes(card)
+        write_contact_sheet(target.with_suffix(".png"), archive)
+        write_json(target.with_suffix(".json"), card)
+        shutil.rmtree(folder)
     return card
 
 
-def origin_of(source: Path, *, options: Mapping[str, Any], code: str) -> dict[str, Any]:
+def origin_of(dataset: Dataset, source: Path, *, options: Mapping[str, Any], code: str) -> dict[str, Any]:
     """Return the origin of a dataset for `prepare`, as JSON; `code` is the fingerprint of the code that prepares it.
 
-    The source is identified by size and date: a digest of 150 GB would take longer than the work that resuming saves.
+    A source is identified by size and date, a folder by those of its files: a digest of 150 GB would take longer than
+    the work that resuming saves. For a dataset from files, each shard has those of its own files instead.
     """
     known = source.stat()
+    state: list[object] = [known.st_size, known.st_mtime_ns]
+    if isinstance(dataset, FromFiles):
+        state = []
+    elif source.is_dir():
+        state = [describe_folder(source)]
     return {
         # The limit of unreadable images does not change the images.
         "options": {key: value for key, value in options.items() if key != "unreadable_share"},
-        "source": [str(source.resolve()), known.st_size, known.st_mtime_ns],
+        "source": [text_of(str(source.resolve())), *state],
         "code": code,
         "pillow": PIL.__version__,
     }
+
+
+@contextlib.contextmanager
+def _only_process(path: Path, *, target: Path) -> Iterator[None]:
+    """Hold the lock of a preparation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path)
+    if not lock.acquire():
+        found = f"{target}: another process prepares it, expected one at a time"
+        raise ValueError(f"{found}. Fix: wait until it ends, and run again")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
@@ -109,17 +154,37 @@ def _sums(archive: ImageZip, start: int) -> np.ndarray:
 
 
 class _Shard(NamedTuple):
-    """A file, and the indices of its images."""
+    """A file, the indices of its images, and a digest of what they are made of; empty where only the origin counts."""
 
     path: Path
     indices: range
+    made_of: str
+
+
+def _shard(dataset: Dataset, path: Path, indices: range) -> _Shard:
+    stamps = [dataset.stamp(index) for index in indices] if isinstance(dataset, FromFiles) else []
+    return _Shard(path, indices, sha256_of_text(canonical_json(stamps)) if stamps else "")
+
+
+def _is_done(shard: _Shard) -> bool:
+    """Whether a shard is whole, of the same files, and without unreadable images: those may be readable now."""
+    try:
+        about = read_arrays(shard.path).about
+    except (ValueError, OSError):
+        return False
+    return about.get("made_of") == shard.made_of and not about["unreadable"]
 
 
 def _clear_unless(folder: Path, *, origin: object, size: int) -> None:
     """Remove the shards in a folder that are of another origin, or of another size."""
     path, mark = folder / "origin.json", [_SHARD_FORMAT, origin, size]
-    if origin is None or not path.exists() or canonical_json(read_json(path)) != canonical_json(mark):
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        before = canonical_json(read_json(path))
+    except (OSError, ValueError, RecursionError):
+        before = ""
+    if origin is None or before != canonical_json(mark):
+        for old in folder.glob("*.npz"):
+            old.unlink()
         write_json(path, mark)
 
 
@@ -134,7 +199,7 @@ def _read(shards: list[_Shard]) -> Iterator[tuple[list[bytes], list[int], list[d
 
 def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
     """Make the shards that are missing."""
-    missing = [shard for shard in shards if not shard.path.exists()]
+    missing = [shard for shard in shards if not _is_done(shard)]
     done = len(dataset) - sum(len(shard.indices) for shard in missing)
     if done:
         _logger.info("resumed: %s of %s images are done", f"{done:,}", f"{len(dataset):,}")
@@ -160,12 +225,15 @@ def _encode_shard(dataset: Dataset, shard: _Shard) -> None:
         "sizes": np.array([len(content) for content in files], np.int64),
         "labels": np.array(labels, np.int64),
     }
-    write_arrays(shard.path, arrays, about={"unreadable": unreadable})
+    write_arrays(shard.path, arrays, about={"unreadable": unreadable, "made_of": shard.made_of})
 
 
-def _unreadable(shards: list[_Shard], *, limit: float) -> list[dict[str, str]]:
-    """Return and log the unreadable images; refuse more than a share of `limit`."""
-    found = [image for _, _, unreadable in _read(shards) for image in unreadable]
+def _unreadable(dataset: Dataset, shards: list[_Shard]) -> list[dict[str, str]]:
+    """Return and log the unreadable images; refuse more than the dataset's share, and a class of nothing else."""
+    limit, found, readable = dataset.unreadable_share, list[dict[str, str]](), set[int]()
+    for _, labels, unreadable in _read(shards):
+        found += unreadable
+        readable |= set(labels)
     lines = [f"{image['name']}: {image['reason']}" for image in found]
     for line in lines:
         _logger.warning("left out: %s", line)
@@ -176,7 +244,22 @@ def _unreadable(shards: list[_Shard], *, limit: float) -> list[dict[str, str]]:
             f"unreadable_share: {len(found):,} of {images:,} images cannot be read, expected at most a share of "
             f"{limit:g}: {first}. Fix: repair them (all are listed above), or raise unreadable_share"
         )
+    if isinstance(dataset, FromFiles):
+        empty = [name for label, name in enumerate(dataset.class_names) if label not in readable]
+        if empty := sorted([*empty, *dataset.refused_classes]):
+            problem = f"{dataset.source}: got no readable image in the class folders {', '.join(empty[:8])}"
+            raise ValueError(f"{problem}, expected at least one in each. Fix: repair one, or remove the folders")
     return found
+
+
+def _log_classes(card: Mapping[str, Any]) -> None:
+    """Log the number of images, and that of each class."""
+    counts = card["images_per_class"]
+    names = card["class_names"] or range(len(counts))
+    each = [f"{name} {count:,}" for name, count in zip(names, counts, strict=False)]
+    more = f", ... (all {len(each):,} in the card)" if each[_LISTED_CLASSES:] else ""
+    classes = f" in {len(each):,} classes: {', '.join(each[:_LISTED_CLASSES])}{more}" if each else ", unlabelled"
+    _logger.info("%s images%s", f"{card['images']:,}", classes)
 
 
 def _write(path: Path, shards: list[_Shard], *, labelled: bool) -> None:

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from onestep.data.image_zip import ImageZip
-from onestep.files import replacing
-
-# Recognized by content, not by name: ImageNet has a PNG named .JPEG. No others, because Pillow runs programs for some
-# (EPS).
+# No others, because Pillow runs programs for some (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _TO_RGB = frozenset({"CMYK", "YCbCr", "P", "RGBX"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA"})
 
-_SHEET_ROWS, _SHEET_COLUMNS = 16, 16
+_BITS_PER_SAMPLE = 258  # tag of TIFF
+_WITH_MAXIMUM = (b"P2", b"P3", b"P5", b"P6")  # PPM: format, width, height, largest number of a channel
+_LONGEST_HEADER = 4096
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, *, formats: tuple[str, ...] = _FORMATS, convert: bool = True) -> np.ndarray:
     """Return the pixels of an image file: uint8 [H, W] (grey) or [H, W, 3] (RGB).
 
-    CMYK, YCbCr and palettes are converted; a fully opaque alpha channel is dropped. A damaged file, or one that is not
-    a single image of 8 bits a channel, is a ValueError of a few words.
+    The format is recognized by content, not by name: ImageNet has a PNG named .JPEG. CMYK, YCbCr and palettes are
+    converted and a fully opaque alpha channel is dropped; without `convert`, pictures that need it are refused. A
+    damaged file, or one that is not a single image of up to 8 bits a channel, is a ValueError of a few words.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata that is not used
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                return np.array(_grey_or_rgb(picture))
+            with Image.open(io.BytesIO(content), formats=formats) as picture:
+                _check_kind(picture, content)
+                if not convert and picture.mode not in ("L", "RGB"):
+                    raise _Refused(f"its colour mode is {picture.mode}, expected L (grey) or RGB")
+                return np.array(_grey_or_rgb(picture) if convert else picture)
         except _Refused:
             raise
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(f"it is too large: {error}") from error
         except Image.UnidentifiedImageError as error:
-            raise ValueError(f"it is no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} file") from error
+            *others, last = formats
+            raise ValueError(f"it is no {', '.join(others)}{' or ' if others else ''}{last} file") from error
         except Exception as error:  # a decoder may raise anything on a damaged file
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"it cannot be decoded: {reason or type(error).__name__}") from error
@@ -49,10 +52,29 @@ class _Refused(ValueError):
     """An intact image of an unsupported kind."""
 
 
-def _grey_or_rgb(picture: Image.Image) -> Image.Image:
+def _check_kind(picture: Image.Image, content: bytes) -> None:
+    """Refuse animations, and more bits of a channel than an archive has."""
     # A camera's MPO holds a preview after the image.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise _Refused(f"it is an animation of {getattr(picture, 'n_frames', 1)} frames")
+    if (bits := _depth(picture, content)) > 8:
+        raise _Refused(f"its colour mode is {picture.mode} of {bits} bits a channel, expected 8; convert it first")
+
+
+def _depth(picture: Image.Image, content: bytes) -> int:
+    """Return the bits of a channel from the file's header: Pillow cuts 16 bits to 8 in colour, and its mode is RGB."""
+    if picture.format == "PNG":
+        if content[12:16] != b"IHDR":
+            raise _Refused("it does not begin with its header")
+        return content[24]
+    if picture.format == "TIFF":
+        return int(np.max(picture.getexif().get(_BITS_PER_SAMPLE, 1)))  # one number, or one a channel
+    if picture.format == "PPM" and content[:2] in _WITH_MAXIMUM:
+        return int(re.sub(rb"#[^\r\n]*", b" ", content[:_LONGEST_HEADER]).split()[3]).bit_length()
+    return 8
+
+
+def _grey_or_rgb(picture: Image.Image) -> Image.Image:
     picture.load()
     if "transparency" in picture.info:
         picture = picture.convert("LA" if picture.mode == "L" else "RGBA")
@@ -107,37 +129,11 @@ def checked(image: Tensor | np.ndarray, *, name: str, expected: tuple[int, ...])
 def png(pixels: np.ndarray) -> bytes:
     """Encode pixels, uint8 [C, H, W], as an uncompressed PNG."""
     content = io.BytesIO()
-    _picture(pixels).save(content, format="png", compress_level=0, optimize=False)
+    picture_of(pixels).save(content, format="png", compress_level=0, optimize=False)
     return content.getvalue()
 
 
-def write_contact_sheet(path: Path, archive: ImageZip) -> None:
-    """Write a PNG of the first images of each class: 16 of each of up to 16 classes, evenly spread.
-
-    Unlabelled images fill the rows, evenly spread over the archive.
-    """
-    if archive.classes:
-        shown = _spread(archive.classes, most=_SHEET_ROWS)
-        rows = [np.flatnonzero(archive.labels() == label)[:_SHEET_COLUMNS] for label in shown]
-    else:
-        shown = _spread(len(archive), most=_SHEET_ROWS * _SHEET_COLUMNS)
-        rows = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]
-    side = archive.resolution
-    sheet = np.zeros((archive.channels, len(rows) * side, max(map(len, rows)) * side), np.uint8)
-    for top, row in enumerate(rows):
-        for left, index in enumerate(row):
-            sheet[:, top * side : (top + 1) * side, left * side : (left + 1) * side] = archive[int(index)][0].numpy()
-    with replacing(path) as temporary:
-        _picture(sheet).save(temporary, format="png")
-
-
-def _spread(count: int, *, most: int) -> np.ndarray:
-    """Return at most `most` of the numbers below `count`, evenly spread."""
-    shown = min(count, most)
-    return np.arange(shown) * count // shown
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
+def picture_of(pixels: np.ndarray) -> Image.Image:
     """Return pixels, uint8 [C, H, W] with 1 or 3 channels, as an image of Pillow."""
     grey_or_rgb = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(grey_or_rgb))

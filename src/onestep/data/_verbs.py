@@ -26,6 +26,6 @@ def prepare(*, dataset: Mapping[str, Any], source: Path, output: Path, workers: 
 
     reader = components.build("data", dataset, source=source)
     code = Fingerprints().of_stage("prepare", [("data", dataset["name"])])
-    origin = origin_of(source, options=dataset, code=code)
+    origin = origin_of(reader, source, options=dataset, code=code)
     write_prepared(reader, target=output, origin=origin, workers=workers or len(os.sched_getaffinity(0)))
     return 0

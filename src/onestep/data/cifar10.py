@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle
 from onestep.checkpoints.saved_modules import StoredArray, allowed_globals
+from onestep.files import regular_file
 
 __all__ = ["Cifar10"]
 
@@ -29,6 +30,7 @@ _SIDE = 32
 _NUMBERS = 3 * _SIDE**2
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 _LARGEST_MEMBER = 2**26  # a batch takes 31 MB
+_MOST_MEMBERS = 100  # CIFAR-10 has 9
 _WAY_OUT = "download cifar-10-python.tar.gz again"
 
 
@@ -82,8 +84,10 @@ def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
 def _contents(source: Path) -> dict[str, bytes]:
     """Return the training batches by name; the archive is read as a stream."""
     found: dict[str, bytes] = {}
-    with tarfile.open(source, "r|*") as archive:
-        for member in archive:
+    with tarfile.open(regular_file(source), "r|*") as archive:
+        for number, member in enumerate(archive):
+            if number >= _MOST_MEMBERS:
+                raise tarfile.TarError(f"it has more than {_MOST_MEMBERS} members")
             # Before the stream moves on: skipping a member unpacks it.
             if member.size > _LARGEST_MEMBER:
                 raise tarfile.TarError(f"{member.name[:80]} has {member.size:,} bytes, no member of CIFAR-10 has")

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onestep.files import regular_file
+
 __all__ = ["Digits"]
 
 _SIDE = 8  # pixels of the scans
 _DARKEST = 16  # ink in a pixel: 0 to 16 dots of a 4x4 block
+_LARGEST = 2**24  # bytes; the file has 0.3 MB
 _WAY_OUT = "delete the file and fetch it again"
 
 
@@ -35,7 +38,7 @@ class Digits:
         if resolution < _SIDE or resolution & (resolution - 1):
             raise ValueError(f"resolution must be 8, 16, 32 or another power of two above, found {resolution}")
         self.resolution = resolution
-        self._ink, self._labels = _read(Path(source))
+        self._ink, self._labels = _read(regular_file(source))
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -49,9 +52,12 @@ class Digits:
 def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the scans, [N, 8, 8] in 0..16, and the digits, [N]."""
     try:
-        with gzip.open(source, "rt", encoding="ascii") as lines:
-            table = np.array([line.split(",") for line in lines], dtype=np.int64)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        with gzip.open(source, "rb") as packed:
+            content = packed.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+        table = np.array([line.split(",") for line in content.decode("ascii").splitlines()], dtype=np.int64)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise ValueError(f"{source}: cannot be read as gzipped lines of integers ({error}); {_WAY_OUT}") from error
     if table.ndim != 2 or table.shape[1] != _SIDE**2 + 1:
         raise ValueError(f"{source}: found a table {list(table.shape)}, expected [N, 65]; {_WAY_OUT}")

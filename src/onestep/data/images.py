@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onestep.data import UnreadableImage
 from onestep.data._pixels import center_crop, decode, scale
-from onestep.data._sources import Entry, open_source
+from onestep.data._sources import Entry, log_unused, open_source, pictures
 
 __all__ = ["Images"]
 
@@ -23,7 +23,9 @@ class Images:
     """Images in sorted order of their paths, each of any size and format that `_pixels.decode` reads.
 
     Nothing is unpacked to disk under a name from an archive. Links, names that lead outside and images that cannot be
-    decoded raise `UnreadableImage` when they are read, so that they can be counted and listed.
+    decoded raise `UnreadableImage` when they are read, so that they can be counted and listed. Hidden files and those
+    without the ending of a picture are no images: `unused` has their number by reason. A class folder without an image
+    is a ValueError.
     """
 
     def __init__(
@@ -46,19 +48,26 @@ class Images:
         if not 0 <= unreadable_share <= 1:
             raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
         self.resolution, self.channels, self.unreadable_share = resolution, channels, unreadable_share
-        self._transform, self._source = _TRANSFORMS[transform], open_source(Path(source))
+        self.source = Path(source)
+        self._transform, self._source = _TRANSFORMS[transform], open_source(self.source)
+        listing = pictures(self._source, root)
+        self.unused = listing.unused
+        log_unused(listing.unused)
+        if not listing.pictures:
+            raise ValueError(f"{source}: no images{f' below {root!r}' if root else ''}{self._there(root)}")
         # By folder, then by name, in archives as in folders: the order in which classes are numbered.
         # Differs from the reference: there the members of a zip are sorted as texts, "a-b/1" before "a/1".
-        found = sorted(_below(self._source.entries(), root, source=source), key=lambda entry: entry.name.split("/"))
+        found = sorted(listing.pictures, key=lambda entry: entry.name.split("/"))
         # Of those with one name, the first is taken.
         self._entries = [
             entry._replace(refused="its name is there twice") if before and before.name == entry.name else entry
             for before, entry in zip([None, *found], found, strict=False)
         ]
         self.class_names: tuple[str, ...] = ()
+        self.refused_classes: tuple[str, ...] = ()  # folders of which all images are refused by name, size or kind
         self._labels = [0] * len(self._entries)
         if labels == "folders":
-            self._read_classes(source)
+            self._read_classes(listing.empty)
         self.classes = len(self.class_names)
 
     def __len__(self) -> int:
@@ -84,27 +93,38 @@ class Images:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[: self.channels])
 
-    def _read_classes(self, source: Path | str) -> None:
-        """Number the class folders; an image beside them is refused."""
-        paths = {index: entry.name.split("/") for index, entry in enumerate(self._entries) if entry.refused is None}
-        depth = len(os.path.commonprefix([path[:-1] for path in paths.values()]))
-        self.class_names = tuple(sorted({path[depth] for path in paths.values() if len(path) > depth + 1}))
+    def stamp(self, index: int) -> list[object]:
+        """Return what changes with an image or its class: name, size, times or place in its archive, class."""
+        entry = self._entries[index]
+        return [entry.name, *entry.stamp, self._labels[index]]
+
+    def _read_classes(self, empty: frozenset[str]) -> None:
+        """Number the class folders; an image beside them is refused, and so is an empty folder."""
+        paths = [entry.name.split("/") for entry in self._entries]
+        taken = [path for path, entry in zip(paths, self._entries, strict=True) if entry.refused is None]
+        prefix = os.path.commonprefix([path[:-1] for path in taken])
+        depth = len(prefix)
+        self.class_names = tuple(sorted({path[depth] for path in taken if len(path) > depth + 1}))
         if not self.class_names:
-            raise ValueError(f"{source}: its images are in no class folders. Fix: labels: none")
+            unusable = next((f" ({each.name}: {each.refused})" for each in self._entries if each.refused), "")
+            raise ValueError(f"{self.source}: its images are in no class folders{unusable}. Fix: labels: none")
+        refused = {path[depth] for path in paths if path[:depth] == prefix and len(path) > depth + 1} - {"", ".."}
+        listed = (name.split("/") for name in empty)
+        without = {path[depth] for path in listed if path[:depth] == prefix and len(path) == depth + 1}
+        # A link to a folder and a damaged tar in a tar are refused, each as one image.
+        known = {entry.name.removesuffix(".tar") for entry in self._entries if entry.refused is not None}
+        if missing := sorted(name for name in without if "/".join([*prefix, name]) not in known):
+            found = f"{self.source}: got no images in the class folders {', '.join(missing[:8])}"
+            raise ValueError(f"{found}, expected at least one in each. Fix: add images, or remove the folders")
+        self.refused_classes = tuple(sorted((refused | without) - set(self.class_names)))
         numbers = {folder: number for number, folder in enumerate(self.class_names)}
-        for index, path in paths.items():
-            if len(path) > depth + 1:
+        for index, (entry, path) in enumerate(zip(self._entries, paths, strict=True)):
+            if entry.refused is None and len(path) > depth + 1:
                 self._labels[index] = numbers[path[depth]]
-            else:
-                self._entries[index] = Entry("/".join(path), refused="it is in none of the class folders")
+            elif entry.refused is None:
+                self._entries[index] = Entry(entry.name, refused="it is in none of the class folders")
 
-
-def _below(entries: list[Entry], root: str, *, source: Path | str) -> list[Entry]:
-    """Return the entries below a folder, by their paths from there."""
-    prefix = f"{root.strip('/')}/" if root.strip("/") else ""
-    found = [entry._replace(name=entry.name[len(prefix) :]) for entry in entries if entry.name.startswith(prefix)]
-    if not found:
-        tops = sorted({entry.name.partition("/")[0] for entry in entries})
-        there = f"; images are in {', '.join(tops[:8])}" if tops and prefix else ""
-        raise ValueError(f"{source}: no images{f' below {root!r}' if prefix else ''}{there}")
-    return found
+    def _there(self, root: str) -> str:
+        """Return where images are when none are in a folder of the source, for a message."""
+        tops = sorted({entry.name.partition("/")[0] for entry in pictures(self._source).pictures}) if root else []
+        return f"; images are in {', '.join(tops[:8])}" if tops else ""

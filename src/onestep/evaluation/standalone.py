@@ -15,7 +15,7 @@ from torch import Tensor
 from onestep.archive import published_arrays
 from onestep.checkpoints.published_weights import read_published_tensor
 from onestep.data._pixels import decode
-from onestep.data._sources import EXTENSIONS, open_source
+from onestep.data._sources import EXTENSIONS, open_source, pictures
 from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined, read_pixels
 from onestep.evaluation.measurement import Reference, call_metric, inputs_of, read_reference
 from onestep.files import write_json
@@ -175,7 +175,7 @@ def iter_images(path: Path) -> Iterator[Tensor]:
 def _pictures(path: Path) -> Iterator[Tensor]:
     """Yield the pictures of a folder or archive, uint8 [1, C, H, W]."""
     source = open_source(path)
-    entries = sorted(source.entries(), key=lambda entry: entry.name)
+    entries = sorted(pictures(source).pictures, key=lambda entry: entry.name)
     if not entries:
         raise ValueError(f"{path}: got no pictures, expected files that end in {', '.join(sorted(EXTENSIONS))}")
     expected = None

@@ -130,7 +130,7 @@ class Part:
         """Their origin; bytes of unknown origin are useless without a known digest."""
         try:
             return Origin(**json.loads(self.note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return Origin()
 
     def discard(self) -> None:

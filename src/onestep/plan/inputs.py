@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from onestep.config.reading import run_backbones
 from onestep.config.sections import BackboneBlock, DatasetBlock, Experiment, ExtractorBlock, TeacherBlock
-from onestep.files import canonical_json
-from onestep.inputs import absent, is_offline, placed_at
+from onestep.files import canonical_json, read_json
+from onestep.folders import describe_folder, files_below, folder_state
+from onestep.inputs import absent, is_offline, kept_at, placed_at
 from onestep.plan import Plan, measured
 
 
@@ -31,8 +33,46 @@ def input(plan: Plan, name: str) -> Path:
 
 
 def fetched_from(plan: Plan, name: str) -> str:
-    """Return the source of an input, without its licence."""
-    return canonical_json({key: value for key, value in input_source(plan, name).items() if key != "licence"})
+    """Return the source of an input without its licence; of a folder with its state, so that a changed one reruns."""
+    source = {key: value for key, value in input_source(plan, name).items() if key != "licence"}
+    state = _folder_state(plan, name)
+    return canonical_json(source if state is None else {**source, "state": state})
+
+
+# The states are compared for every job of a plan, and the folder is listed once.
+@functools.cache
+def _folder_state(plan: Plan, name: str) -> str | None:
+    """Return the state of an input that is a folder, the recorded one if it cannot be listed; None for a file.
+
+    None, too, for an unchanged folder in a record of versions that had no states: its job had no such parameter.
+    """
+    source = input_source(plan, name)
+    record = placed_at(source, name=name)
+    if "package" in source or record.suffix != ".folder":
+        return None
+    recorded, folder = _recorded(record), kept_at(source, name=name)
+    try:
+        if recorded and "state" not in recorded and _is_as_recorded(recorded, folder, record=record):
+            return None
+        return folder_state(folder)
+    except (OSError, ValueError):  # not here, or not to be listed: its results are valid without it
+        return recorded.get("state")
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """Return the description of a folder at its last fetch; empty if there is none."""
+    try:
+        found = read_json(record)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_as_recorded(recorded: dict[str, Any], folder: Path, *, record: Path) -> bool:
+    """Whether a folder has the names and sizes of its record, and no file that is newer than the record."""
+    newest = max((path.stat().st_mtime_ns for path in files_below(folder)), default=0)
+    listing = describe_folder(folder)["listing_sha256"]
+    return listing == recorded.get("listing_sha256") and newest <= record.stat().st_mtime_ns
 
 
 def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
