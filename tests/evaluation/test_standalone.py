@@ -214,7 +214,7 @@ REFERENCES = {
         NEIGHBOURS[0],
         "got statistics, expected features",
     ),
-    "nothing of use": ({"a": np.zeros(5)}, FRECHET, "reference.npz: got no statistics"),
+    "nothing of use": ({"a": np.zeros(5)}, FRECHET, "reference.npz: got a, expected one of"),
     "none": (None, FRECHET, "--reference: got none"),
     "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
     "no metric": (None, (), "--metrics: got none"),
