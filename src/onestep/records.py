@@ -53,6 +53,14 @@ def read_measurement(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_value(path: Path, *, value: str) -> float:
+    """Return one number of a measurement. ValueError: As `read_measurement`, or it has no such number."""
+    values = read_measurement(path)["values"]
+    if value not in values:
+        raise ValueError(f"{path}: got {', '.join(values)}, expected {value!r}. Fix: delete it to measure it again")
+    return float(values[value])
+
+
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return the facts that make the numbers of two measurements not comparable."""
     found = [fact for fact in COMPARED if fact_of(one, fact) != fact_of(other, fact)]

@@ -11,8 +11,9 @@ import re
 import pytest
 from results_tree import number, other_method, row
 
+from onestep.files import sha256_of_file
 from onestep.report.formats import as_csv, as_latex, as_markdown, latex
-from onestep.report.table import Table
+from onestep.report.table import Table, recorded_digests
 from onestep.report.tabulation import write_table
 
 TABLE = Table(

@@ -20,7 +20,7 @@ from onestep.archive import array_names, published_arrays, read_arrays
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
-from onestep.records import Content, found_at, iter_log, read_measurement, read_run_config, read_summary
+from onestep.records import Content, found_at, iter_log, read_run_config, read_summary, read_value
 from onestep.report.table import Row, Table, read_rows, without_rows
 from onestep.results import Results, identity_at
 
@@ -179,7 +179,7 @@ def _read_curve(
     """
     metric, _, value = points.source.partition(".")
     found: dict[int, list[float]] = {}
-    read = functools.partial(_read_value, value=value)
+    read = functools.partial(read_value, value=value)
     missing: list[str] = []
     for model in map(parse_model, row.measured):
         for images in (0,) if isinstance(model, Teacher) else experiment.runs[model.name].snapshots:
@@ -195,13 +195,6 @@ def _read_curve(
     faults += missing if points.is_asked and found else []
     complete = {images: values for images, values in found.items() if len(values) == len(row.measured)}
     return tuple((float(images), fmean(complete[images])) for images in sorted(complete))
-
-
-def _read_value(path: Path, *, value: str) -> float:
-    values = read_measurement(path)["values"]
-    if value not in values:
-        raise ValueError(f"{path}: got {', '.join(values)}, expected {value}. Fix: delete it to measure it again")
-    return float(values[value])
 
 
 _SUMMARY = ("images_seen", "parameters", "trainable", "seconds", "world_size", "restarts", "spec", "code")
