@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slurm test-container test-full-size lint clean
+.PHONY: setup demo test test-faults test-slurm test-container test-full-size lint clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -15,6 +15,9 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 
 test: setup lint  ## all tests
 	@python -m pytest -n 2
+
+test-faults: setup  ## damaged files, killed pipelines, mutated configs; ONESTEP_ATTACK=FILE writes the figures
+	@python -m pytest -m 'faults or not faults' -n 2 tests/faults
 
 test-slurm: setup  ## trainings and rules as jobs of a real SLURM on this machine: needs root and tests/slurm/cluster/packages
 	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 $(PYTEST_OPTIONS) tests/slurm/test_[!f]*.py tests/slurm/test_faults_on_slurm.py

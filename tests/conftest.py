@@ -110,7 +110,7 @@ def golden() -> Golden:
 
 
 # Their tests share preparations of a minute each, so one process takes all of a folder.
-_TOGETHER = ("tests/training/", "tests/workflow/", "tests/metrics/test_against_torch_fidelity.py")
+_TOGETHER = ("tests/training/", "tests/workflow/", "tests/faults/", "tests/metrics/test_against_torch_fidelity.py")
 
 
 def _shared(nodeid: str) -> str | None:

@@ -109,6 +109,7 @@ def page(tmp_path_factory):
     config = write_results(root / "results", story=story)
     evidence = read_evidence(root / "results", config=config, benchmarks=root / "benchmarks", reproduce=("make demo",))
     path = root / "results" / "report" / "index.html"
+    path.parent.mkdir(parents=True)
     path.write_text(render(evidence), encoding="utf-8")
     return path
 
