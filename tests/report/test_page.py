@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from results_tree import CONFIG, Story, other_method, write, write_results
+from results_tree import CONFIG, Story, other_method, planned, write, write_results
 
 from onestep.config import read_experiment
 from onestep.plan import Plan
@@ -381,3 +381,27 @@ def test_a_family_of_runs_goes_from_the_config_to_the_page(tmp_path):
     assert len(evidence.tables[0].curves[2]) == 4
     found = Page(render(evidence))
     assert "digits_d2o.seed=1" in found.text and "not sampled" not in found.text
+
+
+def test_what_is_missing_or_damaged_is_named_in_table_and_page(tmp_path):
+    story = Story(images=8)
+    config = write_results(tmp_path / "results", story=story)
+    results = tmp_path / "results"
+    lost = "metrics/digits_d2o@40000/one_step/2000-3999.fd.json"
+    (results / lost).unlink()
+    spoilt = "metrics/digits_d2o_f@40000/one_step/0-1999.pr.json"
+    (results / spoilt).write_text('{"values": {"precision": NaN}}')
+    (results / "runs/digits_edm/log.jsonl").write_text("{}")
+    (results / "runs/digits_metric/summary.json").unlink()
+    tabulate(table=planned(story, name="digits"), results=results, training_code={}, output=results / "tables")
+    table = (results / "tables/digits.md").read_text(encoding="utf-8")
+    assert f"missing: {results}/{lost}" in table.replace("\\", "") and "(2 of 3 blocks)" in table
+    assert f"damaged: {results}/{spoilt}" in table.replace("\\", "")
+    evidence = read_evidence(results, config=config, benchmarks=tmp_path / "none", reproduce=())
+    text = Page(render(evidence)).text
+    for name in (lost, spoilt, "digits_edm/log.jsonl", "digits_metric/summary.json"):
+        assert name in text
+    path = results / "tables/digits.json"
+    path.write_text(path.read_text().replace('"blocks"', '"blocks" ', 1))
+    with pytest.raises(ValueError, match=r"digits\.json: got another content"):
+        read_rows(path)

@@ -163,7 +163,7 @@ def read_grid(path: Path) -> dict[int, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Points:
-    """What the curves of a table draw, `metric.value`; if the config asks for it, each point should be there."""
+    """What the curves of a table draw, `metric.value`; if the config requests it, each point should be there."""
 
     source: str
     seeds: str
