@@ -8,9 +8,10 @@ from typing import Any
 
 from onestep import components
 from onestep.archive import write_arrays
+from onestep.checkpoints.digests import checked_digest
 from onestep.escapes import one_line
 from onestep.figures import style, svg
-from onestep.files import regular_file, sealed, sha256_of_file, write_json, write_text
+from onestep.files import sealed, write_json, write_text
 
 
 def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[Path]], output: Path) -> int:
@@ -29,8 +30,8 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
     if set(files) != set(expected):
         raise ValueError(f"study {name}: got files of {sorted(files)}, expected files of {sorted(expected)}")
     paths = {key: [Path(path) for path in group] for key, group in files.items()}
-    for path in (path for group in paths.values() for path in group):
-        regular_file(path)
+    # Before the findings, so that a damaged snapshot is refused by whatever reads it.
+    digests = {key: sorted(map(checked_digest, group)) for key, group in sorted(paths.items())}
     findings = built.conclude(paths)
     record = {
         "study": name,
@@ -41,7 +42,7 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
         "control": {key: float(value) for key, value in findings.control.items()},
         "choices": list(built.choices),
         "options": dict(study),
-        "files": {key: sorted(map(sha256_of_file, group)) for key, group in sorted(paths.items())},
+        "files": digests,
     }
     write_arrays(output / f"{name}.npz", findings.arrays, about=record)
     with style():
