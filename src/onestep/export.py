@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,8 +12,18 @@ import yaml
 
 from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
-from onestep.files import read_json, replacing, sha256_of_file, write_text
+from onestep.escapes import markdown, one_line
+from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
+from onestep.records import read_run_config, read_summary
+from onestep.report.table import recorded_digests
+from onestep.shapes import misfit
 
+_ROW = {
+    **dict.fromkeys(("snapshot", "sampler"), (str, None)),
+    "nfe": (int, None),
+    "metrics": {str: (float, None)},
+    "show": str,
+}
 _WEIGHTS = "generator.safetensors"
 _SHOWN = {
     "mean": "Each number is the mean over its blocks of seeds.",
@@ -38,8 +49,15 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
     Raises:
         ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
     """
-    config = read_snapshot(weights).config
-    document, summary = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8")), read_json(run / "summary.json")
+    if one_line(licence) != licence or not licence:
+        raise ValueError(f"--licence: got {licence!r}, expected one line without control characters")
+    config = read_snapshot(regular_file(weights)).config
+    if found := misfit(config, {"name": str, "img_resolution": int, "img_channels": int}):
+        raise ValueError(f"{weights}: {found}. Fix: choose a snapshot of a generator")
+    _, document = read_run_config(run / "run.yaml")
+    if found := misfit(document, {"objective": {"name": str}, "dataset": str}):
+        raise ValueError(f"{run / 'run.yaml'}: {found}. Fix: resolve the run again")
+    summary = read_summary(run / "summary.json", run=document["run"], keys=("parameters", "frozen_share"))
     objective = document["objective"]
     if components.outline("objectives", objective["name"]).samples_in != 1:
         raise ValueError(
@@ -55,7 +73,10 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
 
 
 def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
-    rows = read_json(table)
+    rows = read_json(table, [_ROW])
+    recorded = recorded_digests(table)
+    if table.name in recorded and sha256_of_file(table) != recorded[table.name]:
+        raise ValueError(f"{table}: got another content than was written. Fix: delete it to make the table again")
     found = [row for row in rows if row["snapshot"] == snapshot]
     if not found:
         known = ", ".join(dict.fromkeys(row["snapshot"] for row in rows if row["snapshot"]))
@@ -78,20 +99,24 @@ def _card(
     conditioning = f"{config['label_dim']} classes" if config.get("label_dim") else "unconditional"
     sigma = f"sigma={objective['sigma']}" if "sigma" in objective else ""
     teacher = f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
-    yield from ("---", f"license: {licence}", f"tags: [one-step, {objective['name']}]", "---", "")
-    yield from (f"# {document['run']}", "")
+    head = yaml.safe_dump({"license": licence}, allow_unicode=True, width=10_000).rstrip()
+    yield from ("---", head, f"tags: [one-step, {one_line(objective['name'])}]", "---", "")
+    yield from (f"# {markdown(document['run'])}", "")
+    images = weights.stem.partition("-")[0]
+    images = f"{int(images):,}" if images.isdecimal() else "some"
     yield (
         f"A one-step image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "
         f"{summary['parameters']:,} parameters, {100 * summary['frozen_share']:.1f} % of them frozen, trained on "
-        f"{int(weights.stem.partition('-')[0]):,} images of {document['dataset']} with objective "
+        f"{images} images of {markdown(document['dataset'])} with objective "
         f"{objective['name']}{teacher}."
     )
     yield from ("", "```python", _USE.format(sigma=sigma, size=size, channels=channels), "```", "")
     if rows:
         yield from _numbers(rows)
     yield from (f"SHA-256 of `{_WEIGHTS}`: `{sha256_of_file(weights)}`.", "")
-    yield from ("The run, with every option:", "", "```yaml", yaml.safe_dump(dict(document), sort_keys=False).rstrip())
-    yield "```"
+    text = yaml.safe_dump(dict(document), sort_keys=False).rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
+    yield from ("The run, with every option:", "", f"{fence}yaml", text, fence)
 
 
 def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -99,6 +124,15 @@ def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:
     yield "| snapshot | sampler | NFE | " + " | ".join(columns) + " |"
     yield "|---" * (3 + len(columns)) + "|"
     for row in rows:
-        cells = [row["snapshot"], row["sampler"], str(row["nfe"]), *(f"{row['metrics'][c]:.15g}" for c in columns)]
+        cells = [
+            markdown(str(row["snapshot"])),
+            markdown(str(row["sampler"])),
+            str(row["nfe"]),
+            *(_number(row["metrics"].get(c)) for c in columns),
+        ]
         yield "| " + " | ".join(cells) + " |"
-    yield from ("", _SHOWN[rows[0]["show"]], "")
+    yield from ("", _SHOWN.get(rows[0]["show"], ""), "")
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.15g}"

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from onestep.escapes import markup
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -66,6 +68,7 @@ def svg(figure: Figure) -> str:
         for light, dark in _DARK.items()
         for part in ("fill", "stroke")
     )
+    rest = markup(rest)
     return f"{head}{end}\n<style>@media (prefers-color-scheme:dark){{{rules}}}</style>{rest}"
 
 

@@ -10,13 +10,17 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from onestep.shapes import misfit
 
 # Errors of a file system that cannot flush the names in a folder.
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 _POLL_SECONDS = 0.2
+_MOST_TEXT = 2**26  # bytes of a text that is read whole
+_SEAL = "content_sha256"
 
 
 @contextlib.contextmanager
@@ -140,8 +144,19 @@ def write_text(path: Path | str, content: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON; NaN is refused, because JSON cannot represent it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as indented JSON; ValueError where it has what JSON cannot represent, such as NaN."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        content = f"{text}\n".encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be written as JSON ({error})") from error
+    write_bytes(path, content)
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the digest of its own content, which `read_json` checks wherever there is one."""
+    content = {key: value for key, value in record.items() if key != _SEAL}
+    return {**content, _SEAL: sha256_of_text(canonical_json(content))}
 
 
 def regular_file(path: Path | str) -> Path:
@@ -157,12 +172,58 @@ def regular_file(path: Path | str) -> Path:
     return Path(path)
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; ValueError with the file and the place where it is none."""
+def read_text(path: Path | str, *, most: int = _MOST_TEXT) -> str:
+    """Read a regular file of UTF-8. ValueError: It is none, is not UTF-8, cannot be read, or has over `most` bytes."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); delete it and run again to rebuild it") from error
+        with open(regular_file(path), "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Fix: check the file and its rights") from error
+    if len(content) > most:
+        raise ValueError(f"{path}: got more than {most:,} bytes, expected a text. Fix: correct the path")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: got bytes that are not UTF-8 (at {error.start:,}), expected text") from error
+
+
+def read_json(path: Path | str, shape: Any = None) -> Any:
+    """Read a JSON file, of a shape as in `shapes` unless it is None.
+
+    ValueError: The file is no JSON, or of another shape, has NaN, or its content is not that of its digest.
+    """
+    try:
+        value = parse_json(read_text(path))
+    except ValueError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        fix = "delete it and run again to rebuild it"
+        raise ValueError(f"{path}: not a JSON file ({error}); {fix}") from error
+    found = None if shape is None else misfit(value, shape)
+    if found is None and isinstance(value, dict) and _SEAL in value and not _is_sealed(value):
+        found = f"{_SEAL}: got the digest of another content"
+    if found is not None:
+        raise ValueError(f"{path}: {found}. Fix: delete it and run again to rebuild it")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """Return a JSON value. ValueError: The text is none, is nested too deeply, or has NaN."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"got {name}, expected a finite number")
+
+
+def _is_sealed(record: Mapping[str, Any]) -> bool:
+    try:
+        return sealed(record) == record
+    except (ValueError, RecursionError):
+        return False
 
 
 def canonical_json(value: Any) -> str:

@@ -5,10 +5,15 @@ Arguments may be Snakemake wildcards (`"{model}"`) as well as values, so rules, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestep.models import Model, Selected, Snapshot, Teacher, average_suffix
+from onestep.models import MODEL, NAME, SEEDS, Model, Selected, Snapshot, Teacher, average_suffix
+
+_BLOCK = re.compile(
+    rf"(?:samples|grids|features|metrics)/(?P<model>{MODEL})/(?P<sampler>{NAME})/(?P<seeds>{SEEDS})(?:\.{NAME})?\.\w+"
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Results:
         return self.root / "references" / f"{dataset}.{metric}.json"
 
     def table(self, name: str, suffix: str) -> Path:
-        """Return a table as `.json`, `.csv`, `.md`, `.tex` or `.svg`."""
+        """Return a table as `.json`, `.csv`, `.md`, `.tex` or `.svg`, or their digests (`.sha256`)."""
         return self.root / "tables" / f"{name}{suffix}"
 
     def study(self, name: str, suffix: str) -> Path:
@@ -120,6 +125,15 @@ class Results:
 def block(model: Model | str, sampler: str, seeds: str) -> str:
     """Return the name of one seed block of a model: `{model}/{sampler}/{seeds}`."""
     return f"{model}/{sampler}/{seeds}"
+
+
+def identity_at(path: Path) -> dict[str, str]:
+    """Return `model`, `sampler` and `seeds` of a file of one seed block by its place; empty for another place.
+
+    A file contains its identity; its place is only compared with it.
+    """
+    found = _BLOCK.fullmatch("/".join(path.absolute().parts[-4:]))
+    return found.groupdict() if found else {}
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from onestep.files import read_json
+from onestep.files import regular_file
 from onestep.launch.journal import JobSeen, Journal
 from onestep.models import Snapshot, parse_model
+from onestep.records import found_at, log_misfit, read_summary, read_value
 from onestep.results import Results, State
+
+_SUMMARY = ("images_seen", "seconds", "world_size", "device", "restarts", "codes")
 
 
 def status_lines(
@@ -29,14 +34,19 @@ def status_lines(
     paths, width = Results(results), max(map(len, runs), default=0)
     for run, images in runs.items():
         summary = paths.summary(run)
-        published = summary.exists()
-        progress = _finished(summary, code=codes[run]) if published else _progress(State(state).run(run), images=images)
+        published = summary.exists() or summary.is_symlink() or paths.log(run).exists()
+        if published:
+            progress = _finished(summary, run=run, code=codes[run])
+        else:
+            progress = _progress(State(state).run(run), images=images)
         facts = [progress, _newest(paths, run, metrics), "" if published else _job(job_of(run))]
         yield f"{run:<{width}}  {'; '.join(filter(None, facts))}"
 
 
-def _finished(summary: Path, *, code: str) -> str:
-    facts = read_json(summary)
+def _finished(summary: Path, *, run: str, code: str) -> str:
+    facts, fault = found_at(summary, functools.partial(read_summary, run=run, keys=_SUMMARY))
+    if facts is None:
+        return fault
     hours = facts["seconds"] * facts["world_size"] / 3600
     device = "CPU process" if facts["device"].startswith("CPU") else "GPU"
     restarts = f", restarted {facts['restarts']} times" if facts["restarts"] else ""
@@ -46,11 +56,24 @@ def _finished(summary: Path, *, code: str) -> str:
 
 def _progress(folder: Path, *, images: int) -> str:
     logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
-    record = Journal(logs[-1].parent).last_record if logs else None
-    if record is None:
+    if not logs:
         return "not begun"
-    losses = ", ".join(f"{phase} {value:.4g}" for phase, value in record["losses"].items() if value is not None)
+    record, fault = found_at(logs[-1], _last_record)
+    if record is None:
+        return fault or "not begun"
+    losses = ", ".join(f"{phase} {value:.4g}" for phase, value in record.get("losses", {}).items() if value is not None)
     return f"at {record['images_seen']:,} of {images:,} images, {losses}"
+
+
+def _last_record(log: Path) -> dict[str, Any] | None:
+    """Return the last complete record of a log; None where it has none yet."""
+    try:
+        record = Journal(regular_file(log).parent).last_record
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{log}: got no JSON in its last line ({error})") from error
+    if record is not None and (found := log_misfit(record)):
+        raise ValueError(f"{log}: in its last line {found}")
+    return record
 
 
 def _newest(paths: Results, run: str, metrics: Mapping[str, str]) -> str:
@@ -63,7 +86,8 @@ def _newest(paths: Results, run: str, metrics: Mapping[str, str]) -> str:
                 found[model.images] = path
         if found:
             newest = max(found)
-            return f"{metric} {read_json(found[newest])['values'][value]:.4g} at {newest:,} images"
+            number, fault = found_at(found[newest], functools.partial(read_value, value=value))
+            return f"{metric} {fault if number is None else f'{number:.4g}'} at {newest:,} images"
     return ""
 
 

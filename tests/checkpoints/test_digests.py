@@ -14,7 +14,7 @@ import yaml
 
 from checkpoints import edm_writer
 from onestep.checkpoints.conversion import convert_edm_pickle
-from onestep.checkpoints.digests import WEIGHTS, checked, read_record, sealed
+from onestep.checkpoints.digests import WEIGHTS, checked, read_record
 from onestep.checkpoints.published_weights import (
     read_class_embeddings,
     read_published_weights,
@@ -23,7 +23,7 @@ from onestep.checkpoints.published_weights import (
 from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
 from onestep.classifiers import build_classifier
 from onestep.cli import main
-from onestep.files import sha256_of_file, write_json
+from onestep.files import sealed, sha256_of_file, write_json
 from onestep.networks import build_denoiser
 
 _DENOISER = {"name": "song_unet", "img_resolution": 8, "img_channels": 1, "label_dim": 0, "model_channels": 16}

@@ -27,7 +27,7 @@ def mean_and_spread(pixels: torch.Tensor) -> Features:
 @pytest.fixture
 def images(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8)
-    path = tmp_path / "samples" / "model@64" / "one_step" / "0-299.npz"
+    path = tmp_path / "samples" / "d2o@64" / "one_step" / "0-299.npz"
     write_arrays(path, {"pixels": pixels}, about={"subject": BLOCK})
     return path
 
@@ -49,7 +49,7 @@ def measured(metric, tmp_path, **files):
 
 
 def test_features_keep_the_order_and_the_digest_of_the_images(images, tmp_path):
-    found = read_arrays(extracted(images, tmp_path, name="model@64/one_step/0-299.two.npz"))
+    found = read_arrays(extracted(images, tmp_path, name="d2o@64/one_step/0-299.two.npz"))
     expected = mean_and_spread(torch.from_numpy(read_pixels(images))).features.numpy()
     np.testing.assert_array_equal(found.arrays["features"], expected)
     assert found.about["images"] == 300 and "probabilities" not in found.arrays
@@ -158,7 +158,7 @@ REFUSED = {
 @pytest.mark.parametrize("metric", ["frechet", "kernel_distance", "precision_recall"])
 @pytest.mark.parametrize(("generated", "real", "line"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, metric, generated, real, line):
-    path = features_of(tmp_path / "model@64" / "one_step" / "0-19.two.npz", generated)
+    path = features_of(tmp_path / "d2o@64" / "one_step" / "0-19.two.npz", generated)
     reference = features_of(tmp_path / "digits.two.npz", real, subject={"dataset": "digits"})
     options = {"frechet": {}, "kernel_distance": {"subset_images": 10}}.get(metric, {"neighbours": 3})
     files = ["--generated", str(path), "--real", str(reference), "--output", str(tmp_path / "number.json")]
@@ -169,7 +169,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, metric
 
 
 def test_statistics_of_another_width_are_refused_in_one_line(tmp_path, capsys):
-    path = features_of(tmp_path / "model@64" / "one_step" / "0-19.two.npz", CLOUD)
+    path = features_of(tmp_path / "d2o@64" / "one_step" / "0-19.two.npz", CLOUD)
     np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
     files = ["--generated", str(path), "--real", f"{tmp_path}/published.npz", "--output", f"{tmp_path}/number.json"]
     assert main(["measure", "--metric", '{"name": "frechet"}', "--name", "fid", *files]) == 1

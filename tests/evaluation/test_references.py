@@ -111,7 +111,7 @@ def test_statistics_that_do_not_fit_are_refused_in_one_line(generated, published
 def test_a_damaged_file_is_refused(generated, published, tmp_path):
     path = published(**_statistics(read_arrays(generated).arrays["features"]))
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"cifar10-32x32\.npz: not a whole \.npz of plain arrays \(it is no zip"):
+    with pytest.raises(ValueError, match=r"cifar10-32x32\.npz: not a whole \.npz of plain arrays \(File is not a zip"):
         _measured(FrechetDistance(), generated, path, tmp_path)
 
 
@@ -168,8 +168,12 @@ def test_a_number_of_generated_images_alone_has_no_reference(generated, tmp_path
 
 def test_a_faster_precision_is_written_down(generated, tmp_path):
     own = tmp_path / "features" / "cifar10.inception.npz"
+    faster = {"name": "inception", "precision": "tf32"}
     _features(own, seed=2, subject={"dataset": "cifar10"})
-    _features(generated, network={"name": "inception", "precision": "tf32"})
+    _features(generated, network=faster)
+    with pytest.raises(ValueError, match=r"cifar10\.inception\.npz: got features in float32, expected tf32"):
+        _measured(FrechetDistance(), generated, own, tmp_path)
+    _features(own, seed=2, subject={"dataset": "cifar10"}, network=faster)
     assert _measured(FrechetDistance(), generated, own, tmp_path)["precision"] == "tf32"
     assert json.loads((tmp_path / "number.json").read_text())["feature_weights_sha256"] == "a" * 64
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from onestep.checkpoints.digests import checked, sealed
+from onestep.checkpoints.digests import checked
 from onestep.evaluation import selection
-from onestep.files import read_json, sha256_of_file, write_bytes, write_json
+from onestep.files import read_json, sealed, sha256_of_file, write_bytes, write_json
 
 MODEL = "d2o@best-fd.frechet-one_step-0-9-ema50"
 

@@ -11,8 +11,9 @@ import re
 import pytest
 from results_tree import number, other_method, row
 
+from onestep.files import sha256_of_file
 from onestep.report.formats import as_csv, as_latex, as_markdown, latex
-from onestep.report.table import Table
+from onestep.report.table import Table, recorded_digests
 from onestep.report.tabulation import write_table
 
 TABLE = Table(
@@ -180,9 +181,11 @@ def test_latex_reads_nothing_in_a_name_as_a_command(text, escaped):
     assert latex(text) == escaped
 
 
-def test_all_five_files_are_written(tmp_path):
+def test_all_five_files_are_written_with_their_digests(tmp_path):
     write_table(tmp_path, table=TABLE)
-    assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".csv", ".json", ".md", ".svg", ".tex"]
+    written = sorted(path for path in tmp_path.glob("small.*") if path.suffix != ".sha256")
+    assert [path.suffix for path in written] == [".csv", ".json", ".md", ".svg", ".tex"]
+    assert recorded_digests(tmp_path / "small.json") == {path.name: sha256_of_file(path) for path in written}
     assert (tmp_path / "small.md").read_text(encoding="utf-8") == as_markdown(TABLE)
     rows = json.loads((tmp_path / "small.json").read_text())
     assert rows[2]["metrics"] == {"fd": None, "recall": None}

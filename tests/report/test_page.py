@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from results_tree import CONFIG, Story, other_method, write, write_results
+from results_tree import CONFIG, Story, other_method, planned, write, write_results
 
 from onestep.config import read_experiment
 from onestep.plan import Plan
@@ -306,7 +306,9 @@ def test_a_row_without_images_says_so(tmp_path):
     config = write_results(tmp_path / "results", story=story)
     (tmp_path / "results/grids/digits_d2o@40000/one_step/0-1999.npz").unlink()
     evidence = read_evidence(tmp_path / "results", config=config, benchmarks=tmp_path / "benchmarks", reproduce=())
-    assert Page(render(evidence)).text.count("not sampled") == 1
+    text = Page(render(evidence)).text
+    assert "not sampled" not in text and text.count("digits_d2o@40000/one_step/0-1999.npz") == 1
+    assert evidence.tables[0].lost == ("", "", "missing", "")
 
 
 def test_the_same_results_give_the_same_page(finished, page):
@@ -357,7 +359,11 @@ def test_a_family_of_runs_goes_from_the_config_to_the_page(tmp_path):
         for folder in ("runs", "metrics", "grids"):
             for path in sorted((results / folder).glob("digits_d2o*")):
                 if path.name.partition("@")[0] == "digits_d2o":
-                    shutil.copytree(path, path.with_name(path.name.replace("digits_d2o", f"digits_d2o.seed={seed}", 1)))
+                    name = path.name.replace("digits_d2o", f"digits_d2o.seed={seed}", 1)
+                    copied = shutil.copytree(path, path.with_name(name))
+                    for file in (each for each in copied.rglob("*") if each.suffix in (".json", ".yaml")):
+                        text = file.read_text().replace("digits_d2o@", f"digits_d2o.seed={seed}@")
+                        file.write_text(re.sub(r'(run"?: "?)digits_d2o\b', rf"\1digits_d2o.seed={seed}", text))
     measured = results / "metrics/digits_d2o.seed=1@40000/one_step/0-1999.fd.json"
     measured.write_text(measured.read_text().replace('"frechet": 1.8', '"frechet": 2.8'))
     config = yaml.safe_load(CONFIG)
@@ -375,3 +381,27 @@ def test_a_family_of_runs_goes_from_the_config_to_the_page(tmp_path):
     assert len(evidence.tables[0].curves[2]) == 4
     found = Page(render(evidence))
     assert "digits_d2o.seed=1" in found.text and "not sampled" not in found.text
+
+
+def test_what_is_missing_or_damaged_is_named_in_table_and_page(tmp_path):
+    story = Story(images=8)
+    config = write_results(tmp_path / "results", story=story)
+    results = tmp_path / "results"
+    lost = "metrics/digits_d2o@40000/one_step/2000-3999.fd.json"
+    (results / lost).unlink()
+    spoilt = "metrics/digits_d2o_f@40000/one_step/0-1999.pr.json"
+    (results / spoilt).write_text('{"values": {"precision": NaN}}')
+    (results / "runs/digits_edm/log.jsonl").write_text("{}")
+    (results / "runs/digits_metric/summary.json").unlink()
+    tabulate(table=planned(story, name="digits"), results=results, training_code={}, output=results / "tables")
+    table = (results / "tables/digits.md").read_text(encoding="utf-8")
+    assert f"missing: {results}/{lost}" in table.replace("\\", "") and "(2 of 3 blocks)" in table
+    assert f"damaged: {results}/{spoilt}" in table.replace("\\", "")
+    evidence = read_evidence(results, config=config, benchmarks=tmp_path / "none", reproduce=())
+    text = Page(render(evidence)).text
+    for name in (lost, spoilt, "digits_edm/log.jsonl", "digits_metric/summary.json"):
+        assert name in text
+    path = results / "tables/digits.json"
+    path.write_text(path.read_text().replace('"blocks"', '"blocks" ', 1))
+    with pytest.raises(ValueError, match=r"digits\.json: got another content"):
+        read_rows(path)

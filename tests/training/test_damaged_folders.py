@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onestep.checkpoints.digests import read_record, sealed
+from onestep.checkpoints.digests import read_record
 from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
 from onestep.cli import main
-from onestep.files import canonical_json, sha256_of_file, sha256_of_text, write_json
+from onestep.files import canonical_json, sealed, sha256_of_file, sha256_of_text, write_json
 from onestep.fingerprint import Fingerprints
 from onestep.training.assignment import Assignment, Inputs, is_published, publish
 from onestep.training.log import write_snapshots

@@ -15,40 +15,17 @@ from typing import Any
 
 import yaml
 
-from onestep.files import canonical_json, read_json, sha256_of_file, sha256_of_text
+from onestep.files import read_json, sha256_of_file
 
 WEIGHTS = "weights_sha256"
 """Key of a card or record that holds the digest of the weights beside it."""
 
-_SEAL = "content_sha256"
-
-
-def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with the digest of the rest of it as its last key, `content_sha256`."""
-    return {**record, _SEAL: sha256_of_text(canonical_json(dict(record)))}
-
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError if it is none, or if it is `sealed` and has changed."""
+    """Read a JSON object; ValueError if it is none, or if it is `files.sealed` and has changed."""
     expect_file(path)
-    try:
-        record = read_json(path)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({_words(error)})") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: got {type(record).__name__}, expected a JSON object")
-    content = {key: value for key, value in record.items() if key != _SEAL}
-    # NaN is no JSON, and without a seal in any record of this package.
-    if _SEAL in record and (_is_odd(content) or record[_SEAL] != sealed(content)[_SEAL]):
-        raise ValueError(f"{path}: got other content than was written (its SHA-256 differs)")
+    record: dict[str, Any] = read_json(path, dict)
     return record
-
-
-def _is_odd(content: Mapping[str, Any]) -> bool:
-    try:
-        return not canonical_json(dict(content))
-    except (ValueError, RecursionError):
-        return True
 
 
 def expect_file(path: Path | str) -> None:

@@ -6,7 +6,7 @@ Legend: N images, C H W an image, D feature width, K classes.
 from __future__ import annotations
 
 import hashlib
-import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from onestep import components
-from onestep.archive import published_arrays, read_arrays, write_arrays
+from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor, computing
-from onestep.files import sha256_of_file
+from onestep.files import regular_file, sha256_of_file
+from onestep.results import identity_at
 
 # Images per call of a network, except for the last call: a convolution may round differently for another number.
 BATCH = 256
+TENSORS = (".pt", ".pth")  # files of torch.save
+_USED = frozenset({"about", "arr_0", "pixels", "mu", "mu_s"})  # arrays by which an .npz is recognized
 _PUBLISHED, _OURS = "arr_0", "pixels"  # the images in the batches of guided-diffusion, and in sample files
 
 
@@ -124,11 +127,40 @@ def joined(batches: Sequence[Tensor]) -> Tensor:
 
 
 def subject_of(images: Path) -> dict[str, str]:
-    """Return the identity of the images of a sample file; empty where the file has none."""
-    if images.suffix != ".npz" or published_arrays(images, ()) is not None:
+    """Return the identity of the images of a sample file; empty where the file has none.
+
+    ValueError: The file is damaged, or its images are not those of its place.
+    """
+    if images.suffix != ".npz" or "about" not in array_names(images):
         return {}
-    with np.load(images, allow_pickle=False) as archive:  # not the pixels
-        return dict(json.loads(archive["about"].item()).get("subject", {}))
+    subject = dict(read_arrays(images, (), about={"subject?": {str: str}}).about.get("subject", {}))
+    check_place(images, subject)
+    return subject
+
+
+def check_place(path: Path, subject: Mapping[str, Any]) -> None:
+    """Compare the identity in a file with the place of the file. ValueError: It is that of another block."""
+    expected = identity_at(path)
+    if subject and expected and dict(subject) != expected:
+        found, place = (", ".join(map(str, each.values())) for each in (subject, expected))
+        raise ValueError(f"{path}: got images of {found}, expected {place}. Fix: delete it and make it again")
+
+
+def check_images(path: Path) -> None:
+    """Check before any work that a file or folder of images, features or statistics can be read.
+
+    ValueError: There is none, an .npz is damaged or has nothing of these, or a .zip is none.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder. Fix: correct the path")
+    if path.is_dir() and path.suffix not in (".npz", ".zip", *TENSORS):
+        return
+    regular_file(path)
+    if path.suffix == ".npz" and not _USED & (names := array_names(path)):
+        found, expected = ", ".join(sorted(names)) or "nothing", ", ".join(sorted(_USED - {"about"}))
+        raise ValueError(f"{path}: got {found[:200]}, expected one of {expected}. Fix: choose another file")
+    if path.suffix == ".zip" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: cannot be read as a zip archive. Fix: build it again")
 
 
 def read_pixels(path: Path) -> np.ndarray:
@@ -138,7 +170,7 @@ def read_pixels(path: Path) -> np.ndarray:
     `arr_0`, as of guided-diffusion). ValueError: The file is not one of these.
     """
     if path.suffix == ".zip":
-        return ImageZip(source=path).read_all()[0]
+        return ImageZip(source=regular_file(path)).read_all()[0]
     published = published_arrays(path, [_PUBLISHED, _OURS])
     arrays = read_arrays(path).arrays if published is None else published
     name = _OURS if published is None or (_OURS in arrays and _PUBLISHED not in arrays) else _PUBLISHED
@@ -146,4 +178,9 @@ def read_pixels(path: Path) -> np.ndarray:
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
         found = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
         raise ValueError(f"{path}: {name}: got {found}, expected an array uint8 [N, H, W, C]")
+    if pixels.shape[3] not in (1, 3) or not pixels.size:
+        is_other = pixels.shape[1] in (1, 3)
+        fix = f"{'Its order is [N, C, H, W]. ' if is_other else ''}Fix: transpose it" if pixels.size else "Fix: sample"
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"{path}: {name}: got {found}, expected [N, H, W, C] with C = 1 or 3. {fix}")
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

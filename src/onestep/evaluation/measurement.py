@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,20 @@ from typing import Any
 import numpy as np
 
 from onestep.archive import Arrays, published_arrays, read_arrays
-from onestep.evaluation.extraction import read_pixels, subject_of
-from onestep.files import sha256_of_file, write_json
+from onestep.evaluation.extraction import check_place, read_pixels, subject_of
+from onestep.files import regular_file, sealed, sha256_of_file, write_json
 from onestep.metrics import Metric, Statistics
 
 # Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
 _STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
+# The record of features: what they are of and how they were made.
+_ABOUT = {
+    **dict.fromkeys(("weights_sha256", "pixels_sha256"), str),
+    "images": int,
+    "subject?": {str: str},
+    "network?": (dict, None),
+    "features?": (str, None),
+}
 _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
 
@@ -48,7 +57,8 @@ def write_measurement(
     ValueError: The files were made with different feature networks or from different images, lack an input of the
     metric, or do not contain the identity of their images.
     """
-    extracted = Arrays({}, {}) if generated is None else read_arrays(generated)
+    _check_files(generated, real, pixels, real_pixels)
+    extracted = Arrays({}, {}) if generated is None else _read_features(generated)
     images = None if pixels is None else read_pixels(pixels)
     about = extracted.about
     if generated is None and images is None:
@@ -70,6 +80,7 @@ def write_measurement(
             real,
             width=features_of(extracted, path=generated).shape[1],
             weights_sha256=about["weights_sha256"],
+            precision=precision_of(about),
             takes_statistics=metric.takes_statistics,
             input_name=real_input,
         )
@@ -88,21 +99,29 @@ def write_measurement(
         raise ValueError(f"{generated or pixels}{f' against {against}' if against else ''}: {error}") from error
     write_json(
         output,
-        {
-            **subject,
-            "images": count,
-            "metric": name,
-            "values": values,
-            "features": about.get("features"),
-            "feature_weights_sha256": about.get("weights_sha256"),
-            "precision": about.get("network", {}).get("precision", "float32"),
-            "reference": facts or None,
-            "options": dict(options),
-            "better": dict(metric.values),
-            "feature_network": about.get("network"),
-            "pixels_sha256": digest,
-        },
+        sealed(
+            {
+                **subject,
+                "images": count,
+                "metric": name,
+                "values": values,
+                "features": about.get("features"),
+                "feature_weights_sha256": about.get("weights_sha256"),
+                "precision": precision_of(about),
+                "reference": facts or None,
+                "options": dict(options),
+                "better": dict(metric.values),
+                "feature_network": about.get("network"),
+                "pixels_sha256": digest,
+            }
+        ),
     )
+
+
+def _check_files(*paths: Path | None) -> None:
+    """Check all files before any is read."""
+    for path in filter(None, paths):
+        regular_file(path)
 
 
 def call_metric(metric: Metric, *, name: str, available: Mapping[str, Any]) -> dict[str, float]:
@@ -111,8 +130,11 @@ def call_metric(metric: Metric, *, name: str, available: Mapping[str, Any]) -> d
     if missing:
         has = ", ".join(available) or "none"
         raise ValueError(f"metric {name!r}: got the inputs {has}, expected {', '.join(missing)} as well")
-    values = metric(**{each: available[each] for each in metric.inputs})
-    return {key: float(value) for key, value in values.items()}
+    found = metric(**{each: available[each] for each in metric.inputs})
+    values = {key: float(value) for key, value in found.items()}
+    if broken := [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]:
+        raise ValueError(f"metric {name!r}: got {', '.join(broken)}, expected finite numbers. Fix: check the images")
+    return values
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -126,18 +148,28 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def read_reference(
-    path: Path, *, width: int, weights_sha256: str, takes_statistics: bool, input_name: str | None = None
+    path: Path,
+    *,
+    width: int,
+    weights_sha256: str,
+    precision: str = "float32",
+    takes_statistics: bool,
+    input_name: str | None = None,
 ) -> Reference:
     """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
 
-    `width` and `weights_sha256` are those of the generated features. The name of the file is recorded where there is no
-    `input_name`. ValueError: The file is damaged, was made with other weights, or does not fit.
+    `width`, `weights_sha256` and `precision` are those of the generated features. The name of the file is recorded
+    where there is no `input_name`. ValueError: The file is damaged, was made with other weights or another precision,
+    or does not fit.
     """
     found = published_arrays(path, [name for names in _STATISTICS for name in names])
     if found is None:
-        source = read_arrays(path)
+        source = _read_features(path)
         if source.about["weights_sha256"] != weights_sha256:
             raise ValueError(f"{path}: got features of different weights of the feature network. Fix: extract it again")
+        if (found_precision := precision_of(source.about)) != precision:
+            found_and_expected = f"got features in {found_precision}, expected {precision} as of the generated images"
+            raise ValueError(f"{path}: {found_and_expected}. Fix: extract both with one precision")
         facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
         return Reference(real=features_of(source, path=path), facts=source.about.get("subject", {}) | facts)
     if not takes_statistics:
@@ -148,8 +180,25 @@ def read_reference(
     return Reference(real=statistics, facts=facts)
 
 
+def precision_of(about: Mapping[str, Any]) -> str:
+    """Return the arithmetic of features by their record."""
+    return str((about.get("network") or {}).get("precision", "float32"))
+
+
+def _read_features(path: Path) -> Arrays:
+    """Read a file of `onestep extract`. ValueError: It is damaged, lacks a part of its identity, or is misplaced."""
+    source = read_arrays(path, about=_ABOUT)
+    check_place(path, source.about.get("subject", {}))
+    for name, array in source.arrays.items():
+        if array.ndim != 2 or array.dtype != np.float32 or len(array) != source.about["images"]:
+            expected = f"float32 [{source.about['images']}, width]"
+            found = f"{array.dtype} {list(array.shape)}"
+            raise ValueError(f"{path}: {name}: got {found}, expected {expected}. Fix: extract it again")
+    return source
+
+
 def features_of(source: Arrays, *, path: Path) -> np.ndarray:
-    """Return the features in a file. ValueError: It has none."""
+    """Return the features in a file, [N, D]. ValueError: It has none."""
     if "features" not in source.arrays:
         raise ValueError(f"{path}: features: got none, expected an array as `onestep extract` writes it")
     return source.arrays["features"]

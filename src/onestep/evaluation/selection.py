@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onestep.checkpoints.digests import WEIGHTS, checked_digest, read_record, sealed
-from onestep.files import replacing, write_json
+from onestep.checkpoints.digests import WEIGHTS, checked_digest, read_record
+from onestep.files import replacing, sealed, write_json
 from onestep.metrics import Direction
 from onestep.models import Selected, Snapshot, parse_model
 from onestep.results import Results

@@ -12,13 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep.archive import published_arrays
+from onestep.archive import array_names
 from onestep.checkpoints.published_weights import read_published_tensor
 from onestep.data._pixels import decode
 from onestep.data._sources import EXTENSIONS, open_source, pictures
-from onestep.evaluation.extraction import ExtractedFeatures, FeatureNetwork, extract, joined, read_pixels
-from onestep.evaluation.measurement import Reference, call_metric, inputs_of, read_reference
-from onestep.files import write_json
+from onestep.evaluation.extraction import (
+    TENSORS,
+    ExtractedFeatures,
+    FeatureNetwork,
+    check_images,
+    extract,
+    joined,
+    read_pixels,
+)
+from onestep.evaluation.measurement import Reference, call_metric, inputs_of, precision_of, read_reference
+from onestep.files import regular_file, write_json
 from onestep.metrics import Metric
 
 _STATISTICS = frozenset({"mu", "mu_s"})
@@ -59,6 +67,7 @@ def write_evaluation(
 
     ValueError: Images, reference and metrics do not fit together.
     """
+    check_inputs(images, reference)
     _check(metrics, network=network, reference=reference)
     about = {} if network is None else network.about()
     generated = _extracted(network, images)
@@ -85,11 +94,17 @@ def write_evaluation(
         "values": values,
         "features": about.get("network"),
         "feature_weights_sha256": about.get("weights_sha256"),
-        "precision": about.get("network", {}).get("precision", "float32"),
+        "precision": precision_of(about),
         "reference": facts,
     }
     write_json(output, found)
     return values
+
+
+def check_inputs(images: Path, reference: Path | None) -> None:
+    """Check that the files can be read, the reference first, before anything is computed. ValueError: One cannot."""
+    for path in filter(None, (reference, images)):
+        check_images(path)
 
 
 def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, reference: Path | None) -> None:
@@ -132,6 +147,7 @@ class _Real:
                 self._path,
                 width=self._like.arrays[0]["features"].shape[1],
                 weights_sha256=self._about["weights_sha256"],
+                precision=precision_of(self._about),
                 takes_statistics=metric.takes_statistics,
             )
             return Reference(real=found.real, facts=file | {k: v for k, v in found.facts.items() if k != "input"})
@@ -145,9 +161,7 @@ class _Real:
         """The names of the arrays in an .npz; empty for another kind of file."""
         if self._path.suffix != ".npz":
             return frozenset()
-        published_arrays(self._path, ())  # raises for a damaged file
-        with np.load(self._path, allow_pickle=False) as archive:
-            return frozenset(archive.files)
+        return array_names(self._path)
 
     @functools.cached_property
     def _features(self) -> ExtractedFeatures:
@@ -162,9 +176,10 @@ def iter_images(path: Path) -> Iterator[Tensor]:
 
     ValueError: There are no images, or one of them is not as described; the message contains its name.
     """
-    if path.suffix not in (".npz", ".pt", ".pth"):
+    if path.suffix not in (".npz", *TENSORS):
         yield from _pictures(path)
         return
+    regular_file(path)
     pixels = torch.from_numpy(read_pixels(path)) if path.suffix == ".npz" else read_published_tensor(path)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"

@@ -45,8 +45,9 @@ def extract(
         input: Name of the input with real images, recorded likewise.
         output: The features (.npz).
     """
-    from onestep.evaluation.extraction import feature_network, write_features
+    from onestep.evaluation.extraction import check_images, feature_network, write_features
 
+    check_images(images)
     subject = {key: name for key, name in (("dataset", dataset), ("input", input)) if name is not None}
     network = feature_network(features, weights=weights, name=features_name)
     write_features(network, images, output=output, subject=subject or None)
@@ -163,8 +164,9 @@ def evaluate(
     """
     from onestep import components
     from onestep.evaluation.extraction import feature_network
-    from onestep.evaluation.standalone import NamedMetric, write_evaluation
+    from onestep.evaluation.standalone import NamedMetric, check_inputs, write_evaluation
 
+    check_inputs(images, reference)
     if features is not None and weights is None:
         raise ValueError("--weights: got nothing, expected the weights of --features. Fix: add --weights FILE")
     try:

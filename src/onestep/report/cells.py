@@ -56,7 +56,12 @@ def published_cells(row: Row, *, column: str, table: Table) -> tuple[str, str]:
     found = cell(row, column=column, table=table)
     mark = sources(table).get(row.sources.get(column, ""))
     published = f"{row.published[column]:.15g}" + (f" [{mark}]" if mark else "")
-    return published, numbers.NOT_MEASURED if found is None or found.difference is None else found.difference
+    return published, absent(row, column) if found is None or found.difference is None else found.difference
+
+
+def absent(row: Row, column: str) -> str:
+    """Return the text for a number that is not shown: missing, damaged, or not measured."""
+    return row.numbers[column].lost or numbers.NOT_MEASURED
 
 
 def sources(table: Table) -> dict[str, int]:
@@ -103,8 +108,8 @@ def shows_further_ema(row: Row) -> bool:
 
 
 def untrained(row: Row) -> str:
-    """Return the text for a training fact of a network that this pipeline did not train."""
-    return NOT_PUBLISHED if row.run is None else NOT_HERE
+    """Return the text for a training fact of a network that this pipeline did not train, or whose record is lost."""
+    return row.lost or (NOT_PUBLISHED if row.run is None else NOT_HERE)
 
 
 def notes(table: Table) -> list[str]:
@@ -126,6 +131,7 @@ def notes(table: Table) -> list[str]:
         for column in table.columns
         if (names := precisions(column, table=table))
     ]
+    found += [f"{row.label}: {fault}." for row in table.rows for fault in row.faults]
     return [*found, *(f"[{number}] {source}" for source, number in sources(table).items())]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from onestep.escapes import one_line
 from onestep.figures import COLOURS, SOFT, style
 from onestep.report import numbers
 from onestep.report.evidence import Evidence, RunEvidence, TableEvidence
@@ -79,7 +80,7 @@ def row_name(row: Row, *, table: Table) -> str:
     same = [each for each in table.rows if (each.label, each.dataset) == (row.label, row.dataset)]
     alike = [each for each in same if each.nfe == row.nfe]
     nfe = f", NFE {row.nfe}" if len(same) > len(alike) else ""
-    return f"{row.label}{nfe}" + ("" if len(alike) == 1 or row.ema is None else f", EMA {row.ema:,.15g}")
+    return f"{one_line(row.label)}{nfe}" + ("" if len(alike) == 1 or row.ema is None else f", EMA {row.ema:,.15g}")
 
 
 def run_colours(evidence: Evidence) -> dict[str, int]:

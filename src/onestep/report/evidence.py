@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
+import functools
+import io
+import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from onestep import files
+from onestep.archive import array_names, published_arrays, read_arrays
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
+from onestep.records import Content, found_at, iter_log, read_run_config, read_summary, read_value
 from onestep.report.table import Row, Table, read_rows, without_rows
-from onestep.results import Results
+from onestep.results import Results, identity_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class TableEvidence:
     samples: tuple[Mapping[int, np.ndarray], ...]  # uint8 [H, W, C] by seed; empty for none
     curves: tuple[tuple[tuple[float, float], ...], ...]  # (images seen, value) of its measured snapshots, ascending
     curve_seeds: str
+    lost: tuple[str, ...] = ()  # by row, "missing" or "damaged" where there should be images; empty for none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Evidence:
     stages: Mapping[str, Sequence[float]]
     environment: Mapping[str, str]
     reproduce: tuple[str, ...]
+    faults: tuple[str, ...] = ()  # files that are missing or damaged, each in one line
 
 
 def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
@@ -72,18 +78,34 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
     ConfigError: The config has an error. ValueError: A file is damaged.
     """
     layout, experiment = Results(Path(results)), read_experiment(config)
-    trained = [run for run in experiment.runs if layout.summary(run).exists()]
-    runs = tuple(_read_run(run, layout=layout, experiment=experiment) for run in trained)
+    faults = _Faults()
+    runs = tuple(
+        filter(None, (_read_run(run, layout=layout, experiment=experiment, faults=faults) for run in experiment.runs))
+    )
+    studies = (_read_study(name, layout=layout, faults=faults) for name in experiment.studies)
     return Evidence(
         experiment=experiment,
-        config_text=config.read_text(encoding="utf-8"),
-        tables=tuple(_read_table(name, layout=layout, experiment=experiment) for name in experiment.tables),
-        studies=tuple(_read_study(name, layout=layout) for name in experiment.studies),
+        config_text=files.read_text(config),
+        tables=tuple(
+            _read_table(name, layout=layout, experiment=experiment, faults=faults) for name in experiment.tables
+        ),
+        studies=tuple(filter(None, studies)),
         runs=runs,
-        stages=read_stages(benchmarks),
+        stages=read_stages(benchmarks, faults=faults),
         environment=_environment(runs),
         reproduce=tuple(reproduce),
+        faults=tuple(dict.fromkeys(faults)),
     )
+
+
+class _Faults(list[str]):
+    """What is missing or damaged, each in one line."""
+
+    def read(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
+        """Return the content of a file; None, and a line more, where it is missing or damaged."""
+        content, fault = found_at(path, read)
+        self.extend([fault] if fault else [])
+        return content
 
 
 def layout_of(name: str, *, experiment: Experiment) -> Table:
@@ -93,81 +115,170 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return without_rows(name, document["tables"][name], drawn=drawn, metrics=document["metrics"])
 
 
-def _read_table(name: str, *, layout: Results, experiment: Experiment) -> TableEvidence:
+def _read_table(name: str, *, layout: Results, experiment: Experiment, faults: _Faults) -> TableEvidence:
     table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
+    if other := [row.label for row in table.rows if set(row.numbers) != set(table.columns)]:
+        found = f"{layout.table(name, '.json')}: got other columns in row {other[0]!r}"
+        raise ValueError(f"{found}, expected {', '.join(table.columns)}. Fix: delete it to make the table again")
     asked, source = experiment.tables[name].curves, table.columns[table.drawn]
     seeds = table.seeds[0] if asked is None else asked.seeds
-    curves = [_read_curve(row, source=source, seeds=seeds, layout=layout, experiment=experiment) for row in table.rows]
-    samples = tuple(_read_samples(row, seeds=table.seeds[0], layout=layout) for row in table.rows)
-    return TableEvidence(table=table, samples=samples, curves=tuple(curves), curve_seeds=seeds)
+    points = _Points(source=source, seeds=seeds, is_asked=asked is not None)
+    curves = [_read_curve(row, points, layout=layout, experiment=experiment, faults=faults) for row in table.rows]
+    faults += [f"{row.label}: {fault}" for row in table.rows for fault in row.faults]
+    samples, lost = [], []
+    for row in table.rows:
+        known = len(faults)
+        samples.append(_read_samples(row, seeds=table.seeds[0], layout=layout, faults=faults))
+        lost.append(faults[-1].partition(":")[0] if len(faults) > known else "")
+    return TableEvidence(table=table, samples=tuple(samples), curves=tuple(curves), curve_seeds=seeds, lost=tuple(lost))
 
 
-def _read_samples(row: Row, *, seeds: str, layout: Results) -> dict[int, np.ndarray]:
-    if not row.measured or not (path := layout.grid(row.measured[0], str(row.sampler), seeds)).exists():
+def _read_samples(row: Row, *, seeds: str, layout: Results, faults: _Faults) -> dict[int, np.ndarray]:
+    if not row.measured:
         return {}
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(zip(archive["seeds"].tolist(), archive["pixels"], strict=True))
+    path = layout.grid(row.measured[0], str(row.sampler), seeds)
+    is_measured = any(number.shown is not None for number in row.numbers.values())
+    if not is_measured and not path.exists() and not path.is_symlink():
+        return {}
+    return faults.read(path, read_grid) or {}
+
+
+def read_grid(path: Path) -> dict[int, np.ndarray]:
+    """Read the images of a grid, uint8 [H, W, C] by seed. ValueError: It is damaged, or that of another block."""
+    if "about" in array_names(path):
+        arrays, about = read_arrays(path, ("seeds", "pixels"), about={"subject?": {str: str}})
+    else:
+        arrays, about = published_arrays(path, ("seeds", "pixels")) or {}, {}
+    seeds, pixels = arrays.get("seeds"), arrays.get("pixels")
+    if seeds is None or pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+        raise ValueError(f"{path}: got no images, expected seeds and pixels uint8 [N, H, W, C]. Fix: sample again")
+    if seeds.ndim != 1 or seeds.dtype.kind not in "iu" or len(seeds) != len(pixels) or not pixels.size:
+        raise ValueError(f"{path}: got {list(seeds.shape)} seeds, expected {len(pixels)} numbers. Fix: sample again")
+    place = identity_at(path)
+    if place and about.get("subject") and about["subject"] != place:
+        found = ", ".join(about["subject"].values())
+        raise ValueError(f"{path}: got images of {found}. Fix: delete it to sample again")
+    return dict(zip(seeds.tolist(), pixels, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Points:
+    """What the curves of a table draw, `metric.value`; if the config requests it, each point should be there."""
+
+    source: str
+    seeds: str
+    is_asked: bool
 
 
 def _read_curve(
-    row: Row, *, source: str, seeds: str, layout: Results, experiment: Experiment
+    row: Row, points: _Points, *, layout: Results, experiment: Experiment, faults: _Faults
 ) -> tuple[tuple[float, float], ...]:
     """Return (images seen, value) of each measured snapshot; of a family of runs the mean where all are measured.
 
     A network from outside has seen 0 images.
     """
-    metric, _, value = source.partition(".")
+    metric, _, value = points.source.partition(".")
     found: dict[int, list[float]] = {}
+    read = functools.partial(read_value, value=value)
+    missing: list[str] = []
     for model in map(parse_model, row.measured):
         for images in (0,) if isinstance(model, Teacher) else experiment.runs[model.name].snapshots:
             point = model if isinstance(model, Teacher) else Snapshot(name=model.name, images=images, ema=model.ema)
-            path = layout.metric(point, str(row.sampler), seeds, metric)
-            if path.exists():
-                found.setdefault(images, []).append(float(files.read_json(path)["values"][value]))
+            path = layout.metric(point, str(row.sampler), points.seeds, metric)
+            number, fault = found_at(path, read)
+            if number is not None:
+                found.setdefault(images, []).append(number)
+            elif fault.startswith("damaged"):
+                faults.append(fault)
+            elif not isinstance(model, Teacher) and len(experiment.runs[model.name].snapshots) > 1:
+                missing.append(fault)
+    faults += missing if points.is_asked and found else []
     complete = {images: values for images, values in found.items() if len(values) == len(row.measured)}
     return tuple((float(images), fmean(complete[images])) for images in sorted(complete))
 
 
-def _text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+_SUMMARY = ("images_seen", "parameters", "trainable", "seconds", "world_size", "restarts", "spec", "code")
 
 
-def _read_run(name: str, *, layout: Results, experiment: Experiment) -> RunEvidence:
-    run, log = experiment.runs[name], layout.log(name)
+def _read_run(name: str, *, layout: Results, experiment: Experiment, faults: _Faults) -> RunEvidence | None:
+    """Return a run; None where it is not trained yet, or its summary is missing or damaged."""
+    run, summary = experiment.runs[name], layout.summary(name)
+    is_trained = summary.exists() or summary.is_symlink() or layout.log(name).exists()
+    read = functools.partial(read_summary, run=name, keys=_SUMMARY)
+    found = faults.read(summary, read) if is_trained else None
+    if found is None:
+        return None
     return RunEvidence(
         name=name,
         objective=run.objective.name,
         is_tuned=run.teacher is not None,
-        summary=files.read_json(layout.summary(name)),
-        log=read_log(log) if log.exists() else (),
-        resolved=_text_of(layout.run_config(name)),
+        summary=found,
+        log=faults.read(layout.log(name), read_log) or (),
+        resolved=(faults.read(layout.run_config(name), functools.partial(read_run_config, run=name)) or ("", {}))[0],
     )
 
 
 def read_log(path: Path | str) -> tuple[dict[str, Any], ...]:
-    """Read a log of one JSON record per line. ValueError: A line is not JSON."""
-    records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: got no JSON ({error}). Fix: train the run again") from error
-    return tuple(records)
+    """Read a log of one JSON record per line. ValueError: It is empty, or a line is no record."""
+    records = tuple(iter_log(Path(path)))
+    if not records:
+        raise ValueError(f"{path}: got no records, expected at least one. Fix: train the run again")
+    return records
 
 
-def _read_study(name: str, *, layout: Results) -> StudyEvidence:
-    found, figure = files.read_json(layout.study(name, ".json")), _text_of(layout.study(name, ".svg"))
-    return StudyEvidence(name=name, found=found, figure=figure)
+_STUDY = {
+    **dict.fromkeys(("verdict", "rule"), str),
+    **dict.fromkeys(("study?", "question?"), str),
+    **dict.fromkeys(("numbers", "control"), dict),
+    "choices": list,
+}
 
 
-def read_stages(benchmarks: Path | str) -> dict[str, list[float]]:
-    """Read Snakemake's benchmark files: the seconds of each job by rule, the rule with the longest time first."""
+def _read_study(name: str, *, layout: Results, faults: _Faults) -> StudyEvidence | None:
+    found = faults.read(layout.study(name, ".json"), functools.partial(_read_findings, name=name))
+    if found is None:
+        return None
+    return StudyEvidence(name=name, found=found, figure=faults.read(layout.study(name, ".svg"), read_svg) or "")
+
+
+def _read_findings(path: Path, *, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = files.read_json(path, _STUDY)
+    if found.get("study", name) != name:
+        raise ValueError(f"{path}: got study {found['study']}, expected {name}. Fix: delete it to run it again")
+    return found
+
+
+def read_svg(path: Path) -> str:
+    """Return the text of an SVG file. ValueError: It is none, or cut off."""
+    text = files.read_text(path)
+    if "<svg" not in text[:1000] or not text.rstrip().endswith("</svg>"):
+        raise ValueError(f"{path}: got no whole SVG. Fix: delete it to draw it again")
+    return text
+
+
+def read_stages(benchmarks: Path | str, *, faults: list[str] | None = None) -> dict[str, list[float]]:
+    """Read Snakemake's benchmark files: the seconds of each job by rule, the rule with the longest time first.
+
+    A damaged file is left out; a line on it is added to `faults`.
+    """
     seconds: dict[str, list[float]] = {}
     for path in sorted(Path(benchmarks).glob("*/**/*.tsv")):
-        rule = path.relative_to(benchmarks).parts[0]
-        with path.open(encoding="utf-8") as file:
-            seconds.setdefault(rule, []).extend(float(line["s"]) for line in csv.DictReader(file, delimiter="\t"))
+        found, fault = found_at(path, _read_seconds)
+        if found is not None:
+            seconds.setdefault(path.relative_to(benchmarks).parts[0], []).extend(found)
+        elif faults is not None:
+            faults.append(fault)
     return dict(sorted(seconds.items(), key=lambda stage: (-sum(stage[1]), stage[0])))
+
+
+def _read_seconds(path: Path) -> list[float]:
+    try:
+        found = [float(line["s"]) for line in csv.DictReader(io.StringIO(files.read_text(path)), delimiter="\t")]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: got no times ({error}). Fix: delete it") from error
+    if not all(math.isfinite(each) and each >= 0 for each in found):
+        raise ValueError(f"{path}: got {found}, expected seconds. Fix: delete it")
+    return found
 
 
 def _environment(runs: Sequence[RunEvidence]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from onestep.escapes import csv_cell, markdown, one_line
 from onestep.report import cells, numbers
 from onestep.report.cells import Cell
 from onestep.report.table import Row, Table
@@ -36,7 +36,8 @@ def as_csv(table: Table) -> str:
     """Return a table as CSV: numbers in full precision, words for missing ones."""
     import pandas
 
-    frame = pandas.DataFrame([_csv_row(row, table=table) for row in table.rows], dtype=object)
+    lines = [_csv_row(row, table=table) for row in table.rows]
+    frame = pandas.DataFrame(lines, dtype=object).map(lambda cell: csv_cell(cell) if isinstance(cell, str) else cell)
     return frame.to_csv(index=False, lineterminator="\n")
 
 
@@ -64,9 +65,9 @@ def _csv_number(row: Row, column: str, *, table: Table) -> dict[str, Any]:
     """Return the cells of one column, by the end of their heading."""
     found, published = row.numbers[column], row.published.get(column)
     measured = found.shown is not None
-    line: dict[str, Any] = {"": found.shown if measured else numbers.NOT_MEASURED}
+    line: dict[str, Any] = {"": found.shown if measured else cells.absent(row, column)}
     if table.show == "mean" or any(each.runs for each in table.rows):
-        line["_std"] = found.std if found.std is not None else "one block" if measured else numbers.NOT_MEASURED
+        line["_std"] = found.std if found.std is not None else "one block" if measured else cells.absent(row, column)
     line |= {"_blocks": found.blocks, "_best": str(found.is_best).lower()}
     if column not in cells.published_columns(table):
         return line
@@ -74,7 +75,7 @@ def _csv_number(row: Row, column: str, *, table: Table) -> dict[str, Any]:
         return line | dict.fromkeys(("_published", "_difference", "_source"), cells.NOT_PUBLISHED)
     return line | {
         "_published": published,
-        "_difference": numbers.NOT_MEASURED if found.shown is None else found.shown - published,
+        "_difference": cells.absent(row, column) if found.shown is None else found.shown - published,
         "_source": row.sources.get(column, "no source given"),
     }
 
@@ -91,7 +92,7 @@ def _frame(table: Table, *, text: Callable[[str], str], number: Callable[[Cell],
         for column in table.columns:
             found = cells.cell(row, column=column, table=table)
             missing = f" ({found.missing})" if found and found.missing else ""
-            shown = numbers.NOT_MEASURED if found is None else number(found) + missing
+            shown = cells.absent(row, column) if found is None else number(found) + missing
             line[text(cells.title_of(column, table=table))] = shown
             if column in published:
                 heading = text(numbers.heading(column))
@@ -104,30 +105,26 @@ def _frame(table: Table, *, text: Callable[[str], str], number: Callable[[Cell],
 def as_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown: title, caption, cells, notes."""
     frame = _frame(
-        table, text=_markdown, number=lambda n: f"**{n.text}**" if n.best else n.text, dagger=f" {cells.DAGGER}"
+        table, text=markdown, number=lambda n: f"**{n.text}**" if n.best else n.text, dagger=f" {cells.DAGGER}"
     )
     sides = ["left" if name in _WORDS else "right" for name in frame.columns]
     text = frame.to_markdown(index=False, tablefmt="pipe", colalign=sides, disable_numparse=True)
-    notes = "\n".join(f"{_markdown(note)}  " for note in cells.notes(table))
-    head = [f"### {_markdown(table.title)}", *([_markdown(table.caption)] if table.caption else [])]
+    notes = "\n".join(f"{markdown(note)}  " for note in cells.notes(table))
+    head = [f"### {markdown(table.title)}", *([markdown(table.caption)] if table.caption else [])]
     return "\n\n".join([*head, text, notes]) + "\n"
-
-
-def _markdown(text: str) -> str:
-    """Escape Markdown's markup; an underscore inside a word is none."""
-    escaped = re.sub(r"([\\`*~\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
 
 
 def as_latex(table: Table) -> str:
     """Return a table as a `tabular` with its notes, to include in a `table` environment; needs booktabs alone."""
     frame = _frame(table, text=latex, number=_latex_number, dagger=r"$^\dagger$")
     sides = "".join("l" if name in _WORDS else "r" for name in frame.columns)
+    # The end of a line would take a bracket or a star that follows as its own.
+    frame["run"] = [f"{{}}{label}" if label.startswith(("[", "*")) else label for label in frame["run"]]
     text = frame.to_latex(index=False, escape=False, column_format=sides)
     body, _, end = text.rpartition(r"\end{tabular}")
     width = len(frame.columns)
     notes = [rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {latex(note)}}} \\" for note in cells.notes(table)]
-    head = [f"% {line}" for line in f"{table.title}\n{table.caption}".splitlines() if line]
+    head = [f"% {one_line(line)}" for line in f"{table.title}\n{table.caption}".splitlines() if line]
     return "\n".join([*head, body + "\n".join(notes), rf"\end{{tabular}}{end}"])
 
 
@@ -137,5 +134,5 @@ def _latex_number(found: Cell) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape text for LaTeX; arrows, daggers and signs become commands."""
-    return "".join(_TEX.get(character, character) for character in text)
+    """Escape text for one line of LaTeX; arrows, daggers and signs become commands."""
+    return "".join(_TEX.get(character, character) for character in one_line(text))

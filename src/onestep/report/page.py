@@ -20,6 +20,7 @@ import onestep
 from onestep import components, files
 from onestep.config.reading import experiment_document
 from onestep.config.sections import Experiment
+from onestep.escapes import markup
 from onestep.figures import COLOURS, svg
 from onestep.report import cells, charts, numbers
 from onestep.report.charts import Chart
@@ -53,7 +54,7 @@ def render(evidence: Evidence) -> str:
     environment.filters |= {"duration": numbers.duration, "count": "{:,}".format, "share": numbers.share}
     style = resources.files("onestep.report").joinpath("page.css").read_text(encoding="utf-8")
     style += "".join(f".c{index} {{ --c: {colour}; }}\n" for index, colour in enumerate(COLOURS))
-    return environment.get_template("page.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         cells=cells,
         heading=numbers.heading,
         colour=lambda index: f"c{index % len(COLOURS)}",
@@ -69,8 +70,10 @@ def render(evidence: Evidence) -> str:
         inputs=experiment_document(evidence.experiment)["inputs"],
         config=evidence.config_text,
         reproduce=evidence.reproduce,
+        faults=evidence.faults,
         version=onestep.__version__,
     )
+    return markup(page)
 
 
 def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
             _images(samples, seeds=seeds, columns=columns, alt=f"Images by {row.label} with NFE {row.nfe}")
             for row, samples in zip(table.rows, shown.samples, strict=True)
         ],
+        "lost": shown.lost or ("",) * len(table.rows),
         "seeds": span(seeds),
         "nfe": [_chart_picture(chart) for chart in nfe],
         "nfe_notes": " ".join(charts.nfe_notes(nfe)),

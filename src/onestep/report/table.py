@@ -12,6 +12,7 @@ from typing import Any, Literal
 from onestep import components, files
 from onestep.metrics import Direction
 from onestep.models import parse_model
+from onestep.records import differing, fact_of
 
 Measurement = Mapping[str, Any]
 """The content of a metric file: `model`, `sampler`, `seeds`, `images`, `values`, `features`, `reference`,
@@ -23,10 +24,26 @@ Measurements = Mapping[str, Sequence[Measurement]]
 Shown = Literal["mean", "first", "best"]
 """The mean over the blocks of seeds, the first block (the protocol of D2O), or the best one (the protocol of EDM)."""
 
-_COMPARABLE = ("features", "feature_weights_sha256", "precision", "reference", "images")
 # Keys of a row in tables/{table}.json that hold one entry for each column, with the field of `Number`.
 _BLOCKS = ("mean", "std", "first_block", "best_block", "worst_block", "blocks")
 _BY_COLUMN = {"metrics": "shown", **{name: name for name in _BLOCKS}}
+
+
+_COLUMNS = {str: (float, None)}
+_ROW = {
+    **dict.fromkeys(("label", "dataset"), str),
+    **dict.fromkeys(("run", "sampler", "images", "snapshot", "snapshot_policy", "model"), (str, None)),
+    **dict.fromkeys(("nfe", "images_seen"), (int, None)),
+    **dict.fromkeys(("ema", "frozen_share"), (float, None)),
+    **dict.fromkeys(_BY_COLUMN, _COLUMNS),
+    "blocks": {str: int},
+    "trained_with_other_code": bool,
+    "best": [str],
+    "published": {str: float},
+    **dict.fromkeys(("sources", "precisions", "lost_numbers?"), {str: str}),
+    **dict.fromkeys(("models?", "faults?"), [str]),
+    "lost?": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +63,7 @@ class Number:
     blocks: int = 0  # measured blocks
     is_best: bool = False  # no other row of the dataset is better; False where only one row has a number
     precision: str | None = None  # arithmetic of the features where it is not float32
+    lost: str | None = None  # "missing" or "damaged": a file of its numbers, where none is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +86,8 @@ class Row:
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # from the literature, by column
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     models: tuple[str, ...] = ()  # of a family, one for each run
+    lost: str | None = None  # "missing" or "damaged": the summary of its run
+    faults: tuple[str, ...] = ()  # its files that are missing or damaged, each in one line
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
 
     @property
@@ -137,6 +157,8 @@ def without_rows(
 def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> Table:
     """Return the table with the rows and the measurements of their runs, the best of each column marked.
 
+    A row may have for a column a `Number` with what is `lost` of it.
+
     ValueError: A measurement lacks a column's value, or measurements of one column and dataset differ in reference,
     features, feature weights, precision or number of images.
     """
@@ -145,6 +167,9 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
     rows = []
     for row, runs in found:
         numbers = {column: _number(runs, column=column, table=table) for column in table.columns}
+        for column, lost in row.numbers.items():
+            if numbers[column].shown is None:
+                numbers[column] = dataclasses.replace(numbers[column], lost=lost.lost)
         rows.append(dataclasses.replace(row, numbers=numbers))
     return dataclasses.replace(table, rows=tuple(_mark_best(row, rows, table=table) for row in rows))
 
@@ -210,14 +235,27 @@ def _mark_best(row: Row, rows: Sequence[Row], *, table: Table) -> Row:
 
 def _check_comparable(found: Iterable[tuple[Row, Sequence[Measurements]]], *, column: str, metric: str) -> None:
     firsts: dict[str, Measurement] = {}
-    for row, each in ((row, each) for row, runs in found for run in runs for each in run.get(metric, ())):
-        first = firsts.setdefault(row.dataset, each)
-        for key in _COMPARABLE:
-            if each.get(key) != first.get(key):
+    fix = "Fix: delete the outdated file to measure it again"
+    for row, runs in found:
+        for run in runs:
+            _check_blocks(run.get(metric, ()), metric=metric)
+        for each in (each for run in runs for each in run.get(metric, ())):
+            first = firsts.setdefault(row.dataset, each)
+            for key in differing(first, each):
+                one, other = fact_of(first, key), fact_of(each, key)
                 raise ValueError(
-                    f"column {column}: {key} differs: {first.get(key)!r} in {_place(first, metric)}, "
-                    f"{each.get(key)!r} in {_place(each, metric)}. Fix: delete the outdated file to measure it again"
+                    f"column {column}: {key} differs: {one!r} in {_place(first, metric)}, "
+                    f"{other!r} in {_place(each, metric)}. {fix}"
                 )
+
+
+def _check_blocks(blocks: Sequence[Measurement], *, metric: str) -> None:
+    """Refuse two blocks of seeds with the same images: one is a copy, and the deviation would be too small."""
+    places: dict[str, str] = {}
+    for each in blocks:
+        digest, place = each.get("pixels_sha256"), _place(each, metric)
+        if digest is not None and places.setdefault(digest, place) != place:
+            raise ValueError(f"{place}: got the images of {places[digest]}, expected others. Fix: sample both again")
 
 
 def _place(measurement: Measurement, metric: str) -> str:
@@ -233,6 +271,8 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
     facts = {key: getattr(row, key) for key in _row_keys()}
     published = {key: facts.pop(key) for key in ("published", "sources", "frozen_share", "trained_with_other_code")}
     numbers = row.numbers.items()
+    lost = {column: each.lost for column, each in numbers if each.lost}
+    faults = {"lost": row.lost, "lost_numbers": lost, "faults": list(row.faults)}
     return {
         **facts,
         "show": show,
@@ -241,25 +281,49 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},
         "precisions": {column: each.precision for column, each in numbers if each.precision},
         **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
+        **{key: value for key, value in faults.items() if value},
     }
 
 
 def _row_keys() -> list[str]:
-    return [field.name for field in dataclasses.fields(Row) if field.name not in ("models", "numbers")]
+    others = ("models", "numbers", "lost", "faults")
+    return [field.name for field in dataclasses.fields(Row) if field.name not in others]
 
 
-def read_rows(path: Path | str) -> tuple[Row, ...]:
-    """Read the rows of tables/{table}.json."""
-    return tuple(_row_from_json(row) for row in files.read_json(path))
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Read the rows of tables/{table}.json.
+
+    ValueError: The file is no table, or its digest, if `tables/{table}.sha256` has one, is that of another content.
+    """
+    rows = tuple(_row_from_json(row) for row in files.read_json(path, [_ROW]))
+    recorded = recorded_digests(path)
+    if path.name in recorded and files.sha256_of_file(path) != recorded[path.name]:
+        raise ValueError(f"{path}: got another content than was written. Fix: delete it to make the table again")
+    return rows
+
+
+def recorded_digests(table: Path) -> dict[str, str]:
+    """Return the digests of the files of a table by their names, from the list that `sha256sum -c` reads."""
+    path = table.with_suffix(".sha256")
+    lines = files.read_text(path).splitlines() if path.exists() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _row_from_json(row: Mapping[str, Any]) -> Row:
     numbers = {
         column: Number(
-            **{name: row[key][column] for key, name in _BY_COLUMN.items()},
+            **{name: row[key].get(column) for key, name in _BY_COLUMN.items() if key != "blocks"},
+            blocks=row["blocks"].get(column, 0),
             is_best=column in row["best"],
             precision=row["precisions"].get(column),
+            lost=row.get("lost_numbers", {}).get(column),
         )
         for column in row["metrics"]
     }
-    return Row(**{key: row[key] for key in _row_keys()}, models=tuple(row.get("models", ())), numbers=numbers)
+    return Row(
+        **{key: row[key] for key in _row_keys()},
+        models=tuple(row.get("models", ())),
+        numbers=numbers,
+        lost=row.get("lost"),
+        faults=tuple(row.get("faults", ())),
+    )

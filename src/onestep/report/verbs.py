@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onestep.files import read_json
-
-_SAME = ("metric", "features", "feature_weights_sha256", "reference", "images")
+from onestep.files import read_text
+from onestep.records import differing, fact_of, read_measurement
 
 
 def show(table: Path, /, *, page: Path | None = None) -> int:
@@ -18,7 +17,7 @@ def show(table: Path, /, *, page: Path | None = None) -> int:
         table: The table (.json).
         page: Also print where this results page is.
     """
-    print(table.with_suffix(".md").read_text(encoding="utf-8"))
+    print(read_text(table.with_suffix(".md")))
     if page is not None:
         print(f"Results page: {page.resolve()}")
     return 0
@@ -40,20 +39,24 @@ def compare(first: Path, second: Path, /) -> int:
     for name in common:
         ours, theirs = one["values"][name], other["values"][name]
         print(f"{name}: {ours:.6g} and {theirs:.6g}, difference {theirs - ours:+.6g}")
-    differences = [fact for fact in _SAME if one.get(fact) != other.get(fact)]
+    differences = (["metric"] if one.get("metric") != other.get("metric") else []) + differing(one, other)
     for fact in differences:
-        print(f"not comparable: {fact} is {one.get(fact)!r} and {other.get(fact)!r}")
+        print(f"not comparable: {fact} is {fact_of(one, fact)!r} and {fact_of(other, fact)!r}")
     return int(bool(differences))
 
 
 def _measurement(path: Path) -> Mapping[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("values"), dict):
-        raise ValueError(f"{path}: got no measurement. Fix: choose a file of results/metrics/ or of `onestep evaluate`")
-    return content
+    try:
+        return read_measurement(path)
+    except ValueError as error:
+        fix = "Fix: choose a file of results/metrics/ or of `onestep evaluate`"
+        raise ValueError(f"{path}: got no measurement ({error}). {fix}") from error
 
 
 def _origin(measurement: Mapping[str, Any]) -> str:
     if "source" in measurement:  # by `onestep evaluate`
         return str(measurement["source"])
-    return f"{measurement['model']}, {measurement['sampler']}, seeds {measurement['seeds']}"
+    found = [
+        measurement[key] for key in ("dataset", "input", "model", "sampler") if isinstance(measurement.get(key), str)
+    ]
+    return ", ".join(found + ([f"seeds {measurement['seeds']}"] if "seeds" in measurement else [])) or "of no name"

@@ -9,8 +9,9 @@ from typing import Any
 from onestep import components
 from onestep.archive import write_arrays
 from onestep.checkpoints.digests import checked_digest
+from onestep.escapes import one_line
 from onestep.figures import style, svg
-from onestep.files import write_json, write_text
+from onestep.files import sealed, write_json, write_text
 
 
 def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[Path]], output: Path) -> int:
@@ -49,17 +50,18 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
         findings.draw(figure)
         write_text(output / f"{name}.svg", svg(figure))
     write_text(output / f"{name}.md", "\n".join(_markdown(record)) + "\n")
-    write_json(output / f"{name}.json", record)
+    write_json(output / f"{name}.json", sealed(record))
     print(f"{name}: {findings.verdict}")
     return 0
 
 
 def _markdown(record: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"# {record['study']}", "", record["question"], "", f"Verdict: **{record['verdict']}**", "")
-    yield from (f"Rule: {record['rule']}", "", f"![{record['question']}]({record['study']}.svg)", "")
+    question = one_line(record["question"])
+    yield from (f"# {record['study']}", "", question, "", f"Verdict: **{record['verdict']}**", "")
+    yield from (f"Rule: {one_line(record['rule'])}", "", f"![{question}]({record['study']}.svg)", "")
     yield from ("| quantity | result | control |", "|---|---|---|")
     for key in dict.fromkeys([*record["numbers"], *record["control"]]):
         cells = [record[column].get(key) for column in ("numbers", "control")]
-        yield f"| {key} | " + " | ".join("" if cell is None else f"{cell:.6g}" for cell in cells) + " |"
+        yield f"| {one_line(key)} | " + " | ".join("" if cell is None else f"{cell:.6g}" for cell in cells) + " |"
     yield ""
-    yield from (f"- {choice}" for choice in record["choices"])
+    yield from (f"- {one_line(choice)}" for choice in record["choices"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onestep.files import read_json
 from onestep.models import Snapshot, parse_model
+from onestep.records import differing, read_measurement
 from onestep.studies import Findings, Measurements, Observable, SnapshotMeasurements, Verdict
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ImagesSeen:
         import numpy as np
 
         measured = {name: [self._read(path) for path in paths] for name, paths in files.items()}
+        self._check(measured, files)
         curves = {run: self._curve(measured[f"run.{run}"]) for run in self.runs}
         controls = {run: self._control(curves[run], measured.get(_CONTROL)) for run in self.runs}
         higher = any(record["better"][self.value] == "higher" for records in measured.values() for record in records)
@@ -93,18 +95,35 @@ class ImagesSeen:
         return Findings(arrays=arrays, numbers=numbers, control=control, verdict=verdict, draw=draw)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        record = read_json(path)
+        record = read_measurement(path)
         missing = [key for key in ("model", "seeds", "better") if key not in record]
         if missing or self.value not in record["values"] or self.value not in record["better"]:
             raise ValueError(f"{path}: got no {missing or self.value!r}, expected it. Fix: measure it again")
         return record
+
+    def _check(self, measured: Mapping[str, Sequence[Mapping[str, Any]]], files: Mapping[str, Sequence[Path]]) -> None:
+        """Refuse measurements that are not comparable, and groups that lack a block of seeds."""
+        found = [
+            (path, each) for name, group in measured.items() for path, each in zip(files[name], group, strict=True)
+        ]
+        for path, each in found[1:]:
+            if facts := differing(found[0][1], each):
+                raise ValueError(f"{path}: {facts[0]} differs from {found[0][0]}. Fix: delete the outdated one")
+        for name, group in measured.items():
+            models = {each["model"] for each in group}
+            if not group or {(each["model"], each["seeds"]) for each in group} < set(
+                itertools.product(models, self.seeds)
+            ):
+                found_seeds = ", ".join(sorted({each["seeds"] for each in group})) or "none"
+                raise ValueError(f"{name}: got the seeds {found_seeds}, expected {', '.join(self.seeds)} of each model")
 
     def _curve(self, records: Sequence[Mapping[str, Any]]) -> dict[int, list[float]]:
         """Return the values over the seed blocks by images seen, ascending."""
         points: dict[int, dict[str, float]] = {}
         for record in records:
             model = parse_model(record["model"])
-            assert isinstance(model, Snapshot), record["model"]
+            if not isinstance(model, Snapshot):
+                raise ValueError(f"{self.metric}: got numbers of {record['model']}, expected a snapshot of a run")
             points.setdefault(model.images, {})[record["seeds"]] = record["values"][self.value]
         return {images: [points[images][seeds] for seeds in self.seeds] for images in sorted(points)}
 

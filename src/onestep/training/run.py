@@ -14,13 +14,12 @@ from typing import Any
 import torch
 
 from onestep import distributed
-from onestep.checkpoints.digests import sealed
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
 from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
-from onestep.files import Lock, write_json, write_text
+from onestep.files import Lock, sealed, write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import DONE, Assignment, Inputs, publish, withdrawn
 from onestep.training.execution import device_name
