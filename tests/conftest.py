@@ -16,6 +16,8 @@ import pytest
 # Before torch is imported: threads that wait for each other sleep. Two processes of two threads on two cores, each
 # spinning while it waits, would take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The processes that tests start keep what they compile for those after them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 class Golden:

@@ -43,13 +43,23 @@ _IMPORTED = (
 class Program:
     """A Python file in a process of one thread that leads a group: `python FILE ARGUMENTS`, to be used as a Popen."""
 
-    def __init__(self, file: Path, *arguments: str, environment: Mapping[str, str], folder: Path | None = None) -> None:
-        """Start it in `folder`; with `environment` as its whole environment, and the modules' path of this process."""
-        descriptor, name = tempfile.mkstemp()
-        os.close(descriptor)
-        self._said = Path(name)
+    def __init__(
+        self,
+        file: Path,
+        *arguments: str,
+        environment: Mapping[str, str],
+        folder: Path | None = None,
+        apart: bool = False,
+    ) -> None:
+        """Start it in `folder`; with `environment` as its whole environment, and the modules' path of this process.
+
+        What it writes to stderr is kept `apart` from what it says, or is part of it.
+        """
+        self._said = _empty_file()
+        self._complained = _empty_file() if apart else None
+        written = [str(self._said), str(self._complained or self._said)]
         self._process = _forks().Process(
-            target=_carry_out, args=(str(file), arguments, dict(environment), name, folder), daemon=True
+            target=_carry_out, args=(str(file), arguments, dict(environment), written, folder), daemon=True
         )
         self._process.start()
 
@@ -77,13 +87,21 @@ class Program:
         """Kill it."""
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, *, timeout: float | None = None) -> tuple[str, None]:
-        """Wait for its end, and return what it said."""
+    def communicate(self, *, timeout: float | None = None) -> tuple[str, str | None]:
+        """Wait for its end, and return what it said, and what it wrote to stderr if that is kept apart."""
         self._process.join(timeout)
         assert self.returncode is not None, f"it still runs after {timeout} s"
-        said = self._said.read_text()
-        self._said.unlink()
-        return said, None
+        said, complained = (None if each is None else each.read_text() for each in (self._said, self._complained))
+        assert said is not None
+        for each in filter(None, (self._said, self._complained)):
+            each.unlink()
+        return said, complained
+
+
+def _empty_file() -> Path:
+    descriptor, name = tempfile.mkstemp()
+    os.close(descriptor)
+    return Path(name)
 
 
 @functools.cache
@@ -98,12 +116,11 @@ def _forks() -> multiprocessing.context.ForkServerContext:
 
 
 def _carry_out(
-    file: str, arguments: tuple[str, ...], environment: dict[str, str], said: str, folder: Path | None = None
+    file: str, arguments: tuple[str, ...], environment: dict[str, str], written: list[str], folder: Path | None = None
 ) -> None:
     os.setsid()
-    output = os.open(said, os.O_WRONLY | os.O_APPEND)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
+    for descriptor, name in enumerate(written, start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder or Path())

@@ -2,14 +2,13 @@
 
 import os
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from onestep import distributed
 from onestep.distributed import Place
+from preloaded import Program
 
 LEAVING = """
 import os
@@ -103,17 +102,14 @@ def test_a_batch_must_divide_over_the_ranks():
         three.share_of(64)
 
 
-def test_a_rank_that_fails_does_not_wait_for_the_others():
+def test_a_rank_that_fails_does_not_wait_for_the_others(tmp_path):
+    program = tmp_path / "leaving.py"
+    program.write_text(LEAVING)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", LEAVING],
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        Program(program, environment={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}, apart=True)
         for rank in range(2)
     ]
     # The group is taken apart by the one that leaves in order, and by it alone.

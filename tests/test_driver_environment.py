@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from importlib.metadata import distribution
 
@@ -79,10 +80,12 @@ for family in sys.argv[1:]:
 SUPPLIED = {"backbones", "embedding"}  # arguments that no config gives; their types are of torch
 
 
-def test_every_component_is_described_as_where_torch_is(tmp_path):
-    here = subprocess.run([sys.executable, "-c", DESCRIBE, *FAMILIES], capture_output=True, text=True, check=True)
+def test_every_component_is_described_as_where_torch_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["-c", *FAMILIES])
+    with contextlib.redirect_stdout(io.StringIO()) as here:
+        exec(DESCRIBE, {})
     there = said("-c", DESCRIBE + 'assert "torch" not in sys.modules', *FAMILIES, within=tmp_path)
-    pairs = zip(here.stdout.splitlines(), there.splitlines(), strict=True)
+    pairs = zip(here.getvalue().splitlines(), there.splitlines(), strict=True)
     for complete, outlined in (map(json.loads, pair) for pair in pairs):
         for given in (complete[2], outlined[2]):
             for name in SUPPLIED & given.keys():
@@ -90,21 +93,33 @@ def test_every_component_is_described_as_where_torch_is(tmp_path):
         assert outlined == complete
 
 
-@pytest.mark.parametrize("config", ["config.yaml", "demo/config.yaml"])
-def test_a_config_is_read_as_where_torch_is(tmp_path, config):
-    program = f"""
-import json
+CONFIGS = ["config.yaml", "demo/config.yaml"]
+READ = """
+import json, sys
 from onestep.config import experiment_document
 from onestep.plan import Plan
 from onestep.plan.train import training_code
-plan = Plan.read({str(REPOSITORY / config)!r})
-codes = {{run: training_code(plan, run) for run in plan.experiment.runs}}
-print(json.dumps([experiment_document(plan.experiment), codes]))
+for config in sys.argv[1:]:
+    plan = Plan.read(config)
+    codes = {run: training_code(plan, run) for run in plan.experiment.runs}
+    print(json.dumps([experiment_document(plan.experiment), codes]))
 """
+
+
+@pytest.fixture(scope="module")
+def read_there(tmp_path_factory):
+    """What a login node reads in each config."""
+    paths = [str(REPOSITORY / config) for config in CONFIGS]
+    lines = said("-c", READ, *paths, within=tmp_path_factory.mktemp("read")).splitlines()
+    return dict(zip(CONFIGS, map(json.loads, lines), strict=True))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_is_read_as_where_torch_is(read_there, config):
     plan = Plan.read(REPOSITORY / config)
     codes = {run: training_code(plan, run) for run in plan.experiment.runs}
     here = json.dumps([experiment_document(plan.experiment), codes])
-    assert json.loads(said("-c", program, within=tmp_path)) == json.loads(here)
+    assert read_there[config] == json.loads(here)
 
 
 def test_a_wrong_option_is_found(work):
@@ -142,14 +157,27 @@ def test_what_submits_and_watches_can_be_imported(tmp_path):
     said("-c", f"import submitit, {', '.join(modules)}", within=tmp_path)
 
 
+USES = (
+    "load('networks', 'song_unet')(img_resolution=32, img_channels=3)",
+    "load('metrics', 'frechet')()(generated=[[1.0]], real=[[1.0]])",
+    "build('sampling', {'name': 'one_step'})",
+)
+USE = """
+import json, sys, traceback
+from onestep.components import build, load
+for use in sys.argv[1:]:
+    try:
+        exec(use)
+    except BaseException:
+        print(json.dumps(traceback.format_exc()))
+"""
+
+
 def test_what_computes_names_the_missing_package(tmp_path):
-    for use in (
-        "load('networks', 'song_unet')(img_resolution=32, img_channels=3)",
-        "load('metrics', 'frechet')()(generated=[[1.0]], real=[[1.0]])",
-        "build('sampling', {'name': 'one_step'})",
-    ):
-        done = on_a_login_node("-c", f"from onestep.components import build, load; {use}", within=tmp_path)
-        assert "ModuleNotFoundError: No module named 'torch'" in done.stderr, done.stderr
+    ends = [json.loads(line) for line in said("-c", USE, *USES, within=tmp_path).splitlines()]
+    assert len(ends) == len(USES)
+    for end in ends:
+        assert "ModuleNotFoundError: No module named 'torch'" in end, end
     done = on_a_login_node(
         "-m",
         "onestep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 def tiny_config() -> dict[str, Any]:
     """Return demo/config.yaml with a few steps a run and a few images a block."""
-    # Through JSON, so that runs which share a block by a YAML alias each have their own.
-    config = json.loads(json.dumps(yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text())))
+    config = json.loads(_demo())
     for run in config["runs"].values():
         run |= {"batch": 32, "images": 320, "snapshot_every": 160 if "discriminator" in run else 320}
         if "discriminator" in run:
@@ -24,6 +24,12 @@ def tiny_config() -> dict[str, Any]:
     config["tables"]["digits"]["seeds"] = ["0-31", "32-63"]
     config["tables"]["digits"]["curves"]["seeds"] = "0-31"
     return config
+
+
+@functools.cache
+def _demo() -> str:
+    """Return the demo's config as JSON, so that runs which share a block by a YAML alias each have their own."""
+    return json.dumps(yaml.safe_load((REPOSITORY / "demo" / "config.yaml").read_text()))
 
 
 def selecting_config() -> dict[str, Any]:

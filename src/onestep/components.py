@@ -16,11 +16,13 @@ import __future__
 import ast
 import builtins
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -31,6 +33,7 @@ _PACKAGE = "onestep"
 _ROOT = Path(__file__).parent
 _VERBS = "verbs"  # the file of a folder's commands, which is no component
 _OUTLINE = " (outline)"  # end of the name of a module of outlines
+_outlines: dict[str, dict[str, Any]] = {}  # of the package's modules that cannot be imported here
 
 
 class Block(Protocol):
@@ -91,15 +94,19 @@ def load(family: str, name: str) -> Any:
 
 def outline(family: str, name: str) -> Any:
     """Return the class of a component; without the packages that its file needs, its outline. Raises as `load`."""
+    module, attribute = _address(family, name)
+    if attribute is None and module in _outlines:
+        return _class_in(_outlines[module], attribute, name=name, module=module)
     try:
         return load(family, name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == _PACKAGE:
             raise
-        module, attribute = _address(family, name)
         names = _outlined(module, {})
         if (attribute or names["__all__"][0]) not in names:
             raise
+        if attribute is None:  # a file of the package
+            _outlines[module] = names
         return _class_in(names, attribute, name=name, module=module)
 
 
@@ -166,12 +173,34 @@ def search_in(folder: Path) -> None:
         sys.path.append(entry)
 
 
-def _files(family: str) -> set[str]:
-    return {path.stem for path in (_ROOT / family).glob("[!_]*.py")} - {_VERBS}
+# Requested at each block of a config: names of the package's files, and of all installed packages' entry points.
+@functools.cache
+def _files(family: str) -> frozenset[str]:
+    return frozenset(path.stem for path in (_ROOT / family).glob("[!_]*.py")) - {_VERBS}
 
 
-def _entry_points(family: str) -> dict[str, EntryPoint]:
-    return {each.name: each for each in reversed(entry_points(group=f"{_PACKAGE}.{family}"))}
+def _entry_points(family: str) -> Mapping[str, EntryPoint]:
+    return _found_by(entry_points, f"{_PACKAGE}.{family}", path=tuple(map(_state, sys.path)))
+
+
+@functools.lru_cache(maxsize=64)
+def _found_by(find: Callable[[], Any], group: str, *, path: tuple[Any, ...]) -> Mapping[str, EntryPoint]:
+    """Return the entry points of a group; `path` is the state of the folders where packages are installed."""
+    return {each.name: each for each in reversed(tuple(_all_found_by(find, path=path).select(group=group)))}
+
+
+@functools.lru_cache(maxsize=1)
+def _all_found_by(find: Callable[[], Any], *, path: tuple[Any, ...]) -> Any:
+    return find()
+
+
+def _state(folder: str) -> tuple[Any, ...]:
+    """Return what changes when a package is installed in a folder of the path."""
+    try:
+        found = os.stat(folder or os.curdir)
+    except OSError:
+        return (folder,)
+    return folder, found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _address(family: str, name: str) -> tuple[str, str | None]:

@@ -57,6 +57,7 @@ class Fingerprints:
             same_output = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
         self._same_output: SameOutput = same_output
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
+        self._found: dict[tuple[str, ...], str] = {}
 
     def of_stage(self, stage: str, components: Iterable[Component] = ()) -> str:
         """Return the fingerprint of a stage, 16 hexadecimal digits; ValueError where a component has no file.
@@ -72,8 +73,11 @@ class Fingerprints:
 
     def of_modules(self, modules: Iterable[str]) -> str:
         """Return the fingerprint of modules and all that they import; ValueError where one has no file."""
-        lines = (f"{name} {self._read(name)[0]}" for name in self.closure(modules))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        wanted = tuple(modules)
+        if wanted not in self._found:  # each job of a plan requests the same
+            lines = (f"{name} {self._read(name)[0]}" for name in self.closure(wanted))
+            self._found[wanted] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return self._found[wanted]
 
     def closure(self, modules: Iterable[str]) -> tuple[str, ...]:
         """Return the names of modules and of all that they import, sorted; ValueError where one has no file."""

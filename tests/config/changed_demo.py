@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ TAKEN_AWAY = object()
 
 def demo_with(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the demo's config with the values at dotted places replaced, or taken away."""
-    document = json.loads(json.dumps(yaml.safe_load(DEMO.read_text())))
+    document = json.loads(_demo())
     for place, value in changes.items():
         *above, last = place.split(".")
         holder = document
@@ -31,6 +32,11 @@ def demo_with(changes: dict[str, Any]) -> dict[str, Any]:
         else:
             holder[last] = value
     return document
+
+
+@functools.cache
+def _demo() -> str:
+    return json.dumps(yaml.safe_load(DEMO.read_text()))
 
 
 def problems(document: Any) -> tuple[str, ...]:

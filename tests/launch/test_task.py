@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -23,10 +25,12 @@ from onestep.exits import Exit
 from onestep.fingerprint import STAGES, Fingerprints, training_components
 from onestep.launch.task import TrainingTask, port_of
 from onestep.training.assignment import Assignment, Inputs
+from preloaded import Program
 from tiny import tiny_config, write_config
 
 # Ports follow from it, and tests run side by side.
 JOB = str(os.getpid())
+SUBMITTED = "submitit.core._submit"
 
 
 def task(folder, *, nodes=1, processes_per_node=2, device="cpu", run="run.yaml"):
@@ -43,8 +47,11 @@ def task(folder, *, nodes=1, processes_per_node=2, device="cpu", run="run.yaml")
     )
 
 
-def start(folder, what, *, rank=0, ranks=2, **environment):
-    """Start one rank of a job of one node; `environment` changes SLURM's variables."""
+def start(folder, what, *, rank=0, ranks=2, afresh=False, **environment):
+    """Start one rank of a job of one node; `environment` changes SLURM's variables.
+
+    Its process begins imported, or `afresh` with the command of submitit.
+    """
     log = folder / "submitit"
     log.mkdir(exist_ok=True)
     DelayedSubmission(what).dump(log / f"{JOB}_submitted.pkl")
@@ -61,13 +68,11 @@ def start(folder, what, *, rank=0, ranks=2, **environment):
         "MASTER_ADDR": "nowhere.invalid",
         "MASTER_PORT": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "submitit.core._submit", str(log)],
-        env=os.environ | printed | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    variables = os.environ | printed | environment
+    if not afresh:
+        return Program(Path(find_spec(SUBMITTED).origin), str(log), environment=variables, apart=True)
+    command = [sys.executable, "-u", "-m", SUBMITTED, str(log)]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def start_both(folder, **environment):
@@ -160,7 +165,7 @@ def _wait_for(condition):
 def test_a_job_that_finishes_leaves_its_result_and_publishes_nothing(work):
     document = yaml.safe_load((work / "run.yaml").read_text())
     (work / "run.yaml").write_text(yaml.safe_dump(document | {"images": 64, "snapshots": [64]}))
-    codes, printed = ends([start(work, task(work, processes_per_node=1), ranks=1)])
+    codes, printed = ends([start(work, task(work, processes_per_node=1), ranks=1, afresh=True)])
     assert codes == [Exit.FINISHED], printed
     assert _only(work, "done.json") and not list(work.glob("state/*/*/stopped.*"))
     assert pickle.loads((work / f"submitit/{JOB}_0_result.pkl").read_bytes()) == ("success", None)

@@ -74,6 +74,9 @@ _FAMILY_AT: Mapping[str, str | None] = {
 
 _FEATURE_INPUTS = {"generated", "real", "probabilities"}
 
+# By family and class, because building one takes longer than checking a block with it.
+_adapters: dict[tuple[str, Any], TypeAdapter[Any]] = {}
+
 
 class _Refused(Exception):
     def __init__(self, *problems: Problem) -> None:
@@ -159,7 +162,7 @@ def _resolved(block: dict[str, Any], *, folder: str, place: Place) -> tuple[dict
     others |= family.keys
     if folder == "metrics" and _FEATURE_INPUTS.intersection(component.inputs):
         others["features"] = Parameter(hint=Name)
-    values, problems = _values(block, keys=others | options, place=place)
+    values, problems = _values(block, keys=others | options, of=(folder, component), place=place)
     if len(sources) > 1 and (wrong := exactly_one(block, *sources)):
         problems.append(Problem(place, wrong))
     if problems:
@@ -189,14 +192,12 @@ def _class_of(block: Mapping[str, Any], *, folder: str) -> tuple[Any, Mapping[st
 
 
 def _values(
-    block: Mapping[str, Any], *, keys: Mapping[str, Parameter], place: Place
+    block: Mapping[str, Any], *, keys: Mapping[str, Parameter], of: tuple[str, Any], place: Place
 ) -> tuple[dict[str, Any], list[Problem]]:
-    hints = {key: each.hint if each.is_required else NotRequired[each.hint] for key, each in keys.items()}
-    make: Any = TypedDict  # as a function, because the keys are not literals
-    shape = make("shape", {"name": str, **hints})
-    shape.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
     try:
-        given = TypeAdapter(shape).validate_json(json.dumps(block))
+        if of not in _adapters:
+            _adapters[of] = _adapter(keys)
+        given = _adapters[of].validate_json(json.dumps(block))
     except ValidationError as error:
         return {}, worded(error.errors(include_url=False), within=place, keys=lambda _: ["name", *keys])
     except PydanticUserError as error:
@@ -204,6 +205,14 @@ def _values(
     defaults = {key: each.default for key, each in keys.items() if _is_json(each.default)}
     values = defaults | given
     return {key: values[key] for key in keys if key in values}, []
+
+
+def _adapter(keys: Mapping[str, Parameter]) -> TypeAdapter[Any]:
+    hints = {key: each.hint if each.is_required else NotRequired[each.hint] for key, each in keys.items()}
+    make: Any = TypedDict  # as a function, because the keys are not literals
+    shape = make("shape", {"name": str, **hints})
+    shape.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+    return TypeAdapter(shape)
 
 
 def _is_json(default: Any) -> bool:
