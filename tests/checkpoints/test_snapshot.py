@@ -140,5 +140,5 @@ def test_safetensors_that_are_no_snapshot_are_one_error(
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_snapshot(tmp_path / "none.safetensors")
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         read_snapshot(tmp_path)

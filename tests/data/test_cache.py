@@ -95,3 +95,25 @@ def test_one_hot_rows_are_those_of_the_whole_table():
     indices = torch.tensor([4, 0, 0, 2])
     rows = OneHot(labels, classes=5)[indices]
     assert torch.equal(rows, table[indices]) and rows.dtype == torch.float32
+
+
+@pytest.mark.parametrize("byte", [200, 1_000, -1])
+def test_a_byte_of_the_cache_that_has_changed_is_decoded_again(archive, tmp_path, caplog, byte):
+    expected = decoded(archive, cache=tmp_path / "cache", in_memory=0).clone()
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+    caplog.set_level("INFO")
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+    assert caplog.text.count("decoding 20 ") == 1
+
+
+def test_a_cache_that_was_only_touched_or_has_no_record_is_kept(archive, tmp_path, monkeypatch):
+    expected = decoded(archive, cache=tmp_path / "cache", in_memory=0).clone()
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    monkeypatch.setattr(ImageZip, "__getitem__", None)
+    path.touch()
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+    path.with_suffix(".json").unlink()  # as of an earlier version
+    assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from onestep.checkpoints.digests import checked, sealed
 from onestep.evaluation import selection
-from onestep.files import read_json, write_bytes, write_json
+from onestep.files import read_json, sha256_of_file, write_bytes, write_json
 
 MODEL = "d2o@best-fd.frechet-one_step-0-9-ema50"
 
@@ -35,16 +36,19 @@ def test_the_best_follows_the_direction_and_its_weights_are_kept(tmp_path, direc
     results = results_with(tmp_path, {200: 3.0, 300: 1.0, 1000: 4.0})
     output = select(results, images=[1000, 200, 300], direction=direction)
     assert output.read_bytes() == b"average at %d" % chosen
-    assert read_json(output.with_name(f"{MODEL}.json")) == {
-        "model": MODEL,
-        "snapshot": f"d2o@{chosen}-ema50",
-        "images": chosen,
-        "number": "fd.frechet",
-        "direction": direction,
-        "sampler": "one_step",
-        "seeds": "0-9",
-        "candidates": {"200": 3.0, "300": 1.0, "1000": 4.0},
-    }
+    assert read_json(output.with_name(f"{MODEL}.json")) == sealed(
+        {
+            "model": MODEL,
+            "snapshot": f"d2o@{chosen}-ema50",
+            "weights_sha256": sha256_of_file(output),
+            "images": chosen,
+            "number": "fd.frechet",
+            "direction": direction,
+            "sampler": "one_step",
+            "seeds": "0-9",
+            "candidates": {"200": 3.0, "300": 1.0, "1000": 4.0},
+        }
+    )
 
 
 @pytest.mark.parametrize("direction", ["lower", "higher"])
@@ -71,3 +75,27 @@ def test_a_measurement_without_the_number_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="d2o@300"):
         select(results_with(tmp_path, {200: 3.0}), images=[200, 300])
     assert not list((tmp_path).glob("selections/*"))
+
+
+def test_a_damaged_snapshot_is_not_selected_and_a_damaged_selection_is_not_read(tmp_path):
+    results = results_with(tmp_path, {200: 3.0, 300: 1.0})
+    snapshot = results / "runs/d2o/snapshots/300-ema50.safetensors"
+    files = {f"snapshots/{snapshot.name}": sha256_of_file(snapshot)}
+    write_json(results / "runs/d2o/summary.json", sealed({"files": files}))
+    output = select(results, images=[200, 300])
+    assert checked(output) == output
+    output.write_bytes(b"average at 200")
+    with pytest.raises(ValueError, match=MODEL):
+        checked(output)
+    snapshot.write_bytes(b"Average at 300")
+    with pytest.raises(ValueError, match=r"300-ema50\.safetensors.*summary\.json"):
+        select(results, images=[200, 300])
+
+
+@pytest.mark.parametrize("content", ["{}", "null", '{"values": 3}', '{"values": {"frechet": NaN}}', "[" * 50_000])
+def test_a_metric_of_another_shape_is_named(tmp_path, content):
+    results = results_with(tmp_path, {200: 3.0, 300: 1.0})
+    path = results / "metrics/d2o@300-ema50/one_step/0-9.fd.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"0-9\.fd\.json"):
+        select(results, images=[200, 300])

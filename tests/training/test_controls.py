@@ -12,7 +12,7 @@ from onestep.distributed import Ranks
 from onestep.objectives import Control, Loss, Phase
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
-from onestep.training.log import Window
+from onestep.training.log import Settled, Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
@@ -112,7 +112,7 @@ def test_a_resumed_run_steers_on_bitwise(bench, tmp_path):
         Resume(training, folder=tmp_path / "none", ranks=ALONE, code="").restore()
         steps(training, which)
     assert cut.controls.state()["augment_probability"]["steps"] == 2
-    Resume(cut, folder=tmp_path, ranks=ALONE, code="").save(images_seen=40, log_bytes=0, window=Window())
+    Resume(cut, folder=tmp_path, ranks=ALONE, code="").save(images_seen=40, log=Settled(0, ""), window=Window())
     assert read_training_state(tmp_path).values["controls"] == cut.controls.state()
     assert Resume(resumed, folder=tmp_path, ranks=ALONE, code="").restore() == 40
     assert resumed.controls.state() == cut.controls.state()

@@ -22,6 +22,7 @@ from onestep.checkpoints.training_state import read_training_state
 from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.training.assignment import Inputs
+from onestep.training.log import Settled
 from onestep.training.loop import next_data, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
@@ -224,7 +225,7 @@ def test_roles_are_built_as_their_origins_state(case, bench):
     folder = run.parent / "state"
     resume = Resume(training, folder=folder, ranks=ALONE, code="")
     resume.restore()
-    resume.save(images_seen=8, log_bytes=0, window=resume.window)
+    resume.save(images_seen=8, log=Settled(0, ""), window=resume.window)
     snapshot = read_snapshot(teacher)
     changed = {key: tensor + 1 for key, tensor in snapshot.state_dict.items()}
     write_snapshot(run.parent / "other.safetensors", changed, snapshot.config)

@@ -21,7 +21,7 @@ from onestep.checkpoints.training_state import read_training_state, write_traini
 from onestep.config.run import run_of
 from onestep.distributed import Ranks
 from onestep.exits import Exit
-from onestep.training.log import Window
+from onestep.training.log import Settled, Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble, exclusive
@@ -109,7 +109,7 @@ def test_a_window_that_is_cut_in_two_has_the_record_of_a_whole_one(begun, tmp_pa
     resume = Resume(cut, folder=tmp_path, ranks=ALONE, code="")
     resume.restore()
     steps(cut, resume.window, begin=0, end=3)
-    resume.save(images_seen=96, log_bytes=0, window=resume.window)
+    resume.save(images_seen=96, log=Settled(0, ""), window=resume.window)
     images_seen, window = resumed(after, tmp_path)
     assert images_seen == 96
     assert steps(after, window, begin=3, end=5) | {"memory_mib": 0} == expected | {"memory_mib": 0}
@@ -120,7 +120,7 @@ def test_a_state_without_a_window_begins_with_an_empty_one(begun, tmp_path):
     resume = Resume(training, folder=tmp_path / "new", ranks=ALONE, code="")
     resume.restore()
     steps(training, resume.window, begin=0, end=2)
-    resume.save(images_seen=64, log_bytes=0, window=resume.window)
+    resume.save(images_seen=64, log=Settled(0, ""), window=resume.window)
     state = read_training_state(tmp_path / "new")
     del state.values["window"], state.tensors["window.sums"]
     write_training_state(tmp_path / "old", images_seen=64, tensors=state.tensors, values=state.values)

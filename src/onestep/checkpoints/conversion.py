@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from onestep.checkpoints.digests import WEIGHTS, expect_file
 from onestep.checkpoints.edm_pickle import read_edm_pickle
-from onestep.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
+from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
 from onestep.files import sha256_of_file, write_text
 
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
@@ -21,11 +22,13 @@ def convert_edm_pickle(
     """Convert one of EDM's network pickles, or one of the same form, to a teacher; nothing in it is executed.
 
     `preconditioning` is `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
-    in the file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, and
-    the source with its SHA-256. A pickle that is refused or damaged, or holds neither a SongUNet nor a DhariwalUNet,
-    is a ValueError.
+    in the file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, the
+    source with its SHA-256, and that of the weights. A pickle that is refused or damaged, whose weights are not finite,
+    or that holds neither a SongUNet nor a DhariwalUNet, is a ValueError.
     """
+    expect_file(source)
     checkpoint = read_edm_pickle(source)
+    expect_finite(source, checkpoint.state_dict)
     config, note = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
     network = Snapshot(config=config, state_dict=checkpoint.state_dict, note=note)
     _write_teacher(source, network, weights=weights, architecture=architecture)
@@ -47,9 +50,9 @@ def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str
         raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
     config = {"name": name, **rest}
     note = {"source": Path(source).name, "sha256": sha256_of_file(source), **network.note}
-    write_snapshot(weights, network.state_dict, config, note=note)
+    digest = write_snapshot(weights, network.state_dict, config, note=note)
     numbers = sum(tensor.numel() for tensor in network.state_dict.values())
     # Through JSON, because YAML has no tuples.
-    card = {**note, "numbers": numbers, "network": json.loads(json.dumps(config))}
+    card = {**note, WEIGHTS: digest, "numbers": numbers, "network": json.loads(json.dumps(config))}
     title = f"# The architecture of {Path(weights).name}, and where it came from.\n"
     write_text(architecture, title + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=100))

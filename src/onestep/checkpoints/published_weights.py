@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onestep.checkpoints.digests import WEIGHTS, checked, expect_file
 from onestep.checkpoints.edm_pickle import tensors_of
 from onestep.checkpoints.safe_pickle import kind, naming, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, allowed_globals
-from onestep.checkpoints.snapshot import read_tensors, write_tensors
-from onestep.files import canonical_json
+from onestep.checkpoints.snapshot import expect_finite, read_tensors, write_tensors
+from onestep.files import canonical_json, write_json
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
@@ -27,11 +28,14 @@ _SAFETENSORS = ".safetensors"
 def read_published_weights(path: Path | str) -> dict[str, Tensor]:
     """Read a network's tensors by name from `.safetensors`, or from `.pth`, `.pt` or `.bin` of `torch.save`.
 
-    Another ending, a damaged file, and one that holds anything but tensors by name are a ValueError.
+    Another ending, a damaged file, numbers that are not finite, and a file that holds anything but tensors by name are
+    a ValueError.
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        return read_tensors(path)[0]
+        tensors = read_tensors(checked(path))[0]
+        expect_finite(path, tensors)
+        return tensors
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
     document = _document(path)
@@ -40,6 +44,7 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
             document = document[key]
     if not isinstance(document, dict) or not document or not all(isinstance(v, Tensor) for v in document.values()):
         raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
+    expect_finite(path, document)
     return dict(document)
 
 
@@ -53,6 +58,7 @@ def read_published_tensor(path: Path | str) -> Tensor:
 
 def _document(path: Path) -> Any:
     """Return the content of a `torch.save` file; only tensors and plain values are read."""
+    expect_file(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in name for name in archive.namelist()):
@@ -68,11 +74,15 @@ def _document(path: Path) -> Any:
 def write_class_embeddings(path: Path | str, table: Tensor, *, note: Mapping[str, Any]) -> None:
     """Write a table, float32 [K, E], one row per class, complete or not at all; equal input gives equal bytes.
 
-    `path` ends in `.safetensors`, else it is a ValueError; `note` records where the rows come from.
+    `path` ends in `.safetensors`, else it is a ValueError; `note` records where the rows come from. The JSON beside it
+    records its digest.
     """
     if Path(path).suffix != _SAFETENSORS:
         raise ValueError(f"{path}: expected a name that ends in {_SAFETENSORS}, by which the format is recognized")
-    write_tensors(path, {_TABLE: table}, texts={"format": _TABLE_FORMAT, "note": canonical_json(dict(note))})
+    record = Path(path).with_suffix(".json")
+    record.unlink(missing_ok=True)  # that of an earlier table
+    digest = write_tensors(path, {_TABLE: table}, texts={"format": _TABLE_FORMAT, "note": canonical_json(dict(note))})
+    write_json(record, {WEIGHTS: digest, **note})
 
 
 def read_class_embeddings(path: Path | str) -> Tensor:
@@ -85,11 +95,13 @@ def read_class_embeddings(path: Path | str) -> Tensor:
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        tensors, texts = read_tensors(path)
-        if texts.get("format") != _TABLE_FORMAT:
+        tensors, texts = read_tensors(checked(path))
+        if texts.get("format") != _TABLE_FORMAT or _TABLE not in tensors:
             found = f"format {texts.get('format')!r}, not {_TABLE_FORMAT!r}"
             raise ValueError(f"{path}: not a table of class embeddings ({found})")
+        expect_finite(path, tensors)
         return tensors[_TABLE]
+    expect_file(path)
     with naming(path, fix="expected the published class embeddings, whole"):
         document, budget = read_pickle_file(path, allowed=allowed_globals)
         if type(document) is not dict or set(document) != {_TABLE}:

@@ -6,6 +6,7 @@ The library's writer orders the texts of the header at random; this one sorts th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from onestep.checkpoints.digests import checked, expect_file
 from onestep.files import canonical_json, replacing
 
 _FORMAT = "onestep-snapshot-1"
@@ -33,8 +35,8 @@ _DTYPES = {
 }
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> None:
-    """Write `tensors` and `texts`, complete or not at all; equal input gives equal bytes.
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Mapping[str, str]) -> str:
+    """Write `tensors` and `texts`, complete or not at all, and return the SHA-256; equal input gives equal bytes.
 
     Tensors may be on any device, have any layout in memory, and share it; each is written in full. A value that is no
     tensor, or has a number type that the format lacks, is a ValueError.
@@ -45,11 +47,17 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, texts: Map
             raise ValueError(f"{path}: {name!r} is {what}; expected a tensor of {', '.join(_DTYPES.values())}")
     # Wide numbers first keeps every tensor aligned to its own width.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    digest = hashlib.sha256()
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(_header(tensors, order, texts))
+        header = _header(tensors, order, texts)
+        digest.update(header)
+        file.write(header)
         for name in order:
             numbers = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(numbers.view(torch.uint8).numpy().data)
+            content = numbers.view(torch.uint8).numpy().data
+            digest.update(content)
+            file.write(content)
+    return digest.hexdigest()
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str, str]) -> bytes:
@@ -67,6 +75,7 @@ def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str,
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts; else a ValueError."""
+    expect_file(path)
     try:
         # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -80,6 +89,17 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: tensors[name] for name in names if name != "__metadata__"}, texts
 
 
+def expect_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError with the name of the first tensor that holds NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            odd = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"{path}: {name}: got {odd:,} of {tensor.numel():,} numbers that are NaN or infinite, expected finite "
+                "weights. Fix: make the file again, from a training that did not diverge"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A network from a file; config and note are as JSON keeps them (tuples are lists)."""
@@ -91,8 +111,8 @@ class Snapshot:
 
 def write_snapshot(
     path: Path | str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any], *, note: Mapping[str, Any] = {}
-) -> None:
-    """Write a network, complete or not at all; equal input gives equal bytes.
+) -> str:
+    """Write a network, complete or not at all, and return the SHA-256; equal input gives equal bytes.
 
     A config or note that JSON cannot keep, or a value of the state dict that is no tensor, is a ValueError.
     """
@@ -102,15 +122,20 @@ def write_snapshot(
             texts[what] = canonical_json(dict(value))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: the {what} cannot be written as JSON ({error})") from error
-    write_tensors(path, state_dict, texts=texts)
+    return write_tensors(path, state_dict, texts=texts)
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
-    """Read a file of `write_snapshot`; another file, or a truncated one, is a ValueError."""
-    tensors, texts = read_tensors(path)
+    """Read a file of `write_snapshot`.
+
+    ValueError: It is another file or truncated, has another digest than is recorded beside it, or its weights are not
+    finite.
+    """
+    tensors, texts = read_tensors(checked(path))
     if (found := texts.get("format")) != _FORMAT:
         expected = f"(format {found!r}, expected {_FORMAT!r}); expected a snapshot of onestep"
         raise ValueError(f"{path}: a safetensors file without a network's config {expected}")
+    expect_finite(path, tensors)
     return Snapshot(config=_mapping(path, "config", texts), state_dict=tensors, note=_mapping(path, "note", texts))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onestep.checkpoints.digests import expect_file
 from onestep.checkpoints.snapshot import read_tensors, write_tensors
 from onestep.files import canonical_json, flush, read_json, sha256_of_file, sha256_of_text, write_json
 
@@ -35,6 +36,8 @@ _TEMPORARY = re.compile(r"\..+\.(?:writing|removing)\.(?P<host>.+)\.(?P<process>
 _ABANDONED_SECONDS = 24 * 3600
 # Execution options of an optimizer: those of the resuming machine apply.
 _OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
+# What reading a damaged state raises; nesting or missing keys in its manifest are the last ones.
+_DAMAGE = (ValueError, OSError, RecursionError, KeyError, TypeError)
 _WAY_OUT = "resume with the run's first configuration"
 
 
@@ -64,8 +67,8 @@ def write_training_state(
         _prune(path.parent, below=images_seen, keep=keep)
     fresh = _temporary(path, "writing")
     fresh.mkdir(parents=True)
-    write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
-    file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": sha256_of_file(fresh / _TENSORS)}
+    digest = write_tensors(fresh / _TENSORS, tensors, texts={"format": _FORMAT})
+    file = {"size": (fresh / _TENSORS).stat().st_size, "sha256": digest}
     content = {"format": _FORMAT, "images_seen": images_seen, "files": {_TENSORS: file}, "values": dict(values)}
     try:
         # As they will be read, so that the digests agree.
@@ -92,21 +95,21 @@ def _prune(folder: Path, *, below: int, keep: int) -> None:
                 _remove(each)
 
 
-def read_training_state(folder: Path | str) -> TrainingState | None:
-    """Read the newest intact state, or None without states; damaged ones are skipped, with a warning in the log.
+def read_training_state(folder: Path | str, *, below: int | None = None) -> TrainingState | None:
+    """Read the newest intact state, with less than `below` images if that is given, or None without one.
 
-    States that are all damaged are a ValueError.
+    Damaged states are skipped, with a warning in the log. If all in the folder are damaged, it is a ValueError.
     """
-    found = _states(Path(folder))
+    found = [path for path in _states(Path(folder)) if below is None or _images_seen(path) < below]
     for path in found:
         try:
             manifest = _checked_manifest(path)
             tensors, _ = read_tensors(path / _TENSORS)
-        except (ValueError, OSError) as error:
+        except _DAMAGE as error:
             _logger.warning("%s: this training state is damaged and skipped: %s", path, error)
             continue
         return TrainingState(images_seen=manifest["images_seen"], tensors=tensors, values=manifest["values"], path=path)
-    if found:
+    if found and below is None:
         damage = f"all {len(found)} training states are damaged, the newest is {found[0].name}"
         raise ValueError(f"{folder}: {damage}. Fix: delete the folder to train from the start")
     return None
@@ -171,7 +174,9 @@ def _images_seen(path: Path) -> int:
 
 
 def _checked_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of an intact state; raise ValueError or OSError for a damaged one."""
+    """Return the manifest of an intact state; raise one of `_DAMAGE` for a damaged one."""
+    for name in (_MANIFEST, _TENSORS):
+        expect_file(path / name)
     manifest = read_json(path / _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"{_MANIFEST} is not of the format {_FORMAT}")
@@ -190,7 +195,7 @@ def _checked_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_intact(path: Path) -> bool:
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(*_DAMAGE):
         return bool(_checked_manifest(path))
     return False
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from onestep.archive import digest_of
+from onestep.checkpoints.digests import expect_file, read_record
 from onestep.data.image_zip import ImageZip
-from onestep.files import replacing
+from onestep.files import replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
     """Return all pixels of an archive, uint8 [N, C, H, W]; the caller must not write to them.
 
     Pixels of more than `in_memory` bytes are in a file in `cache`, best on a local disk: the first process decodes into
-    it, the others wait and share. None keeps everything in memory. An unreadable image is a ValueError.
+    it, the others wait and share. A JSON beside it has its digest, size and time of writing: if the time differs, the
+    digest is compared, and if that differs, the archive is decoded again. None keeps everything in memory. An
+    unreadable image is a ValueError.
     """
     shape = (len(archive), archive.channels, archive.resolution, archive.resolution)
     if cache is None or int(np.prod(shape, dtype=np.int64)) <= in_memory:
@@ -56,17 +59,38 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
                 for index in range(shape[0]):
                     pixels[index] = archive[index][0].numpy()
                 pixels.flush()
+                digest = sha256_of_file(temporary)
+            write_json(path.with_suffix(".json"), _stamp(path, digest))
     # Private pages: torch warns about read-only arrays, and writes by mistake do not reach the file.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a file holds an array of this shape to its last byte; its name holds the digest of the archive."""
+    """Whether a file holds the array that was written; its name holds the digest of the archive."""
     try:
+        expect_file(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if found.shape != shape or found.dtype != np.uint8:
+            return False
+        record = path.with_suffix(".json")
+        if not record.exists():  # of an earlier version
+            return True
+        written = read_record(record)
+        stamp = _stamp(path, str(written.get("sha256")))
+        if written == stamp:
+            return True
+        if sha256_of_file(path) != written.get("sha256"):
+            return False
+        write_json(record, stamp)
     except (OSError, ValueError, EOFError):
         return False
-    return found.shape == shape and found.dtype == np.uint8
+    return True
+
+
+def _stamp(path: Path, digest: str) -> dict[str, Any]:
+    """Return what the JSON beside a file of pixels holds; a file that is written to has another time."""
+    status = path.stat()
+    return {"sha256": digest, "size": status.st_size, "time_ns": status.st_mtime_ns}
 
 
 class InfiniteOrder:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onestep.files import read_json, replacing, write_json
+from onestep.checkpoints.digests import WEIGHTS, checked_digest, read_record, sealed
+from onestep.files import replacing, write_json
 from onestep.metrics import Direction
 from onestep.models import Selected, Snapshot, parse_model
 from onestep.results import Results
@@ -30,22 +32,23 @@ def select(*, choice: Mapping[str, Any], results: Path, output: Path) -> int:
     candidates = [model.candidate(images) for images in sorted(choice["images"])]
     values = [_value(candidate, model, results=results) for candidate in candidates]
     chosen = candidates[best(values, direction=choice["direction"])]
+    snapshot = Results(results).weights(chosen)
+    digest = checked_digest(snapshot)
     with replacing(output) as temporary:
         # A copy: a link would update the time of the snapshot, and Snakemake would rerun what was made from it.
-        shutil.copyfile(Results(results).weights(chosen), temporary)
-    write_json(
-        output.with_suffix(".json"),
-        {
-            "model": str(model),
-            "snapshot": str(chosen),
-            "images": chosen.images,
-            "number": f"{model.choice.metric}.{model.choice.value}",
-            "direction": choice["direction"],
-            "sampler": model.choice.sampler,
-            "seeds": model.choice.seeds,
-            "candidates": {str(each.images): value for each, value in zip(candidates, values, strict=True)},
-        },
-    )
+        shutil.copyfile(snapshot, temporary)
+    record = {
+        "model": str(model),
+        "snapshot": str(chosen),
+        WEIGHTS: digest,
+        "images": chosen.images,
+        "number": f"{model.choice.metric}.{model.choice.value}",
+        "direction": choice["direction"],
+        "sampler": model.choice.sampler,
+        "seeds": model.choice.seeds,
+        "candidates": {str(each.images): value for each, value in zip(candidates, values, strict=True)},
+    }
+    write_json(output.with_suffix(".json"), sealed(record))
     return 0
 
 
@@ -57,7 +60,11 @@ def best(values: Sequence[float], *, direction: Direction) -> int:
 def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:
     by = model.choice
     path = Results(results).metric(candidate, by.sampler, by.seeds, by.metric)
-    values = read_json(path)["values"]
-    if by.value not in values:
-        raise ValueError(f"{path}: got {', '.join(values)}, expected {by.value!r}. Fix: delete it and measure again")
-    return float(values[by.value])
+    values = read_record(path).get("values")
+    if not isinstance(values, dict) or by.value not in values:
+        found = ", ".join(values) if isinstance(values, dict) else "no values"
+        raise ValueError(f"{path}: got {found}, expected {by.value!r}. Fix: delete it and measure again")
+    value = values[by.value]
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{path}: {by.value}: got {value!r}, expected a finite number. Fix: delete it, measure again")
+    return float(value)

@@ -88,7 +88,7 @@ def generate(
 
     The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
     algorithms that its libraries choose. The class of a conditional generator is drawn after the noise. A generator in
-    training mode, or a `batch` below 1, is a ValueError.
+    training mode, a `batch` below 1, or images that are not finite, are a ValueError.
     """
     if generator.training:
         raise ValueError("generator: got training mode, where dropout changes images. Fix: call generator.eval()")
@@ -123,5 +123,18 @@ def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int],
     noise = random.normal((generator.img_channels, size, size)).to(device)
     classes = random.integers(generator.label_dim) if generator.label_dim else None
     condition = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
-    pixels = codec.decode(sampler(generator, noise, condition, random=random)[: len(seeds)])
+    images = sampler(generator, noise, condition, random=random)[: len(seeds)]
+    _expect_finite(images, seeds)
+    pixels = codec.decode(images)
     return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])
+
+
+def _expect_finite(images: Tensor, seeds: Sequence[int]) -> None:
+    """Raise ValueError for NaN and infinities, of which the cast to uint8 would make black pixels."""
+    odd = ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
+    if odd.any():
+        first = seeds[int(odd.nonzero()[0])]
+        raise ValueError(
+            f"images: got {int(odd.sum())} of {len(seeds)} with values that are NaN or infinite, the first of seed "
+            f"{first}, expected finite ones. Fix: check the sampler's noise levels, or choose another snapshot"
+        )

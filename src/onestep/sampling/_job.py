@@ -47,13 +47,21 @@ def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
     first: list[Samples] = []
     label = "/".join(job.subject.values()) or job.weights.stem
     with tqdm(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
-        for made in generate(network, job.sampler, seeds=job.seeds, batch=job.batch):
+        for made in _named(generate(network, job.sampler, seeds=job.seeds, batch=job.batch), job):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)
             progress.update(len(made.pixels))
             yield made
     if grid is not None:
         _write(grid, first, job=job, count=min(_GRID, len(job.seeds)))
+
+
+def _named(samples: Iterator[Samples], job: SamplingJob) -> Iterator[Samples]:
+    """Yield the same items; an error names the weights."""
+    try:
+        yield from samples
+    except ValueError as error:
+        raise ValueError(f"{job.weights}: {error}") from error
 
 
 def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:

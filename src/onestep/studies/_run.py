@@ -8,8 +8,9 @@ from typing import Any
 
 from onestep import components
 from onestep.archive import write_arrays
+from onestep.checkpoints.digests import checked_digest
 from onestep.figures import style, svg
-from onestep.files import sha256_of_file, write_json, write_text
+from onestep.files import write_json, write_text
 
 
 def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[Path]], output: Path) -> int:
@@ -28,6 +29,8 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
     if set(files) != set(expected):
         raise ValueError(f"study {name}: got files of {sorted(files)}, expected files of {sorted(expected)}")
     paths = {key: [Path(path) for path in group] for key, group in files.items()}
+    # Before the findings, so that a damaged snapshot is refused by whatever reads it.
+    digests = {key: sorted(map(checked_digest, group)) for key, group in sorted(paths.items())}
     findings = built.conclude(paths)
     record = {
         "study": name,
@@ -38,7 +41,7 @@ def study(*, study: Mapping[str, Any], name: str, files: Mapping[str, Sequence[P
         "control": {key: float(value) for key, value in findings.control.items()},
         "choices": list(built.choices),
         "options": dict(study),
-        "files": {key: sorted(map(sha256_of_file, group)) for key, group in sorted(paths.items())},
+        "files": digests,
     }
     write_arrays(output / f"{name}.npz", findings.arrays, about=record)
     with style():

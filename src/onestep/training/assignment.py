@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ from typing import Any
 import yaml
 
 from onestep.archive import digest_of
-from onestep.files import canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
+from onestep.checkpoints.digests import checked_digest, expect_file, read_record
+from onestep.files import canonical_json, replacing, sha256_of_file, sha256_of_text, write_json
+
+_logger = logging.getLogger(__name__)
+
+DONE = "done.json"
+"""The facts of a finished run in its work folder, with the digests of its files; summary.json is its copy."""
+
+_LOG = "log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +36,16 @@ class Inputs:
     class_embeddings: Path | None = None
 
     def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of each file's content; that of a dataset comes from its card if there is one."""
+        """Return the SHA-256 of each file's content; that of a dataset comes from its card if there is one.
+
+        Raises:
+            ValueError: A network has another digest than is recorded beside it.
+        """
         return {
             "data": digest_of(self.data),
-            "teacher": None if self.teacher is None else sha256_of_file(self.teacher),
-            "backbones": {name: sha256_of_file(path) for name, path in self.backbones.items()},
-            **({"class_embeddings": sha256_of_file(self.class_embeddings)} if self.class_embeddings else {}),
+            "teacher": None if self.teacher is None else checked_digest(self.teacher),
+            "backbones": {name: checked_digest(path) for name, path in self.backbones.items()},
+            **({"class_embeddings": checked_digest(self.class_embeddings)} if self.class_embeddings else {}),
         }
 
 
@@ -55,8 +69,18 @@ class Assignment:
     cache: Path | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the content of run.yaml."""
-        return yaml.safe_load(self.inputs.run.read_text())
+        """Return the content of run.yaml; ValueError if it is not that of a run."""
+        path = self.inputs.run
+        expect_file(path)
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: not a YAML file ({words}). Fix: write it with `onestep resolve`") from error
+        if not isinstance(document, dict) or not isinstance(document.get("run"), str):
+            found = "no key `run`" if isinstance(document, dict) else type(document).__name__
+            raise ValueError(f"{path}: got {found}, expected the configuration of a run. Fix: `onestep resolve`")
+        return document
 
     def spec(self, code: str) -> str:
         """Return the run hash for a fingerprint of the training code; reads every input that has no card."""
@@ -73,25 +97,98 @@ def spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], code: st
     return sha256_of_text(canonical_json(science))[:16]
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Publish the finished run's files under `target`, each atomically; by hard links where possible."""
-    snapshots = sorted((folder / "snapshots").glob("*.safetensors"))
+def publish(folder: Path, target: Path, *, whole: bool = False) -> None:
+    """Publish the finished run's files under `target`, each atomically; by hard links where possible.
+
+    `withdrawn` compares them with their digests first, unless it has just done so: `whole`.
+
+    Raises:
+        ValueError: The run is not finished as done.json states; done.json is withdrawn.
+    """
+    if not whole and (flaw := withdrawn(folder, published=target)) is not None:
+        raise ValueError(f"{folder}: {flaw}. Fix: run the same command again, which trains the run again")
+    done = read_record(folder / DONE)
+    names = _names(folder, done)
+    summary = target / "summary.json"
+    if summary.exists() and not is_published(folder, target):
+        summary.unlink()  # its digests are those of other files
     # Snapshots of an earlier run hash at other counts are not this run's.
-    for stale in {path.name for path in (target / "snapshots").glob("*")} - {path.name for path in snapshots}:
-        (target / "snapshots" / stale).unlink()
-    for snapshot in snapshots:
-        _link(snapshot, target / "snapshots" / snapshot.name)
-    _link(folder / "log.jsonl", target / "log.jsonl")
+    for stale in {f"snapshots/{path.name}" for path in (target / "snapshots").glob("*")} - set(names):
+        (target / stale).unlink()
+    for name in names:
+        _link(folder / name, target / name)
     # Last, because it marks the others as complete.
-    write_json(target / "summary.json", read_json(folder / "done.json"))
+    write_json(summary, done)
 
 
 def is_published(folder: Path, target: Path) -> bool:
     """Return whether `target` has the files of the finished run, compared by name and summary."""
-    names = ["log.jsonl", *(f"snapshots/{path.name}" for path in (folder / "snapshots").glob("*.safetensors"))]
-    summary = target / "summary.json"
-    whole = summary.exists() and all((target / name).exists() for name in names)
-    return whole and read_json(summary) == read_json(folder / "done.json")
+    with contextlib.suppress(ValueError, OSError):
+        done = read_record(folder / DONE)
+        there = all((target / name).exists() for name in _names(folder, done))
+        return there and read_record(target / "summary.json") == done
+    return False
+
+
+def withdrawn(folder: Path, *, document: Mapping[str, Any] | None = None, published: Path | None = None) -> str | None:
+    """Return None for a run that is finished as done.json states, else why it is not, and remove done.json.
+
+    Compares every file with its digest. One that is gone or damaged is taken from `published` where it is whole there;
+    without digests, of an earlier version, the files must exist. `document` is the content of run.yaml, if known.
+    """
+    try:
+        done = read_record(folder / DONE)
+        flaw = _flaw_of_facts(done, folder=folder, document=document or {})
+        flaw = flaw or _flaw_of_files(done, folder=folder, document=document or {}, published=published)
+    except ValueError as error:
+        flaw = str(error)
+    if flaw is not None:
+        (folder / DONE).unlink(missing_ok=True)
+    return flaw
+
+
+def _flaw_of_facts(done: Mapping[str, Any], *, folder: Path, document: Mapping[str, Any]) -> str | None:
+    expected = {"spec": folder.name, "run": document.get("run"), "images_seen": document.get("images")}
+    for key, value in expected.items():
+        if value is not None and done.get(key) != value:
+            return f"{DONE}: {key}: got {done.get(key)!r}, expected {value!r}"
+    if not isinstance(done.get("images_seen"), int) or not isinstance(done.get("files", {}), dict):
+        return f"{DONE}: got none of the facts of a finished run"
+    return None
+
+
+def _flaw_of_files(
+    done: Mapping[str, Any], *, folder: Path, document: Mapping[str, Any], published: Path | None
+) -> str | None:
+    names = {_LOG: None, f"snapshots/{done['images_seen']}.safetensors": None}
+    names |= {f"snapshots/{count}.safetensors": None for count in document.get("snapshots", ())}
+    for name, digest in (names | done.get("files", {})).items():
+        flaw = _flaw_of_file(folder / name, digest)
+        if flaw is None:
+            continue
+        if published is None or digest is None or _flaw_of_file(published / name, digest) is not None:
+            return f"{name} {flaw}"
+        _logger.warning("%s: %s %s; taken from %s", folder, name, flaw, published)
+        _link(published / name, folder / name)
+    return None
+
+
+def _flaw_of_file(path: Path, digest: str | None) -> str | None:
+    try:
+        expect_file(path)
+    except FileNotFoundError:
+        return "is gone"
+    except (ValueError, OSError):
+        return "is not a file"
+    if digest is not None and sha256_of_file(path) != digest:
+        return "has changed since it was written (its SHA-256 differs)"
+    return None
+
+
+def _names(folder: Path, done: Mapping[str, Any]) -> Iterable[str]:
+    """Return the files to publish: those that done.json lists; without a list, of an earlier version, all."""
+    found = sorted(f"snapshots/{path.name}" for path in (folder / "snapshots").glob("*.safetensors"))
+    return done.get("files") or [*found, _LOG]
 
 
 def _link(source: Path, target: Path) -> None:

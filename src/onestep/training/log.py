@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -9,17 +10,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from onestep import distributed
-from onestep.checkpoints.snapshot import write_snapshot
+from onestep.checkpoints.snapshot import expect_finite, write_snapshot
 from onestep.distributed import Ranks
 from onestep.progress import Lines
 from onestep.training.assembly import Training
+from onestep.training.ema import MovingAverage
 from onestep.training.step import PhaseReport
 
 # The progress line where standard error is no terminal.
@@ -83,27 +85,68 @@ class Window:
         return count, count / max(self._entries, 1)
 
 
+class Settled(NamedTuple):
+    """Length of a log in bytes, and their SHA-256; empty in states of earlier versions."""
+
+    size: int
+    sha256: str
+
+
+def flaw_of_log(path: Path, settled: Settled) -> str | None:
+    """Return in a few words why the first bytes of a log are not those of a state; None if they are."""
+    if not settled.size:
+        return None
+    if path.is_symlink() or not path.is_file():
+        return f"{path.name} is gone" if not os.path.lexists(path) else f"{path.name} is no plain file"
+    with path.open("rb") as file:
+        content = file.read(settled.size)
+    if len(content) < settled.size:
+        return f"{path.name} has {len(content):,} bytes of {settled.size:,}"
+    if not settled.sha256:
+        is_whole = content.endswith(b"\n") and all(map(_is_record, content.splitlines()))
+    else:
+        is_whole = hashlib.sha256(content).hexdigest() == settled.sha256
+    return None if is_whole else f"{path.name} has changed since it was written"
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 class RunLog:
-    """The file log.jsonl; a resume truncates records after its state."""
+    """The file log.jsonl; a resume truncates records after its state, whose log must be whole (`flaw_of_log`)."""
 
     def __init__(self, path: Path, *, bytes_kept: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not bytes_kept:
+            path.unlink(missing_ok=True)  # a published log may be the same file
+        self._digest = hashlib.sha256(path.read_bytes()[:bytes_kept] if bytes_kept else b"")
         self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
         self._file.truncate(bytes_kept)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record and flush it to the operating system."""
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
+        self._digest.update(line)
 
-    def settled_bytes(self) -> int:
-        """Flush the log to disk and return its length in bytes, which is part of a state."""
+    def settled(self) -> Settled:
+        """Flush the log to disk and return what it holds, which is part of a state."""
         os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+        return Settled(self._file.seek(0, os.SEEK_END), self.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the whole log."""
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Flush the log to disk and close it."""
-        self.settled_bytes()
+        self.settled()
         self._file.close()
 
 
@@ -166,9 +209,25 @@ def record_of(training: Training, *, images_seen: int, window: Window, rate: flo
     }
 
 
-def write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> None:
-    """Write each average if this step reached the count of a snapshot."""
-    for count in (count for count in training.snapshots if before < count <= now):
-        for suffix, average in training.averages.items():
-            path = folder / "snapshots" / f"{count}{suffix}.safetensors"
-            write_snapshot(path, average.published(), dict(training.config))
+def write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> dict[str, str]:
+    """Write each average if this step reached the count of a snapshot; return the SHA-256 of each file by its name.
+
+    Raises:
+        ValueError: The weights are not finite; no stage would read the snapshot.
+    """
+    written = {}
+    for name, average in snapshot_files(training, before=before, now=now).items():
+        weights = average.published()
+        expect_finite(f"{training.name}: {name}", weights)
+        written[name] = write_snapshot(folder / name, weights, dict(training.config))
+    return written
+
+
+def snapshot_files(training: Training, *, before: int, now: int) -> dict[str, MovingAverage]:
+    """Return the averages in the snapshots from `before` to `now` images, by the file's name in the work folder."""
+    counts = [count for count in training.snapshots if before < count <= now]
+    return {
+        f"snapshots/{count}{suffix}.safetensors": average
+        for count in counts
+        for suffix, average in training.averages.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -36,39 +37,39 @@ def train(
     The arguments are those of `run.carry_out`.
 
     Returns:
-        The run's history (`Resume.history`); None if a rank received a request to stop and the state is saved.
+        The run's history (`Resume.history`), and in rank 0 `files`, the SHA-256 of each snapshot and of the log by its
+        name in the folder; None if a rank received a request to stop and the state is saved.
 
     Raises:
-        ValueError: A state is of another run, or all are damaged, or too many gradients were not finite.
+        ValueError: A state is of another run, or all are damaged, or too many gradients or weights were not finite.
     """
     set_training_mode(training.networks, phases=training.phases)
     resume = Resume(training, folder=folder, ranks=ranks, code=code)
     images_seen = resume.restore()
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
-    log = RunLog(folder / "log.jsonl", bytes_kept=resume.log_bytes) if ranks.leads else None
+    log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    while images_seen < training.run.images:
-        if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
-            break
-        window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
-        before, images_seen = images_seen, images_seen + training.run.batch
-        if ranks.leads:
-            write_snapshots(training, before=before, now=images_seen, folder=folder)
-        if images_seen % training.record_every and images_seen < training.run.images:
-            continue
-        rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
-        record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
-        began, begun_at, window = time.monotonic(), images_seen, Window()
-        if log is not None:
-            log.write(record)
-        progress.show(images_seen, losses=record["losses"])
+    with contextlib.nullcontext() if log is None else contextlib.closing(log):
+        while images_seen < training.run.images:
+            if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
+                break
+            window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
+            before, images_seen = images_seen, images_seen + training.run.batch
+            if ranks.leads:
+                resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
+            if images_seen % training.record_every and images_seen < training.run.images:
+                continue
+            rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
+            record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
+            began, begun_at, window = time.monotonic(), images_seen, Window()
+            if log is not None:
+                log.write(record)
+            progress.show(images_seen, losses=record["losses"])
     progress.close()
-    if log is not None:
-        log.close()
     if images_seen >= training.run.images:
-        return resume.history()
+        return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}
     if ranks.leads:
         seen = f"{images_seen:,} of {training.run.images:,} images"
         _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)

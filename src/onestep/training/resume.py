@@ -21,8 +21,9 @@ from onestep.checkpoints.training_state import (
     write_training_state,
 )
 from onestep.distributed import Ranks
+from onestep.files import sha256_of_file
 from onestep.training.assembly import Training
-from onestep.training.log import RunLog, Window
+from onestep.training.log import RunLog, Settled, Window, flaw_of_log, snapshot_files
 
 _logger = logging.getLogger(__name__)
 
@@ -42,15 +43,19 @@ class Resume:
         self._training, self._folder, self._ranks = training, folder, ranks
         self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
         self._networks = {role: each for role, each in training.networks.items() if role not in self._frozen}
-        self.log_bytes, self.window = 0, Window()
+        self.log, self.window = Settled(0, ""), Window()
+        # SHA-256 of the run's snapshots so far, by their names in the folder; in rank 0 only.
+        self.files: dict[str, str] = {}
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
         self._began = self._written_at = time.monotonic()
         self._images_written = 0
 
     def restore(self) -> int:
-        """Load the newest valid state and return its images seen; without one, broadcast from rank 0 and return 0."""
-        state = read_training_state(self._folder)
-        self._agree(state)
+        """Load the newest valid state whose snapshots and log are whole, and return its images seen.
+
+        Without one, broadcast from rank 0 and return 0.
+        """
+        state = self._newest()
         if state is None:
             self._seed()
             for network in self._training.networks.values():
@@ -73,12 +78,12 @@ class Resume:
         request = distributed.highest(_STOP if stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
         # A restored state is not written again, nor is the start.
         if request != _CONTINUE and images_seen > self._images_written:
-            log_bytes = 0 if log is None else log.settled_bytes()
-            self.save(images_seen=images_seen, log_bytes=log_bytes, window=window)
+            settled = Settled(0, "") if log is None else log.settled()
+            self.save(images_seen=images_seen, log=settled, window=window)
             self._images_written, self._written_at = images_seen, time.monotonic()
         return request == _STOP
 
-    def save(self, *, images_seen: int, log_bytes: int, window: Window) -> None:
+    def save(self, *, images_seen: int, log: Settled, window: Window) -> None:
         """Write a state; every rank must call this at the same step, and returns once it is written."""
         generators, begun = self._generators(), window.state(ranks=self._ranks)
         if self._ranks.leads:
@@ -93,7 +98,9 @@ class Resume:
             values = {
                 "name": self._training.name,
                 "world": self._ranks.world,
-                "log_bytes": log_bytes,
+                "log_bytes": log.size,
+                "log_sha256": log.sha256,
+                "files": self.files,
                 "history": self.history(),
                 "order": numbers,
                 "optimizers": optimizers,
@@ -103,6 +110,41 @@ class Resume:
             }
             write_training_state(self._folder, images_seen=images_seen, tensors=tensors, values=values)
         distributed.wait(ranks=self._ranks)
+
+    def _newest(self) -> TrainingState | None:
+        """Return the newest valid state whose files are whole; a warning names each that is passed over."""
+        below = None
+        while True:
+            state = read_training_state(self._folder, below=below)
+            self._agree(state)
+            flaw = self._flaw(state) if state is not None and self._ranks.leads else None
+            if flaw is not None:
+                _logger.warning("%s: this training state is not used, because %s", state and state.path, flaw)
+            if not distributed.highest(flaw is not None, ranks=self._ranks):
+                break
+            assert state is not None
+            below = state.images_seen
+        if below is not None and state is None:
+            _logger.warning("%s: no older training state; training from the start", self._folder)
+        return state
+
+    def _flaw(self, state: TrainingState) -> str | None:
+        """Return why the log or a snapshot is not as it was with this state; None if all are, as in `files`."""
+        recorded, found = state.values.get("files"), {}
+        for name in snapshot_files(self._training, before=0, now=state.images_seen):
+            path = self._folder / name
+            if path.is_dir():
+                raise ValueError(f"{path}: got a folder, expected a snapshot. Fix: remove it")
+            if not path.is_file():
+                return f"{name} is gone"
+            found[name] = sha256_of_file(path)
+            # A state of an earlier version has no digests.
+            if recorded is not None and found[name] != recorded.get(name):
+                return f"{name} has changed since it was written (its SHA-256 differs)"
+        flaw = flaw_of_log(self._folder / "log.jsonl", _settled(state))
+        if flaw is None:
+            self.files = found
+        return flaw
 
     def _agree(self, state: TrainingState | None) -> None:
         """Raise if ranks found different states: they would train different networks."""
@@ -152,7 +194,7 @@ class Resume:
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
         self._training.order.restore(state.values["order"] | arrays)
         self._training.controls.restore(state.values.get("controls", {}))
-        self.log_bytes = state.values["log_bytes"]
+        self.log = _settled(state)
         # States of older versions have no window, because they were written between two of them.
         if "window" in state.values:
             begun = {"sums": state.tensors["window.sums"], **state.values["window"]}
@@ -193,6 +235,10 @@ class Resume:
         """Return `restarts`, `seconds` of training in all, and `codes`, the fingerprints of the code that trained."""
         seconds = round(self._seconds + time.monotonic() - self._began, 1)
         return {"restarts": self._restarts, "seconds": seconds, "codes": self._codes}
+
+
+def _settled(state: TrainingState) -> Settled:
+    return Settled(state.values["log_bytes"], state.values.get("log_sha256", ""))
 
 
 def _digest(network: nn.Module) -> str:

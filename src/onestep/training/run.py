@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from onestep import distributed
+from onestep.checkpoints.digests import sealed
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
 from onestep.data._batches import OneHot, decoded
@@ -22,7 +23,7 @@ from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
-from onestep.training.assignment import Assignment, Inputs, publish
+from onestep.training.assignment import DONE, Assignment, Inputs, publish, withdrawn
 from onestep.training.execution import device_name
 from onestep.training.loop import train
 from onestep.training.sources import FileSources, ImageShape, check_fit, codec_of
@@ -34,6 +35,8 @@ _logger = logging.getLogger(__name__)
 # Results of waiting for the lock of a run's folder; over ranks the highest counts.
 _HELD, _STOPPED, _REFUSED = range(3)
 _OWNER = "lock.owner"
+# What became of done.json; over ranks the highest counts.
+_NONE, _WHOLE, _WITHDRAWN = range(3)
 
 
 def carry_out(
@@ -64,9 +67,11 @@ def carry_out(
         distributed.joined() as ranks,
         exclusive(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
     ):
-        finished = held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop)
-        if finished and output is not None and ranks.leads:
-            publish(folder, output / folder.parent.name)
+        target = None if output is None else output / folder.parent.name
+        was_whole = held and _is_finished(assignment, folder=folder, ranks=ranks, published=target)
+        finished = was_whole or (held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop))
+        if finished and target is not None and ranks.leads:
+            publish(folder, target, whole=was_whole)
         if not finished and when_stopped is not None:
             if ranks.leads:
                 when_stopped()
@@ -115,11 +120,20 @@ def _owner(folder: Path) -> str:
         return "another process"
 
 
+def _is_finished(assignment: Assignment, *, folder: Path, ranks: Ranks, published: Path | None) -> bool:
+    """Return whether the run is finished, with files as done.json lists them; else it is trained again."""
+    # A file written by another machine may not be visible to every rank yet; one that reads it is enough.
+    found = _WHOLE if os.path.lexists(folder / DONE) else _NONE
+    if found == _WHOLE and ranks.leads:
+        flaw = withdrawn(folder, document=assignment.document(), published=published)
+        if flaw is not None:
+            found = _WITHDRAWN
+            _logger.warning("%s: got a finished run whose %s; training it again", folder, flaw)
+    return distributed.highest(found, ranks=ranks) == _WHOLE
+
+
 def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, stop: Callable[[], bool]) -> bool:
     """Train and return whether the run is finished."""
-    # A file written by another machine may not be visible to every rank yet; one that reads it is enough.
-    if distributed.highest((folder / "done.json").exists(), ranks=ranks):
-        return True
     training = assemble(
         load_run(assignment.inputs.run),
         files=assignment.inputs,
@@ -130,7 +144,8 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
     history = train(training, folder=folder, ranks=ranks, state_seconds=assignment.state_seconds, code=code, stop=stop)
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
-        write_json(folder / "done.json", {"run": training.name, "spec": folder.name, "code": code, **history, **facts})
+        done = {"run": training.name, "spec": folder.name, "code": code, **history, **facts}
+        write_json(folder / DONE, sealed(done))
         # Disk quotas are small: remove what only a resume needs.
         discard_training_states(folder)
     return history is not None

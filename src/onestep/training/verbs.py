@@ -52,6 +52,7 @@ def train(
 
     # Before the import of torch, which takes a while: until then a signal would end the process.
     with listening() as stop:
+        from onestep.config.run import load_run
         from onestep.fingerprint import Fingerprints
         from onestep.training.assignment import Assignment, Inputs
         from onestep.training.run import carry_out
@@ -67,7 +68,9 @@ def train(
             micro_batch=rows_per_pass if micro_batch is None else micro_batch,
             cache=cache,
         )
-        code = Fingerprints().of_training(assignment.document())
+        document = assignment.document()
+        load_run(run)  # refuses a file that lacks keys
+        code = Fingerprints().of_training(document)
         folder = assignment.folder(code)
         finished = carry_out(assignment, folder=folder, code=code, output=output, stop=stop.asked)
     return Exit.FINISHED if finished else Exit.STOPPED
