@@ -41,6 +41,7 @@ class Published:
     sha256: str | None = None
     sha256_begins: str | None = None  # first digits, if only these are public
     md5: str | None = None
+    network: Mapping[str, int] | None = None  # resolution, channels, and classes (0 without) of a denoiser
 
 
 # A constant of the package with frozen values; the cache only saves time.

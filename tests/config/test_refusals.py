@@ -233,6 +233,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
             },
             "runs.digits_d2o.discriminator.class_embeddings": "imagenet",
             "runs.digits_d2o.conditional": True,
+            "runs.digits_edm.conditional": True,
         },
         "runs.digits_d2o.discriminator.class_embeddings",
         ("published, own", "'imagenet'"),
@@ -393,7 +394,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "too few seeds to select by": (
         {"tables.digits.select": "best_is", "tables.digits.select_seeds": "9000-9003"},
         "tables.digits.select_seeds",
-        ("at least 1", "at least 10", "4 seeds"),
+        ("at least 1", "at least 20", "4 seeds"),
     ),
     "seeds to select by that run backwards": (
         {"tables.digits.select": "best_fd", "tables.digits.select_seeds": "9-0"},
@@ -665,7 +666,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "fewer seeds than splits": (
         {"tables.digits.seeds": ["0-8"], "metrics.is.splits": 10},
         "tables.digits.seeds[0]",
-        ("at least 1", "at least 10", "9 seeds"),
+        ("at least 1", "at least 20", "9 seeds"),
     ),
     "a curve's seeds from last to first": (
         {"tables.digits.curves.seeds": "9-0"},

@@ -18,8 +18,8 @@ NO_CONFIG = {
     "two colons": ("runs: a: b\n", "line 1, column 8: not YAML: ", ("mapping values",)),
     "a Python object": (
         "runs:\n  a: !!python/name:os.system\n",
-        "line 2, column 6: not YAML: ",
-        ("tag:yaml.org,2002:python/name:os.system",),
+        "runs.a: line 2: ",
+        ("python/name:os.system", "tag"),
     ),
     "a bell": ("runs: \x07\n", "not YAML: ", ("#x0007", "position 6")),
     "a key twice": ("runs:\n  a:\n    seed: 1\n    batch: 2\n    seed: 3\n", "runs.a.seed: ", ("lines 3 and 5",)),

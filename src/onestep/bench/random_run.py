@@ -42,6 +42,7 @@ def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None
     if published := _published_teacher(experiment, experiment.runs[run]):
         keys = {"resolution": "img_resolution", "channels": "img_channels", "classes": "label_dim"}
         shape |= {key: published[name] for key, name in keys.items()}
+    shape |= {} if dataset.classes is None else {"classes": dataset.classes}
     shape |= {key: value for key, value in given.items() if value is not None}
     shape.setdefault("classes", 0)
     if missing := [key for key in ImageShape._fields if key not in shape]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.classifiers import Prediction
+from onestep.config.constraints import Constraint
 
 __all__ = ["ConvNet"]
 
@@ -24,7 +27,9 @@ class ConvNet(nn.Module):
         feature_width: `2 width`, the mean of the last tap over space.
     """
 
-    def __init__(self, *, resolution: int, channels: int, classes: int, width: int) -> None:
+    def __init__(
+        self, *, resolution: int, channels: int, classes: int, width: Annotated[int, Constraint(gt=0, le=4_096)]
+    ) -> None:
         """Build with random weights; `resolution` is a power of two from 16 on, `width` that of the finest tap."""
         super().__init__()
         if resolution < _SMALLEST or resolution & (resolution - 1):

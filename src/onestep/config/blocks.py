@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from onestep import components
 from onestep.components import Parameter
-from onestep.config.constraints import Constraint, Name, RunName
+from onestep.config.constraints import Classes, Constraint, Name, RunName
 from onestep.config.messages import Place, Problem, exactly_one, not_among, one_line
 from onestep.config.schema import worded
 
@@ -37,7 +37,10 @@ _FAMILIES: Mapping[str, _Family] = {
         contract=("__len__", "__getitem__"),
         source="source",
         named_by={"input": Name},
-        keys={"references": Parameter(hint=dict[Name, Name] | None, default=None)},
+        keys={
+            "references": Parameter(hint=dict[Name, Name] | None, default=None),
+            "classes": Parameter(hint=Classes | None, default=None),
+        },
     ),
     "features": _Family(contract=("__call__",), source="weights", named_by={"run": RunName, "input": Name}),
     "networks": _Family(

@@ -22,6 +22,9 @@ from typing import Any
 from onestep.config.constraints import VALUE_IN_NAME
 from onestep.config.messages import Place, Problem, got, not_among
 
+_MEMBERS, _RUNS = 1_000, 2_000  # runs of a family, and of a config
+_BASES = 20  # runs in a row of which each is the base of the one before
+
 
 def expand(document: Any) -> tuple[Any, list[Problem]]:
     """Resolve `base:` and `vary:` of runs, and families in rows of tables; return a copy, and what is wrong with them.
@@ -35,12 +38,17 @@ def expand(document: Any) -> tuple[Any, list[Problem]]:
         return document, problems
     runs: dict[str, Any] = {}
     families: dict[str, list[str]] = {}
-    for name in written:
+    for name in written if len(written) <= _RUNS else ():
         based = _with_base(name, written, problems)
         members = _members(name, based, problems)
         runs |= members
         if isinstance(based, dict) and "vary" in based:
             families[name] = list(members)
+        if len(runs) > _RUNS:
+            break
+    if max(len(runs), len(written)) > _RUNS:
+        problems.append(Problem(("runs",), f"got more than {_RUNS} runs, expected fewer"))
+        runs = {}
     document["runs"] = runs
     studies = document.get("studies")
     for study in studies.values() if isinstance(studies, dict) else ():
@@ -80,6 +88,9 @@ def _with_base(name: str, runs: Mapping[str, Any], problems: list[Problem]) -> A
             own = f"{' -> '.join([*chain, str(base)])}: a run cannot be its own base"
             problems.append(Problem(place, own if base in chain else not_among(base, runs, of="runs")))
             return _without(runs[name], "base")
+        if len(chain) == _BASES:
+            problems.append(Problem(place, f"got more than {_BASES} runs that are each other's base, expected fewer"))
+            return _without(runs[name], "base")
         chain.append(base)
     result: Any = runs[chain.pop()]
     while chain and isinstance(result, dict):
@@ -99,6 +110,9 @@ def _members(name: str, block: Any, problems: list[Problem]) -> dict[str, Any]:
     vary, place = block["vary"], ("runs", name, "vary")
     if wrong := list(_vary_problems(vary, rest, place=place)):
         problems += wrong
+        return {name: rest}
+    if (count := math.prod(len(values) for values in vary.values())) > _MEMBERS:
+        problems.append(Problem(place, f"got {count} combinations, expected at most {_MEMBERS}"))
         return {name: rest}
     last = [key.rpartition(".")[2] for key in vary]
     short = [each if last.count(each) == 1 else key for key, each in zip(vary, last, strict=True)]

@@ -10,6 +10,9 @@ from typing import Any
 Place = tuple[str | int, ...]
 """Keys and list positions from the root of the document to a value."""
 
+_SHOWN = 50  # problems, and choices of a value
+_LONGEST = 60  # characters of a value
+
 MISSING = "missing, and there is no default"
 """The text for a required key that is absent."""
 
@@ -19,7 +22,8 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        more = len(self.problems) - _SHOWN
+        super().__init__("\n".join([*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]))
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,42 @@ class Problem:
 
     def line(self, source: str) -> str:
         """Return the problem as users see it; `source` is the file's name."""
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{_printable(step)}" for step in self.place)
         return ": ".join(filter(None, (source, place.removeprefix("."), self.text)))
 
 
 def in_order(problems: Iterable[Problem], document: Any) -> list[Problem]:
     """Return the problems, each once, in the order of their places in the document."""
-    return sorted(dict.fromkeys(problems), key=lambda problem: _position(problem.place, document))
+    positions: dict[int, dict[str | int, int]] = {}  # of the steps into each mapping or list
+    return sorted(dict.fromkeys(problems), key=lambda problem: _position(problem.place, document, positions))
 
 
-def _position(place: Place, value: Any) -> tuple[int, ...]:
+def _position(place: Place, value: Any, positions: dict[int, dict[str | int, int]]) -> tuple[int, ...]:
     position = []
     for step in place:
-        steps = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
-        position.append(steps.index(step) if step in steps else len(steps))
-        value = value[step] if step in steps else None
+        if id(value) not in positions:
+            steps = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+            positions[id(value)] = {each: index for index, each in enumerate(steps)}
+        known = positions[id(value)]
+        position.append(known.get(step, len(known)))
+        value = value[step] if step in known else None
     return tuple(position)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """Return text with its end left out where it has more than `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    """Return text of a document as a part of one line."""
+    return shortened(text if text.isprintable() else repr(text)[1:-1], 200)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names with commas in between, of many the first."""
+    first = [_printable(each) for each in names]
+    return ", ".join(first if len(first) <= _SHOWN else [*first[:_SHOWN], f"and {len(first) - _SHOWN} more"])
 
 
 def got(value: Any) -> str:
@@ -56,17 +80,16 @@ def got(value: Any) -> str:
     if isinstance(value, bool):
         return f"got {str(value).lower()}"
     if isinstance(value, str):
-        shown = value if len(value) <= 60 else value[:57] + "..."
-        return f"got the text {shown!r}"
+        return f"got the text {shortened(value)!r}"
     if isinstance(value, (list, tuple)):
         return "got a list" if value else "got an empty list"
-    return "got a mapping" if isinstance(value, dict) else f"got {value!r}"
+    return "got a mapping" if isinstance(value, dict) else f"got {shortened(repr(value))}"
 
 
 def not_among(value: Any, choices: Iterable[str], *, of: str) -> str:
     """Return the text for a value that is none of `choices`; `of` names these in plural: "teachers"."""
     known = list(choices)
-    expected = f"expected one of the {of}: {', '.join(known)}" if known else f"and there are no {of}"
+    expected = f"expected one of the {of}: {listed(known)}" if known else f"and there are no {of}"
     return f"{got(value)}, {expected}{closest(value, known)}"
 
 
@@ -87,10 +110,12 @@ def exactly_one(block: Mapping[str, Any], *keys: str) -> str | None:
 
 def one_line(error: object) -> str:
     """Return an error's message in one line."""
-    return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    return line if line.isprintable() else repr(line)[1:-1]
 
 
 def closest(value: Any, choices: Sequence[str]) -> str:
     """Return the hint for text that is close to one of `choices`: `. Did you mean d2o?`; otherwise nothing."""
-    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    return f". Did you mean {close[0]}?" if close else ""
+    short = isinstance(value, str) and len(value) <= _LONGEST
+    close = difflib.get_close_matches(value, choices, n=1) if short and len(choices) <= 1_000 else []
+    return f". Did you mean {_printable(close[0])}?" if close else ""

@@ -18,15 +18,18 @@ import yaml
 from onestep.config.constraints import (
     Constraint,
     Count,
+    Images,
     Name,
     Named,
     Natural,
     NotNegative,
     Options,
     Positive,
+    Seed,
     Share,
     ShareBelowOne,
     Text,
+    below,
     empty,
     frozen,
 )
@@ -90,7 +93,7 @@ class Optimizer:
     """The optimizer of one role."""
 
     name: Literal["adam", "adamw", "radam"] = "adam"
-    lr: Positive
+    lr: Annotated[Positive, Constraint(le=100)]
     betas: Annotated[tuple[ShareBelowOne, ...], Constraint(min_length=2, max_length=2)]
     eps: Positive
     weight_decay: NotNegative | None = None  # decoupled for `adamw`, an L2 penalty for the others
@@ -102,7 +105,7 @@ class Optimizer:
 class Ema:
     """EMA of the weights, which snapshots publish; each half-life is in images."""
 
-    half_life: Positive
+    half_life: Images
     ramp_up: NotNegative  # largest half-life as a share of the images seen; 0 is no limit
     others: tuple[Count, ...] = ()  # half-life of each further EMA, which has its own file beside every snapshot
 
@@ -149,8 +152,10 @@ class Run:
     batch: Count  # images per step, over all ranks
     images: Count
     snapshot_every: Count  # images
-    non_finite_limit: Share  # of a gradient's entries that may be NaN or infinite; above it the run stops
-    seed: Natural  # of weights, data order and noise
+    non_finite_limit: Annotated[
+        Share, below(1)
+    ]  # of a gradient's entries that may be NaN or infinite; above it the run stops
+    seed: Seed  # of weights, data order and noise
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -165,6 +170,7 @@ class ResolvedRun:
     name: str
     run: Run
     timm: Mapping[str, str] = field(default_factory=empty)  # names in timm of those of its backbones that timm has
+    classes: int | None = None  # of its dataset, where the config gives them; else those that labels name
     snapshots: tuple[int, ...]  # counts of images at which snapshots are published
 
 
@@ -185,17 +191,22 @@ def run_of(document: Mapping[str, Any]) -> ResolvedRun:
     name = block.pop("run", None)
     if not isinstance(name, str):
         raise ValueError(f"run: got {name!r}, expected the run's name")
-    timm, snapshots = frozen(block.pop("timm", {})), block.pop("snapshots", None)
+    timm, classes, snapshots = frozen(block.pop("timm", {})), block.pop("classes", None), block.pop("snapshots", None)
     run: Run = from_document(Run, block)
     return ResolvedRun(
-        name=name, run=run, timm=timm, snapshots=run.snapshots if snapshots is None else tuple(snapshots)
+        name=name,
+        run=run,
+        timm=timm,
+        classes=classes,
+        snapshots=run.snapshots if snapshots is None else tuple(snapshots),
     )
 
 
 def document_of(resolved: ResolvedRun) -> dict[str, Any]:
-    """Return the mapping that run.yaml holds: `run`, the keys of the run's block, `timm` where needed, `snapshots`."""
-    timm = {"timm": dict(resolved.timm)} if resolved.timm else {}
-    return {"run": resolved.name, **to_document(resolved.run), **timm, "snapshots": list(resolved.snapshots)}
+    """Return the mapping of run.yaml: `run`, the keys of its block, `timm` and `classes` where needed, `snapshots`."""
+    others: dict[str, Any] = {"timm": dict(resolved.timm)} if resolved.timm else {}
+    others |= {} if resolved.classes is None else {"classes": resolved.classes}
+    return {"run": resolved.name, **to_document(resolved.run), **others, "snapshots": list(resolved.snapshots)}
 
 
 def dump_run(resolved: ResolvedRun) -> str:

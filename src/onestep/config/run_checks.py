@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import graphlib
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from onestep.config.blocks import Origin, networks_of
 from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
+from onestep.config.schema import hidden_characters
 from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
+_SNAPSHOTS = 10_000  # of a run
 _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 
 
@@ -70,6 +73,8 @@ def _input_problems(experiment: Experiment) -> Iterator[Problem]:
         if source.package is not None:
             absent = [key for key in ("path", "sha256", "licence") if getattr(source, key) is None]
             yield from (Problem((*place, key), MISSING) for key in absent)
+            if source.path is not None and ({"..", "/"} & set(PurePosixPath(source.path).parts)):
+                yield Problem((*place, "path"), f"{got(source.path)}, expected a path inside the package, without ..")
         elif source.url is not None:
             yield from _address_problems(source.url, place=(*place, "url"))
         elif source.published is not None:
@@ -81,7 +86,11 @@ def _input_problems(experiment: Experiment) -> Iterator[Problem]:
 
 
 def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
-    if not address.startswith(_SCHEMES) or not address_filename(address):
+    if (
+        not address.startswith(_SCHEMES)
+        or address_filename(address) in ("", ".", "..")
+        or hidden_characters(address_filename(address))
+    ):
         yield Problem(place, f"{got(address)}, expected {_ONE_OF_SCHEMES}, and the name of a file at the end")
     elif "//drive.google.com/" in address:
         fix = "Fix: download the file by hand and give its path as `file`"
@@ -159,8 +168,12 @@ def _reference_problems(
     yield from unknown((*place, "teacher"), run.teacher, experiment.teachers, of="teachers")
     if run.codec:
         yield from unknown((*place, "codec", "input"), run.codec.input, experiment.inputs, of="inputs")
-    for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
-        yield from unknown((*place, "discriminator", "backbones", index), name, experiment.backbones, of="backbones")
+    backbones = run.discriminator.backbones if run.discriminator else ()
+    for index, name in enumerate(backbones):
+        here = (*place, "discriminator", "backbones", index)
+        yield from unknown(here, name, experiment.backbones, of="backbones")
+        if name in backbones[:index]:
+            yield Problem(here, f"{got(name)}, which is already in this list. Fix: remove it")
     for role, block in run.networks.items():
         for index, name in enumerate(block.options.get("backbones", ())):
             here = (*place, "networks", role, "backbones", index)
@@ -188,9 +201,21 @@ def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
             yield Problem((*place, key), MISSING)
         if run.teacher is None and getattr(run, key) is not None:
             yield Problem((*place, key), f"{got(getattr(run, key))} without a teacher. Fix: set it in `network`")
+    yield from _length_problems(run, place=place)
+
+
+def _length_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    if run.images < run.batch:
+        yield Problem((*place, "images"), f"got {run.images}, expected at least the batch size ({run.batch})")
     if run.snapshot_every < run.batch:
         few = f"got {run.snapshot_every}, expected at least the batch size ({run.batch})"
         yield Problem((*place, "snapshot_every"), few)
+    elif run.snapshot_every > 10 * run.images:
+        never = f"got {run.snapshot_every}, which is never reached: the run has {run.images} images"
+        yield Problem((*place, "snapshot_every"), f"{never}. Fix: the number of images, for one snapshot at the end")
+    elif run.images > _SNAPSHOTS * run.snapshot_every:
+        many = f"got {run.snapshot_every}, which makes {run.images // run.snapshot_every} snapshots"
+        yield Problem((*place, "snapshot_every"), f"{many}, expected at most {_SNAPSHOTS}")
 
 
 def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], place: Place) -> Iterator[Problem]:
@@ -228,6 +253,8 @@ def _average_problems(run: Run, *, place: Place) -> Iterator[Problem]:
 
 def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
     for role, optimizer in run.optimizers.items():
+        if optimizer.betas[1] == 0:
+            yield Problem((*place, role, "betas", 1), "got 0, expected a share above 0: it averages squared gradients")
         schedule, here = optimizer.schedule, (*place, role, "schedule")
         if schedule is None:
             continue
@@ -270,6 +297,14 @@ def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown(("launch", "runs", name), name, dict.fromkeys([*experiment.runs, *families]), of="runs")
     if launch.backend == "local" and launch.nodes > 1:
         yield Problem(("launch", "nodes"), f"got {launch.nodes}, expected 1: `backend: local` is this machine")
+    if launch.gpus == "gres" and "gres" in launch.sbatch:
+        own = "and `gpus: gres` requests GPUs by the same option. Fix: set `gpus: gpus`"
+        yield Problem(("launch", "sbatch", "gres"), f"{got(launch.sbatch['gres'])}, {own}")
+    for name in ("", *launch.runs) if launch.backend != "local" else ():
+        if launch.signal_seconds >= 3600 * launch.of(name).hours:
+            place = ("launch", *(("runs", name) if name else ()), "hours")
+            short = f"got {launch.of(name).hours:g}, expected more than signal_seconds ({launch.signal_seconds} s)"
+            yield Problem(place, f"{short}: the job would be told to stop as it starts")
     for name, run in experiment.runs.items():
         processes = launch.of(name).processes
         if run.batch % processes:

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
-from onestep.config.messages import MISSING, Place, Problem, closest, got
+from onestep.config.messages import MISSING, Place, Problem, closest, got, listed
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
 
@@ -33,18 +34,49 @@ _EXPECTED: Mapping[str, str] = {
     "less_than": "a number below {lt:g}",
     "less_than_equal": "a number up to {le:g}",
     "literal_error": "{expected}",
+    "multiple_of": "a multiple of {multiple_of:g}",
     "string_too_short": "text that is not empty",
+    "string_too_long": "at most {max_length} characters",
     "too_short": "at least {min_length}",
     "too_long": "at most {max_length}",
 }
 _LENGTHS = ("too_short", "too_long")
 _NUMBERS = ("int_type", "int_from_float", "float_type")
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def plain(document: Any) -> Any:
     """Return a document with copies for aliases, and text for dates, which a config does not use."""
     return json.loads(json.dumps(document, default=str))
+
+
+def hidden_characters(document: Any, place: Place = ()) -> list[Problem]:
+    """Return the problems of texts and keys with line breaks and other control characters.
+
+    They are parts of names, titles, labels, file names, and of lines of batch scripts. A caption has line breaks.
+    """
+    if isinstance(document, str):
+        is_caption = len(place) == 3 and place[0] == "tables" and place[2] == "caption"
+        found = next((each for each in document if _is_hidden(each) and not (is_caption and each == "\n")), None)
+        if document.isprintable() or found is None:
+            return []
+        fix = (
+            "Fix: write it in one line, as a block of text by >- in place of > or |"
+            if found == "\n"
+            else "Fix: remove it"
+        )
+        return [Problem(place, f"{got(document)} with the control character {found!r}. {fix}")]
+    if isinstance(document, dict):
+        keys = [Problem((*place, key), "a key with control characters") for key in document if hidden_characters(key)]
+        return [*keys, *(each for key, value in document.items() for each in hidden_characters(value, (*place, key)))]
+    values = enumerate(document) if isinstance(document, list) else ()
+    return [each for index, value in values for each in hidden_characters(value, (*place, index))]
+
+
+def _is_hidden(character: str) -> bool:
+    """Return whether a character controls, breaks a line, is half of one, or turns the direction of text."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
 
 
 def to_values(document: Any) -> tuple[Experiment | None, list[Problem]]:
@@ -93,13 +125,15 @@ def _text(error: Mapping[str, Any], place: Place, *, keys: Callable[[Place], Seq
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind in _UNKNOWN:
         allowed = keys(place[:-1])
-        return f"unknown key; allowed: {', '.join(allowed)}{closest(place[-1], allowed)}"
+        return f"unknown key; allowed: {listed(allowed)}{closest(place[-1], allowed)}"
     if kind in _LENGTHS:
         return f"got {context['actual_length']} entries, expected {_EXPECTED[kind].format(**context)}"
     if kind == "missing":
         return MISSING
     if kind == "string_pattern_mismatch":
         return f"{got(value)}, expected {EXPECTED_BY_PATTERN[context['pattern']]}"
+    if kind == "value_error":  # of the config's own constraints
+        return f"{got(value)}, {context['error']}"
     if kind not in _EXPECTED:
         return f"{got(value)}: {error['msg']}"
     hint = _number_hint(value, whole=kind != "float_type") if kind in _NUMBERS else ""

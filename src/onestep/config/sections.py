@@ -12,23 +12,30 @@ from typing import Annotated, Any, ClassVar, Literal
 from onestep.config.constraints import (
     STRICT,
     Apply,
+    Classes,
     Constraint,
     Count,
     Digest,
+    GpuType,
     MetricValue,
     Name,
     Named,
     Natural,
     Options,
     Policy,
-    Positive,
     RunName,
+    Seconds,
     SeedBlock,
+    SiteName,
+    SmallCount,
     Text,
+    Width,
     empty,
     frozen,
+    least,
 )
 from onestep.config.run import OMIT_EMPTY, Component, Run
+from onestep.config.sbatch import SbatchOption, SbatchValue, given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class DatasetBlock:
     name: str
     options: Options = field(default_factory=empty)
     input: Name | None = None  # what the reader reads, its `source`
+    classes: Classes | None = None  # that labels number, where its images lack the last of them; by default seen ones
     # By metric, the input with published statistics or images, in place of the dataset's own features.
     references: Named[Name] = field(default_factory=empty)
 
@@ -101,7 +109,7 @@ class ClassEmbeddingsBlock:
     input: Name | None = None
     backbone: Name | None = None  # its last features are averaged over pixels and over the images of a class
     dataset: Name | None = None
-    resolution: Count | None = None  # pixels, to which images are resized before the backbone; the discriminator's
+    resolution: Width | None = None  # pixels, to which images are resized before the backbone; the discriminator's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,20 +205,26 @@ class TableBlock:
         return dataset
 
 
+Gibibytes = Annotated[int, Constraint(gt=0, le=100_000)]
+WholeSeconds = Annotated[int, Constraint(gt=0, le=1_000_000)]
+Repeats = Annotated[Natural, Constraint(le=1_000_000)]
+Hours = Annotated[float, Constraint(gt=0, le=8_784), least(1 / 3600)]  # of a job, at most a year
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchException:
     """Resources of one run's job, in place of those of `Launch`."""
 
-    nodes: Count | None = None
-    processes_per_node: Count | None = None
-    cpus_per_process: Count | None = None
-    memory_gib: Count | None = None
-    gpu_type: Text | None = None
-    partition: Text | None = None
-    account: Text | None = None
-    qos: Text | None = None
-    constraint: Text | None = None
-    hours: Positive | None = None
+    nodes: SmallCount | None = None
+    processes_per_node: SmallCount | None = None
+    cpus_per_process: SmallCount | None = None
+    memory_gib: Gibibytes | None = None
+    gpu_type: GpuType | None = None
+    partition: SiteName | None = None
+    account: SiteName | None = None
+    qos: SiteName | None = None
+    constraint: SiteName | None = None
+    hours: Hours | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,29 +232,32 @@ class Launch:
     """Execution settings for training jobs."""
 
     backend: Literal["auto", "slurm", "local"] = "auto"  # `local`: this machine; `auto`: SLURM if `sbatch` exists
-    nodes: Count = 1
-    processes_per_node: Count = 1  # one for each GPU
-    cpus_per_process: Count = 1  # cores, also of every job that samples, extracts or measures
-    memory_gib: Count | None = None  # of a node; by default the site's default
+    nodes: SmallCount = 1
+    processes_per_node: SmallCount = 1  # one for each GPU
+    cpus_per_process: SmallCount = 1  # cores, also of every job that samples, extracts or measures
+    memory_gib: Gibibytes | None = None  # of a node; by default the site's default
     device: Literal["cuda", "cpu"] = "cuda"  # `cuda`: each process of a job needs a GPU of its own
     gpus: Literal["gres", "gpus", "none"] = "gres"  # request as `--gres=gpu:8`, `--gpus-per-node=8`, or not at all
-    gpu_type: Text | None = None  # such as a100
-    partition: Text | None = None
-    account: Text | None = None
-    qos: Text | None = None
-    constraint: Text | None = None  # node features that SLURM has to select
-    hours: Positive = 24.0  # time limit; a job that reaches it is requeued and resumes
-    signal_seconds: Count = 300  # from the signal to finish a step and write a state to the time limit
-    state_seconds: Positive = 300.0  # between two states: the most that a failing node costs
-    requeues: Natural = 100  # of a job by itself; 0 where a site forbids them: a new job is submitted instead
-    resubmissions: Natural = 3  # new jobs after a requeue limit or a lost job, without progress in between
-    poll_seconds: Positive = 30.0  # between two queries of the job's state
-    grace_seconds: Positive = 180.0  # that SLURM may take to requeue a job after a node failure or preemption
+    gpu_type: GpuType | None = None  # such as a100
+    partition: SiteName | None = None
+    account: SiteName | None = None
+    qos: SiteName | None = None
+    constraint: SiteName | None = None  # node features that SLURM has to select
+    hours: Hours = 24.0  # time limit; a job that reaches it is requeued and resumes
+    signal_seconds: WholeSeconds = 300  # from the signal to finish a step and write a state to the time limit
+    state_seconds: Seconds = 300.0  # between two states: the most that a failing node costs
+    requeues: Repeats = 100  # of a job by itself; 0 where a site forbids them: a new job is submitted instead
+    resubmissions: Repeats = 3  # new jobs after a requeue limit or a lost job, without progress in between
+    poll_seconds: Seconds = 30.0  # between two queries of the job's state
+    grace_seconds: Seconds = 180.0  # that SLURM may take to requeue a job after a node failure or preemption
     on_interrupt: Literal["cancel", "detach"] = "cancel"  # what Ctrl-C does; other signals never cancel the job
     on_change: Literal["leave", "cancel"] = "leave"  # the active job of a run whose config has changed
     setup: tuple[Text, ...] = ()  # shell lines before the processes start, such as `module load cuda`
     python: Text | None = None  # command that starts Python in the job; by default the interpreter of Snakemake
-    sbatch: Options = field(default_factory=empty)  # further options of sbatch
+    # Further options of sbatch, of those that leave the launcher its means; without those that are null or false.
+    sbatch: Annotated[Mapping[SbatchOption, SbatchValue], Apply(given, when="before"), Apply(frozen)] = field(
+        default_factory=empty
+    )
     # Exceptions, by run or by family of runs.
     runs: Annotated[Mapping[RunName, LaunchException], Apply(frozen)] = field(default_factory=empty)
 

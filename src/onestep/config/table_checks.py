@@ -11,6 +11,9 @@ from onestep.config.run import Run
 from onestep.config.run_checks import denoisers
 from onestep.config.sections import DatasetBlock, Experiment, RowBlock, TableBlock
 
+_SEEDS = 2**32  # beyond, seeds are those from 0 on again
+_BLOCK = 10_000_000
+
 
 def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of metrics and tables.
@@ -29,7 +32,10 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
         yield from _selection_problems(table, metrics=metrics, place=place)
         if table.curves is not None:
             yield from unknown((*place, "curves", "column"), table.curves.column, table.columns, of="columns")
-            yield from _backwards(table.curves.seeds, place=(*place, "curves", "seeds"))
+            here = (*place, "curves", "seeds")
+            yield from _backwards(table.curves.seeds, place=here)
+            if (source := table.columns.get(table.curves.column)) is not None:
+                yield from _few_seeds(table.curves.seeds, source, metrics, place=here)
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
     yield from _teachers_of_two_datasets(experiment)
@@ -79,11 +85,17 @@ def _seed_problems(texts: Sequence[str], *, place: Place) -> Iterator[Problem]:
             yield Problem(here, f"{text} overlaps {common[0]}, expected independent samples")
         elif blocks[0] and len(block) != len(blocks[0]):
             yield Problem(here, f"{text} has {len(block)} seeds, expected {len(blocks[0])} as in {texts[0]}")
+        else:
+            yield from _backwards(text, place=here)
 
 
 def _backwards(text: str | None, *, place: Place) -> Iterator[Problem]:
-    if text is not None and not _seeds(text):
+    if text is None:
+        return
+    if not (block := _seeds(text)):
         yield Problem(place, f"{got(text)}, expected first-last, the first not above the last")
+    elif block.stop > _SEEDS or len(block) > _BLOCK:
+        yield Problem(place, f"{got(text)}, expected seeds below {_SEEDS}, and at most {_BLOCK} in a block")
 
 
 def _column_problems(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from onestep.config.constraints import power_of_two
 from onestep.files import regular_file
 
 __all__ = ["Digits"]
@@ -34,7 +36,7 @@ class Digits:
     class_names = tuple("0123456789")
     unreadable_share = 0.0
 
-    def __init__(self, *, source: Path | str, resolution: int) -> None:
+    def __init__(self, *, source: Path | str, resolution: Annotated[int, power_of_two(8, 1_024)]) -> None:
         if resolution < _SIDE or resolution & (resolution - 1):
             raise ValueError(f"resolution must be 8, 16, 32 or another power of two above, found {resolution}")
         self.resolution = resolution

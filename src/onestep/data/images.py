@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onestep.config.constraints import Resolution, Share
 from onestep.data import UnreadableImage
 from onestep.data._pixels import center_crop, decode, scale
 from onestep.data._sources import Entry, log_unused, open_source, pictures
@@ -32,12 +33,12 @@ class Images:
         self,
         *,
         source: Path | str,  # a folder, a file .folder that names one, a zip or a tar (also gz, xz, bz2, or of tars)
-        resolution: int,  # H and W, a power of two
+        resolution: Resolution,  # H and W, a power of two
         transform: Literal["scale", "center_crop"],  # to a square, by the Lanczos filter; the crop is the largest one
         labels: Literal["folders", "none"],  # folders: the topmost ones that differ between images are classes
         channels: Literal[1, 3] = 3,  # 3 gives grey images three channels, 1 refuses those in colour
         root: str = "",  # only what is in this folder of the source counts, and paths begin there
-        unreadable_share: float = 0.0,  # largest share of the images that may be left out, in [0, 1]
+        unreadable_share: Share = 0.0,  # largest share of the images that may be left out, in [0, 1]
     ) -> None:
         if resolution < 1 or resolution & (resolution - 1):
             raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")

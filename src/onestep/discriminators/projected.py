@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.config.constraints import Constraint
 from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
 from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
 from onestep.discriminators._heads import MultiScaleHeads, logits_of
@@ -46,8 +47,8 @@ class Projected(nn.Module):
         self,
         *,
         backbones: Mapping[str, Backbone],
-        channels: int,
-        resolution: int,
+        channels: Annotated[int, Constraint(gt=0, le=1_024)],
+        resolution: Annotated[int, Constraint(multiple_of=8, ge=16, le=2_048)],
         batch_norm: Literal["pretrained", "probed"] = "pretrained",
         fold_batch_norm: bool = True,
         projection: Literal["shared", "per_rank"] = "shared",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from onestep.config.constraints import Mebibytes, SmallCount
 from onestep.metrics import Direction
 from onestep.metrics._features import finite_pair, prepared, squared_distances, squared_radii
 
@@ -27,8 +28,8 @@ class DensityCoverage:
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    neighbours: int = 5  # k; an image is not its own neighbor
-    memory_mib: int = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
+    neighbours: SmallCount = 5  # k; an image is not its own neighbor
+    memory_mib: Mebibytes = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
 
     def __post_init__(self) -> None:
         if min(self.neighbours, self.memory_mib) < 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from onestep.config.constraints import Constraint, SmallCount, least
 from onestep.metrics import Direction
 from onestep.metrics._features import finite_rows
 
@@ -27,8 +28,9 @@ class InceptionScore:
     inputs: ClassVar[tuple[str, ...]] = ("probabilities",)
     takes_statistics: ClassVar[bool] = False
 
-    splits: int | None = None  # of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity
-    split_size: int | None = None  # images per split; the last has the rest, as in guided-diffusion (5,000)
+    splits: SmallCount | None = None  # of equal size: split i ends at image (i + 1) N // splits, as in torch-fidelity
+    # Images per split; the last has the rest, as in guided-diffusion (5,000).
+    split_size: Annotated[int, Constraint(gt=0, le=10_000_000), least(2)] | None = None
 
     def __post_init__(self) -> None:
         given = {name: n for name in ("splits", "split_size") if (n := getattr(self, name)) is not None}
@@ -37,8 +39,8 @@ class InceptionScore:
 
     @property
     def least_images(self) -> int:
-        """One image per split."""
-        return self.splits or 1
+        """Two per split: a split of one image has the score 1 of no variety at all."""
+        return 2 * (self.splits or 1)
 
     def __call__(self, probabilities: Any) -> dict[str, float]:
         """Return the mean over the splits and the deviation (normalized by their number), computed in float64.
@@ -46,9 +48,9 @@ class InceptionScore:
         `probabilities` are those of the classes, [N, K]. Fewer images than splits, or a row that is not a distribution,
         are a ValueError.
         """
-        rows = finite_rows(probabilities, called="probabilities", at_least=self.least_images).to(torch.float64)
+        rows = finite_rows(probabilities, called="probabilities", at_least=self.splits or 1).to(torch.float64)
         _check_probabilities(rows)
-        cuts = [i * len(rows) // self.least_images for i in range(1, self.least_images)]
+        cuts = [i * len(rows) // self.splits for i in range(1, self.splits)] if self.splits else []
         splits = rows.split(self.split_size) if self.split_size is not None else rows.tensor_split(cuts)
         scores = torch.stack([_score(split) for split in splits])
         return {"inception_score": float(scores.mean()), "inception_score_std": float(scores.std(correction=0))}

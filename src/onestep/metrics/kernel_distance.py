@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from onestep.config.constraints import Constraint, Seed, SmallCount
 from onestep.metrics import Direction
 from onestep.metrics._features import finite_pair
 
@@ -28,9 +29,10 @@ class KernelDistance:
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    subsets: int = 100  # pairs of subsets; the published number
-    subset_images: int = 1000  # images in a subset of either set, drawn without replacement; the published number
-    seed: int = 0  # of the draw
+    subsets: SmallCount = 100  # pairs of subsets; the published number
+    # Images in a subset of either set, drawn without replacement; the published number.
+    subset_images: Annotated[int, Constraint(gt=0, le=1_000_000)] = 1000
+    seed: Seed = 0  # of the draw
 
     def __post_init__(self) -> None:
         if self.subsets < 1 or self.subset_images < 2:

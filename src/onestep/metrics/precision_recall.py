@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from onestep.config.constraints import Mebibytes, SmallCount
 from onestep.metrics import Direction
 from onestep.metrics._features import Arithmetic, finite_pair, memberships, prepared
 
@@ -26,8 +27,8 @@ class PrecisionRecall:
     inputs: ClassVar[tuple[str, ...]] = ("generated", "real")
     takes_statistics: ClassVar[bool] = False
 
-    neighbours: int = 3  # k; a member is not its own neighbor
-    memory_mib: int = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
+    neighbours: SmallCount = 3  # k; a member is not its own neighbor
+    memory_mib: Mebibytes = 1024  # approximate memory of the distances at a time, in MiB; does not change the result
     arithmetic: Arithmetic = "float64"
 
     def __post_init__(self) -> None:

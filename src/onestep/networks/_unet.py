@@ -138,6 +138,10 @@ def build_unet(
             f"channel_mult: got {len(widths)} levels, each of half the resolution of the one before, for images of "
             f"{img_resolution} pixels; expected at least one level and a resolution divisible by {factor}"
         )
+    # A power of two that is no level's is allowed: the published defaults have such for small images.
+    for size in attn_resolutions:
+        if size & (size - 1) and size not in [img_resolution >> level for level in range(len(widths))]:
+            raise ValueError(f"attn_resolutions: got {size}, which is the resolution of no level of {img_resolution}")
     sizes = [img_resolution >> level for level in range(len(widths))]
     levels = [(f"{n}x{n}", width, n in attn_resolutions) for n, width in zip(sizes, widths, strict=True)]
     encoder = nn.ModuleDict()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Width
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
 from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
 
@@ -42,14 +43,14 @@ class DhariwalUNet(nn.Module):
         img_resolution: int,
         img_channels: int,
         label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 192,
-        channel_mult: tuple[int, ...] = (1, 2, 3, 4),
-        channel_mult_emb: int = 4,
-        num_blocks: int = 3,
-        attn_resolutions: tuple[int, ...] = (32, 16, 8),
-        dropout: float = 0.10,
-        label_dropout: float = 0.0,
+        augment_dim: Natural = 0,
+        model_channels: Width = 192,
+        channel_mult: Factors = (1, 2, 3, 4),
+        channel_mult_emb: Few = 4,
+        num_blocks: Few = 3,
+        attn_resolutions: Resolutions = (32, 16, 8),
+        dropout: ShareBelowOne = 0.10,
+        label_dropout: ShareBelowOne = 0.0,
     ) -> None:
         super().__init__()
         self.label_dropout, self.noise_channels = label_dropout, model_channels

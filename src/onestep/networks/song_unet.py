@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Taps, Width
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
 from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
 
@@ -59,19 +60,19 @@ class SongUNet(nn.Module):
         img_resolution: int,
         img_channels: int,
         label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 128,
-        channel_mult: tuple[int, ...] = (1, 2, 2, 2),
-        channel_mult_emb: int = 4,
-        num_blocks: int = 4,
-        attn_resolutions: tuple[int, ...] = (16,),
-        dropout: float = 0.10,
-        label_dropout: float = 0.0,
+        augment_dim: Natural = 0,
+        model_channels: Width = 128,
+        channel_mult: Factors = (1, 2, 2, 2),
+        channel_mult_emb: Few = 4,
+        num_blocks: Few = 4,
+        attn_resolutions: Resolutions = (16,),
+        dropout: ShareBelowOne = 0.10,
+        label_dropout: ShareBelowOne = 0.0,
         embedding_type: Literal["positional", "fourier"] = "positional",
-        channel_mult_noise: int = 1,
+        channel_mult_noise: Few = 1,
         encoder_type: Literal["standard", "residual"] = "standard",
         decoder_type: Literal["standard"] = "standard",
-        resample_filter: tuple[int, ...] = (1, 1),
+        resample_filter: Taps = (1, 1),
     ) -> None:
         super().__init__()
         for option, value, choices in (

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onestep.config.constraints import Pixels
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase
 
 __all__ = ["CrossEntropy"]
@@ -23,7 +24,7 @@ class CrossEntropy:
         shift: Largest shift along each axis, in pixels; border pixels are repeated. 0 is no shift.
     """
 
-    shift: int
+    shift: Pixels
 
     publishes: ClassVar[str] = "classifier"
     samples_in: ClassVar[int | None] = None
@@ -31,6 +32,11 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise ValueError(f"shift {self.shift}: expected 0 or a positive number of pixels")
+
+    def check_resolution(self, resolution: int) -> None:
+        """Check the shift against the images; ValueError: it moves them out of sight."""
+        if self.shift >= resolution:
+            raise ValueError(f"shift: got {self.shift}, expected less than the images' {resolution} pixels")
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the classifier, trained from scratch."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from onestep.config.constraints import NotNegative, Positive, SmallCount
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import SIGN_OF_REAL_LOGITS, build_pipe, pipe_of, probability_controls
 
@@ -59,10 +60,10 @@ class D2O:
     """
 
     loss: Literal["non_saturating", "hinge"]
-    sigma: float
-    rows_per_rank: float
-    r1_gamma: float
-    r1_every: int
+    sigma: Positive
+    rows_per_rank: Positive
+    r1_gamma: NotNegative
+    r1_every: SmallCount
     r1_gradient: Literal["double_backward", "forward_mode"] = "double_backward"
     augment: Mapping[str, Any] | None = None
 

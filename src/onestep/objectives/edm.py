@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from onestep.config.constraints import LogSigma, Positive
 from onestep.objectives import Batch, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import build_pipe, probability_controls
 
@@ -26,9 +27,9 @@ class Edm:
             input of the network, whose `augment_dim` must equal their number. Default: none.
     """
 
-    p_mean: float
-    p_std: float
-    sigma_data: float
+    p_mean: LogSigma
+    p_std: Positive
+    sigma_data: Positive
     augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"

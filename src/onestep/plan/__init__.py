@@ -57,7 +57,10 @@ class Plan:
 
     def block(self, section: str, name: str) -> dict[str, Any]:
         """Return a component with its options, without references to other sections."""
-        return {k: v for k, v in self.document[section][name].items() if k not in _REFERENCES.get(section, ())}
+        others = _REFERENCES.get(section, ())
+        if section == "datasets" and self.experiment.datasets[name].classes is not None:
+            others = (*others, "classes")
+        return {k: v for k, v in self.document[section][name].items() if k not in others}
 
     def options(self, section: str, name: str) -> str:
         """Return the same as canonical JSON, the parameter of a rule."""

@@ -76,8 +76,9 @@ def _is_as_recorded(recorded: dict[str, Any], folder: Path, *, record: Path) -> 
 
 
 def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
-    """Return no files. ValueError: An input is absent and the network must not be used; the message has the fix."""
-    if is_offline() and (problem := absent(input_source(plan, name), name=name)) is not None:
+    """Return no files. ValueError: An input is absent that is not to be downloaded; the message has the fix."""
+    source = input_source(plan, name)
+    if (is_offline() or "file" in source) and (problem := absent(source, name=name)) is not None:
         raise ValueError(problem)
     return []
 

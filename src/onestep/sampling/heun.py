@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from onestep.config.constraints import Constraint, NotNegative, Positive, SmallCount
 from onestep.sampling import Denoiser, PerSeedRandom
 
 __all__ = ["Heun"]
@@ -17,14 +19,15 @@ __all__ = ["Heun"]
 class Heun:
     """Algorithm 1 of EDM; with churn, algorithm 2. The trajectory is float64; the network uses its own precision."""
 
-    steps: int  # from sigma_max to 0, at least 2
-    sigma_min: float = 0.002  # last noise level above 0
-    sigma_max: float = 80.0  # first noise level
-    rho: float = 7.0  # exponent of the schedule; larger values give more steps at low noise (eq. 5)
-    churn: float = 0.0  # noise added over the whole trajectory (S_churn); 0 is deterministic
-    churn_min: float = 0.0  # lowest noise level with added noise (S_min)
+    steps: SmallCount  # from sigma_max to 0, at least 2
+    sigma_min: Positive = 0.002  # last noise level above 0
+    sigma_max: Positive = 80.0  # first noise level
+    # Exponent of the schedule; larger values give more steps at low noise (eq. 5).
+    rho: Annotated[Positive, Constraint(le=100)] = 7.0
+    churn: NotNegative = 0.0  # noise added over the whole trajectory (S_churn); 0 is deterministic
+    churn_min: NotNegative = 0.0  # lowest noise level with added noise (S_min)
     churn_max: float = math.inf  # highest noise level with added noise (S_max)
-    churn_noise: float = 1.0  # standard deviation of the added noise (S_noise)
+    churn_noise: NotNegative = 1.0  # standard deviation of the added noise (S_noise)
 
     def __post_init__(self) -> None:
         if self.steps < 2:

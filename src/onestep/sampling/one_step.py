@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from onestep.config.constraints import Positive
 from onestep.sampling import Denoiser, PerSeedRandom
 
 __all__ = ["OneStep"]
@@ -17,7 +18,7 @@ __all__ = ["OneStep"]
 class OneStep:
     """Scale the noise by sigma, the same noise level as in training, and evaluate the network once."""
 
-    sigma: float = 80.0
+    sigma: Positive = 80.0
     nfe: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import DONE, Assignment, Inputs, publish, withdrawn
 from onestep.training.execution import device_name
 from onestep.training.loop import train
-from onestep.training.sources import FileSources, ImageShape, codec_of
+from onestep.training.sources import FileSources, ImageShape, check_fit, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
 
@@ -173,14 +173,16 @@ def assemble(
     codec = codec_of(run)
     example = torch.zeros(1, archive.channels, archive.resolution, archive.resolution, dtype=torch.uint8)
     _, channels, _, resolution = codec.encode(example).shape
-    shape = ImageShape(resolution=resolution, channels=channels, classes=archive.classes)
+    classes = archive.classes if resolved.classes is None else resolved.classes
+    shape = ImageShape(resolution=resolution, channels=channels, classes=classes)
+    check_fit(run, files=files, shape=shape, seen=archive.classes)
     built = build_networks(run, sources=FileSources(files=files, timm=resolved.timm), shape=shape, rank=ranks.rank)
     return compose(
         resolved,
         built=built,
         codec=codec,
         pixels=decoded(archive, cache=cache),
-        conditions=OneHot(archive.labels(), classes=archive.classes) if run.conditional else None,
+        conditions=OneHot(archive.labels(), classes=classes) if run.conditional else None,
         ranks=ranks,
         micro_batch=micro_batch,
     )

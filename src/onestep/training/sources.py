@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from onestep import components
@@ -81,6 +84,43 @@ class FileSources:
         """Read the class embedding."""
         file = self.files.class_embeddings
         return None if file is None else read_class_embeddings(file)
+
+
+def check_fit(run: Run, *, files: Inputs, shape: ImageShape, seen: int) -> None:
+    """Compare a run, its files and the shape of its images before anything is built.
+
+    `seen` are the classes that the labels of the images name; `shape` may have more, see `classes` of a dataset.
+
+    Raises:
+        ValueError: They do not fit each other; the message names the files.
+    """
+    if run.conditional and seen == 0:
+        fix = "Fix: conditional: false, or a dataset with labels"
+        raise ValueError(f"{files.data}: got images without labels, expected classes for conditional: true. {fix}")
+    if run.conditional and seen > shape.classes:
+        raise ValueError(f"{files.data}: got labels of {seen} classes, expected {shape.classes}, its `classes`")
+    teacher = {} if files.teacher is None or run.teacher is None else _config_in(files.teacher)
+    for key, own in shape.of_network(conditional=run.conditional).items() if "img_resolution" in teacher else ():
+        found = teacher.get(key) or 0
+        if found != own:
+            where = f"that of {files.data}" if run.conditional or key != "label_dim" else "for conditional: false"
+            lacks = f". Fix: datasets.{run.dataset}.classes: {found}, if the images lack classes"
+            fix = lacks if key == "label_dim" and run.conditional and found > own else ". Fix: another teacher"
+            raise ValueError(f"{files.teacher}: got {key} {found}, expected {own}, {where}{fix}")
+    for path in files.backbones.values() if shape.channels != 1 else ():
+        channels = _config_in(path).get("channels", shape.channels)  # of a classifier; networks of timm have none
+        if channels != shape.channels:
+            raise ValueError(f"{path}: got a network of {channels} channels, expected {shape.channels} of {files.data}")
+
+
+def _config_in(path: Path) -> Mapping[str, Any]:
+    """Return the config of a snapshot from its header; none of another file, which is refused where it is read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def codec_of(run: Run) -> Codec:
@@ -162,7 +202,9 @@ def build_fresh(
 
 
 def freeze(network: nn.Module, levels: Any) -> None:
-    """Freeze the parameters of the run's levels; with D2O-F most of the convolutions."""
+    """Freeze the parameters of the run's levels; with D2O-F most of the convolutions. ValueError: all are frozen."""
     frozen = set(frozen_parameters(network, tuple(levels)))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"freeze: got {', '.join(levels)}, the whole network, expected some to be trained")
