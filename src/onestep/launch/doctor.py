@@ -24,7 +24,7 @@ from onestep.config.reading import read_launch
 from onestep.config.sections import Launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster
-from onestep.launch.submission import resources
+from onestep.launch.resources import resources, words
 from onestep.plan import Plan
 from onestep.plan.inputs import input_source, needed_inputs
 
@@ -175,20 +175,18 @@ def _requests(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     # Without a node that is up, SLURM refuses every job.
     up = not own or any(int(count) for row in own for count in row[3].split("/")[:2])
     for key, site in {"launch": launch, **{f"launch.runs.{run}": launch.of(run) for run in launch.runs}}.items():
-        options = _options(site)
+        options = words({**resources(site), **site.sbatch})
         refused = _refusal(cluster, options)
         fix = f"correct {key} ({' '.join(options)})" if up else "no node is up; try again later"
         if refused and site.gpus != "none" and up:
             other = replace(site, gpus="gpus" if site.gpus == "gres" else "gres")
-            fix = fix if _refusal(cluster, _options(other)) else f"set `launch: {{gpus: {other.gpus}}}`"
+            fix = (
+                fix
+                if _refusal(cluster, words({**resources(other), **other.sbatch}))
+                else f"set `launch: {{gpus: {other.gpus}}}`"
+            )
         found = f"sbatch refuses it: {refused}" if refused else "sbatch accepts it"
         yield _check(f"job of {key}", found, ok=not refused, otherwise=Mark.BAD if up else Mark.NOTE, fix=fix)
-
-
-def _options(site: Launch) -> list[str]:
-    """Return sbatch's options for a job; True means an option without a value."""
-    named = {name.replace("_", "-"): value for name, value in {**resources(site), **site.sbatch}.items()}
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
 
 
 def _refusal(cluster: Cluster, options: list[str]) -> str:

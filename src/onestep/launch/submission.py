@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-import math
 import os
 import re
 import shlex
@@ -15,7 +14,6 @@ import sys
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import onestep
 from onestep.config.sections import Launch
@@ -23,6 +21,7 @@ from onestep.exits import Exit
 from onestep.files import replacing, sha256_of_text, write_bytes
 from onestep.launch.journal import Job, Journal
 from onestep.launch.local import without_ranks
+from onestep.launch.resources import resources
 from onestep.launch.task import TrainingTask
 from onestep.training.assignment import Assignment, Inputs
 
@@ -155,22 +154,6 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
     job = _recorded(job_id, request, journal=journal, attempt=0)
     journal.event("adopted", job=job_id)
     return job
-
-
-def resources(site: Launch) -> dict[str, Any]:
-    """Return the resources of a job by submitit's names of sbatch's options, without `launch.sbatch`."""
-    count = f"{site.gpu_type}:{site.processes_per_node}" if site.gpu_type else str(site.processes_per_node)
-    gpus = {"gres": {"gres": f"gpu:{count}"}, "gpus": {"gpus_per_node": count}, "none": {}}[site.gpus]
-    options = {
-        **{name: getattr(site, name) for name in ("partition", "account", "qos", "constraint")},
-        "mem": None if site.memory_gib is None else f"{site.memory_gib}G",
-        **gpus,
-        "nodes": site.nodes,
-        "ntasks_per_node": site.processes_per_node,
-        "cpus_per_task": site.cpus_per_process,
-        "time": max(1, math.ceil(site.hours * 60)),  # in minutes; 0 would mean no limit
-    }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _task(request: Request, *, journal: Journal) -> TrainingTask:
