@@ -181,10 +181,15 @@ def _paths(_: Any, tokens: Sequence[Token]) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in pairs}
 
 
+_SEED_DIGITS = 20
+
+
 def _seeds(_: Any, tokens: Sequence[Token]) -> range:
     first, dash, last = tokens[0].value.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal()):
-        raise ValueError(f"got {tokens[0].value!r}, expected seeds as FIRST-LAST")
+    are_numbers = first.isdecimal() and last.isdecimal() and len(tokens[0].value) <= 2 * _SEED_DIGITS
+    if not (dash and are_numbers and int(first) <= int(last) < 2**63):
+        expected = "--seeds as FIRST-LAST, such as 0-49999, with FIRST <= LAST < 2^63"
+        raise ValueError(f"got {tokens[0].value[:60]!r}, expected {expected}")
     return range(int(first), int(last) + 1)
 
 

@@ -26,6 +26,6 @@ def resources(site: Launch) -> dict[str, Any]:
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
-    """Return options by submitit's names as words of sbatch's command line; True means an option without a value."""
+    """Return options by submitit's names as arguments of sbatch; True means an option without a value."""
     named = {name.replace("_", "-"): value for name, value in options.items()}
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
