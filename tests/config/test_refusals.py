@@ -233,7 +233,6 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
             },
             "runs.digits_d2o.discriminator.class_embeddings": "imagenet",
             "runs.digits_d2o.conditional": True,
-            "runs.digits_edm.conditional": True,
         },
         "runs.digits_d2o.discriminator.class_embeddings",
         ("published, own", "'imagenet'"),

@@ -1,4 +1,4 @@
-"""Whether runs fit their datasets, teachers and backbones, as far as a config tells before any job.
+"""Whether runs fit their datasets, teachers and backbones, as far as a config shows before any job.
 
 Shapes are those that the classes of data/ and their options state, and those of EDM's published networks in the
 registry. Networks are tried: with torch on its meta device, without weights; without it, the checks before their first
@@ -24,7 +24,7 @@ _UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset
 
 
 class Shape(NamedTuple):
-    """H and W, C, and K of images, or of a network's; None where a config does not tell."""
+    """H and W, C, and K of images, or of a network's; None where a config does not show."""
 
     resolution: int | None = None  # pixels
     channels: int | None = None
@@ -51,11 +51,7 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
     """Yield what does not fit together; an objective is None where torch is missing to build it."""
     shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
     tries = _Tries()
-    for name, dataset in experiment.datasets.items():
-        stated = components.describe("data", dataset.name).constants.get("classes", 0)
-        if dataset.classes is not None and (dataset.options.get("labels") == "none" or dataset.classes < stated):
-            expected = f"at least {stated}, those of {dataset.name}" if stated else "none without labels"
-            yield Problem(("datasets", name, "classes"), f"got {dataset.classes}, expected {expected}")
+    yield from _class_problems(experiment)
     for name, run in experiment.runs.items():
         if run.dataset not in shapes:
             continue
@@ -63,7 +59,9 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         if run.conditional and shape.classes == 0:
             none = f"got true, and the images of datasets.{run.dataset} have no labels"
             yield Problem((*place, "conditional"), f"{none}. Fix: false, or a dataset with labels")
-        yield from _teacher_problems(run, experiment, shapes=shapes, place=(*place, "teacher"))
+        for key, found, expected in _teacher_differences(run, experiment, shapes=shapes):
+            if key != "conditional":
+                yield Problem((*place, "teacher"), f"got {key} {found}, expected {expected}")
         yield from _backbone_problems(run, experiment, shapes=shapes, place=place)
         if objective is not None and shape.resolution is not None and hasattr(objective, "check_resolution"):
             try:
@@ -74,6 +72,27 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         yield from _freeze_problems(run, experiment, shapes=shapes, tries=tries, place=(*place, "freeze"))
     for name, table in experiment.tables.items():
         yield from _extractor_problems(table, experiment, shapes=shapes, place=("tables", name, "columns"))
+
+
+def _class_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield numbers of classes that are fewer than a dataset states, or given without labels."""
+    for name, dataset in experiment.datasets.items():
+        stated = components.describe("data", dataset.name).constants.get("classes", 0)
+        if dataset.classes is not None and (dataset.options.get("labels") == "none" or dataset.classes < stated):
+            expected = f"at least {stated}, those of {dataset.name}" if stated else "none without labels"
+            yield Problem(("datasets", name, "classes"), f"got {dataset.classes}, expected {expected}")
+
+
+def teacher_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield teachers with a condition for runs without one, and the reverse.
+
+    Only the plan asks: a run alone may be resolved for another teacher's file, which is compared as it begins to train.
+    """
+    shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
+    for name, run in experiment.runs.items():
+        for key, found, expected in _teacher_differences(run, experiment, shapes=shapes):
+            if key == "conditional":
+                yield Problem(("runs", name, "teacher"), f"got a teacher of conditional: {found}, expected {expected}")
 
 
 class _Tries:
@@ -111,9 +130,10 @@ def _on_meta_device() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if torch is None else torch.device("meta")
 
 
-def _teacher_problems(
-    run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape], place: Place
-) -> Iterator[Problem]:
+def _teacher_differences(
+    run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, the teacher's value and its place, the value of the run or of its dataset)."""
     teacher = experiment.teachers.get(run.teacher or "")
     if teacher is None:
         return
@@ -127,11 +147,10 @@ def _teacher_problems(
     else:
         return
     if conditional != run.conditional:
-        found = f"a teacher that is {'conditional' if conditional else 'unconditional'} ({where})"
-        yield Problem(place, f"got {found}, expected one for conditional: {str(run.conditional).lower()}")
+        yield "conditional", f"{str(conditional).lower()} ({where})", str(run.conditional).lower()
     own = shapes[run.dataset]
-    for key, teachers, datasets in facts.differences(own, but=() if run.conditional else ("classes",)):
-        yield Problem(place, f"got {key} {teachers} ({where}), expected {datasets}, that of datasets.{run.dataset}")
+    for key, teachers, datasets in facts.differences(own, but=() if run.conditional and conditional else ("classes",)):
+        yield key, f"{teachers} ({where})", f"{datasets}, that of datasets.{run.dataset}"
 
 
 def _backbone_problems(

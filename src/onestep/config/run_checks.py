@@ -304,7 +304,7 @@ def _launch_problems(experiment: Experiment) -> Iterator[Problem]:
         if launch.signal_seconds >= 3600 * launch.of(name).hours:
             place = ("launch", *(("runs", name) if name else ()), "hours")
             short = f"got {launch.of(name).hours:g}, expected more than signal_seconds ({launch.signal_seconds} s)"
-            yield Problem(place, f"{short}: the job would be told to stop as it starts")
+            yield Problem(place, f"{short}: the job would stop as it starts")
     for name, run in experiment.runs.items():
         processes = launch.of(name).processes
         if run.batch % processes:

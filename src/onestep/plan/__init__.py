@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onestep.config.fit import teacher_problems
+from onestep.config.messages import ConfigError
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
@@ -36,7 +38,10 @@ class Plan:
     @classmethod
     def read(cls, config: str | Path) -> Plan:
         """Read and check a config. ConfigError: Something in it is wrong."""
-        return cls(experiment=read_experiment(config), source=str(config), fingerprints=Fingerprints())
+        experiment = read_experiment(config)
+        if problems := list(teacher_problems(experiment)):
+            raise ConfigError(problem.line(str(config)) for problem in problems)
+        return cls(experiment=experiment, source=str(config), fingerprints=Fingerprints())
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
