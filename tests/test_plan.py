@@ -66,7 +66,7 @@ def test_a_run_has_timm_backbones_and_published_class_embeddings():
         "own": {"backbone": "eye", "dataset": "digits", "resolution": 64},
     }
     run["discriminator"] |= {"backbones": ["eye"], "class_embeddings": "published"}
-    run["conditional"] = True
+    run["conditional"] = config["runs"]["digits_edm"]["conditional"] = True
     rule = rule_of(plan_of(config), "digits_d2o")
     eye, table = "results/inputs/eye/eye.safetensors", "results/inputs/table/table.pkl"
     assert paths(rule.weights) == ["results/teachers/digits.safetensors", eye, table]

@@ -159,11 +159,11 @@ def test_a_file_that_is_no_pickle_is_called_what_it_is(content: bytes, found: st
         read(content, tmp_path)
 
 
-def test_a_file_that_is_missing_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_edm_pickle(tmp_path / "none.pkl")
-    with pytest.raises(IsADirectoryError):
-        read_edm_pickle(tmp_path)
+def test_a_path_that_is_no_file_is_named_once(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pkl", tmp_path):
+        with pytest.raises(ValueError) as refused:
+            read_edm_pickle(path)
+        assert str(refused.value).count(str(path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ REFUSED = {
         "images: generated features: got 1 images",
     ),
     "mixed sizes": (_mixed, "images: 2/z.png: got 8 x 16 pixels, expected 16 x 16 as in 0/00000.png"),
-    "16 bits": (_sixteen_bits, "images: a.png: its colour mode is I;16, expected 8 bits"),
+    "16 bits": (_sixteen_bits, "images: a.png: its colour mode is I;16 of 16 bits"),
     "16 bits in an array": (
         lambda path: npz_of(path.with_suffix(".npz"), arr_0=ONE_COLOUR.astype(np.uint16)),
         "images.npz: arr_0: got uint16 [40, 16, 16, 1]",

@@ -144,7 +144,7 @@ def crowded(page):
     ]
     rows = tuple(replace(row, dataset=dataset) for dataset in "ab" for row in (many, *further, *tuned, *others))
     table = replace(shown.table, rows=rows, dataset=None)
-    shown = replace(shown, table=table, samples=({},) * len(rows), curves=((),) * len(rows))
+    shown = replace(shown, table=table, samples=({},) * len(rows), curves=((),) * len(rows), lost=("",) * len(rows))
     path = page.parent / "crowded.html"
     path.write_text(render(replace(evidence, tables=(shown,))), encoding="utf-8")
     return path

@@ -53,6 +53,8 @@ def naming(place: Path | str, *, fix: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if str(error).startswith(f"{place}: "):
+            raise
         raise ValueError(f"{place}: {error}{fix and '; '}{fix}") from None
 
 

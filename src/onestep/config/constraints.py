@@ -62,6 +62,9 @@ class Apply:
     def __init__(self, function: Callable[[Any], Any], *, when: Literal["after", "before"] = "after") -> None:
         self.function, self.when = function, when
 
+    def __repr__(self) -> str:
+        return f"Apply({self.function.__name__}, when={self.when!r})"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         function = {"type": "no-info", "function": self.function}
         return {"type": f"function-{self.when}", "function": function, "schema": handler(source)}
