@@ -81,6 +81,10 @@ def config(tmp_path, site):
 def test_an_absent_input_is_planned_but_stops_an_offline_workflow(config, tmp_path, monkeypatch):
     work = tmp_path / "work"
     code, text = snakemake(work, "--dry-run")
+    assert code != 0 and "mine/table.pkl" in text  # a local file has to be there
+    (work / "mine").mkdir()
+    (work / "mine" / "table.pkl").write_bytes(b"table")
+    code, text = snakemake(work, "--dry-run")
     assert code == 0, text
     assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
     code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")

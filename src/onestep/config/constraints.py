@@ -52,6 +52,9 @@ class Constraint:
     def __init__(self, **limits: float | str) -> None:
         self.limits = limits
 
+    def __repr__(self) -> str:
+        return f"Constraint({', '.join(f'{key}={limit!r}' for key, limit in self.limits.items())})"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {**handler(source), **self.limits}
 

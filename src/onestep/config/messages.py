@@ -117,5 +117,5 @@ def one_line(error: object) -> str:
 def closest(value: Any, choices: Sequence[str]) -> str:
     """Return the hint for text that is close to one of `choices`: `. Did you mean d2o?`; otherwise nothing."""
     short = isinstance(value, str) and len(value) <= _LONGEST
-    close = difflib.get_close_matches(value, choices, n=1) if short and len(choices) <= 10_000 else []
+    close = difflib.get_close_matches(value, choices, n=1) if short and len(choices) <= 5_000 else []
     return f". Did you mean {_printable(close[0])}?" if close else ""
