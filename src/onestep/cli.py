@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
 import importlib
 import json
 import logging
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command line. Of other errors the line names a file with the traceback. Ctrl-C is 130, another signal 128 and its
     number; verbs that train save their state first.
     """
+    _name_the_user()
     words = sys.argv[1:] if arguments is None else list(arguments)
     verb = next((name for verbs in GROUPS.values() for name in verbs if words[: len(name.split())] == name.split()), "")
     prefix = f"onestep {verb}".rstrip()
@@ -82,6 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{prefix}: standard output: {reason}", file=sys.stderr)
             return 1
         return code
+
+
+def _name_the_user() -> None:
+    """Set LOGNAME for a user id without a name, as in containers; torch asks for a name as it is imported."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
 
 
 def _run(verb: str, words: Sequence[str], *, prefix: str) -> int:

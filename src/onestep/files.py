@@ -159,13 +159,18 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, _SEAL: sha256_of_text(canonical_json(content))}
 
 
+class NoFile(ValueError, FileNotFoundError):
+    """A file is missing: an error for users in one line, and a FileNotFoundError for code that expects it."""
+
+
 def regular_file(path: Path | str) -> Path:
-    """Return the path of a regular file, also through links. ValueError: There is none, or something else."""
+    """Return the path of a regular file, also through links. ValueError: Something else. NoFile: There is none."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
+        kind = NoFile if isinstance(error, FileNotFoundError) else ValueError
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path}: got no file ({reason}), expected one. Fix: correct the path, or make it") from error
+        raise kind(f"{path}: got no file ({reason}), expected one. Fix: correct the path, or make it") from error
     if not stat.S_ISREG(mode):
         found = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
         raise ValueError(f"{path}: got {found}, expected a file. Fix: correct the path")
@@ -174,8 +179,9 @@ def regular_file(path: Path | str) -> Path:
 
 def read_text(path: Path | str, *, most: int = _MOST_TEXT) -> str:
     """Read a regular file of UTF-8. ValueError: It is none, is not UTF-8, cannot be read, or has over `most` bytes."""
+    path = regular_file(path)
     try:
-        with open(regular_file(path), "rb") as file:
+        with open(path, "rb") as file:
             content = file.read(most + 1)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Fix: check the file and its rights") from error
