@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _name_the_user() -> None:
-    """Set LOGNAME for a user id without a name, as in containers; torch asks for a name as it is imported."""
+    """Set LOGNAME for a user id without a name, as in containers; torch needs a name as it is imported."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
