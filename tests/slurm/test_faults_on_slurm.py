@@ -27,8 +27,8 @@ Written by `ONESTEP_FAULTS=docs/slurm_faults.md python -m pytest -m slurm tests/
 a real SLURM of two nodes on one machine, a training of some seconds in two processes, `launch.poll_seconds` 0.5.
 Each resumed run has the snapshots and the log of the undisturbed run, bit for bit; its launcher took {seconds:.0f} s.
 The ranks are paused during a fault, so the time lost includes SLURM's own: here a requeued job waits for 6 s (on most
-sites for 2 minutes), a dead node is detected after 15 s, and limits are checked every 30 s. Accounting may lack a start of a job
-that began and ended while slurmdbd was down.
+sites for 2 minutes), a dead node is detected after 15 s, and limits are checked every 30 s. Accounting may lack a
+start of a job that began and ended while slurmdbd was down.
 
 """
 # No launcher may take longer, whatever happens to its job.
