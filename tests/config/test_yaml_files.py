@@ -58,3 +58,11 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
             read_experiment(path)
         (line,) = caught.value.problems
         assert line.startswith(f"{path}: ") and part in line
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "a: " + "[" * 900 + "]" * 900])
+def test_levels_without_end_are_refused_before_they_are_composed(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        read_experiment(tmp_path / "config.yaml")
+    assert "40 levels" in str(refused.value)

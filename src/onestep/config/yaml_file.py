@@ -52,6 +52,7 @@ def read_yaml(path: Path) -> Any:
     if len(text) > _LARGEST:
         raise ConfigError([f"{path}: got more than {_LARGEST:_} characters, expected a config of fewer"])
     try:
+        _check_levels(text)
         loader = _LOADER(text)
         root = loader.get_single_node()
         problems = [] if root is None else _problems(root)
@@ -70,6 +71,15 @@ def read_yaml(path: Path) -> Any:
 
 
 _TOO_DEEP = f"got mappings and lists in each other, expected at most {_DEPTH} levels"
+
+
+def _check_levels(text: str) -> None:
+    """Raise RecursionError for too many levels, found by events: composing them would overflow the stack of libyaml."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise RecursionError
 
 
 def _syntax(error: yaml.YAMLError) -> str:
