@@ -56,7 +56,7 @@ def checked_digest(path: Path) -> str:
 
 
 def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
-    """Return the record of a file, the digest in it, and how to make the file again; None where there is none."""
+    """Return the path of a file's record and the recorded SHA-256, each None if absent, and the fix for a mismatch."""
     place = path.absolute()
     again = "delete it and make it again"
     if place.parent.name == "snapshots":

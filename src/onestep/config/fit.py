@@ -24,7 +24,7 @@ _UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset
 
 
 class Shape(NamedTuple):
-    """H and W, C, and K of images, or of a network's; None where a config does not show."""
+    """Resolution, channels and number of classes of a dataset or network; None if the config does not state it."""
 
     resolution: int | None = None  # pixels
     channels: int | None = None
@@ -48,7 +48,7 @@ def shape_of(experiment: Experiment, dataset: str) -> Shape:
 
 
 def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield what does not fit together; an objective is None where torch is missing to build it."""
+    """Yield mismatches of runs with datasets, teachers and backbones; an objective is None without torch."""
     shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
     tries = _Tries()
     yield from _class_problems(experiment)
@@ -110,7 +110,7 @@ class _Tries:
         return self.of("networks", block, img_resolution=shape.resolution, **supplied)
 
     def of(self, family: str, block: Any, **supplied: int) -> tuple[Any, str | None]:
-        """Return a network, None where it needs what is missing here, and why it is refused, None where it is not."""
+        """Return (network, error): the network is None if it cannot be built here, the error None if it is valid."""
         document = {"name": block.name, **to_document(block.options)}
         key = repr((family, document, supplied))
         if key not in self._known:

@@ -22,7 +22,7 @@ _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of inputs, datasets, runs, and what uses runs.
 
-    An objective is None where torch is missing to build it; its needs are then checked where the run trains.
+    An objective is None without torch; the training job then checks what it needs.
     """
     declared = {name: networks_of(objectives.get(name)) for name in experiment.runs}
     yield from _input_problems(experiment)
