@@ -7,15 +7,13 @@ files themselves keep their bytes. Imports no torch.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from onestep.files import read_json, sha256_of_file
+from onestep.files import read_json, regular_file, sha256_of_file
 
 WEIGHTS = "weights_sha256"
 """Key of a card or record that holds the digest of the weights beside it."""
@@ -23,23 +21,13 @@ WEIGHTS = "weights_sha256"
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError if it is none, or if it is `files.sealed` and has changed."""
-    expect_file(path)
     record: dict[str, Any] = read_json(path, dict)
     return record
 
 
-def expect_file(path: Path | str) -> None:
-    """Raise unless a path is a file: reading a pipe or a device has no end; OSError where there is nothing."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        found = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise ValueError(f"{path}: got {found}, expected a file")
-
-
 def checked(path: Path | str) -> Path:
     """Return the path of a file that has its recorded digest, or no record; otherwise ValueError. Reads it once."""
-    path = Path(path)
-    expect_file(path)
+    path = regular_file(path)
     if _recorded(path)[1] is not None:
         checked_digest(path)
     return path
@@ -47,7 +35,7 @@ def checked(path: Path | str) -> Path:
 
 def checked_digest(path: Path) -> str:
     """Return the SHA-256 of a file; ValueError as in `checked`."""
-    expect_file(path)
+    regular_file(path)
     record, expected, fix = _recorded(path)
     found = sha256_of_file(path)
     if expected is not None and found != expected:
@@ -77,7 +65,7 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
 
 
 def _card(path: Path) -> Mapping[str, Any]:
-    expect_file(path)
+    regular_file(path)
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

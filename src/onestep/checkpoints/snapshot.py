@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from onestep.checkpoints.digests import checked, expect_file
-from onestep.files import canonical_json, replacing
+from onestep.checkpoints.digests import checked
+from onestep.files import canonical_json, regular_file, replacing
 
 _FORMAT = "onestep-snapshot-1"
 _DTYPES = {
@@ -75,7 +75,7 @@ def _header(tensors: Mapping[str, Tensor], order: list[str], texts: Mapping[str,
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of `write_tensors`: tensors on the CPU in the order of writing, and the texts; else a ValueError."""
-    expect_file(path)
+    regular_file(path)
     try:
         # A copy, because the library's tensors are views of the file, which may be replaced or deleted meanwhile.
         with safe_open(path, framework="pt", device="cpu") as file:

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep.checkpoints.digests import expect_file
 from onestep.checkpoints.snapshot import read_tensors, write_tensors
-from onestep.files import canonical_json, flush, read_json, sha256_of_file, sha256_of_text, write_json
+from onestep.files import canonical_json, flush, read_json, regular_file, sha256_of_file, sha256_of_text, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ def _images_seen(path: Path) -> int:
 def _checked_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of an intact state; raise one of `_DAMAGE` for a damaged one."""
     for name in (_MANIFEST, _TENSORS):
-        expect_file(path / name)
+        regular_file(path / name)
     manifest = read_json(path / _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"{_MANIFEST} is not of the format {_FORMAT}")

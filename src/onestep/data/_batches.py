@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from onestep.archive import digest_of
-from onestep.checkpoints.digests import expect_file, read_record
+from onestep.checkpoints.digests import read_record
 from onestep.data.image_zip import ImageZip
-from onestep.files import Lock, replacing, sha256_of_file, write_json
+from onestep.files import Lock, regular_file, replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether a file holds the array that was written; its name holds the digest of the archive."""
     try:
-        expect_file(path)
+        regular_file(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape != shape or found.dtype != np.uint8:
             return False

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from onestep.archive import digest_of
-from onestep.checkpoints.digests import checked_digest, expect_file, read_record
-from onestep.files import canonical_json, replacing, sha256_of_file, sha256_of_text, write_json
+from onestep.checkpoints.digests import checked_digest, read_record
+from onestep.files import canonical_json, regular_file, replacing, sha256_of_file, sha256_of_text, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Assignment:
     def document(self) -> dict[str, Any]:
         """Return the content of run.yaml; ValueError if it is not that of a run."""
         path = self.inputs.run
-        expect_file(path)
+        regular_file(path)
         try:
             document = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -175,7 +175,7 @@ def _flaw_of_files(
 
 def _flaw_of_file(path: Path, digest: str | None) -> str | None:
     try:
-        expect_file(path)
+        regular_file(path)
     except FileNotFoundError:
         return "is gone"
     except (ValueError, OSError):
