@@ -109,9 +109,9 @@ def test_a_rank_that_sees_no_gpu_of_its_own_is_refused(tmp_path):
     assert "Traceback" not in printed
 
 
-def test_an_unexpected_error_keeps_its_traceback(tmp_path):
+def test_an_absent_run_is_refused_in_one_line(tmp_path):
     (code,), (printed,) = ends([start(tmp_path, task(tmp_path, processes_per_node=1), ranks=1)])
-    assert code == Exit.FAILED and "Traceback" in printed and "FileNotFoundError" in printed
+    assert code == Exit.WRONG_INPUT and str(tmp_path / "run.yaml") in printed and "Traceback" not in printed
 
 
 @pytest.fixture
@@ -207,3 +207,9 @@ def test_how_a_training_is_launched_is_no_part_of_its_code():
     closure = Fingerprints().closure([*STAGES["train"], *components])
     assert "onestep.training.stopping" in closure and "onestep.exits" not in closure
     assert not any(name.startswith("onestep.launch") for name in closure)
+
+
+def test_an_unexpected_error_keeps_its_traceback(work):
+    (work / "state").write_bytes(b"")  # where the folder of states belongs
+    (code,), (printed,) = ends([start(work, task(work, processes_per_node=1), ranks=1)])
+    assert code == Exit.FAILED and "Traceback" in printed and str(work / "state") in printed
