@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from onestep.files import read_text
+
 KEPT = Path("inputs")
 """Folder in the working directory for downloads and files provided by hand; may be a link to a shared folder."""
 
 PLACED = Path("results/inputs")
 """Folder from which the stages read inputs: copies or links, each in a folder with the input's name."""
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_LONGEST_RECORD = 2**16  # bytes: a digest and a name
 
 REGISTRY = Path(__file__).parent / "fetch" / "registry.yaml"
 """Inputs of the paper with their addresses and publicly stated digests."""
@@ -86,6 +92,21 @@ def kept_at(source: Mapping[str, Any], *, name: str) -> Path:
     if "published" in source:
         return KEPT / read_registry()[source["published"]].filename
     return KEPT / name / address_filename(source["url"])
+
+
+def recorded_digest(path: Path) -> tuple[Path, str] | None:
+    """Return the record beside an input, `{name}.sha256` as of `sha256sum`, and the digest in it; None without one.
+
+    ValueError: The record has no SHA-256.
+    """
+    record = path.with_name(f"{path.name}.sha256")
+    if not record.exists():
+        return None
+    words = read_text(record, most=_LONGEST_RECORD).split()
+    if not words or not _SHA256.fullmatch(words[0]):
+        found = f"{record}: got {(words or ['nothing'])[0][:40]}, expected a SHA-256"
+        raise ValueError(f"{found}. Fix: delete it and {path.name}, and fetch again")
+    return record, words[0].lower()
 
 
 def absent(source: Mapping[str, Any], *, name: str) -> str | None:

@@ -31,24 +31,32 @@ def write_on(folder: Path, done: Path) -> None:
         done.write_text(str(images_seen))
 
 
-def killed_once(folder: Path, done: Path, *, after: float) -> dict[str, object]:
-    """Let a child write for `after` seconds, kill it, and look at what it left."""
+def text_of(done: Path) -> str:
+    """Return the images of the last state whose writing had ended; empty for none, or if its record was cut."""
+    return done.read_text() if done.exists() else ""
+
+
+def killed_once(folder: Path, done: Path, *, share: float) -> dict[str, object]:
+    """Let a child write one state and a `share` of the time it took longer, kill it, and look at what it left."""
+    before = text_of(done)
+    start = time.monotonic()
     child = os.fork()
     if child == 0:
         write_on(folder, done)
-    time.sleep(after)
+    while text_of(done) in ("", before):
+        time.sleep(0.001)
+    time.sleep(share * (time.monotonic() - start))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     state = read_training_state(folder)
     own = state is not None and state.values == {"images": state.images_seen}
     own = own and all(bool((tensor == state.images_seen).all()) for tensor in state.tensors.values())
-    text = done.read_text() if done.exists() else ""
     left = sorted(path.name for path in folder.iterdir())
-    return {"done": int(text or 0), "read": state.images_seen if state else 0, "own": own, "left": left}
+    return {"done": int(text_of(done) or 0), "read": state.images_seen if state else 0, "own": own, "left": left}
 
 
 if __name__ == "__main__":
     chance = random.Random(int(sys.argv[3]))
     root = Path(sys.argv[1])
     for _ in range(int(sys.argv[2])):
-        print(json.dumps(killed_once(root / "states", root / "done", after=chance.uniform(0.05, 0.15))))
+        print(json.dumps(killed_once(root / "states", root / "done", share=chance.uniform(0.0, 2.0))))

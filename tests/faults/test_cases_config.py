@@ -62,6 +62,7 @@ def test_numbers_that_yaml_reads_as_others_are_refused(tmp_path: Path, key: str,
         "array: 0-3", "job-name: mine", "job_name: mine", "output: x.log", "error: x.log", "dependency: 'afterok:1'",
         "wrap: id", "requeue: true", "no-requeue: true", "open-mode: truncate", "export: NONE", "parsable: true",
         "'--exclude': n1", "'-w': n1", "'exclude=n1 --array': x", "wait: true", "test-only: true",
+        "clusters: 'a,b'", "clusters: all", "clusters: true", "clusters: 7", "clusters: 'a b'",
         "'a b': c", "'x\ny': 1", 'comment: "x\\n#SBATCH --array=0-9"',
     ],
 )  # fmt: skip

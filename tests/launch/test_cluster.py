@@ -23,7 +23,7 @@ STARTS = (
 
 
 def queue_row(state, reason, nodes, restarts):
-    return f"{state:32}{reason:128}{nodes:256}{restarts:<12}"
+    return f"4|{state}|{restarts}|{nodes}|{reason}|"
 
 
 @pytest.fixture
@@ -105,6 +105,30 @@ def test_answers_and_failures_are_distinguished(program, answers, answered):
     for name, answer in answers.items():
         program(name, **answer)
     assert Cluster().look("99999") == sighting(None, answered=answered)
+
+
+def test_a_reason_may_hold_the_separator_and_another_cluster_writes_its_name_first(program):
+    program("squeue", "CLUSTER: other", queue_row("PENDING", "a|b", "n1", 3))
+    assert Cluster(name="other").look("4") == sighting(
+        "PENDING", reason="a|b", restarts=3, nodes="n1", answered={"squeue"}
+    )
+
+
+@pytest.mark.parametrize("name", ["other", None])
+def test_every_program_is_asked_about_the_cluster(program, tmp_path, name):
+    calls = tmp_path / "calls"
+    for each in ("squeue", "sacct", "scontrol", "scancel"):
+        program(each, script=f'echo "{each} $*" >> {calls}')
+    cluster = Cluster(name=name, cancel_seconds=0.3)
+    cluster.look("4")
+    cluster.active_jobs("x")
+    cluster.cancel("4")
+    cluster.run_seconds("4")
+    asked = [line.split() for line in calls.read_text().splitlines()]
+    assert {words[0] for words in asked} == {"squeue", "sacct", "scontrol", "scancel"}
+    for words in asked:
+        named = [word for word in words if word.startswith("--clusters")]
+        assert named == ([] if name is None else [f"--clusters={name}"])
 
 
 def test_a_program_that_hangs_did_not_answer(program):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import pytest
 
 from onestep.config import Launch
-from onestep.launch.journal import Journal
+from onestep.launch.journal import Job, Journal
 from onestep.launch.submission import Request, submit
 from onestep.training.assignment import Assignment, Inputs
 
@@ -38,6 +39,18 @@ def test_one_launcher_holds_the_lock_until_it_is_killed(tmp_path):
     holder.communicate()
     with journal.watching() as is_watcher:
         assert is_watcher and journal.watcher == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_the_cluster_of_the_newest_submission_is_kept(tmp_path):
+    journal = Journal(tmp_path)
+    assert journal.cluster.name is None
+    journal.intend("x", cluster="other")
+    assert Journal(tmp_path).cluster.name == "other"
+    job = {"job_id": "7", "name": "x", "submitted_at": 0.0, "host": "h", "python": "p", "attempt": 0}
+    journal.record(Job(**job, images_seen=0, processes=1, cluster="other"))
+    assert not journal.is_submitting and Journal(tmp_path).cluster.name == "other"
+    (tmp_path / "job.json").write_text(json.dumps({**job, "images_seen": 0, "processes": 1}))  # of the version before
+    assert Journal(tmp_path).cluster.name is None
 
 
 def test_a_launcher_of_an_older_version_is_excluded(tmp_path):

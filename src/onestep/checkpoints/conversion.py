@@ -11,7 +11,7 @@ import yaml
 from onestep.checkpoints.digests import WEIGHTS
 from onestep.checkpoints.edm_pickle import read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
-from onestep.files import regular_file, sha256_of_file, write_text
+from onestep.files import sha256_of_file, write_text
 
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
@@ -26,7 +26,6 @@ def convert_edm_pickle(
     source with its SHA-256, and that of the weights. A pickle that is refused or damaged, whose weights are not finite,
     or that holds neither a SongUNet nor a DhariwalUNet, is a ValueError.
     """
-    regular_file(source)
     checkpoint = read_edm_pickle(source)
     expect_finite(source, checkpoint.state_dict)
     config, note = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}

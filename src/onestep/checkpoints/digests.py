@@ -1,8 +1,9 @@
 """Digests of files that a later stage trusts: recorded beside the file when it is written, compared when it is read.
 
 The record of a snapshot is the summary.json of its run, that of a teacher its card, that of a selection or a table of
-class embeddings the JSON beside it. A file without a record, or with one of an earlier version, is read as it is. The
-files themselves keep their bytes. Imports no torch.
+class embeddings the JSON beside it, that of a dataset its card, that of an input the `.sha256` beside it. A file
+without a record, or with one of an earlier version, is read as it is. The files themselves keep their bytes. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from onestep.files import read_json, regular_file, sha256_of_file
+from onestep.inputs import recorded_digest
 
 WEIGHTS = "weights_sha256"
 """Key of a card or record that holds the digest of the weights beside it."""
@@ -55,6 +57,11 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
                 files = read_record(summary).get("files")
                 digest = files.get(f"snapshots/{path.name}") if isinstance(files, dict) else None
                 return summary, digest, "train the run again: the same command publishes it or repeats it"
+    if (placed := recorded_digest(path)) is not None:
+        return *placed, "delete both, and fetch again"
+    if path.suffix == ".zip" and (card := path.with_suffix(".json")).exists():
+        digest = read_record(card).get("sha256")
+        return card, digest if isinstance(digest, str) else None, "delete both, and prepare the dataset again"
     for suffix in (".json", ".yaml"):
         record = path.with_suffix(suffix)
         if path.suffix != suffix and record.exists():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onestep.checkpoints.digests import checked
 from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, Storage, StoredTensor, allowed_globals
 
@@ -37,7 +38,7 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
     Any other file, a damaged one, and one that names a global that is not allowed are a ValueError.
     """
     with naming(path, fix="expected one of EDM's network pickles, whole as published"):
-        document, budget = read_pickle_file(Path(path), allowed=allowed_globals)
+        document, budget = read_pickle_file(checked(path), allowed=allowed_globals)
         if type(document) is not dict:
             raise ValueError(f"the file holds {kind(document)}, not a dict with the key 'ema'")
         if "ema" not in document:
@@ -53,7 +54,7 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
 def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a pickle that is one network, as NVIDIA publishes feature extractors; else a ValueError."""
     with naming(path, fix="expected one of NVIDIA's metric networks as a pickle"):
-        network, budget = read_pickle_file(Path(path), allowed=allowed_globals)
+        network, budget = read_pickle_file(checked(path), allowed=allowed_globals)
         if type(network) is not Module:
             raise ValueError(f"the file holds {kind(network)}, not a network")
         return tensors_of(network, budget)

@@ -16,7 +16,7 @@ from onestep.checkpoints.edm_pickle import tensors_of
 from onestep.checkpoints.safe_pickle import kind, naming, read_pickle_file
 from onestep.checkpoints.saved_modules import Module, allowed_globals
 from onestep.checkpoints.snapshot import expect_finite, read_tensors, write_tensors
-from onestep.files import canonical_json, regular_file, write_json
+from onestep.files import canonical_json, write_json
 
 # Keys under which training code stores weights (DeiT: `model`).
 _WRAPPERS = ("model", "state_dict")
@@ -58,7 +58,7 @@ def read_published_tensor(path: Path | str) -> Tensor:
 
 def _document(path: Path) -> Any:
     """Return the content of a `torch.save` file; only tensors and plain values are read."""
-    regular_file(path)
+    checked(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in name for name in archive.namelist()):
@@ -101,7 +101,7 @@ def read_class_embeddings(path: Path | str) -> Tensor:
             raise ValueError(f"{path}: not a table of class embeddings ({found})")
         expect_finite(path, tensors)
         return tensors[_TABLE]
-    regular_file(path)
+    checked(path)
     with naming(path, fix="expected the published class embeddings, whole"):
         document, budget = read_pickle_file(path, allowed=allowed_globals)
         if type(document) is not dict or set(document) != {_TABLE}:

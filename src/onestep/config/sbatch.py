@@ -6,17 +6,21 @@ that change this are refused, as are those that have a key of their own in `laun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from onestep.config.constraints import Apply
 
+_CLUSTERS = "clusters"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PASSED_ON = frozenset(
     [
         "acctg-freq",
         "batch",
         "bb",
         "begin",
+        "clusters",
         "comment",
         "contiguous",
         "core-spec",
@@ -110,8 +114,6 @@ def _option(name: str) -> str:
         return name
     if spelled in _OWN_KEYS:
         raise ValueError(f"expected it as launch.{_OWN_KEYS[spelled]}. Fix: set that instead")
-    if spelled == "clusters":
-        raise ValueError("and jobs of another cluster cannot be watched. Fix: run the launcher on that cluster")
     if name.startswith("-") and name.lstrip("-").replace("_", "-") in _PASSED_ON:
         raise ValueError(f"expected the name without dashes in front. Fix: write {name.lstrip('-')}")
     raise ValueError(f"expected one of: {', '.join(sorted(_PASSED_ON))}; others would break the launcher")
@@ -122,6 +124,19 @@ def _value(value: Any) -> Any:
     if isinstance(value, (str, int, float)) and value != "":
         return value
     raise ValueError("expected text, a number, or true for an option without a value")
+
+
+def cluster_of(options: Mapping[str, Any]) -> str | None:
+    """Return the SLURM cluster that jobs with these options are submitted to; None for that of this machine."""
+    return options.get(_CLUSTERS)
+
+
+def one_cluster(options: Any) -> Any:
+    """Return options whose `clusters` is the name of one cluster, if it is given: jobs are watched there."""
+    name = cluster_of(options)
+    if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name == "all"):
+        raise ValueError(f"clusters: got {name!r}, expected the name of one cluster, on which the job is watched")
+    return options
 
 
 SbatchOption = Annotated[str, Apply(_option)]

@@ -35,7 +35,7 @@ from onestep.config.constraints import (
     least,
 )
 from onestep.config.run import OMIT_EMPTY, Component, Run
-from onestep.config.sbatch import SbatchOption, SbatchValue, given
+from onestep.config.sbatch import SbatchOption, SbatchValue, cluster_of, given, one_cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,9 +255,9 @@ class Launch:
     setup: tuple[Text, ...] = ()  # shell lines before the processes start, such as `module load cuda`
     python: Text | None = None  # command that starts Python in the job; by default the interpreter of Snakemake
     # Further options of sbatch, of those that leave the launcher its means; without those that are null or false.
-    sbatch: Annotated[Mapping[SbatchOption, SbatchValue], Apply(given, when="before"), Apply(frozen)] = field(
-        default_factory=empty
-    )
+    sbatch: Annotated[
+        Mapping[SbatchOption, SbatchValue], Apply(given, when="before"), Apply(one_cluster), Apply(frozen)
+    ] = field(default_factory=empty)
     # Exceptions, by run or by family of runs.
     runs: Annotated[Mapping[RunName, LaunchException], Apply(frozen)] = field(default_factory=empty)
 
@@ -266,6 +266,11 @@ class Launch:
         exception = self.runs.get(run, self.runs.get(run.partition(".")[0]))
         given = {} if exception is None else vars(exception)
         return replace(self, **{key: value for key, value in given.items() if value is not None}, runs=empty())
+
+    @property
+    def cluster(self) -> str | None:
+        """The SLURM cluster of the jobs; None for that of this machine."""
+        return cluster_of(self.sbatch)
 
     @property
     def processes(self) -> int:

@@ -332,16 +332,24 @@ def _tar_entries(file: IO[bytes], outer: tarfile.TarInfo | None = None, *, stamp
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 
 
+def _unpacker(path: Path) -> Callable[..., Any] | None:
+    head = _head(path)
+    return next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """Open a file to read its content, unpacked if it is compressed; its checksum is compared at the end."""
+    return cast(IO[bytes], (_unpacker(path) or open)(path, "rb"))
+
+
 def _opened(path: Path) -> int:
     """Return a descriptor of a file, or of its content, unpacked into a file without a name, if it is compressed."""
-    head = _head(path)
-    unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
-    if unpacker is None:
+    if _unpacker(path) is None:
         return os.open(path, os.O_RDONLY)
     limit = max(_SMALL, _LARGEST_RATIO * path.stat().st_size)
     with tempfile.TemporaryFile(prefix="onestep-") as target:
         try:
-            with unpacker(path, "rb") as packed:
+            with unpacked(path) as packed:
                 while piece := packed.read(_PIECE):
                     target.write(piece)
                     if target.tell() > limit:

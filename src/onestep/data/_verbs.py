@@ -20,11 +20,12 @@ def prepare(*, dataset: Mapping[str, Any], source: Path, output: Path, workers: 
         workers: Processes; without it one per core.
     """
     from onestep import components
+    from onestep.checkpoints.digests import checked
     from onestep.data._archive import origin_of
     from onestep.data._archive import prepare as write_prepared
     from onestep.fingerprint import Fingerprints
 
-    reader = components.build("data", dataset, source=source)
+    reader = components.build("data", dataset, source=source if source.is_dir() else checked(source))
     code = Fingerprints().of_stage("prepare", [("data", dataset["name"])])
     origin = origin_of(reader, source, options=dataset, code=code)
     write_prepared(reader, target=output, origin=origin, workers=workers or len(os.sched_getaffinity(0)))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle
 from onestep.checkpoints.saved_modules import StoredArray, allowed_globals
+from onestep.data._sources import unpacked
 from onestep.files import regular_file
 
 __all__ = ["Cifar10"]
@@ -84,7 +85,7 @@ def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
 def _contents(source: Path) -> dict[str, bytes]:
     """Return the training batches by name; the archive is read as a stream."""
     found: dict[str, bytes] = {}
-    with tarfile.open(regular_file(source), "r|*") as archive:
+    with unpacked(regular_file(source)) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
         for number, member in enumerate(archive):
             if number >= _MOST_MEMBERS:
                 raise tarfile.TarError(f"it has more than {_MOST_MEMBERS} members")
@@ -96,6 +97,9 @@ def _contents(source: Path) -> dict[str, bytes]:
                 if name in found:
                     raise tarfile.TarError(f"{name} is there twice")
                 found[name] = content.read()
+        # Only at its end is the checksum of a compressed file compared.
+        if len(packed.read(_LARGEST_MEMBER)) == _LARGEST_MEMBER:
+            raise tarfile.TarError(f"more than {_LARGEST_MEMBER:,} bytes follow its members")
     return found
 
 

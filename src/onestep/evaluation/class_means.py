@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from onestep.checkpoints.digests import checked
 from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
 from onestep.data.image_zip import ImageZip
-from onestep.files import regular_file, sha256_of_file
+from onestep.files import sha256_of_file
 
 if TYPE_CHECKING:
     from onestep.discriminators import Backbone
@@ -25,7 +26,7 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
     Images are resized to `resolution` before the backbone, which normalises by the statistics in its file. ValueError:
     The images have no labels, a class has no images, or the images do not fit the backbone.
     """
-    archive = ImageZip(source=regular_file(data))
+    archive = ImageZip(source=checked(data))
     if not archive.classes:
         raise ValueError(f"{data}: got images without labels, expected a class for each image")
     pixels, labels = (torch.from_numpy(array) for array in archive.read_all())

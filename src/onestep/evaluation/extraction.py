@@ -18,6 +18,7 @@ from torch import Tensor
 
 from onestep import components
 from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
+from onestep.checkpoints.digests import checked
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor, computing
 from onestep.files import regular_file, sha256_of_file
@@ -170,8 +171,8 @@ def read_pixels(path: Path) -> np.ndarray:
     `arr_0`, as of guided-diffusion). ValueError: The file is not one of these.
     """
     if path.suffix == ".zip":
-        return ImageZip(source=regular_file(path)).read_all()[0]
-    published = published_arrays(path, [_PUBLISHED, _OURS])
+        return ImageZip(source=checked(path)).read_all()[0]
+    published = published_arrays(checked(path), [_PUBLISHED, _OURS])
     arrays = read_arrays(path).arrays if published is None else published
     name = _OURS if published is None or (_OURS in arrays and _PUBLISHED not in arrays) else _PUBLISHED
     pixels = arrays.get(name)

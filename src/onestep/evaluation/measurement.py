@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onestep.archive import Arrays, published_arrays, read_arrays
+from onestep.checkpoints.digests import checked
 from onestep.evaluation.extraction import check_place, read_pixels, subject_of
 from onestep.files import regular_file, sealed, sha256_of_file, write_json
 from onestep.metrics import Metric, Statistics
@@ -162,7 +163,7 @@ def read_reference(
     where there is no `input_name`. ValueError: The file is damaged, was made with other weights or another precision,
     or does not fit.
     """
-    found = published_arrays(path, [name for names in _STATISTICS for name in names])
+    found = published_arrays(checked(path), [name for names in _STATISTICS for name in names])
     if found is None:
         source = _read_features(path)
         if source.about["weights_sha256"] != weights_sha256:

@@ -11,6 +11,7 @@ from typing import Any
 
 from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
 from onestep.folders import describe_folder, text_of
+from onestep.inputs import recorded_digest
 
 _LINKED_FROM = 64 * 2**20  # bytes
 _LISTING = {"files": int, "bytes": int, "listing_sha256": str}  # of a folder, as it is verified
@@ -81,11 +82,10 @@ def place(
 
 def verify_placed(target: Path) -> None:
     """Raise ValueError unless an input still has its recorded digest."""
-    record = target.with_name(f"{target.name}.sha256")
-    recorded = _recorded(record) if record.exists() else None
-    found = sha256_of_file(regular_file(target))
-    if recorded not in (None, found):
-        raise ValueError(f"{target}: got sha256 {found}, expected {recorded} ({record.name}). Fix: delete both")
+    recorded, found = recorded_digest(target), sha256_of_file(regular_file(target))
+    if recorded is not None and recorded[1] != found:
+        record, expected = recorded
+        raise ValueError(f"{target}: got sha256 {found}, expected {expected} ({record.name}). Fix: delete both")
     if target.suffix == ".folder":
         before = _described(target)
         now = describe_folder(Path(before["folder"]))
@@ -93,14 +93,6 @@ def verify_placed(target: Path) -> None:
             form = "{files:,} files, {bytes:,} bytes, listing_sha256 {listing_sha256}"
             got, expected = form.format(**now), form.format(**before)
             raise ValueError(f"{before['folder']}: got {got}, expected {expected}. Fix: delete {target} to accept it")
-
-
-def _recorded(record: Path) -> str:
-    """Return the digest in a file as of `sha256sum`; ValueError where it is none."""
-    words = regular_file(record).read_text(encoding="utf-8", errors="replace")[:4096].split()
-    if not words or len(words[0]) != 64:
-        raise ValueError(f"{record}: got {words[:1]}, expected a sha256. Fix: delete it and the file, and fetch again")
-    return words[0]
 
 
 def _described(target: Path) -> dict[str, Any]:

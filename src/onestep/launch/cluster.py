@@ -23,8 +23,9 @@ ACTIVE = frozenset({
 
 # Environment variables that change the output of SLURM's commands or the cluster they query.
 _CHANGING = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
-# Places of squeue's fields in a line.
-_PLACES = {"State": slice(0, 32), "Reason": slice(32, 160), "NodeList": slice(160, 416), "RestartCnt": slice(416, 428)}
+# Fields of squeue's lines; the reason may contain any character.
+_QUEUE_FIELDS = ("JobID", "State", "RestartCnt", "NodeList", "Reason")
+_OF_A_CLUSTER = ("squeue", "sacct", "scancel", "scontrol", "sinfo")
 _ACCOUNT_FIELDS = ("JobIDRaw", "State", "ExitCode", "ElapsedRaw", "NodeList", "JobName")
 
 
@@ -45,6 +46,7 @@ class Sighting:
 class Cluster:
     """SLURM through its commands. No method raises when a command fails."""
 
+    name: str | None = None  # of another cluster, as for `--clusters`; None for that of this machine
     timeout_seconds: float = 30.0  # of one command; a slower one counts as no answer
     cancel_seconds: float = 10.0  # for the effect of `cancel`
 
@@ -98,7 +100,12 @@ class Cluster:
         return sum(map(int, seconds)) if seconds and all(map(str.isdecimal, seconds)) else None
 
     def ask(self, *command: str, unset: Collection[str] = ()) -> subprocess.CompletedProcess[str] | None:
-        """Run a command with English messages, without the variables `unset`; None if it is absent or too slow."""
+        """Run a command with English messages, without the variables `unset`; None if it is absent or too slow.
+
+        A command of SLURM gets the name of this cluster.
+        """
+        if self.name is not None and command[0] in _OF_A_CLUSTER:
+            command = (command[0], f"--clusters={self.name}", *command[1:])
         kept = {key: text for key, text in os.environ.items() if not key.startswith(_CHANGING) and key not in unset}
         try:
             # A new session: Ctrl-C at the launcher must not reach the scancel that it runs.
@@ -136,10 +143,18 @@ class Cluster:
     # The next three return state, reason, nodes, restarts of a job; nothing without a record, None without an answer.
 
     def _in_queue(self, job_id: str) -> list[list[str]] | None:
-        fields = ",".join(f"{name}:{place.stop - place.start}" for name, place in _PLACES.items())
+        # With a bar after each, in place of columns that cut what is longer.
+        fields = ",".join(f"{name}:|" for name in _QUEUE_FIELDS)
         lines = self.lines("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={fields}")
-        rows = [[line[place].strip() for place in _PLACES.values()] for line in lines or () if line.strip()]
-        return None if lines is None else rows
+        if lines is None:
+            return None
+        rows = [[word.strip() for word in line.split("|", len(_QUEUE_FIELDS) - 1)] for line in lines]
+        # Of another cluster, a line with its name comes first.
+        found = [dict(zip(_QUEUE_FIELDS, row, strict=False)) for row in rows if row[0] == job_id and len(row) > 1]
+        return [
+            [row["State"], row.get("Reason", "").rstrip("|"), row.get("NodeList", ""), row.get("RestartCnt", "")]
+            for row in found
+        ]
 
     def _in_accounting(self, job_id: str) -> list[list[str]] | None:
         rows = self._accounted(job_id)

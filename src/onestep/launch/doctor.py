@@ -118,6 +118,7 @@ def _succeeded(answer: subprocess.CompletedProcess[str] | None) -> bool:
 
 def slurm_findings(cluster: Cluster, launch: Launch) -> Iterator[Finding]:
     """Yield the findings on a SLURM and on the jobs that `launch` requests of it."""
+    cluster = replace(cluster, name=launch.cluster)
     for program in _PROGRAMS:
         answer = cluster.ask(program, _QUERIES.get(program, "--version"))
         text = "" if answer is None else answer.stdout + answer.stderr

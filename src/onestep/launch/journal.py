@@ -33,6 +33,7 @@ class Job:
     attempt: int  # number of jobs before it since the run last made progress
     images_seen: int  # by the run at submission
     processes: int
+    cluster: str | None = None  # another SLURM cluster than that of the launcher's machine
     ended: str | None = None  # reason of its end, once a launcher has observed it
 
 
@@ -82,9 +83,19 @@ class Journal:
         """Age of the submission mark in seconds; an sbatch process can outlive its launcher."""
         return max(0.0, time.time() - _written_at(self._intention))
 
-    def intend(self, name: str) -> None:
-        """Mark the start of a submission under a job name, so that a crash leaves a trace."""
-        write_json(self._intention, {"name": name, "host": socket.gethostname(), "at": time.time()})
+    @property
+    def cluster(self) -> Cluster:
+        """SLURM of the newest submission."""
+        try:
+            name = read_json(self._intention).get("cluster")
+        except FileNotFoundError:
+            name = None if (job := self.job) is None else job.cluster
+        return Cluster(name=name)
+
+    def intend(self, name: str, *, cluster: str | None) -> None:
+        """Mark the start of a submission to a cluster under a job name, so that a crash leaves a trace."""
+        mark = {"name": name, "cluster": cluster, "host": socket.gethostname(), "at": time.time()}
+        write_json(self._intention, mark)
 
     def give_up_intention(self) -> None:
         """Remove the submission mark."""
@@ -206,9 +217,10 @@ class JobSeen:
 
 def jobs_of(run: str, *, state: Path) -> JobSeen | None:
     """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
-    found, cluster = journals(state, run), Cluster()
+    found = journals(state, run)
     if not found or (name := found[-1].jobs_name) is None:
         return None
+    cluster = found[-1].cluster
     job, unseen = found[-1].job, "not recorded by its launcher"
     hours: float | None = None
     # Without a record, its launcher died between submission and record.

@@ -64,12 +64,17 @@ class _Launcher:
 
     def __init__(self, request: Request, journal: Journal, *, target: Path, requests: LeaveRequests):
         self._request, self._journal, self._target = request, journal, target
-        self._cluster, self._requests = Cluster(), requests
+        self._requests = requests
         self._run, self._site = request.run, request.site
         self._name = job_name(request.run, journal.folder)
         self._was_active = False
         self._last_state: tuple[str, str | None, int | None] | None = None
         self._state_at = 0.0
+
+    @property
+    def _cluster(self) -> Cluster:
+        """SLURM of the run's job; before there is one, that of the config."""
+        return Cluster(name=self._site.cluster) if self._journal.jobs_name is None else self._journal.cluster
 
     def run_to_end(self) -> Exit:
         if self._journal.is_done:
@@ -95,8 +100,8 @@ class _Launcher:
             name = other.jobs_name
             if other.folder.resolve() == self._journal.folder.resolve() or other.is_done or name is None:
                 continue
-            for job_id in self._cluster.active_jobs(name) or []:
-                if self._site.on_change == "cancel" and self._cluster.cancel(job_id):
+            for job_id in other.cluster.active_jobs(name) or []:
+                if self._site.on_change == "cancel" and other.cluster.cancel(job_id):
                     other.event("cancelled", job=job_id, because="the config changed")
                     self._report(f"cancelled job {job_id} of an earlier config (launch.on_change)")
                 else:

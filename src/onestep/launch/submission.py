@@ -66,7 +66,7 @@ def submit(request: Request, *, journal: Journal, attempt: int) -> Job:
     site, name, place = request.site, job_name(request.run, journal.folder), shlex.quote(str(journal.folder.resolve()))
     _keep_code(journal.folder)
     _check_site(journal.folder.resolve())
-    journal.intend(name)
+    journal.intend(name, cluster=site.cluster)
 
     class SlurmExecutor(submitit.SlurmExecutor):
         """Submitit's, for every form of sbatch's answer."""
@@ -182,6 +182,7 @@ def _recorded(job_id: str, request: Request, *, journal: Journal, attempt: int) 
         attempt=attempt,
         images_seen=journal.images_seen,
         processes=request.site.processes,
+        cluster=journal.cluster.name,
     )
     journal.record(job)
     return job

@@ -83,11 +83,11 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
         run: Name of the run.
         state: Folder of training states.
     """
-    cluster, found, any_active = Cluster(), journals(state, run), False
+    found, any_active = journals(state, run), False
     if not found:
         raise ValueError(f"{state / run}: found no record of a job, expected one of {run}. Fix: check the run's name")
     for journal in found:
-        name = journal.jobs_name
+        name, cluster = journal.jobs_name, journal.cluster
         active = cluster.active_jobs(name) if name else []
         if active is None:
             raise ValueError(f"squeue does not answer; a job of {run} may be active. Fix: `scancel --name {name}`")
