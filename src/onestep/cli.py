@@ -23,6 +23,8 @@ from onestep.printing import Printing, is_expected, line_of_unexpected, lines_of
 
 # Verbs by name: where they are and what they do. The text is here, so that the overview imports none of them.
 PEOPLE = {
+    "init": ("onestep.init.verbs:init", "Write a config.yaml for your images and your checkpoint."),
+    "run": ("onestep.workflow:run", "Run the workflow to its tables and page."),
     "fetch": ("onestep.fetch.verbs:fetch", "Fetch the input files of config.yaml."),
     "status": ("onestep.verbs:status", "Print the progress of each run."),
     "show": ("onestep.report.verbs:show", "Print a table."),

@@ -102,7 +102,7 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
     for name, teacher in experiment.teachers.items():
         place = ("teachers", name)
-        if wrong := exactly_one(vars(teacher), "run", "pickle"):
+        if wrong := exactly_one(vars(teacher), "run", "weights", "pickle"):
             yield Problem(place, wrong)
         if teacher.run is not None and teacher.preconditioning is not None:
             fix = "Fix: remove it; the run has its own"
@@ -110,7 +110,8 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         if name in experiment.runs:
             yield Problem(place, "also the name of a run, and both name the files of samples. Fix: rename one")
         yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
-        yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
+        for key in ("weights", "pickle"):
+            yield from unknown((*place, key), getattr(teacher, key), experiment.inputs, of="inputs")
     for name, backbone in experiment.backbones.items():
         yield from _backbone_problems(backbone, place=("backbones", name))
     for name, table in experiment.class_embeddings.items():

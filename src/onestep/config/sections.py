@@ -85,12 +85,19 @@ class MetricBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherBlock:
-    """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`)."""
+    """A denoiser that runs start from: the last snapshot of a `run`, or an input with its `weights`."""
 
     run: RunName | None = None
-    pickle: Name | None = None
-    # The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
+    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors).
+    weights: Name | None = None
+    pickle: Name | None = None  # the former name of `weights`
+    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
     preconditioning: Literal["edm", "d2o"] | None = None
+
+    @property
+    def input(self) -> Name | None:
+        """The input with its weights; None for that of a run."""
+        return self.weights or self.pickle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +177,7 @@ class TableBlock:
     paper reports the lowest FID over snapshots, which is the default's way.
     """
 
-    title: Text
+    title: Text  # by default the table's name
     caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
     dataset: Name | None = None  # that generated images are compared with; by default each row names its own
     # "first-last", both included, of one size; each block is measured as an independent sample.
