@@ -85,7 +85,7 @@ def _wait(command: list[str], *, environment: Mapping[str, str]) -> int:
             try:
                 return process.wait()
             except KeyboardInterrupt:
-                continue  # it ends by itself, and says what it saved
+                continue  # it ends by itself, after saving its trainings
             except BaseException:
                 process.terminate()
                 process.wait()

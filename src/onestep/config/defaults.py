@@ -1,6 +1,6 @@
 """Defaults that depend on other keys: of a run on its objective, of a table on its name.
 
-All other defaults stand in the dataclasses and in the constructors of components, each with its source.
+All other defaults are in the dataclasses and in the constructors of components, each with its source.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from onestep.data._sources import Entry, log_unused, open_source, pictures
 __all__ = ["Images"]
 
 _TRANSFORMS = {"scale": scale, "center_crop": center_crop}
-_ROTATIONS = ("0", "90", "180", "270")  # degrees: the pretext task of RotNet (arXiv:1803.07728), for images without labels
+# Degrees: the pretext task of RotNet (arXiv:1803.07728), for images without labels.
+_ROTATIONS = ("0", "90", "180", "270")
 
 
 class Images:

@@ -1,1 +1,1 @@
-"""`onestep init`: a config.yaml for one's own images and checkpoint, from a look at both."""
+"""`onestep init`: a config.yaml for one's own images and checkpoint."""

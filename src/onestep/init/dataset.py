@@ -1,4 +1,4 @@
-"""A look at a dataset: how many images, of which sizes and colours, in which classes."""
+"""Examine a dataset: how many images, of which sizes and colours, in which classes."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Found:
         return sides[len(sides) // 2]
 
 
-def look_at_dataset(path: Path, *, labels: Labels = "auto") -> Found:
-    """Look at a folder, a zip or a tar of images, or at an archive in EDM's format.
+def examine_dataset(path: Path, *, labels: Labels = "auto") -> Found:
+    """Examine a folder, a zip or a tar of images, or an archive in EDM's format.
 
     Raises:
         ValueError: There is nothing, too much cannot be read, or `labels: folders` does not fit.

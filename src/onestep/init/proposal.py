@@ -41,9 +41,9 @@ class Size:
 # Table 7) and of the released training script of D2O for CIFAR-10; `medium` is a tenth of D2O's, for a day of one GPU.
 SIZES: Mapping[str, Size] = {
     "small": Size(
-        teacher=60_000,
-        generator=16_000,
-        classifier=12_000,
+        teacher=40_000,
+        generator=12_000,
+        classifier=8_000,
         batch=64,
         width=16,
         blocks=1,
@@ -83,7 +83,7 @@ SIZES: Mapping[str, Size] = {
 _LEAST_RESOLUTION = 16  # of the classifiers that are trained here
 _MOST_RESOLUTION = {"cpu": 32, "cuda": 64}  # that `auto` proposes; EDM's pixel-space networks end at 64
 METRIC_WIDTH = 24  # of the classifier whose features metrics compare; it has twice as many features
-_LEAST_IMAGES = 4 * METRIC_WIDTH  # twice the features: below, a covariance says nothing
+_LEAST_IMAGES = 4 * METRIC_WIDTH  # twice the features: below, a covariance is meaningless
 _FEW_FOR_INCEPTION = 10_000
 _PAPERS_BACKBONES = ("vgg16_bn.tv_in1k", "tf_efficientnet_lite0.in1k")  # of its runs on CIFAR-10
 _INCEPTION = "inception-2015-12-05"
@@ -104,7 +104,7 @@ def propose(
     Raises:
         ValueError: The images do not fit the teacher, or are too few.
     """
-    device, why_device = _device(device)
+    device, backend, why_device = _device(device)
     if size == "auto":
         size = "medium" if device == "cuda" else "small"
     chosen = SIZES[size]
@@ -153,20 +153,24 @@ def propose(
         "seeds": [f"{block * seeds}-{(block + 1) * seeds - 1}" for block in range(chosen.seed_blocks)],
         "device": device,
         "why_device": why_device,
-        "backend": "auto" if shutil.which("sbatch") else "local",
+        "backend": backend,
         "cpus": max(1, min(4, (os.cpu_count() or 1) // 2)),
     }
 
 
-def _device(given: Device) -> tuple[str, str]:
-    if given != "auto":
-        return given, "as asked for"
+def _device(given: Device) -> tuple[Literal["cuda", "cpu"], str, str]:
+    """Return where trainings run, by which backend of `launch`, and why."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda", "this machine has a GPU"
-    elsewhere = "; if the jobs have one: onestep init --device cuda" if shutil.which("sbatch") else ""
-    return "cpu", f"this machine has no GPU{elsewhere}"
+    here, has_slurm = torch.cuda.is_available(), shutil.which("sbatch") is not None
+    if given == "cuda" and not here and has_slurm:
+        return "cuda", "slurm", "as requested, on GPUs of the cluster"
+    if given != "auto":
+        return given, "local", "as requested"
+    if here:
+        return "cuda", "local", "this machine has a GPU"
+    elsewhere = "; for GPUs of the cluster: --device cuda" if has_slurm else ""
+    return "cpu", "local", f"this machine has no GPU{elsewhere}"
 
 
 def _resolution(found: Found, teacher: Teacher | None, *, device: str, given: int | None) -> tuple[int, str]:
@@ -178,7 +182,7 @@ def _resolution(found: Found, teacher: Teacher | None, *, device: str, given: in
     if given is not None:
         if given < _LEAST_RESOLUTION or given & (given - 1):
             raise ValueError(f"--resolution: got {given}, expected a power of two from {_LEAST_RESOLUTION} on")
-        return given, "as asked for"
+        return given, "as requested"
     nearest = max(_LEAST_RESOLUTION, 1 << round(math.log2(found.side)))
     most = _MOST_RESOLUTION[device]
     if nearest > most:

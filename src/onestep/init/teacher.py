@@ -1,4 +1,4 @@
-"""A look at a teacher's file: its architecture, without executing anything in it."""
+"""Examine a teacher's file: its architecture, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Teacher:
     parameters: int | None = None
 
 
-def look_at_teacher(given: str, *, folder: Path) -> Teacher:
-    """Look at a file, an address, or a name of fetch/registry.yaml; an address is downloaded to `folder`/inputs.
+def examine_teacher(given: str, *, folder: Path) -> Teacher:
+    """Examine a file, an address, or a name of fetch/registry.yaml; an address is downloaded to `folder`/inputs.
 
     Raises:
         ValueError: It is nothing that a run can start from, or cannot be downloaded.
@@ -47,7 +47,15 @@ def look_at_teacher(given: str, *, folder: Path) -> Teacher:
     if names:
         network = registry[names[0]].network or {}
         source = {"published": names[0]}
-        return Teacher(source=source, filename=names[0], architecture="as published", **network)
+        sizes = {key: int(value) for key, value in network.items()}
+        return Teacher(
+            source=source,
+            filename=names[0],
+            architecture="as published",
+            resolution=sizes["resolution"],
+            channels=sizes["channels"],
+            classes=sizes["classes"],
+        )
     if given.startswith(_ADDRESSES):
         return _described(_downloaded(given, folder=folder), source={"url": given})
     path = Path(given)
@@ -108,4 +116,3 @@ def _snapshot(path: Path) -> tuple[Mapping[str, Any], int]:
 def _pickle(path: Path) -> tuple[Mapping[str, Any], int]:
     checkpoint = read_edm_pickle(path)
     return checkpoint.config, sum(tensor.numel() for tensor in checkpoint.state_dict.values())
-

@@ -1,10 +1,14 @@
-"""The verb `init`: look at a dataset and a teacher, write a config.yaml, and say what was found."""
+"""The verb `init`: examine a dataset and a teacher, write a config.yaml, print what was found."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+_WORDS = ("yes", "no", "on", "off", "y", "n", "true", "false", "null")  # that YAML does not read as text
 
 if TYPE_CHECKING:
     from onestep.init.dataset import Found
@@ -37,14 +41,14 @@ def init(
         force: Overwrite a config.
     """
     from onestep.files import write_text
-    from onestep.init.dataset import look_at_dataset
+    from onestep.init.dataset import examine_dataset
     from onestep.init.proposal import propose
-    from onestep.init.teacher import look_at_teacher
+    from onestep.init.teacher import examine_teacher
 
     if output.exists() and not force:
         raise ValueError(f"{output}: got an existing file, expected none. Fix: another --output, or --force")
-    found = look_at_dataset(dataset, labels=labels)
-    known = None if teacher == "none" else look_at_teacher(teacher, folder=output.parent)
+    found = examine_dataset(dataset, labels=labels)
+    known = None if teacher == "none" else examine_teacher(teacher, folder=output.parent)
     values = propose(found, known, size=size, device=device, resolution=resolution, folder=output.parent)
     text = _checked(_text(values), source=str(output))
     write_text(output, text)
@@ -57,10 +61,22 @@ def _text(values: dict[str, Any]) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(  # noqa: S701
-        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    environment = jinja2.Environment(
+        loader=loader,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters["quoted"] = _quoted
+    environment.filters["mapping"] = lambda block: ", ".join(f"{key}: {_quoted(value)}" for key, value in block.items())
     return environment.get_template("config.yaml.jinja").render(values)
+
+
+def _quoted(text: str) -> str:
+    """Return a text for a flow mapping of YAML: as it is, or in double quotes where it is not plain."""
+    is_plain = re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) and text.lower() not in _WORDS
+    return text if is_plain else json.dumps(text)
 
 
 def _checked(text: str, *, source: str) -> str:
@@ -79,7 +95,8 @@ def _checked(text: str, *, source: str) -> str:
 
 def _report(found: Found, teacher: Teacher | None, values: dict[str, Any], *, output: Path) -> Iterator[str]:
     """Yield what was found, what was chosen and why, and the next command."""
-    yield f"found    {found.path}: {found.images:,} images, {_sizes(found)}, {'grey' if found.channels == 1 else 'colour'}"
+    colours = "grey" if found.channels == 1 else "colour"
+    yield f"found    {found.path}: {found.images:,} images, {_sizes(found)}, {colours}"
     if found.classes:
         counts = [f"{label} ({images:,})" for label, images in found.classes]
         yield f"         {len(counts):,} classes: {', '.join(counts[:8])}{', ...' if counts[8:] else ''}"

@@ -141,8 +141,8 @@ class Objective(Protocol):
         publishes: The role whose EMA a snapshot contains.
         samples_in: NFE of the generator that it trains: 1 for a one-step generator; None if it does not fix the NFE.
 
-    Optional class attributes, the defaults of keys of its runs: `betas` of every optimizer, and `preconditioning` with a
-    teacher. Literals, because a login node without torch reads them, too.
+    Optional class attributes, defaults of keys of its runs: `betas` of every optimizer, and `preconditioning` with a
+    teacher. They are literals, because a login node without torch reads them, too.
     """
 
     publishes: ClassVar[str]
