@@ -116,7 +116,9 @@ def _report(found: Found, teacher: Teacher | None, values: dict[str, Any], *, ou
         yield f"teacher  pre-trained here on {lengths.teacher:,} images: DDPM++ of width {lengths.width}, {kind}"
     yield f"D2O-F    {lengths.generator:,} images (size {values['size']}, {values['device']}: {values['why_device']})"
     if values["pretrained"]:
-        yield f"backbone {', '.join(values['backbones'])}; metric features: Inception (FID). {values['why_pretrained']}"
+        yield f"backbone {', '.join(values['backbones'])}; metric features: Inception (FID): {values['why_pretrained']}"
+        if values["few_for_fid"]:
+            yield "         FID of fewer than 10,000 images is biased upwards: compare the rows with each other alone"
     else:
         learned = "the classes" if found.classes else "rotations of the images, as there are no labels"
         yield f"backbone a classifier trained here on {learned}, another for metrics (FD, which is no FID):"
@@ -126,8 +128,9 @@ def _report(found: Found, teacher: Teacher | None, values: dict[str, Any], *, ou
     few = ", as many as there are images" if images < lengths.seeds else ""
     yield f"table    {1 + len(others)} blocks of {images:,} seeds{few}"
     yield f"wrote    {output}"
-    config = "" if str(output) == "config.yaml" else f" --config {output}"
-    yield f"next     onestep run{config} --dry-run    # what will run; then without --dry-run"
+    options = "" if str(output) == "config.yaml" else f" --config {output}"
+    options += " --profile slurm" if values["backend"] == "slurm" else ""
+    yield f"next     onestep run{options} --dry-run    # what will run; then without --dry-run"
 
 
 def _sizes(found: Found) -> str:
