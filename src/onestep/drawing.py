@@ -1,7 +1,7 @@
 """Images for people: of chosen seeds and classes, as a grid, as pictures, or as an array.
 
 `onestep.sampling.generate` makes the images that are measured: it always calls the network with 64 rows, so that an
-image has the same bytes in every batch. `draw` computes no more images than it is asked for.
+image has the same bytes in every batch. `draw` computes the requested images alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from onestep.published import origin_of, weights_file
 from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples
 
 MANY_STEPS = {"name": "heun", "steps": 18}
-"""The sampler of a network that is no one-step generator, as of EDM on CIFAR-10 (arXiv:2206.00364, table 7)."""
+"""The sampler of a network that takes many steps, as of EDM on CIFAR-10 (arXiv:2206.00364, table 7)."""
 _MOST_IN_A_GRID = 4096
 _TILE = 64  # pixels that a tile of a grid has at least; smaller images are enlarged, each pixel to a square
 _GAP = 2

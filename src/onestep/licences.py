@@ -20,14 +20,20 @@ _SPELLED = {
     "cc-by-nc-4.0": r"CC BY-NC 4\.0",
     "cc-by-nc-sa-4.0": r"CC BY-NC-SA 4\.0",
 }
-_PERMISSIVE = ("cc0-1.0", "mit", "bsd-2-clause", "bsd-3-clause", "apache-2.0", "cc-by-4.0")  # each allows the later ones
+_PERMISSIVE = (
+    "cc0-1.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "apache-2.0",
+    "cc-by-4.0",
+)  # each allows the later ones
 
 
 def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
     """Return the licence texts of the inputs of a run's weights: of its dataset, its teacher, and those of its teacher.
 
-    By input; None where the config and the registry state none. Networks that only judge, such as backbones, leave
-    nothing in the weights. ValueError: The config has no such run.
+    By input; None where the config and the registry state none. Backbones leave nothing in the weights. ValueError: The config has no such run.
     """
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
@@ -66,7 +72,7 @@ def derived_licence(stated: Mapping[str, str | None]) -> str:
 
 
 def _identifiers(text: str | None) -> set[str] | None:
-    """Return the licences in a text such as "MIT (its authors); from EDM, CC BY-NC-SA 4.0"; None if a part names none."""
+    """Return the licences in a text such as "MIT (ours); from EDM, CC BY-NC-SA 4.0"; None if a part names none."""
     found = set()
     for part in re.sub(r"\([^)]*\)", "", text or "").split(";"):
         names = [name for name, spelled in _SPELLED.items() if re.search(rf"(?:^|, ){spelled}$", part.strip())]

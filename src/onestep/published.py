@@ -85,19 +85,19 @@ def newest_snapshot(folder: Path) -> Path:
 
 def run_of(weights: Path) -> Path | None:
     """Return the folder of the run that a snapshot, or a selected one, is of; None for other files."""
-    place = weights.absolute().parent
+    place = weights.parent if weights.parent.name in ("snapshots", "selections") else weights.absolute().parent
     folder = place.parent
     if place.name == "selections":
         if (model := _model(weights.stem)) is None:
             return None
-        folder = Results(place.parent).run(model.name)
+        folder = Results(folder).run(model.name)
     elif place.name != "snapshots":
         return None
     return folder if (folder / "run.yaml").exists() else None
 
 
 def origin_of(weights: Path, config: Mapping[str, Any]) -> Origin:
-    """Return what the run of the weights says, or the card of an exported generator; else what their law says.
+    """Return what the run of the weights or the card of an exported generator records, else what their law implies.
 
     `config` is that of the network. ValueError: The record is damaged.
     """

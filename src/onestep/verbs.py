@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def resolve(*, config: Path, run: str, output: Path) -> int:
@@ -105,19 +105,31 @@ def sample(
 
 
 def export(
-    *, weights: Path, run: Path, table: Path | None = None, licence: str = "cc-by-nc-sa-4.0", output: Path
+    weights: Path,
+    output: Path,
+    *,
+    format: Literal["onestep", "edm", "diffusers"] = "onestep",
+    run: Path | None = None,
+    table: Path | None = None,
+    licence: str | None = None,
 ) -> int:
-    """Write a generator for publication: one self-contained file of weights and a model card.
+    """Write a one-step generator for publication: weights, a model card and a picture of samples.
+
+    Examples:
+      onestep export digits_d2o exported
+      onestep export results/selections/d2o@best-fid.frechet-one_step-0-49999.safetensors exported --licence cc-by-4.0
+      hf upload OWNER/NAME exported
 
     Args:
-        weights: A snapshot, or a selected one (.safetensors).
-        run: Folder of its run.
-        table: A table (.json) with its numbers for the card.
-        licence: Licence of the weights; the default is that of EDM's networks, which fine-tuned ones inherit.
+        weights: A snapshot or selected snapshot (.safetensors), a run (its newest snapshot), or `RUN@IMAGES`.
         output: Folder of the files.
+        format: `onestep`; the others are refused, for the reasons in docs/checkpoints.md.
+        run: Folder of its run; by default the one that the snapshot is in.
+        table: A table (.json) with its numbers for the card.
+        licence: Licence of the weights, such as `cc-by-4.0`; by default the one that follows from the licences of the
+            dataset and of the teacher's source.
     """
     from onestep.export import export as write_export
 
-    write_export(weights, run=run, table=table, licence=licence, folder=output)
-    print(f"{output}: generator.safetensors, README.md")
+    print(write_export(weights, run=run, table=table, licence=licence, layout=format, folder=output))
     return 0

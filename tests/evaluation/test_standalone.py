@@ -134,8 +134,9 @@ def test_two_evaluations_can_be_compared(evaluate, tmp_path, capsys):
         (tmp_path / "found.json").rename(tmp_path / f"{name}.json")
     capsys.readouterr()
     assert compare(tmp_path / "one.json", tmp_path / "two.json") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("one.npz") and lines[2].startswith("frechet: ") and len(lines) == 3
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["value", "one.json", "two.json", "difference"]
+    assert rows[2][-1].endswith("two.npz") and rows[3][0] == "frechet" and len(rows) == 4
 
 
 def _sixteen_bits(folder):
@@ -217,7 +218,8 @@ REFERENCES = {
     "nothing of use": ({"a": np.zeros(5)}, FRECHET, "reference.npz: got a, expected one of"),
     "none": (None, FRECHET, "--reference: got none"),
     "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
-    "no metric": (None, (), "--metrics: got none"),
+    "no metric": (None, (), "--metrics"),
+    "a metric without its option": (None, '{"name": "inception_score"}', "--metrics: inception_score: splits"),
     "no such option": (None, '{"name": "inception_score", "slices": 2}', "slices"),
 }
 

@@ -61,7 +61,7 @@ class NamedMetric:
 
 
 def built_metrics(blocks: Sequence[Mapping[str, Any]]) -> list[NamedMetric]:
-    """Return the metrics of config blocks. ValueError: There is none, or an option is missing; it says of which."""
+    """Return the metrics of config blocks. ValueError: There is none, or an option of one is missing."""
     found = []
     for block in blocks:
         name = block.get("name")

@@ -155,11 +155,12 @@ def evaluate(
     """Measure images from anywhere: a folder of pictures, a .zip, an .npz or a .pt.
 
     Examples:
-      onestep evaluate images/ fid.json --metrics frechet --features inception --weights w.pth --reference real.zip
-      onestep evaluate a.npz is.json --features inception --weights w.pth --metrics '{"name": "inception_score", "splits": 10}'
+      onestep evaluate images/ fid.json --metrics frechet --features inception --weights FILE --reference real.zip
+      onestep evaluate a.npz pr.json --metrics precision_recall --features dinov2 --weights FILE --reference real/
+      onestep evaluate a.npz b.json --metrics '{"name": "inception_score", "splits": 10}' --features classifier ...
 
     Args:
-        images: The images.
+        images: The images to measure: a folder, a .zip, an .npz or a .pt.
         output: The numbers (.json).
         reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
         features: The feature extractor by name, as `inception`, or with options as in config.yaml (JSON); not for

@@ -17,7 +17,6 @@ from onestep.files import replacing, write_text
 from onestep.models import Snapshot, parse_model
 from onestep.published import run_folder
 from onestep.records import differing, fact_of, found_at, iter_log, read_measurement, read_run_config, read_summary
-from onestep.report import numbers
 from onestep.report.charts import Chart, Series, averaged, draw
 from onestep.results import Results
 
@@ -346,7 +345,7 @@ def _shown(cell: Any) -> str:
     if isinstance(cell, _Signed):
         if cell == 0:
             return "0"
-        return ("+" if cell > 0 else numbers.MINUS) + _number(abs(float(cell)))
+        return ("+" if cell > 0 else "-") + _number(abs(float(cell)))
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, (int, float)):
