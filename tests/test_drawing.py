@@ -163,7 +163,7 @@ REFUSED = {
     "a folder of no run": (["results/data", "x.png"], "results/data"),
     "a class that is none": (["pets", "x.png", "--class", "3"], "cat, dog, owl"),
     "a class of an unconditional network": (["edm", "x.png", "--class", "0"], "unconditional"),
-    "a sampler without its steps": (["pets", "x.png", "--sampler", "heun"], "heun18"),
+    "a sampler with too few steps": (["pets", "x.png", "--sampler", "heun1"], "heun18"),
     "a folder with files": (["pets", "results"], "results"),
     "a folder as a picture": (["pets", "folder.png"], "folder.png"),
     "too many for a picture": (["pets", "y.png", "--seeds", "0-9999"], "10,000"),

@@ -72,7 +72,7 @@ def write_images(
         write_array(output, samples, seeds=seeds, weights=weights, options=options, nfe=built.nfe)
     else:
         write_pictures(output, samples, seeds=seeds)
-    of_class = "" if index is None else f" of class {' '.join([str(index), *origin.class_names[index : index + 1]])}"
+    of_class = "" if index is None else f" of class {_class_title(index, origin.class_names)}"
     images = f"{len(seeds):,} image{'s' * (len(seeds) > 1)}{of_class} of seeds {seeds[0]}-{seeds[-1]}"
     return f"{output}: {images}, from {weights} by {options['name']}, NFE {built.nfe}"
 
@@ -164,6 +164,11 @@ def class_index(text: str, *, count: int, names: Sequence[str] = ()) -> int:
         return list(names).index(text)
     shown = f", or one of {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
     raise ValueError(f"--class: got {text!r}, expected a number from 0 to {count - 1}{shown}")
+
+
+def _class_title(index: int, names: Sequence[str]) -> str:
+    """Return the number of a class, with its name where that is another text."""
+    return f"{index} ({names[index]})" if index < len(names) and names[index] != str(index) else str(index)
 
 
 def write_grid(path: Path, samples: Iterable[Samples]) -> None:

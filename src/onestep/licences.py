@@ -31,9 +31,11 @@ _PERMISSIVE = (
 
 
 def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
-    """Return the licence texts of the inputs of a run's weights: of its dataset, its teacher, and those of its teacher.
+    """Return the licence texts of what a run's weights come from: its dataset, its teacher, and those of its teacher.
 
-    By input; None where the config and the registry state none. Backbones leave nothing in the weights. ValueError: The config has no such run.
+    By input; None where the config and the registry state none. Backbones leave nothing in the weights.
+
+    ValueError: The config has no such run.
     """
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
@@ -44,7 +46,8 @@ def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
         teacher = experiment.teachers[block.teacher]
         if teacher.run is not None:
             return found | licences_of(experiment, run=teacher.run)
-        found[f"teacher {block.teacher}"] = _stated(experiment, teacher.pickle)
+        source = getattr(teacher, "input", None) or teacher.pickle
+        found[f"teacher {block.teacher}"] = _stated(experiment, source)
     return found
 
 

@@ -219,7 +219,11 @@ REFERENCES = {
     "none": (None, FRECHET, "--reference: got none"),
     "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
     "no metric": (None, (), "--metrics"),
-    "a metric without its option": (None, '{"name": "inception_score"}', "--metrics: inception_score: splits"),
+    "a metric of two options": (
+        None,
+        '{"name": "inception_score", "splits": 2, "split_size": 2}',
+        "--metrics: inception_score: splits or split_size",
+    ),
     "no such option": (None, '{"name": "inception_score", "slices": 2}', "slices"),
 }
 

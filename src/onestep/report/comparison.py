@@ -40,8 +40,9 @@ class Comparison:
         """Return the tables, aligned, one line a quantity."""
         parts = [] if self.tables else ["Nothing differs."]
         for title, rows in self.tables.items():
-            headings = [title, *self.names, *(["difference"] if any(len(row) > 3 for row in rows) else [])]
-            shown = [[row[0], *map(_shown, row[1:])] for row in rows]
+            width = 4 if any(row[3] != "" for row in rows) else 3
+            headings = [title, *self.names, "difference"][:width]
+            shown = [[row[0], *map(_shown, row[1:width])] for row in rows]
             align = ("left", "right", "right", "right")[: len(headings)]
             parts.append(tabulate(shown, headers=headings, tablefmt="simple", disable_numparse=True, colalign=align))
         return "\n\n".join(filter(None, [*parts, "\n".join(self.notes)]))
@@ -162,7 +163,7 @@ def _fact_rows(name: str, one: Any, other: Any) -> Iterator[list[Any]]:
     ours, theirs = _flat(one, name), _flat(other, name)
     for key in dict.fromkeys([*ours, *theirs]):
         if ours.get(key) != theirs.get(key):
-            yield [key, ours.get(key), theirs.get(key)]
+            yield _row(key, ours.get(key), theirs.get(key))
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
