@@ -35,8 +35,8 @@ _SAMPLES = 16
 # Layouts of others, and why none is written: a file that loads, but makes other images, would be worse than none.
 _REFUSED = {
     "edm": "Its pickles execute EDM's own classes, none of which has the law of a one-step generator (d2o)",
-    "diffusers": "UNet2DModel cannot hold these weights: it has neither their law nor their noise embedding, residual "
-    "scaling and resampling filters",
+    "diffusers": "UNet2DModel has neither the law of these networks nor their residual scaling and class embedding, so "
+    "it would make other images",
 }
 _SHOWN = {
     "mean": "Each number is the mean over its blocks of seeds.",
