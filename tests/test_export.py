@@ -152,6 +152,17 @@ def test_a_layout_that_would_make_other_images_is_refused(
     assert layout in line and not (run / "out").exists()
 
 
+def test_a_selected_snapshot_is_exported_with_its_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = run.parents[1] / "selections" / "d2o@best-fid.frechet-one_step-0-31.safetensors"
+    chosen.parent.mkdir()
+    chosen.write_bytes((run / "snapshots" / "640.safetensors").read_bytes())
+    chosen.with_suffix(".json").write_text(json.dumps({"snapshot": "d2o@640"}))
+    table = str(table_of(run, "d2o@640"))
+    assert main(["export", str(chosen), str(run / "out"), "--licence", "mit", "--table", table]) == 0
+    card = (run / "out" / "README.md").read_text()
+    assert "| d2o@640 | one_step | 1 | 1.25 |" in card and "trained on 640 images" in card
+
+
 def test_numbers_of_another_snapshot_are_not_claimed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exported(run, "--table", str(table_of(run, "d2o@320"))) == 1
     assert "table.json: got rows of d2o@320, expected one of d2o@640" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from onestep.escapes import markdown, one_line
 from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
 from onestep.licences import derived_licence, licences_of
 from onestep.networks import load_denoiser
-from onestep.published import CARD, EXPORTED, class_names_of, run_of, weights_file
+from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
 from onestep.shapes import misfit
@@ -88,7 +88,8 @@ def export(
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"
         )
-    rows = [] if table is None else _rows(table, snapshot=f"{document['run']}@{weights.stem}")
+    snapshot = snapshot_of(weights, run=document["run"])
+    rows = [] if table is None else _rows(table, snapshot=snapshot)
     terms = _terms(run, document["run"], licence=licence)
     sampler = {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
     names = class_names_of(run, document) if config.get("label_dim") else ()
@@ -105,7 +106,7 @@ def export(
     with replacing(folder / EXPORTED) as temporary:
         shutil.copyfile(weights, temporary)
     write_grid(folder / _PICTURE, samples)
-    lines = _card(config, document, head=head, summary=summary, rows=rows, terms=terms, weights=weights)
+    lines = _card(config, document, head=head, summary=summary, rows=rows, terms=terms, weights=weights, name=snapshot)
     write_text(folder / CARD, "\n".join(lines) + "\n")
     upload = f"Upload: hf upload OWNER/{document['run'].replace('=', '-').replace(',', '-')} {folder}"
     return f"{folder}: {EXPORTED}, {CARD}, {_PICTURE}; licence {terms.licence}{terms.origin}\n{upload}"
@@ -161,6 +162,7 @@ def _card(
     rows: list[Mapping[str, Any]],
     terms: _Terms,
     weights: Path,
+    name: str,
 ) -> Iterator[str]:
     """Yield the lines of the card: front matter of model hubs, description, samples, use, numbers, run.yaml."""
     objective = document["objective"]
@@ -170,7 +172,7 @@ def _card(
     teacher = f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
     text = yaml.safe_dump(dict(head), allow_unicode=True, width=10_000, sort_keys=False, default_flow_style=None)
     yield from ("---", text.rstrip(), "---", "", f"# {markdown(document['run'])}", "")
-    images = weights.stem.partition("-")[0]
+    images = name.rpartition("@")[2].partition("-")[0]
     images = f"{int(images):,}" if images.isdecimal() else "some"
     yield (
         f"A one-step image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "

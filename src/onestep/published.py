@@ -96,6 +96,14 @@ def run_of(weights: Path) -> Path | None:
     return folder if (folder / "run.yaml").exists() else None
 
 
+def snapshot_of(weights: Path, *, run: str) -> str:
+    """Return the name of a snapshot of a run by its file, such as `RUN@40000`; of a selected one, by its record."""
+    record = weights.with_suffix(".json")
+    if _model(weights.stem) is not None and record.exists():
+        return str(read_json(record, {"snapshot": str})["snapshot"])
+    return f"{run}@{weights.stem}"
+
+
 def origin_of(weights: Path, config: Mapping[str, Any]) -> Origin:
     """Return what the run of the weights or the card of an exported generator records, else what their law implies.
 

@@ -117,6 +117,19 @@ def test_published_statistics_stand_in_for_images(evaluate, tmp_path):
     assert found["reference"]["precision_recall"]["images"] == 50
 
 
+def test_what_is_computed_is_announced_and_shown_as_a_table(evaluate, tmp_path, capsys):
+    images, real = npz_of(tmp_path / "a.npz", arr_0=ONE_COLOUR), npz_of(tmp_path / "b.npz", arr_0=OTHERS)
+    found = evaluate(images, real, FRECHET, SCORE)
+    lines = capsys.readouterr().out.splitlines()
+    announced = {line.split()[0]: line for line in lines[:5]}
+    assert list(announced) == ["images", "reference", "features", "metrics", "device"]
+    assert str(real) in announced["reference"] and "frechet, inception_score (splits 2)" in announced["metrics"]
+    assert ["frechet", f"{found['values']['frechet']:.6g}", "lower"] in [line.split() for line in lines]
+    assert evaluate(images, real, SCORE) is not None
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("reference ") for line in lines) and any(str(real) in line for line in lines)
+
+
 def test_grey_pictures_stay_grey_and_are_repeated_among_others(tmp_path):
     grey = folder_of(tmp_path / "grey", ONE_COLOUR[:3])
     assert [tuple(image.shape) for image in iter_images(grey)] == [(1, 1, 16, 16)] * 3
