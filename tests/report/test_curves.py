@@ -83,13 +83,13 @@ def test_a_run_has_one_colour_on_the_whole_page(evidence):
 def test_everything_logged_is_drawn_fine_tuning_first(evidence):
     drawn = charts.log_charts(evidence)
     assert [(chart.title, [line.name for line in chart.series]) for chart in drawn] == [
-        ("d2o: generator loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: discriminator loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: r1 loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: logits fake", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: logits real", ["digits_d2o", "digits_d2o_f"]),
+        ("d2o: generator loss", ["D2O", "D2O-F"]),
+        ("d2o: discriminator loss", ["D2O", "D2O-F"]),
+        ("d2o: r1 loss", ["D2O", "D2O-F"]),
+        ("d2o: logits fake", ["D2O", "D2O-F"]),
+        ("d2o: logits real", ["D2O", "D2O-F"]),
         ("cross entropy loss", ["digits_backbone", "digits_metric"]),
-        ("edm loss", ["digits_edm"]),
+        ("edm loss", ["EDM"]),
     ]
     assert [chart.kind for chart in drawn] == ["distance"] * 3 + ["quantity"] * 2 + ["distance"] * 2
 
@@ -164,6 +164,7 @@ def test_each_dataset_with_two_numbers_has_a_chart():
     drawn = charts.nfe_charts(dataclasses.replace(TABLE, dataset=None, rows=(*rows, lone)))
     assert ["cifar10" in chart.title for chart in drawn] == [True, False]
     assert [len(chart.series) for chart in drawn] == [3, 3]
+    assert charts.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:4])) == []  # of one NFE
     assert charts.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:2])) == []
 
 

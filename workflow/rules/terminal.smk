@@ -1,5 +1,5 @@
 # THE TERMINAL
-# One line a job, in the words of its `message`; of a dry run a summary; at the end the tables and the page, or the line
+# One line a job, its `message`; of a dry run a summary; at the end the tables and the page, or the line
 # of what failed. Active where Snakemake is quiet about `host`, as by the profiles; `--printshellcmds` shows everything.
 
 import sys

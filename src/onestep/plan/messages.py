@@ -1,4 +1,4 @@
-"""What the workflow's jobs are called in words of the experiment."""
+"""What the workflow's jobs are called: run, model, seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def of_training(plan: Plan, name: str) -> str:
         return _literal(str(intention(plan, name)))
     run = plan.experiment.runs[name]
     start = f" from teacher {run.teacher}" if run.teacher is not None else ""
-    return _literal(f"train {name}: {run.objective.name}, {run.images:,} images of {run.dataset}{start}, seed {run.seed}")
+    return _literal(
+        f"train {name}: {run.objective.name}, {run.images:,} images of {run.dataset}{start}, seed {run.seed}"
+    )
 
 
 def of_results(plan: Plan, *, since: float) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What Snakemake's terminal shows: one line a job in words of the experiment, and of a dry run a summary.
+"""What Snakemake's terminal shows: one line a job by its message, and of a dry run a summary.
 
 Snakemake's log records are read by their attributes alone; this package does not import Snakemake.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,35 @@ _NOISE = (
     "Elapsed time:",
     "Exiting because a job execution failed",
     "Reasons:",
+    "Would remove temporary output",
+    "Removing temporary output",
     "Some jobs were triggered by provenance",
     "Rules with provenance triggered jobs",
 )
 _FAILED, _DRY = "At least one job did not complete successfully", "This was a dry-run"
+_NEW = "new"
 _REASONS = {
-    "Missing output files": "new",
+    "Missing output files": _NEW,
     "Params have changed": "its config has changed",
     "Code has changed": "its code has changed",
     "Updated input files": "its input has changed",
     "Set of input files has changed": "its inputs have changed",
     "Forced execution": "forced",
 }
+_STAGES = (
+    "fetch",
+    "prepare",
+    "convert",
+    "resolve",
+    "embed",
+    "train",
+    "sample",
+    "observe",
+    "extract",
+    "measure",
+    "select",
+)
+_INPUTS, _TABLES, _PAGE = "inputs", "tables", "page"
 _SHOWN_LINES = 8  # of the log of a job that failed without a line of its own
 _LOG_END = 2**16  # bytes
 
@@ -52,7 +70,7 @@ class Job:
     rule: str
     message: str
     subject: str
-    reason: str
+    reasons: tuple[str, ...] = ()
 
 
 class Story(logging.Formatter):
@@ -96,9 +114,12 @@ class Story(logging.Formatter):
     def failure_lines(self) -> list[str]:
         """Return of each job that failed its own line and its log."""
         found = []
-        for said, logs in self._failures:
+        for message, logs in self._failures:
             lines = [line for log in logs for line in own_lines(log)]
-            found += [f"failed: {said}, see {' '.join(map(str, logs)) or 'above'}", *(lines or ["no line in its log"])]
+            found += [
+                f"failed: {message}, see {' '.join(map(str, logs)) or 'above'}",
+                *(lines or ["no line in its log"]),
+            ]
         return found
 
 
@@ -119,54 +140,63 @@ def summary_lines(jobs: Sequence[Job]) -> list[str]:
     jobs = [job for job in jobs if job.rule != "all"]
     if not jobs:
         return ["Nothing to be done."]
-    subjects: dict[str, list[Job]] = {}
+    subjects: dict[tuple[int, str], list[Job]] = {}
     for job in jobs:
-        subjects.setdefault(job.subject, []).append(job)
-    width = min(36, max(map(len, subjects)))
-    lines = [f"Would run {len(jobs):,} jobs:", ""]
-    for subject, found in subjects.items():
-        stages: dict[str, list[Job]] = {}
-        for job in found:
-            stages.setdefault(_stage(job.rule), []).append(job)
-        counted = [
-            some[0].message if stage == "train" and some[0].message else _counted(stage, len(some))
-            for stage, some in stages.items()
-        ]
-        reasons = dict.fromkeys(job.reason for job in found if job.reason)
+        subjects.setdefault((_place(job, jobs), job.subject), []).append(job)
+    all_new = all(job.reasons in ((), (_NEW,)) for job in jobs)
+    width = min(36, max(len(subject) for _, subject in subjects))
+    lines = [f"Would run {len(jobs):,} jobs{', whose results are not here yet' if all_new else ''}:", ""]
+    for (_, subject), found in sorted(subjects.items()):
+        reasons = [] if all_new else list(dict.fromkeys(reason for job in found for reason in job.reasons))
         why = f" ({', '.join(reasons)})" if reasons else ""
-        lines.append(f"  {subject:<{width}}  {', '.join(counted)}{why}")
-    totals: dict[str, int] = {}
-    for job in jobs:
-        totals[_stage(job.rule)] = totals.get(_stage(job.rule), 0) + 1
-    return [*lines, "", "In all: " + ", ".join(f"{count:,} {stage}" for stage, count in totals.items()), ""]
+        lines.append(f"  {subject:<{width}}  {', '.join(_stages_of(found))}{why}")
+    totals = Counter(_stage(job.rule) for job in jobs)
+    ordered = sorted(totals, key=lambda stage: _STAGES.index(stage) if stage in _STAGES else len(_STAGES))
+    return [*lines, "", "In all: " + ", ".join(f"{totals[stage]:,} {stage}" for stage in ordered), ""]
 
 
-def _counted(stage: str, count: int) -> str:
-    return stage if count == 1 else f"{stage} {count:,}"
+def _stages_of(jobs: Sequence[Job]) -> Iterator[str]:
+    """Yield the number of jobs of each stage, and of a training what it will do."""
+    counts = Counter(_stage(job.rule) for job in jobs)
+    for stage, count in counts.items():
+        message = next((job.message for job in jobs if stage == "train" and _stage(job.rule) == stage), "")
+        if message:
+            yield message.removeprefix(f"train {jobs[0].subject}: ") if count == 1 else f"{stage} {count:,}"
+        elif stage != "resolve":
+            yield stage if count == 1 else f"{stage} {count:,}"
 
 
 def _stage(rule: str) -> str:
     return next((stage for stage in ("train", "observe", "extract") if rule.startswith(f"{stage}_")), rule)
 
 
+def _place(job: Job, jobs: Sequence[Job]) -> int:
+    """Return the place of a job's subject: inputs, datasets, teachers, runs, studies, tables, page."""
+    ends = {"study": 4, "tabulate": 5, "report": 6}
+    if job.subject == _INPUTS or job.rule in ends:
+        return ends.get(job.rule, 0)
+    rules = {_stage(each.rule) for each in jobs if each.subject == job.subject}
+    if rules & {"train", "resolve"}:
+        return 3
+    return 1 if "prepare" in rules else 2 if "convert" in rules else 3
+
+
 def _job_of(record: dict[str, Any]) -> Job:
     rule, found = str(record["rule_name"]), dict(record.get("wildcards") or {})
     model = found.get("model") or str(found.get("block", "")).partition("/")[0]
     named = [found[key] for key in ("run", "dataset", "teacher", "input", "class_embeddings", "study") if key in found]
-    subject = rule.removeprefix("train_") if rule.startswith("train_") else model.partition("@")[0]
-    if not subject:
-        subject = named[0] if named else {"tabulate": "tables"}.get(rule, "page" if rule == "report" else rule)
-    return Job(rule=rule, message=str(record.get("rule_msg") or ""), subject=subject, reason=_why(record))
-
-
-def _why(record: dict[str, Any]) -> str:
-    """Return the reason of a job; empty where it follows from that of another job."""
+    fixed = {"fetch": _INPUTS, "tabulate": _TABLES, "report": _PAGE}
+    if rule.startswith("train_"):
+        subject = rule.removeprefix("train_")
+    else:
+        subject = fixed.get(rule) or model.partition("@")[0] or (named[0] if named else rule)
     reason = str(record.get("reason", ""))
-    found = [text for beginning, text in _REASONS.items() if beginning in reason]
-    return ", ".join(found)
+    reasons = tuple(text for beginning, text in _REASONS.items() if beginning in reason)
+    return Job(rule=rule, message=str(record.get("rule_msg") or ""), subject=subject, reasons=reasons)
 
 
 def _said(record: dict[str, Any]) -> str:
     """Return a job's message, or its rule."""
     text = str(record.get("rule_msg") or record.get("rule_name", "a job"))
+    text = re.sub(r"/(\w+)/(\d+-\d+)$", r" by \1, seeds \2", text)
     return re.sub(r"@(\d+)", lambda found: f" at {int(found[1]):,} images", text)

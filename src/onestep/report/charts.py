@@ -285,8 +285,9 @@ def _plot(axes: Axes, series: Series) -> Artist:
         axes.vlines(xs, *series.reach, color=colour, alpha=0.6)
     face = "none" if series.kind == "published" else colour
     size = 7.0 if series.kind == "published" else 5.5  # a published number stays visible around a measured one
-    look = {"linestyle": "none", "marker": _MARKERS[again], "markersize": size, "markerfacecolor": face}
-    return axes.plot(xs, ys, color=colour, clip_on=False, **look)[0]
+    (points,) = axes.plot(xs, ys, color=colour, linestyle="none", marker=_MARKERS[again], markersize=size)
+    points.set(markerfacecolor=face, clip_on=False)
+    return points
 
 
 def _scale_x(axes: Axes, chart: Chart) -> None:

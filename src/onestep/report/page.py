@@ -212,12 +212,12 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
     memory = [record["memory_mib"] for record in run.log if record.get("memory_mib")]
     kind = "CPU" if str(summary.get("device", "")).startswith("CPU") else "GPU"
     return {
-        "objective": run.objective,
+        "objective": run.objective.replace("_", " "),
         "images": f"{summary['images_seen']:,}",
         "parameters": f"{summary['parameters']:,}",
         "time": numbers.duration(summary["seconds"]),
         "images / s": f"{median_high(rates):.0f}" if rates else "not logged",
-        "hours": f"{summary['seconds'] * summary['world_size'] / 3600:.2f} {kind} h",
+        "hours": f"{summary['seconds'] * summary['world_size'] / 3600:.2g} {kind} h",
         "peak memory": f"{max(memory):,} MiB" if memory else "not logged",
         "processes": str(summary["world_size"]),
         "restarts": str(summary["restarts"]),

@@ -14,6 +14,8 @@ from PIL import Image
 
 from onestep.figures import INK, style
 
+_MOST_ACROSS = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -74,14 +76,14 @@ def sheet_of(images: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
 
 
 def draw_samples(path: Path, drawn: Panels) -> None:
-    """Write the panels of a table as one PNG, at most four in a row; without panels, one line of text."""
+    """Write the panels of a table as one PNG, at most six in a row; without panels, one line of text."""
     from matplotlib.figure import Figure
 
     count = max(1, len(drawn.panels))
-    across = min(4, count)
+    across = count if count <= _MOST_ACROSS else 4
     down = math.ceil(count / across)
     with style():
-        figure = Figure(figsize=(3.2 * across, 3.5 * down), dpi=120, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(2.6 * across, 2.85 * down), dpi=120, layout="constrained", facecolor="white")
         for axes, panel in zip(figure.subplots(down, across, squeeze=False).flat, drawn.panels, strict=False):
             axes.imshow(_rgba(sheet_of(panel.images, columns=drawn.columns)), interpolation="nearest")
             axes.set_title(panel.name, fontsize=9)

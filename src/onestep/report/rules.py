@@ -23,7 +23,7 @@ class Ruling:
 
 
 def ruling(rule: RuleBlock, *, table: Table) -> Ruling:
-    """Compare the shown numbers of a table as its rule says; a deviation has no part in it."""
+    """Compare the shown numbers of a table by its rule; a deviation has no part in it."""
     row, bound = _row(rule.row, table), rule.at_most if rule.at_least is None else rule.at_least
     assert bound is not None, rule
     words, sign = ("at most", "<=") if rule.at_least is None else ("at least", ">=")
