@@ -152,7 +152,8 @@ def test_rows_are_points_against_nfe_with_published_ones_where_the_nfe_is_known(
 
 
 def test_a_single_block_has_no_bar():
-    rows = tuple(row(run, "one_step", fd=(2.0, None, 1, False), recall=None) for run in ("a", "b"))
+    fd = (2.0, None, 1, False)
+    rows = tuple(row(run, "one_step", fd=fd, recall=None, nfe=nfe) for run, nfe in (("a", 1), ("b", 35)))
     (chart,) = charts.nfe_charts(dataclasses.replace(TABLE, rows=rows))
     assert [each.reach for each in chart.series] == [None, None]
     assert list(charts.nfe_notes([chart])) == []
@@ -171,11 +172,13 @@ def test_each_dataset_with_two_numbers_has_a_chart():
 def test_shares_are_shown_from_0_to_1_and_scores_are_not():
     recall, score = (
         dataclasses.replace(
-            TABLE, drawn="recall", rows=tuple(row(run, "s", fd=None, recall=(value, None, 1, False)) for run in "ab")
+            TABLE,
+            drawn="recall",
+            rows=tuple(row("a", "s", fd=None, recall=(value, None, 1, False), nfe=nfe) for nfe in (1, 35)),
         )
         for value in (0.5, 9.0)
     )
-    assert [charts.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "distance"]
+    assert [charts.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "quantity"]
     assert charts.nfe_charts(TABLE)[0].kind == "distance"
 
 

@@ -28,6 +28,7 @@ _NOISE = (
     "host: ",
     "Complete log(s):",
     "Elapsed time:",
+    "RuleException:\nCalledProcessError",
     "Exiting because a job execution failed",
     "Reasons:",
     "Would remove temporary output",
@@ -81,6 +82,7 @@ class Story(logging.Formatter):
         self._usual = usual or logging.Formatter()
         self._planned: list[Job] = []
         self._failures: list[tuple[str, list[Path]]] = []
+        self._messages: dict[Any, str] = {}  # by job; the record of an error has none
 
     def attach(self, handlers: Iterable[logging.Handler], *, dry: bool) -> None:
         """Take the place of the formatter of each handler."""
@@ -93,11 +95,12 @@ class Story(logging.Formatter):
         """Whether a record is shown; the jobs of a dry run are shown together at its end."""
         event, text = str(getattr(record, "event", None)), str(record.msg)
         if event == "job_info":
+            self._messages[record.__dict__.get("jobid")] = _said(record.__dict__)
             if dry:
                 self._planned.append(_job_of(record.__dict__))
             return not dry and record.__dict__["rule_name"] != "all"
         if event == "job_error":
-            self._failures.append((_said(record.__dict__), [Path(each) for each in record.__dict__["log"]]))
+            self._failures.append((self._failed(record), [Path(each) for each in record.__dict__["log"]]))
         return not (text.startswith(_NOISE) or _FAILED in text or event in ("shellcmd", "run_info", "job_started"))
 
     def format(self, record: logging.LogRecord) -> str:
@@ -106,10 +109,13 @@ class Story(logging.Formatter):
         if event == "job_info":
             return f"{time.strftime('%H:%M:%S')}  {_said(record.__dict__)}"
         if event == "job_error":
-            return f"{time.strftime('%H:%M:%S')}  failed: {_said(record.__dict__)}"
+            return f"{time.strftime('%H:%M:%S')}  failed: {self._failed(record)}"
         if text.startswith(_DRY):
             return "\n".join(summary_lines(self._planned))
         return self._usual.format(record)
+
+    def _failed(self, record: logging.LogRecord) -> str:
+        return self._messages.get(record.__dict__.get("jobid")) or _said(record.__dict__)
 
     def failure_lines(self) -> list[str]:
         """Return of each job that failed its own line and its log."""
@@ -124,15 +130,19 @@ class Story(logging.Formatter):
 
 
 def own_lines(log: Path) -> list[str]:
-    """Return the line by which a verb reports its error in a log, `onestep VERB: place: ...`, else the last lines."""
+    """Return the last lines by which a verb reports errors in a log, `onestep VERB: place: ...`, else its end."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_END))
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return []
-    reported = [line for line in lines if re.match(r"onestep [a-z ]+: ", line)]
-    return reported[-1:] or lines[-_SHOWN_LINES:]
+    reported = [bool(re.match(r"onestep [a-z ]+: ", line)) for line in lines]
+    if not any(reported):
+        return lines[-_SHOWN_LINES:]
+    last = len(lines) - 1 - reported[::-1].index(True)
+    first = next((place + 1 for place in range(last, -1, -1) if not reported[place]), 0)
+    return lines[first : last + 1]
 
 
 def summary_lines(jobs: Sequence[Job]) -> list[str]:

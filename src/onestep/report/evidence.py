@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -92,7 +92,8 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         config_text=files.read_text(config),
         datasets=tuple(filter(None, datasets)),
         tables=tuple(
-            _read_table(name, layout=layout, experiment=experiment, faults=faults) for name in experiment.tables
+            _read_table(name, layout=layout, experiment=experiment, runs=runs, faults=faults)
+            for name in experiment.tables
         ),
         studies=tuple(filter(None, studies)),
         runs=runs,
@@ -134,16 +135,14 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return without_rows(name, document["tables"][name], drawn=drawn, metrics=document["metrics"])
 
 
-def _read_table(name: str, *, layout: Results, experiment: Experiment, faults: _Faults) -> TableEvidence:
+def _read_table(
+    name: str, *, layout: Results, experiment: Experiment, runs: Sequence[RunEvidence], faults: _Faults
+) -> TableEvidence:
     table, path = layout_of(name, experiment=experiment), layout.table(name, ".json")
     if path.exists() or path.is_symlink():
         table = replace(table, rows=read_rows(path))
     else:  # of a workflow that has not come so far
-        numbers = dict.fromkeys(table.columns, Number())
-        rows = (
-            Row(**{**row, "models": tuple(row.get("models", ()))}, snapshot=row["model"], numbers=numbers)
-            for row in table_rows(experiment, name)
-        )
+        rows = (_unmeasured(row, columns=table.columns, runs=runs) for row in table_rows(experiment, name))
         table = replace(table, rows=tuple(rows))
     if other := [row.label for row in table.rows if set(row.numbers) != set(table.columns)]:
         found = f"{layout.table(name, '.json')}: got other columns in row {other[0]!r}"
@@ -159,6 +158,19 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment, faults: _
         samples.append(_read_samples(row, seeds=table.seeds[0], layout=layout, faults=faults))
         lost.append(faults[-1].partition(":")[0] if len(faults) > known else "")
     return TableEvidence(table=table, samples=tuple(samples), curves=tuple(curves), curve_seeds=seeds, lost=tuple(lost))
+
+
+def _unmeasured(planned: Mapping[str, Any], *, columns: Iterable[str], runs: Sequence[RunEvidence]) -> Row:
+    """Return a row of the config without numbers; the facts of its training if that is finished."""
+    row = Row(**{**planned, "models": tuple(planned.get("models", ()))}, snapshot=planned["model"])
+    row = replace(row, numbers=dict.fromkeys(columns, Number()))
+    if row.ema is None:  # not trained here
+        return row
+    for run in runs:
+        if run.name in (row.run, *row.runs):
+            share = 1 - run.summary["trainable"] / run.summary["parameters"]
+            return replace(row, snapshot_policy="last", frozen_share=share)
+    return replace(row, lost="not trained yet", images_seen=None)
 
 
 def _read_samples(row: Row, *, seeds: str, layout: Results, faults: _Faults) -> dict[int, np.ndarray]:

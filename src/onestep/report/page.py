@@ -73,7 +73,7 @@ def render(evidence: Evidence) -> str:
         studies=[_study_view(study) for study in evidence.studies],
         runs=evidence.runs,
         run_names=charts.run_names(evidence),
-        run_facts={run.name: run_facts(run) for run in evidence.runs},
+        run_facts=_cost(evidence.runs),
         colours=charts.run_colours(evidence),
         charts=[_chart_picture(chart) for chart in charts.log_charts(evidence)],
         stages=evidence.stages,
@@ -203,6 +203,13 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     backbones = dict.fromkeys(each.run or each.input or each.timm for each in found)
     shared = [name for name in extractors if name in backbones]
     return {"extractors": list(extractors), "backbones": list(backbones), "shared": shared}
+
+
+def _cost(runs: Sequence[RunEvidence]) -> dict[str, dict[str, str]]:
+    """Return the facts of each run, without those that are 0 for all."""
+    facts = {run.name: run_facts(run) for run in runs}
+    zero = [name for name in next(iter(facts.values()), {}) if all(each[name] == "0" for each in facts.values())]
+    return {run: {name: text for name, text in each.items() if name not in zero} for run, each in facts.items()}
 
 
 def run_facts(run: RunEvidence) -> dict[str, str]:

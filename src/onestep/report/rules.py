@@ -10,6 +10,7 @@ from onestep.report import numbers
 from onestep.report.charts import row_name
 from onestep.report.table import Row, Table
 
+_AT_MOST, _AT_LEAST = "\N{LESS-THAN OR EQUAL TO}", "\N{GREATER-THAN OR EQUAL TO}"
 Verdict = Literal["holds", "does not hold", "not measured"]
 
 
@@ -26,7 +27,7 @@ def ruling(rule: RuleBlock, *, table: Table) -> Ruling:
     """Compare the shown numbers of a table by its rule; a deviation has no part in it."""
     row, bound = _row(rule.row, table), rule.at_most if rule.at_least is None else rule.at_least
     assert bound is not None, rule
-    words, sign = ("at most", "<=") if rule.at_least is None else ("at least", ">=")
+    words, sign = ("at most", _AT_MOST) if rule.at_least is None else ("at least", _AT_LEAST)
     other = None if rule.times is None else _row(rule.times, table)
     heading = numbers.heading(rule.column)
     factor = "" if bound == 1 else f"{bound:.15g} times "
@@ -38,10 +39,10 @@ def ruling(rule: RuleBlock, *, table: Table) -> Ruling:
         return Ruling(rule=stated, verdict="not measured", numbers="")
     limit = bound * base
     holds = shown <= limit if rule.at_least is None else shown >= limit
-    meant = sign if holds else {"<=": ">", ">=": "<"}[sign]
+    meant = sign if holds else {_AT_MOST: ">", _AT_LEAST: "<"}[sign]
     found = f"{numbers.four_digits(shown)} {meant} {numbers.four_digits(limit)}"
     if other is not None and bound != 1:
-        found += f" = {bound:.15g} x {numbers.four_digits(base)}"
+        found += f" = {bound:.15g} \N{MULTIPLICATION SIGN} {numbers.four_digits(base)}"
     return Ruling(rule=stated, verdict="holds" if holds else "does not hold", numbers=found)
 
 
