@@ -52,7 +52,7 @@ def test_a_dry_run_is_a_line_for_each_subject():
     lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("  ")]
     assert lines == [
         "inputs fetch (new)",
-        "d2o measure 2, 320 images (new, its config has changed)",
+        "d2o measure 2, 320 images (its config has changed, new)",
         "tables tabulate",
     ]
     assert "5 jobs" in text

@@ -102,7 +102,7 @@ RULE = {"row": "digits_d2o/one_step", "column": "fd"}
     [
         ({"at_most": 1, "times": "digits_edm/heun"}, "holds"),
         ({"at_most": 0.5, "times": "digits_edm/heun"}, "does not hold"),
-        ({"at_least": 1.9}, "holds"),
+        ({"at_least": 1.8}, "holds"),
         ({"at_most": 1.0}, "does not hold"),
         (None, None),
     ],
