@@ -202,7 +202,7 @@ def log_charts(evidence: Evidence) -> list[Chart]:
 def _logged(
     runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: dict[str, int], names: dict[str, str]
 ) -> Iterable[Chart]:
-    """Yield one chart for each logged quantity, with one line for each run."""
+    """Yield one chart for each quantity that was logged more than once, with one line for each run."""
     images = max(float(run.log[-1]["images_seen"]) for run in runs)
     for name in dict.fromkeys(name for run in runs for record in run.log for name in record.get(kind, {})):
         words = name.replace("_", " ") + (" loss" if kind == "losses" else "")
@@ -213,7 +213,7 @@ def _logged(
             points = averaged([(float(seen), float(value)) for seen, value in records if value is not None])
             if points:
                 lines.append(Series(name=names[run.name], points=tuple(points), colour=colours[run.name]))
-        if lines:
+        if any(len(line.points) > 1 for line in lines):
             scale: Literal["distance", "quantity"] = "distance" if kind == "losses" else "quantity"
             yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200), images=images)
 
