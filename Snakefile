@@ -38,6 +38,7 @@ wildcard_constraints:
     seeds=SEEDS,
 
 
+include: "workflow/rules/terminal.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"

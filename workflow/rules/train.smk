@@ -5,11 +5,10 @@
 #         log.jsonl, summary.json
 
 from onestep.fingerprint import every
-from onestep.plan import inputs, train
+from onestep.plan import inputs, messages, train
 
 
 rule resolve:
-    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
     output:
         results.run_config("{run}"),
     log:
@@ -25,12 +24,14 @@ rule resolve:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=lambda wildcards: train.run_config(plan, wildcards.run),
         source=plan.source,
+    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
+    message:
+        "resolve the configuration of {wildcards.run}"
     shell:
         "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
 
 
 rule embed:
-    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     input:
         unpack(
             lambda wildcards: inputs.embedding_files(plan, wildcards.class_embeddings)
@@ -53,6 +54,9 @@ rule embed:
             plan, wildcards.class_embeddings
         ),
         code=plan.fingerprints.of_stage("embed", every("classifiers")),
+    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
+    message:
+        "compute class embeddings {wildcards.class_embeddings}"
     shell:
         "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
         " > {log:q} 2>&1"
@@ -92,13 +96,14 @@ for run in train.train_rules(plan):
             # Empty unless config.yaml lets training follow its code.
             code=run.code,
             options=run.options,
+        message:
+            messages.of_training(plan, run.name)
         shell:
             "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
             " --state state --output results/runs --log {log:q} 2>&1 | tee -ai {log:q}"
 
 
 rule convert:
-    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
         lambda wildcards: inputs.source_of(
             plan, plan.experiment.teachers[wildcards.teacher]
@@ -119,5 +124,8 @@ rule convert:
     params:
         options=lambda wildcards: inputs.teacher_options(plan, wildcards.teacher),
         code=plan.fingerprints.of_stage("convert"),
+    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
+    message:
+        "convert teacher {wildcards.teacher}"
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

@@ -156,6 +156,11 @@ class RowBlock:
         return self.run is not None or self.teacher is not None
 
     @property
+    def name(self) -> str | None:
+        """`run/sampler` or `teacher/sampler`; None for another method's published numbers."""
+        return f"{self.run or self.teacher}/{self.sampler}" if self.is_measured else None
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The runs that the row shows: those of a family, or its one run; none for a teacher."""
         return self.runs or (() if self.run is None else (self.run,))
@@ -167,6 +172,20 @@ class CurvesBlock:
 
     column: Name
     seeds: SeedBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleBlock:
+    """A claim about a table: a number of a row against a bound or a multiple of that of another row.
+
+    A row is named as its files are, `run/sampler` or `teacher/sampler`. The page states whether the claim holds.
+    """
+
+    row: Text
+    column: Name
+    at_most: float | None = None  # exactly one of the two: the bound or the factor
+    at_least: float | None = None
+    times: Text | None = None  # the other row; by default the bound is absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +208,7 @@ class TableBlock:
     columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Apply(frozen)]
     rows: Annotated[tuple[RowBlock, ...], Constraint(min_length=1)]
     curves: CurvesBlock | None = None
+    rule: RuleBlock | None = field(default=None, metadata=OMIT_EMPTY)
 
     @property
     def selected_by(self) -> str | None:
@@ -311,6 +331,7 @@ class Experiment:
     # It holds for the dataclasses inside, too.
     __pydantic_config__: ClassVar = STRICT
 
+    title: Text | None = field(default=None, metadata=OMIT_EMPTY)  # of the results page; by default its datasets
     inputs: Named[InputBlock] = field(default_factory=empty)
     # Prefixes of addresses and their replacements, which are tried first.
     mirrors: Annotated[Mapping[Text, Text], Apply(frozen)] = field(default_factory=empty)
