@@ -17,8 +17,10 @@ except ConfigError as error:
 
 results = plan.results
 
-# Every file is written whole or not at all: what a failed job has published stays.
-workflow.execution_settings.keep_incomplete = True
+
+onstart:
+    # As --keep-incomplete: every file is written whole or not at all, and what a failed job has published stays.
+    workflow.execution_settings.keep_incomplete = True
 
 
 # Of every rule that sets no other, and only under `--software-deployment-method apptainer`.

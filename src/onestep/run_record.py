@@ -94,10 +94,8 @@ def set_aside(folder: Path, record: RunRecord, *, work: Path | None = None) -> P
     Files that are gone here are taken from its work folder `work`.
     """
     place = folder / EARLIER / record.spec
-    names = [str(path.relative_to(folder)) for path in sorted((folder / "snapshots").glob("*.safetensors"))]
-    for name in (*names, LOG, SUMMARY):
-        if (folder / name).exists():
-            _move(folder / name, place / name)
+    for path in _files(folder):
+        _move(path, place / path.relative_to(folder))
     if work is not None:
         for name in (*record.files, LOG):
             if not (place / name).exists() and (work / name).is_file():
@@ -116,11 +114,18 @@ def bring_back(folder: Path, *, spec: str) -> None:
     place = folder / EARLIER / spec
     if not place.is_dir():
         return
-    snapshots = [f"snapshots/{path.name}" for path in sorted((place / "snapshots").glob("*.safetensors"))]
-    for name in (RECORD, *snapshots, LOG, SUMMARY):
-        if (place / name).exists() and not (name == RECORD and (folder / name).exists()):
-            _move(place / name, folder / name)
+    if (place / RECORD).exists() and not (folder / RECORD).exists():
+        _move(place / RECORD, folder / RECORD)  # first, because it names the run that moves
+    for path in _files(place):
+        _move(path, folder / path.relative_to(place))
     shutil.rmtree(place, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a run in its folder, without its configuration and its record."""
+    kept = ("run.yaml", RECORD, EARLIER)
+    found = [path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] not in kept]
+    return [path for path in found if not path.is_dir() or path.is_symlink()]
 
 
 def _move(source: Path, target: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_growth_that_is_killed_keeps_what_is_published_and_ends_the_same(place
 
 def test_another_science_leaves_the_published_run_beside_it_and_comes_back(place):
     run = place(EDM, "edited")
-    rate = {"generator": {"name": "adam", "lr": 0.002, "betas": [0.9, 0.999], "eps": 1e-8}}
+    rate = {"generator": {"name": "adam", "lr": 0.005, "betas": [0.9, 0.999], "eps": 1e-8}}
     run.train(64)
     first, log = published(run.results), (run.results / "log.jsonl").read_bytes()
     run.train(64, optimizers=rate)

@@ -1,4 +1,4 @@
-"""Through the real Snakefile: more images continue a run, and neither a killed job nor an edit removes what is there."""
+"""Through the real Snakefile: more images continue a run; neither a killed job nor an edit removes what is there."""
 
 from __future__ import annotations
 

@@ -66,10 +66,10 @@ for run in train.train_rules(plan):
         name:
             f"train_{run.name}"
         input:
-            # An edit of the length trains where snapshots are missing; any other edit trains again.
+            # An edit of the length trains only where snapshots are missing.
             run=(
                 ancient(results.run_config(run.name))
-                if run.is_same
+                if run.is_settled
                 else results.run_config(run.name)
             ),
             data=run.data,

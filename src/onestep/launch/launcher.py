@@ -18,7 +18,7 @@ from onestep.launch.cluster import ACTIVE, Cluster, Sighting
 from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
 from onestep.launch.submission import Refused, Request, adopt, job_name, keep_config, submit
-from onestep.training.publication import begin, claim, is_published, publish, publish_snapshots, take_over
+from onestep.training.publication import begin, check_length, claim, is_published, publish, publish_snapshots, take_over
 
 _REPORT_SECONDS = 300.0
 # Time in which the sbatch of a killed launcher may still submit a job.
@@ -83,6 +83,7 @@ class _Launcher:
         begin(folder, config=document)
         publish_snapshots(folder, self._target)
         if self._journal.is_done:
+            check_length(folder, images=document.get("images", 0))
             return self._publish()
         self._handle_other_configs()
         job, active = self._find()

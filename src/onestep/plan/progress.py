@@ -71,7 +71,9 @@ def progress(experiment: Experiment, run: str, *, results: Results, state: State
                 done = each / "done.json"
                 images = read_json(done, {"images_seen": int})["images_seen"] if done.exists() else 0
                 works.append(dataclasses.replace(found, work=each, state=newest_state(each), done=images))
-    return max(works, key=lambda each: each.seen, default=found)
+    # Of several, with other input files, that of the published run.
+    spec = None if published is None else published.spec
+    return max(works, key=lambda each: (each.work is not None and each.work.name == spec, each.seen), default=found)
 
 
 def without_passed(experiment: Experiment, *, results: Results, state: State) -> Experiment:
@@ -114,8 +116,9 @@ def intention(experiment: Experiment, run: str, *, results: Results, state: Stat
         return f"publishes {run} again" if missing else f"keeps {run} as it is{lacks}" if late else None
     if found.done >= chosen.images:
         return f"publishes {run} again, which is finished{kept if found.changed else ''}"
-    if found.state is not None and found.state < chosen.images:
-        return f"continues {run} from {found.state:,} to {to}{lacks}{kept if found.changed else ''}"
+    if found.state is not None:
+        begins = f"continues {run} from {found.state:,} to" if found.state < chosen.images else f"finishes {run} at"
+        return f"{begins} {to}{lacks}{kept if found.changed else ''}"
     if again_because:
         return f"trains {run} from the start to {to} because {' and '.join(again_because)}{kept}"
     if found.seen:

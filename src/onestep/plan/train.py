@@ -22,8 +22,8 @@ class TrainRule:
     options: str  # the same as options of `onestep launch`, quoted for a shell
     # Of a run that continues, those that it will make: what it has published is no output, which could be removed.
     snapshots: list[Path]
-    is_same: bool  # the published run is of this science, so that a newer run.yaml alone trains nothing
-    goes_on: bool  # the same, and some snapshots are missing
+    is_settled: bool  # the published run is of this science and has all snapshots: a newer run.yaml trains nothing
+    goes_on: bool  # it is of this science and lacks some
     code: str  # code fingerprint if config.yaml lets training follow its code, else empty
 
 
@@ -72,7 +72,7 @@ def _train_rule(plan: Plan, name: str) -> TrainRule:
         weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
         options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
         snapshots=due if goes_on else [*snapshots],
-        is_same=found.is_same,
+        is_settled=found.is_same and not goes_on,
         goes_on=goes_on,
         code=training_code(plan, name) if follows else "",
     )

@@ -74,10 +74,10 @@ def train(
                 _write(record, log=log, progress=progress)
         finished = images_seen >= training.run.images
         if finished:
-            record = _open_record(training, images_seen=images_seen, window=window, since=since, ranks=ranks)
+            last = _open_record(training, images_seen=images_seen, window=window, since=since, ranks=ranks)
             if keep_state:
                 resume.finish(images_seen, window=window, log=log)
-            _write(record, log=log, progress=progress)
+            _write(last, log=log, progress=progress)
     progress.close()
     if finished:
         return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}

@@ -155,6 +155,20 @@ def images_done(folder: Path) -> int | None:
     return None
 
 
+def check_length(folder: Path, *, images: int) -> None:
+    """Raise ValueError if the finished run in a work folder has passed the length `images` without a snapshot there."""
+    seen = images_done(folder)
+    if seen is None or seen <= images or (folder / f"snapshots/{images}.safetensors").exists():
+        return
+    counts = [path.stem for path in (folder / "snapshots").glob("*.safetensors") if path.stem.isdecimal()]
+    made = ", ".join(sorted(counts, key=int))
+    found = (
+        f"images: got {images:,}, expected more than the {seen:,} that it has seen, or one of its snapshots ({made})"
+    )
+    fix = f"change images, or delete {folder} to train from the start"
+    raise ValueError(f"{folder.parent.name}: {found}. Fix: {fix}")
+
+
 def take_over(folder: Path, target: Path, *, images: int) -> bool:
     """Take a finished run from its published files into a work folder that has nothing; return whether this was done.
 

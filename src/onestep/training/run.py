@@ -29,6 +29,7 @@ from onestep.training.loop import train
 from onestep.training.publication import (
     DONE,
     begin,
+    check_length,
     claim,
     images_done,
     publish,
@@ -155,6 +156,7 @@ def _is_finished(assignment: Assignment, *, folder: Path, ranks: Ranks, publishe
     found = _WHOLE if os.path.lexists(folder / DONE) else _NONE
     if found == _WHOLE and ranks.leads:
         document = assignment.document()
+        check_length(folder, images=document.get("images", 0))
         before, images = images_done(folder), document.get("images", 0)
         flaw = withdrawn(folder, document=document, published=published)
         if flaw is not None:
