@@ -229,5 +229,6 @@ def test_a_run_of_an_earlier_version_is_taken_over(place, bench):
     assert {path.name for path in folder.glob("snapshots/*")} == {path.name for path in before}
     assert read_json(run.results / "summary.json")["spec"] == former
     assert len(list((run.folder / "state" / EDM).iterdir())) == 2
+    assert read_json(run.results / "snapshots.json")["spec"] == former
     run.train(128)
     assert {path.name for path in (run.results / "snapshots").iterdir()} == {"64.safetensors", "128.safetensors"}

@@ -32,9 +32,14 @@ DONE = "done.json"
 """The facts of a finished run in its work folder, with the digests of its files; summary.json is its copy."""
 
 
+def spec_of(folder: Path) -> str:
+    """Return the run hash of a work folder, as its files state it: of an earlier version the former one."""
+    return folder.resolve().name
+
+
 def specs_of(folder: Path) -> set[str]:
     """Return the run hashes of a work folder; one of an earlier version has two, and a link by its new name."""
-    return {folder.name, folder.resolve().name}
+    return {folder.name, spec_of(folder)}
 
 
 def begin(folder: Path, *, config: Mapping[str, Any]) -> RunRecord:
@@ -42,11 +47,11 @@ def begin(folder: Path, *, config: Mapping[str, Any]) -> RunRecord:
     with contextlib.suppress(ValueError):  # a damaged record is replaced
         found = read_run_record(folder)
         files = {} if found is None else found.files
-        record = RunRecord(run=config["run"], spec=folder.name, config=config, files=files)
+        record = RunRecord(run=config["run"], spec=spec_of(folder), config=config, files=files)
         if record != found:
             record.write(folder)
         return record
-    record = RunRecord(run=config["run"], spec=folder.name, config=config)
+    record = RunRecord(run=config["run"], spec=spec_of(folder), config=config)
     record.write(folder)
     return record
 
@@ -71,7 +76,7 @@ def claim(folder: Path, target: Path, *, config: Mapping[str, Any]) -> None:
         bring_back(target, spec=spec)
     with contextlib.suppress(ValueError):
         found = read_run_record(target) or found
-    record = RunRecord(run=config["run"], spec=folder.name, config=config, files=found.files if found else {})
+    record = RunRecord(run=config["run"], spec=spec_of(folder), config=config, files=found.files if found else {})
     if record != found:
         record.write(target)
 
@@ -90,8 +95,7 @@ def publish_snapshots(folder: Path, target: Path) -> None:
         _withdraw_summary(target, fresh)
         replace(there, files={**there.files, **fresh}).write(target)
         for name in needed:
-            if not _is_linked(folder / name, target / name):
-                link(folder / name, target / name)
+            _link_unless_equal(folder / name, target / name, digest=fresh[name])
 
 
 def _withdraw_summary(target: Path, files: Mapping[str, str]) -> None:
@@ -102,10 +106,13 @@ def _withdraw_summary(target: Path, files: Mapping[str, str]) -> None:
             (target / SUMMARY).unlink()
 
 
-def _is_linked(one: Path, other: Path) -> bool:
+def _link_unless_equal(source: Path, target: Path, *, digest: str | None) -> None:
+    """Publish a snapshot; an equal file keeps its time, so that nothing that was made of it is made again."""
     with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
-    return False
+        if os.path.samefile(source, target):
+            return
+    if digest is None or _flaw_of_file(target, digest) is not None:
+        link(source, target)
 
 
 def publish(folder: Path, target: Path, *, whole: bool = False) -> None:
@@ -131,9 +138,8 @@ def publish(folder: Path, target: Path, *, whole: bool = False) -> None:
         if name == LOG:
             # Not a link: Snakemake overwrites a log in place where a job fails.
             link(folder / name, target / name, copy=True)
-        elif not _is_linked(folder / name, target / name):
-            # An equal file keeps its time, so that nothing that was made of it is made again.
-            link(folder / name, target / name)
+        else:
+            _link_unless_equal(folder / name, target / name, digest=files.get(name))
     # Last, because it marks the others as complete.
     write_json(summary, done)
 

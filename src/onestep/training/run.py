@@ -34,6 +34,7 @@ from onestep.training.publication import (
     images_done,
     publish,
     publish_snapshots,
+    spec_of,
     take_over,
     withdrawn,
 )
@@ -203,7 +204,7 @@ def _finish(
     )
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
-        done = {"run": training.name, "spec": folder.name, "code": code, **history, **facts}
+        done = {"run": training.name, "spec": spec_of(folder), "code": code, **history, **facts}
         write_json(folder / DONE, sealed(done))
         _keep_last_state(assignment, folder=folder, name=training.name)
     return history is not None
