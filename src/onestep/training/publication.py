@@ -156,8 +156,9 @@ def is_published(folder: Path, target: Path) -> bool:
 def images_done(folder: Path) -> int | None:
     """Return the images of the finished run in a work folder; None if it is not finished or done.json is damaged."""
     with contextlib.suppress(ValueError, OSError):
-        found = read_record(folder / DONE).get("images_seen")
-        return found if isinstance(found, int) else None
+        done = read_record(folder / DONE)
+        seen = done.get("images_seen")
+        return seen if isinstance(seen, int) and done.get("spec") in specs_of(folder) else None
     return None
 
 
