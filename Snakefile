@@ -20,6 +20,11 @@ except ConfigError as error:
 results = plan.results
 
 
+onstart:
+    # As --keep-incomplete: every file is written whole or not at all, and what a failed job has published stays.
+    workflow.execution_settings.keep_incomplete = True
+
+
 # Of every rule that sets no other, and only under `--software-deployment-method apptainer`.
 container: plan.experiment.container
 

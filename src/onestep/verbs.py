@@ -10,16 +10,29 @@ from typing import Any, Literal
 def resolve(*, config: Path, run: str, output: Path) -> int:
     """Write the resolved configuration of a run: every default filled in.
 
+    A published run beside it that is of another configuration moves to the folder `earlier/` there.
+
     Args:
         config: The config.
         run: Name of the run.
         output: The run.yaml.
     """
+    from onestep.config.identity import changes
     from onestep.config.reading import read_experiment, resolved_run
-    from onestep.config.run import dump_run
+    from onestep.config.run import document_of, dump_run
     from onestep.files import write_text
+    from onestep.run_record import read_run_record, set_aside
 
-    write_text(output, dump_run(resolved_run(read_experiment(config), run)))
+    resolved, folder = resolved_run(read_experiment(config), run), output.parent
+    # Before Snakemake removes what the training will write, and while run.yaml is that of a run of an earlier version.
+    published = read_run_record(folder)
+    if published is not None and published.config:
+        if changed := changes(published.config, document_of(resolved)):
+            place = set_aside(folder, published)
+            print(f"{run}: {', '.join(changed)}; the published run is now in {place}")
+        else:
+            published.write(folder)
+    write_text(output, dump_run(resolved))
     return 0
 
 

@@ -2,7 +2,7 @@
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
 # makes:  results/class_embeddings/{class_embeddings}.safetensors
 #         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
-#         log.jsonl, summary.json
+#         snapshots.json with their digests, log.jsonl, summary.json; earlier/{spec}/ has the same of earlier configs
 
 from onestep.fingerprint import every
 from onestep.plan import inputs, messages, train
@@ -10,7 +10,8 @@ from onestep.plan import inputs, messages, train
 
 rule resolve:
     output:
-        results.run_config("{run}"),
+        # Not removed before the job, which compares the published run with it.
+        update(results.run_config("{run}")),
     log:
         "logs/resolve/{run}.log",
     benchmark:
@@ -69,14 +70,20 @@ for run in train.train_rules(plan):
         name:
             f"train_{run.name}"
         input:
-            run=results.run_config(run.name),
+            # An edit of the length trains only where snapshots are missing.
+            run=(
+                ancient(results.run_config(run.name))
+                if run.is_settled
+                else results.run_config(run.name)
+            ),
             data=run.data,
             # No pattern, whatever the names.
             weights=lambda wildcards, weights=run.weights: weights,
         output:
-            snapshots=run.snapshots,
-            log=results.log(run.name),
-            summary=results.summary(run.name),
+            # Snapshots are published while the job runs, and nothing that is published is removed.
+            snapshots=update(run.snapshots) if run.goes_on else run.snapshots,
+            log=update(results.log(run.name)),
+            summary=update(results.summary(run.name)),
         log:
             f"logs/train/{run.name}.log",
         benchmark:

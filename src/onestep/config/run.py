@@ -155,6 +155,8 @@ class Run:
     batch: Count  # images per step, over all ranks
     images: Count
     snapshot_every: Count  # images; by default one snapshot at the end
+    # Counts without a snapshot. The plan adds those that a run had passed when `snapshot_every` was made smaller.
+    passed: tuple[Count, ...] = field(default=(), metadata=OMIT_EMPTY)
     # Share of a gradient's entries that may be NaN or infinite; above it the run stops. Ours: the scripts of EDM and of
     # D2O replace them without a limit.
     non_finite_limit: Annotated[Share, below(1)] = 0.01
@@ -163,7 +165,8 @@ class Run:
     @property
     def snapshots(self) -> tuple[int, ...]:
         """Counts of images that name the snapshots; each is taken at the first step that reaches its count."""
-        return (*range(self.snapshot_every, self.images, self.snapshot_every), self.images)
+        counts = range(self.snapshot_every, self.images, self.snapshot_every)
+        return (*(count for count in counts if count not in self.passed), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -307,10 +307,11 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """Which intermediate files of the evaluation stay on disk; grids of a few images always do."""
+    """Which intermediate files stay on disk; grids of a few images always do."""
 
     images: Literal["keep", "none"] = "keep"  # `none`: one job generates and extracts features
     features: Literal["keep", "none"] = "keep"  # `none`: deleted after all numbers of generated images
+    states: Literal["keep", "none"] = "keep"  # `none`: no state of finished runs, which then cannot continue
 
 
 @dataclass(frozen=True, kw_only=True)
