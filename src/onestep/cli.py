@@ -156,6 +156,15 @@ def _app(chosen: str) -> App:
     return app
 
 
+def verb_app(verb: str) -> App:
+    """Return the command line of one verb, from which its reference is generated."""
+    root = found = _app(verb)
+    for word in verb.split():
+        found = found[word]
+    found.default_parameter = root.default_parameter
+    return found
+
+
 def _unseen() -> None:
     """A verb that the command line does not name."""
 
