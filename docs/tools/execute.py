@@ -21,4 +21,6 @@ if __name__ == "__main__":
     NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in notebook.cells:
         cell.metadata = {}  # times of execution
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/jpeg", None)  # a second copy of each picture
     nbformat.write(notebook, path)

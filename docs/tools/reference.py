@@ -69,8 +69,8 @@ def config_reference() -> str:
     lines = [
         "# Every key of config.yaml",
         "",
-        "Generated from the package. A key without a default is required. Lengths are counted in images; `NAME` is a name",
-        "of your choice. `onestep resolve` writes a run with every default filled in; `null` is none.",
+        "Generated from the package. A key without a default is required; `null` is none. Lengths are counted in images;",
+        "`NAME` is a name of your choice. `onestep resolve` writes a run with every default filled in.",
         "",
     ]
     for field in dataclasses.fields(Experiment):
