@@ -6,12 +6,14 @@ from snakemake.utils import min_version
 from onestep.config import ConfigError
 from onestep.models import MODEL, NAME, RUN, SEEDS
 from onestep.plan import Plan
+from onestep.plan.inputs import check_local_files
 
 min_version("9.20")
 
 # A wrong key, name or type stops here, before any job, with its place in the file.
 try:
     plan = Plan.read(config.get("experiment", "config.yaml"))
+    check_local_files(plan)
 except ConfigError as error:
     raise SystemExit(str(error))
 

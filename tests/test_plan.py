@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onestep.config import parse_experiment
+from onestep.config import ConfigError, parse_experiment
 from onestep.fingerprint import Fingerprints
 from onestep.models import MODEL, RUN
 from onestep.plan import Plan, inputs, measure, report, sample, study, train
@@ -248,6 +248,23 @@ def test_an_absent_input_stops_an_offline_workflow(monkeypatch, tmp_path):
     Path("inputs/edm").mkdir(parents=True)
     Path("inputs/edm/edm.pkl").touch()
     assert inputs.stop_if_absent_offline(plan, "edm") == []
+
+
+@pytest.mark.parametrize("name", ["here/digits.csv.gz", "folder/"])
+def test_an_absent_file_of_this_machine_is_an_error_of_the_plan(monkeypatch, tmp_path, name):
+    config = tiny_config()
+    config["inputs"]["digits"] = {"file": str(tmp_path / name)}
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(config)
+    with pytest.raises(ConfigError) as stopped:
+        inputs.check_local_files(plan)
+    assert len(stopped.value.problems) == 1
+    assert "inputs.digits" in str(stopped.value) and str(tmp_path / name) in str(stopped.value)
+    # A copy of an earlier run is enough.
+    placed = inputs.input(plan, "digits")
+    placed.parent.mkdir(parents=True)
+    placed.touch()
+    inputs.check_local_files(plan)
 
 
 def test_a_row_of_a_family_has_the_models_of_its_members_which_are_all_measured():

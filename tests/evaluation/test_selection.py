@@ -99,3 +99,23 @@ def test_a_metric_of_another_shape_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=r"0-9\.fd\.json"):
         select(results, images=[200, 300])
+
+
+@pytest.mark.parametrize(
+    ("fact", "one", "other"),
+    [
+        ("precision", "float32", "bfloat16"),
+        ("feature_weights_sha256", "a" * 64, "b" * 64),
+        ("reference", {"sha256": "a" * 64}, {"sha256": "b" * 64}),
+        ("images", 2000, 1000),
+    ],
+)
+def test_candidates_that_were_measured_otherwise_are_not_compared(tmp_path, fact, one, other):
+    results = results_with(tmp_path, {200: 3.0, 300: 1.0})
+    for images, content in ((200, one), (300, other)):
+        write_json(
+            results / f"metrics/d2o@{images}-ema50/one_step/0-9.fd.json",
+            {"values": {"frechet": 1.0}, fact: content},
+        )
+    with pytest.raises(ValueError, match=rf"d2o@300-ema50.*{fact}"):
+        select(results, images=[200, 300])

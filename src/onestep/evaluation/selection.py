@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onestep.checkpoints.digests import WEIGHTS, checked_digest, read_record
+from onestep.checkpoints.digests import WEIGHTS, checked_digest
 from onestep.files import replacing, sealed, write_json
 from onestep.metrics import Direction
 from onestep.models import Selected, Snapshot, parse_model
+from onestep.records import differing, fact_of, read_measurement, read_value
 from onestep.results import Results
 
 
@@ -30,7 +30,7 @@ def select(*, choice: Mapping[str, Any], results: Path, output: Path) -> int:
     if not isinstance(model, Selected):
         raise ValueError(f"--choice: got the model {choice['model']}, expected run@best-...")
     candidates = [model.candidate(images) for images in sorted(choice["images"])]
-    values = [_value(candidate, model, results=results) for candidate in candidates]
+    values = _values(candidates, model, results=results)
     chosen = candidates[best(values, direction=choice["direction"])]
     snapshot = Results(results).weights(chosen)
     digest = checked_digest(snapshot)
@@ -57,14 +57,14 @@ def best(values: Sequence[float], *, direction: Direction) -> int:
     return values.index(min(values) if direction == "lower" else max(values))
 
 
-def _value(candidate: Snapshot, model: Selected, *, results: Path) -> float:
+def _values(candidates: Sequence[Snapshot], model: Selected, *, results: Path) -> list[float]:
+    """Return the number of each candidate. ValueError: It has none, or was measured otherwise than the first."""
     by = model.choice
-    path = Results(results).metric(candidate, by.sampler, by.seeds, by.metric)
-    values = read_record(path).get("values")
-    if not isinstance(values, dict) or by.value not in values:
-        found = ", ".join(values) if isinstance(values, dict) else "no values"
-        raise ValueError(f"{path}: got {found}, expected {by.value!r}. Fix: delete it and measure again")
-    value = values[by.value]
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{path}: {by.value}: got {value!r}, expected a finite number. Fix: delete it, measure again")
-    return float(value)
+    paths = [Results(results).metric(each, by.sampler, by.seeds, by.metric) for each in candidates]
+    values = [read_value(path, value=by.value) for path in paths]
+    first, *others = map(read_measurement, paths)
+    for path, other in zip(paths[1:], others, strict=True):
+        if facts := differing(first, other):
+            found = f"{path}: got {facts[0]} {fact_of(other, facts[0])}, expected {fact_of(first, facts[0])}"
+            raise ValueError(f"{found} as in {paths[0]}. Fix: delete both, and measure again")
+    return values

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from onestep.config import ConfigError
 from onestep.config.reading import run_backbones
 from onestep.config.sections import BackboneBlock, DatasetBlock, Experiment, ExtractorBlock, TeacherBlock
 from onestep.files import canonical_json, read_json
@@ -75,10 +76,18 @@ def _is_as_recorded(recorded: dict[str, Any], folder: Path, *, record: Path) -> 
     return listing == recorded.get("listing_sha256") and newest <= record.stat().st_mtime_ns
 
 
+def check_local_files(plan: Plan) -> None:
+    """Raise ConfigError if files and folders of this machine that runs and tables need are absent: a line for each."""
+    sources = {name: input_source(plan, name) for name in needed_inputs(plan)}
+    problems = [absent(source, name=name) for name, source in sources.items() if "file" in source]
+    if found := [f"{plan.source}: inputs.{problem}" for problem in problems if problem is not None]:
+        raise ConfigError(found)
+
+
 def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
     """Return no files. ValueError: An input is absent that is not to be downloaded; the message has the fix."""
     source = input_source(plan, name)
-    if (is_offline() or "file" in source) and (problem := absent(source, name=name)) is not None:
+    if is_offline() and (problem := absent(source, name=name)) is not None:
         raise ValueError(problem)
     return []
 
