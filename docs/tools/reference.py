@@ -69,7 +69,7 @@ def config_reference() -> str:
     lines = [
         "# Every key of config.yaml",
         "",
-        "Generated from the package. A key without a default is required; `null` is none. Lengths are counted in images;",
+        "Generated from the package. A key without a default is required; `null` is none. Lengths are in images;",
         "`NAME` is a name of your choice. `onestep resolve` writes a run with every default filled in.",
         "",
     ]
