@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-faults test-slurm test-container test-full-size lint clean
+.PHONY: setup demo test test-faults test-slurm test-container test-full-size lint docs clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -22,7 +22,7 @@ test-faults: setup  ## damaged files, killed pipelines, mutated configs; ONESTEP
 test-slurm: setup  ## trainings and rules as jobs of a real SLURM on this machine: needs root and tests/slurm/cluster/packages
 	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 $(PYTEST_OPTIONS) tests/slurm/test_[!f]*.py tests/slurm/test_faults_on_slurm.py
 
-test-container: setup  ## the steps of the container image in a minimal Debian: needs root, debootstrap, apt and 8 GB of disk; ten minutes
+test-container: setup  ## the image, built by buildah without a registry, and tried: needs root, debootstrap, buildah and 25 GB of disk
 	@python -m pytest -m container -s tests/containers
 
 test-full-size: setup  ## three steps of each of the paper's recipes on this CPU: ten minutes, 7 GB of memory, 3 GB of disk
@@ -30,6 +30,9 @@ test-full-size: setup  ## three steps of each of the paper's recipes on this CPU
 
 lint: setup  ## style, types, import contracts, rules, prose
 	@ruff check . && ruff format --check . && lint-imports && snakefmt --check Snakefile workflow && mypy && snakemake --lint --directory demo && python tests/tools/word_list.py
+
+docs: setup  ## the documentation, to site/index.html; generated reference, no broken link
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet --strict && echo "site/index.html"
 
 clean:  ## delete the demo's outputs; keep the environment
 	@rm -rf demo/results demo/state demo/inputs demo/logs demo/benchmarks demo/.snakemake

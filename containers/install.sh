@@ -1,5 +1,5 @@
 #!/bin/sh
-# Steps that turn a Debian with Python into the image; called by Dockerfile, onestep.def and the chroot of the tests.
+# Steps that turn a Debian with Python into the image; called by Dockerfile and onestep.def.
 # Usage, as root: install.sh environment FOLDER    system packages, user, virtual environment from envs/requirements.lock
 #                 install.sh package FOLDER        this package, into the virtual environment
 # FOLDER contains this repository, or its part that .dockerignore permits. Uses the python3 on PATH.

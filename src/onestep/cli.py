@@ -167,6 +167,15 @@ def _examples(verb: Callable[..., Any]) -> str:
     return "\n".join(["Examples:", "", "```bash", *(line.strip() for line in lines), "```"]) if text else ""
 
 
+def verb_app(verb: str) -> App:
+    """Return the command line of one verb, from which its reference is generated."""
+    root = found = _app(verb)
+    for word in verb.split():
+        found = found[word]
+    found.default_parameter = root.default_parameter
+    return found
+
+
 def _unseen() -> None:
     """A verb that the command line does not name."""
 

@@ -15,7 +15,7 @@ import pytest
 from tiny import REPOSITORY
 
 CONTAINERS = REPOSITORY / "containers"
-SCRIPTS = ("containers/install.sh", "tests/containers/chroot.sh", "envs/setup.sh")
+SCRIPTS = ("containers/install.sh", "tests/containers/engine.sh", "envs/setup.sh")
 
 
 def instructions():
@@ -162,8 +162,8 @@ def test_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.container
-def test_the_steps_make_a_bare_debian_run_the_demos_first_stage(tmp_path):
-    script = REPOSITORY / "tests" / "containers" / "chroot.sh"
+def test_an_engine_builds_the_image_and_it_runs_the_demos_first_stages(tmp_path):
+    script = REPOSITORY / "tests" / "containers" / "engine.sh"
     done = subprocess.run([script, tmp_path / "root"], stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].endswith("demo/results/data/digits.zip")
