@@ -104,6 +104,8 @@ def _opened(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zip
         found = {each.filename.removesuffix(".npy"): (archive, each) for each in members}
         if len(found) < len(members):
             raise ValueError("two of its arrays have one name")
+        if min((each.header_offset for each in members), default=0):
+            raise ValueError("other bytes stand before its arrays")
         yield found
 
 

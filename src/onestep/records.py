@@ -10,6 +10,7 @@ import yaml
 
 from onestep.files import parse_json, read_json, read_text, regular_file
 from onestep.results import identity_at
+from onestep.run_record import RECORD, read_run_record
 from onestep.shapes import misfit
 
 Content = TypeVar("Content")
@@ -83,10 +84,16 @@ def read_summary(path: Path, *, run: str, keys: Sequence[str]) -> dict[str, Any]
 
 
 def read_run_config(path: Path, *, run: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Return the text of a run.yaml and its mapping. ValueError: It is none, or that of another run than `run`."""
+    """Return the text of a run.yaml and its mapping.
+
+    ValueError: It is none, that of another run than `run`, or not that of the training in its folder.
+    """
     text = read_text(path, most=_LONGEST_CONFIG)
     try:
         document = yaml.safe_load(text)
+        keys = [key.value for key, _ in yaml.compose(text).value] if isinstance(document, dict) else []
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"the key {twice!r} is there twice")
     except Exception as error:  # its constructors raise anything
         raise ValueError(
             f"{path}: got no YAML ({' '.join(str(error).split())[:200]}). Fix: resolve it again"
@@ -95,6 +102,10 @@ def read_run_config(path: Path, *, run: str | None = None) -> tuple[str, dict[st
         raise ValueError(f"{path}: {found}. Fix: resolve it again")
     if run is not None and document["run"] != run:
         raise ValueError(f"{path}: got run {document['run']!r}, expected {run!r}. Fix: resolve it again")
+    record = read_run_record(path.parent) if (path.parent / RECORD).exists() else None
+    if record is not None and record.config and dict(record.config) != document:
+        found = f"{path}: got another configuration than {RECORD} records of the training"
+        raise ValueError(f"{found}. Fix: resolve it again, and train the run that was edited")
     return text, document
 
 

@@ -1,9 +1,9 @@
 """Digests of files that a later stage trusts: recorded beside the file when it is written, compared when it is read.
 
-The record of a snapshot is the summary.json or snapshots.json of its run, that of a teacher its card, that of a
-selection or a table of class embeddings the JSON beside it, that of a dataset its card, that of an input the `.sha256`
-beside it. A file without a record, or with one of an earlier version, is read as it is. The files themselves keep their
-bytes. Imports no torch.
+The record of a snapshot is the summary.json or snapshots.json of its run, that of a log the summary.json, that of a
+teacher its card, that of a selection or a table of class embeddings the JSON beside it, that of a dataset its card,
+that of an input the `.sha256` beside it. A file without a record, or with one of an earlier version, is read as it is.
+The files themselves keep their bytes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import yaml
 
 from onestep.files import read_json, regular_file, sha256_of_file
 from onestep.inputs import recorded_digest
+from onestep.run_record import LOG, SUMMARY
 
 WEIGHTS = "weights_sha256"
 """Key of a card or record that holds the digest of the weights beside it."""
@@ -49,6 +50,9 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
     """Return the path of a file's record and the recorded SHA-256, each None if absent, and the fix for a mismatch."""
     place = path.absolute()
     again = "delete it and make it again"
+    if path.name == LOG and (summary := path.with_name(SUMMARY)).exists():
+        files = read_record(summary).get("files")
+        return summary, files.get(LOG) if isinstance(files, dict) else None, "train the run again"
     if place.parent.name == "snapshots" and (known := _recorded_by_run(place)) is not None:
         return known
     if (placed := recorded_digest(path)) is not None:

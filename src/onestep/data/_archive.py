@@ -26,7 +26,7 @@ from onestep.data._pixels import checked, png
 from onestep.data._processes import in_processes
 from onestep.data._sources import Unused
 from onestep.data.image_zip import ImageZip
-from onestep.files import Lock, canonical_json, read_json, replacing, sha256_of_file, sha256_of_text, write_json
+from onestep.files import Lock, canonical_json, read_json, replacing, sealed, sha256_of_file, sha256_of_text, write_json
 from onestep.folders import describe_folder, text_of
 from onestep.progress import Bar
 
@@ -87,7 +87,7 @@ def prepare(
             card["unused"] = [each._asdict() for each in dataset.unused]
         _log_classes(card)
         write_contact_sheet(target.with_suffix(".png"), archive)
-        write_json(target.with_suffix(".json"), card)
+        write_json(target.with_suffix(".json"), sealed(card))
         shutil.rmtree(folder)
     return card
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from onestep import components
 from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
-from onestep.checkpoints.digests import checked
+from onestep.checkpoints.digests import checked, checked_digest
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor, computing
 from onestep.files import regular_file, sha256_of_file
@@ -69,15 +70,25 @@ def write_features(
     ValueError: The file is not one of these, or the images do not fit the network.
     """
     extracted = extract([network.extractor], [torch.from_numpy(read_pixels(images))])
-    write_extracted({output: network}, extracted, subject=subject_of(images) if subject is None else subject)
+    archive = {"archive_sha256": checked_digest(images)} if images.suffix == ".zip" else {}
+    subject = subject_of(images) if subject is None else subject
+    write_extracted({output: network}, extracted, subject=subject, origin=archive)
 
 
 def write_extracted(
-    networks: Mapping[Path, FeatureNetwork], extracted: ExtractedFeatures, *, subject: Mapping[str, str]
+    networks: Mapping[Path, FeatureNetwork],
+    extracted: ExtractedFeatures,
+    *,
+    subject: Mapping[str, str],
+    origin: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the features of images, whose identity is `subject`, for each network in their order."""
+    """Write the features of images, whose identity is `subject`, for each network in their order.
+
+    `origin` has the digest of the images' archive, if they have one.
+    """
     for (output, network), arrays in zip(networks.items(), extracted.arrays, strict=True):
         about = {"subject": dict(subject), "images": extracted.images, "pixels_sha256": extracted.pixels_sha256}
+        about |= origin
         write_arrays(output, arrays, about={**about, **network.about()})
 
 
@@ -140,10 +151,10 @@ def subject_of(images: Path) -> dict[str, str]:
 
 
 def check_place(path: Path, subject: Mapping[str, Any]) -> None:
-    """Compare the identity in a file with the place of the file. ValueError: It is that of another block."""
+    """Compare the identity in a file with the place of the file. ValueError: It has none, or that of another block."""
     expected = identity_at(path)
-    if subject and expected and dict(subject) != expected:
-        found, place = (", ".join(map(str, each.values())) for each in (subject, expected))
+    if expected and dict(subject) != expected:
+        found, place = (", ".join(map(str, each.values())) or "no identity" for each in (subject, expected))
         raise ValueError(f"{path}: got images of {found}, expected {place}. Fix: delete it and make it again")
 
 

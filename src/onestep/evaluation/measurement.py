@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from onestep.archive import Arrays, published_arrays, read_arrays
+from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
 from onestep.checkpoints.digests import checked
 from onestep.evaluation.extraction import check_place, read_pixels, subject_of
 from onestep.files import regular_file, sealed, sha256_of_file, write_json
 from onestep.metrics import Metric, Statistics
+from onestep.results import Results
 
 # Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
 _STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
@@ -24,6 +25,7 @@ _ABOUT = {
     **dict.fromkeys(("weights_sha256", "pixels_sha256"), str),
     "images": int,
     "subject?": {str: str},
+    "archive_sha256?": str,
     "network?": (dict, None),
     "features?": (str, None),
 }
@@ -190,12 +192,24 @@ def _read_features(path: Path) -> Arrays:
     """Read a file of `onestep extract`. ValueError: It is damaged, lacks a part of its identity, or is misplaced."""
     source = read_arrays(path, about=_ABOUT)
     check_place(path, source.about.get("subject", {}))
+    _check_archive(path, source.about)
     for name, array in source.arrays.items():
         if array.ndim != 2 or array.dtype != np.float32 or len(array) != source.about["images"]:
             expected = f"float32 [{source.about['images']}, width]"
             found = f"{array.dtype} {list(array.shape)}"
             raise ValueError(f"{path}: {name}: got {found}, expected {expected}. Fix: extract it again")
     return source
+
+
+def _check_archive(path: Path, about: Mapping[str, Any]) -> None:
+    """Raise ValueError if the features in a results folder are not those of the dataset's archive there."""
+    name, recorded = about.get("subject", {}).get("dataset"), about.get("archive_sha256")
+    archive = Results(path.parent.parent).data(name) if name else path
+    if recorded and path.parent.name == "features" and archive.with_suffix(".json").exists():
+        found = digest_of(archive)
+        if found != recorded:
+            problem = f"{path}: got features of an archive with the SHA-256 {recorded}, expected {found} of {archive}"
+            raise ValueError(f"{problem}. Fix: delete it and extract it again")
 
 
 def features_of(source: Arrays, *, path: Path) -> np.ndarray:

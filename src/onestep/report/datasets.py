@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from onestep.checkpoints.digests import checked
 from onestep.files import read_json, regular_file
 
 _CARD = {
@@ -37,6 +38,8 @@ class DatasetEvidence:
 def read_dataset(card: Path, *, name: str) -> DatasetEvidence:
     """Read a dataset's card (`.json`) and the contact sheet beside it (`.png`). ValueError: One of them is damaged."""
     found = read_json(card, _CARD)
+    if (archive := card.with_suffix(".zip")).exists():
+        checked(archive)  # also a card of another dataset is damage
     counts = found["images_per_class"]
     names = found.get("class_names") or []
     names = names if len(names) == len(counts) else [str(label) for label in range(len(counts))]

@@ -17,6 +17,7 @@ import numpy as np
 
 from onestep import files
 from onestep.archive import array_names, published_arrays, read_arrays
+from onestep.checkpoints.digests import checked
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
@@ -260,7 +261,7 @@ def _read_run(name: str, *, layout: Results, experiment: Experiment, faults: _Fa
 
 def read_log(path: Path | str) -> tuple[dict[str, Any], ...]:
     """Read a log of one JSON record per line. ValueError: It is empty, or a line is no record."""
-    records = tuple(iter_log(Path(path)))
+    records = tuple(iter_log(checked(path)))
     if not records:
         raise ValueError(f"{path}: got no records, expected at least one. Fix: train the run again")
     return records
