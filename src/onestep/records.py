@@ -91,7 +91,8 @@ def read_run_config(path: Path, *, run: str | None = None) -> tuple[str, dict[st
     text = read_text(path, most=_LONGEST_CONFIG)
     try:
         document = yaml.safe_load(text)
-        keys = [key.value for key, _ in yaml.compose(text).value] if isinstance(document, dict) else []
+        root = yaml.compose(text)
+        keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"the key {twice!r} is there twice")
     except Exception as error:  # its constructors raise anything
