@@ -11,7 +11,7 @@ setup:  ## the environment .venv from envs/requirements.lock; skipped when nothi
 	@envs/setup.sh $(PYTHON) .venv
 
 demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/index.html
-	@snakemake --directory demo --profile profiles/local && onestep show demo/results/tables/digits.json --page demo/results/report/index.html
+	@snakemake --directory demo --profile profiles/local
 
 test: setup lint  ## all tests
 	@python -m pytest -n 2

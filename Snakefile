@@ -20,6 +20,11 @@ except ConfigError as error:
 results = plan.results
 
 
+onstart:
+    # As --keep-incomplete: every file is written whole or not at all, and what a failed job has published stays.
+    workflow.execution_settings.keep_incomplete = True
+
+
 # Of every rule that sets no other, and only under `--software-deployment-method apptainer`.
 container: plan.experiment.container
 
@@ -38,6 +43,7 @@ wildcard_constraints:
     seeds=SEEDS,
 
 
+include: "workflow/rules/terminal.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"

@@ -20,6 +20,7 @@ from tiny import REPOSITORY, tiny_config, write_config
 
 VERBS = {name: place for verbs in GROUPS.values() for name, (place, _) in verbs.items()}
 SAMPLE = ["sample", "--seeds", "0-1", "--output", "o"]
+EVALUATE = ["evaluate", "images", "o.json"]
 EXTRACT = ["extract", "--features", '{"name": "classifier"}', "--weights", "text.pkl", "--output", "o"]
 
 
@@ -50,8 +51,11 @@ def test_a_verbs_help_describes_every_option_with_its_default(verb, capsys, monk
     function = function_of(verb)
     assert inspect.getdoc(function).splitlines()[0].replace("`", "") in " ".join(shown.split())
     for name, parameter in inspect.signature(function).parameters.items():
-        positional = parameter.kind is parameter.POSITIONAL_ONLY
-        spelled = name.upper() if positional else f"--{name.replace('_', '-')} "
+        option = f"--{name.strip('_').replace('_', '-')} "
+        spelled = {
+            parameter.POSITIONAL_ONLY: name.upper(),
+            parameter.POSITIONAL_OR_KEYWORD: f"{name.upper()} {option}",
+        }.get(parameter.kind, option)
         (line,) = [each for each in shown.splitlines() if each.strip("│* ").startswith(spelled)]
         required = parameter.default is parameter.empty
         assert ("[required]" if required else "[default: ") in line
@@ -100,6 +104,11 @@ def test_the_version(capsys):
         (["measure", "--metrics", "{}"], "--metrics"),
         ([*SAMPLE, "--weights", "w", "--sampler", "{}", "--seeds", "5"], "--seeds"),
         (["train", "--backbone", "a"], "--"),
+        ([*SAMPLE, "--weights", "w", "--sampler", "heum18"], "heun"),
+        ([*SAMPLE, "--weights", "w", "--sampler", "[1]"], "--sampler"),
+        ([*EVALUATE, "--metrics", "frechet,recal"], "precision_recall"),
+        ([*EVALUATE, "--metrics", "frechet", "--features", "inceptoin"], "Did you mean inception?"),
+        (EVALUATE, "--metrics"),
         (["compare", "a.json"], "SECOND"),
         (["cancel"], "RUN"),
         (["bench"], ""),
@@ -168,6 +177,24 @@ READ = {
             "metrics": [{"a": 1}, {"b": 2}],
         },
     ),
+    "evaluate with names": (
+        words("i o.json --features inception --metrics frechet,precision_recall my_module:MyClass") + ['{"name": "x"}'],
+        {
+            "images": Path("i"),
+            "output": Path("o.json"),
+            "features": {"name": "inception"},
+            "metrics": [{"name": n} for n in ("frechet", "precision_recall", "my_module:MyClass", "x")],
+        },
+    ),
+    "sample with names": (
+        words("digits_d2o out.png --class 3 --sampler heun18"),
+        {
+            "weights": Path("digits_d2o"),
+            "output": Path("out.png"),
+            "class_": "3",
+            "sampler": {"name": "heun", "steps": 18},
+        },
+    ),
     "sample": (
         words("--weights w --output o --seeds 3-5 --batch 2 --sampler {}"),
         {"weights": Path("w"), "output": Path("o"), "seeds": range(3, 6), "batch": 2, "sampler": {}},
@@ -175,17 +202,20 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("verb", READ)
+@pytest.mark.parametrize("verb", READ)  # and a word on how
 def test_options_become_typed_values(verb, monkeypatch):
     arguments, expected = READ[verb]
+    verb = verb.partition(" ")[0]
     module, _, name = VERBS[verb].partition(":")
     function, received = function_of(verb), {}
 
-    def spy(**options):
-        received.update(options)
+    signature = inspect.signature(function)
+
+    def spy(*values, **options):
+        received.update(signature.bind(*values, **options).arguments)
         return 85
 
-    spy.__signature__, spy.__annotations__ = inspect.signature(function), get_type_hints(function)
+    spy.__signature__, spy.__annotations__ = signature, get_type_hints(function)
     monkeypatch.setattr(f"{module}.{name}", spy)
     assert main([verb, *arguments]) == 85
     assert received == expected

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from onestep.archive import read_arrays
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.cli import main
 from onestep.networks import build_denoiser
+from tiny import tiny_config, write_config
 
 NETWORK = {
     "name": "song_unet",
@@ -55,7 +58,8 @@ def table_of(run: Path, *snapshots: str) -> Path:
 
 def exported(run: Path, *options: str) -> int:
     weights = run / "snapshots" / "640.safetensors"
-    return main(["export", "--weights", str(weights), "--run", str(run), "--output", str(run / "out"), *options])
+    terms = [] if "--licence" in options else ["--licence", "mit"]
+    return main(["export", "--weights", str(weights), "--output", str(run / "out"), *options, *terms])
 
 
 def test_the_cards_own_code_makes_images(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,7 @@ def test_the_cards_own_code_makes_images(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(run / "out")
     names: dict[str, object] = {}
     exec(code, names)
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "onestep"
     assert names["samples"].pixels.shape == (16, 16, 16, 1)
     assert len(set(map(bytes, names["samples"].pixels.numpy()))) == 16
 
@@ -81,9 +86,81 @@ def test_the_card_says_what_it_is_and_what_was_measured(run: Path) -> None:
     assert "d2o@320" not in card
 
 
-def test_a_teachers_terms_go_with_it_unless_said_otherwise(run: Path) -> None:
-    exported(run)
-    assert "license: cc-by-nc-sa-4.0" in (run / "out" / "README.md").read_text()
+def licensed(run: Path, capsys: pytest.CaptureFixture[str], **inputs: str | None) -> tuple[int, str, str]:
+    """Export with the licences of a dataset and a teacher in the config; return the code, the card and the error."""
+    named = {name: {"file": name} | ({} if text is None else {"licence": text}) for name, text in inputs.items()}
+    config = tiny_config()
+    config["inputs"] |= named
+    config["datasets"]["digits"]["input"] = "data"
+    config["teachers"]["edm"] = {"pickle": "teacher"}
+    config["runs"]["d2o"] = config["runs"]["digits_d2o"] | {"teacher": "edm"}
+    write_config(run.parents[2], config)
+    weights = run / "snapshots" / "640.safetensors"
+    code = main(["export", str(weights), str(run / "out")])
+    card = run / "out" / "README.md"
+    return code, card.read_text() if card.exists() else "", capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "teacher", "expected"),
+    [
+        ("CC BY 4.0 (UCI)", "MIT", "cc-by-4.0"),
+        ("CC BY 4.0 (UCI)", "MIT (its authors); derived from EDM's checkpoints, CC BY-NC-SA 4.0", "cc-by-nc-sa-4.0"),
+        ("CC BY-NC 4.0", "CC BY-NC-SA 4.0", "cc-by-nc-sa-4.0"),
+        ("CC BY-SA 4.0", "CC BY-NC-SA 4.0", None),
+        ("none stated by its authors", "MIT", None),
+        ("MIT; the images are ImageNet's, for non-commercial research", "MIT", None),
+        (None, "MIT", None),
+    ],
+)
+def test_the_licence_follows_from_the_inputs_or_is_asked_for(
+    run: Path, capsys: pytest.CaptureFixture[str], data: str | None, teacher: str, expected: str | None
+) -> None:
+    code, card, error = licensed(run, capsys, data=data, teacher=teacher)
+    if expected is None:
+        assert code == 1 and not (run / "out").exists()
+        assert error.count("\n") == 1 and "Fix: --licence" in error
+    else:
+        assert code == 0 and yaml.safe_load(card.split("---")[1])["license"] == expected
+
+
+def test_without_a_config_the_licence_is_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), str(run / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--licence" in line and not (run / "out").exists()
+
+
+def test_an_export_says_how_it_is_sampled(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = yaml.safe_load((run / "run.yaml").read_text())
+    (run / "run.yaml").write_text(yaml.safe_dump(document | {"objective": {"name": "d2o", "sigma": 5.0}}))
+    assert exported(run) == 0
+    with Image.open(run / "out" / "samples.png") as picture:
+        assert picture.format == "PNG" and picture.size == (4 * 66 - 2, 4 * 66 - 2)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(run / "out"), "a.npz", "--seeds", "0-3"]) == 0
+    assert main(["sample", str(run), "b.npz", "--seeds", "0-3"]) == 0
+    assert read_arrays(Path("a.npz")).about["sampler"] == {"name": "one_step", "sigma": 5.0}
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["edm", "diffusers"])
+def test_a_layout_that_would_make_other_images_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    assert exported(run, "--format", layout) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert layout in line and not (run / "out").exists()
+
+
+def test_a_selected_snapshot_is_exported_with_its_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = run.parents[1] / "selections" / "d2o@best-fid.frechet-one_step-0-31.safetensors"
+    chosen.parent.mkdir()
+    chosen.write_bytes((run / "snapshots" / "640.safetensors").read_bytes())
+    chosen.with_suffix(".json").write_text(json.dumps({"snapshot": "d2o@640"}))
+    table = str(table_of(run, "d2o@640"))
+    assert main(["export", str(chosen), str(run / "out"), "--licence", "mit", "--table", table]) == 0
+    card = (run / "out" / "README.md").read_text()
+    assert "| d2o@640 | one_step | 1 | 1.25 |" in card and "trained on 640 images" in card
 
 
 def test_numbers_of_another_snapshot_are_not_claimed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

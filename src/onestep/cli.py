@@ -6,28 +6,32 @@ import contextlib
 import functools
 import getpass
 import importlib
-import json
+import inspect
+import itertools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_type_hints
 
-from cyclopts import App, CycloptsError, Group, Parameter, Token
+from cyclopts import App, CycloptsError, Group, Parameter
 
 import onestep
+from onestep.options import read_as
 from onestep.printing import Printing, is_expected, line_of_unexpected, lines_of
 
 # Verbs by name: where they are and what they do. The text is here, so that the overview imports none of them.
 PEOPLE = {
+    "init": ("onestep.init.verbs:init", "Write a config.yaml for your images and your checkpoint."),
+    "run": ("onestep.workflow:run", "Run the workflow to its tables and page."),
     "fetch": ("onestep.fetch.verbs:fetch", "Fetch the input files of config.yaml."),
     "status": ("onestep.verbs:status", "Print the progress of each run."),
     "show": ("onestep.report.verbs:show", "Print a table."),
+    "sample": ("onestep.verbs:sample", "Generate images: a picture, a folder or an array."),
     "evaluate": ("onestep.evaluation.verbs:evaluate", "Measure images from anywhere."),
-    "compare": ("onestep.report.verbs:compare", "Compare two measurements."),
+    "compare": ("onestep.report.verbs:compare", "Compare two measurements, runs or results folders."),
     "export": ("onestep.verbs:export", "Write a generator for publication."),
 }
 PIPELINE = {
@@ -36,7 +40,6 @@ PIPELINE = {
     "embed": ("onestep.evaluation.verbs:embed", "Compute class embeddings."),
     "resolve": ("onestep.verbs:resolve", "Write the resolved configuration of a run."),
     "train": ("onestep.training.verbs:train", "Train a run and publish it."),
-    "sample": ("onestep.sampling._verbs:sample", "Generate one image per seed."),
     "extract": ("onestep.evaluation.verbs:extract", "Extract features of images."),
     "observe": ("onestep.evaluation.verbs:observe", "Generate images and extract features at once."),
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
@@ -149,11 +152,19 @@ def _app(chosen: str) -> App:
             parent_app = bench if parent else app
             group = None if parent else groups[title]
             if name == chosen:
-                parent_app.command(_typed(place), name=inner, group=group)
+                verb = _typed(place)
+                parent_app.command(verb, name=inner, group=group, help_epilogue=_examples(verb))
             else:
                 parent_app.command(_unseen, name=inner, group=group, help=summary)
     app.command(bench)
     return app
+
+
+def _examples(verb: Callable[..., Any]) -> str:
+    """Return the examples in a verb's docstring, a command in each line, as Markdown; cyclopts leaves them out."""
+    _, _, text = (inspect.getdoc(verb) or "").partition("Examples:\n")
+    lines = itertools.takewhile(str.strip, text.splitlines())
+    return "\n".join(["Examples:", "", "```bash", *(line.strip() for line in lines), "```"]) if text else ""
 
 
 def verb_app(verb: str) -> App:
@@ -178,51 +189,5 @@ def _typed(place: str) -> Callable[..., Any]:
     def command(*arguments: Any, **options: Any) -> Any:
         return verb(*arguments, **options)
 
-    command.__annotations__ = {name: _READ.get(hint, hint) for name, hint in get_type_hints(verb).items()}
+    command.__annotations__ = {name: read_as(name, hint) for name, hint in get_type_hints(verb).items()}
     return command
-
-
-def _json(_: Any, tokens: Sequence[Token]) -> Any:
-    try:
-        return json.loads(tokens[0].value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"got {tokens[0].value!r}, expected JSON ({error})") from error
-
-
-def _jsons(kind: Any, tokens: Sequence[Token]) -> list[Any]:
-    return [_json(kind, [token]) for token in tokens]
-
-
-def _paths(_: Any, tokens: Sequence[Token]) -> dict[str, Path]:
-    pairs = [token.value.partition("=") for token in tokens]
-    if not all(equals for _, equals, _ in pairs):
-        raise ValueError(f"got {' '.join(token.value for token in tokens)!r}, expected NAME=PATH")
-    return {name: Path(path) for name, _, path in pairs}
-
-
-_SEED_DIGITS = 20
-
-
-def _seeds(_: Any, tokens: Sequence[Token]) -> range:
-    first, dash, last = tokens[0].value.partition("-")
-    are_numbers = first.isdecimal() and last.isdecimal() and len(tokens[0].value) <= 2 * _SEED_DIGITS
-    if not (dash and are_numbers and int(first) <= int(last) < 2**63):
-        expected = "--seeds as FIRST-LAST, such as 0-49999, with FIRST <= LAST < 2^63"
-        raise ValueError(f"got {tokens[0].value[:60]!r}, expected {expected}")
-    return range(int(first), int(last) + 1)
-
-
-# How the text of an option is read, by the type of its parameter; cyclopts reads all other types.
-_BLOCK = Annotated[Any, Parameter(converter=_json, n_tokens=1, accepts_keys=False, metavar="JSON")]
-_BLOCKS = Annotated[Any, Parameter(converter=_jsons, n_tokens=-1, accepts_keys=False, metavar="JSON...")]
-_PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=False, metavar="NAME=PATH...")]
-_READ: Mapping[Any, Any] = {
-    Mapping[str, Any]: _BLOCK,
-    Mapping[str, Any] | None: _BLOCK,
-    Mapping[str, Sequence[Path]]: _BLOCK,
-    Sequence[Mapping[str, Any]]: _BLOCKS,
-    Mapping[str, Path]: _PATHS,
-    Mapping[str, Path] | None: _PATHS,
-    Sequence[str]: list[str],
-    range: Annotated[Any, Parameter(converter=_seeds, metavar="FIRST-LAST")],
-}

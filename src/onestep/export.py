@@ -1,10 +1,11 @@
-"""A one-step generator for publication: one self-contained file of weights and a model card."""
+"""A one-step generator for publication: one self-contained file of weights, a model card, a picture of samples."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import yaml
 
 from onestep import components
 from onestep.checkpoints.snapshot import read_snapshot
+from onestep.config.reading import read_experiment
+from onestep.drawing import draw, write_grid
 from onestep.escapes import markdown, one_line
 from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
+from onestep.licences import derived_licence, licences_of
+from onestep.networks import load_denoiser
+from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
 from onestep.shapes import misfit
@@ -24,36 +30,54 @@ _ROW = {
     "metrics": {str: (float, None)},
     "show": str,
 }
-_WEIGHTS = "generator.safetensors"
+_PICTURE = "samples.png"
+_SAMPLES = 16
+# Layouts of others, and why none is written: a file that loads, but makes other images, would be worse than none.
+_REFUSED = {
+    "edm": "Its pickles execute EDM's own classes, none of which has the law of a one-step generator (d2o)",
+    "diffusers": "UNet2DModel has neither the law of these networks nor their residual scaling and class embedding, so "
+    "it would make other images",
+}
 _SHOWN = {
     "mean": "Each number is the mean over its blocks of seeds.",
     "first": "Each number is that of the first block of seeds.",
     "best": "Each number is the best of its blocks of seeds, a biased estimate.",
 }
 _USE = """\
+from onestep.drawing import draw
 from onestep.networks import load_denoiser
-from onestep.sampling import generate
 from onestep.sampling.one_step import OneStep
 
 generator = load_denoiser("generator.safetensors")
-samples = next(generate(generator, OneStep({sigma}), seeds=range(16), batch=16))
+samples = next(draw(generator, OneStep({sigma}), seeds=range(16){classes}))
 samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
+_COMMAND = "onestep sample generator.safetensors images.png --seeds 0-63"
 
 
-def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder: Path) -> None:
-    """Write `generator.safetensors`, a snapshot of a run's folder, and a model card `README.md` to `folder`.
+def export(
+    weights: Path, *, run: Path | None, table: Path | None, licence: str | None, layout: str, folder: Path
+) -> str:
+    """Write `generator.safetensors`, a model card `README.md` and a picture `samples.png`, and return a summary.
 
-    The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Networks fine-tuned from EDM's
-    checkpoints stay under the licence CC BY-NC-SA 4.0.
+    The weights are what `onestep.published.weights_file` finds, the bytes of a snapshot of `run`, by default the run
+    that they are of. The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Without a
+    `licence` it is the one that follows from those of the run's inputs.
 
     Raises:
-        ValueError: The run's objective does not train a one-step generator, or the table has no row of the snapshot.
+        ValueError: Another layout than `onestep`, the run's objective does not train a one-step generator, its licence
+            does not follow, or the table has no row of the snapshot.
     """
-    if one_line(licence) != licence or not licence:
+    if layout != "onestep":
+        raise ValueError(f"--format: got {layout}. {_REFUSED[layout]}. Fix: --format onestep")
+    if licence is not None and (one_line(licence) != licence or not licence):
         raise ValueError(f"--licence: got {licence!r}, expected one line without control characters")
+    weights = weights_file(weights)
     config = read_snapshot(regular_file(weights)).config
     if found := misfit(config, {"name": str, "img_resolution": int, "img_channels": int}):
         raise ValueError(f"{weights}: {found}. Fix: choose a snapshot of a generator")
+    run = run_of(weights) if run is None else run
+    if run is None:
+        raise ValueError(f"--run: got none, and {weights} is in no run's folder. Fix: --run FOLDER")
     _, document = read_run_config(run / "run.yaml")
     if found := misfit(document, {"objective": {"name": str}, "dataset": str}):
         raise ValueError(f"{run / 'run.yaml'}: {found}. Fix: resolve the run again")
@@ -64,12 +88,57 @@ def export(weights: Path, *, run: Path, table: Path | None, licence: str, folder
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"
         )
-    rows = [] if table is None else _rows(table, snapshot=f"{document['run']}@{weights.stem}")
+    snapshot = snapshot_of(weights, run=document["run"])
+    rows = [] if table is None else _rows(table, snapshot=snapshot)
+    terms = _terms(run, document["run"], licence=licence)
+    sampler = {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
+    names = class_names_of(run, document) if config.get("label_dim") else ()
+    head = {
+        "license": terms.licence,
+        "library_name": "onestep",
+        "tags": ["one-step", one_line(objective["name"])],
+        "onestep": {"sampler": sampler, **({"classes": list(names)} if names else {})},
+    }
+    network = load_denoiser(weights)
+    samples = list(draw(network, components.build("sampling", sampler), seeds=range(_SAMPLES)))
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / _WEIGHTS) as temporary:
+    (folder / CARD).unlink(missing_ok=True)  # of an earlier export; written last
+    with replacing(folder / EXPORTED) as temporary:
         shutil.copyfile(weights, temporary)
-    lines = _card(config, document, summary=summary, rows=rows, licence=licence, weights=weights)
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
+    write_grid(folder / _PICTURE, samples)
+    lines = _card(config, document, head=head, summary=summary, rows=rows, terms=terms, weights=weights, name=snapshot)
+    write_text(folder / CARD, "\n".join(lines) + "\n")
+    upload = f"Upload: hf upload OWNER/{document['run'].replace('=', '-').replace(',', '-')} {folder}"
+    return f"{folder}: {EXPORTED}, {CARD}, {_PICTURE}; licence {terms.licence}{terms.origin}\n{upload}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Terms:
+    """A licence and, where it was derived, from what."""
+
+    licence: str
+    stated: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, to be appended to it."""
+        return f", from {'; '.join(f'{of}: {text}' for of, text in self.stated.items())}" if self.stated else ""
+
+
+def _terms(run: Path, name: str, *, licence: str | None) -> _Terms:
+    """Return the given licence, or the one that follows from the config beside the results of a run."""
+    if licence is not None:
+        return _Terms(licence=licence)
+    config = run.absolute().parents[2] / "config.yaml"
+    try:
+        stated = licences_of(read_experiment(config), run=name)
+        return _Terms(licence=derived_licence(stated), stated={of: text for of, text in stated.items() if text})
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        expected = "expected the licence of the weights, because none follows"
+        raise ValueError(
+            f"--licence: got none, {expected}: {reason}. Fix: --licence NAME, such as cc-by-4.0"
+        ) from error
 
 
 def _rows(table: Path, *, snapshot: str) -> list[Mapping[str, Any]]:
@@ -88,21 +157,22 @@ def _card(
     config: Mapping[str, Any],
     document: Mapping[str, Any],
     *,
+    head: Mapping[str, Any],
     summary: Mapping[str, Any],
     rows: list[Mapping[str, Any]],
-    licence: str,
+    terms: _Terms,
     weights: Path,
+    name: str,
 ) -> Iterator[str]:
-    """Yield the lines of the card: front matter of model hubs, description, use, numbers, run.yaml."""
+    """Yield the lines of the card: front matter of model hubs, description, samples, use, numbers, run.yaml."""
     objective = document["objective"]
-    size, channels = config["img_resolution"], config["img_channels"]
-    conditioning = f"{config['label_dim']} classes" if config.get("label_dim") else "unconditional"
+    size, channels, classes = config["img_resolution"], config["img_channels"], config.get("label_dim") or 0
+    conditioning = f"{classes} classes" if classes else "unconditional"
     sigma = f"sigma={objective['sigma']}" if "sigma" in objective else ""
     teacher = f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
-    head = yaml.safe_dump({"license": licence}, allow_unicode=True, width=10_000).rstrip()
-    yield from ("---", head, f"tags: [one-step, {one_line(objective['name'])}]", "---", "")
-    yield from (f"# {markdown(document['run'])}", "")
-    images = weights.stem.partition("-")[0]
+    text = yaml.safe_dump(dict(head), allow_unicode=True, width=10_000, sort_keys=False, default_flow_style=None)
+    yield from ("---", text.rstrip(), "---", "", f"# {markdown(document['run'])}", "")
+    images = name.rpartition("@")[2].partition("-")[0]
     images = f"{int(images):,}" if images.isdecimal() else "some"
     yield (
         f"A one-step image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "
@@ -110,10 +180,14 @@ def _card(
         f"{images} images of {markdown(document['dataset'])} with objective "
         f"{objective['name']}{teacher}."
     )
-    yield from ("", "```python", _USE.format(sigma=sigma, size=size, channels=channels), "```", "")
+    yield from ("", f"![Samples of seeds 0 to {_SAMPLES - 1}]({_PICTURE})", "")
+    chosen = f", classes=[{classes - 1}] * 16" if classes else ""
+    use = _USE.format(sigma=sigma, size=size, channels=channels, classes=chosen)
+    yield from ("With the package `onestep`:", "", "```python", use, "```", "", "```bash", _COMMAND, "```", "")
     if rows:
         yield from _numbers(rows)
-    yield from (f"SHA-256 of `{_WEIGHTS}`: `{sha256_of_file(weights)}`.", "")
+    yield from (f"Licence: {markdown(f'{terms.licence}{terms.origin}')}.", "")
+    yield from (f"SHA-256 of `{EXPORTED}`: `{sha256_of_file(weights)}`.", "")
     text = yaml.safe_dump(dict(document), sort_keys=False).rstrip()
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
     yield from ("The run, with every option:", "", f"{fence}yaml", text, fence)

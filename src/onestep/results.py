@@ -121,6 +121,10 @@ class Results:
         """The results page."""
         return self.root / "report" / "index.html"
 
+    def samples_picture(self, table: str) -> Path:
+        """Return the picture of a table's samples, which is written beside the page."""
+        return self.report.parent / "samples" / f"{table}.png"
+
 
 def block(model: Model | str, sampler: str, seeds: str) -> str:
     """Return the name of one seed block of a model: `{model}/{sampler}/{seeds}`."""

@@ -60,9 +60,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         ("name, width", "unknown key"),
     ),
     "missing key of a run": ({"runs.digits_d2o.batch": TAKEN_AWAY}, "runs.digits_d2o.batch", ("missing",)),
-    "missing option of an objective": (
-        {"runs.digits_d2o.objective.r1_gamma": TAKEN_AWAY},
-        "runs.digits_d2o.objective.r1_gamma",
+    "missing option of a network": (
+        {"runs.digits_backbone.classifier.width": TAKEN_AWAY},
+        "runs.digits_backbone.classifier.width",
         ("missing",),
     ),
     "missing key of a component": ({"metrics.fd.features": TAKEN_AWAY}, "metrics.fd.features", ("missing",)),
@@ -562,7 +562,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "inputs.other.path",
         ("`file`",),
     ),
-    "a teacher from nowhere": ({"teachers.digits": {}}, "teachers.digits", ("run, pickle", "got none")),
+    "a teacher from nowhere": ({"teachers.digits": {}}, "teachers.digits", ("run, weights, pickle", "got none")),
     "features from two sources": (
         {"features.digits.input": "digits"},
         "features.digits",
@@ -578,10 +578,15 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "teachers.digits_d2o",
         ("name of a run",),
     ),
-    "a run from a teacher that keeps its dropout unsaid": (
-        {"runs.digits_d2o.dropout": TAKEN_AWAY},
-        "runs.digits_d2o.dropout",
-        ("missing",),
+    "a teacher of two files": (
+        {"teachers.mine": {"weights": "digits", "pickle": "digits"}},
+        "teachers.mine",
+        ("weights and pickle",),
+    ),
+    "the weights of no input": (
+        {"teachers.mine": {"weights": "nowhere"}},
+        "teachers.mine.weights",
+        ("nowhere",),
     ),
     "a preconditioning of a teacher that is a run": (
         {"teachers.digits.preconditioning": "d2o"},

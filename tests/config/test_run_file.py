@@ -122,7 +122,7 @@ def test_a_run_yaml_of_an_older_version_takes_the_defaults():
     ("change", "place"),
     [
         ({"bacth": 1}, "bacth"),
-        ({"ema": {"half_life": 1.0}}, "ema"),
+        ({"ema": {"half": 1.0}}, "ema"),
         ({"ema": 3}, "ema"),
         ({"run": None}, "run"),
         ({"optimizers": {"generator": {"lr": 1.0, "betas": [0.0, 0.9], "eps": 0.1, "nesterov": True}}}, "nesterov"),

@@ -376,7 +376,7 @@ def test_a_picture_beside_the_class_folders_is_refused_and_flat_sources_have_no_
     [
         ({"resolution": 48}, "power of two, such as 64, found 48"),
         ({"transform": "stretch"}, "one of scale, center_crop, found 'stretch'"),
-        ({"labels": "names"}, "folders or none, found 'names'"),
+        ({"labels": "names"}, "rotations, found 'names'"),
         ({"unreadable_share": 2.0}, r"in \[0, 1\], found 2"),
     ],
 )

@@ -117,6 +117,19 @@ def test_published_statistics_stand_in_for_images(evaluate, tmp_path):
     assert found["reference"]["precision_recall"]["images"] == 50
 
 
+def test_what_is_computed_is_announced_and_shown_as_a_table(evaluate, tmp_path, capsys):
+    images, real = npz_of(tmp_path / "a.npz", arr_0=ONE_COLOUR), npz_of(tmp_path / "b.npz", arr_0=OTHERS)
+    found = evaluate(images, real, FRECHET, SCORE)
+    lines = capsys.readouterr().out.splitlines()
+    announced = {line.split()[0]: line for line in lines[:5]}
+    assert list(announced) == ["images", "reference", "features", "metrics", "device"]
+    assert str(real) in announced["reference"] and "frechet, inception_score (splits 2)" in announced["metrics"]
+    assert ["frechet", f"{found['values']['frechet']:.6g}", "lower"] in [line.split() for line in lines]
+    assert evaluate(images, real, SCORE) is not None
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("reference ") for line in lines) and any(str(real) in line for line in lines)
+
+
 def test_grey_pictures_stay_grey_and_are_repeated_among_others(tmp_path):
     grey = folder_of(tmp_path / "grey", ONE_COLOUR[:3])
     assert [tuple(image.shape) for image in iter_images(grey)] == [(1, 1, 16, 16)] * 3
@@ -134,8 +147,9 @@ def test_two_evaluations_can_be_compared(evaluate, tmp_path, capsys):
         (tmp_path / "found.json").rename(tmp_path / f"{name}.json")
     capsys.readouterr()
     assert compare(tmp_path / "one.json", tmp_path / "two.json") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("one.npz") and lines[2].startswith("frechet: ") and len(lines) == 3
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["value", "one.json", "two.json", "difference"]
+    assert rows[2][-1].endswith("two.npz") and rows[3][0] == "frechet" and len(rows) == 4
 
 
 def _sixteen_bits(folder):
@@ -217,7 +231,12 @@ REFERENCES = {
     "nothing of use": ({"a": np.zeros(5)}, FRECHET, "reference.npz: got a, expected one of"),
     "none": (None, FRECHET, "--reference: got none"),
     "none, twice": (None, (SCORE, SCORE), "--metrics: got inception_score, inception_score"),
-    "no metric": (None, (), "--metrics: got none"),
+    "no metric": (None, (), "--metrics"),
+    "a metric of two options": (
+        None,
+        '{"name": "inception_score", "splits": 2, "split_size": 2}',
+        "--metrics: inception_score: splits or split_size",
+    ),
     "no such option": (None, '{"name": "inception_score", "slices": 2}', "slices"),
 }
 

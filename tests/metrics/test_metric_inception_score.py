@@ -58,8 +58,12 @@ def test_the_score_is_the_mean_over_consecutive_splits_and_the_deviation_that_of
     assert found["inception_score_std"] == pytest.approx(np.std(scores), rel=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"splits": 2, "split_size": 5}, {"splits": 0}, {"split_size": -1}])
-def test_exactly_one_way_to_split_is_needed(options):
+def test_by_default_there_are_ten_splits_as_in_the_papers_code():
+    assert InceptionScore() == InceptionScore(splits=10)
+
+
+@pytest.mark.parametrize("options", [{"splits": 2, "split_size": 5}, {"splits": 0}, {"split_size": -1}])
+def test_two_ways_to_split_are_refused(options):
     with pytest.raises(ValueError, match="splits or split_size: got "):
         InceptionScore(**options)
 

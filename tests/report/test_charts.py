@@ -156,7 +156,7 @@ def test_an_svg_is_one_file_without_date_and_without_requests():
 
 def test_no_charts_are_a_line_of_text():
     figure = draw([])
-    assert [text.get_text() for text in figure.texts] == ["Nothing measured yet."]
+    assert [text.get_text() for text in figure.texts] == ["No two numbers of different NFE."]
     ElementTree.fromstring(svg(figure))
 
 

@@ -83,13 +83,13 @@ def test_a_run_has_one_colour_on_the_whole_page(evidence):
 def test_everything_logged_is_drawn_fine_tuning_first(evidence):
     drawn = charts.log_charts(evidence)
     assert [(chart.title, [line.name for line in chart.series]) for chart in drawn] == [
-        ("d2o: generator loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: discriminator loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: r1 loss", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: logits fake", ["digits_d2o", "digits_d2o_f"]),
-        ("d2o: logits real", ["digits_d2o", "digits_d2o_f"]),
+        ("d2o: generator loss", ["D2O", "D2O-F"]),
+        ("d2o: discriminator loss", ["D2O", "D2O-F"]),
+        ("d2o: r1 loss", ["D2O", "D2O-F"]),
+        ("d2o: logits fake", ["D2O", "D2O-F"]),
+        ("d2o: logits real", ["D2O", "D2O-F"]),
         ("cross entropy loss", ["digits_backbone", "digits_metric"]),
-        ("edm loss", ["digits_edm"]),
+        ("edm loss", ["EDM"]),
     ]
     assert [chart.kind for chart in drawn] == ["distance"] * 3 + ["quantity"] * 2 + ["distance"] * 2
 
@@ -152,7 +152,8 @@ def test_rows_are_points_against_nfe_with_published_ones_where_the_nfe_is_known(
 
 
 def test_a_single_block_has_no_bar():
-    rows = tuple(row(run, "one_step", fd=(2.0, None, 1, False), recall=None) for run in ("a", "b"))
+    fd = (2.0, None, 1, False)
+    rows = tuple(row(run, "one_step", fd=fd, recall=None, nfe=nfe) for run, nfe in (("a", 1), ("b", 35)))
     (chart,) = charts.nfe_charts(dataclasses.replace(TABLE, rows=rows))
     assert [each.reach for each in chart.series] == [None, None]
     assert list(charts.nfe_notes([chart])) == []
@@ -164,17 +165,20 @@ def test_each_dataset_with_two_numbers_has_a_chart():
     drawn = charts.nfe_charts(dataclasses.replace(TABLE, dataset=None, rows=(*rows, lone)))
     assert ["cifar10" in chart.title for chart in drawn] == [True, False]
     assert [len(chart.series) for chart in drawn] == [3, 3]
+    assert charts.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:4])) == []  # of one NFE
     assert charts.nfe_charts(dataclasses.replace(TABLE, rows=TABLE.rows[1:2])) == []
 
 
 def test_shares_are_shown_from_0_to_1_and_scores_are_not():
     recall, score = (
         dataclasses.replace(
-            TABLE, drawn="recall", rows=tuple(row(run, "s", fd=None, recall=(value, None, 1, False)) for run in "ab")
+            TABLE,
+            drawn="recall",
+            rows=tuple(row("a", "s", fd=None, recall=(value, None, 1, False), nfe=nfe) for nfe in (1, 35)),
         )
         for value in (0.5, 9.0)
     )
-    assert [charts.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "distance"]
+    assert [charts.nfe_charts(each)[0].kind for each in (recall, score)] == ["share", "quantity"]
     assert charts.nfe_charts(TABLE)[0].kind == "distance"
 
 

@@ -105,7 +105,8 @@ def table_rows(text):
 
 
 def test_the_title_and_the_caption_are_those_of_the_config(finished, page):
-    assert "<h1>Digits, 16x16</h1>" in page and 'class="lede"' not in page
+    assert "<h1>One-step generators of scanned digits</h1>" in page and "<h2>Digits, 16x16</h2>" in page
+    assert 'class="lede"' not in page
     assert finished.tables[0].table.caption == ""
 
 
@@ -127,10 +128,10 @@ def test_a_table_without_numbers_says_so(tmp_path):
 def test_the_table_shows_every_row_with_its_best_values_and_marks(page):
     rows = table_rows(page)[1:]
     assert [Page(row).text.replace(" \u00b1 ", "+-") for row in rows] == [
-        "EDM heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 150,000 last 0 % frozen",
-        "EDM one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 150,000 last 0 % frozen",
-        "D2O \u2020 one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 last 0 % frozen",
-        "D2O-F one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 last 79 % frozen",
+        "EDM, NFE 35 digits_edm heun 35 3.10+-0.05 8.795+-0.011 0.8429+-0.0012 0.739+-0.002 150,000 last 0 %",
+        "EDM, NFE 1 digits_edm one_step 1 119.0+-1.8 2.73+-0.02 0.187+-0.002 0.0365+-0.0009 150,000 last 0 %",
+        "D2O \u2020 digits_d2o one_step 1 1.90+-0.03 9.088+-0.007 0.8746+-0.0008 0.7960+-0.0014 40,000 last 0 %",
+        "D2O-F digits_d2o_f one_step 1 2.30+-0.03 8.988+-0.009 0.8638+-0.0009 0.7764+-0.0017 40,000 last 79 %",
     ]
     assert [row.count('class="best"') for row in rows] == [0, 0, 4, 0]
 
@@ -167,7 +168,7 @@ def test_every_row_is_shown_at_the_same_seeds(finished, page):
 def test_large_images_are_shown_in_smaller_numbers(finished, resolution, columns):
     samples = (dict.fromkeys(range(80), np.zeros((resolution, resolution, 1), np.uint8)),) * 4
     text = render(dataclasses.replace(finished, tables=(dataclasses.replace(finished.tables[0], samples=samples),)))
-    assert f"seeds (0 to {columns**2 - 1})" in Page(text).text
+    assert f"(0 to {columns**2 - 1})" in Page(text).text
     gap = max(1, resolution // 16)
     assert int(sheets(text)[0]["width"]) % (columns * (resolution + gap) - gap) == 0
 
@@ -203,9 +204,9 @@ def test_a_run_has_its_cost(finished):
     run = next(run for run in finished.runs if run.name == "digits_d2o_f")
     found = run_facts(run)
     assert (found["objective"], found["images"], found["parameters"]) == ("d2o", "40,000", "189,281")
-    assert (found["memory"], found["processes"], found["non-finite"]) == ("812 MiB", "1", "0")
+    assert (found["peak memory"], found["processes"], found["non-finite"]) == ("812 MiB", "1", "0")
     without_log = run_facts(dataclasses.replace(run, log=()))
-    assert without_log["images / s"] == without_log["memory"] == "not logged"
+    assert without_log["images / s"] == without_log["peak memory"] == "not logged"
 
 
 def test_the_config_is_shown_verbatim(page):
@@ -333,6 +334,7 @@ def test_another_method_has_its_source_and_no_images(finished):
     text = render(dataclasses.replace(finished, tables=(shown,)))
     assert Page(table_rows(text)[-1]).text == (
         "SiD not run here 1 not measured 1.923 [1] not measured not measured not measured not measured ~400 M"
+        " not published not published"
     )
     found = Page(text)
     assert "[1] A <Paper>" in found.text
@@ -345,10 +347,10 @@ def test_rows_of_several_datasets_say_which(finished):
     shown = dataclasses.replace(shown, table=dataclasses.replace(shown.table, dataset=None, rows=rows))
     text = render(dataclasses.replace(finished, tables=(shown,)))
     heads, first = table_rows(text)[:2]
-    assert Page(heads).text.startswith("Row Dataset NFE")
-    assert Page(heads).text.endswith("Images seen EMA")
-    assert Page(first).text.startswith("EDM heun digits 35") and Page(first).text.endswith(
-        "last 0 % frozen 5,000 images"
+    assert Page(heads).text.startswith("Row Dataset Sampler NFE")
+    assert Page(heads).text.endswith("Images Snapshot Frozen EMA")
+    assert Page(first).text.startswith("EDM, NFE 35 digits_edm digits heun 35") and Page(first).text.endswith(
+        "last 0 % 5,000 images"
     )
 
 

@@ -17,8 +17,9 @@ from onestep.checkpoints.snapshot import read_snapshot, write_snapshot
 from onestep.cli import main
 from onestep.files import canonical_json, sealed, sha256_of_file, sha256_of_text, write_json
 from onestep.fingerprint import Fingerprints
-from onestep.training.assignment import Assignment, Inputs, is_published, publish
+from onestep.training.assignment import Assignment, Inputs
 from onestep.training.log import write_snapshots
+from onestep.training.publication import is_published, publish
 from onestep.training.run import carry_out
 
 _RUN, _LOG, _DONE = "digits_edm", "log.jsonl", "done.json"
@@ -73,7 +74,8 @@ def test_what_is_written_lists_its_files_with_their_digests(whole):
     assert set(done["files"]) == {_LOG, *(f"snapshots/{count}.safetensors" for count in _SNAPSHOTS)}
     for name, digest in done["files"].items():
         assert digest == sha256_of_file(folder / name) == sha256_of_file(whole / "runs" / _RUN / name)
-        assert os.path.samefile(folder / name, whole / "runs" / _RUN / name), "quotas are small"
+        if name != _LOG:
+            assert os.path.samefile(folder / name, whole / "runs" / _RUN / name), "quotas are small"
     assert read_record(whole / "runs" / _RUN / "summary.json") == done
     (half,) = (whole / "half" / _RUN).iterdir()
     manifest = json.loads((max(half.glob("state-*")) / "manifest.json").read_text())
@@ -201,7 +203,7 @@ def test_files_that_are_whole_where_they_are_published_are_taken_from_there(benc
     target = tmp_path / "runs" / _RUN
     publish(folder, target)
     assert is_published(folder, target) and published(tmp_path / "runs") == published(whole / "runs")
-    assert os.path.samefile(folder / _LOG, target / _LOG)
+    assert (folder / _LOG).read_bytes() == (target / _LOG).read_bytes()
 
 
 def test_what_a_launcher_publishes_is_compared_first(whole, tmp_path):

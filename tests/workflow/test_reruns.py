@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import subprocess
@@ -170,4 +169,4 @@ def test_the_profile_for_slurm_plans_the_same_jobs_without_a_cluster(pipeline):
     (pipeline.work / "results/tables/digits.md").unlink()
     dry = pipeline.snakemake("--dry-run", "--profile", str(pipeline.repository / "profiles/slurm"))
     assert dry.returncode == 0, dry.stderr
-    assert re.findall(r"^(\w+) +1$", dry.stdout + dry.stderr, flags=re.M)[:3] == ["tabulate", "report", "all"]
+    assert "In all: 1 tabulate, 1 report" in dry.stdout + dry.stderr

@@ -6,7 +6,6 @@ from onestep.plan import inputs
 
 
 rule fetch:
-    """Fetch an input, verify its digest, record it."""
     input:
         # None; but offline this stops the workflow before any job if the input is absent.
         lambda wildcards: inputs.stop_if_absent_offline(plan, wildcards.input),
@@ -25,12 +24,14 @@ rule fetch:
         fetch_jobs=1,
     params:
         source=lambda wildcards: inputs.fetched_from(plan, wildcards.input),
+    """Fetch an input, verify its digest, record it."""
+    message:
+        "fetch input {wildcards.input}"
     shell:
         "onestep fetch --source {params.source:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule prepare:
-    """Write a dataset in EDM's archive format: the same bytes each time."""
     input:
         lambda wildcards: inputs.source_of(
             plan, plan.experiment.datasets[wildcards.dataset]
@@ -38,7 +39,12 @@ rule prepare:
     output:
         archive=results.data("{dataset}"),
         card=results.data("{dataset}", ".json"),
-        sheet=results.data("{dataset}", ".png"),
+        sheet=report(
+            results.data("{dataset}", ".png"),
+            caption="../report/dataset.rst",
+            category="Data",
+            labels={"dataset": "{dataset}"},
+        ),
     log:
         "logs/prepare/{dataset}.log",
     benchmark:
@@ -52,5 +58,8 @@ rule prepare:
     params:
         dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
         code=lambda wildcards: plan.code("prepare", "datasets", wildcards.dataset),
+    """Write a dataset in EDM's archive format: the same bytes each time."""
+    message:
+        "prepare dataset {wildcards.dataset}"
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"

@@ -6,7 +6,6 @@ from onestep.plan import measure
 
 
 rule measure:
-    """Compute one metric of one seed block."""
     input:
         unpack(lambda wildcards: measure.metric_files(plan, *wildcards)),
     output:
@@ -27,6 +26,9 @@ rule measure:
             plan, wildcards, input
         ),
         code=lambda wildcards: plan.code("measure", "metrics", wildcards.metric),
+    """Compute one metric of one seed block."""
+    message:
+        "measure {wildcards.metric} of {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
     shell:
         "onestep measure --metric {params.metric:q} --name {wildcards.metric} {params.files}"
         " --output {output:q} > {log:q} 2>&1"
@@ -43,10 +45,11 @@ use rule measure as check_reference with:
         "logs/measure/references/{dataset}.{metric}.log",
     benchmark:
         "benchmarks/measure/references/{dataset}.{metric}.tsv"
+    message:
+        "measure {wildcards.metric} of dataset {wildcards.dataset} against its published reference"
 
 
 rule select:
-    """Select a run's best snapshot by one number; all candidates are measured, so a dry run lists all jobs."""
     input:
         snapshots=lambda wildcards: measure.candidates(plan, wildcards.model),
         measurements=lambda wildcards: measure.candidate_metrics(plan, wildcards.model),
@@ -65,5 +68,8 @@ rule select:
     params:
         choice=lambda wildcards: measure.selection_options(plan, wildcards.model),
         code=plan.fingerprints.of_stage("select"),
+    """Select a run's best snapshot by one number; all candidates are measured, so a dry run lists all jobs."""
+    message:
+        "select the best snapshot {wildcards.model}"
     shell:
         "onestep select --choice {params.choice:q} --results results --output {output.weights:q} > {log:q} 2>&1"

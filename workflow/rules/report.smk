@@ -2,17 +2,22 @@
 # needs:  results/metrics/...json, results/selections/{model}.json, results/runs/{run}/summary.json
 # makes:  results/tables/{table}.json .csv .md .tex .svg, results/report/index.html
 
-from onestep.plan import report
+from onestep.plan import report as page
 
 
 rule tabulate:
-    """Write a table: measured numbers beside published ones."""
     input:
-        unpack(lambda wildcards: report.table_files(plan, wildcards.table)),
+        unpack(lambda wildcards: page.table_files(plan, wildcards.table)),
     output:
+        [results.table("{table}", suffix) for suffix in (".json", ".tex")],
         [
-            results.table("{table}", suffix)
-            for suffix in (".json", ".csv", ".md", ".tex", ".svg")
+            report(
+                results.table("{table}", suffix),
+                caption="../report/table.rst",
+                category="Tables",
+                labels={"table": "{table}", "format": suffix[1:]},
+            )
+            for suffix in (".csv", ".md", ".svg")
         ],
     log:
         "logs/tabulate/{table}.log",
@@ -24,22 +29,36 @@ rule tabulate:
     resources:
         login_jobs=1,
     params:
-        table=lambda wildcards: report.table_options(plan, wildcards.table),
-        training_code=lambda wildcards: report.table_training_code(
-            plan, wildcards.table
-        ),
+        table=lambda wildcards: page.table_options(plan, wildcards.table),
+        training_code=lambda wildcards: page.table_training_code(plan, wildcards.table),
         code=plan.fingerprints.of_stage("tabulate"),
+    """Write a table: measured numbers beside published ones."""
+    message:
+        "make table {wildcards.table}"
     shell:
         "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
         " --output results/tables > {log:q} 2>&1"
 
 
 rule report:
-    """Write the results page: one file that opens from disk."""
     input:
-        report.page_inputs(plan),
+        page.page_inputs(plan),
     output:
-        results.report,
+        page=report(
+            results.report,
+            caption="../report/page.rst",
+            category="Page",
+            labels={"content": "results page"},
+        ),
+        samples=[
+            report(
+                results.samples_picture(table),
+                caption="../report/samples.rst",
+                category="Samples",
+                labels={"table": table},
+            )
+            for table in plan.experiment.tables
+        ],
     log:
         "logs/report.log",
     benchmark:
@@ -50,8 +69,11 @@ rule report:
     resources:
         login_jobs=1,
     params:
-        config=report.page_options(plan),
+        config=page.page_options(plan),
         source=plan.source,
-        code=report.page_code(plan),
+        code=page.page_code(plan),
+    """Write the results page: one file that opens from disk."""
+    message:
+        "make the results page"
     shell:
-        "onestep report --config {params.source:q} --results results --benchmarks benchmarks --output {output:q} > {log:q} 2>&1"
+        "onestep report --config {params.source:q} --results results --benchmarks benchmarks --output {output.page:q} > {log:q} 2>&1"

@@ -14,7 +14,6 @@ stored = (lambda path: path) if plan.experiment.storage.features == "keep" else 
 
 
 rule extract_real:
-    """Extract features of a dataset: the reference of every metric on it."""
     input:
         images=results.data("{dataset}"),
         weights=lambda wildcards: inputs.source_of(
@@ -38,6 +37,9 @@ rule extract_real:
         # The name of a dataset or an input; generated images have their own record.
         subject=lambda wildcards: sample.subject_options(wildcards),
         code=lambda wildcards: sample.extraction_code(plan, wildcards.features),
+    """Extract features of a dataset: the reference of every metric on it."""
+    message:
+        "extract {wildcards.features} features of dataset {wildcards.dataset}"
     shell:
         "onestep extract --images {input.images:q} {params.subject} --features {params.features:q}"
         " --features-name {wildcards.features} --weights {input.weights:q} --output {output:q} > {log:q} 2>&1"
@@ -55,12 +57,13 @@ use rule extract_real as extract_reference with:
         "logs/extract/reference/{input}.{features}.log",
     benchmark:
         "benchmarks/extract/reference/{input}.{features}.tsv"
+    message:
+        "extract {wildcards.features} features of input {wildcards.input}"
 
 
 if sample.stores_images(plan):
 
     rule sample:
-        """Generate one image per seed."""
         input:
             lambda wildcards: plan.weights(wildcards.model),
         output:
@@ -82,6 +85,9 @@ if sample.stores_images(plan):
             code=lambda wildcards: sample.sampling_code(
                 plan, wildcards.model, wildcards.sampler
             ),
+        """Generate one image per seed."""
+        message:
+            "sample {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
         shell:
             "onestep sample --weights {input:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
             " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
@@ -99,6 +105,8 @@ if sample.stores_images(plan):
             "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
         benchmark:
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
+        message:
+            "extract {wildcards.features} features of {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
 
 
 for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan):
@@ -140,6 +148,8 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
             features=observed.options,
             weights=observed.weight_options,
             code=lambda wildcards: sample.observation_code(plan, wildcards.block),
+        message:
+            "sample and extract features of {wildcards.block}"
         shell:
             "onestep observe --weights {input.model:q} --model {params.model:q} --sampler {params.sampler:q}"
             " --sampler-name {params.sampler_name} --seeds {params.seeds} --features {params.features:q}"

@@ -6,13 +6,18 @@ from onestep.plan import study
 
 
 rule study:
-    """Answer a question of a paper: arrays, numbers, figure and verdict."""
     input:
         unpack(lambda wildcards: study.study_files(plan, wildcards.study)),
     output:
+        [results.study("{study}", suffix) for suffix in (".json", ".npz")],
         [
-            results.study("{study}", suffix)
-            for suffix in (".json", ".npz", ".svg", ".md")
+            report(
+                results.study("{study}", suffix),
+                caption="../report/study.rst",
+                category="Studies",
+                labels={"study": "{study}", "format": suffix[1:]},
+            )
+            for suffix in (".svg", ".md")
         ],
     log:
         "logs/study/{study}.log",
@@ -29,6 +34,9 @@ rule study:
         study=lambda wildcards: plan.options("studies", wildcards.study),
         files=lambda wildcards: study.study_file_options(plan, wildcards.study),
         code=lambda wildcards: plan.code("study", "studies", wildcards.study),
+    """Answer a question of a paper: arrays, numbers, figure and verdict."""
+    message:
+        "run study {wildcards.study}"
     shell:
         "onestep study --study {params.study:q} --name {wildcards.study} --files {params.files:q}"
         " --output results/studies > {log:q} 2>&1"

@@ -2,16 +2,16 @@
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
 # makes:  results/class_embeddings/{class_embeddings}.safetensors
 #         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
-#         log.jsonl, summary.json
+#         snapshots.json with their digests, log.jsonl, summary.json; earlier/{spec}/ has the same of earlier configs
 
 from onestep.fingerprint import every
-from onestep.plan import inputs, train
+from onestep.plan import inputs, messages, train
 
 
 rule resolve:
-    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
     output:
-        results.run_config("{run}"),
+        # Not removed before the job, which compares the published run with it.
+        update(results.run_config("{run}")),
     log:
         "logs/resolve/{run}.log",
     benchmark:
@@ -25,12 +25,14 @@ rule resolve:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=lambda wildcards: train.run_config(plan, wildcards.run),
         source=plan.source,
+    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
+    message:
+        "resolve the configuration of {wildcards.run}"
     shell:
         "onestep resolve --config {params.source:q} --run {wildcards.run} --output {output:q} > {log:q} 2>&1"
 
 
 rule embed:
-    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     input:
         unpack(
             lambda wildcards: inputs.embedding_files(plan, wildcards.class_embeddings)
@@ -53,6 +55,9 @@ rule embed:
             plan, wildcards.class_embeddings
         ),
         code=plan.fingerprints.of_stage("embed", every("classifiers")),
+    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
+    message:
+        "compute class embeddings {wildcards.class_embeddings}"
     shell:
         "onestep embed --backbone {input.backbone:q} --data {input.data:q} {params.options} --output {output:q}"
         " > {log:q} 2>&1"
@@ -65,14 +70,20 @@ for run in train.train_rules(plan):
         name:
             f"train_{run.name}"
         input:
-            run=results.run_config(run.name),
+            # An edit of the length trains only where snapshots are missing.
+            run=(
+                ancient(results.run_config(run.name))
+                if run.is_settled
+                else results.run_config(run.name)
+            ),
             data=run.data,
             # No pattern, whatever the names.
             weights=lambda wildcards, weights=run.weights: weights,
         output:
-            snapshots=run.snapshots,
-            log=results.log(run.name),
-            summary=results.summary(run.name),
+            # Snapshots are published while the job runs, and nothing that is published is removed.
+            snapshots=update(run.snapshots) if run.goes_on else run.snapshots,
+            log=update(results.log(run.name)),
+            summary=update(results.summary(run.name)),
         log:
             f"logs/train/{run.name}.log",
         benchmark:
@@ -92,13 +103,14 @@ for run in train.train_rules(plan):
             # Empty unless config.yaml lets training follow its code.
             code=run.code,
             options=run.options,
+        message:
+            messages.of_training(plan, run.name)
         shell:
             "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
             " --state state --output results/runs --log {log:q} 2>&1 | tee -ai {log:q}"
 
 
 rule convert:
-    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
         lambda wildcards: inputs.source_of(
             plan, plan.experiment.teachers[wildcards.teacher]
@@ -119,5 +131,8 @@ rule convert:
     params:
         options=lambda wildcards: inputs.teacher_options(plan, wildcards.teacher),
         code=plan.fingerprints.of_stage("convert"),
+    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
+    message:
+        "convert teacher {wildcards.teacher}"
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"

@@ -56,10 +56,10 @@ def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None
 def _published_teacher(experiment: Experiment, run: Run) -> dict[str, Any] | None:
     """Return the configuration of the published checkpoint that a run starts from, if it is in the registry."""
     teacher = None if run.teacher is None else experiment.teachers.get(run.teacher)
-    if teacher is None or teacher.pickle is None:
+    if teacher is None or teacher.input is None:
         return None
-    name = getattr(experiment.inputs[teacher.pickle], "published", None)
-    return published_architecture(name or teacher.pickle.replace("_", "-"))
+    name = getattr(experiment.inputs[teacher.input], "published", None)
+    return published_architecture(name or teacher.input.replace("_", "-"))
 
 
 @dataclass(frozen=True, kw_only=True)

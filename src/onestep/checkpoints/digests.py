@@ -1,9 +1,9 @@
 """Digests of files that a later stage trusts: recorded beside the file when it is written, compared when it is read.
 
-The record of a snapshot is the summary.json of its run, that of a teacher its card, that of a selection or a table of
-class embeddings the JSON beside it, that of a dataset its card, that of an input the `.sha256` beside it. A file
-without a record, or with one of an earlier version, is read as it is. The files themselves keep their bytes. Imports no
-torch.
+The record of a snapshot is the summary.json or snapshots.json of its run, that of a teacher its card, that of a
+selection or a table of class embeddings the JSON beside it, that of a dataset its card, that of an input the `.sha256`
+beside it. A file without a record, or with one of an earlier version, is read as it is. The files themselves keep their
+bytes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -49,14 +49,8 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
     """Return the path of a file's record and the recorded SHA-256, each None if absent, and the fix for a mismatch."""
     place = path.absolute()
     again = "delete it and make it again"
-    if place.parent.name == "snapshots":
-        # summary.json of a published run, done.json in its work folder.
-        for name in ("summary.json", "done.json"):
-            summary = path.absolute().parent.parent / name
-            if summary.exists():
-                files = read_record(summary).get("files")
-                digest = files.get(f"snapshots/{path.name}") if isinstance(files, dict) else None
-                return summary, digest, "train the run again: the same command publishes it or repeats it"
+    if place.parent.name == "snapshots" and (known := _recorded_by_run(place)) is not None:
+        return known
     if (placed := recorded_digest(path)) is not None:
         return *placed, "delete both, and fetch again"
     if path.suffix == ".zip" and (card := path.with_suffix(".json")).exists():
@@ -69,6 +63,22 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
             if isinstance(digest := content.get(WEIGHTS), str):
                 return record, digest, again
     return None, None, again
+
+
+def _recorded_by_run(snapshot: Path) -> tuple[Path, str | None, str] | None:
+    """Return the same of a snapshot; None if its folder has no record."""
+    found = None
+    # Of a published run and its work folder at the end, and of both while it trains.
+    for name in ("summary.json", "done.json", "snapshots.json"):
+        record = snapshot.parent.parent / name
+        if record.exists():
+            files = read_record(record).get("files")
+            digest = files.get(f"snapshots/{snapshot.name}") if isinstance(files, dict) else None
+            if found is None or digest is not None:
+                found = record, digest, "train the run again: the same command publishes it or repeats it"
+            if digest is not None:
+                break
+    return found
 
 
 def _card(path: Path) -> Mapping[str, Any]:

@@ -114,9 +114,9 @@ def read_training_state(folder: Path | str, *, below: int | None = None) -> Trai
     return None
 
 
-def discard_training_states(folder: Path | str) -> None:
-    """Remove all states, and remains of states, from `folder`; other files stay."""
-    for path in _states(Path(folder)):
+def discard_training_states(folder: Path | str, *, keep: int = 0) -> None:
+    """Remove all states but the newest `keep`, and remains of states, from `folder`; other files stay."""
+    for path in _states(Path(folder))[keep:]:
         _remove(path)
     _sweep(Path(folder))
 

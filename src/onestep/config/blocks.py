@@ -45,7 +45,7 @@ _FAMILIES: Mapping[str, _Family] = {
     "features": _Family(contract=("__call__",), source="weights", named_by={"run": RunName, "input": Name}),
     "networks": _Family(
         supplied=("img_resolution", "img_channels", "label_dim"),
-        keys={"preconditioning": Parameter(hint=Literal["edm", "d2o"])},
+        keys={"preconditioning": Parameter(hint=Literal["edm", "d2o"], default="edm")},
     ),
     "classifiers": _Family(supplied=("resolution", "channels", "classes")),
     "objectives": _Family(contract=("publishes", "networks", "phases")),

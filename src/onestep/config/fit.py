@@ -137,12 +137,12 @@ def _teacher_differences(
     teacher = experiment.teachers.get(run.teacher or "")
     if teacher is None:
         return
-    trained, source = experiment.runs.get(teacher.run or ""), experiment.inputs.get(teacher.pickle or "")
+    trained, source = experiment.runs.get(teacher.run or ""), experiment.inputs.get(teacher.input or "")
     if trained is not None and trained.dataset in shapes:
         where, conditional, facts = f"runs.{teacher.run}", trained.conditional, shapes[trained.dataset]
     elif source is not None and source.published is not None and source.published in read_registry():
         network = read_registry()[source.published].network
-        where, facts = f"inputs.{teacher.pickle}", Shape(**network) if network else Shape()
+        where, facts = f"inputs.{teacher.input}", Shape(**network) if network else Shape()
         conditional = bool(facts.classes) if network else run.conditional
     else:
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from onestep import components
 from onestep.config.blocks import networks_of, resolve_components
+from onestep.config.defaults import fill_in
 from onestep.config.families import expand
 from onestep.config.fit import fit_problems
 from onestep.config.messages import ConfigError, in_order
@@ -53,6 +54,7 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
     if hidden := hidden_characters(document):
         raise ConfigError(problem.line(source) for problem in in_order([*problems, *hidden], document))
     resolved = plain(document)
+    fill_in(resolved)
     wrong_blocks, broken, built = resolve_components(resolved)
     experiment, misshapen = to_values(resolved)
     problems += wrong_blocks

@@ -52,7 +52,7 @@ class NetworkBlock:
 
     name: str
     options: Options = field(default_factory=empty)
-    preconditioning: str  # the law around the network: `edm` or `d2o`
+    preconditioning: str = "edm"  # the law around the network: `edm` (arXiv:2206.00364, Table 1) or `d2o`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,9 @@ class Optimizer:
 
     name: Literal["adam", "adamw", "radam"] = "adam"
     lr: Annotated[Positive, Constraint(le=100)]
-    betas: Annotated[tuple[ShareBelowOne, ...], Constraint(min_length=2, max_length=2)]
-    eps: Positive
+    # Those of Adam (arXiv:1412.6980, section 2), unless the objective publishes other betas.
+    betas: Annotated[tuple[ShareBelowOne, ...], Constraint(min_length=2, max_length=2)] = (0.9, 0.999)
+    eps: Positive = 1e-8
     weight_decay: NotNegative | None = None  # decoupled for `adamw`, an L2 penalty for the others
     clip_norm: Positive | None = None  # largest norm of the role's gradient; larger ones are scaled down
     schedule: Schedule | None = None  # factor on `lr`; by default 1
@@ -105,8 +106,8 @@ class Optimizer:
 class Ema:
     """EMA of the weights, which snapshots publish; each half-life is in images."""
 
-    half_life: Images
-    ramp_up: NotNegative  # largest half-life as a share of the images seen; 0 is no limit
+    half_life: Images = 500_000.0  # of EDM's networks up to 64x64 (arXiv:2206.00364, appendix F.1)
+    ramp_up: NotNegative = 0.05  # largest half-life as a share of the images seen; 0 is no limit (EDM's training loop)
     others: tuple[Count, ...] = ()  # half-life of each further EMA, which has its own file beside every snapshot
 
 
@@ -134,33 +135,38 @@ class Run:
     """One training. It has exactly one of `network`, `teacher` and `classifier`."""
 
     dataset: Name
-    conditional: bool  # whether the networks receive the images' classes
+    conditional: bool  # whether the networks receive the images' classes; by default true for a classifier
     network: NetworkBlock | None = None
     teacher: Name | None = None  # entry of `teachers`, whose weights initialize the generator
     classifier: Component | None = None
-    preconditioning: Literal["edm", "d2o"] | None = None  # the law in place of the teacher's; with a teacher only
-    dropout: ShareBelowOne | None = None  # in place of the teacher's; with a teacher only
+    # With a teacher only, in place of the teacher's: the law, by default that of the objective (`d2o` for D2O); and the
+    # dropout, by default 0, that of the released training script.
+    preconditioning: Literal["edm", "d2o"] | None = None
+    dropout: ShareBelowOne | None = None
     codec: CodecBlock | None = None  # by default the identity
     freeze: tuple[Text, ...] = ()  # freeze levels of the network's file, or patterns of parameter names
     objective: Component
     discriminator: DiscriminatorBlock | None = None
     networks: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)  # by role, from scratch
     optimizers: Named[Optimizer]  # of each role that the objective trains
-    ema: Ema
+    ema: Ema = Ema()
     precision: Precision = Precision()
     compile: Compile = Compile()
     batch: Count  # images per step, over all ranks
     images: Count
-    snapshot_every: Count  # images
-    non_finite_limit: Annotated[
-        Share, below(1)
-    ]  # of a gradient's entries that may be NaN or infinite; above it the run stops
-    seed: Seed  # of weights, data order and noise
+    snapshot_every: Count  # images; by default one snapshot at the end
+    # Counts without a snapshot. The plan adds those that a run had passed when `snapshot_every` was made smaller.
+    passed: tuple[Count, ...] = field(default=(), metadata=OMIT_EMPTY)
+    # Share of a gradient's entries that may be NaN or infinite; above it the run stops. Ours: the scripts of EDM and of
+    # D2O replace them without a limit.
+    non_finite_limit: Annotated[Share, below(1)] = 0.01
+    seed: Seed = 0  # of weights, data order and noise
 
     @property
     def snapshots(self) -> tuple[int, ...]:
         """Counts of images that name the snapshots; each is taken at the first step that reaches its count."""
-        return (*range(self.snapshot_every, self.images, self.snapshot_every), self.images)
+        counts = range(self.snapshot_every, self.images, self.snapshot_every)
+        return (*(count for count in counts if count not in self.passed), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

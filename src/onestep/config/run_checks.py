@@ -100,17 +100,8 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
-    for name, teacher in experiment.teachers.items():
-        place = ("teachers", name)
-        if wrong := exactly_one(vars(teacher), "run", "pickle"):
-            yield Problem(place, wrong)
-        if teacher.run is not None and teacher.preconditioning is not None:
-            fix = "Fix: remove it; the run has its own"
-            yield Problem((*place, "preconditioning"), f"{got(teacher.preconditioning)} beside a run. {fix}")
-        if name in experiment.runs:
-            yield Problem(place, "also the name of a run, and both name the files of samples. Fix: rename one")
-        yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
-        yield from unknown((*place, "pickle"), teacher.pickle, experiment.inputs, of="inputs")
+    for name in experiment.teachers:
+        yield from _teacher_problems(name, experiment, place=("teachers", name))
     for name, backbone in experiment.backbones.items():
         yield from _backbone_problems(backbone, place=("backbones", name))
     for name, table in experiment.class_embeddings.items():
@@ -120,6 +111,20 @@ def _source_problems(experiment: Experiment) -> Iterator[Problem]:
         for name, block in getattr(experiment, section).items():
             yield from unknown((section, name, "run"), block.run, classifiers, of="runs of a classifier")
             yield from unknown((section, name, "input"), block.input, experiment.inputs, of="inputs")
+
+
+def _teacher_problems(name: str, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    teacher = experiment.teachers[name]
+    if wrong := exactly_one(vars(teacher), "run", "weights", "pickle"):
+        yield Problem(place, wrong)
+    if teacher.run is not None and teacher.preconditioning is not None:
+        fix = "Fix: remove it; the run has its own"
+        yield Problem((*place, "preconditioning"), f"{got(teacher.preconditioning)} beside a run. {fix}")
+    if name in experiment.runs:
+        yield Problem(place, "also the name of a run, and both name the files of samples. Fix: rename one")
+    yield from unknown((*place, "run"), teacher.run, denoisers(experiment), of="runs of a denoiser")
+    for key in ("weights", "pickle"):
+        yield from unknown((*place, key), getattr(teacher, key), experiment.inputs, of="inputs")
 
 
 def _backbone_problems(backbone: BackboneBlock, *, place: Place) -> Iterator[Problem]:

@@ -85,12 +85,19 @@ class MetricBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherBlock:
-    """A denoiser that runs start from: the last snapshot of a `run`, or an input in EDM's format (`pickle`)."""
+    """A denoiser that runs start from: the last snapshot of a `run`, or an input with its `weights`."""
 
     run: RunName | None = None
-    pickle: Name | None = None
-    # The law of the pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
+    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors).
+    weights: Name | None = None
+    pickle: Name | None = None  # the former name of `weights`
+    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
     preconditioning: Literal["edm", "d2o"] | None = None
+
+    @property
+    def input(self) -> Name | None:
+        """The input with its weights; None for that of a run."""
+        return self.weights or self.pickle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +156,11 @@ class RowBlock:
         return self.run is not None or self.teacher is not None
 
     @property
+    def name(self) -> str | None:
+        """`run/sampler` or `teacher/sampler`; None for another method's published numbers."""
+        return f"{self.run or self.teacher}/{self.sampler}" if self.is_measured else None
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The runs that the row shows: those of a family, or its one run; none for a teacher."""
         return self.runs or (() if self.run is None else (self.run,))
@@ -163,6 +175,20 @@ class CurvesBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuleBlock:
+    """A claim about a table: a number of a row against a bound or a multiple of that of another row.
+
+    A row is named as its files are, `run/sampler` or `teacher/sampler`. The page states whether the claim holds.
+    """
+
+    row: Text
+    column: Name
+    at_most: float | None = None  # exactly one of the two: the bound or the factor
+    at_least: float | None = None
+    times: Text | None = None  # the other row; by default the bound is absolute
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableBlock:
     """Numbers that are measured and shown together.
 
@@ -170,7 +196,7 @@ class TableBlock:
     paper reports the lowest FID over snapshots, which is the default's way.
     """
 
-    title: Text
+    title: Text  # by default the table's name
     caption: Text | None = field(default=None, metadata=OMIT_EMPTY)
     dataset: Name | None = None  # that generated images are compared with; by default each row names its own
     # "first-last", both included, of one size; each block is measured as an independent sample.
@@ -182,6 +208,7 @@ class TableBlock:
     columns: Annotated[Mapping[Name, MetricValue], Constraint(min_length=1), Apply(frozen)]
     rows: Annotated[tuple[RowBlock, ...], Constraint(min_length=1)]
     curves: CurvesBlock | None = None
+    rule: RuleBlock | None = field(default=None, metadata=OMIT_EMPTY)
 
     @property
     def selected_by(self) -> str | None:
@@ -280,10 +307,11 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """Which intermediate files of the evaluation stay on disk; grids of a few images always do."""
+    """Which intermediate files stay on disk; grids of a few images always do."""
 
     images: Literal["keep", "none"] = "keep"  # `none`: one job generates and extracts features
     features: Literal["keep", "none"] = "keep"  # `none`: deleted after all numbers of generated images
+    states: Literal["keep", "none"] = "keep"  # `none`: no state of finished runs, which then cannot continue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +332,7 @@ class Experiment:
     # It holds for the dataclasses inside, too.
     __pydantic_config__: ClassVar = STRICT
 
+    title: Text | None = field(default=None, metadata=OMIT_EMPTY)  # of the results page; by default its datasets
     inputs: Named[InputBlock] = field(default_factory=empty)
     # Prefixes of addresses and their replacements, which are tried first.
     mirrors: Annotated[Mapping[Text, Text], Apply(frozen)] = field(default_factory=empty)

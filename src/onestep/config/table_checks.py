@@ -38,6 +38,7 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
                 yield from _few_seeds(table.curves.seeds, source, metrics, place=here)
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
+        yield from _rule_problems(table, place=(*place, "rule"))
     yield from _teachers_of_two_datasets(experiment)
 
 
@@ -125,6 +126,17 @@ def _selection_problems(table: TableBlock, *, metrics: Mapping[str, Any], place:
     elif column is not None and block is not None:
         yield from _few_seeds(block, table.columns[column], metrics, place=(*place, "select_seeds"))
     yield from _backwards(block, place=(*place, "select_seeds"))
+
+
+def _rule_problems(table: TableBlock, *, place: Place) -> Iterator[Problem]:
+    if (rule := table.rule) is None:
+        return
+    rows = [name for row in table.rows if (name := row.name) is not None]
+    yield from unknown((*place, "row"), rule.row, rows, of="rows with a sampler")
+    yield from unknown((*place, "times"), rule.times, rows, of="rows with a sampler")
+    yield from unknown((*place, "column"), rule.column, table.columns, of="columns")
+    if wrong := exactly_one(vars(rule), "at_most", "at_least"):
+        yield Problem(place, wrong)
 
 
 def _row_problems(row: RowBlock, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:

@@ -18,6 +18,8 @@ from onestep.data._sources import Entry, log_unused, open_source, pictures
 __all__ = ["Images"]
 
 _TRANSFORMS = {"scale": scale, "center_crop": center_crop}
+# Degrees: the pretext task of RotNet (arXiv:1803.07728), for images without labels.
+_ROTATIONS = ("0", "90", "180", "270")
 
 
 class Images:
@@ -35,7 +37,8 @@ class Images:
         source: Path | str,  # a folder, a file .folder that names one, a zip or a tar (also gz, xz, bz2, or of tars)
         resolution: Resolution,  # H and W, a power of two
         transform: Literal["scale", "center_crop"],  # to a square, by the Lanczos filter; the crop is the largest one
-        labels: Literal["folders", "none"],  # folders: the topmost ones that differ between images are classes
+        # folders: the topmost ones that differ between images are classes; rotations: every image in four of them
+        labels: Literal["folders", "none", "rotations"],
         channels: Literal[1, 3] = 3,  # 3 gives grey images three channels, 1 refuses those in colour
         root: str = "",  # only what is in this folder of the source counts, and paths begin there
         unreadable_share: Share = 0.0,  # largest share of the images that may be left out, in [0, 1]
@@ -44,8 +47,8 @@ class Images:
             raise ValueError(f"resolution must be a power of two, such as 64, found {resolution}")
         if transform not in _TRANSFORMS:
             raise ValueError(f"transform must be one of {', '.join(_TRANSFORMS)}, found {transform!r}")
-        if labels not in ("folders", "none"):
-            raise ValueError(f"labels must be folders or none, found {labels!r}")
+        if labels not in ("folders", "none", "rotations"):
+            raise ValueError(f"labels must be folders, none or rotations, found {labels!r}")
         if not 0 <= unreadable_share <= 1:
             raise ValueError(f"unreadable_share is a share of the images, in [0, 1], found {unreadable_share}")
         self.resolution, self.channels, self.unreadable_share = resolution, channels, unreadable_share
@@ -67,20 +70,26 @@ class Images:
         self.class_names: tuple[str, ...] = ()
         self.refused_classes: tuple[str, ...] = ()  # folders of which all images are refused by name, size or kind
         self._labels = [0] * len(self._entries)
+        self._turns = 1
         if labels == "folders":
             self._read_classes(listing.empty)
+        elif labels == "rotations":
+            self._turns, self.class_names = len(_ROTATIONS), _ROTATIONS
         self.classes = len(self.class_names)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) * self._turns
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        entry = self._entries[index]
+        number, turn = divmod(index, self._turns)
+        entry = self._entries[number]
         try:
             pixels = self._square(entry)
         except ValueError as error:
             raise UnreadableImage(entry.name, str(error)) from error
-        return torch.from_numpy(pixels), self._labels[index]
+        if self._turns > 1:
+            return torch.from_numpy(np.rot90(pixels, turn, axes=(1, 2)).copy()), turn
+        return torch.from_numpy(pixels), self._labels[number]
 
     def _square(self, entry: Entry) -> np.ndarray:
         """Return one image, uint8 [C, H, W]."""
@@ -96,8 +105,9 @@ class Images:
 
     def stamp(self, index: int) -> list[object]:
         """Return what changes with an image or its class: name, size, times or place in its archive, class."""
-        entry = self._entries[index]
-        return [entry.name, *entry.stamp, self._labels[index]]
+        number, turn = divmod(index, self._turns)
+        entry = self._entries[number]
+        return [entry.name, *entry.stamp, turn if self._turns > 1 else self._labels[number]]
 
     def _read_classes(self, empty: frozenset[str]) -> None:
         """Number the class folders; an image beside them is refused, and so is an empty folder."""

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
+from onestep import components
 from onestep.archive import array_names
 from onestep.checkpoints.published_weights import read_published_tensor
 from onestep.data._pixels import decode
 from onestep.data._sources import EXTENSIONS, open_source, pictures
 from onestep.evaluation.extraction import (
+    BATCH,
     TENSORS,
     ExtractedFeatures,
     FeatureNetwork,
@@ -26,8 +29,9 @@ from onestep.evaluation.extraction import (
     read_pixels,
 )
 from onestep.evaluation.measurement import Reference, call_metric, inputs_of, precision_of, read_reference
-from onestep.files import regular_file, write_json
+from onestep.files import read_json, regular_file, write_json
 from onestep.metrics import Metric
+from onestep.progress import Bar
 
 _STATISTICS = frozenset({"mu", "mu_s"})
 _IMAGES = frozenset({"arr_0", "pixels"})
@@ -46,9 +50,71 @@ class NamedMetric:
         return self.options["name"]
 
     @property
+    def needs_features(self) -> bool:
+        """Whether it reads what a feature network computes."""
+        return bool(set(self.metric.inputs) - {"pixels", "real_pixels"})
+
+    @property
     def compares(self) -> bool:
         """Whether it compares with real images."""
         return bool({"real", "real_pixels"} & set(self.metric.inputs))
+
+
+def built_metrics(blocks: Sequence[Mapping[str, Any]]) -> list[NamedMetric]:
+    """Return the metrics of config blocks. ValueError: There is none, or an option of one is missing."""
+    found = []
+    for block in blocks:
+        name = block.get("name")
+        try:
+            found.append(NamedMetric(metric=components.build("metrics", block), options=block))
+        except (ValueError, TypeError, KeyError) as error:
+            what = str(error).removeprefix(f"{name}: ")
+            option = next(iter(components.describe("metrics", name).parameters), "") if isinstance(name, str) else ""
+            fix = f"""Fix: give its options, such as --metrics '{{"name": "{name}", "{option}": 10}}'"""
+            raise ValueError(f"--metrics: {name}: {what}. {fix}") from error
+    return found
+
+
+def announced(
+    metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, images: Path, reference: Path | None
+) -> Iterator[str]:
+    """Yield what will be read and computed, a line each, before any work. ValueError: The parts do not fit together."""
+    _check(metrics, network=network, reference=reference)
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    facts = {
+        "images": images,
+        "reference": reference if any(chosen.compares for chosen in metrics) else None,
+        "features": None if network is None else f"{_block(network.options)} with {network.weights}",
+        "metrics": ", ".join(_block(chosen.options) for chosen in metrics),
+        "device": where,
+    }
+    yield from tabulate([(name, str(value)) for name, value in facts.items() if value], tablefmt="plain").splitlines()
+    if reference is not None and facts["reference"] is None:
+        yield f"{reference} is not read: no metric compares with real images."
+
+
+def _block(options: Mapping[str, Any]) -> str:
+    """Return a component with its options in one line: `inception_score (splits 10)`."""
+    others = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
+    return f"{options['name']}{f' ({others})' if others else ''}"
+
+
+def value_table(path: Path, metrics: Sequence[NamedMetric]) -> str:
+    """Return the values in a file of `write_evaluation` as a table: the quantity, the value, which direction is better.
+
+    A score has its number of images below it, as numbers of different numbers of images are not compared.
+    """
+    found = read_json(path, {"values": {str: float}, "images": int})
+    better = {name: direction for chosen in metrics for name, direction in chosen.metric.values.items()}
+    rows = [(name, f"{value:.6g}", better.get(name, "")) for name, value in found["values"].items()]
+    shown = tabulate(
+        rows,
+        headers=["quantity", "value", "better"],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "right", "left"),
+    )
+    return f"{shown}\n{found['images']:,} images"
 
 
 def write_evaluation(
@@ -81,7 +147,7 @@ def write_evaluation(
             facts[chosen.name], available["real"] = dict(compared.facts), compared.real
         for name, path in (("pixels", images), ("real_pixels", reference)):
             if path is not None and name in chosen.metric.inputs:
-                available[name] = joined(list(iter_images(path))).numpy()
+                available[name] = joined(list(_read(path))).numpy()
         try:
             values |= call_metric(chosen.metric, name=chosen.name, available=available)
         except ValueError as error:
@@ -113,14 +179,27 @@ def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, re
         raise ValueError(f"--metrics: got {', '.join(names) or 'none'}, expected at least one, each once")
     for chosen in metrics:
         if chosen.compares and reference is None:
-            raise ValueError(f"--reference: got none, expected real images or their statistics for {chosen.name}")
-        if network is None and set(chosen.metric.inputs) - {"pixels", "real_pixels"}:
-            raise ValueError(f"--features and --weights: got none, expected a feature network for {chosen.name}")
+            fix = "Fix: --reference FOLDER, .zip or .npz"
+            raise ValueError(
+                f"--reference: got none, expected real images or their statistics for {chosen.name}. {fix}"
+            )
+        if network is None and chosen.needs_features:
+            fix = "Fix: --features inception --weights FILE"
+            raise ValueError(f"--features and --weights: got none, expected a feature network for {chosen.name}. {fix}")
+
+
+def _read(path: Path) -> Iterator[Tensor]:
+    """Yield images as `iter_images` does, at most one batch at a time, with a progress bar."""
+    with Bar(desc=str(path), unit="image", mininterval=10, delay=10) as progress:
+        for images in iter_images(path):
+            for batch in images.split(BATCH):
+                yield batch
+                progress.update(len(batch))
 
 
 def _extracted(network: FeatureNetwork | None, images: Path) -> ExtractedFeatures:
     try:
-        return extract([] if network is None else [network.extractor], iter_images(images))
+        return extract([] if network is None else [network.extractor], _read(images))
     except ValueError as error:
         raise _at(images, error) from error
 

@@ -62,7 +62,7 @@ def observe(
     model: str | None = None,
     sampler_name: str | None = None,
     batch: int = 256,
-    features: Mapping[str, Any],
+    features: Mapping[str, Mapping[str, Any]],
     feature_weights: Mapping[str, Path],
     processes: int = 1,
     grid: Path | None = None,
@@ -91,7 +91,7 @@ def observe(
     from onestep import distributed
     from onestep.evaluation.extraction import feature_network
     from onestep.evaluation.fused_sampling import sample_features
-    from onestep.sampling._verbs import sampling_job
+    from onestep.sampling._options import sampling_job
 
     networks = {
         output.with_name(f"{output.name}.{name}.npz"): feature_network(block, weights=feature_weights[name], name=name)
@@ -144,36 +144,45 @@ def measure(
 
 
 def evaluate(
-    *,
     images: Path,
+    output: Path,
+    *,
     reference: Path | None = None,
     features: Mapping[str, Any] | None = None,
     weights: Path | None = None,
-    metrics: Sequence[Mapping[str, Any]] = (),
-    output: Path,
+    metrics: Sequence[Mapping[str, Any]],
 ) -> int:
     """Measure images from anywhere: a folder of pictures, a .zip, an .npz or a .pt.
 
-    Args:
-        images: The images.
-        reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
-        features: The feature extractor and its options, as in config.yaml (JSON); not for metrics of pixels alone.
-        weights: Weights of the feature extractor.
-        metrics: Metrics and their options, as in config.yaml (JSON).
-        output: The numbers (.json).
-    """
-    from onestep import components
-    from onestep.evaluation.extraction import feature_network
-    from onestep.evaluation.standalone import NamedMetric, check_inputs, write_evaluation
+    Examples:
+      onestep evaluate images/ fid.json --metrics frechet --features inception --weights FILE --reference real.zip
+      onestep evaluate a.npz pr.json --metrics precision_recall --features dinov2 --weights FILE --reference real/
+      onestep evaluate a.npz b.json --metrics '{"name": "inception_score", "splits": 10}' --features classifier ...
 
+    Args:
+        images: The images to measure: a folder, a .zip, an .npz or a .pt.
+        output: The numbers (.json).
+        reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
+        features: The feature extractor by name, as `inception`, or with options as in config.yaml (JSON); not for
+            metrics of pixels alone.
+        weights: Weights of the feature extractor.
+        metrics: Metrics by name, as `frechet,precision_recall`, or with options as in config.yaml (JSON).
+    """
+    from onestep.evaluation.extraction import feature_network
+    from onestep.evaluation.standalone import announced, built_metrics, check_inputs, value_table, write_evaluation
+
+    if output.suffix != ".json":
+        raise ValueError(f"OUTPUT: got {output}, expected a name that ends in .json")
     check_inputs(images, reference)
+    measured = built_metrics(metrics)
     if features is not None and weights is None:
-        raise ValueError("--weights: got nothing, expected the weights of --features. Fix: add --weights FILE")
+        raise ValueError(f"--weights: got none, expected the file of --features {features.get('name')}. Fix: add it")
     try:
         network = None if features is None or weights is None else feature_network(features, weights=weights, name=None)
-        measured = [NamedMetric(metric=components.build("metrics", block), options=block) for block in metrics]
     except (TypeError, KeyError) as error:
-        raise ValueError(f"--features and --metrics take blocks as config.yaml has them: {error}") from error
-    values = write_evaluation(network, measured, images=images, reference=reference, output=output)
-    print("\n".join(f"{name}: {value:.6g}" for name, value in values.items()))
+        raise ValueError(f"--features: {error}. Fix: write it as a block of config.yaml") from error
+    for line in announced(measured, network=network, images=images, reference=reference):
+        print(line, flush=True)
+    write_evaluation(network, measured, images=images, reference=reference, output=output)
+    print(f"\n{value_table(output, measured)}\n\n{output}")
     return 0

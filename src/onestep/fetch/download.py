@@ -147,6 +147,16 @@ class Part:
         self.note.unlink(missing_ok=True)
 
 
+def is_reachable(address: str, *, seconds: float = 5.0) -> bool:
+    """Return whether an address answers in this time; nothing is downloaded."""
+    if address.startswith("file://"):
+        return Path(unquote(urlsplit(address).path)).exists()
+    try:
+        return requests.head(address, timeout=seconds, allow_redirects=True).ok
+    except requests.RequestException:
+        return False
+
+
 def download(
     addresses: Sequence[str], *, part: Part, expected: Expected, name: str, patience: Patience = Patience()
 ) -> Verified:

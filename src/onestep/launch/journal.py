@@ -16,6 +16,7 @@ from typing import Any
 
 from onestep.files import Lock, read_json, write_json, write_text
 from onestep.launch.cluster import Cluster
+from onestep.training.publication import images_done
 
 _MOST_BYTES = 1 << 20
 _LAST_LINES = 40
@@ -38,18 +39,26 @@ class Job:
 
 
 class Journal:
-    """Files of the launchers in a run's work folder, `state/{run}/{spec}/`."""
+    """Files of the launchers in a run's work folder, `state/{run}/{spec}/`; `images` is the length that is wanted."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, images: int = 0) -> None:
+        self.folder, self._images = folder, images
         self._record, self._intention, self._lock = folder / "job.json", folder / "submitting", folder / "launch.lock"
         self._streamed = folder / "streamed.json"  # position up to which the newest job's log was printed
         self.logs = folder.resolve() / "submitit"  # logs of each rank of each job, and the pickled task
 
     @property
     def is_done(self) -> bool:
-        """Whether the training is complete."""
-        return (self.folder / "done.json").exists()
+        """Whether the training is complete; one that is damaged is examined when it is published."""
+        if not (self.folder / "done.json").exists():
+            return False
+        seen = images_done(self.folder)
+        return seen is None or seen >= self._images
+
+    @property
+    def is_shorter(self) -> bool:
+        """Whether a training of fewer images than wanted is complete."""
+        return not self.is_done and images_done(self.folder) is not None
 
     def log_of(self, job_id: str) -> Path:
         """Return the log of rank 0 of a job."""

@@ -17,8 +17,8 @@ from onestep.exits import Exit
 from onestep.launch.cluster import ACTIVE, Cluster, Sighting
 from onestep.launch.job_policy import Decision, JobPolicy, Verdict
 from onestep.launch.journal import Job, Journal, journals
-from onestep.launch.submission import Refused, Request, adopt, job_name, submit
-from onestep.training.assignment import is_published, publish
+from onestep.launch.submission import Refused, Request, adopt, job_name, keep_config, submit
+from onestep.training.publication import begin, check_length, claim, is_published, publish, publish_snapshots, take_over
 
 _REPORT_SECONDS = 300.0
 # Time in which the sbatch of a killed launcher may still submit a job.
@@ -77,7 +77,13 @@ class _Launcher:
         return Cluster(name=self._site.cluster) if self._journal.jobs_name is None else self._journal.cluster
 
     def run_to_end(self) -> Exit:
+        folder, document = self._journal.folder, self._request.assignment.document()
+        claim(folder, self._target, config=document)
+        take_over(folder, self._target, images=document.get("images", 0))
+        begin(folder, config=document)
+        publish_snapshots(folder, self._target)
         if self._journal.is_done:
+            check_length(folder, images=document.get("images", 0))
             return self._publish()
         self._handle_other_configs()
         job, active = self._find()
@@ -203,6 +209,7 @@ class _Launcher:
         tail = self._journal.tail(job.job_id)
         policy, query_at = JobPolicy(grace_seconds=self._site.grace_seconds), 0.0
         decision: Decision | None = None
+        keep_config(self._request, folder=self._journal.folder)
         while self._requests.by is None:
             # done.json needs no SLURM.
             if self._journal.is_done or time.monotonic() >= query_at:
@@ -211,6 +218,9 @@ class _Launcher:
                 self._was_active = self._was_active or sighting.state in ACTIVE
                 done, stopped, now = self._journal.is_done, self._journal.stopped(job.job_id), time.monotonic()
                 decision = policy.decide(sighting, now=now, done=done, exit_code=exit_code, stopped=stopped)
+                if decision.verdict is Verdict.FAILED and exit_code == 0 and self._journal.is_shorter:
+                    # Its images were raised while it ran; another job continues it.
+                    decision = Decision(Verdict.LOST, "the run is finished at fewer images than config.yaml has now")
                 self._report_state(job, sighting, because=decision.because)
             for line in next(tail):
                 report(f"[{job.job_id}] {line}")

@@ -110,7 +110,7 @@ def command_line(verb: str, options: Mapping[str, Any]) -> list[str]:
     """Return a verb and its typed options as arguments of `onestep`, without `processes`: a rank starts none."""
     words = [verb]
     for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{name.strip('_').replace('_', '-')}"
         if name == "processes" or value is None or value is False:
             continue
         if isinstance(value, range):

@@ -159,17 +159,24 @@ def adopt(job_id: str, request: Request, *, journal: Journal) -> Job:
 def _task(request: Request, *, journal: Journal) -> TrainingTask:
     """Return the task with a copy of run.yaml, since the one in results may change while the job waits."""
     folder, assignment, site = journal.folder.resolve(), request.assignment, request.site
-    kept = folder / "run.yaml"
-    if not kept.exists():
-        write_bytes(kept, assignment.inputs.run.read_bytes())
+    kept, output = keep_config(request, folder=folder), assignment.output
+    inputs = replace(assignment.inputs, run=kept)
     return TrainingTask(
-        assignment=replace(assignment, inputs=replace(assignment.inputs, run=kept)),
+        assignment=replace(assignment, inputs=inputs, output=None if output is None else output.resolve()),
         nodes=site.nodes,
         processes_per_node=site.processes_per_node,
         cpus_per_process=site.cpus_per_process,
         device=site.device,
         folder=folder,
     )
+
+
+def keep_config(request: Request, *, folder: Path) -> Path:
+    """Copy run.yaml into the work folder, where a job that waits finds an edit of the length, and return the copy."""
+    kept, content = folder / "run.yaml", request.assignment.inputs.run.read_bytes()
+    if not kept.exists() or kept.read_bytes() != content:
+        write_bytes(kept, content)
+    return kept
 
 
 def _recorded(job_id: str, request: Request, *, journal: Journal, attempt: int) -> Job:

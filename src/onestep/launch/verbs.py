@@ -53,11 +53,12 @@ def launch(
     for variable in os.environ.keys() - without_ranks(os.environ).keys():
         del os.environ[variable]
     name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
-    site = read_experiment(config).launch.of(name)
+    experiment = read_experiment(config)
+    site, discard = experiment.launch.of(name), experiment.storage.states == "none"
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        return train(**options, processes=site.processes, state_seconds=site.state_seconds)
+        return train(**options, processes=site.processes, state_seconds=site.state_seconds, discard_state=discard)
     from onestep.fingerprint import Fingerprints
     from onestep.launch.launcher import launch as launch_job
     from onestep.launch.submission import Request
@@ -70,10 +71,14 @@ def launch(
         state_seconds=site.state_seconds,
         micro_batch=micro_batch,
         cache=cache,
+        keep_state=not discard,
+        output=output,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
     request = Request(run=name, assignment=assignment, site=site)
-    return launch_job(request, journal=Journal(folder), target=output / name, log=log)
+    return launch_job(
+        request, journal=Journal(folder, images=assignment.document().get("images", 0)), target=output / name, log=log
+    )
 
 
 def cancel(run: str, /, *, state: Path = Path("state")) -> int:

@@ -15,13 +15,15 @@ from onestep.metrics._features import finite_rows
 
 __all__ = ["InceptionScore"]
 
+_SPLITS = 10  # of the paper's code
+
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore:
     """exp of the mean Kullback-Leibler divergence between p(y|x) and p(y), in [1, K], higher is better.
 
-    It is computed on consecutive splits and averaged. The score depends on the size of a split: report both. Exactly
-    one of the two options is given.
+    It is computed on consecutive splits and averaged. The score depends on the size of a split: report both. At most
+    one of the two options is given; without both there are 10 splits, as in the paper's code.
     """
 
     values: ClassVar[Mapping[str, Direction]] = {"inception_score": "higher"}
@@ -33,9 +35,11 @@ class InceptionScore:
     split_size: Annotated[int, Constraint(gt=0, le=10_000_000), least(2)] | None = None
 
     def __post_init__(self) -> None:
+        if self.splits is None and self.split_size is None:
+            object.__setattr__(self, "splits", _SPLITS)
         given = {name: n for name in ("splits", "split_size") if (n := getattr(self, name)) is not None}
         if len(given) != 1 or min(given.values()) < 1:
-            raise ValueError(f"splits or split_size: got {given or 'neither'}, expected one of them, at least 1")
+            raise ValueError(f"splits or split_size: got {given}, expected one of them, at least 1")
 
     @property
     def least_images(self) -> int:

@@ -140,6 +140,9 @@ class Objective(Protocol):
     Attributes:
         publishes: The role whose EMA a snapshot contains.
         samples_in: NFE of the generator that it trains: 1 for a one-step generator; None if it does not fix the NFE.
+
+    Optional class attributes, defaults of keys of its runs: `betas` of every optimizer, and `preconditioning` with a
+    teacher. They are literals, because a login node without torch reads them, too.
     """
 
     publishes: ClassVar[str]

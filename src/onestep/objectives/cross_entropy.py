@@ -24,7 +24,7 @@ class CrossEntropy:
         shift: Largest shift along each axis, in pixels; border pixels are repeated. 0 is no shift.
     """
 
-    shift: Pixels
+    shift: Pixels = 0
 
     publishes: ClassVar[str] = "classifier"
     samples_in: ClassVar[int | None] = None

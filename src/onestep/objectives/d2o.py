@@ -59,16 +59,20 @@ class D2O:
             receives except in the penalty. With a `target`, its probability is adaptive. In the paper: none.
     """
 
-    loss: Literal["non_saturating", "hinge"]
-    sigma: Positive
-    rows_per_rank: Positive
-    r1_gamma: NotNegative
-    r1_every: SmallCount
+    # The constants of the released training script for CIFAR-10 (github.com/Zyriix/D2O, train.sh and its loss).
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    sigma: Positive = 80.0
+    rows_per_rank: Positive = 64.0  # 256 images on 4 GPUs
+    r1_gamma: NotNegative = 1e-4
+    r1_every: SmallCount = 16
     r1_gradient: Literal["double_backward", "forward_mode"] = "double_backward"
     augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"
     samples_in: ClassVar[int | None] = 1
+    # Of the same script: no momentum for Adam, and a boundary in the law so that D(x, sigma) is the generator.
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
+    preconditioning: ClassVar[str] = "d2o"
 
     def __post_init__(self) -> None:
         if self.loss not in ("non_saturating", "hinge"):

@@ -27,9 +27,9 @@ class Edm:
             input of the network, whose `augment_dim` must equal their number. Default: none.
     """
 
-    p_mean: LogSigma
-    p_std: Positive
-    sigma_data: Positive
+    p_mean: LogSigma = -1.2  # this and the two below: Table 1, "Training", and appendix F.1
+    p_std: Positive = 1.2
+    sigma_data: Positive = 0.5
     augment: Mapping[str, Any] | None = None
 
     publishes: ClassVar[str] = "generator"

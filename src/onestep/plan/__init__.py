@@ -19,7 +19,8 @@ from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.models import parse_model
 from onestep.plan import measured
-from onestep.results import Results, block
+from onestep.plan.progress import without_passed
+from onestep.results import Results, State, block
 from onestep.studies import Features
 
 # Keys of components that refer to other sections.
@@ -28,12 +29,18 @@ _REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What the functions of this package read: the config, its file, fingerprints, and the layout of the results."""
+    """What the functions of this package read: the config, its file, fingerprints, and the layout of the results.
+
+    `experiment` lacks snapshots that a run can no longer make, see `progress.without_passed`; `as_written` has all,
+    unless it is None because `experiment` has.
+    """
 
     experiment: Experiment
+    as_written: Experiment | None = None
     source: str = "config.yaml"
     fingerprints: Fingerprints
     results: Results = Results()
+    state: State = State()
 
     @classmethod
     def read(cls, config: str | Path) -> Plan:
@@ -41,12 +48,18 @@ class Plan:
         experiment = read_experiment(config)
         if problems := list(teacher_problems(experiment)):
             raise ConfigError(problem.line(str(config)) for problem in problems)
-        return cls(experiment=experiment, source=str(config), fingerprints=Fingerprints())
+        possible = without_passed(experiment, results=Results(), state=State())
+        return cls(experiment=possible, as_written=experiment, source=str(config), fingerprints=Fingerprints())
+
+    @property
+    def written(self) -> Experiment:
+        """The config with all snapshots that it names."""
+        return self.as_written or self.experiment
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
         """The config as mappings and lists, every default filled in."""
-        return experiment_document(self.experiment)
+        return experiment_document(self.written)
 
     @functools.cached_property
     def features_by_block(self) -> dict[str, set[str]]:

@@ -96,9 +96,8 @@ def source_of(plan: Plan, block: DatasetBlock | TeacherBlock | BackboneBlock | E
     """Return the file that an entry of config.yaml is made from: the last snapshot of its run, or its input."""
     if not isinstance(block, DatasetBlock) and block.run is not None:
         return plan.results.snapshot(block.run, plan.experiment.runs[block.run].images)
-    name = block.pickle if isinstance(block, TeacherBlock) else block.input
-    assert name is not None, block
-    return input(plan, name)
+    assert block.input is not None, block
+    return input(plan, block.input)
 
 
 def teacher_options(plan: Plan, teacher: str) -> str:
@@ -141,7 +140,7 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield dataset.input
         yield from dataset.references.values()
     teachers = [run.teacher for run in runs] + [row.teacher for row in rows]
-    yield from (experiment.teachers[name].pickle for name in teachers if name is not None)
+    yield from (experiment.teachers[name].input for name in teachers if name is not None)
     for run in runs:
         yield from (experiment.backbones[name].input for name in run_backbones(run))
         if run.discriminator is not None and run.discriminator.class_embeddings is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
-from onestep.config.sections import RowBlock, TableBlock
+from onestep.config.sections import Experiment, RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
 from onestep.models import Selected, Snapshot, Teacher
 from onestep.plan import Plan, measured
@@ -30,15 +30,21 @@ def table_options(plan: Plan, table: str) -> str:
     return canonical_json(
         {
             "name": table,
-            "layout": {key: value for key, value in block.items() if key not in ("rows", "curves")},
+            "layout": {key: value for key, value in block.items() if key not in ("rows", "curves", "rule")},
             "drawn": layout.drawn,
             "metrics": {each: {"name": plan.experiment.metrics[each].name} for each in measured.table_metrics(layout)},
-            "rows": [_row_options(plan, row, table=layout) for row in layout.rows],
+            "rows": table_rows(plan.experiment, table),
         }
     )
 
 
-def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, Any]:
+def table_rows(experiment: Experiment, table: str) -> list[dict[str, Any]]:
+    """Return what the config determines of each row of a table."""
+    layout = experiment.tables[table]
+    return [_row_options(experiment, row, table=layout) for row in layout.rows]
+
+
+def _row_options(experiment: Experiment, row: RowBlock, *, table: TableBlock) -> dict[str, Any]:
     options = {
         "run": row.run or row.teacher,
         "label": row.label or row.run or row.teacher,
@@ -49,8 +55,8 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
     if row.sampler is None:
         nothing = dict.fromkeys(("sampler", "model", "images_seen", "ema"))
         return {**options, **nothing, "nfe": row.nfe, "images": row.images}
-    models = measured.row_models(plan.experiment, row, table=table)
-    sampler = components.build_outline("sampling", plan.experiment.samplers[row.sampler])
+    models = measured.row_models(experiment, row, table=table)
+    sampler = components.build_outline("sampling", experiment.samplers[row.sampler])
     assert sampler is not None, row.sampler
     family = {"models": list(map(str, models))} if row.runs else {}
     return {
@@ -61,7 +67,7 @@ def _row_options(plan: Plan, row: RowBlock, *, table: TableBlock) -> dict[str, A
         "images": None,
         "images_seen": models[0].images if isinstance(models[0], Snapshot) else None,
         "model": None if family else str(models[0]),
-        "ema": None if row.run is None else row.ema or plan.experiment.runs[models[0].name].ema.half_life,
+        "ema": None if row.run is None else row.ema or experiment.runs[models[0].name].ema.half_life,
     }
 
 
@@ -85,6 +91,8 @@ def page_inputs(plan: Plan) -> list[Path]:
         found += [metric_file(plan, each) for each in measured.of_curves(plan.experiment, name)]
     for study in plan.experiment.studies:
         found += [results.study(study, ".json"), results.study(study, ".svg")]
+    for name in dict.fromkeys(run.dataset for run in plan.experiment.runs.values()):
+        found += [results.data(name, ".json"), results.data(name, ".png")]
     for run in plan.experiment.runs:
         found += [results.run_config(run), results.log(run), results.summary(run)]
     return list(dict.fromkeys(found))

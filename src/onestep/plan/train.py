@@ -9,6 +9,7 @@ from pathlib import Path
 from onestep.config.reading import run_backbones, run_document
 from onestep.files import canonical_json
 from onestep.plan import Plan, inputs
+from onestep.plan import progress as progress_of_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +20,29 @@ class TrainRule:
     data: Path
     weights: list[Path]  # the teacher, the backbones and the class embeddings
     options: str  # the same as options of `onestep launch`, quoted for a shell
+    # Of a run that continues, those that it will make: what it has published is no output, which could be removed.
     snapshots: list[Path]
+    is_settled: bool  # the published run is of this science and has all snapshots: a newer run.yaml trains nothing
+    goes_on: bool  # it is of this science and lacks some
     code: str  # code fingerprint if config.yaml lets training follow its code, else empty
 
 
 def run_config(plan: Plan, run: str) -> str:
     """Return the resolved configuration of a run."""
-    return canonical_json(run_document(plan.experiment, run))
+    return canonical_json(run_document(plan.written, run))
 
 
 def training_code(plan: Plan, run: str) -> str:
     """Return the fingerprint of today's training code of a run."""
-    return plan.fingerprints.of_training(run_document(plan.experiment, run))
+    return plan.fingerprints.of_training(run_document(plan.written, run))
+
+
+def intention(plan: Plan, run: str) -> str | None:
+    """Return what training a run would do, such as "continues digits_d2o from 40,000 to 80,000 images"; None: nothing.
+
+    Quick, without torch: it compares the config with the records of the run's folders.
+    """
+    return progress_of_runs.intention(plan.written, run, results=plan.results, state=plan.state)
 
 
 def train_rules(plan: Plan) -> list[TrainRule]:
@@ -48,12 +60,19 @@ def _train_rule(plan: Plan, name: str) -> TrainRule:
     options += [word for backbone, path in backbones.items() for word in ("--backbone", f"{backbone}={path}")]
     options += [word for path in embeddings for word in ("--class-embeddings", str(path))]
     follows = plan.experiment.rerun.training_on_code_change
-    emas = (None, *run.ema.others)
+    found = progress_of_runs.progress(plan.written, name, results=plan.results, state=plan.state)
+    snapshots = {
+        plan.results.snapshot(name, images, ema): images for images in run.snapshots for ema in (None, *run.ema.others)
+    }
+    goes_on = found.is_same and not all(path.exists() for path in snapshots)
+    due = [path for path, images in snapshots.items() if images > found.finished or not path.exists()]
     return TrainRule(
         name=name,
         data=plan.results.data(run.dataset),
         weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
         options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
-        snapshots=[plan.results.snapshot(name, images, ema) for images in run.snapshots for ema in emas],
+        snapshots=due if goes_on else [*snapshots],
+        is_settled=found.is_same and not goes_on,
+        goes_on=goes_on,
         code=training_code(plan, name) if follows else "",
     )

@@ -43,7 +43,8 @@ class Series:
 class Chart:
     """A chart with at least one series.
 
-    A distance or loss is logarithmic where positive values span more than a decade; a share goes from 0 to 1.
+    A distance or loss is logarithmic where positive values span more than a decade; a share goes from 0 to 1; any other
+    quantity is linear.
     """
 
     title: str  # the quantity on the y axis
@@ -51,6 +52,7 @@ class Chart:
     series: tuple[Series, ...]
     kind: Literal["distance", "share", "quantity"] = "distance"
     size: tuple[int, int] = (440, 250)  # of the plot in px; the legend adds to the height
+    images: float = 0.0  # least end of an x axis in images, so that the charts of one training have the same
 
     @property
     def values(self) -> list[float]:
@@ -76,11 +78,40 @@ class Chart:
 
 
 def row_name(row: Row, *, table: Table) -> str:
-    """Return a row's label, extended by NFE and EMA where other rows of its dataset have the same label."""
+    """Return a row's label, extended by NFE, EMA and run where other rows of its dataset have the same label."""
     same = [each for each in table.rows if (each.label, each.dataset) == (row.label, row.dataset)]
-    alike = [each for each in same if each.nfe == row.nfe]
-    nfe = f", NFE {row.nfe}" if len(same) > len(alike) else ""
-    return f"{one_line(row.label)}{nfe}" + ("" if len(alike) == 1 or row.ema is None else f", EMA {row.ema:,.15g}")
+    name = one_line(row.label)
+    for fact in (_nfe_text, _ema_text, _run_text):
+        alike = [each for each in same if fact(each) == fact(row)]
+        name += f", {fact(row)}" if len(alike) < len(same) and fact(row) else ""
+        same = alike
+    return name
+
+
+def _nfe_text(row: Row) -> str:
+    return "" if row.nfe is None else f"NFE {row.nfe}"
+
+
+def _ema_text(row: Row) -> str:
+    return "" if row.ema is None else f"EMA {row.ema:,.15g}"
+
+
+def _run_text(row: Row) -> str:
+    return row.run or ""
+
+
+def run_names(evidence: Evidence) -> dict[str, str]:
+    """Return one name for each run: the label of its rows, with its own name where other runs share the label."""
+    labels: dict[str, set[str]] = {}
+    for row in (row for shown in evidence.tables for row in shown.table.rows):
+        for run in (row.run,) if row.run is not None and not row.runs else ():
+            labels.setdefault(run, set()).add(one_line(row.label))
+    names = {}
+    for run in evidence.experiment.runs:
+        label = min(labels[run]) if len(labels.get(run, ())) == 1 else run
+        others = [each for each in labels if each != run and label in labels[each]]
+        names[run] = label if label == run or not others else f"{label}, {run}"
+    return names
 
 
 def run_colours(evidence: Evidence) -> dict[str, int]:
@@ -111,23 +142,24 @@ def metric_chart(shown: TableEvidence) -> Chart | None:
 def _column_chart(
     table: Table, *, x: Literal["images", "nfe"], series: Sequence[Series], dataset: str | None = None
 ) -> Chart:
-    """Return the chart of the drawn column. Where higher is better and all values are in [0, 1], they are shares."""
+    """Return the chart of the drawn column: a distance, or where higher is better a share in [0, 1] or a quantity."""
     direction = table.directions[table.drawn]
     of = "" if dataset is None or table.dataset is not None else f" of {dataset}"
     chart = Chart(title=f"{numbers.heading(table.drawn)}{of}, {direction} is better", x=x, series=tuple(series))
-    is_share = direction == "higher" and all(0 <= value <= 1 for value in chart.values)
-    return replace(chart, kind="share" if is_share else "distance")
+    if direction == "lower":
+        return chart
+    return replace(chart, kind="share" if all(0 <= value <= 1 for value in chart.values) else "quantity")
 
 
 def nfe_charts(table: Table) -> list[Chart]:
-    """Return the drawn column against NFE: one chart for each dataset with at least two numbers.
+    """Return the drawn column against NFE: one chart for each dataset with numbers of at least two NFE.
 
     Published numbers are hollow; other methods are left out where they do not publish their NFE.
     """
     charts = []
     for dataset in dict.fromkeys(row.dataset for row in table.rows):
         series = [each for row in table.rows if row.dataset == dataset for each in _points(row, table=table)]
-        if len(series) > 1:
+        if len({x for each in series for x, _ in each.points}) > 1:
             charts.append(_column_chart(table, x="nfe", series=series, dataset=dataset))
     return charts
 
@@ -159,16 +191,19 @@ def nfe_notes(charts: Sequence[Chart]) -> Iterator[str]:
 def log_charts(evidence: Evidence) -> list[Chart]:
     """Return what the runs logged: one chart for each quantity of each objective, fine-tuning first."""
     logged = sorted((run for run in evidence.runs if run.log), key=lambda run: not run.is_tuned)
-    colours, found = run_colours(evidence), list[Chart]()
+    colours, names, found = run_colours(evidence), run_names(evidence), list[Chart]()
     for objective in dict.fromkeys(run.objective for run in logged):
         runs = [run for run in logged if run.objective == objective]
         for kind in ("losses", "observed", "controls"):
-            found += _logged(runs, kind=kind, objective=objective, colours=colours)
+            found += _logged(runs, kind=kind, objective=objective, colours=colours, names=names)
     return found
 
 
-def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: dict[str, int]) -> Iterable[Chart]:
-    """Yield one chart for each logged quantity, with one line for each run."""
+def _logged(
+    runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: dict[str, int], names: dict[str, str]
+) -> Iterable[Chart]:
+    """Yield one chart for each quantity that was logged more than once, with one line for each run."""
+    images = max(float(run.log[-1]["images_seen"]) for run in runs)
     for name in dict.fromkeys(name for run in runs for record in run.log for name in record.get(kind, {})):
         words = name.replace("_", " ") + (" loss" if kind == "losses" else "")
         title = words if name == objective else f"{objective.replace('_', ' ')}: {words}"
@@ -177,10 +212,10 @@ def _logged(runs: Sequence[RunEvidence], *, kind: str, objective: str, colours: 
             records = ((record["images_seen"], record.get(kind, {}).get(name)) for record in run.log)
             points = averaged([(float(seen), float(value)) for seen, value in records if value is not None])
             if points:
-                lines.append(Series(name=run.name, points=tuple(points), colour=colours[run.name]))
-        if lines:
+                lines.append(Series(name=names[run.name], points=tuple(points), colour=colours[run.name]))
+        if any(len(line.points) > 1 for line in lines):
             scale: Literal["distance", "quantity"] = "distance" if kind == "losses" else "quantity"
-            yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200))
+            yield Chart(title=title, x="images", series=tuple(lines), kind=scale, size=(336, 200), images=images)
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
@@ -200,7 +235,7 @@ def draw(charts: Sequence[Chart]) -> Figure:
         width = max((chart.size[0] for chart in charts), default=440)
         figure = Figure(figsize=(width / 96, sum(heights) / 96), dpi=96, layout="constrained")
         if not charts:
-            figure.text(0.01, 0.5, "Nothing measured yet.", color=SOFT, va="center")
+            figure.text(0.01, 0.5, "No two numbers of different NFE.", color=SOFT, va="center")
             return figure
         parts = figure.subfigures(len(charts), 1, squeeze=False, height_ratios=heights)
         for part, chart in zip(parts[:, 0], charts, strict=True):
@@ -245,14 +280,14 @@ def _plot(axes: Axes, series: Series) -> Artist:
     if series.kind in ("line", "marked"):
         marker = _MARKERS[again] if series.kind == "marked" or len(xs) == 1 else None
         dash = "-" if again == 0 else (0, (1 + again, 1.5))
-        return axes.plot(xs, ys, color=colour, marker=marker, linestyle=dash)[0]
+        return axes.plot(xs, ys, color=colour, marker=marker, linestyle=dash, clip_on=marker is None)[0]
     if series.reach is not None:
         axes.vlines(xs, *series.reach, color=colour, alpha=0.6)
     face = "none" if series.kind == "published" else colour
     size = 7.0 if series.kind == "published" else 5.5  # a published number stays visible around a measured one
-    return axes.plot(
-        xs, ys, linestyle="none", marker=_MARKERS[again], markersize=size, color=colour, markerfacecolor=face
-    )[0]
+    (points,) = axes.plot(xs, ys, color=colour, linestyle="none", marker=_MARKERS[again], markersize=size)
+    points.set(markerfacecolor=face, clip_on=False)
+    return points
 
 
 def _scale_x(axes: Axes, chart: Chart) -> None:
@@ -261,7 +296,7 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
     xs = sorted({x for each in chart.series if each.kind != "level" for x, _ in each.points})
     if chart.x == "images":
         axes.set_xlabel("images seen in training")
-        axes.set_xlim(0, max(1, xs[-1]) * 1.02)
+        axes.set_xlim(0, max(1, xs[-1], chart.images) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_count)
         return

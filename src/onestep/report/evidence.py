@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +20,10 @@ from onestep.archive import array_names, published_arrays, read_arrays
 from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
+from onestep.plan.report import table_rows
 from onestep.records import Content, found_at, iter_log, read_run_config, read_summary, read_value
-from onestep.report.table import Row, Table, read_rows, without_rows
+from onestep.report.datasets import DatasetEvidence, read_dataset
+from onestep.report.table import Number, Row, Table, read_rows, without_rows
 from onestep.results import Results, identity_at
 
 
@@ -63,6 +65,7 @@ class Evidence:
 
     experiment: Experiment
     config_text: str
+    datasets: tuple[DatasetEvidence, ...]  # those of runs and tables that are prepared here
     tables: tuple[TableEvidence, ...]
     studies: tuple[StudyEvidence, ...]
     runs: tuple[RunEvidence, ...]
@@ -83,11 +86,14 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         filter(None, (_read_run(run, layout=layout, experiment=experiment, faults=faults) for run in experiment.runs))
     )
     studies = (_read_study(name, layout=layout, faults=faults) for name in experiment.studies)
+    datasets = (_read_dataset(name, layout=layout, faults=faults) for name in datasets_of(experiment))
     return Evidence(
         experiment=experiment,
         config_text=files.read_text(config),
+        datasets=tuple(filter(None, datasets)),
         tables=tuple(
-            _read_table(name, layout=layout, experiment=experiment, faults=faults) for name in experiment.tables
+            _read_table(name, layout=layout, experiment=experiment, runs=runs, faults=faults)
+            for name in experiment.tables
         ),
         studies=tuple(filter(None, studies)),
         runs=runs,
@@ -96,6 +102,20 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         reproduce=tuple(reproduce),
         faults=tuple(dict.fromkeys(faults)),
     )
+
+
+def datasets_of(experiment: Experiment) -> list[str]:
+    """Return the datasets that tables compare with and runs train on."""
+    tables = experiment.tables.values()
+    compared = [table.dataset_of(row) for table in tables for row in table.rows]
+    return list(dict.fromkeys([*compared, *(run.dataset for run in experiment.runs.values())]))
+
+
+def _read_dataset(name: str, *, layout: Results, faults: _Faults) -> DatasetEvidence | None:
+    card = layout.data(name, ".json")
+    if not card.exists() and not card.is_symlink():
+        return None
+    return faults.read(card, functools.partial(read_dataset, name=name))
 
 
 class _Faults(list[str]):
@@ -115,8 +135,15 @@ def layout_of(name: str, *, experiment: Experiment) -> Table:
     return without_rows(name, document["tables"][name], drawn=drawn, metrics=document["metrics"])
 
 
-def _read_table(name: str, *, layout: Results, experiment: Experiment, faults: _Faults) -> TableEvidence:
-    table = replace(layout_of(name, experiment=experiment), rows=read_rows(layout.table(name, ".json")))
+def _read_table(
+    name: str, *, layout: Results, experiment: Experiment, runs: Sequence[RunEvidence], faults: _Faults
+) -> TableEvidence:
+    table, path = layout_of(name, experiment=experiment), layout.table(name, ".json")
+    if path.exists() or path.is_symlink():
+        table = replace(table, rows=read_rows(path))
+    else:  # of a workflow that has not come so far
+        rows = (_unmeasured(row, columns=table.columns, runs=runs) for row in table_rows(experiment, name))
+        table = replace(table, rows=tuple(rows))
     if other := [row.label for row in table.rows if set(row.numbers) != set(table.columns)]:
         found = f"{layout.table(name, '.json')}: got other columns in row {other[0]!r}"
         raise ValueError(f"{found}, expected {', '.join(table.columns)}. Fix: delete it to make the table again")
@@ -131,6 +158,19 @@ def _read_table(name: str, *, layout: Results, experiment: Experiment, faults: _
         samples.append(_read_samples(row, seeds=table.seeds[0], layout=layout, faults=faults))
         lost.append(faults[-1].partition(":")[0] if len(faults) > known else "")
     return TableEvidence(table=table, samples=tuple(samples), curves=tuple(curves), curve_seeds=seeds, lost=tuple(lost))
+
+
+def _unmeasured(planned: Mapping[str, Any], *, columns: Iterable[str], runs: Sequence[RunEvidence]) -> Row:
+    """Return a row of the config without numbers; the facts of its training if that is finished."""
+    row = Row(**{**planned, "models": tuple(planned.get("models", ()))}, snapshot=planned["model"])
+    row = replace(row, numbers=dict.fromkeys(columns, Number()))
+    if row.ema is None:  # not trained here
+        return row
+    for run in runs:
+        if run.name in (row.run, *row.runs):
+            share = 1 - run.summary["trainable"] / run.summary["parameters"]
+            return replace(row, snapshot_policy="last", frozen_share=share)
+    return replace(row, lost="not trained yet", images_seen=None)
 
 
 def _read_samples(row: Row, *, seeds: str, layout: Results, faults: _Faults) -> dict[int, np.ndarray]:

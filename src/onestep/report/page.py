@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import median_high
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 import onestep
 from onestep import components, files
@@ -22,25 +18,37 @@ from onestep.config.reading import experiment_document
 from onestep.config.sections import Experiment
 from onestep.escapes import markup
 from onestep.figures import COLOURS, svg
-from onestep.report import cells, charts, numbers
+from onestep.report import cells, charts, command, numbers, pictures
 from onestep.report.charts import Chart
-from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence, read_evidence
+from onestep.report.datasets import DatasetEvidence
+from onestep.report.evidence import Evidence, RunEvidence, StudyEvidence, TableEvidence, datasets_of, read_evidence
+from onestep.report.pictures import Panel, Panels, Picture, contact_sheet, shared_seeds
+from onestep.report.rules import ruling
 from onestep.report.table import Table
 
 _MOST_COLUMNS, _WIDTH = 8, 560
+_MOST_CLASSES = 20  # that are listed with their numbers of images
 
 
-def report(*, config: Path, results: Path, benchmarks: Path, output: Path) -> int:
-    """Write the results page.
+def report(
+    *,
+    config: Path = Path("config.yaml"),
+    results: Path = Path("results"),
+    benchmarks: Path = Path("benchmarks"),
+    output: Path = Path("results/report/index.html"),
+) -> int:
+    """Write the results page from what is measured so far, and beside it the samples of each table as a picture.
 
     Args:
         config: The config.
         results: The results folder.
         benchmarks: Folder of Snakemake's benchmark files; may be absent.
-        output: The page (.html).
+        output: The page (.html); the pictures are `samples/{table}.png` beside it.
     """
-    reproduce = (f"snakemake --directory {Path.cwd().name} --profile profiles/local",)
-    evidence = read_evidence(results, config=config, benchmarks=benchmarks, reproduce=reproduce)
+    evidence = read_evidence(results, config=config, benchmarks=benchmarks, reproduce=command.lines(config))
+    for shown in evidence.tables:
+        with files.replacing(output.parent / "samples" / f"{shown.table.name}.png") as temporary:
+            pictures.draw_samples(temporary, panels_of(shown, datasets=evidence.datasets))
     files.write_text(output, render(evidence))
     return 0
 
@@ -59,10 +67,13 @@ def render(evidence: Evidence) -> str:
         heading=numbers.heading,
         colour=lambda index: f"c{index % len(COLOURS)}",
         css=Markup(style),
-        tables=[_table_view(shown, experiment=evidence.experiment) for shown in evidence.tables],
+        title=title_of(evidence),
+        datasets=[_dataset_view(dataset) for dataset in evidence.datasets],
+        tables=[_table_view(shown, evidence=evidence) for shown in evidence.tables],
         studies=[_study_view(study) for study in evidence.studies],
         runs=evidence.runs,
-        run_facts={run.name: run_facts(run) for run in evidence.runs},
+        run_names=charts.run_names(evidence),
+        run_facts=_cost(evidence.runs),
         colours=charts.run_colours(evidence),
         charts=[_chart_picture(chart) for chart in charts.log_charts(evidence)],
         stages=evidence.stages,
@@ -76,19 +87,48 @@ def render(evidence: Evidence) -> str:
     return markup(page)
 
 
-def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, Any]:
+def title_of(evidence: Evidence) -> str:
+    """Return the title of the config, or one made of the datasets."""
+    return evidence.experiment.title or f"Results on {' and '.join(datasets_of(evidence.experiment)) or 'no dataset'}"
+
+
+def _dataset_view(dataset: DatasetEvidence) -> dict[str, Any]:
+    facts = {
+        "images": f"{dataset.images:,}",
+        "resolution": f"{dataset.resolution} x {dataset.resolution} px",
+        "channels": {1: "grey", 3: "RGB"}.get(dataset.channels, str(dataset.channels)),
+        "classes": f"{len(dataset.per_class):,}" if dataset.per_class else "none (unlabelled)",
+    }
+    counts = [count for _, count in dataset.per_class]
+    columns = min(16, max(4, 2 * _WIDTH // dataset.resolution))
+    images = dataset.spread(4 * columns)
+    alt = f"Real images of {dataset.name}"
+    return {
+        "name": dataset.name,
+        "facts": facts,
+        "classes": [f"{name}: {count:,}" for name, count in dataset.per_class[:_MOST_CLASSES]],
+        "more": f"{min(counts):,} to {max(counts):,} images each" if len(counts) > _MOST_CLASSES else "",
+        "picture": contact_sheet(images, columns=columns, width=2 * _WIDTH, alt=alt) if images else None,
+        "shown": len(images),
+    }
+
+
+def _table_view(shown: TableEvidence, *, evidence: Evidence) -> dict[str, Any]:
     table, nfe, curve = shown.table, charts.nfe_charts(shown.table), charts.metric_chart(shown)
-    resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
-    columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
-    seeds = shared_seeds(shown.samples, count=columns**2)
+    experiment, drawn = evidence.experiment, panels_of(shown, datasets=evidence.datasets)
+    pictures = {panel.key: _panel_picture(panel, columns=drawn.columns) for panel in drawn.panels}
+    rule = experiment.tables[table.name].rule
+    datasets = dict.fromkeys(row.dataset for row in table.rows)
     return {
         "table": table,
-        "images": [
-            _images(samples, seeds=seeds, columns=columns, alt=f"Images by {row.label} with NFE {row.nfe}")
-            for row, samples in zip(table.rows, shown.samples, strict=True)
-        ],
+        "names": [charts.row_name(row, table=table) for row in table.rows],
+        "real": [(name, pictures[name]) for name in datasets if name in pictures],
+        "images": [pictures.get(index) for index in range(len(table.rows))],
         "lost": shown.lost or ("",) * len(table.rows),
-        "seeds": span(seeds),
+        "seeds": span(drawn.seeds),
+        "facts": [cells.facts(row, table=table) for row in table.rows],
+        "with_runs": any(row.run is not None and row.label != row.run for row in table.rows),
+        "rule": None if rule is None else ruling(rule, table=table),
         "nfe": [_chart_picture(chart) for chart in nfe],
         "nfe_notes": " ".join(charts.nfe_notes(nfe)),
         "curve": None if curve is None else _chart_picture(curve),
@@ -98,10 +138,27 @@ def _table_view(shown: TableEvidence, *, experiment: Experiment) -> dict[str, An
     }
 
 
-def _images(samples: Mapping[int, np.ndarray], *, seeds: Sequence[int], columns: int, alt: str) -> Picture | None:
-    if not samples or not seeds:
-        return None
-    return contact_sheet([samples[seed] for seed in seeds], columns=columns, width=_WIDTH, alt=alt)
+def panels_of(shown: TableEvidence, *, datasets: Sequence[DatasetEvidence]) -> Panels:
+    """Return the images of a table: of each of its datasets real ones, and of each row those of the same seeds."""
+    table = shown.table
+    resolution = max((image.shape[1] for each in shown.samples for image in each.values()), default=16)
+    columns = min(_MOST_COLUMNS, max(3, _WIDTH // resolution))
+    seeds = shared_seeds(shown.samples, count=columns**2)
+    compared = {row.dataset for row in table.rows}
+    found = [
+        Panel(key=each.name, name=f"Real images: {each.name}", images=each.spread(columns**2))
+        for each in datasets
+        if each.name in compared and each.tiles
+    ]
+    for index, (row, samples) in enumerate(zip(table.rows, shown.samples, strict=True)):
+        if samples and seeds:
+            name = charts.row_name(row, table=table)
+            found.append(Panel(key=index, name=name, images=[samples[seed] for seed in seeds]))
+    return Panels(panels=tuple(found), columns=columns, seeds=tuple(seeds))
+
+
+def _panel_picture(panel: Panel, *, columns: int) -> Picture:
+    return contact_sheet(panel.images, columns=columns, width=_WIDTH, alt=f"Images: {panel.name}")
 
 
 def span(seeds: Sequence[int]) -> str:
@@ -148,18 +205,27 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     return {"extractors": list(extractors), "backbones": list(backbones), "shared": shared}
 
 
+def _cost(runs: Sequence[RunEvidence]) -> dict[str, dict[str, str]]:
+    """Return the facts of each run, without those that are 0 for all."""
+    facts = {run.name: run_facts(run) for run in runs}
+    zero = [name for name in next(iter(facts.values()), {}) if all(each[name] == "0" for each in facts.values())]
+    return {run: {name: text for name, text in each.items() if name not in zero} for run, each in facts.items()}
+
+
 def run_facts(run: RunEvidence) -> dict[str, str]:
     """Return the cost of a run by heading."""
     summary = run.summary
     rates = [rate for record in run.log if (rate := record.get("images_per_second")) is not None]
     memory = [record["memory_mib"] for record in run.log if record.get("memory_mib")]
+    kind = "CPU" if str(summary.get("device", "")).startswith("CPU") else "GPU"
     return {
-        "objective": run.objective,
+        "objective": run.objective.replace("_", " "),
         "images": f"{summary['images_seen']:,}",
         "parameters": f"{summary['parameters']:,}",
         "time": numbers.duration(summary["seconds"]),
         "images / s": f"{median_high(rates):.0f}" if rates else "not logged",
-        "memory": f"{max(memory):,} MiB" if memory else "not logged",
+        "hours": f"{summary['seconds'] * summary['world_size'] / 3600:.2g} {kind} h",
+        "peak memory": f"{max(memory):,} MiB" if memory else "not logged",
         "processes": str(summary["world_size"]),
         "restarts": str(summary["restarts"]),
         "non-finite": f"{sum(record.get('non_finite', 0) for record in run.log):,}",
@@ -183,40 +249,6 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return str(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture as a data URI, with its size in px, 0 for its own, and its description."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-
-
-def shared_seeds(samples: Iterable[Mapping[int, np.ndarray]], *, count: int) -> list[int]:
-    """Return the first `count` seeds that every row with images has, ascending."""
-    drawn = [set(each) for each in samples if each]
-    return sorted(set.intersection(*drawn))[:count] if drawn else []
-
-
-def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt: str) -> Picture:
-    """Return images, uint8 [H, W, C], with transparent gaps, enlarged by a whole factor to at least `width` px."""
-    height, image_width, channels = images[0].shape
-    gap = max(1, image_width // 16)
-    rows = -(-len(images) // columns)
-    sheet = np.zeros((rows * (height + gap) - gap, columns * (image_width + gap) - gap, channels + 1), np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + gap), index % columns * (image_width + gap)
-        sheet[top : top + height, left : left + image_width, :channels] = image
-        sheet[top : top + height, left : left + image_width, channels] = 255
-    factor = max(1, -(-width // sheet.shape[1]))
-    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
-    file = io.BytesIO()
-    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
-    uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Picture(uri=uri, width=sheet.shape[1], height=sheet.shape[0], alt=alt)
 
 
 def _chart_picture(chart: Chart) -> Picture:

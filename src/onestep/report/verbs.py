@@ -1,13 +1,10 @@
-"""The verbs that print: a table, and the comparison of two measurements."""
+"""The verbs that print: a table, and what differs between two measurements or runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from onestep.files import read_text
-from onestep.records import differing, fact_of, read_measurement
 
 
 def show(table: Path, /, *, page: Path | None = None) -> int:
@@ -23,40 +20,27 @@ def show(table: Path, /, *, page: Path | None = None) -> int:
     return 0
 
 
-def compare(first: Path, second: Path, /) -> int:
-    """Compare two measurements; the exit code is 1 if they are not comparable.
+def compare(first: Path, second: Path, /, *, output: Path | None = None) -> int:
+    """Compare two measurements, two runs or two results folders; the exit code is 1 if numbers are not comparable.
+
+    Examples:
+      onestep compare found.json other.json
+      onestep compare digits_d2o digits_d2o_f --output curves.png
+      onestep compare demo/results copy/results --output curves.svg
 
     Args:
-        first: A measurement (.json).
-        second: The measurement to compare it with (.json).
+        first: A measurement (.json), a run (name or folder), or a results folder.
+        second: Another one of the same kind.
+        output: Also draw the curves of both here: losses, and metrics against images (.svg or .png).
     """
-    one, other = _measurement(first), _measurement(second)
-    common = [name for name in one["values"] if other["values"].get(name) is not None]
-    if not common:
-        expected, got = (", ".join(each["values"]) for each in (one, other))
-        raise ValueError(f"{second}: got {got}, expected a value of {first}: {expected}. Fix: compare others")
-    print(f"{first}: {_origin(one)}\n{second}: {_origin(other)}")
-    for name in common:
-        ours, theirs = one["values"][name], other["values"][name]
-        print(f"{name}: {ours:.6g} and {theirs:.6g}, difference {theirs - ours:+.6g}")
-    differences = (["metric"] if one.get("metric") != other.get("metric") else []) + differing(one, other)
-    for fact in differences:
-        print(f"not comparable: {fact} is {fact_of(one, fact)!r} and {fact_of(other, fact)!r}")
-    return int(bool(differences))
+    from onestep.report.comparison import check_picture, write_picture
+    from onestep.report.comparison import compare as compared
 
-
-def _measurement(path: Path) -> Mapping[str, Any]:
-    try:
-        return read_measurement(path)
-    except ValueError as error:
-        fix = "Fix: choose a file of results/metrics/ or of `onestep evaluate`"
-        raise ValueError(f"{path}: got no measurement ({error}). {fix}") from error
-
-
-def _origin(measurement: Mapping[str, Any]) -> str:
-    if "source" in measurement:  # by `onestep evaluate`
-        return str(measurement["source"])
-    found = [
-        measurement[key] for key in ("dataset", "input", "model", "sampler") if isinstance(measurement.get(key), str)
-    ]
-    return ", ".join(found + ([f"seeds {measurement['seeds']}"] if "seeds" in measurement else [])) or "of no name"
+    if output is not None:
+        check_picture(output)
+    found = compared(first, second)
+    print(found.text())
+    if output is not None:
+        write_picture(found, output)
+        print(f"\n{output}")
+    return int(not found.comparable)

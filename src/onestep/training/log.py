@@ -18,6 +18,7 @@ from torch import Tensor
 from onestep import distributed
 from onestep.checkpoints.snapshot import expect_finite, write_snapshot
 from onestep.distributed import Ranks
+from onestep.files import write_bytes
 from onestep.progress import Bar, Lines
 from onestep.training.assembly import Training
 from onestep.training.ema import MovingAverage
@@ -35,6 +36,11 @@ class Window:
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
         self._replaced: Tensor | int = 0
         self._entries = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step was added."""
+        return not self._counts
 
     def add(self, reports: list[PhaseReport]) -> None:
         """Add the reports of one step."""
@@ -121,7 +127,9 @@ class RunLog:
     def __init__(self, path: Path, *, bytes_kept: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not bytes_kept:
-            path.unlink(missing_ok=True)  # a published log may be the same file
+            path.unlink(missing_ok=True)  # a published log of an earlier version may be the same file
+        elif path.stat().st_nlink > 1:
+            write_bytes(path, path.read_bytes())
         self._digest = hashlib.sha256(path.read_bytes()[:bytes_kept] if bytes_kept else b"")
         self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
         self._file.truncate(bytes_kept)

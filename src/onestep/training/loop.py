@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
+from onestep.run_record import read_run_record
 from onestep.training.assembly import Training
 from onestep.training.execution import set_tf32
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
+from onestep.training.publication import publish_snapshots
 from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
@@ -31,10 +34,12 @@ def train(
     state_seconds: float,
     code: str,
     stop: Callable[[], bool] = never,
+    published: Path | None = None,
+    keep_state: bool = True,
 ) -> dict[str, Any] | None:
     """Train to the end, from the newest valid state in `folder`, which is of this run hash only, or from the start.
 
-    The arguments are those of `run.carry_out`.
+    The arguments are those of `run.carry_out`; `published` is the run's published folder, for its snapshots.
 
     Returns:
         The run's history (`Resume.history`), and in rank 0 `files`, the SHA-256 of each snapshot and of the log by its
@@ -44,13 +49,15 @@ def train(
         ValueError: A state is of another run, or all are damaged, or too many gradients or weights were not finite.
     """
     set_training_mode(training.networks, phases=training.phases)
-    resume = Resume(training, folder=folder, ranks=ranks, code=code)
+    resume = Resume(training, folder=folder, ranks=ranks, code=code, published=published)
     images_seen = resume.restore()
+    if ranks.leads:
+        _record(folder, resume.files, published=published)
     set_tf32(training.execution.tf32)
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
-    window, began, begun_at = resume.window, time.monotonic(), images_seen
+    window, since = resume.window, (time.monotonic(), images_seen)
     with contextlib.nullcontext() if log is None else contextlib.closing(log):
         while images_seen < training.run.images:
             if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
@@ -58,22 +65,70 @@ def train(
             window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
             before, images_seen = images_seen, images_seen + training.run.batch
             if ranks.leads:
-                resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
-            if images_seen % training.record_every and images_seen < training.run.images:
-                continue
-            rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
-            record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
-            began, begun_at, window = time.monotonic(), images_seen, Window()
-            if log is not None:
-                log.write(record)
-            progress.show(images_seen, losses=record["losses"])
+                _snapshots(training, resume, before=before, now=images_seen, folder=folder, published=published)
+            if images_seen % training.record_every == 0:
+                record = record_of(
+                    training, images_seen=images_seen, window=window, rate=_rate(since, images_seen), ranks=ranks
+                )
+                window, since = Window(), (time.monotonic(), images_seen)
+                _write(record, log=log, progress=progress)
+        finished = images_seen >= training.run.images
+        if finished:
+            last = _open_record(training, images_seen=images_seen, window=window, since=since, ranks=ranks)
+            if keep_state:
+                resume.finish(images_seen, window=window, log=log)
+            _write(last, log=log, progress=progress)
     progress.close()
-    if images_seen >= training.run.images:
+    if finished:
         return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}
     if ranks.leads:
         seen = f"{images_seen:,} of {training.run.images:,} images"
         _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)
     return None
+
+
+def _open_record(
+    training: Training, *, images_seen: int, window: Window, since: tuple[float, int], ranks: Ranks
+) -> dict[str, Any] | None:
+    """Return the record of a run that ends between two records; None if it ends with one.
+
+    A longer run has no such record: it continues from the state before it.
+    """
+    if window.is_empty:
+        return None
+    return record_of(training, images_seen=images_seen, window=window, rate=_rate(since, images_seen), ranks=ranks)
+
+
+def _rate(since: tuple[float, int], images_seen: int) -> float:
+    """Return images per second since a time and its images seen."""
+    began, begun_at = since
+    return (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
+
+
+def _write(record: Mapping[str, Any] | None, *, log: RunLog | None, progress: Progress) -> None:
+    if record is None:
+        return
+    if log is not None:
+        log.write(record)
+    progress.show(record["images_seen"], losses=record["losses"])
+
+
+def _snapshots(
+    training: Training, resume: Resume, *, before: int, now: int, folder: Path, published: Path | None
+) -> None:
+    """Write the snapshots of one step, if it has some, and publish them while the training continues."""
+    if files := write_snapshots(training, before=before, now=now, folder=folder):
+        resume.files |= files
+        _record(folder, resume.files, published=published)
+
+
+def _record(folder: Path, files: Mapping[str, str], *, published: Path | None) -> None:
+    """Record snapshots and their digests in the work folder, and publish those that are not."""
+    record = read_run_record(folder)
+    if record is not None:
+        replace(record, files={**record.files, **files}).write(folder)
+        if published is not None:
+            publish_snapshots(folder, published)
 
 
 def wrapped_networks(training: Training) -> Networks:

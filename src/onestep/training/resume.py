@@ -22,6 +22,7 @@ from onestep.checkpoints.training_state import (
 )
 from onestep.distributed import Ranks
 from onestep.files import sha256_of_file
+from onestep.run_record import link
 from onestep.training.assembly import Training
 from onestep.training.log import RunLog, Settled, Window, flaw_of_log, snapshot_files
 
@@ -39,8 +40,11 @@ class Resume:
     are used in training mode only.
     """
 
-    def __init__(self, training: Training, *, folder: Path, ranks: Ranks, code: str) -> None:
+    def __init__(
+        self, training: Training, *, folder: Path, ranks: Ranks, code: str, published: Path | None = None
+    ) -> None:
         self._training, self._folder, self._ranks = training, folder, ranks
+        self._published = published  # folder that may have a snapshot which is gone from `folder`
         self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
         self._networks = {role: each for role, each in training.networks.items() if role not in self._frozen}
         self.log, self.window = Settled(0, ""), Window()
@@ -67,7 +71,24 @@ class Resume:
         self._load(state)
         self._images_written = state.images_seen
         _logger.info("%s: resumed at %s images", self._training.name, f"{state.images_seen:,}")
+        if self._ranks.leads:
+            self._report_passed(state.images_seen)
         return state.images_seen
+
+    def _report_passed(self, images_seen: int) -> None:
+        """Report snapshots that the run has passed without making them; ValueError if its last one is among them."""
+        run, have = self._training.run, self.files
+        passed = [n for n in self._training.snapshots if n <= images_seen and f"snapshots/{n}.safetensors" not in have]
+        if not passed:
+            return
+        fix = f"delete {self._folder} to train from the start"
+        if run.images in passed:
+            made = ", ".join(name.split("/")[1].split(".")[0] for name in have) or "none"
+            found = f"{self._training.name}: images: got {run.images:,}, expected more than the {images_seen:,} that it"
+            raise ValueError(f"{found} has seen, or one of its snapshots ({made}). Fix: change images, or {fix}")
+        counts = ", ".join(f"{count:,}" for count in passed)
+        message = "%s: no snapshots at %s images: the run has passed them. To make them, %s"
+        _logger.warning(message, self._training.name, counts, fix)
 
     def stops(
         self, images_seen: int, *, window: Window, log: RunLog | None, seconds: float, stop: Callable[[], bool]
@@ -82,6 +103,12 @@ class Resume:
             self.save(images_seen=images_seen, log=settled, window=window)
             self._images_written, self._written_at = images_seen, time.monotonic()
         return request == _STOP
+
+    def finish(self, images_seen: int, *, window: Window, log: RunLog | None) -> None:
+        """Write the state of a run's end, from which a longer one continues; all ranks call this."""
+        if images_seen > self._images_written:
+            self.save(images_seen=images_seen, log=Settled(0, "") if log is None else log.settled(), window=window)
+            self._images_written = images_seen
 
     def save(self, *, images_seen: int, log: Settled, window: Window) -> None:
         """Write a state; every rank must call this at the same step, and returns once it is written."""
@@ -131,8 +158,13 @@ class Resume:
     def _flaw(self, state: TrainingState) -> str | None:
         """Return why the log or a snapshot is not as it was with this state; None if all are, as in `files`."""
         recorded, found = state.values.get("files"), {}
-        for name in snapshot_files(self._training, before=0, now=state.images_seen):
+        wanted = snapshot_files(self._training, before=0, now=state.images_seen)
+        # A snapshot that was not requested when the run passed it has no record.
+        for name in wanted if recorded is None else [*recorded]:
             path = self._folder / name
+            if recorded is not None and name not in wanted and not path.is_file():
+                continue  # requested once, and removed since
+            self._bring(name, recorded=recorded)
             if path.is_dir():
                 raise ValueError(f"{path}: got a folder, expected a snapshot. Fix: remove it")
             if not path.is_file():
@@ -145,6 +177,14 @@ class Resume:
         if flaw is None:
             self.files = found
         return flaw
+
+    def _bring(self, name: str, *, recorded: Mapping[str, str] | None) -> None:
+        """Take a snapshot that is gone from the folder from the published ones, where it is whole."""
+        if recorded is None or self._published is None or (self._folder / name).exists():
+            return
+        there = self._published / name
+        if there.is_file() and sha256_of_file(there) == recorded[name]:
+            link(there, self._folder / name)
 
     def _agree(self, state: TrainingState | None) -> None:
         """Raise if ranks found different states: they would train different networks."""

@@ -21,10 +21,23 @@ from onestep.data._batches import OneHot, decoded
 from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import Lock, sealed, write_json, write_text
+from onestep.run_record import newest_state
 from onestep.training.assembly import Training, build_networks, compose
-from onestep.training.assignment import DONE, Assignment, Inputs, publish, withdrawn
+from onestep.training.assignment import Assignment, Inputs
 from onestep.training.execution import device_name
 from onestep.training.loop import train
+from onestep.training.publication import (
+    DONE,
+    begin,
+    check_length,
+    claim,
+    images_done,
+    publish,
+    publish_snapshots,
+    spec_of,
+    take_over,
+    withdrawn,
+)
 from onestep.training.sources import FileSources, ImageShape, check_fit, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
@@ -54,7 +67,8 @@ def carry_out(
         assignment: The run, its files and its work folder's root.
         folder: The work folder: `assignment.folder` for this code.
         code: Fingerprint of the current training code.
-        output: Folder in which a finished run is published; None publishes nothing.
+        output: Folder in which the run is published; None leaves that to a launcher, except for snapshots, which are
+            published below `assignment.output`.
         stop: Whether this process received a request to stop; one process is enough for all to save and leave.
         lock_seconds: How long to wait for another process that trains this run and may be about to stop.
         when_stopped: Called in rank 0 before any process leaves a stopped training, or in each that leaves alone.
@@ -68,8 +82,13 @@ def carry_out(
             exclusive(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
         ):
             target = None if output is None else output / folder.parent.name
+            if held and ranks.leads:
+                _prepare(assignment, folder=folder, target=target)
+            distributed.wait(ranks=ranks)
             was_whole = held and _is_finished(assignment, folder=folder, ranks=ranks, published=target)
-            finished = was_whole or (held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop))
+            finished = was_whole or (
+                held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop, published=target)
+            )
             if finished and target is not None and ranks.leads:
                 publish(folder, target, whole=was_whole)
             if not finished and when_stopped is not None:
@@ -120,20 +139,52 @@ def _owner(folder: Path) -> str:
         return "another process"
 
 
+def _prepare(assignment: Assignment, *, folder: Path, target: Path | None) -> None:
+    """Record the run in its two folders, and publish what earlier starts left."""
+    document = assignment.document()
+    if target is not None:
+        claim(folder, target, config=document)
+        if take_over(folder, target, images=document.get("images", 0)):
+            _logger.info("%s: finished as published in %s; nothing to train", folder.parent.name, target)
+    begin(folder, config=document)
+    if target is not None:
+        publish_snapshots(folder, target)
+
+
 def _is_finished(assignment: Assignment, *, folder: Path, ranks: Ranks, published: Path | None) -> bool:
-    """Return whether the run is finished, with files as done.json lists them; else it is trained again."""
+    """Return whether the run is finished, with files as done.json lists them; else it continues or is trained again."""
     # A file written by another machine may not be visible to every rank yet; one that reads it is enough.
     found = _WHOLE if os.path.lexists(folder / DONE) else _NONE
     if found == _WHOLE and ranks.leads:
-        flaw = withdrawn(folder, document=assignment.document(), published=published)
+        document = assignment.document()
+        check_length(folder, images=document.get("images", 0))
+        before, images = images_done(folder), document.get("images", 0)
+        flaw = withdrawn(folder, document=document, published=published)
         if flaw is not None:
             found = _WITHDRAWN
-            _logger.warning("%s: got a finished run whose %s; training it again", folder, flaw)
+            if before is None or before >= images:
+                _logger.warning("%s: got a finished run whose %s; training it again", folder, flaw)
+            elif newest_state(folder) is not None:
+                _logger.info("%s: continues from %s to %s images", folder.parent.name, f"{before:,}", f"{images:,}")
+            else:
+                kept = "published snapshots stay until they are replaced by new ones"
+                message = "%s: its state at %s images is gone; training from the start; %s"
+                _logger.warning(message, folder.parent.name, f"{before:,}", kept)
     return distributed.highest(found, ranks=ranks) == _WHOLE
 
 
-def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, stop: Callable[[], bool]) -> bool:
+def _finish(
+    assignment: Assignment,
+    *,
+    folder: Path,
+    ranks: Ranks,
+    code: str,
+    stop: Callable[[], bool],
+    published: Path | None,
+) -> bool:
     """Train and return whether the run is finished."""
+    if published is None and assignment.output is not None:
+        published = assignment.output / folder.parent.name
     training = assemble(
         load_run(assignment.inputs.run),
         files=assignment.inputs,
@@ -141,14 +192,33 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
         micro_batch=assignment.micro_batch,
         cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
     )
-    history = train(training, folder=folder, ranks=ranks, state_seconds=assignment.state_seconds, code=code, stop=stop)
+    history = train(
+        training,
+        folder=folder,
+        ranks=ranks,
+        state_seconds=assignment.state_seconds,
+        code=code,
+        stop=stop,
+        published=published,
+        keep_state=assignment.keep_state,
+    )
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
-        done = {"run": training.name, "spec": folder.name, "code": code, **history, **facts}
+        done = {"run": training.name, "spec": spec_of(folder), "code": code, **history, **facts}
         write_json(folder / DONE, sealed(done))
-        # Disk quotas are small: remove what only a resume needs.
-        discard_training_states(folder)
+        _keep_last_state(assignment, folder=folder, name=training.name)
     return history is not None
+
+
+def _keep_last_state(assignment: Assignment, *, folder: Path, name: str) -> None:
+    """Remove the states that a longer run does not need, since disk quotas are small."""
+    if not assignment.keep_state:
+        discard_training_states(folder)
+        return
+    discard_training_states(folder, keep=1)
+    size = sum(path.stat().st_size for path in folder.glob("state-*/*"))
+    message = "%s: %.1f MB of state stay in %s, from which more images continue (storage.states: none removes it)"
+    _logger.info(message, name, size / 1e6, folder)
 
 
 def assemble(

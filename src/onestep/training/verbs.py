@@ -21,8 +21,11 @@ def train(
     cache: Path | None = None,
     processes: int = 1,
     state_seconds: float = 300.0,
+    discard_state: bool = False,
 ) -> int:
     """Train a run and publish it; resume it from its newest state, and only publish it if it is finished.
+
+    A run whose `images` was raised continues from its state. Snapshots are published as soon as they are written.
 
     The exit code is 85 if a signal stopped the training and its state is saved; 130 after Ctrl-C.
 
@@ -40,6 +43,7 @@ def train(
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         processes: Processes on this machine, one per GPU.
         state_seconds: Seconds between two states.
+        discard_state: Remove the final state of a finished run, which then cannot continue to more images.
     """
     options = dict(locals())
     if processes > 1:
@@ -66,6 +70,7 @@ def train(
             state_seconds=state_seconds,
             micro_batch=rows_per_pass if micro_batch is None else micro_batch,
             cache=cache,
+            keep_state=not discard_state,
         )
         document = assignment.document()
         load_run(run)  # refuses a file that lacks keys

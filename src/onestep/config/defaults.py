@@ -1,0 +1,54 @@
+"""Defaults that depend on other keys: of a run on its objective, of a table on its name.
+
+All other defaults are in the dataclasses and in the constructors of components, each with its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onestep import components
+
+_DROPOUT = 0.0  # of a generator that is fine-tuned: the released training script of D2O
+
+
+def fill_in(document: Any) -> None:
+    """Set the keys that a document of config.yaml lacks, in place; parts of the wrong type are left to later checks."""
+    for run in _blocks(document, "runs"):
+        _fill_in_run(run)
+    for name, table in _named_blocks(document, "tables"):
+        table.setdefault("title", name)
+
+
+def _fill_in_run(run: dict[str, Any]) -> None:
+    published = _constants(run.get("objective"))
+    if "classifier" in run:
+        run.setdefault("conditional", True)
+    if type(run.get("images")) is int:
+        run.setdefault("snapshot_every", max(run["images"], 1))
+    if run.get("teacher") is not None:
+        run.setdefault("preconditioning", published.get("preconditioning", "edm"))
+        run.setdefault("dropout", _DROPOUT)
+    for optimizer in _blocks(run, "optimizers"):
+        if "betas" in published:
+            optimizer.setdefault("betas", list(published["betas"]))
+
+
+def _constants(objective: Any) -> Mapping[str, Any]:
+    """Return the constants of an objective's class; none of one that is not there, which is refused elsewhere."""
+    name = objective.get("name") if isinstance(objective, dict) else None
+    try:
+        return components.describe("objectives", name).constants if isinstance(name, str) else {}
+    except (ValueError, ImportError):
+        return {}
+
+
+def _blocks(document: Any, section: str) -> list[dict[str, Any]]:
+    return [block for _, block in _named_blocks(document, section)]
+
+
+def _named_blocks(document: Any, section: str) -> list[tuple[str, dict[str, Any]]]:
+    blocks = document.get(section) if isinstance(document, dict) else None
+    found = blocks.items() if isinstance(blocks, dict) else ()
+    return [(name, block) for name, block in found if isinstance(block, dict)]

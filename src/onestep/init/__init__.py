@@ -1,0 +1,1 @@
+"""`onestep init`: a config.yaml for one's own images and checkpoint."""

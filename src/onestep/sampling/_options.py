@@ -1,0 +1,24 @@
+"""Options of the verbs that sample, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onestep.sampling._job import SamplingJob
+
+
+def sampling_job(
+    weights: Path, *, sampler: Mapping[str, Any], seeds: range, model: str | None, sampler_name: str | None, batch: int
+) -> SamplingJob:
+    """Return the images to generate from the options of a verb."""
+    from onestep import components
+    from onestep.sampling._job import SamplingJob
+
+    subject = {}
+    if model is not None and sampler_name is not None:
+        subject = {"model": model, "sampler": sampler_name, "seeds": f"{seeds[0]}-{seeds[-1]}"}
+    built = components.build("sampling", sampler)
+    return SamplingJob(weights=weights, sampler=built, options=sampler, seeds=seeds, batch=batch, subject=subject)

@@ -1,0 +1,83 @@
+"""The lines of the terminal, from records as Snakemake makes them."""
+
+import logging
+
+import pytest
+
+from onestep.plan.story import Job, Story, own_lines, summary_lines
+
+
+def record(text="", **facts):
+    made = logging.LogRecord("snakemake", logging.INFO, "", 0, text, (), None)
+    made.__dict__.update(facts)
+    return made
+
+
+def job(rule, message="", reason="", **wildcards):
+    facts = {"rule_name": rule, "rule_msg": message, "wildcards": wildcards, "reason": reason, "log": []}
+    return record(event="job_info", **facts)
+
+
+def shown(story, *records, dry=False):
+    return [story.format(each) for each in records if story.keeps(each, dry=dry)]
+
+
+def test_a_job_is_one_line_with_its_message_and_without_snakemakes_own():
+    lines = shown(
+        Story(None),
+        record("Select jobs to execute..."),
+        job("sample", "sample d2o@40000 by one_step, seeds 0-1999"),
+        job("all"),
+        record("Execute 1 jobs...", event="job_started"),
+        record("Something else."),
+    )
+    assert [line.partition("  ")[2] or line for line in lines] == [
+        "sample d2o at 40,000 images by one_step, seeds 0-1999",
+        "Something else.",
+    ]
+
+
+def test_a_dry_run_is_a_line_for_each_subject():
+    story = Story(None)
+    records = [
+        job("measure", reason="Input files updated by another job: a", model="d2o@320", seeds="0-31"),
+        job("train_d2o", "train d2o: 320 images", "Params have changed since last execution"),
+        job("measure", reason="Missing output files: b", model="d2o@160", seeds="0-31"),
+        job("fetch", reason="Missing output files: c", input="digits"),
+        job("tabulate", table="t"),
+        job("all"),
+        record("This was a dry-run (flag -n)."),
+    ]
+    (text,) = shown(story, *records, dry=True)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "inputs fetch (new)",
+        "d2o measure 2, 320 images (its config has changed, new)",
+        "tables tabulate",
+    ]
+    assert "5 jobs" in text
+
+
+def test_reasons_that_are_all_alike_are_named_once():
+    jobs = [Job(rule="fetch", message="", subject="inputs", reasons=("new",))] * 3
+    text = "\n".join(summary_lines(jobs))
+    assert text.count("new") == 0 and "fetch 3" in text
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("a\nonestep train: x: got 1, expected 2\nb\n", ["onestep train: x: got 1, expected 2"]),
+        ("Traceback\nKilled\n", ["Traceback", "Killed"]),
+        (None, []),
+    ],
+)
+def test_a_failure_has_the_line_of_its_log(log, expected, tmp_path):
+    path = tmp_path / "train.log"
+    if log is not None:
+        path.write_text(log)
+    assert own_lines(path) == expected
+    story = Story(None)
+    story.keeps(record(event="job_error", rule_name="train_d2o", rule_msg="train d2o", log=[str(path)]), dry=False)
+    lines = story.failure_lines()
+    assert lines[-1] == (expected or ["no line in its log"])[-1] and "train d2o" in lines[0]
