@@ -81,7 +81,7 @@ def config_reference() -> str:
             lines += _table([key])
         for place, kind in blocks:
             lines += [] if place == field.name else [f"### {place}", ""]
-            lines += [*_paragraphs(inspect.getdoc(kind) or ""), "", f"Source: `{_file(kind)}`", ""]
+            lines += [*_paragraphs(inspect.getdoc(kind) or ""), "", f"Defined in `{_file(kind)}`.", ""]
             lines += _table([each for each in keys_of(kind) if each.name != "options"])
     lines += [
         "## Choices",
@@ -141,9 +141,11 @@ def _link(*found: str | None) -> str:
 def _table(keys: list[Key]) -> list[str]:
     if not keys:
         return ["No keys.", ""]
-    head = ["| key | type | default | unit | meaning | source |", "|---|---|---|---|---|---|"]
     rows = [[f"`{key.name}`", key.kind, key.default and f"`{key.default}`", *key[3:]] for key in keys]
-    return [*head, *("| " + " | ".join(_cell(each) for each in row) + " |" for row in rows), ""]
+    headed = zip(("key", "type", "default", "unit", "meaning", "source"), *rows, strict=True)
+    filled = [column for column in headed if column[0] in ("key", "type", "default") or any(column[1:])]
+    head, *body = ["| " + " | ".join(_cell(each) for each in row) + " |" for row in zip(*filled, strict=True)]
+    return [head, "|---" * len(filled) + "|", *body, ""]
 
 
 def _cell(text: str) -> str:

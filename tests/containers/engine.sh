@@ -105,7 +105,7 @@ engine copy --quiet --chown 1000:1000 "$container" "$root/work" /home/onestep/wo
 inside 'onestep --version'
 report "onestep --version, by $(inside 'id -un')"
 inside 'PYTHONPATH=tests python -c "from pathlib import Path; from tiny import *; write_config(Path(\"smoke\"), tiny_config())"
-snakemake --directory smoke --profile profiles/local --cores 2 --quiet all && test -s smoke/results/report/index.html' >"$root/smoke.log" 2>&1 ||
+onestep run --config smoke/config.yaml --cores 2 && test -s smoke/results/report/index.html' >"$root/smoke.log" 2>&1 ||
 	{ tail -n 20 "$root/smoke.log" >&2; fail "the tiny pipeline failed"; }
 report "the pipeline at a tiny size, to its page"
 inside 'snakemake --directory demo --profile profiles/local --cores 2 --quiet all -- results/data/digits.zip results/runs/digits_backbone/run.yaml' >"$root/demo.log" 2>&1 ||
