@@ -2,7 +2,8 @@
 
 Usage: python tests/tools/same_output.py [--before CHECKOUT] CONFIG...
 
-With --before: print entries from the fingerprints of an earlier checkout (whose plan had classes) to the current ones; each reads its own configs.
+With --before: print entries from the fingerprints of an earlier checkout (whose plan had classes) to the current ones;
+each reads its own configs.
 Without: list entries that no stage of the configs has any more; exit code 1 if there are some.
 """
 
