@@ -55,8 +55,11 @@ def test_a_verbs_help_describes_every_option_with_its_default(verb, capsys, monk
         spelled = {
             parameter.POSITIONAL_ONLY: name.upper(),
             parameter.POSITIONAL_OR_KEYWORD: f"{name.upper()} {option}",
+            parameter.VAR_POSITIONAL: name.upper(),
         }.get(parameter.kind, option)
         (line,) = [each for each in shown.splitlines() if each.strip("│* ").startswith(spelled)]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
         required = parameter.default is parameter.empty
         assert ("[required]" if required else "[default: ") in line
         assert len(line.partition(spelled)[2].split("[")[0].split()) >= 3, "described in words"

@@ -113,7 +113,6 @@ def test_a_name_of_no_component_is_refused_in_one_line(outside, name, parts, fun
     ("block", "part"),
     [
         ({"name": "heun", "steps": 4, "stesp": 3}, "stesp"),
-        ({"name": "heun"}, "steps"),
         ({"name": "heun", "steps": 1}, "steps"),
         ({"steps": 4}, "name"),
         ({"name": 3}, "3"),

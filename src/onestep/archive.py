@@ -105,7 +105,7 @@ def _opened(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zip
         if len(found) < len(members):
             raise ValueError("two of its arrays have one name")
         if min((each.header_offset for each in members), default=0):
-            raise ValueError("other bytes stand before its arrays")
+            raise ValueError("other bytes precede its arrays")
         yield found
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from image_archives import GivenImages, write_archive
 from onestep.data._archive import prepare
 from onestep.data.image_zip import ImageZip
-from onestep.files import read_json, sha256_of_file
+from onestep.files import read_json, sealed, sha256_of_file
 
 
 def _pixels(count: int, *, channels: int = 3, resolution: int = 8, seed: int = 0) -> np.ndarray:
@@ -236,7 +236,7 @@ def test_preparing_writes_the_archive_and_its_card(tmp_path):
     write_archive(tmp_path / "source.zip", zip(pixels, labels, strict=True))
     target = tmp_path / "data" / "set.zip"
     card = prepare(ImageZip(source=tmp_path / "source.zip"), target=target)
-    assert card == read_json(tmp_path / "data" / "set.json")
+    assert sealed(card) == read_json(tmp_path / "data" / "set.json")
     assert target.read_bytes() == (tmp_path / "source.zip").read_bytes()
     assert card["sha256"] == sha256_of_file(target)
     assert (card["images"], card["resolution"], card["channels"], card["classes"]) == (6, 8, 3, 3)

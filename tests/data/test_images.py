@@ -20,7 +20,7 @@ from onestep.data import UnreadableImage, _sources
 from onestep.data._archive import prepare
 from onestep.data.image_zip import ImageZip
 from onestep.data.images import Images
-from onestep.files import read_json, sha256_of_file
+from onestep.files import read_json, sealed, sha256_of_file
 
 
 def _pixels(seed: int, shape=(12, 16, 3)) -> np.ndarray:
@@ -398,7 +398,7 @@ def test_unreadable_pictures_are_listed_in_the_card_and_fatal_above_the_share(tm
         "reason"
     ]
     assert "left out: b/0.png" in caplog.text
-    assert card == read_json(tmp_path / "x.json") and card["class_names"] == ["a", "b"]
+    assert sealed(card) == read_json(tmp_path / "x.json") and card["class_names"] == ["a", "b"]
     assert (card["images"], card["images_per_class"]) == (9, [8, 1])
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         assert archive.namelist()[-2:] == ["00000/img00000008.png", "dataset.json"], "numbers have no gaps"

@@ -213,7 +213,7 @@ def test_the_snakefile_of_the_package_plans_the_config_from_any_folder(here):
     command = [sys.executable, "-m", "onestep", "run", "--config", "own/config.yaml", "--dry-run", "--cores", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "train_d_d2o_f" in done.stdout + done.stderr
+    assert "d_d2o_f" in done.stdout + done.stderr
     assert not (Path("own") / "results").exists()
     shutil.rmtree("own")
     done = subprocess.run([*command[:4]], env=environment, capture_output=True, text=True)

@@ -25,6 +25,8 @@ _LEFT_OUT: dict[str, str | None] = {
     "onestep.checkpoints": "reads and writes files",
     "onestep.training.log": "writes log.jsonl, snapshots and the progress line",
     "onestep.training.resume": "writes and reads states",
+    "onestep.training.publication": "publishes snapshots and the files of a finished run",
+    "onestep.run_record": "reads and writes the record of a run's folder",
     "onestep.training.sources": "reads the input files of networks and calls the builders of their families",
     "onestep.training.stopping": "signal handlers",
     "onestep.networks": "internals of denoisers; the contract is forward(x, sigma, condition)",
