@@ -30,7 +30,7 @@ from onestep.training.stopping import Stop, listening, never
 from preloaded import Program
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
-_TIMES = ("images_per_second", "memory_mib")
+_TIMES = ("time", "seconds", "images_per_second", "memory_mib")
 
 
 def start_pair(arguments, *, stop_by="SIGTERM", stop_at=(0, 0)):
@@ -101,7 +101,7 @@ def steps(training, window, *, begin, end):
     """Take steps number `begin` to `end - 1`, and return the record of the window then."""
     for step in range(begin, end):
         window.add(take_step(training, images_seen=step * training.run.batch, ranks=ALONE))
-    return record_of(training, images_seen=end * training.run.batch, window=window, rate=0.0, ranks=ALONE)
+    return record_of(training, images_seen=end * training.run.batch, window=window, rate=0.0, seconds=0.0, ranks=ALONE)
 
 
 def test_a_window_that_is_cut_in_two_has_the_record_of_a_whole_one(begun, tmp_path):

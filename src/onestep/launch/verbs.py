@@ -47,18 +47,23 @@ def launch(
     import yaml
 
     from onestep.config.reading import read_experiment
+    from onestep.fingerprint import Fingerprints
     from onestep.launch.local import without_ranks
+    from onestep.plan import Plan
+    from onestep.plan.watch import order
 
     # Of another launcher; the ranks of a run are those of config.yaml.
     for variable in os.environ.keys() - without_ranks(os.environ).keys():
         del os.environ[variable]
     name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
-    site = read_experiment(config).launch.of(name)
+    experiment = read_experiment(config)
+    site = experiment.launch.of(name)
+    plan = Plan(experiment=experiment, source=str(config), fingerprints=Fingerprints())
+    watch = order(plan, name) if name in experiment.runs else {}
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        return train(**options, processes=site.processes, state_seconds=site.state_seconds)
-    from onestep.fingerprint import Fingerprints
+        return train(**options, processes=site.processes, state_seconds=site.state_seconds, watch=watch)
     from onestep.launch.launcher import launch as launch_job
     from onestep.launch.submission import Request
     from onestep.training.assignment import Assignment, Inputs
@@ -72,7 +77,7 @@ def launch(
         cache=cache,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
-    request = Request(run=name, assignment=assignment, site=site)
+    request = Request(run=name, assignment=assignment, site=site, watch=watch, target=(output / name).absolute())
     return launch_job(request, journal=Journal(folder), target=output / name, log=log)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,11 @@ _logger = logging.getLogger(__name__)
 DONE = "done.json"
 """The facts of a finished run in its work folder, with the digests of its files; summary.json is its copy."""
 
+FAILED = "failed.json"
+"""The reason why the last start of a run failed."""
+
 _LOG = "log.jsonl"
+_SEEN = ("watch", "tensorboard")  # folders of what was made while the run trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +39,17 @@ class Inputs:
     backbones: Mapping[str, Path] = field(default_factory=dict)
     class_embeddings: Path | None = None
 
-    def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of each file's content; that of a dataset comes from its card if there is one.
+    def digests(self, *, read: Callable[[Path], str] = checked_digest) -> dict[str, Any]:
+        """Return the SHA-256 of each file's content by `read`; that of a dataset comes from its card if there is one.
 
         Raises:
             ValueError: A network has another digest than is recorded beside it.
         """
         return {
             "data": digest_of(self.data),
-            "teacher": None if self.teacher is None else checked_digest(self.teacher),
-            "backbones": {name: checked_digest(path) for name, path in self.backbones.items()},
-            **({"class_embeddings": checked_digest(self.class_embeddings)} if self.class_embeddings else {}),
+            "teacher": None if self.teacher is None else read(self.teacher),
+            "backbones": {name: read(path) for name, path in self.backbones.items()},
+            **({"class_embeddings": read(self.class_embeddings)} if self.class_embeddings else {}),
         }
 
 
@@ -117,8 +121,26 @@ def publish(folder: Path, target: Path, *, whole: bool = False) -> None:
         (target / stale).unlink()
     for name in names:
         _link(folder / name, target / name)
+    show(folder, target)
     # Last, because it marks the others as complete.
     write_json(summary, done)
+
+
+def show(folder: Path, target: Path) -> None:
+    """Make the samples, numbers and event files of a work folder those under `target`; also while the run trains."""
+    for name in _SEEN:
+        files = {path.name: path for path in (folder / name).glob("[!.]*")}
+        for stale in [path for path in (target / name).glob("*") if path.name not in files]:
+            stale.unlink()
+        for path in files.values():
+            shown = target / name / path.name
+            if not (shown.exists() and shown.samefile(path)):
+                shown.parent.mkdir(parents=True, exist_ok=True)
+                shown.unlink(missing_ok=True)
+                try:
+                    os.link(path, shown)
+                except OSError:  # another file system; the file may still grow
+                    shown.symlink_to(path.resolve())
 
 
 def is_published(folder: Path, target: Path) -> bool:

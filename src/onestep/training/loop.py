@@ -19,6 +19,7 @@ from onestep.training.log import Progress, RunLog, Window, record_of, write_snap
 from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
+from onestep.training.watch import MakeWatch, watch_of
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def train(
     state_seconds: float,
     code: str,
     stop: Callable[[], bool] = never,
+    watch: MakeWatch | None = None,
 ) -> dict[str, Any] | None:
     """Train to the end, from the newest valid state in `folder`, which is of this run hash only, or from the start.
 
@@ -50,8 +52,10 @@ def train(
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
+    watching = watch_of(watch, training, folder=folder, ranks=ranks)
+    watching.begin(images_seen)
     window, began, begun_at = resume.window, time.monotonic(), images_seen
-    with contextlib.nullcontext() if log is None else contextlib.closing(log):
+    with contextlib.closing(watching), contextlib.nullcontext() if log is None else contextlib.closing(log):
         while images_seen < training.run.images:
             if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
                 break
@@ -59,13 +63,18 @@ def train(
             before, images_seen = images_seen, images_seen + training.run.batch
             if ranks.leads:
                 resume.files |= write_snapshots(training, before=before, now=images_seen, folder=folder)
+                began += watching.snapshots(before=before, now=images_seen)
             if images_seen % training.record_every and images_seen < training.run.images:
                 continue
             rate = (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
-            record = record_of(training, images_seen=images_seen, window=window, rate=rate, ranks=ranks)
+            seconds = resume.history()["seconds"]
+            record = record_of(
+                training, images_seen=images_seen, window=window, rate=rate, seconds=seconds, ranks=ranks
+            )
             began, begun_at, window = time.monotonic(), images_seen, Window()
             if log is not None:
                 log.write(record)
+                watching.record(record)
             progress.show(images_seen, losses=record["losses"])
     progress.close()
     if images_seen >= training.run.images:

@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from onestep.data.image_zip import ImageZip
 from onestep.distributed import Ranks
 from onestep.files import Lock, sealed, write_json, write_text
 from onestep.training.assembly import Training, build_networks, compose
-from onestep.training.assignment import DONE, Assignment, Inputs, publish, withdrawn
+from onestep.training.assignment import DONE, FAILED, Assignment, Inputs, publish, withdrawn
 from onestep.training.execution import device_name
 from onestep.training.loop import train
 from onestep.training.sources import FileSources, ImageShape, check_fit, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
+from onestep.training.watch import MakeWatch
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def carry_out(
     stop: Callable[[], bool] = never,
     lock_seconds: float = 0.0,
     when_stopped: Callable[[], object] | None = None,
+    watch: MakeWatch | None = None,
 ) -> bool:
     """Train a run to its end or until a request to stop, and return whether it is finished; else its state is saved.
 
@@ -58,6 +61,7 @@ def carry_out(
         stop: Whether this process received a request to stop; one process is enough for all to save and leave.
         lock_seconds: How long to wait for another process that trains this run and may be about to stop.
         when_stopped: Called in rank 0 before any process leaves a stopped training, or in each that leaves alone.
+        watch: Makes what watches the training in rank 0; None for nothing.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
@@ -69,7 +73,9 @@ def carry_out(
         ):
             target = None if output is None else output / folder.parent.name
             was_whole = held and _is_finished(assignment, folder=folder, ranks=ranks, published=target)
-            finished = was_whole or (held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop))
+            finished = was_whole or (
+                held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop, watch=watch)
+            )
             if finished and target is not None and ranks.leads:
                 publish(folder, target, whole=was_whole)
             if not finished and when_stopped is not None:
@@ -132,16 +138,26 @@ def _is_finished(assignment: Assignment, *, folder: Path, ranks: Ranks, publishe
     return distributed.highest(found, ranks=ranks) == _WHOLE
 
 
-def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, stop: Callable[[], bool]) -> bool:
-    """Train and return whether the run is finished."""
-    training = assemble(
-        load_run(assignment.inputs.run),
-        files=assignment.inputs,
-        ranks=ranks,
-        micro_batch=assignment.micro_batch,
-        cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
-    )
-    history = train(training, folder=folder, ranks=ranks, state_seconds=assignment.state_seconds, code=code, stop=stop)
+def _finish(
+    assignment: Assignment,
+    *,
+    folder: Path,
+    ranks: Ranks,
+    code: str,
+    stop: Callable[[], bool],
+    watch: MakeWatch | None,
+) -> bool:
+    """Train and return whether the run is finished; `failed.json` has the reason of an error."""
+    with _reason_kept(folder, ranks=ranks):
+        training = assemble(
+            load_run(assignment.inputs.run),
+            files=assignment.inputs,
+            ranks=ranks,
+            micro_batch=assignment.micro_batch,
+            cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
+        )
+        seconds = assignment.state_seconds
+        history = train(training, folder=folder, ranks=ranks, state_seconds=seconds, code=code, stop=stop, watch=watch)
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
         done = {"run": training.name, "spec": folder.name, "code": code, **history, **facts}
@@ -149,6 +165,21 @@ def _finish(assignment: Assignment, *, folder: Path, ranks: Ranks, code: str, st
         # Disk quotas are small: remove what only a resume needs.
         discard_training_states(folder)
     return history is not None
+
+
+@contextlib.contextmanager
+def _reason_kept(folder: Path, *, ranks: Ranks) -> Iterator[None]:
+    """Write the reason of an error into the work folder, where `onestep status` finds it; the next start removes it."""
+    if ranks.leads:
+        (folder / FAILED).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{error or type(error).__name__}".split())[:500]
+        if ranks.leads:
+            with contextlib.suppress(OSError):
+                write_json(folder / FAILED, {"time": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason})
+        raise
 
 
 def assemble(
