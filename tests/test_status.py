@@ -60,7 +60,6 @@ def test_a_running_run_has_its_rate_time_left_losses_number_and_job(place):
     (work / "log.jsonl").write_text(record(32) + record(160) + '{"images_se')
     number = {"model": "digits_edm@160", "metric": "fd", "values": {"frechet": 22.25}, "spec": work.name}
     write_json(work / "watch/160.fd.json", sealed(number))
-    write_json(work / "watch/320.fd.json", sealed(number | {"spec": "another"}))
     write_json(place / "results/metrics/digits_edm@320/heun/0-31.fd.json", {"values": {"frechet": 1.0}})
     lock = Lock(work / "lock")
     assert found(plan, place)["digits_edm"].state == "stopped"
@@ -122,7 +121,7 @@ def test_a_failure_has_its_reason_and_log(place):
 
 
 def onestep(*arguments, folder):
-    code = "import sys; from onestep.cli import main; done = main(); assert not sys.modules.get('torch'); sys.exit(done)"
+    code = "import sys; from onestep.cli import main; code = main(); assert not sys.modules.get('torch'); exit(code)"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(

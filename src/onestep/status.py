@@ -100,14 +100,14 @@ def _status(plan: Plan, run: str, *, state: State, job_of: JobOf, values: Mappin
     if spec is None and published is not None:  # with inputs that are gone meanwhile
         return known(state="finished", images_seen=published["images_seen"], missing=missing)
     if spec is None:
-        return known(state="waiting for inputs", missing=missing, stale=_others(state.run(run), None, spec=None))
+        return known(state="waiting for inputs", missing=missing, stale=_others(state.run(run), None, work=None))
     work = state.work(run, spec)
-    known = functools.partial(known, stale=_others(state.run(run), published, spec=spec))
-    if published is not None and published["spec"] != spec:
+    known = functools.partial(known, stale=_others(state.run(run), published, work=work))
+    if published is not None and not _is_one(state.work(run, published["spec"]), work):
         published = None
     done = published or found_at(work / DONE, functools.partial(read_summary, run=run, keys=_SUMMARY))[0]
     number = _measured(plan, run, work=work, is_published=published is not None, values=values)
-    number = number or _watched(work, spec=spec)
+    number = number or _watched(work)
     if done is not None:
         device = "CPU process" if done["device"].startswith("CPU") else "GPU"
         hours = done["seconds"] * done["world_size"] / 3600
@@ -144,13 +144,18 @@ def _spec(plan: Plan, run: str) -> tuple[str | None, str]:
     return spec_of(run_document(plan.experiment, run), digests=inputs.digests(read=known_digest), code=code), ""
 
 
-def _others(folder: Path, published: Mapping[str, Any] | None, *, spec: str | None) -> tuple[tuple[str, int], ...]:
+def _others(folder: Path, published: Mapping[str, Any] | None, *, work: Path | None) -> tuple[tuple[str, int], ...]:
     """Return the runs of other configs under this name, with the images they have seen."""
     found = {} if published is None else {str(published["spec"]): int(published["images_seen"])}
     for log in sorted(folder.glob("*/log.jsonl")):
         record, _ = found_at(log, _last_record)
-        found.setdefault(log.parent.name, 0 if record is None else int(record["images_seen"]))
-    return tuple((each, seen) for each, seen in found.items() if each != spec)
+        found.setdefault(log.parent.resolve().name, 0 if record is None else int(record["images_seen"]))
+    return tuple((each, seen) for each, seen in found.items() if work is None or not _is_one(folder / each, work))
+
+
+def _is_one(folder: Path, other: Path) -> bool:
+    """Whether two names are of one work folder, one of which may be a link."""
+    return folder.resolve() == other.resolve()
 
 
 def _state(work: Path, record: Mapping[str, Any] | None, *, job: JobSeen | None, is_failed: bool) -> str:
@@ -229,8 +234,8 @@ def _hours(record: Mapping[str, Any] | None, job: JobSeen | None) -> float | Non
     return record["seconds"] * record.get("processes", 1) / 3600
 
 
-def _watched(work: Path, *, spec: str) -> tuple[str, float, int] | None:
-    newest = newest_watched(work, spec=spec).number
+def _watched(work: Path) -> tuple[str, float, int] | None:
+    newest = newest_watched(work).number
     return None if newest is None else (newest[0], newest[2], newest[3])
 
 
@@ -276,17 +281,17 @@ def lines_of(found: Iterable[RunStatus]) -> Iterator[str]:
 
 
 def _facts(each: RunStatus) -> Iterator[str]:
-    if each.images_seen:
+    if each.images_seen or each.state == "running":
         seen, share = min(each.images_seen, each.images), min(1.0, each.images_seen / each.images)
         yield f"{seen:,} images" if each.state == "finished" else f"{seen:,} of {each.images:,} images, {share:.0%}"
     if each.state == "running" and each.rate:
         left = each.seconds_left
         yield f"{each.rate:,.4g} images/s" + ("" if left is None else f", {duration(left)} left")
-    if each.losses and each.state != "finished":
-        yield ", ".join(f"{phase} {value:.4g}" for phase, value in each.losses.items())
     if each.number is not None:
         metric, value, images = each.number
         yield f"{metric} {value if isinstance(value, str) else f'{value:.4g}'} at {images:,} images"
+    if each.losses and each.state != "finished":
+        yield ", ".join(f"{phase} {value:.4g}" for phase, value in each.losses.items())
     if each.job is not None:
         restarts = f", requeued {each.job.restarts} times" if each.job.restarts else ""
         yield f"job {each.job.job_id} {each.job.state}{restarts}"
@@ -311,7 +316,7 @@ def repeated(find: Callable[[], list[RunStatus]], *, seconds: float) -> None:
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             found = find()
-            text = Text("\n".join([f"{datetime.now():%H:%M:%S}", *lines_of(found)]), no_wrap=True, overflow="ellipsis")
+            text = Text("\n".join([f"{datetime.now():%H:%M:%S}", *lines_of(found)]))
             if live is None:
                 print(text.plain, flush=True)
             else:
