@@ -25,7 +25,7 @@ EDM, D2O = "results/runs/digits_edm/snapshots/64.safetensors", "results/runs/dig
 BACKBONE = "results/runs/digits_backbone/snapshots/64.safetensors"
 METRIC = "results/runs/digits_metric/snapshots/64.safetensors"
 # Of the records and summaries of a training: what is of the moment, not of the result.
-_OF_THE_MOMENT = ("time", "images_per_second", "memory_mib", "seconds", "restarts")
+_OF_THE_MOMENT = ("time", "images_per_second", "memory_mib", "seconds", "restarts", "content_sha256")
 
 
 def attacked_config() -> dict[str, Any]:
@@ -119,6 +119,9 @@ def _digest(path: Path) -> str:
         try:
             lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
             kept = [{k: v for k, v in json.loads(line).items() if k not in _OF_THE_MOMENT} for line in lines]
+            for record in kept:
+                if isinstance(record.get("files"), dict):
+                    record["files"].pop("log.jsonl", None)
             content = json.dumps(kept).encode()
         except (ValueError, AttributeError, RecursionError):
             pass

@@ -52,13 +52,9 @@ def read_yaml(path: Path) -> Any:
     if len(text) > _LARGEST:
         raise ConfigError([f"{path}: got more than {_LARGEST:_} characters, expected a config of fewer"])
     try:
-        _check_levels(text)
-        loader = _LOADER(text)
-        root = loader.get_single_node()
-        problems = [] if root is None else _problems(root)
-        if problems:
-            raise ConfigError(problem.line(str(path)) for problem in problems)
-        return None if root is None else loader.construct_document(root)
+        if (excess := _excess(text)) is not None:
+            raise ConfigError([f"{path}: {excess}"])
+        return _content(text, path=path)
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: {_syntax(error)}"]) from error
     except RecursionError as error:
@@ -70,16 +66,35 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError([f"{path}: not YAML: {shortened(one_line(error))}"]) from error
 
 
+def _content(text: str, *, path: Path) -> Any:
+    """Return the values in a text; ConfigError for those that YAML reads as something else."""
+    loader = _LOADER(text)
+    root = loader.get_single_node()
+    if root is None:
+        return None
+    if problems := _problems(root):
+        raise ConfigError(problem.line(str(path)) for problem in problems)
+    return loader.construct_document(root)
+
+
 _TOO_DEEP = f"got mappings and lists in each other, expected at most {_DEPTH} levels"
 
 
-def _check_levels(text: str) -> None:
-    """Raise RecursionError for too many levels, found by events: composing them would overflow the stack of libyaml."""
-    depth = 0
+_TOO_MANY = f"got more than {_VALUES:_} values, with a copy for each alias, expected fewer"
+
+
+def _excess(text: str) -> str | None:
+    """Return what is wrong with the levels and values of a text, by its events; None if they can be composed.
+
+    Composing too many levels would overflow the stack of libyaml, and too many values would take seconds.
+    """
+    depth = values = 0
     for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEPTH:
-            raise RecursionError
+        values += isinstance(event, yaml.NodeEvent)
+        if depth > _DEPTH or values > _VALUES:
+            return _TOO_DEEP if depth > _DEPTH else _TOO_MANY
+    return None
 
 
 def _syntax(error: yaml.YAMLError) -> str:
@@ -96,7 +111,7 @@ def _problems(root: yaml.Node) -> list[Problem]:
     except OverflowError:
         return [Problem((), _TOO_DEEP)]
     if size > _VALUES:
-        return [Problem((), f"got more than {_VALUES:_} values, with a copy for each alias, expected fewer")]
+        return [Problem((), _TOO_MANY)]
     return list(_odd_nodes(root, place=(), above=(), seen=set()))
 
 
