@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import json
 import os
 import socket
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ _SUMMARY = ("images_seen", "seconds", "world_size", "device", "restarts", "spec"
 _STALLED_SECONDS = 600.0  # without a record, a run on another machine counts as stopped
 _ERRORS = ("onestep train: ", "onestep launch: ", "error: ")  # how a log names the reason of a failure
 _TAIL = 1 << 16  # bytes
+_RECORDS = 10  # over which a rate is taken
 
 JobOf = Callable[[Journal], JobSeen | None]
 
@@ -47,7 +50,7 @@ class RunStatus:
 
     Attributes:
         state: `finished`, `running`, `queued`, `stopped`, `failed`, `not begun` or `waiting for inputs`.
-        rate: Images per second, of the last record.
+        rate: Images per second, over the last records.
         losses: By phase, of the last record.
         number: (metric, value, images seen by the snapshot) of the newest measured snapshot; for a damaged file, what
             is wrong with it in place of the value.
@@ -119,7 +122,7 @@ def _status(plan: Plan, run: str, *, state: State, job_of: JobOf, values: Mappin
     return known(
         state=_state(work, record, job=job, is_failed=bool(reason)),
         images_seen=0 if record is None else int(record["images_seen"]),
-        rate=None if record is None else record.get("images_per_second"),
+        rate=_rate(work / "log.jsonl"),
         losses=None if record is None else {k: v for k, v in record.get("losses", {}).items() if v is not None},
         number=number,
         hours=_hours(record, job),
@@ -217,13 +220,30 @@ def _tail(path: Path) -> list[str]:
 
 def _last_record(log: Path) -> dict[str, Any] | None:
     """Return the last complete record of a log; None where it has none yet."""
+    found = _last_records(log, 1)
+    return found[-1] if found else None
+
+
+def _last_records(log: Path, most: int) -> list[dict[str, Any]]:
+    regular_file(log)
+    with open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        lines = file.read().rpartition(b"\n")[0].splitlines()[-most:]
     try:
-        record = Journal(regular_file(log).parent).last_record
+        records = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{log}: got no JSON in its last line ({error})") from error
-    if record is not None and (found := log_misfit(record)):
-        raise ValueError(f"{log}: in its last line {found}")
-    return record
+        raise ValueError(f"{log}: got no JSON in its last lines ({error})") from error
+    for record in records:
+        if found := log_misfit(record):
+            raise ValueError(f"{log}: in its last lines {found}")
+    return records
+
+
+def _rate(log: Path) -> float | None:
+    """Return images per second over the last records, which are of equal numbers of images; None without any."""
+    records, _ = found_at(log, functools.partial(_last_records, most=_RECORDS))
+    rates = [rate for record in records or () if (rate := record.get("images_per_second"))]
+    return statistics.harmonic_mean(rates) if rates else None
 
 
 def _hours(record: Mapping[str, Any] | None, job: JobSeen | None) -> float | None:
