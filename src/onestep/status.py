@@ -54,7 +54,7 @@ class RunStatus:
         losses: By phase, of the last record.
         number: (metric, value, images seen by the snapshot) of the newest measured snapshot; for a damaged file, what
             is wrong with it in place of the value.
-        hours: Of all processes together; `device` says of what.
+        hours: Of all processes together; `device` is that of the processes.
         missing: An input that does not exist; without it the run hash is unknown.
         reason: Of a failure; `log` is the file with the rest.
         stale: Of other configs under this name: (run hash, images seen).

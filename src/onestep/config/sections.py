@@ -280,7 +280,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What is seen of a training while it goes on, beside the log, TensorBoard's event file and grids of images."""
+    """What is seen of a training while it runs, beside the log, TensorBoard's event file and grids of images."""
 
     # By metric of features, the number of images of each snapshot that are measured in the training's own job.
     numbers: Named[Count] = field(default_factory=empty)

@@ -9,7 +9,7 @@ from onestep.plan import Plan, inputs, measure
 
 
 def order(plan: Plan, run: str) -> dict[str, Any]:
-    """Return what `onestep train --watch` takes as JSON; empty for what the config does not ask for."""
+    """Return what `onestep train --watch` takes as JSON; empty without a request in the config."""
     asked, chosen = plan.experiment.watch, plan.experiment.runs[run]
     numbers = [] if chosen.classifier else [_number(plan, run, *each) for each in asked.numbers.items()]
     found: dict[str, Any] = {"numbers": numbers} if numbers else {}

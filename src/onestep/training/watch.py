@@ -22,7 +22,7 @@ class Watch(Protocol):
         ...
 
     def snapshots(self, *, before: int, now: int) -> float:
-        """Look at the snapshots from `before` to `now` images, which are on disk; return the seconds it took."""
+        """Take the snapshots from `before` to `now` images, which are on disk; return the seconds it took."""
         ...
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ MakeWatch = Callable[[Training, Path, Ranks], Watch]
 
 
 class Unwatched:
-    """Nobody watches."""
+    """No watch."""
 
     def begin(self, images_seen: int) -> None:
         """Do nothing; likewise below."""

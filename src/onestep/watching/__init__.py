@@ -1,4 +1,4 @@
-"""What a researcher sees of a training while it goes on: curves in TensorBoard, a grid of images, and asked numbers.
+"""What a researcher sees of a training while it runs: curves in TensorBoard, a grid of images, and requested numbers.
 
 Nothing here changes the training: images come from the file of a snapshot, their noise from seeds of their own, and
 whatever fails is one warning. All files are in the run's work folder, and shown in `results/runs/{run}/`:
@@ -82,7 +82,7 @@ class Watcher:
         self._send(lambda sink: sink.numbers(numbers, images_seen=record["images_seen"]))
 
     def snapshots(self, *, before: int, now: int) -> float:
-        """Draw a grid of each new snapshot, and measure the numbers that are asked for and still missing."""
+        """Draw a grid of each new snapshot, and measure the requested numbers that are missing."""
         began = time.monotonic()
         counts = [count for count in self._training.snapshots if count <= now]
         new = [count for count in counts if count > before]
@@ -156,10 +156,10 @@ class Watcher:
             call()
         except Interrupted:
             return False
-        except Exception as error:  # whatever it is, the training goes on
+        except Exception as error:  # whatever it is, the training continues
             if name not in self._warned:
                 self._warned.add(name)
                 reason = " ".join(f"{error or type(error).__name__}".split())[:300]
-                _logger.warning("%s: %s: %s. The training goes on without it", self._training.name, name, reason)
+                _logger.warning("%s: %s: %s. The training continues without it", self._training.name, name, reason)
             return False
         return True

@@ -1,4 +1,4 @@
-"""A number of each snapshot while its run goes on, with the identity of what was compared."""
+"""A number of each snapshot while its run trains, with the identity of what was compared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A metric that the config asks for, with its files; paths as text, since an order is JSON.
+    """A metric that the config requests, with its files; paths as text, since an order is JSON.
 
     Attributes:
         metric: Name in section `metrics`.
@@ -53,7 +53,7 @@ class Asked:
 
 
 def unmeasured(asked: Iterable[Asked], counts: Iterable[int], *, folder: Path) -> Iterator[tuple[Asked, int]]:
-    """Yield what is asked for and not measured yet, with the images seen of the snapshot."""
+    """Yield the requests that are not measured yet, with the images seen of the snapshot."""
     counts = list(counts)
     for each in asked:
         yield from ((each, count) for count in counts if not _path(folder, each, count).exists())
