@@ -2,7 +2,8 @@
 
 Usage: python tests/tools/same_output.py [--before CHECKOUT] CONFIG...
 
-With --before: print entries from the fingerprints of an earlier checkout (whose plan had classes) to the current ones.
+With --before: print entries from the fingerprints of an earlier checkout (whose plan had classes) to the current ones;
+each reads its own configs.
 Without: list entries that no stage of the configs has any more; exit code 1 if there are some.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-SOURCE = Path(__file__).parents[2] / "src"
+HERE = Path(__file__).parents[2]
 NOW = """
 import json, sys
 from onestep.fingerprint import Fingerprints, every
@@ -49,26 +50,27 @@ print(json.dumps([[stage, choice, code] for (stage, choice), code in found.items
 """
 
 
-def fingerprints(program: str, source: Path, configs: list[str]) -> dict[tuple[str, str], str]:
-    """Return the fingerprints of a checkout by stage and choice."""
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    shown = subprocess.check_output([sys.executable, "-c", program, *configs], env=environment, text=True)
+def fingerprints(program: str, checkout: Path, configs: list[str]) -> dict[tuple[str, str], str]:
+    """Return the fingerprints of a checkout for its own configs, by stage and choice."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout.absolute() / "src")}
+    command = [sys.executable, "-c", program, *configs]
+    shown = subprocess.check_output(command, env=environment, cwd=checkout, text=True)
     return {(stage, choice): code for stage, choice, code in json.loads(shown)}
 
 
 def main(arguments: list[str]) -> int:
     """Print entries, or those that no longer hold."""
     if arguments[0] == "--before":
-        now = fingerprints(NOW, SOURCE, arguments[2:])
-        before = fingerprints(BEFORE, Path(arguments[1]) / "src", arguments[2:])
+        now = fingerprints(NOW, HERE, arguments[2:])
+        before = fingerprints(BEFORE, Path(arguments[1]), arguments[2:])
         entries: dict[str, dict[str, str]] = {}
         for (stage, choice), code in now.items():
             if (stage, choice) in before:
                 entries.setdefault(stage, {})[code] = before[stage, choice]
         print(yaml.safe_dump(entries, sort_keys=False), end="")
         return 0
-    held = {(stage, code) for (stage, _), code in fingerprints(NOW, SOURCE, arguments).items()}
-    listed = yaml.safe_load((SOURCE / "onestep" / "fingerprints.yaml").read_text()) or {}
+    held = {(stage, code) for (stage, _), code in fingerprints(NOW, HERE, arguments).items()}
+    listed = yaml.safe_load((HERE / "src" / "onestep" / "fingerprints.yaml").read_text()) or {}
     stale = [f"{stage}: {code}" for stage, codes in listed.items() for code in codes if (stage, code) not in held]
     print("\n".join(stale) or "all entries hold")
     return int(bool(stale))

@@ -6,6 +6,7 @@ from onestep.plan import inputs
 
 
 rule fetch:
+    """Fetch an input, verify its digest, record it."""
     input:
         # None; but offline this stops the workflow before any job if the input is absent.
         lambda wildcards: inputs.stop_if_absent_offline(plan, wildcards.input),
@@ -24,7 +25,6 @@ rule fetch:
         fetch_jobs=1,
     params:
         source=lambda wildcards: inputs.fetched_from(plan, wildcards.input),
-    """Fetch an input, verify its digest, record it."""
     message:
         "fetch input {wildcards.input}"
     shell:
@@ -32,6 +32,7 @@ rule fetch:
 
 
 rule prepare:
+    """Write a dataset in EDM's archive format: the same bytes each time."""
     input:
         lambda wildcards: inputs.source_of(
             plan, plan.experiment.datasets[wildcards.dataset]
@@ -58,7 +59,6 @@ rule prepare:
     params:
         dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
         code=lambda wildcards: plan.code("prepare", "datasets", wildcards.dataset),
-    """Write a dataset in EDM's archive format: the same bytes each time."""
     message:
         "prepare dataset {wildcards.dataset}"
     shell:

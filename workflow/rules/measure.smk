@@ -6,6 +6,7 @@ from onestep.plan import measure
 
 
 rule measure:
+    """Compute one metric of one seed block."""
     input:
         unpack(lambda wildcards: measure.metric_files(plan, *wildcards)),
     output:
@@ -26,7 +27,6 @@ rule measure:
             plan, wildcards, input
         ),
         code=lambda wildcards: plan.code("measure", "metrics", wildcards.metric),
-    """Compute one metric of one seed block."""
     message:
         "measure {wildcards.metric} of {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
     shell:
@@ -50,6 +50,7 @@ use rule measure as check_reference with:
 
 
 rule select:
+    """Select a run's best snapshot by one number; all candidates are measured, so a dry run lists all jobs."""
     input:
         snapshots=lambda wildcards: measure.candidates(plan, wildcards.model),
         measurements=lambda wildcards: measure.candidate_metrics(plan, wildcards.model),
@@ -68,7 +69,6 @@ rule select:
     params:
         choice=lambda wildcards: measure.selection_options(plan, wildcards.model),
         code=plan.fingerprints.of_stage("select"),
-    """Select a run's best snapshot by one number; all candidates are measured, so a dry run lists all jobs."""
     message:
         "select the best snapshot {wildcards.model}"
     shell:

@@ -6,6 +6,7 @@ from onestep.plan import report as page
 
 
 rule tabulate:
+    """Write a table: measured numbers beside published ones."""
     input:
         unpack(lambda wildcards: page.table_files(plan, wildcards.table)),
     output:
@@ -32,7 +33,6 @@ rule tabulate:
         table=lambda wildcards: page.table_options(plan, wildcards.table),
         training_code=lambda wildcards: page.table_training_code(plan, wildcards.table),
         code=plan.fingerprints.of_stage("tabulate"),
-    """Write a table: measured numbers beside published ones."""
     message:
         "make table {wildcards.table}"
     shell:
@@ -41,6 +41,7 @@ rule tabulate:
 
 
 rule report:
+    """Write the results page: one file that opens from disk."""
     input:
         page.page_inputs(plan),
     output:
@@ -72,7 +73,6 @@ rule report:
         config=page.page_options(plan),
         source=plan.source,
         code=page.page_code(plan),
-    """Write the results page: one file that opens from disk."""
     message:
         "make the results page"
     shell:

@@ -14,6 +14,7 @@ stored = (lambda path: path) if plan.experiment.storage.features == "keep" else 
 
 
 rule extract_real:
+    """Extract features of a dataset: the reference of every metric on it."""
     input:
         images=results.data("{dataset}"),
         weights=lambda wildcards: inputs.source_of(
@@ -37,7 +38,6 @@ rule extract_real:
         # The name of a dataset or an input; generated images have their own record.
         subject=lambda wildcards: sample.subject_options(wildcards),
         code=lambda wildcards: sample.extraction_code(plan, wildcards.features),
-    """Extract features of a dataset: the reference of every metric on it."""
     message:
         "extract {wildcards.features} features of dataset {wildcards.dataset}"
     shell:
@@ -64,6 +64,7 @@ use rule extract_real as extract_reference with:
 if sample.stores_images(plan):
 
     rule sample:
+        """Generate one image per seed."""
         input:
             lambda wildcards: plan.weights(wildcards.model),
         output:
@@ -85,7 +86,6 @@ if sample.stores_images(plan):
             code=lambda wildcards: sample.sampling_code(
                 plan, wildcards.model, wildcards.sampler
             ),
-        """Generate one image per seed."""
         message:
             "sample {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
         shell:

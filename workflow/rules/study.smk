@@ -6,6 +6,7 @@ from onestep.plan import study
 
 
 rule study:
+    """Answer a question of a paper: arrays, numbers, figure and verdict."""
     input:
         unpack(lambda wildcards: study.study_files(plan, wildcards.study)),
     output:
@@ -34,7 +35,6 @@ rule study:
         study=lambda wildcards: plan.options("studies", wildcards.study),
         files=lambda wildcards: study.study_file_options(plan, wildcards.study),
         code=lambda wildcards: plan.code("study", "studies", wildcards.study),
-    """Answer a question of a paper: arrays, numbers, figure and verdict."""
     message:
         "run study {wildcards.study}"
     shell:

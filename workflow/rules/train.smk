@@ -9,6 +9,7 @@ from onestep.plan import inputs, messages, train
 
 
 rule resolve:
+    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
     output:
         # Not removed before the job, which compares the published run with it.
         update(results.run_config("{run}")),
@@ -25,7 +26,6 @@ rule resolve:
         # The whole content of the output: no code, so that editing a config check does not train anything again.
         run=lambda wildcards: train.run_config(plan, wildcards.run),
         source=plan.source,
-    """Write the resolved configuration of a run: all that its training reads of config.yaml."""
     message:
         "resolve the configuration of {wildcards.run}"
     shell:
@@ -33,6 +33,7 @@ rule resolve:
 
 
 rule embed:
+    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     input:
         unpack(
             lambda wildcards: inputs.embedding_files(plan, wildcards.class_embeddings)
@@ -55,7 +56,6 @@ rule embed:
             plan, wildcards.class_embeddings
         ),
         code=plan.fingerprints.of_stage("embed", every("classifiers")),
-    """Compute the initial class embeddings of a discriminator: mean features of a backbone for each class."""
     message:
         "compute class embeddings {wildcards.class_embeddings}"
     shell:
@@ -111,6 +111,7 @@ for run in train.train_rules(plan):
 
 
 rule convert:
+    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     input:
         lambda wildcards: inputs.source_of(
             plan, plan.experiment.teachers[wildcards.teacher]
@@ -131,7 +132,6 @@ rule convert:
     params:
         options=lambda wildcards: inputs.teacher_options(plan, wildcards.teacher),
         code=plan.fingerprints.of_stage("convert"),
-    """Turn a published checkpoint, or a run's last snapshot, into safetensors and a YAML of the architecture."""
     message:
         "convert teacher {wildcards.teacher}"
     shell:
