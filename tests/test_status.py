@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from onestep.config.identity import spec_of
+from onestep.config.identity import former_spec_of, spec_of
 from onestep.files import Lock, sealed, write_json
 from onestep.launch.journal import JobSeen
 from onestep.plan import Plan
 from onestep.plan.train import run_config
 from onestep.records import newest_watched
+from onestep.run_record import RunRecord
 from onestep.status import lines_of, statuses
 from onestep.training.assignment import Inputs
 from tiny import REPOSITORY, tiny_config, write_config
@@ -104,6 +105,32 @@ def test_what_another_config_trained_is_stale_and_its_numbers_are_not_shown(plac
     edm = found(plan, place)["digits_edm"]
     assert (edm.state, edm.number, edm.hours) == ("finished", ("fd", 1.0, 320), 0.5)
     assert edm.stale == (("older", 64),)
+
+
+def test_a_finished_run_of_fewer_images_continues_and_one_of_an_earlier_version_is_found_by_its_former_hash(place):
+    plan = Plan.read("config.yaml")
+    work, document = work_of(plan, "digits_edm"), json.loads(run_config(plan, "digits_edm"))
+    (work / "state-000000000160").mkdir(parents=True)
+    RunRecord(run="digits_edm", spec=work.name, config=document).write(work)
+    (work / "log.jsonl").write_text(record(160))
+    shorter = DONE | {"run": "digits_edm", "spec": work.name, "images_seen": 160}
+    write_json(work / "done.json", shorter)
+    write_json(place / "results/runs/digits_edm/summary.json", shorter)
+    grows = found(plan, place)["digits_edm"]
+    assert (grows.state, grows.images_seen, grows.stale) == ("stopped", 160, ())
+    assert all(fact in grows.intention for fact in ("continues", "from 160 to 320"))
+    (work / "state-000000000160").rmdir()
+    assert "from the start to 320" in found(plan, place)["digits_edm"].intention
+    inputs = Inputs(run=plan.results.run_config("digits_edm"), data=plan.results.data("digits"))
+    former = former_spec_of(document, digests=inputs.digests(), code=None)
+    work.rename(work.with_name(former))
+    (work.with_name(former) / "done.json").unlink()
+    write_json(place / "results/runs/digits_edm/summary.json", shorter | {"spec": former, "images_seen": 320})
+    for link in (False, True):
+        if link:
+            work.symlink_to(former, target_is_directory=True)
+        edm = found(plan, place)["digits_edm"]
+        assert (edm.state, edm.images_seen, edm.stale) == ("finished", 320, ())
 
 
 def test_a_failure_has_its_reason_and_log(place):

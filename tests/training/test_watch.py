@@ -121,3 +121,35 @@ def test_a_sink_that_fails_is_one_line(bench, tmp_path):
     for name in ("Weights & Biases", "watch.numbers.is"):
         assert sum(name in line and "continues" in line for line in said) == 1, said
     assert (tmp_path / f"runs/{RUN}/watch/320.png").exists()
+
+
+def test_a_run_that_grows_shows_its_grids_curves_and_numbers_and_another_science_takes_them_along(bench, tmp_path):
+    def train(images, **changes):
+        document = bench.document("digits_edm", images=images, snapshots=[*range(64, images + 1, 64)], **changes)
+        return bench.run(bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs"))
+
+    shown = tmp_path / "runs/digits_edm"
+    train(64)
+    first = (shown / "watch/64.png").stat().st_ino
+    train(128)
+    grids = {path.name for path in (shown / "watch").iterdir()}
+    assert grids == {"64.png", "128.png"} and (shown / "watch/64.png").stat().st_ino == first
+    assert len(list((shown / "tensorboard").iterdir())) == 2
+    train(64, seed=7)
+    (earlier,) = (shown / "earlier").iterdir()
+    assert {path.name for path in (earlier / "watch").iterdir()} == grids
+    assert {path.name for path in (shown / "watch").iterdir()} == {"64.png"}
+    assert len(list((shown / "tensorboard").iterdir())) == 1
+
+
+def test_a_training_that_fails_leaves_its_reason_until_it_starts_again(bench, tmp_path):
+    document = bench.document("digits_edm", images=128, snapshots=[128])
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    bench.run(arguments)
+    (work,) = (tmp_path / "state/digits_edm").iterdir()
+    shorter = bench.document("digits_edm", images=64, snapshots=[64])
+    process = bench.start(bench.arguments(shorter, state=tmp_path / "state", output=tmp_path / "runs"))
+    process.communicate()
+    assert process.returncode == 1 and "got 64" in json.loads((work / "failed.json").read_text())["reason"]
+    bench.run(arguments)
+    assert not (work / "failed.json").exists()
