@@ -111,7 +111,8 @@ def test_a_finished_run_of_fewer_images_continues_and_one_of_an_earlier_version_
     plan = Plan.read("config.yaml")
     work, document = work_of(plan, "digits_edm"), json.loads(run_config(plan, "digits_edm"))
     (work / "state-000000000160").mkdir(parents=True)
-    RunRecord(run="digits_edm", spec=work.name, config=document).write(work)
+    for folder in (work, place / "results/runs/digits_edm"):
+        RunRecord(run="digits_edm", spec=work.name, config=document).write(folder)
     (work / "log.jsonl").write_text(record(160))
     shorter = DONE | {"run": "digits_edm", "spec": work.name, "images_seen": 160}
     write_json(work / "done.json", shorter)
