@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 
 from onestep.config import ConfigError
 from onestep.models import MODEL, NAME, RUN, SEEDS
-from onestep.plan import Plan
+from onestep.plan import Plan, watch
 from onestep.plan.inputs import check_local_files
 
 min_version("9.20")
@@ -57,4 +57,5 @@ rule all:
     input:
         [results.table(name, ".md") for name in plan.experiment.tables],
         [results.study(name, ".md") for name in plan.experiment.studies],
+        watch.references(plan),
         results.report,

@@ -26,9 +26,11 @@ _IMPORTED = (
     "torch._dynamo",  # torch imports it at the first step of an optimizer
     "torch.distributed",
     "torch.optim",
+    "torch.utils.tensorboard",
     "onestep.cli",
     "onestep.training.verbs",
     "onestep.training.run",
+    "onestep.watching",
     "onestep.launch.local",
     "onestep.data.image_zip",
     "onestep.networks.song_unet",

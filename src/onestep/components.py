@@ -33,7 +33,7 @@ _PACKAGE = "onestep"
 _ROOT = Path(__file__).parent
 _VERBS = "verbs"  # the file of a folder's commands, which is no component
 _OUTLINE = " (outline)"  # end of the name of a module of outlines
-_outlines: dict[str, dict[str, Any]] = {}  # of the package's modules that cannot be imported here
+_outlines: dict[str, dict[str, Any]] = {}  # of the package's modules that cannot be imported here, and what they import
 
 
 class Block(Protocol):
@@ -95,18 +95,20 @@ def load(family: str, name: str) -> Any:
 def outline(family: str, name: str) -> Any:
     """Return the class of a component; without the packages that its file needs, its outline. Raises as `load`."""
     module, attribute = _address(family, name)
-    if attribute is None and module in _outlines:
-        return _class_in(_outlines[module], attribute, name=name, module=module)
+    cached = _outlines.get(module, {}) if attribute is None else {}
+    if cached.get("__all__", [""])[0] in cached:
+        return _class_in(cached, attribute, name=name, module=module)
     try:
         return load(family, name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == _PACKAGE:
             raise
-        names = _outlined(module, {})
+        known = dict(_outlines)
+        names = _outlined(module, known)
         if (attribute or names["__all__"][0]) not in names:
             raise
-        if attribute is None:  # a file of the package
-            _outlines[module] = names
+        # Those from outside belong to a working directory.
+        _outlines.update({each: found for each, found in known.items() if each.partition(".")[0] == _PACKAGE})
         return _class_in(names, attribute, name=name, module=module)
 
 
@@ -290,8 +292,7 @@ def _outlined(module: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run(statement: ast.stmt, names: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
-    trimmed = ast.fix_missing_locations(_Trimmed(names).visit(statement))
-    code = ast.Module(body=[trimmed], type_ignores=[])
+    code = ast.Module(body=[_Trimmed(names).visit(statement)], type_ignores=[])
     try:
         exec(compile(code, "<outline>", "exec", __future__.annotations.compiler_flag), names)
     except ModuleNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +31,9 @@ _NUMBERS = {str: (float, None)}
 _LOG_RECORD = {
     "images_seen": float,
     **dict.fromkeys(("losses?", "observed?", "controls?"), _NUMBERS),
-    **dict.fromkeys(("images_per_second?", "memory_mib?"), (float, None)),
-    "non_finite?": int,
+    **dict.fromkeys(("images_per_second?", "memory_mib?", "seconds?"), (float, None)),
+    **dict.fromkeys(("non_finite?", "processes?"), int),
+    "time?": str,  # UTC, ISO 8601; earlier versions wrote no time, seconds and processes
 }
 _LONGEST_LINE = 2**20  # bytes of a record of a log
 _LONGEST_CONFIG = 2**20
@@ -133,6 +135,37 @@ def iter_log(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: {found}. Fix: train the run again")
             seen = record["images_seen"]
             yield record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What was seen last of a run while it trained."""
+
+    grid: tuple[int, Path] | None = None  # images seen, and the PNG
+    number: tuple[str, str, float, int] | None = None  # metric, name of the number, the number, images seen
+
+
+def newest_watched(folder: Path, *, spec: str | None = None) -> Watched:
+    """Return the newest grid and number in `folder`/watch, a run's folder of results or its work folder.
+
+    With `spec`, those of another run hash do not count; damaged files do not in any case.
+    """
+    files = [(int(count), path) for path in (folder / "watch").glob("*.*") if (count := _count(path)).isdecimal()]
+    grid: tuple[int, Path] | None = None
+    number: tuple[str, str, float, int] | None = None
+    for images, path in sorted(files, key=lambda each: (each[0], each[1].name)):
+        if path.suffix == ".png":
+            grid = images, path
+            continue
+        record, _ = found_at(path, read_measurement)
+        if record is not None and record.get("metric") and record["values"] and spec in (None, record.get("spec")):
+            name = next(iter(record["values"]))
+            number = str(record["metric"]), name, float(record["values"][name]), images
+    return Watched(grid=grid, number=number)
+
+
+def _count(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def found_at(path: Path, read: Callable[[Path], Content]) -> tuple[Content | None, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,30 +39,37 @@ def resolve(*, config: Path, run: str, output: Path) -> int:
     return 0
 
 
-def status(*, config: Path = Path("config.yaml")) -> int:
-    """Print for each run its progress, its SLURM job, and whether its training code has changed since.
+def status(*, config: Path = Path("config.yaml"), watch: Sequence[float] | None = None) -> int:
+    """Print for each run of a config its state, progress, rate, last losses, newest number, SLURM job and cost.
 
     Args:
-        config: The config.
+        config: The config; its results and states are in its folder, or in the working directory.
+        watch: Print again every so many seconds, 5 without a number, until all runs are finished; Ctrl-C leaves.
     """
+    # As on a login node: a config is checked without these, which take seconds to import.
+    for module in ("torch", "timm", "torchvision"):
+        sys.modules.setdefault(module, None)  # type: ignore[arg-type]
     from onestep import components
-    from onestep.launch.journal import jobs_of
+    from onestep.launch.journal import job_in
     from onestep.plan import Plan
-    from onestep.plan.train import training_code
-    from onestep.status import status_lines
+    from onestep.status import lines_of, repeated, statuses
 
-    plan, state = Plan.read(config), Path("state")
-    classes = {name: components.outline("metrics", metric.name) for name, metric in plan.experiment.metrics.items()}
-    lines = status_lines(
-        {name: run.images for name, run in plan.experiment.runs.items()},
-        codes={name: training_code(plan, name) for name in plan.experiment.runs},
-        job_of=lambda run: jobs_of(run, state=state),
-        metrics={name: next(iter(metric.values)) for name, metric in classes.items()},
-        results=Path("results"),
-        state=state,
-    )
-    for line in lines:
-        print(line)
+    folder = config.parent
+    if not any((folder / name).exists() for name in ("results", "state")) and Path("results").exists():
+        folder, name = Path(), str(config)
+    else:
+        name = config.name
+    seconds = None if watch is None else max(0.2, *watch, 0.2) if watch else 5.0
+    with contextlib.chdir(folder):
+        plan = Plan.read(name)
+        classes = {name: components.outline("metrics", each.name) for name, each in plan.experiment.metrics.items()}
+        values = {name: next(iter(metric.values)) for name, metric in classes.items()}
+        find = functools.partial(statuses, plan, state=Path("state"), job_of=job_in, values=values)
+        if seconds is not None:
+            repeated(find, seconds=seconds)
+        else:
+            for line in lines_of(find()):
+                print(line)
     return 0
 
 

@@ -50,7 +50,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "zebra",
         (
             "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, "
-            "runs, samplers, metrics, tables, studies, launch, container, storage, rerun",
+            "runs, samplers, metrics, tables, studies, launch, watch, container, storage, rerun",
             "unknown key",
         ),
     ),
@@ -770,6 +770,10 @@ def test_a_circle_over_several_runs_is_named():
         ),
         ({f"{D2O}.codec": {"name": "vae"}}, f"{D2O}.codec.name", "vae"),
         ({"studies": {"x": {"name": "no_such_study"}}}, "studies.x.name", "no_such_study"),
+        ({"watch": {"numbers": {"fid": 100}}}, "watch.numbers.fid", "fd"),
+        ({"watch": {"numbers": {"fd": 1}}}, "watch.numbers.fd", "at least"),
+        ({"watch": {"numbers": {"fd": "10_000 images"}}}, "watch.numbers.fd", "a whole number"),
+        ({"watch": {"fid": 100}}, "watch.fid", "numbers"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(changes, place, part):

@@ -8,7 +8,7 @@ from onestep.config import ConfigError, read_experiment
 
 SECTIONS = (
     "inputs, mirrors, datasets, teachers, backbones, class_embeddings, features, runs, samplers, metrics, tables, "
-    "studies, launch, container, storage, rerun"
+    "studies, launch, watch, container, storage, rerun"
 )
 # The text of a file; where the problem is; what the message contains.
 NO_CONFIG = {

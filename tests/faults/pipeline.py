@@ -25,7 +25,7 @@ EDM, D2O = "results/runs/digits_edm/snapshots/64.safetensors", "results/runs/dig
 BACKBONE = "results/runs/digits_backbone/snapshots/64.safetensors"
 METRIC = "results/runs/digits_metric/snapshots/64.safetensors"
 # Of the records and summaries of a training: what is of the moment, not of the result.
-_OF_THE_MOMENT = ("images_per_second", "memory_mib", "seconds", "restarts", "content_sha256")
+_OF_THE_MOMENT = ("time", "images_per_second", "memory_mib", "seconds", "restarts", "content_sha256")
 
 
 def attacked_config() -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_the_probability_stands_in_the_log(bench):
     window = Window()
     for reports in steps(training, range(2)):
         window.add(reports)
-    record = record_of(training, images_seen=16, window=window, rate=1.0, ranks=ALONE)
+    record = record_of(training, images_seen=16, window=window, rate=1.0, seconds=1.0, ranks=ALONE)
     # A tie at -1 changes nothing, all else counts as overconfident: by 8 images of 8 a step.
     assert record["controls"] == {"augment_probability": 2.0}
     assert -1 < record["observed"]["signs_real"] <= 1

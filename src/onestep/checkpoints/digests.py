@@ -46,6 +46,12 @@ def checked_digest(path: Path) -> str:
     return found
 
 
+def known_digest(path: Path) -> str:
+    """Return the recorded SHA-256 of a file without a comparison; without a record, that of its content."""
+    regular_file(path)
+    return _recorded(path)[1] or sha256_of_file(path)
+
+
 def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
     """Return the path of a file's record and the recorded SHA-256, each None if absent, and the fix for a mismatch."""
     place = path.absolute()

@@ -35,6 +35,19 @@ def former_spec_of(document: Mapping[str, Any], *, digests: Mapping[str, Any], c
     return _hash({"run": document}, digests=digests, code=code)
 
 
+def specs_of(
+    document: Mapping[str, Any], *, before: Mapping[str, Any] | None, digests: Mapping[str, Any], code: str | None
+) -> list[str]:
+    """Return the run hash, and those of earlier versions for the same science, by which a work folder may be found.
+
+    `before` is run.yaml as it was published, before an edit of the length; None if it is not known.
+    """
+    spec = spec_of(document, digests=digests, code=code)
+    is_same = before is not None and spec_of(before, digests=digests, code=code) == spec
+    documents = [document, *([before] if before is not None and is_same else [])]
+    return [spec, *(former_spec_of(each, digests=digests, code=code) for each in documents)]
+
+
 def _hash(content: Mapping[str, Any], *, digests: Mapping[str, Any], code: str | None) -> str:
     whole = {**content, "inputs": digests} | ({} if code is None else {"code": code})
     return sha256_of_text(canonical_json(whole))[:16]

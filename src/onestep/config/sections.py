@@ -1,6 +1,6 @@
 """The sections of config.yaml as frozen values. Lengths are counted in images; names are keys of their section.
 
-A change of the sections `launch`, `storage` and `rerun` never triggers training.
+A change of the sections `launch`, `watch`, `storage` and `rerun` never triggers training.
 """
 
 from __future__ import annotations
@@ -306,6 +306,15 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is seen of a training while it runs, beside the log, TensorBoard's event file and grids of images."""
+
+    # By metric of features, the number of images of each snapshot that are measured in the training's own job.
+    numbers: Named[Count] = field(default_factory=empty)
+    wandb: Text | None = None  # project of Weights & Biases that gets the records; needs the package wandb
+
+
+@dataclass(frozen=True, kw_only=True)
 class Storage:
     """Which intermediate files stay on disk; grids of a few images always do."""
 
@@ -347,6 +356,7 @@ class Experiment:
     tables: Named[TableBlock] = field(default_factory=empty)
     studies: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)
     launch: Launch = field(default_factory=Launch)
+    watch: Watch = field(default_factory=Watch)
     container: Text | None = None  # image of the rules' software; trainings have `launch.python`
     storage: Storage = Storage()
     rerun: Rerun = Rerun()

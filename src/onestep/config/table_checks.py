@@ -40,6 +40,21 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
         yield from _rule_problems(table, place=(*place, "rule"))
     yield from _teachers_of_two_datasets(experiment)
+    yield from _watch_problems(experiment, metrics=metrics)
+
+
+def _watch_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, images in experiment.watch.numbers.items():
+        place = ("watch", "numbers", name)
+        metric, built = experiment.metrics.get(name), metrics.get(name)
+        if metric is None:
+            yield from unknown(place, name, experiment.metrics, of="metrics")
+        elif metric.features is None or {"pixels", "real_pixels"} & set(getattr(built, "inputs", ())):
+            yield Problem(place, "a metric of pixels, expected one of features. Fix: remove it, or choose another one")
+        elif images > _BLOCK:
+            yield Problem(place, f"got {images}, expected at most {_BLOCK} images")
+        elif images < (least := getattr(built, "least_images", 1)):
+            yield Problem(place, f"got {images}, expected at least {least} images for this metric")
 
 
 def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Iterator[Problem]:

@@ -224,13 +224,12 @@ class JobSeen:
     gpu_hours: float | None  # run time times processes; None without accounting
 
 
-def jobs_of(run: str, *, state: Path) -> JobSeen | None:
-    """Return the newest job of a run with a work folder below `state`; None if none was submitted from there."""
-    found = journals(state, run)
-    if not found or (name := found[-1].jobs_name) is None:
+def job_in(journal: Journal) -> JobSeen | None:
+    """Return the newest job of one work folder; None if none was submitted from there."""
+    if (name := journal.jobs_name) is None:
         return None
-    cluster = found[-1].cluster
-    job, unseen = found[-1].job, "not recorded by its launcher"
+    cluster = journal.cluster
+    job, unseen = journal.job, "not recorded by its launcher"
     hours: float | None = None
     # Without a record, its launcher died between submission and record.
     active = (cluster.active_jobs(name) or []) if job is None else [job.job_id]
@@ -239,7 +238,7 @@ def jobs_of(run: str, *, state: Path) -> JobSeen | None:
     sighting = cluster.look(active[0])
     if job is not None:
         silent = "SLURM does not answer" if shutil.which("squeue") else "no squeue in PATH"
-        forgotten = job.ended or ("finished" if found[-1].is_done else "no record in SLURM")
+        forgotten = job.ended or ("finished" if journal.is_done else "no record in SLURM")
         unseen, seconds = forgotten if sighting.answered else silent, cluster.run_seconds(job.job_id)
         hours = None if seconds is None else seconds * job.processes / 3600
     restarts = sighting.restarts or 0

@@ -12,8 +12,10 @@ import shutil
 import socket
 import sys
 import time
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import onestep
 from onestep.config.sections import Launch
@@ -45,6 +47,8 @@ class Request:
     run: str
     assignment: Assignment
     site: Launch
+    watch: Mapping[str, Any] = field(default_factory=dict)  # of `onestep.plan.watch.order`
+    target: Path | None = None  # where the run is published; shown there while it trains
 
 
 def job_name(run: str, folder: Path) -> str:
@@ -168,6 +172,8 @@ def _task(request: Request, *, journal: Journal) -> TrainingTask:
         cpus_per_process=site.cpus_per_process,
         device=site.device,
         folder=folder,
+        watch=request.watch,
+        target=request.target,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -9,9 +10,10 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onestep.exits import Exit
 from onestep.launch.local import without_ranks
@@ -37,6 +39,8 @@ class TrainingTask:
     device: Literal["cuda", "cpu"]
     folder: Path | None = None  # expected work folder; None skips the check that the files are those of the submission
     lock_seconds: float = 180.0  # to wait for the lock of an ending earlier start of the job
+    watch: Mapping[str, Any] = field(default_factory=dict)  # of `onestep.plan.watch.order`
+    target: Path | None = None  # folder of the published run, in which samples and curves are shown meanwhile
 
     def __call__(self) -> None:
         """Train to the end of the run; else exit with `Exit.STOPPED`, the state saved, or `Exit.WRONG_INPUT`."""
@@ -81,6 +85,7 @@ class TrainingTask:
         self._check_allocation(job)
         from onestep.fingerprint import Fingerprints
         from onestep.training.run import carry_out
+        from onestep.watching import Watcher
 
         code = Fingerprints().of_training(self.assignment.document())
         folder = self.assignment.folder(code)
@@ -107,6 +112,7 @@ class TrainingTask:
             stop=stop.asked,
             lock_seconds=self.lock_seconds,
             when_stopped=leave_mark,
+            watch=functools.partial(Watcher, order=self.watch, target=self.target, stop=stop.asked),
         )
 
     def _check_allocation(self, job: JobEnvironment) -> None:

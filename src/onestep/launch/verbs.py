@@ -47,7 +47,10 @@ def launch(
     import yaml
 
     from onestep.config.reading import read_experiment
+    from onestep.fingerprint import Fingerprints
     from onestep.launch.local import without_ranks
+    from onestep.plan import Plan
+    from onestep.plan.watch import order
 
     # Of another launcher; the ranks of a run are those of config.yaml.
     for variable in os.environ.keys() - without_ranks(os.environ).keys():
@@ -55,11 +58,13 @@ def launch(
     name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
     experiment = read_experiment(config)
     site, discard = experiment.launch.of(name), experiment.storage.states == "none"
+    plan = Plan(experiment=experiment, source=str(config), fingerprints=Fingerprints())
+    watch = order(plan, name) if name in experiment.runs else {}
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
 
-        return train(**options, processes=site.processes, state_seconds=site.state_seconds, discard_state=discard)
-    from onestep.fingerprint import Fingerprints
+        seconds, processes = site.state_seconds, site.processes
+        return train(**options, processes=processes, state_seconds=seconds, discard_state=discard, watch=watch)
     from onestep.launch.launcher import launch as launch_job
     from onestep.launch.submission import Request
     from onestep.training.assignment import Assignment, Inputs
@@ -75,10 +80,9 @@ def launch(
         output=output,
     )
     folder = assignment.folder(Fingerprints().of_training(assignment.document()))
-    request = Request(run=name, assignment=assignment, site=site)
-    return launch_job(
-        request, journal=Journal(folder, images=assignment.document().get("images", 0)), target=output / name, log=log
-    )
+    request = Request(run=name, assignment=assignment, site=site, watch=watch, target=(output / name).absolute())
+    journal = Journal(folder, images=assignment.document().get("images", 0))
+    return launch_job(request, journal=journal, target=output / name, log=log)
 
 
 def cancel(run: str, /, *, state: Path = Path("state")) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onestep.config.reading import run_backbones, run_document
 from onestep.files import canonical_json
@@ -45,6 +46,17 @@ def intention(plan: Plan, run: str) -> str | None:
     return progress_of_runs.intention(plan.written, run, results=plan.results, state=plan.state)
 
 
+def weight_files(plan: Plan, name: str) -> dict[str, Any]:
+    """Return the files of the networks that a run starts from: `teacher`, `backbones` by name, `class_embeddings`."""
+    run = plan.experiment.runs[name]
+    table = None if run.discriminator is None else run.discriminator.class_embeddings
+    return {
+        "teacher": None if run.teacher is None else plan.results.teacher(run.teacher),
+        "backbones": {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)},
+        "class_embeddings": None if table is None else inputs.class_embeddings(plan, table),
+    }
+
+
 def train_rules(plan: Plan) -> list[TrainRule]:
     """The rule of each run."""
     return [_train_rule(plan, run) for run in plan.experiment.runs]
@@ -52,10 +64,9 @@ def train_rules(plan: Plan) -> list[TrainRule]:
 
 def _train_rule(plan: Plan, name: str) -> TrainRule:
     run = plan.experiment.runs[name]
-    teacher = [] if run.teacher is None else [plan.results.teacher(run.teacher)]
-    backbones = {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)}
-    table = None if run.discriminator is None else run.discriminator.class_embeddings
-    embeddings = [] if table is None else [inputs.class_embeddings(plan, table)]
+    files = weight_files(plan, name)
+    teacher, embeddings = ([] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings"))
+    backbones = files["backbones"]
     options = [word for path in teacher for word in ("--teacher", str(path))]
     options += [word for backbone, path in backbones.items() for word in ("--backbone", f"{backbone}={path}")]
     options += [word for path in embeddings for word in ("--class-embeddings", str(path))]

@@ -25,6 +25,7 @@ from onestep.plan.report import table_rows
 from onestep.records import Content, found_at, iter_log, read_run_config, read_summary, read_value
 from onestep.report.datasets import DatasetEvidence, read_dataset
 from onestep.report.table import Number, Row, Table, read_rows, without_rows
+from onestep.report.watched import WatchedRun, watched_runs
 from onestep.results import Results, identity_at
 
 
@@ -74,6 +75,7 @@ class Evidence:
     environment: Mapping[str, str]
     reproduce: tuple[str, ...]
     faults: tuple[str, ...] = ()  # files that are missing or damaged, each in one line
+    watched: tuple[WatchedRun, ...] = ()  # runs that still train
 
 
 def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, reproduce: Sequence[str]) -> Evidence:
@@ -102,6 +104,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
         environment=_environment(runs),
         reproduce=tuple(reproduce),
         faults=tuple(dict.fromkeys(faults)),
+        watched=tuple(watched_runs(layout, experiment.runs)),
     )
 
 

@@ -82,6 +82,7 @@ def render(evidence: Evidence) -> str:
         config=evidence.config_text,
         reproduce=evidence.reproduce,
         faults=evidence.faults,
+        watched=evidence.watched,
         version=onestep.__version__,
     )
     return markup(page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 
 from onestep.archive import digest_of
 from onestep.checkpoints.digests import checked_digest
-from onestep.config.identity import former_spec_of, spec_of
+from onestep.config.identity import spec_of, specs_of
 from onestep.files import regular_file
 from onestep.run_record import read_run_record
 
@@ -27,17 +27,17 @@ class Inputs:
     backbones: Mapping[str, Path] = field(default_factory=dict)
     class_embeddings: Path | None = None
 
-    def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of each file's content; that of a dataset comes from its card if there is one.
+    def digests(self, *, read: Callable[[Path], str] = checked_digest) -> dict[str, Any]:
+        """Return the SHA-256 of each file's content by `read`; that of a dataset comes from its card if there is one.
 
         Raises:
             ValueError: A network has another digest than is recorded beside it.
         """
         return {
             "data": digest_of(self.data),
-            "teacher": None if self.teacher is None else checked_digest(self.teacher),
-            "backbones": {name: checked_digest(path) for name, path in self.backbones.items()},
-            **({"class_embeddings": checked_digest(self.class_embeddings)} if self.class_embeddings else {}),
+            "teacher": None if self.teacher is None else read(self.teacher),
+            "backbones": {name: read(path) for name, path in self.backbones.items()},
+            **({"class_embeddings": read(self.class_embeddings)} if self.class_embeddings else {}),
         }
 
 
@@ -87,18 +87,14 @@ class Assignment:
 
         One of an earlier version, whose run hash was that of the whole run.yaml, gets a link by its new name.
         """
-        document, digests = self.document(), self.inputs.digests()
-        kept = code if self.code_in_spec else None
-        spec = spec_of(document, digests=digests, code=kept)
+        document, kept = self.document(), code if self.code_in_spec else None
+        spec, *former = specs_of(document, before=self._config_before(), digests=self.inputs.digests(), code=kept)
         folder = self.state / document["run"] / spec
         if not folder.is_dir():
-            before = self._config_before()
-            same = before is not None and spec_of(before, digests=digests, code=kept) == spec
-            for each in (document, *([before] if before is not None and same else [])):
-                former = folder.with_name(former_spec_of(each, digests=digests, code=kept))
-                if former.is_dir():
+            for each in former:
+                if folder.with_name(each).is_dir():
                     with contextlib.suppress(FileExistsError):  # another rank was faster
-                        folder.symlink_to(former.name, target_is_directory=True)
+                        folder.symlink_to(each, target_is_directory=True)
                     break
         return folder
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any, NamedTuple
@@ -189,8 +190,10 @@ class Progress:
         self._bar.close()
 
 
-def record_of(training: Training, *, images_seen: int, window: Window, rate: float, ranks: Ranks) -> dict[str, Any]:
-    """Return one record of the log.
+def record_of(
+    training: Training, *, images_seen: int, window: Window, rate: float, seconds: float, ranks: Ranks
+) -> dict[str, Any]:
+    """Return one record of the log: `rate` is in images per second, `seconds` those of training so far.
 
     Raises:
         ValueError: Too many gradient entries were not finite.
@@ -207,10 +210,13 @@ def record_of(training: Training, *, images_seen: int, window: Window, rate: flo
     peak = torch.cuda.max_memory_allocated(ranks.device) if on_cuda else getrusage(RUSAGE_SELF).ru_maxrss << 10
     controls = dict(training.controls.values())
     return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "images_seen": images_seen,
         **window.means(ranks=ranks),
         **({"controls": controls} if controls else {}),
         "images_per_second": round(rate, 1),
+        "seconds": seconds,
+        "processes": ranks.world,
         "memory_mib": peak >> 20,
         "non_finite": replaced,
     }

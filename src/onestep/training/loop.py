@@ -22,6 +22,7 @@ from onestep.training.publication import publish_snapshots
 from onestep.training.resume import Resume
 from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
 from onestep.training.stopping import never
+from onestep.training.watch import MakeWatch, Watch, watch_of
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def train(
     stop: Callable[[], bool] = never,
     published: Path | None = None,
     keep_state: bool = True,
+    watch: MakeWatch | None = None,
 ) -> dict[str, Any] | None:
     """Train to the end, from the newest valid state in `folder`, which is of this run hash only, or from the start.
 
@@ -57,8 +59,10 @@ def train(
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
+    watching = watch_of(watch, training, folder=folder, ranks=ranks)
+    watching.begin(images_seen)
     window, since = resume.window, (time.monotonic(), images_seen)
-    with contextlib.nullcontext() if log is None else contextlib.closing(log):
+    with contextlib.closing(watching), contextlib.nullcontext() if log is None else contextlib.closing(log):
         while images_seen < training.run.images:
             if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
                 break
@@ -66,18 +70,17 @@ def train(
             before, images_seen = images_seen, images_seen + training.run.batch
             if ranks.leads:
                 _snapshots(training, resume, before=before, now=images_seen, folder=folder, published=published)
+                since = (since[0] + watching.snapshots(before=before, now=images_seen), since[1])
             if images_seen % training.record_every == 0:
-                record = record_of(
-                    training, images_seen=images_seen, window=window, rate=_rate(since, images_seen), ranks=ranks
-                )
+                record = _record_of(training, resume, images_seen=images_seen, window=window, since=since, ranks=ranks)
                 window, since = Window(), (time.monotonic(), images_seen)
-                _write(record, log=log, progress=progress)
+                _write(record, log=log, progress=progress, watching=watching)
         finished = images_seen >= training.run.images
         if finished:
-            last = _open_record(training, images_seen=images_seen, window=window, since=since, ranks=ranks)
+            last = _open_record(training, resume, images_seen=images_seen, window=window, since=since, ranks=ranks)
             if keep_state:
                 resume.finish(images_seen, window=window, log=log)
-            _write(last, log=log, progress=progress)
+            _write(last, log=log, progress=progress, watching=watching)
     progress.close()
     if finished:
         return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}
@@ -88,7 +91,7 @@ def train(
 
 
 def _open_record(
-    training: Training, *, images_seen: int, window: Window, since: tuple[float, int], ranks: Ranks
+    training: Training, resume: Resume, *, images_seen: int, window: Window, since: tuple[float, int], ranks: Ranks
 ) -> dict[str, Any] | None:
     """Return the record of a run that ends between two records; None if it ends with one.
 
@@ -96,7 +99,14 @@ def _open_record(
     """
     if window.is_empty:
         return None
-    return record_of(training, images_seen=images_seen, window=window, rate=_rate(since, images_seen), ranks=ranks)
+    return _record_of(training, resume, images_seen=images_seen, window=window, since=since, ranks=ranks)
+
+
+def _record_of(
+    training: Training, resume: Resume, *, images_seen: int, window: Window, since: tuple[float, int], ranks: Ranks
+) -> dict[str, Any]:
+    rate, seconds = _rate(since, images_seen), resume.history()["seconds"]
+    return record_of(training, images_seen=images_seen, window=window, rate=rate, seconds=seconds, ranks=ranks)
 
 
 def _rate(since: tuple[float, int], images_seen: int) -> float:
@@ -105,11 +115,12 @@ def _rate(since: tuple[float, int], images_seen: int) -> float:
     return (images_seen - begun_at) / max(time.monotonic() - began, 1e-9)
 
 
-def _write(record: Mapping[str, Any] | None, *, log: RunLog | None, progress: Progress) -> None:
+def _write(record: Mapping[str, Any] | None, *, log: RunLog | None, progress: Progress, watching: Watch) -> None:
     if record is None:
         return
     if log is not None:
         log.write(record)
+        watching.record(record)
     progress.show(record["images_seen"], losses=record["losses"])
 
 

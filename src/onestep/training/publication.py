@@ -31,6 +31,11 @@ _logger = logging.getLogger(__name__)
 DONE = "done.json"
 """The facts of a finished run in its work folder, with the digests of its files; summary.json is its copy."""
 
+FAILED = "failed.json"
+"""The reason why the last start of a run failed."""
+
+_SEEN = ("watch", "tensorboard")  # folders of what was made while the run trained
+
 
 def spec_of(folder: Path) -> str:
     """Return the run hash of a work folder, as its files state it: of an earlier version the former one."""
@@ -140,8 +145,39 @@ def publish(folder: Path, target: Path, *, whole: bool = False) -> None:
             link(folder / name, target / name, copy=True)
         else:
             _link_unless_equal(folder / name, target / name, digest=files.get(name))
+    show(folder, target)
     # Last, because it marks the others as complete.
     write_json(summary, done)
+
+
+def show(folder: Path, target: Path) -> None:
+    """Show grids, numbers and event files of a work folder in `target`, unless that is of another run.
+
+    Also while the run trains. What was made of a published snapshot stays as long as the snapshot.
+    """
+    with contextlib.suppress(ValueError):
+        there = read_run_record(target)
+        if there is None or there.spec not in specs_of(folder):
+            return
+        for name in _SEEN:
+            files = {path.name: path for path in (folder / name).glob("[!.]*")}
+            for path in (target / name).glob("*"):
+                kept = name == "watch" and (target / f"snapshots/{path.name.partition('.')[0]}.safetensors").exists()
+                if path.name not in files and not kept:
+                    path.unlink()
+            for path in files.values():
+                _show(path, target / name / path.name)
+
+
+def _show(path: Path, shown: Path) -> None:
+    if shown.exists() and shown.samefile(path):
+        return
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    shown.unlink(missing_ok=True)
+    try:
+        os.link(path, shown)
+    except OSError:  # another file system; the file may still grow
+        shown.symlink_to(path.resolve())
 
 
 def is_published(folder: Path, target: Path) -> bool:

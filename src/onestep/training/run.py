@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from onestep.training.execution import device_name
 from onestep.training.loop import train
 from onestep.training.publication import (
     DONE,
+    FAILED,
     begin,
     check_length,
     claim,
@@ -41,6 +43,7 @@ from onestep.training.publication import (
 from onestep.training.sources import FileSources, ImageShape, check_fit, codec_of
 from onestep.training.step import micro_batches
 from onestep.training.stopping import never
+from onestep.training.watch import MakeWatch
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ def carry_out(
     stop: Callable[[], bool] = never,
     lock_seconds: float = 0.0,
     when_stopped: Callable[[], object] | None = None,
+    watch: MakeWatch | None = None,
 ) -> bool:
     """Train a run to its end or until a request to stop, and return whether it is finished; else its state is saved.
 
@@ -72,6 +76,7 @@ def carry_out(
         stop: Whether this process received a request to stop; one process is enough for all to save and leave.
         lock_seconds: How long to wait for another process that trains this run and may be about to stop.
         when_stopped: Called in rank 0 before any process leaves a stopped training, or in each that leaves alone.
+        watch: Makes what watches the training in rank 0; None for nothing.
 
     Raises:
         ValueError: An input is not usable, or another process trains this run.
@@ -80,6 +85,7 @@ def carry_out(
         with (
             distributed.joined(stop=stop) as ranks,
             exclusive(folder, ranks=ranks, seconds=lock_seconds, stop=stop) as held,
+            _reason_kept(folder, leads=held and ranks.leads),
         ):
             target = None if output is None else output / folder.parent.name
             if held and ranks.leads:
@@ -87,7 +93,8 @@ def carry_out(
             distributed.wait(ranks=ranks)
             was_whole = held and _is_finished(assignment, folder=folder, ranks=ranks, published=target)
             finished = was_whole or (
-                held and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop, published=target)
+                held
+                and _finish(assignment, folder=folder, ranks=ranks, code=code, stop=stop, published=target, watch=watch)
             )
             if finished and target is not None and ranks.leads:
                 publish(folder, target, whole=was_whole)
@@ -181,6 +188,7 @@ def _finish(
     code: str,
     stop: Callable[[], bool],
     published: Path | None,
+    watch: MakeWatch | None,
 ) -> bool:
     """Train and return whether the run is finished."""
     if published is None and assignment.output is not None:
@@ -201,6 +209,7 @@ def _finish(
         stop=stop,
         published=published,
         keep_state=assignment.keep_state,
+        watch=watch,
     )
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
@@ -219,6 +228,23 @@ def _keep_last_state(assignment: Assignment, *, folder: Path, name: str) -> None
     size = sum(path.stat().st_size for path in folder.glob("state-*/*"))
     message = "%s: %.1f MB of state stay in %s, from which more images continue (storage.states: none removes it)"
     _logger.info(message, name, size / 1e6, folder)
+
+
+@contextlib.contextmanager
+def _reason_kept(folder: Path, *, leads: bool) -> Iterator[None]:
+    """Write the reason of an error into the work folder, where `onestep status` finds it; the next start removes it."""
+    if leads:
+        (folder / FAILED).unlink(missing_ok=True)
+    try:
+        yield
+    except distributed.Left:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{error or type(error).__name__}".split())[:500]
+        if leads:
+            with contextlib.suppress(OSError):
+                write_json(folder / FAILED, {"time": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason})
+        raise
 
 
 def assemble(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def train(
@@ -22,6 +24,7 @@ def train(
     processes: int = 1,
     state_seconds: float = 300.0,
     discard_state: bool = False,
+    watch: Mapping[str, Any] | None = None,
 ) -> int:
     """Train a run and publish it; resume it from its newest state, and only publish it if it is finished.
 
@@ -44,6 +47,8 @@ def train(
         processes: Processes on this machine, one per GPU.
         state_seconds: Seconds between two states.
         discard_state: Remove the final state of a finished run, which then cannot continue to more images.
+        watch: Numbers to measure of each snapshot, and a project of Weights & Biases, as `onestep launch` makes them of
+            section `watch` (JSON). Curves and sample grids are always written.
     """
     options = dict(locals())
     if processes > 1:
@@ -59,6 +64,7 @@ def train(
         from onestep.fingerprint import Fingerprints
         from onestep.training.assignment import Assignment, Inputs
         from onestep.training.run import carry_out
+        from onestep.watching import Watcher
 
         inputs = Inputs(
             run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings
@@ -76,7 +82,9 @@ def train(
         load_run(run)  # refuses a file that lacks keys
         code = Fingerprints().of_training(document)
         folder = assignment.folder(code)
-        finished = carry_out(assignment, folder=folder, code=code, output=output, stop=stop.asked)
+        target = output / document["run"]
+        watcher = functools.partial(Watcher, order=watch or {}, target=target, stop=stop.asked)
+        finished = carry_out(assignment, folder=folder, code=code, output=output, stop=stop.asked, watch=watcher)
     if finished:
         return Exit.FINISHED
     return Exit.CANCELLED if stop.by_ctrl_c else Exit.STOPPED
