@@ -9,37 +9,20 @@ import pytest
 from forks import Forks
 from pipeline import Builder, Finished
 
-_OPEN = Path(__file__).with_name("open.txt")
-
-
-def open_faults() -> dict[str, str]:
-    """Return the kind of each test that today's code fails, by the end of its id; `# kind` begins the tests of one."""
-    found, kind = {}, ""
-    for line in _OPEN.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# "):
-            kind = line.removeprefix("# ")
-        elif line:
-            found[line] = kind
-    return found
+_FOLDER = Path(__file__).parent
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the first input of each test to `make test`, the others to `make test-faults`; expect open faults to fail.
-
-    Whoever mends one takes its line out of open.txt.
-    """
-    known, seen = open_faults(), set()
+    """Leave the first input of each test to `make test`, the others to `make test-faults`."""
+    seen = set()
     for item in items:
-        if Path(item.path).parent != _OPEN.parent:
+        if Path(item.path).parent != _FOLDER:
             continue
         name = item.nodeid.partition("[")[0]
         if name in seen and item.path.name.startswith("test_cases_"):
             item.add_marker(pytest.mark.faults)
         seen.add(name)
-        kind = known.get(item.nodeid.rpartition("/faults/")[2])
-        if kind is not None:
-            item.add_marker(pytest.mark.xfail(strict=True, reason=kind))
 
 
 @pytest.fixture(scope="session")
