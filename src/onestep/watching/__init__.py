@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from onestep.distributed import Ranks
+from onestep.sampling import Sampler
 from onestep.training.assembly import Training
 from onestep.training.publication import show
 from onestep.training.stopping import never
@@ -54,9 +55,10 @@ class Watcher:
         self._training, self._folder, self._ranks, self._target, self._stop = training, folder, ranks, target, stop
         self._asked = [Asked(**each) for each in order.get("numbers", ())]
         self._wandb = order.get("wandb")
-        self._sampler = sampler_of(training)
         self._sinks: list[Sink] = []
         self._warned: set[str] = set()
+        self._sampler: Sampler | None = None
+        self._attempt("sample grid", self._choose_sampler)
 
     def begin(self, images_seen: int) -> None:
         """Open the sinks, and withdraw what was made of snapshots after the state: those are written again."""
@@ -103,6 +105,9 @@ class Watcher:
         """Close the sinks."""
         self._send(lambda sink: sink.close())
         self._show()
+
+    def _choose_sampler(self) -> None:
+        self._sampler = sampler_of(self._training)
 
     def _draw(self, count: int) -> None:
         assert self._sampler is not None

@@ -35,7 +35,8 @@ def sampler_of(training: Training) -> Sampler | None:
         return None
     objective = components.build("objectives", training.run.objective)
     if objective.samples_in == 1:
-        return OneStep(sigma=float(getattr(objective, "sigma", _SIGMA)))
+        sigma = getattr(objective, "sigma", _SIGMA)  # of an objective from outside it may be anything
+        return OneStep(sigma=float(sigma) if isinstance(sigma, (int, float)) else _SIGMA)
     return Heun(steps=_HEUN_STEPS)
 
 
