@@ -1,8 +1,9 @@
-"""Datasets of given images, written as archives by the package's own preparation."""
+"""Datasets of given images, written as archives by the package's own preparation; folders and zips of files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,20 @@ class GivenImages:
 def write_archive(path: Path, images: Iterable[tuple[Tensor | np.ndarray, int | None]]) -> None:
     """Write images and their classes as an archive, with its card and contact sheet beside it."""
     prepare(GivenImages(images), target=path)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files below a folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files into a zip."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path

@@ -19,18 +19,9 @@ from onestep.networks import build_denoiser
 from onestep.sampling import generate
 from onestep.sampling.heun import Heun
 from onestep.sampling.one_step import OneStep
+from tiny import tiny_network
 
-NETWORK = {
-    "name": "song_unet",
-    "model_channels": 16,
-    "channel_mult": [1],
-    "num_blocks": 1,
-    "attn_resolutions": [],
-    "img_resolution": 16,
-    "img_channels": 1,
-    "label_dim": 3,
-    "preconditioning": "d2o",
-}
+NETWORK = tiny_network(label_dim=3)
 NAMES = ["cat", "dog", "owl"]
 
 

@@ -16,19 +16,9 @@ from onestep.archive import read_arrays
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.cli import main
 from onestep.networks import build_denoiser
-from tiny import tiny_config, write_config
+from tiny import tiny_config, tiny_network, write_config
 
-NETWORK = {
-    "name": "song_unet",
-    "model_channels": 16,
-    "channel_mult": [1],
-    "num_blocks": 1,
-    "attn_resolutions": [],
-    "img_resolution": 16,
-    "img_channels": 1,
-    "label_dim": 0,
-    "preconditioning": "d2o",
-}
+NETWORK = tiny_network()
 
 
 @pytest.fixture

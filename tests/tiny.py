@@ -50,6 +50,22 @@ def selecting_config() -> dict[str, Any]:
     return config
 
 
+def tiny_network(**changes: Any) -> dict[str, Any]:
+    """Return the config of an unconditional one-step generator of grey 16x16 images, for `build_denoiser`."""
+    return {
+        "name": "song_unet",
+        "model_channels": 16,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+        "img_resolution": 16,
+        "img_channels": 1,
+        "label_dim": 0,
+        "preconditioning": "d2o",
+        **changes,
+    }
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> Path:
     """Write `config` as the config.yaml of a working directory."""
     folder.mkdir(parents=True, exist_ok=True)

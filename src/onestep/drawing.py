@@ -28,6 +28,7 @@ from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import origin_of, weights_file
 from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples
+from onestep.sheets import tiled
 
 MANY_STEPS = {"name": "heun", "steps": 18}
 """The sampler of a network that takes many steps, as of EDM on CIFAR-10 (arXiv:2206.00364, table 7)."""
@@ -177,17 +178,11 @@ def write_grid(path: Path, samples: Iterable[Samples]) -> None:
     Images below 64 pixels are enlarged by a whole factor, each pixel to a square.
     """
     pixels = np.concatenate([part.pixels.numpy() for part in samples])
-    count, side, _, channels = pixels.shape
-    factor = max(1, _TILE // side)
+    factor = max(1, _TILE // pixels.shape[1])
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
-    columns, step = math.ceil(math.sqrt(count)), factor * side + _GAP
-    rows = -(-count // columns)
-    sheet = np.full((channels, rows * step - _GAP, columns * step - _GAP), 255, np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = index // columns * step, index % columns * step
-        sheet[:, top : top + step - _GAP, left : left + step - _GAP] = image.transpose(2, 0, 1)
+    sheet = tiled(pixels, columns=math.ceil(math.sqrt(len(pixels))), gap=_GAP, ground=255)
     with replacing(path) as temporary:
-        picture_of(sheet).save(temporary, format="png")
+        picture_of(sheet.transpose(2, 0, 1)).save(temporary, format="png")
 
 
 def write_pictures(folder: Path, samples: Iterable[Samples], *, seeds: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from onestep.escapes import markdown, one_line
 from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
 from onestep.licences import derived_licence, licences_of
 from onestep.networks import load_denoiser
-from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
+from onestep.published import CARD, EXPORTED, class_names_of, one_step_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
 from onestep.shapes import misfit
@@ -83,7 +83,8 @@ def export(
         raise ValueError(f"{run / 'run.yaml'}: {found}. Fix: resolve the run again")
     summary = read_summary(run / "summary.json", run=document["run"], keys=("parameters", "frozen_share"))
     objective = document["objective"]
-    if components.outline("objectives", objective["name"]).samples_in != 1:
+    sampler = one_step_of(objective)
+    if sampler is None:
         raise ValueError(
             f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
             "Fix: choose the run of such an objective"
@@ -91,7 +92,6 @@ def export(
     snapshot = snapshot_of(weights, run=document["run"])
     rows = [] if table is None else _rows(table, snapshot=snapshot)
     terms = _terms(run, document["run"], licence=licence)
-    sampler = {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
     names = class_names_of(run, document) if config.get("label_dim") else ()
     head = {
         "license": terms.licence,

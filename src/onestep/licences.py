@@ -33,7 +33,7 @@ _PERMISSIVE = (
 def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
     """Return the licence texts of what a run's weights come from: its dataset, its teacher, and those of its teacher.
 
-    By input; None where the config and the registry state none. Backbones leave nothing in the weights.
+    By input; None if neither the config nor the registry states one. Backbones leave nothing in the weights.
 
     ValueError: The config has no such run.
     """
@@ -46,8 +46,7 @@ def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
         teacher = experiment.teachers[block.teacher]
         if teacher.run is not None:
             return found | licences_of(experiment, run=teacher.run)
-        source = getattr(teacher, "input", None) or teacher.pickle
-        found[f"teacher {block.teacher}"] = _stated(experiment, source)
+        found[f"teacher {block.teacher}"] = _stated(experiment, teacher.input)
     return found
 
 

@@ -121,11 +121,16 @@ def origin_of(weights: Path, config: Mapping[str, Any]) -> Origin:
 
 def _origin_of_run(run: Path) -> Origin:
     _, document = read_run_config(run / "run.yaml")
-    objective = document.get("objective") or {}
-    sampler = None
-    if objective and getattr(components.outline("objectives", objective["name"]), "samples_in", None) == 1:
-        sampler = {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
+    objective = document.get("objective")
+    sampler = one_step_of(objective) if objective else None
     return Origin(sampler=sampler, class_names=class_names_of(run, document) if document.get("conditional") else ())
+
+
+def one_step_of(objective: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the sampler of the generators that an objective's block trains; None if they need several steps."""
+    if getattr(components.outline("objectives", objective["name"]), "samples_in", None) != 1:
+        return None
+    return {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
 
 
 def class_names_of(run: Path, document: Mapping[str, Any]) -> tuple[str, ...]:

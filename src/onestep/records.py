@@ -58,7 +58,12 @@ def read_measurement(path: Path) -> dict[str, Any]:
 
 def read_value(path: Path, *, value: str) -> float:
     """Return one number of a measurement. ValueError: As `read_measurement`, or it has no such number."""
-    values = read_measurement(path)["values"]
+    return value_of(read_measurement(path), path=path, value=value)
+
+
+def value_of(measurement: Mapping[str, Any], *, path: Path, value: str) -> float:
+    """Return one number of a measurement that was read from `path`. ValueError: It has no such number."""
+    values = measurement["values"]
     if value not in values:
         raise ValueError(f"{path}: got {', '.join(values)}, expected {value!r}. Fix: delete it to measure it again")
     return float(values[value])
@@ -92,8 +97,9 @@ def read_run_config(path: Path, *, run: str | None = None) -> tuple[str, dict[st
     """
     text = read_text(path, most=_LONGEST_CONFIG)
     try:
-        document = yaml.safe_load(text)
-        root = yaml.compose(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        document: Any = None if root is None else loader.construct_document(root)
         keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"the key {twice!r} is there twice")

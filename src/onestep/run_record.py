@@ -7,6 +7,7 @@ run move to `results/runs/{run}/earlier/{spec}/`. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -61,6 +62,14 @@ def read_run_record(folder: Path) -> RunRecord | None:
         return RunRecord(run=facts["run"], spec=facts["spec"], config=_former_config(folder), files=files)
     if any((folder / "snapshots").glob("*.safetensors")):
         return RunRecord(run=folder.name, spec=_UNKNOWN)
+    return None
+
+
+def recorded_config(folder: Path) -> Mapping[str, Any] | None:
+    """Return the run.yaml of the run in a folder as it was recorded; None if it is not known, or is damaged."""
+    with contextlib.suppress(ValueError):
+        record = read_run_record(folder)
+        return None if record is None else record.config or None
     return None
 
 

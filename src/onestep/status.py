@@ -35,7 +35,7 @@ from onestep.plan.progress import progress
 from onestep.plan.train import intention, training_code, weight_files
 from onestep.records import found_at, log_misfit, newest_watched, read_summary, read_value
 from onestep.results import State
-from onestep.run_record import read_run_record
+from onestep.run_record import recorded_config
 from onestep.training.assignment import Inputs
 from onestep.training.publication import DONE, FAILED
 
@@ -162,11 +162,7 @@ def _specs(plan: Plan, run: str) -> tuple[list[str], str]:
         if not path.exists():
             return [], str(path)
     code = training_code(plan, run) if plan.experiment.rerun.training_on_code_change else None
-    before = None
-    with contextlib.suppress(ValueError):
-        record = read_run_record(plan.results.run(run))
-        before = None if record is None or not record.config else record.config
-    digests = inputs.digests(read=known_digest)
+    before, digests = recorded_config(plan.results.run(run)), inputs.digests(read=known_digest)
     return specs_of(run_document(plan.written, run), before=before, digests=digests, code=code), ""
 
 

@@ -55,6 +55,16 @@ def test_what_stands_around_the_network_of_a_pickle_is_said_from_outside(golden:
 
 
 @pytest.mark.golden
+def test_a_pickle_is_converted_again_beside_its_teacher(golden: Any, tmp_path: Path) -> None:
+    source, teacher = published(golden, tmp_path / "edm.pkl"), tmp_path / "edm.safetensors"
+    made = []
+    for _ in range(2):
+        convert_edm_pickle(source, weights=teacher, architecture=tmp_path / "edm.yaml")
+        made.append(teacher.read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.golden
 def test_conversion_repeats_bitwise(golden: Any, tmp_path: Path) -> None:
     source = published(golden, tmp_path / "edm.pkl")
     for name in ("a", "b"):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import struct
-import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from forks import Ended, Forks
 from PIL import Image
+
+from image_archives import write_zip
 
 SIDE = 16
 
@@ -40,23 +40,6 @@ def deep_png(bits: int, *, colour: int, side: int = SIDE) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress((b"\0" + line) * side))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files below a folder."""
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return folder
-
-
-def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files into a zip."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def classes(**counts: int) -> dict[str, bytes]:

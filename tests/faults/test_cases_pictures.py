@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forks import Forks
-from pictures import card, classes, deep_png, is_refused, picture, prepare, write_folder, write_zip
+from pictures import card, classes, deep_png, is_refused, picture, prepare
 from PIL import Image
+
+from image_archives import write_folder, write_zip
 
 NAMES = {"cat": 3, "dog": 3}
 

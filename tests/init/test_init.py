@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import yaml
 from PIL import Image
 
 from checkpoints import edm_writer
-from image_archives import write_archive
+from image_archives import write_archive, write_folder, write_zip
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.init.verbs import init
 from onestep.networks import build_denoiser
@@ -46,22 +45,6 @@ def members(*, labelled: bool = True, images: int = 99, shape: tuple[int, ...] =
     """Return pictures by name, in class folders if `labelled`."""
     folders = [f"{CLASSES[number % 3]}/" if labelled else "" for number in range(images)]
     return {f"{folder}{number:03d}.png": png(number, shape=shape) for number, folder in enumerate(folders)}
-
-
-def folder_of(path: Path, files: dict[str, bytes]) -> Path:
-    """Write files to a folder."""
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
-
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    """Write files to a zip."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def snapshot_of(path: Path, **changes: object) -> Path:
@@ -96,7 +79,7 @@ def planned(teacher: object = "none", *, dataset: Path, **options: object) -> di
 
 
 def test_a_folder_with_classes_and_no_teacher(here):
-    config = planned(dataset=folder_of(Path("pets"), members()))
+    config = planned(dataset=write_folder(Path("pets"), members()))
     assert config["inputs"] == {"pets": {"file": "pets"}}
     assert config["datasets"]["pets"]["labels"] == "folders"
     assert config["datasets"]["pets"]["resolution"] == 16
@@ -108,7 +91,7 @@ def test_a_folder_with_classes_and_no_teacher(here):
 
 
 def test_a_zip_without_classes_learns_features_from_rotations_and_takes_a_pickle(here):
-    config = planned(pickle_of(Path("edm.pkl")), dataset=zip_of(Path("My photos.zip"), members(labelled=False)))
+    config = planned(pickle_of(Path("edm.pkl")), dataset=write_zip(Path("My photos.zip"), members(labelled=False)))
     assert config["datasets"]["my_photos"]["labels"] == "none"
     assert config["datasets"]["my_photos_rotations"]["labels"] == "rotations"
     assert config["runs"]["my_photos_backbone"]["dataset"] == "my_photos_rotations"
@@ -151,32 +134,35 @@ def test_an_archive_of_edms_format_keeps_its_labels(here):
 )
 def test_folders_that_are_no_classes(here, names, labels, root):
     files = {names[number % len(names)].format(number): png(number) for number in range(300)}
-    config = planned(dataset=folder_of(Path("d"), files))
+    config = planned(dataset=write_folder(Path("d"), files))
     assert config["datasets"]["d"]["labels"] == labels
     assert config["datasets"]["d"].get("root") == root
 
 
 def test_images_of_many_sizes_get_the_power_of_two_next_to_their_median(here):
     files = {f"{n}.png": png(n, shape=(28 + n % 3, 40, 3)) for n in range(100)}
-    dataset = planned(dataset=folder_of(Path("d"), files))["datasets"]["d"]
+    dataset = planned(dataset=write_folder(Path("d"), files))["datasets"]["d"]
     assert (dataset["resolution"], dataset["transform"], dataset["channels"]) == (32, "center_crop", 3)
 
 
 REFUSED = {
-    "too few images": (lambda: ("none", folder_of(Path("d"), members(images=20))), "20 images"),
-    "no images": (lambda: ("none", folder_of(Path("d"), {"a.txt": b"x"})), "no images"),
-    "no such teacher": (lambda: ("no.pkl", folder_of(Path("d"), members())), "no.pkl"),
+    "too few images": (lambda: ("none", write_folder(Path("d"), members(images=20))), "20 images"),
+    "no images": (lambda: ("none", write_folder(Path("d"), {"a.txt": b"x"})), "no images"),
+    "no such teacher": (lambda: ("no.pkl", write_folder(Path("d"), members())), "no.pkl"),
     "weights of another program": (
-        lambda: (folder_of(Path("t"), {"a.pt": b"x"}) / "a.pt", folder_of(Path("d"), members())),
+        lambda: (write_folder(Path("t"), {"a.pt": b"x"}) / "a.pt", write_folder(Path("d"), members())),
         "ends in .pt",
     ),
-    "a folder of weights": (lambda: (folder_of(Path("t"), {"a": b"x"}), folder_of(Path("d"), members())), "folder"),
+    "a folder of weights": (
+        lambda: (write_folder(Path("t"), {"a": b"x"}), write_folder(Path("d"), members())),
+        "folder",
+    ),
     "no classes for a conditional teacher": (
-        lambda: (snapshot_of(Path("t.safetensors"), label_dim=3), folder_of(Path("d"), members(labelled=False))),
+        lambda: (snapshot_of(Path("t.safetensors"), label_dim=3), write_folder(Path("d"), members(labelled=False))),
         "3 classes",
     ),
     "colours for a grey teacher": (
-        lambda: (snapshot_of(Path("t.safetensors")), folder_of(Path("d"), members(shape=(16, 16, 3)))),
+        lambda: (snapshot_of(Path("t.safetensors")), write_folder(Path("d"), members(shape=(16, 16, 3)))),
         "1 channel",
     ),
 }
@@ -193,7 +179,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(here, made, part):
 
 
 def test_a_config_is_overwritten_only_by_force(here):
-    dataset = folder_of(Path("d"), members())
+    dataset = write_folder(Path("d"), members())
     Path("config.yaml").write_text("mine")
     with pytest.raises(ValueError, match="config.yaml: got an existing file"):
         init(dataset=dataset, teacher="none", device="cpu")
@@ -202,13 +188,13 @@ def test_a_config_is_overwritten_only_by_force(here):
 
 
 def test_a_published_name_stands_for_a_teacher_that_is_not_here(here):
-    config = planned("edm-cifar10-32x32-uncond-vp", dataset=folder_of(Path("d"), members(shape=(32, 32, 3))))
+    config = planned("edm-cifar10-32x32-uncond-vp", dataset=write_folder(Path("d"), members(shape=(32, 32, 3))))
     assert config["inputs"]["teacher"] == {"published": "edm-cifar10-32x32-uncond-vp"}
     assert config["runs"]["d_d2o_f"]["conditional"] is False
 
 
 def test_the_snakefile_of_the_package_plans_the_config_from_any_folder(here):
-    init(dataset=folder_of(Path("d"), members()), teacher="none", device="cpu", output=Path("own/config.yaml"))
+    init(dataset=write_folder(Path("d"), members()), teacher="none", device="cpu", output=Path("own/config.yaml"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "onestep", "run", "--config", "own/config.yaml", "--dry-run", "--cores", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

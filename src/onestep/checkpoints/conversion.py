@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from onestep.checkpoints.digests import WEIGHTS
+from onestep.checkpoints.digests import WEIGHTS, known_digest
 from onestep.checkpoints.edm_pickle import read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
-from onestep.files import sha256_of_file, write_text
+from onestep.files import write_text
 
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
@@ -48,7 +48,7 @@ def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str
     if name is None:
         raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
     config = {"name": name, **rest}
-    note = {"source": Path(source).name, "sha256": sha256_of_file(source), **network.note}
+    note = {"source": Path(source).name, "sha256": known_digest(Path(source)), **network.note}
     digest = write_snapshot(weights, network.state_dict, config, note=note)
     numbers = sum(tensor.numel() for tensor in network.state_dict.values())
     # Through JSON, because YAML has no tuples.

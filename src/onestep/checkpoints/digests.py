@@ -16,7 +16,7 @@ import yaml
 
 from onestep.files import read_json, regular_file, sha256_of_file
 from onestep.inputs import recorded_digest
-from onestep.run_record import LOG, SUMMARY
+from onestep.run_record import LOG, RECORD, SUMMARY
 
 WEIGHTS = "weights_sha256"
 """Key of a card or record that holds the digest of the weights beside it."""
@@ -70,6 +70,8 @@ def _recorded(path: Path) -> tuple[Path | None, str | None, str]:
         record = path.with_suffix(suffix)
         if path.suffix != suffix and record.exists():
             content = read_record(record) if suffix == ".json" else _card(record)
+            if content.get("source") == path.name:
+                continue  # the card of the teacher that was converted from this file
             if isinstance(digest := content.get(WEIGHTS), str):
                 return record, digest, again
     return None, None, again
@@ -79,7 +81,7 @@ def _recorded_by_run(snapshot: Path) -> tuple[Path, str | None, str] | None:
     """Return the same of a snapshot; None if its folder has no record."""
     found = None
     # Of a published run and its work folder at the end, and of both while it trains.
-    for name in ("summary.json", "done.json", "snapshots.json"):
+    for name in (SUMMARY, "done.json", RECORD):
         record = snapshot.parent.parent / name
         if record.exists():
             files = read_record(record).get("files")

@@ -18,7 +18,7 @@ _BLOCK = 10_000_000
 def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of metrics and tables.
 
-    A metric is None where torch is missing to build it; its least number of images is then not checked.
+    A metric is None if it cannot be built without torch; then its minimum number of images is not checked.
     """
     for name, metric in experiment.metrics.items():
         yield from unknown(("metrics", name, "features"), metric.features, experiment.features, of="features")

@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 
     name: str  # its path in the source, with slashes
     place: Any = None  # what the source needs to find it
-    refused: str | None = None  # why it is not read; None where it can be tried
+    refused: str | None = None  # reason for not reading it; None if there is none
     stamp: tuple[int, ...] = ()  # what changes with its content: size and times, or its place in an archive
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onestep.checkpoints.digests import checked
+from onestep.checkpoints.digests import checked_digest
 from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
 from onestep.data.image_zip import ImageZip
-from onestep.files import sha256_of_file
 
 if TYPE_CHECKING:
     from onestep.discriminators import Backbone
@@ -26,7 +25,7 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
     Images are resized to `resolution` before the backbone, which normalises by the statistics in its file. ValueError:
     The images have no labels, a class has no images, or the images do not fit the backbone.
     """
-    archive = ImageZip(source=checked(data))
+    digest, archive = checked_digest(data), ImageZip(source=data)
     if not archive.classes:
         raise ValueError(f"{data}: got images without labels, expected a class for each image")
     pixels, labels = (torch.from_numpy(array) for array in archive.read_all())
@@ -44,5 +43,5 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
             if empty
             else f"{data}: got features that are not finite. Fix: check the weights of the backbone"
         )
-    note = {"data_sha256": sha256_of_file(data), "images": len(archive), "resolution": resolution}
+    note = {"data_sha256": digest, "images": len(archive), "resolution": resolution}
     write_class_embeddings(output, table, note=note)

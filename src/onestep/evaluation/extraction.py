@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onestep import components
 from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
-from onestep.checkpoints.digests import checked, checked_digest
+from onestep.checkpoints.digests import checked, known_digest
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor, computing
 from onestep.files import regular_file, sha256_of_file
@@ -70,7 +70,7 @@ def write_features(
     ValueError: The file is not one of these, or the images do not fit the network.
     """
     extracted = extract([network.extractor], [torch.from_numpy(read_pixels(images))])
-    archive = {"archive_sha256": checked_digest(images)} if images.suffix == ".zip" else {}
+    archive = {"archive_sha256": known_digest(images)} if images.suffix == ".zip" else {}
     subject = subject_of(images) if subject is None else subject
     write_extracted({output: network}, extracted, subject=subject, origin=archive)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
-from onestep.checkpoints.digests import checked
+from onestep.checkpoints.digests import checked, known_digest
 from onestep.evaluation.extraction import check_place, read_pixels, subject_of
-from onestep.files import regular_file, sealed, sha256_of_file, write_json
+from onestep.files import regular_file, sealed, write_json
 from onestep.metrics import Metric, Statistics
 from onestep.results import Results
 
@@ -179,7 +179,7 @@ def read_reference(
         raise ValueError(f"{path}: got statistics, expected features. Fix: use a reference with images")
     names, statistics = _fitting(found, path=path, width=width)
     origin = {"file": path.name} if input_name is None else {"input": input_name}
-    facts = {**origin, "statistics": ", ".join(names), "sha256": sha256_of_file(path)}
+    facts = {**origin, "statistics": ", ".join(names), "sha256": known_digest(path)}
     return Reference(real=statistics, facts=facts)
 
 

@@ -11,7 +11,7 @@ from onestep.checkpoints.digests import WEIGHTS, checked_digest
 from onestep.files import replacing, sealed, write_json
 from onestep.metrics import Direction
 from onestep.models import Selected, Snapshot, parse_model
-from onestep.records import differing, fact_of, read_measurement, read_value
+from onestep.records import differing, fact_of, read_measurement, value_of
 from onestep.results import Results
 
 
@@ -61,8 +61,8 @@ def _values(candidates: Sequence[Snapshot], model: Selected, *, results: Path) -
     """Return the number of each candidate. ValueError: It has none, or was measured otherwise than the first."""
     by = model.choice
     paths = [Results(results).metric(each, by.sampler, by.seeds, by.metric) for each in candidates]
-    values = [read_value(path, value=by.value) for path in paths]
-    first, *others = map(read_measurement, paths)
+    first, *others = measurements = [read_measurement(path) for path in paths]
+    values = [value_of(each, path=path, value=by.value) for each, path in zip(measurements, paths, strict=True)]
     for path, other in zip(paths[1:], others, strict=True):
         if facts := differing(first, other):
             found = f"{path}: got {facts[0]} {fact_of(other, facts[0])}, expected {fact_of(first, facts[0])}"

@@ -122,7 +122,7 @@ def _root(names: Sequence[str]) -> str:
 
 
 def _classes(names: Sequence[str], *, labels: Labels, path: Path) -> tuple[tuple[tuple[str, int], ...], str]:
-    """Return name and number of images of each class folder, and a note; none where folders are no classes."""
+    """Return name and number of images of each class folder, and a note; no classes if the folders are not classes."""
     if labels == "none":
         return (), ""
     prefix = os.path.commonprefix([name.split("/")[:-1] for name in names])

@@ -77,10 +77,7 @@ class Journal:
     @property
     def jobs_name(self) -> str | None:
         """SLURM job name of the run; None if no submission was ever started."""
-        try:
-            return read_json(self._intention)["name"]
-        except FileNotFoundError:
-            return None if (job := self.job) is None else job.name
+        return None if (newest := self._newest) is None else newest["name"]
 
     @property
     def is_submitting(self) -> bool:
@@ -95,11 +92,16 @@ class Journal:
     @property
     def cluster(self) -> Cluster:
         """SLURM of the newest submission."""
+        return Cluster(name=(self._newest or {}).get("cluster"))
+
+    @property
+    def _newest(self) -> dict[str, Any] | None:
+        """Mark or record of the newest submission."""
         try:
-            name = read_json(self._intention).get("cluster")
+            mark: dict[str, Any] = read_json(self._intention)
+            return mark
         except FileNotFoundError:
-            name = None if (job := self.job) is None else job.cluster
-        return Cluster(name=name)
+            return None if (job := self.job) is None else asdict(job)
 
     def intend(self, name: str, *, cluster: str | None) -> None:
         """Mark the start of a submission to a cluster under a job name, so that a crash leaves a trace."""

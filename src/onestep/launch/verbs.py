@@ -58,7 +58,8 @@ def launch(
     name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
     experiment = read_experiment(config)
     site, discard = experiment.launch.of(name), experiment.storage.states == "none"
-    plan = Plan(experiment=experiment, source=str(config), fingerprints=Fingerprints())
+    fingerprints = Fingerprints()
+    plan = Plan(experiment=experiment, source=str(config), fingerprints=fingerprints)
     watch = order(plan, name) if name in experiment.runs else {}
     if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
         from onestep.training.verbs import train
@@ -79,9 +80,10 @@ def launch(
         keep_state=not discard,
         output=output,
     )
-    folder = assignment.folder(Fingerprints().of_training(assignment.document()))
+    document = assignment.document()
+    folder = assignment.folder(fingerprints.of_training(document))
     request = Request(run=name, assignment=assignment, site=site, watch=watch, target=(output / name).absolute())
-    journal = Journal(folder, images=assignment.document().get("images", 0))
+    journal = Journal(folder, images=document.get("images", 0))
     return launch_job(request, journal=journal, target=output / name, log=log)
 
 

@@ -130,7 +130,7 @@ def embedding_options(plan: Plan, name: str) -> str:
 
 
 def _needed(experiment: Experiment) -> Iterator[str | None]:
-    """Yield the inputs of runs and tables; None where something needs no input."""
+    """Yield the inputs of runs and tables; None for entries without an input."""
     runs, tables = experiment.runs.values(), experiment.tables.values()
     rows = [row for table in tables for row in table.rows]
     datasets: list[str | None] = [run.dataset for run in runs]

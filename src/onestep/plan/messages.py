@@ -9,9 +9,9 @@ from onestep.plan import Plan, train
 
 def of_training(plan: Plan, name: str) -> str:
     """Return the words for the training of a run, such as "train digits_d2o: 40,000 images of digits from digits"."""
-    intention = getattr(train, "intention", None)
-    if intention is not None:
-        return _literal(str(intention(plan, name)))
+    intended = train.intention(plan, name)
+    if intended is not None:
+        return _literal(intended)
     run = plan.experiment.runs[name]
     start = f" from teacher {run.teacher}" if run.teacher is not None else ""
     return _literal(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from onestep.figures import INK, style
+from onestep.sheets import tiled
 
 _MOST_ACROSS = 6
 
@@ -64,15 +65,10 @@ def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt
 
 def sheet_of(images: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
     """Return images, uint8 [H, W, C], in rows with transparent gaps: uint8 [H, W, C + 1]."""
-    height, image_width, channels = images[0].shape
-    gap = max(1, image_width // 16)
-    rows = -(-len(images) // columns)
-    sheet = np.zeros((rows * (height + gap) - gap, columns * (image_width + gap) - gap, channels + 1), np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + gap), index % columns * (image_width + gap)
-        sheet[top : top + height, left : left + image_width, :channels] = image
-        sheet[top : top + height, left : left + image_width, channels] = 255
-    return sheet
+    height, width, _ = images[0].shape
+    opaque = np.full((height, width, 1), 255, np.uint8)
+    with_alpha = [np.concatenate([image, opaque], axis=2) for image in images]
+    return tiled(with_alpha, columns=columns, gap=max(1, width // 16), ground=0)
 
 
 def draw_samples(path: Path, drawn: Panels) -> None:

@@ -14,7 +14,7 @@ from onestep.archive import digest_of
 from onestep.checkpoints.digests import checked_digest
 from onestep.config.identity import spec_of, specs_of
 from onestep.files import regular_file
-from onestep.run_record import read_run_record
+from onestep.run_record import recorded_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,10 @@ class Assignment:
 
         One of an earlier version, whose run hash was that of the whole run.yaml, gets a link by its new name.
         """
+        # The published run beside run.yaml has the configuration before an edit of the length.
         document, kept = self.document(), code if self.code_in_spec else None
-        spec, *former = specs_of(document, before=self._config_before(), digests=self.inputs.digests(), code=kept)
+        before, digests = recorded_config(self.inputs.run.parent), self.inputs.digests()
+        spec, *former = specs_of(document, before=before, digests=digests, code=kept)
         folder = self.state / document["run"] / spec
         if not folder.is_dir():
             for each in former:
@@ -97,10 +99,3 @@ class Assignment:
                         folder.symlink_to(each, target_is_directory=True)
                     break
         return folder
-
-    def _config_before(self) -> Mapping[str, Any] | None:
-        """Return the configuration of the published run beside run.yaml: that before an edit of the length."""
-        with contextlib.suppress(ValueError):
-            found = read_run_record(self.inputs.run.parent)
-            return None if found is None or not found.config else found.config
-        return None

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from onestep import components
+from onestep.data._pixels import picture_of
 from onestep.features import computing
 from onestep.files import canonical_json, replacing, sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.sampling import Sampler, generate
 from onestep.sampling.heun import Heun
 from onestep.sampling.one_step import OneStep
+from onestep.sheets import tiled
 from onestep.training.assembly import Training
 
 _MOST_PIXELS, _MOST_IMAGES = 1024, 8  # of a side of the grid
@@ -70,18 +71,12 @@ def write_grid(
     note = PngInfo()
     note.add_text("onestep", canonical_json(about))
     with replacing(output) as temporary:
-        shown = picture[:, :, 0] if picture.shape[2] == 1 else picture
-        Image.fromarray(shown).save(temporary, format="PNG", pnginfo=note)
+        picture_of(picture.transpose(2, 0, 1)).save(temporary, format="PNG", pnginfo=note)
     return picture
 
 
 def _tiled(pixels: np.ndarray, *, side: int) -> np.ndarray:
     """Return images, uint8 [side * side, H, W, C], in rows, with gaps, enlarged by a whole factor."""
-    _, height, width, channels = pixels.shape
-    gap = max(1, width // 16)
-    sheet = np.full((side * (height + gap) - gap, side * (width + gap) - gap, channels), 255, np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = index // side * (height + gap), index % side * (width + gap)
-        sheet[top : top + height, left : left + width] = image
+    sheet = tiled(pixels, columns=side, gap=max(1, pixels.shape[2] // 16), ground=255)
     factor = -(-_LEAST_PIXELS // sheet.shape[1])
     return sheet.repeat(factor, axis=0).repeat(factor, axis=1)
