@@ -21,7 +21,7 @@ from tiny import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "docs" / "tools"))
 reference = pytest.importorskip("reference")
 
-PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("*/README.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("[!.]*/README.md")])
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
 
