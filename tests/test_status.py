@@ -91,6 +91,12 @@ def test_a_running_run_has_its_rate_time_left_losses_number_and_job(place):
         assert fact in line
 
 
+def test_a_first_training_is_no_training_again(place):
+    intended = {run: each.intention for run, each in found(Plan.read("config.yaml"), place).items()}
+    assert intended["digits_d2o"] is not None and "because" not in intended["digits_d2o"]
+    assert intended["digits_d2o"].startswith("trains digits_d2o to ")
+
+
 def test_what_another_config_trained_is_stale_and_its_numbers_are_not_shown(place):
     plan = Plan.read("config.yaml")
     summary = DONE | {"run": "digits_edm", "spec": "of_another_config"}

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,9 +56,10 @@ def run(
     command += ["--config", f"experiment={config.name}"] if config.name != "config.yaml" else []
     # A target after `--config` would be read as a pair of it.
     command += ["--", *targets] if targets else []
+    begun = time.time()
     code = _wait(command, environment=_environment())
     if code == 0 and not dry_run:
-        _show(config)
+        _show(config, since=begun)
     return code
 
 
@@ -92,14 +94,16 @@ def _wait(command: list[str], *, environment: Mapping[str, str]) -> int:
                 raise
 
 
-def _show(config: Path) -> None:
-    """Print the tables of a config that are there, and where they and the page are."""
+def _show(config: Path, *, since: float) -> None:
+    """Print the tables of a config, and where they and the page are; nothing if the workflow has just done so."""
     from onestep.config.reading import read_experiment
     from onestep.files import read_text
     from onestep.results import Results
 
     results = Results(config.parent / "results")
     tables = [path for name in read_experiment(config).tables if (path := results.table(name, ".md")).exists()]
+    if any(path.stat().st_mtime >= since for path in tables):
+        return
     for path in tables:
         print(f"\n{read_text(path)}")
     found = [("table", path) for path in tables] + [("page", results.report)]

@@ -106,6 +106,9 @@ def test_long_logs_are_averaged_over_equal_stretches():
     assert thinned[0] == (49.5, 0.5)
     assert all(y == 0.5 for _, y in thinned)
     assert charts.averaged(points[:50]) == points[:50]
+    # Of 188 points: 94 means of two; of 239: the first point is alone.
+    assert [x for x, _ in charts.averaged(points[:188])] == [2 * pair + 0.5 for pair in range(94)]
+    assert [x for x, _ in charts.averaged(points[:239])][:3] == [0.0, 1.5, 3.5]
 
 
 def ours(run, nfe, fd, **changes):

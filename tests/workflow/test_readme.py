@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,15 @@ def test_the_commands_of_a_page_are_commands_of_onestep(page):
                 verb = next(name for name in verbs if words[1 : 1 + len(name.split())] == name.split())
                 arguments = words[1 + len(verb.split()) :]
                 cli.verb_app(verb).parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def test_the_verb_run_shows_each_table_once_also_where_nothing_is_to_be_done(finished, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(finished.work, work, symlinks=True)
+    (work / "results" / "tables" / "chosen.md").unlink()
+    for expected in ({"Chosen": 1}, {"Chosen": 1, "Digits, 16x16": 1}):
+        command = [sys.executable, "-m", "onestep", "run", "--config", str(work / "config.yaml"), "--cores", "1"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        headings = Counter(line.removeprefix("### ") for line in shown.splitlines() if line.startswith("### "))
+        assert {title: headings[title] for title in expected} == expected
+        assert "results/report/index.html" in shown

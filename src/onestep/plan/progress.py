@@ -119,7 +119,7 @@ def intention(experiment: Experiment, run: str, *, results: Results, state: Stat
     if found.state is not None:
         begins = f"continues {run} from {found.state:,} to" if found.state < chosen.images else f"finishes {run} at"
         return f"{begins} {to}{lacks}{kept if found.changed else ''}"
-    if again_because:
+    if again_because and (found.published is not None or found.work is not None):
         return f"trains {run} from the start to {to} because {' and '.join(again_because)}{kept}"
     if found.seen:
         stays = "published snapshots stay until they are replaced"

@@ -219,10 +219,13 @@ def _logged(
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
-    """Return at most `MOST_POINTS` points: means over equal numbers of points."""
+    """Return at most `MOST_POINTS` points: means over equal numbers of points, but for the first of what remains."""
     if len(points) <= MOST_POINTS:
         return list(points)
-    means = [stretch.mean(axis=0) for stretch in np.array_split(np.array(points), MOST_POINTS)]
+    # Stretches of two lengths would have two levels of noise.
+    length = math.ceil(len(points) / MOST_POINTS)
+    first = len(points) % length or length
+    means = [stretch.mean(axis=0) for stretch in np.split(np.array(points), range(first, len(points), length))]
     return [(float(x), float(y)) for x, y in means]
 
 
