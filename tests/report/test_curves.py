@@ -23,7 +23,7 @@ def read(root, story):
 
 
 def test_runs_with_snapshots_are_lines_and_the_others_levels(evidence):
-    chart = charts.metric_chart(evidence.tables[0])
+    (chart,) = charts.metric_charts(evidence.tables[0])
     assert (chart.x, chart.kind) == ("images", "distance")
     assert [(each.name, each.kind, [x for x, _ in each.points]) for each in chart.series] == [
         ("EDM, NFE 35", "level", [150_000]),
@@ -72,7 +72,19 @@ def test_a_family_of_runs_has_the_mean_curve_and_the_images_of_its_first_run(tmp
 def test_no_chart_without_several_snapshots(evidence):
     shown = evidence.tables[0]
     single = tuple(curve[-1:] for curve in shown.curves)
-    assert charts.metric_chart(dataclasses.replace(shown, curves=single)) is None
+    assert charts.metric_charts(dataclasses.replace(shown, curves=single)) == []
+
+
+def test_each_dataset_of_a_table_has_its_own_curves(evidence):
+    shown = evidence.tables[0]
+    rows = [
+        dataclasses.replace(row, dataset="faces" if row.run == "digits_d2o_f" else row.dataset)
+        for row in shown.table.rows
+    ]
+    table = dataclasses.replace(shown.table, rows=tuple(rows), dataset=None)
+    digits, faces = charts.metric_charts(dataclasses.replace(shown, table=table))
+    assert [each.name for each in digits.series] == ["EDM, NFE 35", "EDM, NFE 1", "D2O"]
+    assert [(each.name, each.colour) for each in faces.series] == [("D2O-F", 3)]
 
 
 def test_a_run_has_one_colour_on_the_whole_page(evidence):

@@ -126,17 +126,21 @@ def run_colours(evidence: Evidence) -> dict[str, int]:
     return colours | {run: free + place for place, run in enumerate(others)}
 
 
-def metric_chart(shown: TableEvidence) -> Chart | None:
-    """Return a column over training: rows with several snapshots as lines, other rows as levels; None for no line."""
-    table, series = shown.table, []
-    for colour, (row, points) in enumerate(zip(table.rows, shown.curves, strict=True)):
-        name = row_name(row, table=table) + ("" if table.dataset is not None else f", {row.dataset}")
-        if points:
-            kind: Literal["marked", "level"] = "marked" if len(points) > 1 else "level"
-            series.append(Series(name=name, points=points, colour=colour, kind=kind))
-    if all(each.kind == "level" for each in series):
-        return None
-    return _column_chart(table, x="images", series=series)
+def metric_charts(shown: TableEvidence) -> list[Chart]:
+    """Return a column over training, one chart for each dataset with a run of several snapshots.
+
+    Rows with several snapshots are lines, other rows levels: a dashed line each.
+    """
+    table, found = shown.table, []
+    for dataset in dict.fromkeys(row.dataset for row in table.rows):
+        series = []
+        for colour, (row, points) in enumerate(zip(table.rows, shown.curves, strict=True)):
+            if row.dataset == dataset and points:
+                kind: Literal["marked", "level"] = "marked" if len(points) > 1 else "level"
+                series.append(Series(name=row_name(row, table=table), points=points, colour=colour, kind=kind))
+        if any(each.kind == "marked" for each in series):
+            found.append(_column_chart(table, x="images", series=series, dataset=dataset))
+    return found
 
 
 def _column_chart(

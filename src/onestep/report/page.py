@@ -115,7 +115,7 @@ def _dataset_view(dataset: DatasetEvidence) -> dict[str, Any]:
 
 
 def _table_view(shown: TableEvidence, *, evidence: Evidence) -> dict[str, Any]:
-    table, nfe, curve = shown.table, charts.nfe_charts(shown.table), charts.metric_chart(shown)
+    table, nfe = shown.table, charts.nfe_charts(shown.table)
     experiment, drawn = evidence.experiment, panels_of(shown, datasets=evidence.datasets)
     pictures = {panel.key: _panel_picture(panel, columns=drawn.columns) for panel in drawn.panels}
     rule = experiment.tables[table.name].rule
@@ -132,7 +132,7 @@ def _table_view(shown: TableEvidence, *, evidence: Evidence) -> dict[str, Any]:
         "rule": None if rule is None else ruling(rule, table=table),
         "nfe": [_chart_picture(chart) for chart in nfe],
         "nfe_notes": " ".join(charts.nfe_notes(nfe)),
-        "curve": None if curve is None else _chart_picture(curve),
+        "curves": [_chart_picture(chart) for chart in charts.metric_charts(shown)],
         "curve_seeds": shown.curve_seeds,
         "metrics": list(_metric_facts(table, experiment=experiment)),
         "networks": networks_of(table, experiment=experiment),
