@@ -58,7 +58,7 @@ def run(
     command += ["--", *targets] if targets else []
     begun = time.time()
     code = _wait(command, environment=_environment())
-    if code == 0 and not dry_run:
+    if code == 0 and not dry_run and not targets:
         _show(config, since=begun)
     return code
 
