@@ -23,7 +23,7 @@ from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data._pixels import picture_of, png
-from onestep.files import replacing, sha256_of_file
+from onestep.files import replacing, sha256_of_file, temporary_beside
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import origin_of, weights_file
@@ -192,7 +192,7 @@ def write_pictures(folder: Path, samples: Iterable[Samples], *, seeds: Sequence[
     """
     check_new(folder)
     target = folder.absolute()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     temporary.mkdir(parents=True)
     try:
         names = iter(seeds)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +24,7 @@ _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 _POLL_SECONDS = 0.2
 _MOST_TEXT = 2**26  # bytes of a text that is read whole
 _SEAL = "content_sha256"
+_ABANDONED_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -32,7 +36,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         flush(temporary)
@@ -46,6 +50,31 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a temporary name beside `path`; what killed processes left under such names of `path` is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        host, _, process = left.name[len(path.name) + 2 : -len(".tmp")].rpartition(".")
+        if process.isdecimal() and is_abandoned(left, host=host, process=int(process)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def is_abandoned(path: Path, *, host: str, process: int) -> bool:
+    """Return whether the process that wrote `path` has ended, or is this one, which must not be writing it."""
+    try:
+        if host != socket.gethostname():
+            # Processes of another machine are not visible here: a day without a change means abandoned.
+            return time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS
+        if process != os.getpid():
+            os.kill(process, 0)
+        return process == os.getpid()
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
 
 
 def flush(path: Path) -> None:

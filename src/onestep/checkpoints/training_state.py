@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,16 @@ import torch
 from torch import Tensor
 
 from onestep.checkpoints.snapshot import read_tensors, write_tensors
-from onestep.files import canonical_json, flush, read_json, regular_file, sha256_of_file, sha256_of_text, write_json
+from onestep.files import (
+    canonical_json,
+    flush,
+    is_abandoned,
+    read_json,
+    regular_file,
+    sha256_of_file,
+    sha256_of_text,
+    write_json,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +40,6 @@ _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 _NAME = re.compile(r"state-\d{12,}")
 # .state-000000128000.writing.HOST.PID.tmp
 _TEMPORARY = re.compile(r"\..+\.(?:writing|removing)\.(?P<host>.+)\.(?P<process>\d+)\.tmp")
-_ABANDONED_SECONDS = 24 * 3600
 # Execution options of an optimizer: those of the resuming machine apply.
 _OWN_FLAGS = ("foreach", "fused", "capturable", "differentiable")
 # What reading a damaged state raises; nesting or missing keys in its manifest are the last ones.
@@ -215,19 +222,5 @@ def _sweep(parent: Path) -> None:
     """Remove temporary folders of processes that ended, and of this process, which must not be writing."""
     for path in parent.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and _is_abandoned(path, host=match["host"], process=int(match["process"])):
+        if match and is_abandoned(path, host=match["host"], process=int(match["process"])):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_abandoned(path: Path, *, host: str, process: int) -> bool:
-    try:
-        if host != socket.gethostname():
-            # Processes of another machine are not visible here: a day without a change means abandoned.
-            return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
-        if process != os.getpid():
-            os.kill(process, 0)
-        return process == os.getpid()
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
