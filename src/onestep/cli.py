@@ -53,6 +53,7 @@ CLUSTER = {
     "launch": ("onestep.launch.verbs:launch", "Train a run here or as a SLURM job."),
     "cancel": ("onestep.launch.verbs:cancel", "Cancel the SLURM jobs of a run."),
     "bench train": ("onestep.bench.verbs:train", "Measure training speed."),
+    "bench launches": ("onestep.bench.verbs:launches", "Count the kernels of a step."),
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."
@@ -145,7 +146,8 @@ def _app(chosen: str) -> App:
     options = Parameter(negative=(), consume_multiple=True, show_default=True)
     app = App(name="onestep", help=_HELP, version=onestep.__version__, default_parameter=options)
     groups = {title: Group(title, sort_key=order) for order, title in enumerate(GROUPS)}
-    bench = App(name="bench", help="Measure training speed.", group=groups["Cluster"], version_flags=())
+    measured = " ".join(summary for name, (_, summary) in CLUSTER.items() if name.startswith("bench "))
+    bench = App(name="bench", help=measured, group=groups["Cluster"], version_flags=())
     for title, verbs in GROUPS.items():
         for name, (place, summary) in verbs.items():
             parent, _, inner = name.rpartition(" ")

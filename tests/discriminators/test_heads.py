@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onestep.discriminators._heads import MultiScaleHeads, SpectralConv2d, logits_of
+from onestep.discriminators._heads import (
+    MultiScaleHeads,
+    SpectralConv2d,
+    divided_weights,
+    logits_of,
+    spectral_convolutions,
+    vectors_of,
+)
 
 _FILE = "disc_heads.npz"
 
@@ -144,6 +151,34 @@ def test_spectral_convolution_holds_its_vectors_in_evaluation_mode():
     assert torch.equal(convolution.weight_u, before)
     convolution.train()(torch.randn(2, 3, 8, 8))
     assert not torch.equal(convolution.weight_u, before)
+
+
+def _convolutions():
+    torch.manual_seed(0)
+    widths = {"in_channels": (4, 4, 8, 16), "resolutions": (64, 32, 16, 8), "channels": 4}
+    return spectral_convolutions(MultiScaleHeads(**widths, embedding=None).train())
+
+
+def test_an_iteration_has_the_bits_of_products_one_by_one():
+    convolutions = _convolutions()
+    weights, vectors = divided_weights(convolutions, vectors_of(convolutions))
+    for each, weight, (u, v) in zip(convolutions, weights, vectors, strict=True):
+        matrix = each.weight_orig.detach().flatten(1)
+        other_v = F.normalize(torch.mv(matrix.t(), each.weight_u), dim=0, eps=1e-12)
+        other_u = F.normalize(torch.mv(matrix, other_v), dim=0, eps=1e-12)
+        assert torch.equal(v, other_v) and torch.equal(u, other_u)
+        assert torch.equal(weight, each.weight_orig / torch.dot(other_u, torch.mv(matrix, other_v)))
+
+
+def test_matrices_of_one_shape_iterate_together_to_the_same_numbers_and_gradients():
+    convolutions, found = _convolutions(), {}
+    for together in (False, True):
+        weights, vectors = divided_weights(convolutions, vectors_of(convolutions), together=together)
+        loss = sum((weight * torch.linspace(-1, 1, weight.numel()).view_as(weight)).sum() for weight in weights)
+        gradients = torch.autograd.grad(loss, [each.weight_orig for each in convolutions])
+        found[together] = weights, vectors, gradients
+    for one, other in zip(found[False], found[True], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_normalised_matrix_has_largest_singular_value_one():

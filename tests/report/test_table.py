@@ -179,6 +179,17 @@ def test_a_column_of_another_precision_is_marked(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text())[0]["precisions"] == {"fd": "tf32"}
 
 
+def test_a_run_in_another_arithmetic_is_marked(tmp_path):
+    table = fill(LAYOUT, [entry("a", fd=[1.0], fast=True), entry("b", fd=[2.0])])
+    write_table(tmp_path, table=table)
+    markdown, latex, csv = ((tmp_path / f"t.{suffix}").read_text() for suffix in ("md", "tex", "csv"))
+    assert markdown.count("\N{SECTION SIGN}") == latex.count(r"\S{}") == 2
+    assert [line.split(",")[-1] for line in csv.splitlines()] == ["fast", "true", "false"]
+    assert [row.fast for row in read_rows(tmp_path / "t.json")] == [True, False]
+    (without,) = as_json(fill(LAYOUT, [entry("b", fd=[2.0])]))
+    assert "fast" not in without
+
+
 def test_a_measurement_without_the_value_is_refused():
     row, (found,) = entry("a", fd=[1.0])
     found["fd"][0]["values"] = {"kernel": 1.0}

@@ -20,7 +20,7 @@ from onestep.discriminators.projected import Projected
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser
 from onestep.objectives.d2o import D2O
-from onestep.training.execution import Execution, execution_of, obstacle
+from onestep.training.execution import Execution, execution_of, fastest_kernels, obstacle
 from onestep.training.optimizers import build_optimizers
 from onestep.training.sources import freeze
 from onestep.training.step import StepData, train_step
@@ -180,6 +180,24 @@ def test_a_run_in_single_precision_does_not_take_its_teachers_half():
     assert _wrapped({"generator": generator}, Execution())["generator"].image_type == torch.float32
 
 
+def test_the_preset_has_the_gradients_of_single_precision_but_for_rounding(networks):
+    """What a CPU can compute of it. bfloat16 keeps 8 bits; the penalty's discriminator has moved by two steps."""
+    found = []
+    for execution in (Execution(), Execution(bfloat16={"networks", "discriminators"}, fused_optimizer=True)):
+        own = copy.deepcopy(networks)
+        chosen = dict.fromkeys(own, _ADAM)
+        fused = execution.fused_optimizer
+        optimizers = build_optimizers(own, phases=_OBJECTIVE.phases(), options=chosen, fused=fused)
+        wrapped, gradients = _wrapped(own, execution), {}
+        for phase in _OBJECTIVE.phases():
+            train_step((phase,), networks=own, wrapped=wrapped, optimizers=optimizers, data=_data(), ranks=_RANKS)
+            parts = [each.grad.flatten() for each in optimizers[phase.trains].parameters]
+            gradients[phase.name] = torch.cat(parts)
+        found.append(gradients)
+    for name, least in (("generator", 0.95), ("discriminator", 0.99), ("r1", 0.99)):
+        assert torch.cosine_similarity(found[0][name], found[1][name], dim=0) > least
+
+
 @pytest.mark.parametrize("option", ["fused_optimizer", "channels_last"])
 def test_another_order_of_operations_changes_rounding_alone(networks, option):
     single = _reports(copy.deepcopy(networks), Execution(), steps=2)
@@ -227,6 +245,17 @@ def test_compiling_needs_a_compiler(monkeypatch):
     assert "compile.networks: " in obstacle(Execution(networks=True), device=CPU)
 
 
+@pytest.mark.parametrize(
+    ("device", "exact", "found"), [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)]
+)
+def test_cudnn_compares_its_kernels_on_a_gpu_only(monkeypatch, device, exact, found):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not found)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: exact)
+    with fastest_kernels(torch.device(device)):
+        assert torch.backends.cudnn.benchmark is found
+    assert torch.backends.cudnn.benchmark is not found
+
+
 class Blur(nn.Module):
     """The smallest network that a compiler has something to fuse in."""
 
@@ -245,7 +274,7 @@ _compiling = pytest.mark.skipif(
 )
 
 
-def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_twice(networks, monkeypatch):
+def test_generator_features_and_heads_are_compiled_and_nothing_that_is_differentiated_twice(networks, monkeypatch):
     given = {}
 
     def recorded(function, **options):
@@ -253,10 +282,9 @@ def test_generator_and_features_are_compiled_and_nothing_that_is_differentiated_
         return function
 
     monkeypatch.setattr(torch, "compile", recorded)
-    wrapped = _wrapped(networks, Execution(networks=True))
-    assert set(given) == {"Preconditioned", "Projected.frozen_features"}
+    _wrapped(networks, Execution(networks=True))
+    assert set(given) == {"Preconditioned", "Projected.frozen_features", "Projected.score"}
     assert all(options == {"dynamic": False, "mode": None} for options in given.values())
-    assert wrapped["discriminator"].heads == networks["discriminator"].heads
     _wrapped(networks, Execution(networks=True, cuda_graphs=True))
     assert all(options["mode"] == "reduce-overhead" for options in given.values())
     assert [phase.name for phase in _OBJECTIVE.phases() if phase.second_order] == ["r1"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from onestep.config.run import Compile, Precision, Run
+from onestep.config.run import FAST, Compile, Precision, Run
 
 REFERENCE = "reference"
 OURS = "ours"
@@ -23,8 +23,11 @@ _CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
 }
 _ALL = tuple(name for name in _CHANGES if name not in (REFERENCE, OURS))
+_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "fast": dict(zip(("precision", "compile"), map(vars, FAST), strict=True))
+}
 
-OPTION_SETS = (*_CHANGES, "all")
+OPTION_SETS = (*_CHANGES, "all", *_PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,8 @@ class OptionSet:
 
 
 def option_set(name: str) -> OptionSet:
-    """Return the set of a name, or of several joined by `+`: `tf32+compile`; `all` combines all options.
+    """Return the set of a name, or of several joined by `+`: `tf32+compile`; `all` combines all options, `fast` is
+    the preset of a run.
 
     Raises:
         ValueError: There is no such set.
@@ -69,8 +73,8 @@ def option_set(name: str) -> OptionSet:
     parts = _ALL if name == "all" else name.split("+")
     blocks: dict[str, dict[str, Any]] = {"precision": {}, "compile": {}}
     for part in parts:
-        if part not in _CHANGES:
+        if part not in {*_CHANGES, *_PRESETS}:
             raise ValueError(f"option set: got {part!r}, expected one of {', '.join(OPTION_SETS)}, or some joined by +")
-        for block, changes in _CHANGES[part].items():
+        for block, changes in {**_CHANGES, **_PRESETS}[part].items():
             blocks[block] |= changes
     return OptionSet(name=name, as_released=REFERENCE in parts, **blocks)

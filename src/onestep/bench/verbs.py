@@ -1,4 +1,4 @@
-"""The verb `bench train`."""
+"""The verbs `bench train` and `bench launches`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,53 @@ def train(
             given={"resolution": resolution, "channels": channels, "classes": classes},
             ranks=ranks,
         )
+    print("\n".join(report_lines(found)))
+    if output is not None:
+        write_json(output, found)
+    return 0
+
+
+def launches(
+    *,
+    config: Path = Path("config.yaml"),
+    run: str,
+    batch: int | None = None,
+    sets: str = "ours,cuda_graphs,fast",
+    resolution: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    output: Path | None = None,
+) -> int:
+    """Count the kernels that a training step starts on a GPU under several option sets, without a GPU.
+
+    Args:
+        config: The config.
+        run: Name of the run.
+        batch: Batch size of one GPU; without it the run's.
+        sets: Names of option sets, separated by commas; ratios are relative to the first.
+        resolution: Image size, where the dataset is not here.
+        channels: Image channels, where the dataset is not here.
+        classes: Number of classes, where the dataset is not here.
+        output: Also write the counts here (.json).
+    """
+    from onestep.bench.launches import bench_launches, report_lines
+    from onestep.bench.option_sets import option_set
+    from onestep.bench.random_run import shape_of
+    from onestep.config.reading import read_experiment
+    from onestep.files import write_json
+
+    experiment = read_experiment(config)
+    if run not in experiment.runs:
+        raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch: got {batch}, expected a positive number")
+    found = bench_launches(
+        experiment,
+        run,
+        sets=[option_set(name) for name in sets.split(",")],
+        shape=shape_of(experiment, run, given={"resolution": resolution, "channels": channels, "classes": classes}),
+        batch=batch or experiment.runs[run].batch,
+    )
     print("\n".join(report_lines(found)))
     if output is not None:
         write_json(output, found)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onestep import components
+from onestep.config.run import FAST
 
 _DROPOUT = 0.0  # of a generator that is fine-tuned: the released training script of D2O
 
@@ -33,6 +34,22 @@ def _fill_in_run(run: dict[str, Any]) -> None:
     for optimizer in _blocks(run, "optimizers"):
         if "betas" in published:
             optimizer.setdefault("betas", list(published["betas"]))
+    if run.get("fast") is True:
+        _make_fast(run)
+
+
+def _make_fast(run: dict[str, Any]) -> None:
+    """Set the options of `FAST` that the run has a use for, whatever it or its base has for them."""
+    unused = {
+        "generator": "classifier" in run,
+        "discriminator": run.get("discriminator") is None,
+        "fused_optimizer": any(each.get("name") == "radam" for each in _blocks(run, "optimizers")),
+    }
+    for key, options in zip(("precision", "compile"), FAST, strict=True):
+        block = run.setdefault(key, {})
+        for option, value in vars(options).items() if isinstance(block, dict) else ():
+            if value not in (False, "float32") and not unused.get(option, False):
+                block[option] = value
 
 
 def _constants(objective: Any) -> Mapping[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from onestep.files import canonical_json, sha256_of_text
 
-_NOT_SCIENCE = ("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit")
-"""Keys of run.yaml that change no weights: the name, the length, the snapshots, and when a run is given up."""
+_NOT_SCIENCE = ("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "fast")
+"""Keys of run.yaml that change no weights: the name, the length, the snapshots, when a run is given up, and a preset
+whose options run.yaml spells out."""
 
 
 def science(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,13 @@ class Compile:
     channels_last: bool = False  # store the generator's images with channels innermost
 
 
+FAST = (
+    Precision(tf32=True, generator="bfloat16", discriminator="bfloat16"),
+    Compile(networks=True, cuda_graphs=True, fused_optimizer=True),
+)
+"""What `fast: true` means, where a run has what an option is about. The layout of images stays."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One training. It has exactly one of `network`, `teacher` and `classifier`."""
@@ -150,6 +157,9 @@ class Run:
     networks: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)  # by role, from scratch
     optimizers: Named[Optimizer]  # of each role that the objective trains
     ema: Ema = Ema()
+    # True sets options of `precision` and `compile` as in `FAST`, whatever they are in the run: another arithmetic, not
+    # measured on a GPU, which needs a CUDA device. Tables mark its rows.
+    fast: bool = field(default=False, metadata=OMIT_EMPTY)
     precision: Precision = Precision()
     compile: Compile = Compile()
     batch: Count  # images per step, over all ranks

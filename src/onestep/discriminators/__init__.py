@@ -8,6 +8,7 @@ from feature maps to logits.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from onestep import components
 from onestep.discriminators._backbones import Backbone, build_backbone
+from onestep.discriminators._heads import half_products
 
 __all__ = ["Backbone", "Discriminator", "ExecutionView", "build_backbone", "build_discriminator", "wrap_for_execution"]
 
@@ -71,23 +73,42 @@ def wrap_for_execution(discriminator: Discriminator, *, bfloat16: bool, compiled
     """Return a discriminator, whose frozen part is final, as first-order phases call it, with the same weights.
 
     With `bfloat16`, convolutions and matrix products run in it by torch's autocast; what autocast keeps in float32, the
-    spectral norm and the logits stay float32. Only the frozen features are compiled: each call of the heads changes
-    their buffers in place, and a compiled call would save these for its backward pass, which runs after the next call.
+    spectral norm and the logits stay float32. Heads are compiled where the discriminator has them as `score`, a
+    function of features, condition and `vectors()` that returns logits and the vectors for `keep_vectors`: a compiled
+    call that changed such vectors in place would save them for its backward pass, which runs after the next call.
     """
-    splits, heads = discriminator.splits, discriminator.heads
-    if not bfloat16:
-        return ExecutionView(splits=splits, frozen_features=compiled(discriminator.frozen_features), heads=heads)
-    cast = with_cast_frozen_weights(discriminator).frozen_features
 
-    def half_features(images: Tensor) -> FeatureMaps:
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            return cast(images)
+    def half(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def cast(maps: Any, *others: Any) -> Any:
+            with half_products(_first(maps).device):
+                return function(maps, *others)
 
-    def half_heads(maps: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
-        with torch.autocast(maps[0][0].device.type, dtype=torch.bfloat16):
-            return heads(maps, condition).float()
+        return cast if bfloat16 else function
 
-    return ExecutionView(splits=splits, frozen_features=compiled(half_features), heads=half_heads)
+    frozen = with_cast_frozen_weights(discriminator) if bfloat16 else discriminator
+    score = getattr(discriminator, "score", None)
+    heads = half(discriminator.heads) if score is None else _with_vectors(discriminator, compiled(half(score)))
+    return ExecutionView(
+        splits=discriminator.splits,
+        frozen_features=compiled(half(frozen.frozen_features)),
+        heads=(lambda maps, condition: heads(maps, condition).float()) if bfloat16 else heads,
+    )
+
+
+def _with_vectors(discriminator: Any, score: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Return the heads whose vectors are the discriminator's."""
+
+    def heads(maps: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> Tensor:
+        logits, vectors = score(tuple(tuple(each) for each in maps), condition, discriminator.vectors())
+        discriminator.keep_vectors(vectors)
+        return logits
+
+    return heads
+
+
+def _first(maps: Any) -> Tensor:
+    return maps if isinstance(maps, Tensor) else _first(maps[0])
 
 
 def with_cast_frozen_weights(discriminator: Discriminator) -> Discriminator:

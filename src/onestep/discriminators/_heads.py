@@ -7,10 +7,12 @@ Legend: B images, C H W a feature map, K classes, E width of a class embedding, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,17 @@ _SLOPE = 0.2  # of every LeakyReLU
 _EPSILON = 1e-12  # smallest norm of a vector of the power iteration
 _KERNEL = 4  # of every convolution
 _CONDITION_WIDTH = 64  # channels of the projection on the class
+
+
+def half_products(device: torch.device, *, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Convolutions and matrix products in bfloat16 by torch's autocast, which the device `meta` lacks."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+Vectors = tuple[Tensor, Tensor]
+"""The vectors u [out] and v [rest] of one power iteration."""
 
 
 class SpectralConv2d(nn.Module):
@@ -42,23 +55,91 @@ class SpectralConv2d(nn.Module):
         self.register_buffer("weight_u", _unit(torch.randn(channels_out)))
         self.register_buffer("weight_v", _unit(torch.randn(channels_in * _KERNEL**2)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Convolve [B, in, H, W]."""
-        # In float32 whatever the convolution's type: the singular value divides every weight.
-        with torch.autocast(features.device.type, enabled=False):
-            matrix = self.weight_orig.flatten(1)
-            if self.training:
-                with torch.no_grad():
-                    self.weight_v.copy_(_unit(torch.mv(matrix.t(), self.weight_u)))
-                    self.weight_u.copy_(_unit(torch.mv(matrix, self.weight_v)))
-            # Copies, because a second forward changes the vectors in place before the first one's backward reads them.
-            u, v = self.weight_u.clone(), self.weight_v.clone()
-            weight = self.weight_orig / torch.dot(u, torch.mv(matrix, v))
+    def forward(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Convolve [B, in, H, W] with the divided `weight` of `divided_weights`; None iterates and divides here."""
+        if weight is None:
+            (weight,), vectors = divided_weights([self], vectors_of([self]))
+            keep_vectors([self], vectors)
         return F.conv2d(features, weight, self.bias, stride=self.stride, padding=self.padding)
 
 
-def _unit(vector: Tensor) -> Tensor:
-    return F.normalize(vector, dim=0, eps=_EPSILON)
+def vectors_of(convolutions: Sequence[SpectralConv2d]) -> list[Vectors]:
+    """Return the current vectors of each convolution."""
+    return [(each.weight_u, each.weight_v) for each in convolutions]
+
+
+@torch.no_grad()
+def keep_vectors(convolutions: Sequence[SpectralConv2d], vectors: Sequence[Vectors]) -> None:
+    """Store vectors after an iteration."""
+    old = [vector for pair in vectors_of(convolutions) for vector in pair]
+    torch._foreach_copy_(old, [vector for pair in vectors for vector in pair])
+
+
+def divided_weights(
+    convolutions: Sequence[SpectralConv2d], vectors: Sequence[Vectors], *, together: bool | None = None
+) -> tuple[list[Tensor], list[Vectors]]:
+    """Return the weight of each convolution divided by its singular value, and the vectors after an iteration.
+
+    Nothing is changed in place, so that this can be compiled and recorded. Matrices of one shape are iterated
+    `together`, by default on all devices but a CPU: it takes a fraction of the kernels, and rounds differently.
+    """
+    device = convolutions[0].weight_orig.device
+    # In float32 whatever the convolutions' type: the singular value divides every weight.
+    with half_products(device, enabled=False):
+        if device.type != "cpu" if together is None else together:
+            found = _divided_together(convolutions, vectors)
+        else:
+            found = [_divided(each, *pair) for each, pair in zip(convolutions, vectors, strict=True)]
+    return [weight for weight, _ in found], [pair for _, pair in found]
+
+
+def _divided(convolution: SpectralConv2d, u: Tensor, v: Tensor) -> tuple[Tensor, Vectors]:
+    matrix = convolution.weight_orig.flatten(1)
+    if convolution.training:
+        with torch.no_grad():
+            v = _unit(torch.mv(matrix.t(), u))
+            u = _unit(torch.mv(matrix, v))
+    # Without an iteration copies, because a later one changes the stored vectors before this backward reads them.
+    a, b = (u, v) if convolution.training else (u.clone(), v.clone())
+    return convolution.weight_orig / torch.dot(a, torch.mv(matrix, b)), (u, v)
+
+
+def _divided_together(
+    convolutions: Sequence[SpectralConv2d], vectors: Sequence[Vectors]
+) -> list[tuple[Tensor, Vectors]]:
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, each in enumerate(convolutions):
+        alike.setdefault((*each.weight_orig.shape, each.training), []).append(index)
+    found: dict[int, tuple[Tensor, Vectors]] = {}
+    for (*shape, training), indices in alike.items():
+        matrices = torch.stack([convolutions[index].weight_orig.flatten(1) for index in indices])  # [n, out, rest]
+        u, v = (torch.stack([vectors[index][side] for index in indices]) for side in (0, 1))
+        if training:
+            # Sums of products: a matrix product would round to TF32 where the rest of the training may.
+            with torch.no_grad():
+                v = _unit((matrices * u[:, :, None]).sum(dim=1))
+                u = _unit((matrices * v[:, None, :]).sum(dim=2))
+        values = (u * (matrices * v[:, None, :]).sum(dim=2)).sum(dim=1)
+        divided = (matrices / values[:, None, None]).unflatten(2, shape[1:])
+        for index, weight, *pair in zip(indices, divided.unbind(), u.unbind(), v.unbind(), strict=True):
+            found[index] = weight, (pair[0], pair[1])
+    return [found[index] for index in range(len(convolutions))]
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors, dim=-1, eps=_EPSILON)
+
+
+def _run(layers: nn.Module, features: Tensor, weights: Iterator[Tensor]) -> Tensor:
+    """Run the layers of a head with the next ones of the divided weights."""
+    for layer in layers.children():
+        if isinstance(layer, SpectralConv2d):
+            features = layer(features, next(weights))
+        elif isinstance(layer, nn.Sequential):
+            features = _run(layer, features, weights)
+        else:
+            features = layer(features)
+    return features
 
 
 def _downs(widths: Sequence[int]) -> list[nn.Module]:
@@ -85,9 +166,9 @@ class Head(nn.Module):
         super().__init__()
         self.main = nn.Sequential(*_downs(widths), SpectralConv2d(widths[-1], 1, stride=1, padding=0, bias=False))
 
-    def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor | None, weights: Iterator[Tensor]) -> Tensor:
         """Return logits [B, h w] of a feature map [B, C, H, W]; the condition is not used."""
-        return self.main(features).flatten(1)
+        return _run(self.main, features, weights).flatten(1)
 
 
 class ConditionalHead(nn.Module):
@@ -103,11 +184,11 @@ class ConditionalHead(nn.Module):
         self.embed = nn.Embedding.from_pretrained(embedding.clone(), freeze=False)
         self.embed_proj = _EqualizedLinear(embedding.shape[1], _CONDITION_WIDTH)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor, weights: Iterator[Tensor]) -> Tensor:
         """Return logits [B, h w] of a feature map [B, C, H, W] and a condition, one-hot [B, K]."""
-        with torch.autocast(features.device.type, enabled=False):
+        with half_products(features.device, enabled=False):
             vectors = self.embed_proj(self.embed(condition.argmax(dim=1)))
-        maps = self.cls(self.main(features)).to(vectors.dtype)
+        maps = self.cls(_run(self.main, features, weights), next(weights)).to(vectors.dtype)
         return (maps * vectors[:, :, None, None]).sum(dim=1).flatten(1) / math.sqrt(_CONDITION_WIDTH)
 
 
@@ -146,9 +227,25 @@ class MultiScaleHeads(nn.Module):
             widths = [map_channels, *(channels << max(level - 1, 0) for level in range(first + 1, last + 1))]
             self.mini_discs.append(Head(widths) if embedding is None else ConditionalHead(widths, embedding=embedding))
 
-    def forward(self, features: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        """Return logits [B, N]: the maps of the heads, concatenated from fine to coarse."""
-        return torch.cat([head(m, condition) for head, m in zip(self.mini_discs, features, strict=True)], dim=1)
+    def forward(
+        self, features: Sequence[Tensor], condition: Tensor | None, weights: Iterator[Tensor] | None = None
+    ) -> Tensor:
+        """Return logits [B, N]: the maps of the heads, concatenated from fine to coarse.
+
+        `weights` are the divided weights of the convolutions in their order; None iterates and divides here.
+        """
+        if weights is None:
+            convolutions = spectral_convolutions(self)
+            divided, vectors = divided_weights(convolutions, vectors_of(convolutions))
+            keep_vectors(convolutions, vectors)
+            weights = iter(divided)
+        heads = zip(self.mini_discs, features, strict=True)
+        return torch.cat([head(maps, condition, weights) for head, maps in heads], dim=1)
+
+
+def spectral_convolutions(heads: nn.Module) -> list[SpectralConv2d]:
+    """Return the convolutions of heads in the order in which they are called."""
+    return [part for part in heads.modules() if isinstance(part, SpectralConv2d)]
 
 
 def end_resolution(coarsest: int) -> int:

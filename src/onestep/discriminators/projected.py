@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from onestep.config.constraints import Constraint
 from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
 from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
-from onestep.discriminators._heads import MultiScaleHeads, logits_of
+from onestep.discriminators._heads import (
+    MultiScaleHeads,
+    Vectors,
+    divided_weights,
+    keep_vectors,
+    logits_of,
+    spectral_convolutions,
+    vectors_of,
+)
 
 __all__ = ["Projected"]
 
@@ -143,10 +151,31 @@ class Projected(nn.Module):
         Raises:
             ValueError: The heads are conditional and there is no condition.
         """
+        logits, vectors = self.score(features, condition, self.vectors())
+        self.keep_vectors(vectors)
+        return logits
+
+    def score(
+        self, features: Sequence[Sequence[Tensor]], condition: Tensor | None, vectors: Sequence[Vectors]
+    ) -> tuple[Tensor, list[Vectors]]:
+        """Return logits as `heads` does, and the vectors of the spectral norm after those given, which stay.
+
+        Raises:
+            ValueError: As in `heads`.
+        """
         if self.classes and condition is None:
             raise ValueError(f"condition: got none, expected one-hot [B, {self.classes}] for this discriminator")
-        heads = self.discriminators.values()
-        return torch.cat([head(maps, condition) for head, maps in zip(heads, features, strict=True)], dim=1)
+        divided, after = divided_weights(spectral_convolutions(self.discriminators), vectors)
+        weights, heads = iter(divided), zip(self.discriminators.values(), features, strict=True)
+        return torch.cat([head(maps, condition, weights) for head, maps in heads], dim=1), after
+
+    def vectors(self) -> list[Vectors]:
+        """Return the current vectors of the spectral norm."""
+        return vectors_of(spectral_convolutions(self.discriminators))
+
+    def keep_vectors(self, vectors: Sequence[Vectors]) -> None:
+        """Store the vectors that `score` returned."""
+        keep_vectors(spectral_convolutions(self.discriminators), vectors)
 
     def execution_view(
         self, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True

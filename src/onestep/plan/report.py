@@ -8,7 +8,7 @@ from typing import Any
 from onestep import components
 from onestep.config.sections import Experiment, RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
-from onestep.models import Selected, Snapshot, Teacher
+from onestep.models import Model, Selected, Snapshot, Teacher
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
 from onestep.plan.train import training_code
@@ -62,6 +62,7 @@ def _row_options(experiment: Experiment, row: RowBlock, *, table: TableBlock) ->
     return {
         **options,
         **family,
+        **({"fast": True} if any(_is_fast(experiment, model) for model in models) else {}),
         "sampler": row.sampler,
         "nfe": sampler.nfe,
         "images": None,
@@ -69,6 +70,10 @@ def _row_options(experiment: Experiment, row: RowBlock, *, table: TableBlock) ->
         "model": None if family else str(models[0]),
         "ema": None if row.run is None else row.ema or experiment.runs[models[0].name].ema.half_life,
     }
+
+
+def _is_fast(experiment: Experiment, model: Model) -> bool:
+    return not isinstance(model, Teacher) and experiment.runs[model.name].fast
 
 
 def table_training_code(plan: Plan, table: str) -> str:

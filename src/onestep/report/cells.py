@@ -10,6 +10,7 @@ from onestep.report.table import Row, Table
 
 DAGGER = "\N{DAGGER}"
 DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
+SECTION = "\N{SECTION SIGN}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 NOT_HERE, NOT_PUBLISHED, NOT_RUN = "not trained here", "not published", "not run here"
 
@@ -124,6 +125,8 @@ def notes(table: Table) -> list[str]:
         found.append(f"Mean {numbers.PLUS_MINUS} standard deviation over runs ({members}).")
     if any(row.trained_with_other_code for row in table.rows):
         found.append(f"{DAGGER} Trained with other code: the training code has changed since this snapshot was made.")
+    if any(row.fast for row in table.rows):
+        found.append(f"{SECTION} Trained with `fast: true`, in another arithmetic than the published one.")
     if any(row.run is None for row in table.rows):
         found.append("Not run here: another method, with the numbers of its authors.")
     found += [

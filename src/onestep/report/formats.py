@@ -27,6 +27,7 @@ _TEX = {
     numbers.MINUS: "$-$",
     cells.DAGGER: r"$^\dagger$",
     cells.DOUBLE_DAGGER: r"$^\ddagger$",
+    cells.SECTION: r"\S{}",
     cells.ARROWS["lower"]: r"$\downarrow$",
     cells.ARROWS["higher"]: r"$\uparrow$",
 }
@@ -58,7 +59,8 @@ def _csv_row(row: Row, *, table: Table) -> dict[str, Any]:
     }
     for column in table.columns:
         line |= {f"{column}{name}": value for name, value in _csv_number(row, column, table=table).items()}
-    return line | {"trained_with_other_code": str(row.trained_with_other_code).lower()}
+    fast = {"fast": str(row.fast).lower()} if any(each.fast for each in table.rows) else {}
+    return line | {"trained_with_other_code": str(row.trained_with_other_code).lower()} | fast
 
 
 def _csv_number(row: Row, column: str, *, table: Table) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def _frame(table: Table, *, text: Callable[[str], str], number: Callable[[Cell],
     published = cells.published_columns(table)
     lines = []
     for row in table.rows:
-        line = {"run": text(row.label) + (dagger if row.trained_with_other_code else "")}
+        label = f"{row.label} {cells.SECTION}" if row.fast else row.label
+        line = {"run": text(label) + (dagger if row.trained_with_other_code else "")}
         line |= {text(name): text(value) for name, value in cells.facts(row, table=table).items()}
         for column in table.columns:
             found = cells.cell(row, column=column, table=table)

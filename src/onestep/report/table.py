@@ -43,6 +43,7 @@ _ROW = {
     **dict.fromkeys(("sources", "precisions", "lost_numbers?"), {str: str}),
     **dict.fromkeys(("models?", "faults?"), [str]),
     "lost?": str,
+    "fast?": bool,
 }
 
 
@@ -83,6 +84,7 @@ class Row:
     ema: float | None = None  # half-life in images; None for a network from outside
     frozen_share: float | None = None  # of the parameters, in [0, 1]; None for a network from outside
     trained_with_other_code: bool = False  # the training code has changed since the snapshot was made
+    fast: bool = False  # trained with the preset `fast` of a run: in another arithmetic than published
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # from the literature, by column
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     models: tuple[str, ...] = ()  # of a family, one for each run
@@ -280,13 +282,14 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
         "best": [column for column, each in numbers if each.is_best],
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},
         "precisions": {column: each.precision for column, each in numbers if each.precision},
+        **({"fast": True} if row.fast else {}),
         **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
         **{key: value for key, value in faults.items() if value},
     }
 
 
 def _row_keys() -> list[str]:
-    others = ("models", "numbers", "lost", "faults")
+    others = ("models", "numbers", "lost", "faults", "fast")
     return [field.name for field in dataclasses.fields(Row) if field.name not in others]
 
 
@@ -324,6 +327,7 @@ def _row_from_json(row: Mapping[str, Any]) -> Row:
         **{key: row[key] for key in _row_keys()},
         models=tuple(row.get("models", ())),
         numbers=numbers,
+        fast=row.get("fast", False),
         lost=row.get("lost"),
         faults=tuple(row.get("faults", ())),
     )

@@ -5,11 +5,12 @@ With every option off each operation is a torch kernel of its own in float32, TF
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,19 +47,24 @@ class Execution:
             torch.compiler.cudagraph_mark_step_begin()
 
     def wrapped(
-        self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str], averages: Collection[str] = ()
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        families: Mapping[str, str],
+        averages: Collection[str] = (),
+        compiler: Callable[[Any], Any] | None = None,
     ) -> Networks:
         """Return the networks by role as first-order phases call them, with the same weights.
 
         Frozen weights must be final, and trained parameters require a gradient; those of the roles `averages` change
-        without one. `families` has the family folder of each role.
+        without one. `families` has the family folder of each role, and `compiler` takes the place of torch's.
         """
         return {
             role: execution_view(
                 network,
                 bfloat16=families[role] in self.bfloat16,
                 channels_last=self.channels_last,
-                compiled=self._compiled,
+                compiled=compiler or self._compiled,
                 is_constant=role not in averages,
             )
             for role, network in networks.items()
@@ -83,7 +89,7 @@ def execution_of(run: Run, *, device: torch.device) -> Execution:
     half = frozenset(family for family, kind in types.items() if kind == "bfloat16")
     execution = Execution(tf32=run.precision.tf32, bfloat16=half, **vars(run.compile))
     if problem := obstacle(execution, device=device):
-        raise ValueError(f"{problem}. Fix: change the run's `precision:` or `compile:`")
+        raise ValueError(f"{problem}. Fix: change the run's `precision:`, `compile:` or `fast:`")
     return execution
 
 
@@ -114,6 +120,21 @@ def set_tf32(allowed: bool) -> None:
     """Allow or forbid TF32 in this process; it affects CUDA devices only."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def fastest_kernels(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose its kernels by their time inside the block, once for each shape; a training has few.
+
+    EDM's training script does the same. The choice may differ between two starts, and with it the rounding; where
+    torch uses deterministic algorithms, there is none.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def device_name(device: torch.device) -> str:

@@ -10,17 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.run_record import read_run_record
+from onestep.training.ahead import NextData, data_of_steps, next_data
 from onestep.training.assembly import Training
 from onestep.training.execution import set_tf32
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
 from onestep.training.publication import publish_snapshots
 from onestep.training.resume import Resume
-from onestep.training.step import PhaseReport, StepData, due, set_training_mode, train_step
+from onestep.training.step import PhaseReport, due, set_training_mode, train_step
 from onestep.training.stopping import never
 from onestep.training.watch import MakeWatch, Watch, watch_of
 
@@ -62,11 +61,16 @@ def train(
     watching = watch_of(watch, training, folder=folder, ranks=ranks)
     watching.begin(images_seen)
     window, since = resume.window, (time.monotonic(), images_seen)
-    with contextlib.closing(watching), contextlib.nullcontext() if log is None else contextlib.closing(log):
+    with (
+        contextlib.closing(resume),
+        contextlib.closing(watching),
+        contextlib.nullcontext() if log is None else contextlib.closing(log),
+        data_of_steps(training, ranks=ranks) as data,
+    ):
         while images_seen < training.run.images:
             if resume.stops(images_seen, window=window, log=log, seconds=state_seconds, stop=stop):
                 break
-            window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped))
+            window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped, data=data))
             before, images_seen = images_seen, images_seen + training.run.batch
             if ranks.leads:
                 _snapshots(training, resume, before=before, now=images_seen, folder=folder, published=published)
@@ -148,36 +152,26 @@ def wrapped_networks(training: Training) -> Networks:
 
 
 def take_step(
-    training: Training, *, images_seen: int, ranks: Ranks, wrapped: Networks | None = None
+    training: Training,
+    *,
+    images_seen: int,
+    ranks: Ranks,
+    wrapped: Networks | None = None,
+    data: NextData | None = None,
 ) -> list[PhaseReport]:
-    """Take one step on this rank's next images, and update averages and adaptive parameters."""
+    """Take one step on this rank's next images, of `data`, and update averages and adaptive parameters."""
     training.execution.begin_step()
     reports = train_step(
         due(training.phases, images_seen // training.run.batch),
         networks=training.networks,
         wrapped=wrapped,
         optimizers=training.optimizers,
-        data=next_data(training, images_seen=images_seen, ranks=ranks),
+        data=next_data(training, images_seen=images_seen, ranks=ranks) if data is None else data(images_seen),
         ranks=ranks,
     )
     update_averages(training, images_seen=images_seen)
     training.controls.observe(reports, images=training.run.batch, ranks=ranks)
     return reports
-
-
-def next_data(training: Training, *, images_seen: int, ranks: Ranks) -> StepData:
-    """Return this rank's next images with their condition, on its device."""
-    rows = range(images_seen + ranks.rank, images_seen + training.run.batch, ranks.world)
-    indices = torch.as_tensor(training.order.take(len(rows)))
-    return StepData(
-        images=training.codec.encode(training.pixels.index_select(0, indices).to(ranks.device)),
-        condition=None if training.conditions is None else training.conditions[indices].to(ranks.device),
-        rows=rows,
-        seed=training.run.seed,
-        images_seen=images_seen,
-        controls=training.controls.values(),
-        micro_batch=training.micro_batch,
-    )
 
 
 def update_averages(training: Training, *, images_seen: int) -> None:

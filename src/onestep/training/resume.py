@@ -24,6 +24,7 @@ from onestep.distributed import Ranks
 from onestep.files import sha256_of_file
 from onestep.run_record import link
 from onestep.training.assembly import Training
+from onestep.training.background import Background
 from onestep.training.log import RunLog, Settled, Window, flaw_of_log, snapshot_files
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Resume:
         self._frozen = {role: _digest(training.networks[role]) for role in sorted(training.frozen)}
         self._networks = {role: each for role, each in training.networks.items() if role not in self._frozen}
         self.log, self.window = Settled(0, ""), Window()
+        self._writer = Background()
         # SHA-256 of the run's snapshots so far, by their names in the folder; in rank 0 only.
         self.files: dict[str, str] = {}
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
@@ -93,15 +95,24 @@ class Resume:
     def stops(
         self, images_seen: int, *, window: Window, log: RunLog | None, seconds: float, stop: Callable[[], bool]
     ) -> bool:
-        """Write a state if `seconds` have passed or a rank is to stop; return whether to stop. All ranks call this."""
+        """Write a state if `seconds` have passed or a rank is to stop; return whether to stop. All ranks call this.
+
+        Before a stop the state is written; otherwise the ranks continue while rank 0 writes it. A later call raises its
+        error.
+        """
+        self._writer.check()
         # The clock of one rank decides: writing a state is collective.
         is_due = self._ranks.leads and time.monotonic() >= self._written_at + seconds
         request = distributed.highest(_STOP if stop() else _SAVE if is_due else _CONTINUE, ranks=self._ranks)
         # A restored state is not written again, nor is the start.
         if request != _CONTINUE and images_seen > self._images_written:
             settled = Settled(0, "") if log is None else log.settled()
-            self.save(images_seen=images_seen, log=settled, window=window)
+            write = self.save if request == _STOP else self.begin_to_save
+            write(images_seen=images_seen, log=settled, window=window)
             self._images_written, self._written_at = images_seen, time.monotonic()
+        elif request == _STOP:
+            self._writer.join()
+            distributed.wait(ranks=self._ranks)
         return request == _STOP
 
     def finish(self, images_seen: int, *, window: Window, log: RunLog | None) -> None:
@@ -112,31 +123,55 @@ class Resume:
 
     def save(self, *, images_seen: int, log: Settled, window: Window) -> None:
         """Write a state; every rank must call this at the same step, and returns once it is written."""
-        generators, begun = self._generators(), window.state(ranks=self._ranks)
+        tensors, values = self._content(log=log, window=window)
+        self._writer.join()
         if self._ranks.leads:
-            tensors, optimizers = self._tensors()
-            numbers = {}
-            for name, value in self._training.order.state().items():
-                if isinstance(value, int):
-                    numbers[name] = value
-                else:
-                    tensors[f"order.{name}"] = torch.as_tensor(value.astype("int64"))
-            tensors |= generators | {"window.sums": begun.pop("sums")}
-            values = {
-                "name": self._training.name,
-                "world": self._ranks.world,
-                "log_bytes": log.size,
-                "log_sha256": log.sha256,
-                "files": self.files,
-                "history": self.history(),
-                "order": numbers,
-                "optimizers": optimizers,
-                **({"frozen": self._frozen} if self._frozen else {}),
-                "controls": self._training.controls.state(),
-                "window": begun,
-            }
             write_training_state(self._folder, images_seen=images_seen, tensors=tensors, values=values)
         distributed.wait(ranks=self._ranks)
+
+    def begin_to_save(self, *, images_seen: int, log: Settled, window: Window) -> None:
+        """Copy a state and write it in a thread of rank 0, after the one before; all ranks call this at one step."""
+        tensors, values = self._content(log=log, window=window)
+        self._writer.join()
+        if self._ranks.leads:
+            copies = self._writer.copied(tensors)
+            self._writer.start(
+                lambda: write_training_state(
+                    self._folder, images_seen=images_seen, tensors=copies.ready(), values=values
+                )
+            )
+
+    def close(self) -> None:
+        """Wait for the state that is being written; that it failed is a warning."""
+        self._writer.close()
+
+    def _content(self, *, log: Settled, window: Window) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the other values of a state, in rank 0; all ranks must call this."""
+        generators, begun = self._generators(), window.state(ranks=self._ranks)
+        if not self._ranks.leads:
+            return {}, {}
+        tensors, optimizers = self._tensors()
+        numbers = {}
+        for name, value in self._training.order.state().items():
+            if isinstance(value, int):
+                numbers[name] = value
+            else:
+                tensors[f"order.{name}"] = torch.as_tensor(value.astype("int64"))
+        tensors |= generators | {"window.sums": begun.pop("sums")}
+        values = {
+            "name": self._training.name,
+            "world": self._ranks.world,
+            "log_bytes": log.size,
+            "log_sha256": log.sha256,
+            "files": dict(self.files),
+            "history": self.history(),
+            "order": numbers,
+            "optimizers": optimizers,
+            **({"frozen": self._frozen} if self._frozen else {}),
+            "controls": self._training.controls.state(),
+            "window": begun,
+        }
+        return tensors, values
 
     def _newest(self) -> TrainingState | None:
         """Return the newest valid state whose files are whole; a warning names each that is passed over."""

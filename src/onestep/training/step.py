@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,44 @@ from torch import Tensor, nn
 from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
+from onestep.training.execution import fastest_kernels
 from onestep.training.optimizers import Optimizers
+
+# Devices that copy from pinned memory while the host continues.
+PINNED = ("cuda",)
+
+
+class Draw(NamedTuple):
+    """One draw of random numbers: float32 [B, *shape], standard normal, or uniform in [0, 1)."""
+
+    law: Literal["normal", "uniform"]
+    shape: tuple[int, ...]
+
+
+def drawn_rows(
+    draws: Sequence[Draw], *, seed: int, phase: str, rows: Sequence[int], pinned: bool = False
+) -> Iterator[Tensor]:
+    """Yield the numbers of each of the first draws of a phase, on the CPU; see `CountedRows`."""
+    streams = _streams(seed=seed, phase=phase, rows=rows) if draws else []
+    return (_filled(streams, draw, pinned=pinned) for draw in draws)
+
+
+def _streams(*, seed: int, phase: str, rows: Sequence[int]) -> list[np.random.Generator]:
+    key = np.array([seed, zlib.crc32(phase.encode())], dtype=np.uint64)
+    return [
+        np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, row, 0], dtype=np.uint64)))
+        for row in rows
+    ]
+
+
+def _filled(streams: Sequence[np.random.Generator], draw: Draw, *, pinned: bool) -> Tensor:
+    numbers = torch.empty((len(streams), *draw.shape), dtype=torch.float32, pin_memory=pinned)
+    for stream, row in zip(streams, numbers.view(len(streams), math.prod(draw.shape)).numpy(), strict=True):
+        if draw.law == "normal":
+            stream.standard_normal(out=row, dtype=np.float32)
+        else:
+            stream.random(out=row, dtype=np.float32)
+    return numbers
 
 
 class CountedRows:
@@ -25,26 +63,49 @@ class CountedRows:
 
     The stream follows from the number of images seen, so it is not part of the state.
     Differs from the reference: there each rank draws from its own global generator, so results depend on their number.
+
+    Attributes:
+        draws: What was drawn so far.
     """
 
-    def __init__(self, *, seed: int, phase: str, rows: Sequence[int], device: torch.device) -> None:
-        key = np.array([seed, zlib.crc32(phase.encode())], dtype=np.uint64)
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, row, 0], dtype=np.uint64)))
-            for row in rows
-        ]
-        self._device = device
+    def __init__(
+        self,
+        *,
+        seed: int,
+        phase: str,
+        rows: Sequence[int],
+        device: torch.device,
+        ahead: Sequence[tuple[Draw, Tensor]] = (),
+    ) -> None:
+        """Start the streams; `ahead` are the numbers of the first draws, made before they are requested.
+
+        Another draw than the next one of `ahead` starts the streams again, and skips what was drawn.
+        """
+        self._origin: dict[str, Any] = {"seed": seed, "phase": phase, "rows": rows}
+        self._device, self._ahead = device, ahead
+        self._started: list[np.random.Generator] | None = None
+        self.draws: list[Draw] = []
 
     def normal(self, *shape: int) -> Tensor:
         """Return new standard normal numbers, float32 [B, *shape]."""
-        return self._stacked([stream.standard_normal(shape, dtype=np.float32) for stream in self._streams])
+        return self._next(Draw("normal", shape))
 
     def uniform(self, *shape: int) -> Tensor:
         """Return new uniform numbers in [0, 1), float32 [B, *shape]."""
-        return self._stacked([stream.random(shape, dtype=np.float32) for stream in self._streams])
+        return self._next(Draw("uniform", shape))
 
-    def _stacked(self, numbers: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(numbers)).to(self._device)
+    def _next(self, draw: Draw) -> Tensor:
+        before, pinned = len(self.draws), self._device.type in PINNED
+        self.draws.append(draw)
+        if self._started is None and before < len(self._ahead) and self._ahead[before][0] == draw:
+            numbers = self._ahead[before][1]
+        else:
+            if self._started is None:
+                self._started = _streams(**self._origin)
+                for earlier in self.draws[:before]:
+                    _filled(self._started, earlier, pinned=False)
+            numbers = _filled(self._started, draw, pinned=pinned)
+        return numbers.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +116,8 @@ class StepData:
         rows: Number of each image in the run.
         seed: Of the run.
         micro_batch: Largest number of images that pass through the networks at once; None for all.
+        ahead: Numbers of the first draws of each phase, of all `rows`, made before they are requested.
+        draws: What each phase has drawn for each row, once it ran.
     """
 
     images: Tensor
@@ -64,19 +127,28 @@ class StepData:
     images_seen: int
     controls: Mapping[str, float] = field(default_factory=dict)
     micro_batch: int | None = None
+    ahead: Mapping[str, Sequence[tuple[Draw, Tensor]]] = field(default_factory=dict)
+    draws: dict[str, list[Draw]] = field(default_factory=dict)
 
     def batches(self, phase: str) -> list[Batch]:
         """Return the micro-batches of a phase, each with fresh random streams."""
+        parts = micro_batches(len(self.rows), limit=self.micro_batch)
+        streams = [self._streams_of(phase, part) for part in parts]
+        self.draws[phase] = streams[0].draws
         return [
             Batch(
                 images=self.images[part],
                 condition=None if self.condition is None else self.condition[part],
-                random=CountedRows(seed=self.seed, phase=phase, rows=self.rows[part], device=self.images.device),
+                random=random,
                 images_seen=self.images_seen,
                 controls=self.controls,
             )
-            for part in micro_batches(len(self.rows), limit=self.micro_batch)
+            for part, random in zip(parts, streams, strict=True)
         ]
+
+    def _streams_of(self, phase: str, part: slice) -> CountedRows:
+        ahead = [(draw, numbers[part]) for draw, numbers in self.ahead.get(phase, ())]
+        return CountedRows(seed=self.seed, phase=phase, rows=self.rows[part], device=self.images.device, ahead=ahead)
 
 
 def micro_batches(rows: int, *, limit: int | None) -> list[slice]:
@@ -120,23 +192,34 @@ def train_step(
 
     Second-order phases receive `networks`, all others `wrapped` (`Execution.wrapped`); None for `networks`.
     """
-    reports = []
-    for phase in phases:
-        # Gradients reach the trained parameters of the phase's role only; frozen ones are in no optimizer.
-        for role, each in optimizers.items():
-            for parameter in each.parameters:
-                parameter.requires_grad_(role == phase.trains)
-        optimizer = optimizers[phase.trains]
-        parameters = optimizer.parameters
-        optimizer.torch.zero_grad(set_to_none=True)
-        seen = networks if phase.second_order or wrapped is None else wrapped
-        loss = collect_gradients(phase, networks=seen, batches=data.batches(phase.name), parameters=parameters)
-        replaced, entries = settle_gradients(parameters, ranks=ranks)
-        optimizer.step(images_seen=data.images_seen)
-        reports.append(
-            PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
-        )
-    return reports
+    with fastest_kernels(ranks.device):
+        return [
+            _take(phase, networks=networks, optimizers=optimizers, data=data, ranks=ranks, wrapped=wrapped)
+            for phase in phases
+        ]
+
+
+def _take(
+    phase: Phase,
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    data: StepData,
+    ranks: Ranks,
+    wrapped: Networks | None,
+) -> PhaseReport:
+    # Gradients reach the trained parameters of the phase's role only; frozen ones are in no optimizer.
+    for role, each in optimizers.items():
+        for parameter in each.parameters:
+            parameter.requires_grad_(role == phase.trains)
+    optimizer = optimizers[phase.trains]
+    parameters = optimizer.parameters
+    optimizer.torch.zero_grad(set_to_none=True)
+    seen = networks if phase.second_order or wrapped is None else wrapped
+    loss = collect_gradients(phase, networks=seen, batches=data.batches(phase.name), parameters=parameters)
+    replaced, entries = settle_gradients(parameters, ranks=ranks)
+    optimizer.step(images_seen=data.images_seen)
+    return PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
 
 
 def collect_gradients(
