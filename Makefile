@@ -5,13 +5,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-faults test-slurm test-container test-full-size lint docs clean
+# Where `make demo` writes its record: time of each stage and the table. docs/records for one that is published.
+RECORDS ?= demo/results/records
+
+.PHONY: setup demo records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
 
 demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/index.html
-	@snakemake --directory demo --profile profiles/local
+	@onestep bench workflow --config demo/config.yaml --name demo --record $(RECORDS) -- snakemake --directory demo --profile profiles/local
+
+records: setup  ## the pages of the records in docs/records, after new ones
+	@python docs/tools/records.py
+
+gpu:  ## correctness, speed and evaluation on a GPU of this machine, ten minutes each; PART=speed for one of them
+	@PYTHON=$(PYTHON) tests/gpu/run.sh $(PART)
+
+gpu-wheels: setup  ## what a GPU machine without a network may lack, into .gpu, to be copied there with this folder
+	@tests/gpu/wheels.sh
 
 test: setup lint  ## all tests
 	@python -m pytest -n 2

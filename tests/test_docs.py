@@ -20,6 +20,7 @@ from tiny import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "docs" / "tools"))
 reference = pytest.importorskip("reference")
+generated = pytest.importorskip("records")
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("[!.]*/README.md")])
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
@@ -70,6 +71,26 @@ def test_the_reference_has_every_verb_with_its_options():
             assert f"\n### onestep {name}\n" in text
     assert "--processes INT" in text
     assert "--no-" not in text
+
+
+@pytest.mark.parametrize("page", generated.PAGES, ids=lambda page: page.name)
+def test_the_pages_of_the_records_are_those_of_the_records(page):
+    """Where this fails: python docs/tools/records.py."""
+    assert page.read_text() == generated.PAGES[page]()
+
+
+def test_the_readme_quotes_the_newest_record_of_the_demo():
+    records = [each for each in generated.read_benchmarks(generated.RECORDS) if each["name"] == "demo"]
+    if not records:
+        pytest.skip("there is no record of the demo")
+    rows = ("digits_edm.heun", "digits_edm.one_step", "digits_d2o.one_step", "digits_d2o_f.one_step")
+    lines = [line.split("|") for line in (REPOSITORY / "README.md").read_text().splitlines() if " ± " in line]
+    assert len(lines) == len(rows)
+    for row, cells in zip(rows, lines, strict=True):
+        for column, cell in zip(("fd", "is", "precision", "recall"), cells[5:9], strict=True):
+            for name, shown in zip((column, f"{column}_std"), cell.strip(" *").split(" ± "), strict=True):
+                unit = 10.0 ** -len(shown.partition(".")[2])
+                assert float(shown) == pytest.approx(records[0]["numbers"][f"digits.{row}.{name}"], abs=0.501 * unit)
 
 
 def test_the_picture_is_small_and_the_readme_short():

@@ -54,6 +54,7 @@ CLUSTER = {
     "cancel": ("onestep.launch.verbs:cancel", "Cancel the SLURM jobs of a run."),
     "bench train": ("onestep.bench.verbs:train", "Measure training speed."),
     "bench launches": ("onestep.bench.verbs:launches", "Count the kernels of a step."),
+    "bench workflow": ("onestep.workflow:record_workflow", "Run a workflow and record its time and tables."),
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onestep
 
 _PACKAGE = Path(onestep.__file__).parent
+_ROW = {"label": str, **dict.fromkeys(("run", "sampler"), (str, None)), "metrics": {str: (float, None)}}
 
 
 def workflow_folder() -> Path:
@@ -61,6 +63,91 @@ def run(
     if code == 0 and not dry_run and not targets:
         _show(config, since=begun)
     return code
+
+
+def record_workflow(*command: str, config: Path = Path("config.yaml"), name: str = "workflow", record: Path) -> int:
+    """Run a command that runs the workflow of a config, and record its time, that of each stage, and the tables.
+
+    The exit code is that of the command. Of a workflow that was partly done before there is no record.
+
+    Examples:
+      onestep bench workflow --config demo/config.yaml --record docs/records -- snakemake --directory demo ...
+
+    Args:
+        command: The command, after `--`.
+        config: The config; its folder has the results and benchmarks.
+        name: Name of the record.
+        record: Folder of the record.
+    """
+    from onestep.bench.recording import Stopwatch, write_benchmark
+
+    if not command:
+        raise ValueError("bench workflow: got no command, expected one. Fix: add it after --")
+    if not config.is_file():
+        raise ValueError(f"{config}: got no file, expected a config. Fix: correct the path")
+    began, watch = time.time(), Stopwatch()
+    code = _wait(list(command), environment=_environment())
+    took = watch.read()
+    if code != 0:
+        return code
+    jobs = sorted((config.parent / "benchmarks").rglob("*.tsv"))
+    if earlier := sum(path.stat().st_mtime < began for path in jobs):
+        print(
+            f"no record: {earlier} of {len(jobs)} jobs were done before. Delete results, benchmarks and state to time"
+        )
+        return 0
+    of_jobs = [
+        (path.relative_to(config.parent / "benchmarks").parts[0].removesuffix(".tsv"), _job(path)) for path in jobs
+    ]
+    place = write_benchmark(
+        record,
+        name=name,
+        about=f"The workflow of {config.absolute().parent.name}/{config.name}: time of each stage, and the tables.",
+        took=took,
+        numbers={"jobs": len(jobs), **_stages(of_jobs), **_table_numbers(config.parent / "results" / "tables")},
+        command=command,
+        memory_mib=max((job["max_rss"] for _, job in of_jobs), default=None),
+    )
+    print(place)
+    return 0
+
+
+def _stages(jobs: Sequence[tuple[str, Mapping[str, float]]]) -> Mapping[str, float]:
+    """Return the seconds and CPU seconds of all jobs of a stage, as `{stage}.seconds` and `{stage}.cpu_seconds`."""
+    numbers: dict[str, float] = {}
+    for stage, job in jobs:
+        for key, of in (("seconds", "s"), ("cpu_seconds", "cpu_time")):
+            numbers[f"{stage}.{key}"] = round(numbers.get(f"{stage}.{key}", 0.0) + job[of], 2)
+    return numbers
+
+
+def _table_numbers(folder: Path) -> Mapping[str, float | None]:
+    """Return the cells of all tables as `{table}.{run}.{sampler}.{column}`, and their deviations, with `_std`."""
+    from onestep.files import read_json
+
+    numbers: dict[str, float | None] = {}
+    for path in sorted(folder.glob("*.json")):
+        for row in read_json(path, [_ROW]):
+            model = ".".join(filter(None, (path.stem, row["run"] or row["label"], row["sampler"])))
+            for column, value in row["metrics"].items():
+                numbers[f"{model}.{column}"] = value
+                if (deviation := row.get("std", {}).get(column)) is not None:
+                    numbers[f"{model}.{column}_std"] = deviation
+    return numbers
+
+
+def _job(path: Path) -> Mapping[str, float]:
+    """Return the numbers of Snakemake's benchmark of a job; 0 where a short job has none ("-" or "NA")."""
+    with open(path, encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file, delimiter="\t"), {})
+
+    def number(key: str) -> float:
+        try:
+            return float(row.get(key) or 0.0)
+        except ValueError:
+            return 0.0
+
+    return {key: number(key) for key in ("s", "cpu_time", "max_rss")}
 
 
 def _profile(name: str, *, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import torch
 
 from onestep.bench.option_sets import OPTION_SETS, option_set
 from onestep.bench.random_run import random_training, random_wrapped, shape_of
+from onestep.bench.recording import read_benchmarks
 from onestep.bench.timing import counted_flops, paired_ratio
 from onestep.cli import main
 from onestep.config import parse_experiment
@@ -28,7 +29,8 @@ def test_a_tiny_run_prints_all_columns_and_what_is_left_out_with_its_reason(conf
     path = write_config(tmp_path, config)
     sets = "reference,ours,bf16_generator+bf16_discriminator,cuda_graphs,all"
     arguments = ["bench", "train", "--config", str(path), "--run", "digits_d2o_f", "--batch", "4", "--steps", "2"]
-    assert main([*arguments, "--sets", sets, "--output", str(tmp_path / "bench.json")]) == 0
+    written = ["--output", str(tmp_path / "bench.json"), "--record", str(tmp_path / "records")]
+    assert main([*arguments, "--sets", sets, *written]) == 0
     said = capsys.readouterr().out
     columns = ["set", "images/s", "ratio", "generator", "discriminator", "r1", "rest", "peak memory", "utilisation"]
     assert f"| {' | '.join(columns)} |" in said and "random weights" in said
@@ -42,6 +44,11 @@ def test_a_tiny_run_prints_all_columns_and_what_is_left_out_with_its_reason(conf
         assert sum(each["shares"].values()) == pytest.approx(1) and each["utilisation"] > 0
         assert each["images_per_second"] == pytest.approx(4 / sum(each["seconds"].values()))
         assert len(each["every_round"]) == 2
+    (record,) = read_benchmarks(tmp_path / "records")
+    assert record["name"] == "bench_train_digits_d2o_f" and record["machine"]["gpu"] is None
+    assert record["images_per_second"] == record["numbers"]["ours.images_per_second"]
+    assert record["numbers"]["ours.images_per_second"] == found["sets"][1]["images_per_second"]
+    assert record["numbers"]["all.left_out"] == found["left_out"][1]["reason"]
     assert found["sets"][0]["ratio"] == 1 and found["sets"][2]["peak_type"] == "bfloat16"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional
 from image_archives import write_archive
 from onestep.archive import digest_of
 from onestep.data._archive import prepare
-from onestep.data._batches import OneHot, decoded
+from onestep.data._batches import IndexedZip, OneHot, decoded, opened
 from onestep.data.image_zip import ImageZip
 
 
@@ -117,3 +118,47 @@ def test_a_cache_that_was_only_touched_or_has_no_record_is_kept(archive, tmp_pat
     assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
     path.with_suffix(".json").unlink()  # as of an earlier version
     assert torch.equal(decoded(archive, cache=tmp_path / "cache", in_memory=0), expected)
+
+
+def test_a_large_archive_is_listed_once(archive, tmp_path, monkeypatch):
+    """Later processes need neither the list of its members nor its content."""
+    prepare(archive, target=tmp_path / "out" / "e.zip")
+    path, cache = tmp_path / "out" / "e.zip", tmp_path / "cache"
+    first = opened(path, cache=cache, in_memory=100)
+    expected = decoded(first, cache=cache, in_memory=100)
+    assert isinstance(first, ImageZip)
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    found = opened(path, cache=cache, in_memory=100)
+    assert isinstance(found, IndexedZip)
+    assert torch.equal(decoded(found, cache=cache, in_memory=100), expected)
+    facts = ("source", "channels", "resolution", "classes")
+    assert [getattr(found, fact) for fact in facts] == [getattr(first, fact) for fact in facts]
+    np.testing.assert_array_equal(found.labels(), first.labels())
+    assert found.labels().dtype == np.int64 and len(found) == len(first)
+
+
+@pytest.mark.parametrize("change", ["archive", "index", "pixels"])
+def test_what_was_changed_is_read_and_compared_again(archive, tmp_path, change):
+    prepare(archive, target=tmp_path / "out" / "e.zip")
+    path, cache = tmp_path / "out" / "e.zip", tmp_path / "cache"
+    expected = decoded(opened(path, cache=cache, in_memory=100), cache=cache, in_memory=100).clone()
+    if change == "archive":
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="other content than"):
+            opened(path, cache=cache, in_memory=100)
+        return
+    (file,) = cache.glob("*.index.npz" if change == "index" else "*.npy")
+    file.write_bytes(file.read_bytes()[:-20])
+    found = opened(path, cache=cache, in_memory=100)
+    assert isinstance(found, ImageZip if change == "index" else IndexedZip)
+    assert torch.equal(decoded(found, cache=cache, in_memory=100), expected)
+
+
+def test_a_small_archive_leaves_no_index(archive, tmp_path):
+    for cache, limit in ((None, 0), (tmp_path / "cache", 2**20)):
+        assert isinstance(opened(archive.source, cache=cache, in_memory=limit), ImageZip)
+    assert not (tmp_path / "cache").exists()

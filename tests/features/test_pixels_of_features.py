@@ -61,6 +61,19 @@ def test_the_square_is_the_middle_of_pillows_resize(height, width):
     np.testing.assert_array_equal(covering_square(pixels, size=56)[0].permute(1, 2, 0), wanted)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_resize_is_the_same_in_any_number_of_threads(threads):
+    pixels, before = _pixels(7, 3, 32, 32), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = resized_by_pillow(pixels, height=56, width=40)
+    finally:
+        torch.set_num_threads(before)
+    for image, resized in zip(pixels, found, strict=True):
+        wanted = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((40, 56), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(resized.permute(1, 2, 0), np.asarray(wanted))
+
+
 def test_normalised_values_have_the_mean_and_deviation_taken_out():
     values = torch.tensor([0.0, 127.5, 255.0]).reshape(1, 3, 1, 1)
     found = normalised(values, mean=(0.0, 0.5, 0.5), std=(1.0, 1.0, 0.25))

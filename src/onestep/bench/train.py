@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from onestep.bench.option_sets import OURS, OptionSet, option_set
 from onestep.bench.random_run import random_training, random_wrapped, shape_of
+from onestep.bench.recording import write_benchmark
 from onestep.bench.timing import Contestant, matmul_peak, memory, paired_ratio
 from onestep.config.sections import Experiment
 from onestep.distributed import Ranks
@@ -124,6 +126,31 @@ def _findings(
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{lines[0] if lines else type(error).__name__}"[:300]
+
+
+def write_bench_record(folder: Path, found: Mapping[str, Any], *, took: Mapping[str, Any]) -> Path:
+    """Write the findings as a record: speed, ratio, memory and utilisation of each set, and the reasons of the rest."""
+    numbers: dict[str, float | str | None] = {
+        "batch": found["batch"],
+        "gflop_per_image": found["flops_per_image"] / 1e9,
+    }
+    for each in found["sets"]:
+        for key in ("images_per_second", "ratio", "memory_mib", "utilisation"):
+            numbers[f"{each['name']}.{key}"] = each[key]
+    numbers |= {f"{each['name']}.left_out": each["reason"] for each in found["left_out"]}
+    sets = {each["name"]: each for each in found["sets"]}
+    headline: Mapping[str, Any] = sets.get(OURS) or next(iter(sets.values()), {})
+    return write_benchmark(
+        folder,
+        name=f"bench_train_{found['run']}".lower().replace("-", "_"),
+        about=f"Training steps of {found['run']} with random weights, batch {found['batch']}, by sets of options.",
+        took=took,
+        numbers=numbers,
+        gpu=None if found["device"].startswith("CPU") else found["device"],
+        images_per_second=headline.get("images_per_second"),
+        memory_mib=headline.get("memory_mib"),
+        details={key: found[key] for key in ("run", "weights", "shape", "rounds", "device")},
+    )
 
 
 def report_lines(found: dict[str, Any]) -> Iterator[str]:

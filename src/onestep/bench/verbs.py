@@ -16,6 +16,7 @@ def train(
     channels: int | None = None,
     classes: int | None = None,
     output: Path | None = None,
+    record: Path | None = None,
 ) -> int:
     """Measure the training speed of a run under several option sets, with random weights and data.
 
@@ -29,13 +30,16 @@ def train(
         channels: Image channels, where the dataset is not here.
         classes: Number of classes, where the dataset is not here.
         output: Also write the measurements here (.json).
+        record: Also write a record into this folder, as those in docs/records.
     """
     from onestep import distributed
     from onestep.bench.option_sets import OPTION_SETS
-    from onestep.bench.train import bench_training, report_lines
+    from onestep.bench.recording import Stopwatch
+    from onestep.bench.train import bench_training, report_lines, write_bench_record
     from onestep.config.reading import read_experiment
     from onestep.files import write_json
 
+    watch = Stopwatch()
     with distributed.joined() as ranks:
         found = bench_training(
             read_experiment(config),
@@ -49,6 +53,8 @@ def train(
     print("\n".join(report_lines(found)))
     if output is not None:
         write_json(output, found)
+    if record is not None:
+        print(write_bench_record(record, found, took=watch.read()))
     return 0
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,15 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onestep.archive import digest_of
-from onestep.checkpoints.digests import read_record
-from onestep.data.image_zip import ImageZip
+from onestep.archive import digest_of, read_arrays, write_arrays
+from onestep.checkpoints.digests import checked, read_record
+from onestep.data._processes import in_processes
+from onestep.data.image_zip import ImageZip, read_part
 from onestep.files import Lock, regular_file, replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
 
 # Each process has its own copy in memory: CIFAR-10 takes 0.15 GB, FFHQ at 64x64 0.86, ImageNet at 64x64 15.7.
 _IN_MEMORY = 2**30
+_PART = 8192  # images that one process decodes at a time
+_INDEX = {"images": int, "channels": int, "resolution": int, "classes": int, "archive": dict}
 
 
 class OneHot:
@@ -38,17 +43,89 @@ class OneHot:
         return functional.one_hot(self._labels[indices], self._classes).float()
 
 
-def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class IndexedZip:
+    """What training reads of a large archive before its pixels, from the file that `opened` has made of it.
+
+    The attributes are those of `ImageZip`.
+    """
+
+    source: Path
+    images: int
+    channels: int
+    resolution: int
+    classes: int
+    _labels: np.ndarray
+
+    def __len__(self) -> int:
+        return self.images
+
+    def labels(self) -> np.ndarray:
+        """Return all classes, int64 [N]."""
+        return self._labels.astype(np.int64)
+
+
+def opened(path: Path, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> ImageZip | IndexedZip:
+    """Return an archive whose content is that of its record; ValueError as of `checked` and of `ImageZip`.
+
+    A list of a million images takes seconds and hundreds of MiB. So of an archive whose pixels go to a file in `cache`
+    one process makes the list, and all later ones, until the archive has another size or time, read what they need.
+    """
+    if cache is None or regular_file(path).stat().st_size <= in_memory // 2:
+        return ImageZip(source=checked(path))
+    index = cache / f"{path.stem}-{digest_of(path)[:16]}.index.npz"
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = Lock(index.with_suffix(".lock"))
+    lock.acquire(seconds=math.inf)
+    try:
+        if (found := _read_index(index, path)) is not None:
+            return found
+        archive = ImageZip(source=checked(path))
+        if _size(archive) <= in_memory:
+            return archive
+        facts = {key: getattr(archive, key) for key in ("channels", "resolution", "classes")}
+        about = {**facts, "images": len(archive), "archive": _state(path)}
+        write_arrays(index, {"labels": archive.labels().astype(np.int32)}, about=about)
+        return archive
+    finally:
+        lock.release()
+
+
+def _read_index(index: Path, path: Path) -> IndexedZip | None:
+    """Return what `opened` has written of an archive in its present state, None if there is nothing."""
+    try:
+        arrays, about = read_arrays(index, ["labels"], about=_INDEX)
+        labels = arrays["labels"]
+    except (OSError, ValueError, KeyError):
+        return None
+    fits = about["archive"] == _state(path) and labels.dtype == np.int32 and labels.shape == (about["images"],)
+    facts = {key: about[key] for key in ("images", "channels", "resolution", "classes")}
+    return IndexedZip(source=path, _labels=labels, **facts) if fits else None
+
+
+def _state(path: Path) -> dict[str, int]:
+    """Return what a file that is written to has another of."""
+    status = path.stat()
+    return {"size": status.st_size, "time_ns": status.st_mtime_ns}
+
+
+def _size(archive: ImageZip | IndexedZip) -> int:
+    """Return the bytes of all pixels."""
+    return len(archive) * archive.channels * archive.resolution**2
+
+
+def decoded(archive: ImageZip | IndexedZip, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:
     """Return all pixels of an archive, uint8 [N, C, H, W]; the caller must not write to them.
 
     Pixels of more than `in_memory` bytes are in a file in `cache`, best on a local disk: the first process decodes into
-    it, the others wait and share. A JSON beside it has its digest, size and time of writing: if the time differs, the
-    digest is compared, and if that differs, the archive is decoded again. None keeps everything in memory. An
-    unreadable image is a ValueError.
+    it, with one helper for each processor core, the others wait and share. A JSON beside it has its digest, size and
+    time of writing: if the time differs, the digest is compared, and if that differs, the archive is decoded again.
+    None keeps everything in memory. An unreadable image is a ValueError.
     """
     shape = (len(archive), archive.channels, archive.resolution, archive.resolution)
-    if cache is None or int(np.prod(shape, dtype=np.int64)) <= in_memory:
-        return torch.from_numpy(archive.read_all()[0])
+    if cache is None or _size(archive) <= in_memory:
+        listed = archive if isinstance(archive, ImageZip) else ImageZip(source=checked(archive.source))
+        return torch.from_numpy(listed.read_all()[0])
     path = cache / f"{archive.source.stem}-{digest_of(archive.source)[:16]}.npy"
     cache.mkdir(parents=True, exist_ok=True)
     lock = Lock(path.with_suffix(".lock"))
@@ -58,9 +135,11 @@ def decoded(archive: ImageZip, *, cache: Path | None, in_memory: int = _IN_MEMOR
             _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
             with replacing(path) as temporary:
                 pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                for index in range(shape[0]):
-                    pixels[index] = archive[index][0].numpy()
                 pixels.flush()
+                parts = [range(start, min(start + _PART, shape[0])) for start in range(0, shape[0], _PART)]
+                source = archive.source if isinstance(archive, ImageZip) else checked(archive.source)
+                for _ in in_processes(read_part, (source, temporary), parts, workers=len(os.sched_getaffinity(0))):
+                    pass
                 digest = sha256_of_file(temporary)
             write_json(path.with_suffix(".json"), _stamp(path, digest))
     finally:
@@ -93,8 +172,7 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 def _stamp(path: Path, digest: str) -> dict[str, Any]:
     """Return what the JSON beside a file of pixels holds; a file that is written to has another time."""
-    status = path.stat()
-    return {"sha256": digest, "size": status.st_size, "time_ns": status.st_mtime_ns}
+    return {"sha256": digest, **_state(path)}
 
 
 class InfiniteOrder:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import posixpath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +14,11 @@ from torch import Tensor
 
 from onestep.data._pixels import decode
 from onestep.data._sources import FORMATS, Entry, ZipSource, pictures
+from onestep.data._zip_members import LABELS, plain_members, plain_png
 from onestep.folders import is_hidden
 
 __all__ = ["ImageZip"]
 
-_LABELS = "dataset.json"
 _MOST_CLASSES = 100_000
 _LARGEST_LABELS = 2**20, 2**10  # bytes of dataset.json: these, and for each image
 
@@ -37,18 +39,20 @@ class ImageZip:
     def __init__(self, *, source: Path | str) -> None:
         self.source = Path(source)
         self._zip = ZipSource(self.source)
-        self._names = self._read_names()
+        self._plain = plain_members(self.source)
+        # Bytes [N] of a plain archive: a million texts would take 100 MB.
+        self._names: Any = self._read_names() if self._plain is None else self._plain.names
         labels = self._read_labels()
         self.classes = 0 if labels is None else max(labels) + 1
         self._labels = np.array(labels or [0] * len(self._names), dtype=np.int64)
-        self.channels, self.resolution = self._decoded(self._names[0]).shape[:2]
-        self._pixels(self._names[0])
+        self.channels, self.resolution = self._decoded(0).shape[:2]
+        self._pixels(0)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self._pixels(self._names[index])), int(self._labels[index])
+        return torch.from_numpy(self._pixels(index)), int(self._labels[index])
 
     def labels(self) -> np.ndarray:
         """Return all classes, int64 [N]."""
@@ -57,9 +61,18 @@ class ImageZip:
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all pixels, uint8 [N, C, H, W], and all labels, int64 [N]."""
         pixels = np.empty((len(self), self.channels, self.resolution, self.resolution), dtype=np.uint8)
-        for index, name in enumerate(self._names):
-            pixels[index] = self._pixels(name)
+        self.read_into(pixels, range(len(self)))
         return pixels, self.labels()
+
+    def read_into(self, pixels: np.ndarray, indices: range) -> None:
+        """Read the images `indices` into the same rows of `pixels`, uint8 [N, C, H, W]."""
+        for index in indices:
+            pixels[index] = self._pixels(index)
+
+    def _name(self, index: int) -> str:
+        """Return the name of an image."""
+        name = self._names[index]
+        return name.decode() if isinstance(name, bytes) else name
 
     def _read_names(self) -> list[str]:
         """Return the names of the images, sorted."""
@@ -77,15 +90,20 @@ class ImageZip:
 
     def _read_labels(self) -> list[int] | None:
         """Return the label of each image, or None if the archive is unlabelled."""
-        members = self._zip.names()
-        if _LABELS not in members:
-            if elsewhere := [name for name in members if posixpath.basename(name) == _LABELS and not is_hidden(name)]:
-                found = f"{self.source}: got the labels {elsewhere[0]}, expected {_LABELS} outside of all folders"
+        if self._plain is not None and not self._plain.has_labels:
+            return None
+        members = [LABELS] if self._plain is not None else self._zip.names()
+        if LABELS not in members:
+            if elsewhere := [name for name in members if posixpath.basename(name) == LABELS and not is_hidden(name)]:
+                found = f"{self.source}: got the labels {elsewhere[0]}, expected {LABELS} outside of all folders"
                 raise ValueError(f"{found}. Fix: build the archive again, from within the folder")
             return None
         least, each = _LARGEST_LABELS
+        most = least + each * len(self._names)
         try:
-            content = self._zip.read(Entry(_LABELS, _LABELS), most=least + each * len(self._names))
+            content = None if self._plain is None else self._plain.labels(most=most)
+            if content is None:
+                content = self._zip.read(Entry(LABELS, LABELS), most=most)
             labels = json.loads(content)["labels"]
             if labels is None:
                 return None
@@ -95,28 +113,73 @@ class ImageZip:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             expected = "{'labels': [[member, class], ...]}"
             raise ValueError(f"{self.source}: dataset.json is not {expected} ({error!r}); build it again") from error
-        for name in self._names:
+        names = self._names if self._plain is None else self._names.astype(str).tolist()
+        for name in names:
             if type(label := by_name.get(name)) is not int or not 0 <= label < _MOST_CLASSES:
                 found = f"{self.source}: dataset.json gives {name} the label {str(label)[:40]}"
                 fix = 'give every image a class, or none ("labels": null)'
                 raise ValueError(f"{found}, expected a class 0, 1, ..., {_MOST_CLASSES - 1:,}; {fix}")
-        return [by_name[name] for name in self._names]
+        return [by_name[name] for name in names]
 
-    def _pixels(self, name: str) -> np.ndarray:
+    def _pixels(self, index: int) -> np.ndarray:
         """Return one image, which has the shape of the first: uint8 [C, H, W]."""
-        pixels = self._decoded(name)
-        found = f"{self.source}: {name} has the shape [C, H, W] = {list(pixels.shape)}"
+        pixels = self._decoded(index)
+        if pixels.shape == (self.channels, self.resolution, self.resolution) and self.resolution.bit_count() == 1:
+            return pixels
+        found = f"{self.source}: {self._name(index)} has the shape [C, H, W] = {list(pixels.shape)}"
         expected = [self.channels, self.resolution, self.resolution]
         if list(pixels.shape) != expected:
             raise ValueError(f"{found}, expected the square {expected}; crop or scale all images to one size")
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"{found}, expected a side that is a power of two; scale the images")
-        return pixels
+        raise ValueError(f"{found}, expected a side that is a power of two; scale the images")
 
-    def _decoded(self, name: str) -> np.ndarray:
+    def _decoded(self, index: int) -> np.ndarray:
+        content = None if self._plain is None else self._plain.read(index)
+        pixels = None if content is None else plain_png(content)
+        pixels = self._decoded_in_general(self._name(index)) if pixels is None else pixels
+        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _decoded_in_general(self, name: str) -> np.ndarray:
+        """Return one image of any archive, uint8 [H, W] or [H, W, 3]; ValueError if it cannot be read."""
         form = FORMATS[posixpath.splitext(name)[1].lower()]
         try:
-            pixels = decode(self._zip.read(Entry(name, name)), formats=(form,), convert=False)
+            return decode(self._zip.read(Entry(name, name)), formats=(form,), convert=False)
         except ValueError as error:
             raise ValueError(f"{self.source}: cannot read {name} ({error}); build the archive again") from error
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def read_part(shared: tuple[Path, Path], indices: range) -> None:
+    """Read some images of an archive into their rows of a file of numpy with the pixels of all; `shared` is both.
+
+    Each process lists the archive itself: the list of a million images is too long to be sent to all.
+    """
+    source, target = shared
+    pixels = np.load(target, mmap_mode="r+", allow_pickle=False)
+    status = source.stat()
+    reader = _reader(source, status.st_size, status.st_mtime_ns)
+    for index in indices:
+        reader.read_into(pixels, index)
+    pixels.flush()
+
+
+class _Reader:
+    """Images of an archive by number, without its labels where it is plain."""
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._plain, self._whole = source, plain_members(source), list[ImageZip]()
+
+    def read_into(self, pixels: np.ndarray, index: int) -> None:
+        content = None if self._plain is None else self._plain.read(index)
+        found = None if content is None else plain_png(content)
+        if found is not None:
+            found = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+        if found is not None and found.shape == pixels.shape[1:]:
+            pixels[index] = found
+            return
+        self._whole = self._whole or [ImageZip(source=self._source)]
+        self._whole[0].read_into(pixels, range(index, index + 1))
+
+
+@functools.lru_cache(maxsize=1)
+def _reader(source: Path, size: int, time_ns: int) -> _Reader:
+    """Return the reader of an archive in one state of it."""
+    return _Reader(source)

@@ -16,6 +16,7 @@ from onestep.checkpoints.digests import checked, known_digest
 from onestep.evaluation.extraction import check_place, read_pixels, subject_of
 from onestep.files import regular_file, sealed, write_json
 from onestep.metrics import Metric, Statistics
+from onestep.metrics._features import device_record
 from onestep.results import Results
 
 # Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
@@ -116,6 +117,7 @@ def write_measurement(
                 "better": dict(metric.values),
                 "feature_network": about.get("network"),
                 "pixels_sha256": digest,
+                **device_of(metric, available),
             }
         ),
     )
@@ -138,6 +140,12 @@ def call_metric(metric: Metric, *, name: str, available: Mapping[str, Any]) -> d
     if broken := [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]:
         raise ValueError(f"metric {name!r}: got {', '.join(broken)}, expected finite numbers. Fix: check the images")
     return values
+
+
+def device_of(metric: Metric, available: Mapping[str, Any]) -> dict[str, str]:
+    """Return the GPU on which a metric of this package computes from these inputs, as `device`; of a CPU nothing."""
+    inputs = [available[each] for each in ("generated", "real", "probabilities") if each in metric.inputs]
+    return device_record(*inputs) if inputs and type(metric).__module__.startswith("onestep.") else {}
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

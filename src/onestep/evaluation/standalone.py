@@ -28,7 +28,7 @@ from onestep.evaluation.extraction import (
     joined,
     read_pixels,
 )
-from onestep.evaluation.measurement import Reference, call_metric, inputs_of, precision_of, read_reference
+from onestep.evaluation.measurement import Reference, call_metric, device_of, inputs_of, precision_of, read_reference
 from onestep.files import read_json, regular_file, write_json
 from onestep.metrics import Metric
 from onestep.progress import Bar
@@ -140,6 +140,7 @@ def write_evaluation(
     real = None if reference is None else _Real(reference, network=network, about=about, like=generated)
     values: dict[str, float] = {}
     facts: dict[str, Any] = {}
+    device: dict[str, str] = {}
     for chosen in metrics:
         available = inputs_of(generated.arrays[0] if network else {})
         if real is not None and chosen.compares:
@@ -148,6 +149,7 @@ def write_evaluation(
         for name, path in (("pixels", images), ("real_pixels", reference)):
             if path is not None and name in chosen.metric.inputs:
                 available[name] = joined(list(_read(path))).numpy()
+        device |= device_of(chosen.metric, available)
         try:
             values |= call_metric(chosen.metric, name=chosen.name, available=available)
         except ValueError as error:
@@ -162,6 +164,7 @@ def write_evaluation(
         "feature_weights_sha256": about.get("weights_sha256"),
         "precision": precision_of(about),
         "reference": facts,
+        **device,
     }
     write_json(output, found)
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,18 @@ def resized_by_pillow(pixels: Tensor, *, height: int, width: int) -> Tensor:
     """Resize uint8 RGB images to [B, 3, height, width] by Pillow's bicubic filter: antialiased, rounded to uint8."""
     if pixels.shape[-2:] == (height, width):
         return pixels
-    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    resized = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC))
-        for image in images
-    ]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(pixels.device)
+    images = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    resized = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+
+    def resize(index: int) -> None:
+        picture = Image.fromarray(images[index]).resize((width, height), Image.Resampling.BICUBIC)
+        resized[index] = np.asarray(picture)
+
+    # Pillow resizes without the interpreter's lock; as many at once as torch may have threads.
+    with ThreadPoolExecutor(min(torch.get_num_threads(), len(images) or 1)) as threads:
+        for _ in threads.map(resize, range(len(images))):
+            pass
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).to(pixels.device)
 
 
 def normalised(

@@ -1,4 +1,4 @@
-"""Features of two sets: their checks, their distances to nearest neighbors, and membership in k-NN balls.
+"""Features of two sets: their checks, their device, distances to nearest neighbors, and membership in k-NN balls.
 
 Legend: N generated images, M real images, D feature width. The table of distances is made in chunks.
 """
@@ -16,15 +16,40 @@ Arithmetic = Literal["float64", "float16"]
 
 _GROUP = 64  # columns per group in the search for the k smallest distances
 _ROWS = 1_024  # rows per chunk of the squared norms
+_WORTHWHILE = 2**22  # numbers; a GPU takes seconds to start
+_COPIES, _RESERVE = 4, 2**32  # float64 copies of the features, and bytes beside them, that a GPU must have free
 _TABLES = 4  # copies of a chunk of the distance table that exist at once
 
 
-def finite_rows(array: Any, *, called: str, at_least: int) -> Tensor:
-    """Return a matrix [N, D], called so in messages, as a tensor without gradient, of the same type and device.
+def device_for(*arrays: Any) -> torch.device:
+    """Return where a metric computes: on the device of the first tensor, for numpy arrays on the GPU if there is one.
 
-    An array that is no matrix, has too few rows, or contains values that are not finite is a ValueError.
+    Arrays of fewer than four million numbers, or that do not fit the GPU's free memory, are for the CPU.
+    """
+    for array in arrays:
+        if isinstance(array, Tensor):
+            return array.device
+    count = sum(np.size(array) for array in arrays)
+    if count < _WORTHWHILE or not torch.cuda.is_available():
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info()
+    return torch.device("cuda" if 8 * _COPIES * count + _RESERVE <= free else "cpu")
+
+
+def device_record(*arrays: Any) -> dict[str, str]:
+    """Return the name of the GPU on which a metric of these numpy arrays computes, as `device`; of a CPU nothing."""
+    on_gpu = device_for(*arrays).type == "cuda"
+    return {"device": torch.cuda.get_device_name()} if on_gpu else {}
+
+
+def finite_rows(array: Any, *, called: str, at_least: int, device: torch.device | None = None) -> Tensor:
+    """Return a matrix [N, D], called so in messages, as a tensor without gradient, of the same type.
+
+    It is on `device`, or where `device_for` has it. An array that is no matrix, has too few rows, or contains values
+    that are not finite is a ValueError.
     """
     rows = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    rows = rows.to(device_for(array) if device is None else device)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ValueError(f"{called}: got the shape {list(rows.shape)}, expected a matrix with one row per image")
     if len(rows) < at_least:
@@ -37,9 +62,10 @@ def finite_rows(array: Any, *, called: str, at_least: int) -> Tensor:
 
 
 def finite_pair(generated: Any, real: Any, *, least: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return generated features [N, D] and real ones [M, D], of one width, each checked as by `finite_rows`."""
-    rows = finite_rows(generated, called="generated features", at_least=least[0])
-    real_rows = finite_rows(real, called="real features", at_least=least[1])
+    """Return generated features [N, D] and real ones [M, D], of one width and device, checked as by `finite_rows`."""
+    device = device_for(generated, real)
+    rows = finite_rows(generated, called="generated features", at_least=least[0], device=device)
+    real_rows = finite_rows(real, called="real features", at_least=least[1], device=device)
     if rows.shape[1] != real_rows.shape[1]:
         found = f"generated ones of width {rows.shape[1]} and real ones of width {real_rows.shape[1]}"
         raise ValueError(f"features: got {found}, expected one width. Fix: extract both with the same network")

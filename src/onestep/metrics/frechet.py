@@ -56,9 +56,11 @@ def gaussian_fit(features: Any) -> tuple[Tensor, Tensor]:
 def frechet_from_statistics(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
     """Return |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), at least 0.
 
-    Shapes other than [D], [D, D], [D], [D, D] are a ValueError.
+    Computed on the device of `mean_a`. Shapes other than [D], [D, D], [D], [D, D] are a ValueError.
     """
-    mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(a, dtype=torch.float64) for a in (mean_a, cov_a, mean_b, cov_b))
+    statistics = (mean_a, cov_a, mean_b, cov_b)
+    device = mean_a.device if isinstance(mean_a, Tensor) else None
+    mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(a, dtype=torch.float64, device=device) for a in statistics)
     width = len(mean_b)
     if mean_a.shape != (width,) or not cov_a.shape == cov_b.shape == (width, width):
         shapes = ", ".join(str(list(a.shape)) for a in (mean_a, cov_a, mean_b, cov_b))

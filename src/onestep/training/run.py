@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 from onestep import distributed
-from onestep.checkpoints.digests import checked
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
-from onestep.data._batches import OneHot, decoded
-from onestep.data.image_zip import ImageZip
+from onestep.data._batches import OneHot, decoded, opened
 from onestep.distributed import Ranks
 from onestep.files import Lock, sealed, write_json, write_text
 from onestep.run_record import newest_state
@@ -266,7 +264,7 @@ def assemble(
     if micro_batch is not None and micro_batch < 1:
         raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
     ranks.share_of(run.batch)
-    archive = ImageZip(source=checked(files.data))
+    archive = opened(files.data, cache=cache)
     codec = codec_of(run)
     example = torch.zeros(1, archive.channels, archive.resolution, archive.resolution, dtype=torch.uint8)
     _, channels, _, resolution = codec.encode(example).shape

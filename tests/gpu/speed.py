@@ -1,0 +1,74 @@
+"""Part 2: the training loop itself, with everything that the host does between kernels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from gpu.correctness import REPOSITORY
+from gpu.measured_run import MeasuredRun
+
+Found = Iterator[dict[str, float | str]]
+_WARM_UP = 4  # steps, and one with the regularizer
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def loop(
+    device: torch.device,
+    *,
+    run: str,
+    sets: str,
+    rows: int,
+    steps: int = 16,
+    cudnn_benchmark: bool = False,
+    config: str = "config.yaml",
+) -> Found:
+    """Time steps of the loop; 16 of them have the regularizer of every 16th as often as a training has.
+
+    `kernels`, `waits` (calls that block the host until the device is done) and `busy` (share of the time in which a
+    kernel runs) are those of three steps without the regularizer.
+    """
+    torch.backends.cudnn.benchmark = cudnn_benchmark
+    measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
+    on_gpu = device.type == "cuda"
+    measured.steps(range(1, 1 + _WARM_UP))
+    measured.steps(range(16, 17))
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    _settle(device)
+    began = time.perf_counter()
+    measured.steps(range(17, 17 + steps))
+    _settle(device)
+    seconds = (time.perf_counter() - began) / steps
+    yield {"images_per_second": rows / seconds, "milliseconds": 1e3 * seconds}
+    if not on_gpu:
+        return
+    yield {"memory_mib": torch.cuda.max_memory_allocated() / 2**20}
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        measured.steps(range(33, 36))
+        _settle(device)
+    events = seen.events() or []
+    kernels = [each for each in events if each.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(each.time_range.elapsed_us() for each in kernels) / 3e6
+    waits = sum(each.name in _WAITS for each in events) - 1  # the last is our own
+    yield {"kernels": len(kernels) / 3, "busy": busy / seconds, "waits": waits / 3}
+
+
+def bench(device: torch.device, *, words: list[str], record: str) -> Found:
+    """Run `onestep bench train`, which writes a record of its own into the folder `record`."""
+    command = [sys.executable, "-m", "onestep", "bench", "train", *words, "--record", record]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    print(done.stdout, end="")
+    yield {"exit_code": done.returncode}
+    if done.returncode:
+        yield {"outcome": (done.stderr.strip().splitlines() or ["no output"])[-1][:300]}
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
