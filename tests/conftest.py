@@ -6,7 +6,10 @@ import functools
 import json
 import os
 import re
+import sys
 import zlib
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,33 @@ class Golden:
 def golden() -> Golden:
     """The recordings named by ONESTEP_GOLDEN, or the project's own copy."""
     return Golden(Path(os.environ.get("ONESTEP_GOLDEN", Path(__file__).parent / "golden")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hide GPUs from all tests but those marked `gpu`: the others compare bits, and start more ranks than GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("gpu") is None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that they start
+            if "torch" in sys.modules:
+                patch.setattr("torch.cuda.is_available", lambda: False)
+                patch.setattr("torch.cuda.device_count", lambda: 0)
+        return (yield)
+
+
+# A machine with a GPU may lack these; no test for a GPU needs them.
+_NOT_FOR_GPUS = ("pydantic", "submitit", "torch_fidelity")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """With `-m gpu`, skip the files that need a package which is not there."""
+    report = yield
+    lacking = [name for name in _NOT_FOR_GPUS if find_spec(name) is None]
+    needed = [name for name in lacking if f"No module named '{name}" in str(report.longrepr)]
+    if report.failed and needed and collector.config.option.markexpr == "gpu":
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"Skipped: needs {needed[0]}")
+    return report
 
 
 # Their tests share preparations of a minute each, so one process takes all of a folder.

@@ -5,10 +5,13 @@ import socket
 import time
 
 import pytest
+import torch
+from torch import distributed as dist
 
 from onestep import distributed
-from onestep.distributed import Place
+from onestep.distributed import Place, Ranks
 from preloaded import Program
+from small_networks import FAMILIES, small_networks
 
 LEAVING = """
 import os
@@ -115,3 +118,33 @@ def test_a_rank_that_fails_does_not_wait_for_the_others(tmp_path):
     # The group is taken apart by the one that leaves in order, and by it alone.
     assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["False", "True"]
     assert [rank.returncode for rank in ranks] == [0, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore")  # of the backend, on devices that are not named
+def test_nccl_takes_the_tensors_of_networks_in_either_layout():
+    """In a group of one, which NCCL refuses as it refuses larger ones; the collectives are told of a second rank."""
+    device = torch.device("cuda", 0)
+    store = dist.HashStore()
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+    try:
+        ranks = Ranks(rank=0, world=2, device=device, cpu_group=dist.new_group(backend="gloo"))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            networks = {role: network.to(device) for role, network in small_networks("adm").items()}
+            networks["generator"].to(memory_format=layout)
+            for role in FAMILIES:
+                state = networks[role].state_dict()
+                before = {name: value.clone() for name, value in state.items()}
+                distributed.broadcast(state.values(), ranks=ranks)
+                assert all(torch.equal(value, before[name]) for name, value in state.items())
+        mean = distributed.average(torch.ones(5, device=device, dtype=torch.float64), ranks=ranks)
+        assert mean.tolist() == [0.5] * 5  # one rank's sum, over two
+        for sent in (torch.get_rng_state(), torch.arange(3), torch.rand(4)):
+            received = [torch.empty_like(sent, device=device)]
+            dist.all_gather(received, sent.to(device))
+            assert torch.equal(received[0].cpu(), sent)
+        distributed.wait(ranks=ranks)
+        assert distributed.highest(2, ranks=ranks) == 2
+    finally:
+        dist.destroy_process_group()

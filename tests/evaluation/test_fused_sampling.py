@@ -54,7 +54,10 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def through_files(weights, tmp_path_factory):
     """A folder with a sample file, its grid, and the features of both networks."""
-    folder = tmp_path_factory.mktemp("files")
+    return _sampled_and_extracted(weights, tmp_path_factory.mktemp("files"))
+
+
+def _sampled_and_extracted(weights, folder):
     drawn = ["--weights", f"{weights}/generator.safetensors", "--sampler", SAMPLER, "--seeds", SEEDS, *NAMES]
     images, grid = f"{folder}/{SEEDS}.npz", f"{folder}/grid.npz"
     assert main(["sample", *drawn, "--batch", "64", "--grid", grid, "--output", images]) == 0
@@ -83,6 +86,18 @@ def test_one_pass_writes_the_bytes_that_files_give_in_whatever_batch(through_fil
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert found == expected and len(found) == 3
     assert sum(map(len, found.values())) < 2 * len(images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_too_one_pass_writes_the_bytes_that_files_give(weights, tmp_path):
+    for name in ("files", "one_pass"):
+        (tmp_path / name).mkdir()
+    _sampled_and_extracted(weights, tmp_path / "files")
+    assert main(observation(weights, tmp_path / "one_pass", batch=64)) == 0
+    found = {path.name: path.read_bytes() for path in (tmp_path / "one_pass").iterdir()}
+    assert len(found) == 3
+    assert found == {name: (tmp_path / "files" / name).read_bytes() for name in found}
 
 
 def test_features_contain_the_identity_of_images_and_network(through_files):

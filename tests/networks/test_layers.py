@@ -20,6 +20,26 @@ from onestep.networks._layers import (
 )
 from onestep.networks._unet import attend, fused_attention, plain_attention
 
+_ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_ON_A_GPU)])
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("width", [64, 256])  # of ADM's heads, and of NCSN++'s only head
+def test_one_kernel_gives_results_and_gradients_of_plain_attention(device, dtype, share, width):
+    parts = torch.randn(3, 2, 2, width, 64, generator=torch.Generator().manual_seed(0))
+    slope = torch.randn(2, 2, width, 64, generator=torch.Generator().manual_seed(1))
+    exact = _result_and_gradients(plain_attention, parts.double(), slope.double())
+    found = _result_and_gradients(fused_attention, parts.to(device, dtype), slope.to(device, dtype))
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == dtype and (one.cpu().double() - other).norm() < share * other.norm()
+
+
+def _result_and_gradients(attend, parts, slope):
+    query, key, value = (part.clone().requires_grad_() for part in parts)
+    result = attend(query, key, value)
+    return result.detach(), *torch.autograd.grad(result, (query, key, value), slope)
+
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_both_ways_to_attend_agree(heads):

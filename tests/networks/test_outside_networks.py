@@ -172,7 +172,7 @@ def test_its_image_path_runs_in_bfloat16_by_autocast(config):
     network, batch = build_denoiser(config), _batch()
     single, types = network(*batch), []
     network.model.embed.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
-    view = execution_view(network, bfloat16=True, channels_last=True, compiled=lambda function: function)
+    view = execution_view(network, bfloat16=True, compiled=lambda function: function)
     half = view(*batch)
     half.square().mean().backward()
     assert types == [torch.bfloat16] and half.dtype == torch.float32
@@ -182,5 +182,5 @@ def test_its_image_path_runs_in_bfloat16_by_autocast(config):
 
 def test_a_module_without_a_view_of_its_own_is_compiled_as_it_is():
     module, seen = torch.nn.Identity(), []
-    view = execution_view(module, bfloat16=True, channels_last=True, compiled=lambda each: seen.append(each) or "view")
+    view = execution_view(module, bfloat16=True, compiled=lambda each: seen.append(each) or "view")
     assert view == "view" and seen == [module]

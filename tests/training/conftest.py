@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from onestep.cli import main
-from onestep.config import read_experiment, run_document
 from onestep.training.assignment import Inputs
 from preloaded import ONESTEP, Program
 from tiny import tiny_config, write_config
@@ -26,6 +25,9 @@ class Bench:
 
     def document(self, run: str, **changes) -> Path:
         """Write the run.yaml of a tiny run with some keys changed, and return its path."""
+        # Here, because the tests for a GPU run where a config cannot be read.
+        from onestep.config import read_experiment, run_document
+
         document = run_document(read_experiment(self.folder / "config.yaml"), run) | changes
         path = self.folder / f"{run}-{abs(hash(str(sorted(map(str, changes.items())))))}.yaml"
         path.write_text(yaml.safe_dump(document))
@@ -62,6 +64,7 @@ class Bench:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Dataset, backbone and teacher of the tiny runs."""
+    pytest.importorskip("pydantic")
     folder = tmp_path_factory.mktemp("bench")
     config = tiny_config()
     write_config(folder, config)

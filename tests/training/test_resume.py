@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 
 def snapshot(folder, run, name):
@@ -162,3 +163,22 @@ def test_passes_of_no_rows_are_refused(bench, tmp_path):
     said, _ = process.communicate()
     assert process.returncode == 1
     assert "micro-batch: got 0" in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_resumed_run_ends_where_an_undisturbed_one_does(bench, tmp_path):
+    """To rounding: on a GPU sums may be taken in another order each time. The longer run continues the shorter one."""
+    options = {"compile": {"channels_last": True, "fused_optimizer": True}, "dropout": 0.1, "batch": 32}
+    whole = bench.document("digits_d2o", images=384, snapshots=[192, 384], **options)
+    half = bench.document("digits_d2o", images=192, snapshots=[192], **options)
+    bench.run(bench.arguments(whole, state=tmp_path / "a", output=tmp_path / "straight"))
+    bench.run(bench.arguments(half, state=tmp_path / "b", output=tmp_path / "resumed"))
+    said = bench.run(bench.arguments(whole, state=tmp_path / "b", output=tmp_path / "resumed"))
+    assert "resumed at 192" in said
+    start, one, other = (
+        load_file(tmp_path / folder / "digits_d2o" / "snapshots" / f"{images}.safetensors")
+        for folder, images in (("straight", 192), ("straight", 384), ("resumed", 384))
+    )
+    moved, apart = (torch.cat([(one[name] - each[name]).flatten() for name in one]) for each in (start, other))
+    assert moved.norm() > 0 and apart.norm() < 0.05 * moved.norm()

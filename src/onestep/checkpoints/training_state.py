@@ -161,10 +161,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     for key, value in {**tensors, **values["scalars"]}.items():
         index, name = int(key.partition(".")[0]), key.partition(".")[2]
         if isinstance(value, Tensor):
-            value, expected = value.clone(), parameters[index].shape
-            if value.dim() > 0 and value.shape != expected:
+            value, parameter = value.clone(), parameters[index]
+            if value.dim() > 0 and value.shape != parameter.shape:
                 found = f"the saved {name} of parameter {index} has the shape {list(value.shape)}"
-                raise ValueError(f"{found}, the parameter {list(expected)}; {_WAY_OUT}")
+                raise ValueError(f"{found}, the parameter {list(parameter.shape)}; {_WAY_OUT}")
+            if value.dim() > 0:
+                # In the memory layout of the parameter, as when the optimizer made it; files have one layout.
+                value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(index, {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -177,12 +177,10 @@ class Projected(nn.Module):
         """Store the vectors that `score` returned."""
         keep_vectors(spectral_convolutions(self.discriminators), vectors)
 
-    def execution_view(
-        self, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
-    ) -> ExecutionView:
+    def execution_view(self, *, bfloat16: bool, compiled: Compiler, is_constant: bool = True) -> ExecutionView:
         """Return the discriminator as first-order phases call it: see `onestep.networks.execution_view`.
 
-        `channels_last` and `is_constant` have no effect: the frozen part is always constant and in `memory_format`.
+        `is_constant` has no effect: the frozen part is always constant.
         """
         return wrap_for_execution(self, bfloat16=bfloat16, compiled=compiled)
 

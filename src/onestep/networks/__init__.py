@@ -62,9 +62,9 @@ class Network(Protocol):
 
 
 def execution_view(
-    module: nn.Module, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
+    module: nn.Module, *, bfloat16: bool, compiled: Compiler, is_constant: bool = True
 ) -> Callable[..., Any]:
-    """Return any network of a run as first-order phases call it: with the precision, layout and compilation of the run.
+    """Return any network of a run as first-order phases call it: with the precision and compilation of the run.
 
     The view computes with the weights of `module`. A module may define a method `execution_view` with these keyword
     arguments, as denoisers and discriminators do; otherwise it is compiled as it is. Call this when frozen weights are
@@ -74,4 +74,4 @@ def execution_view(
     own = getattr(module, "execution_view", None)
     if own is None:
         return compiled(module)
-    return own(bfloat16=bfloat16, channels_last=channels_last, compiled=compiled, is_constant=is_constant)
+    return own(bfloat16=bfloat16, compiled=compiled, is_constant=is_constant)

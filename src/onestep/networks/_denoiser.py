@@ -130,15 +130,11 @@ class Preconditioned(nn.Module):
                 raw = self.model(inner.to(torch.float32), noise, condition, **described)
         return skip * x + out * raw.to(torch.float32)
 
-    def execution_view(
-        self, *, bfloat16: bool, channels_last: bool, compiled: Compiler, is_constant: bool = True
-    ) -> Callable[..., Any]:
-        """Set the type and the memory format of the image path, and compile: see `onestep.networks.execution_view`."""
+    def execution_view(self, *, bfloat16: bool, compiled: Compiler, is_constant: bool = True) -> Callable[..., Any]:
+        """Set the type of the image path, and compile: see `onestep.networks.execution_view`."""
         self.image_type = torch.bfloat16 if bfloat16 else torch.float32
         if bfloat16 and is_constant:
             cast_frozen_weights(self, dtype=torch.bfloat16)
-        if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return compiled(self)
 
     def _image_type(self, x: Tensor) -> torch.dtype:

@@ -127,6 +127,8 @@ def compose(
     frozen = [role for role, origin in origins.items() if getattr(origin, "frozen", False)]
     for role in frozen:
         networks[role].requires_grad_(False).eval()
+    families = {role: each.family for role, each in built.items()}
+    execution.lay_out(networks, families=families)
     published = objective.publishes
     half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
@@ -134,7 +136,7 @@ def compose(
         run=run,
         phases=phases,
         networks=networks,
-        families={role: each.family for role, each in built.items()},
+        families=families,
         optimizers=build_optimizers(
             networks, phases=phases, options=run.optimizers, images=run.images, fused=execution.fused_optimizer
         ),

@@ -46,6 +46,15 @@ class Execution:
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
 
+    def lay_out(self, networks: Mapping[str, nn.Module], *, families: Mapping[str, str]) -> None:
+        """Give denoisers their memory layout, which averages, gradients and moments of an optimizer take over.
+
+        Call this before they are built: kernels that go through several tensors at once need one layout of all.
+        """
+        for role, network in networks.items():
+            if self.channels_last and families[role] == "networks":
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def wrapped(
         self,
         networks: Mapping[str, nn.Module],
@@ -63,7 +72,6 @@ class Execution:
             role: execution_view(
                 network,
                 bfloat16=families[role] in self.bfloat16,
-                channels_last=self.channels_last,
                 compiled=compiler or self._compiled,
                 is_constant=role not in averages,
             )

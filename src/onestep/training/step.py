@@ -248,16 +248,29 @@ def collect_gradients(
 def settle_gradients(parameters: Sequence[nn.Parameter], *, ranks: Ranks) -> tuple[Tensor, int]:
     """Average gradients over ranks, replace entries that are not finite, and return their and the whole number.
 
-    A parameter without a gradient gets zeros, so that every rank reduces the same buffer and takes the same step.
+    A parameter without a gradient gets zeros, so that every rank reduces the same buffer and takes the same step. Each
+    gradient has the memory layout of its parameter afterwards.
     """
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    gradients = [_gradient(each) for each in parameters]
+    # In the order of memory, which becomes that of the results: fused optimizers pair numbers by their address.
+    flat = torch.cat([gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients])
     distributed.average(flat, ranks=ranks)
     replaced = flat.numel() - torch.isfinite(flat).sum()
     torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)  # as in the reference
-    for parameter, settled in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
-        parameter.grad = settled.view_as(parameter)
+    parts = flat.split([each.numel() for each in parameters])
+    for parameter, gradient, settled in zip(parameters, gradients, parts, strict=True):
+        parameter.grad = settled.as_strided(gradient.shape, gradient.stride())
     return replaced, flat.numel()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's gradient in the memory layout of the parameter; zeros without one."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def set_training_mode(networks: Mapping[str, nn.Module], *, phases: Sequence[Phase]) -> None:
