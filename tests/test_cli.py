@@ -255,3 +255,22 @@ def test_a_verb_can_be_called_from_python(tmp_path, capsys):
     (tmp_path / "t.md").write_text("| a |\n")
     assert show(tmp_path / "t.json") == 0
     assert capsys.readouterr().out.startswith("| a |")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of the C library of Linux")
+def test_memory_of_one_step_serves_the_next():
+    code = """
+import resource
+import numpy as np
+from onestep.cli import main
+main(["status", "--help"])
+faults = []
+for _ in range(3):
+    arrays = [np.ones(1 << 19) for _ in range(10)]
+    del arrays
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert int(ran.stdout.split()[-1]) < 1000  # else 20 arrays of 1,024 pages

@@ -332,3 +332,14 @@ def test_a_metric_of_pixels_needs_images_and_no_features(tmp_path, monkeypatch):
     before = plan.code("measure", "metrics", "bright")
     Path("brightness.py").write_text(OUTSIDE.replace("mean())", "max())"))
     assert plan_of(config).code("measure", "metrics", "bright") != before
+
+
+def test_the_longest_chain_of_runs_trains_first():
+    config = tiny_config()
+    config["runs"]["digits_metric"]["images"] = 512
+    plan = plan_of(config)
+    images = {name: run.images for name, run in plan.experiment.runs.items()}
+    found = {rule.name: rule.priority for rule in train.train_rules(plan)}
+    assert found["digits_edm"] == images["digits_edm"] + images["digits_d2o"] > images["digits_edm"]
+    assert found["digits_backbone"] == images["digits_backbone"] + images["digits_d2o"]
+    assert (found["digits_metric"], found["digits_d2o"]) == (512, images["digits_d2o"])

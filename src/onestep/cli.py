@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import getpass
 import importlib
@@ -57,6 +58,7 @@ CLUSTER = {
     "bench workflow": ("onestep.workflow:record_workflow", "Run a workflow and record its time and tables."),
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."
 
 
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number; verbs that train save their state first.
     """
     _name_the_user()
+    _keep_freed_memory()
     words = sys.argv[1:] if arguments is None else list(arguments)
     verb = next((name for verbs in GROUPS.values() for name in verbs if words[: len(name.split())] == name.split()), "")
     prefix = f"onestep {verb}".rstrip()
@@ -97,6 +100,19 @@ def _name_the_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = f"uid{os.getuid()}"
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 1 GiB of freed memory for the next tensors.
+
+    By default it returns what exceeds a few MB, and each step of a training pays for thousands of new pages again. No
+    number depends on it. Other C libraries have no such call; a user's own setting stays.
+    """
+    if not any(name.startswith("MALLOC_") for name in os.environ):
+        with contextlib.suppress(OSError, AttributeError):
+            set_option = ctypes.CDLL(None).mallopt
+            set_option(_MMAP_THRESHOLD, 32 << 20)  # the largest that it takes
+            set_option(_TRIM_THRESHOLD, 1 << 30)
 
 
 def _run(verb: str, words: Sequence[str], *, prefix: str) -> int:

@@ -238,3 +238,26 @@ def test_a_dataset_class_from_outside_the_package_is_prepared(tmp_path, monkeypa
     pixels, labels = ImageZip(source=tmp_path / "2.zip").read_all()
     assert pixels.shape == (40, 1, 8, 8) and labels.tolist() == [0, 1] * 20
     assert pixels[1, 0, 0].tolist() == [0, 255, 255, 0, 0, 255, 255, 0]
+
+
+def test_an_archive_that_is_damaged_on_disk_is_refused(tmp_path, monkeypatch):
+    target, replace = tmp_path / "d.zip", os.replace
+
+    def damaging(source, path):
+        replace(source, path)
+        if Path(path) == target:
+            content = bytearray(target.read_bytes())
+            content[5000] ^= 1
+            target.write_bytes(content)
+
+    monkeypatch.setattr(os, "replace", damaging)
+    with pytest.raises(ValueError, match=r"d.zip: got damage in 00000/img000000\d\d.png .* prepare it again"):
+        prepare(_Dataset(300), target=target)
+    assert not target.with_suffix(".json").exists()
+
+
+def test_a_dataset_is_prepared_without_torch(tmp_path, source):
+    code = "import sys; sys.modules['torch'] = None; from onestep.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *_arguments(source, tmp_path / "d.zip")]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert len(ImageZip(source=tmp_path / "d.zip")) == 1024

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from onestep.networks import build_denoiser
+from onestep.checkpoints.snapshot import write_snapshot
+from onestep.networks import build_denoiser, load_denoiser
 
 _SONG = {
     "name": "song_unet",
@@ -164,3 +165,18 @@ def test_labels_of_other_classes_are_refused():
     network = build_denoiser(_SONG | {"label_dim": 4})
     with pytest.raises(ValueError, match=r"^condition: .*\[2, 3\].*\[B, 4\]"):
         network(_images(2), torch.ones(2), torch.ones(2, 3))
+
+
+def test_a_loaded_network_has_the_weights_of_its_file_and_draws_no_random_number(tmp_path, config):
+    network = build_denoiser(config)
+    write_snapshot(tmp_path / "a.safetensors", network.state_dict(), config)
+    state = torch.get_rng_state()
+    loaded = load_denoiser(tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    found = loaded.state_dict()
+    assert list(found) == list(network.state_dict())
+    for name, value in network.state_dict().items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype and found[name].is_contiguous()
+        assert found[name].data_ptr() % 64 == 0
+    x = torch.randn(2, config["img_channels"], 16, 16)
+    assert torch.equal(loaded(x, 1.0), network.eval()(x, 1.0))

@@ -74,6 +74,8 @@ if sample.stores_images(plan):
             "logs/sample/{model}/{sampler}/{seeds}.log",
         benchmark:
             "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
+        # Before the short jobs that follow: those fill the gaps at the end.
+        priority: 1
         conda:
             "../../envs/onestep.yaml"
         threads: plan.threads

@@ -88,6 +88,8 @@ for run in train.train_rules(plan):
             f"logs/train/{run.name}.log",
         benchmark:
             f"benchmarks/train/{run.name}.tsv"
+        # The longest chain of runs starts first.
+        priority: run.priority
         retries: 0
         # Not a SLURM job: it submits one, finds it again, and follows it.
         localrule: True
@@ -123,6 +125,8 @@ rule convert:
         "logs/convert/{teacher}.log",
     benchmark:
         "benchmarks/convert/{teacher}.tsv"
+    # Before all that trains, as other runs wait for it.
+    priority: 10**12
     conda:
         "../../envs/onestep.yaml"
     threads: 1

@@ -6,10 +6,12 @@ float32 in [-1, 1].
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor  # preparing a dataset needs no torch, whose import takes longer than 2,000 images
 
 
 class Dataset(Protocol):
@@ -30,7 +32,7 @@ class Dataset(Protocol):
         """Return N."""
         ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray | Tensor, int]:
         """Return the pixels of one image, uint8 [C, H, W], and its class, in 0..K - 1; or raise `UnreadableImage`."""
         ...
 
@@ -45,7 +47,7 @@ class UnreadableImage(ValueError):
 
 def to_images(pixels: Tensor) -> Tensor:
     """Return pixels, uint8, as images, float32 in [-1, 1] (EDM: x / 127.5 - 1)."""
-    return pixels.to(torch.float32) / 127.5 - 1
+    return pixels.float() / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -53,4 +55,4 @@ def to_pixels(images: Tensor) -> Tensor:
 
     float64 images are quantized in float64.
     """
-    return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    return (images * 127.5 + 128).clip(0, 255).byte()

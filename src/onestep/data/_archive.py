@@ -32,7 +32,7 @@ from onestep.progress import Bar
 
 _logger = logging.getLogger(__name__)
 
-_SHARD_FORMAT = 3  # of the files of shards; others are not resumed from
+_SHARD_FORMAT = 4  # of the files of shards; others are not resumed from
 _SHARD = 256  # images: a few MB, and less than a minute of work
 _LISTED_IN_AN_ERROR = 3
 _LISTED_CLASSES = 20
@@ -64,7 +64,7 @@ def prepare(
     image, another process that prepares `target`, or a worker process that died are a ValueError.
 
     Returns:
-        The card, computed from the archive as read back: `images`, `resolution`, `channels`, `classes`;
+        The card: `images`, `resolution`, `channels`, `classes`;
         `images_per_class`, a list by class (empty if unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for
         each channel; `sha256` of the archive; `class_names`; name and reason of each `unreadable` image; and, of a
         dataset from files, reason, number and first name of the `unused` ones.
@@ -81,7 +81,8 @@ def prepare(
         unreadable = _unreadable(dataset, shards)
         _write(target, shards, labelled=bool(dataset.classes))
         archive = ImageZip(source=target)
-        card = _card(archive, workers=workers)
+        _expect_whole(target)
+        card = _card(archive, shards)
         card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
         if isinstance(dataset, FromFiles):
             card["unused"] = [each._asdict() for each in dataset.unused]
@@ -127,9 +128,20 @@ def _only_process(path: Path, *, target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
-    """Return the part of the card that is computed from the archive; all of it is read."""
-    sums = sum(some for _, some in in_processes(_sums, archive, range(0, len(archive), _SHARD), workers=workers))
+def _expect_whole(path: Path) -> None:
+    """Read an archive as it is on disk and compare the checksum of each member. ValueError: One is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ValueError(f"{path}: got damage in {damaged} after writing. Fix: check the disk, and prepare it again")
+
+
+def _card(archive: ImageZip, shards: list[_Shard]) -> dict[str, Any]:
+    """Return the card of an archive and the shards that it was written from."""
+    sums = sum(read_arrays(shard.path, ("sums",)).arrays["sums"] for shard in shards)
     count = len(archive) * archive.resolution**2
     # From exact sums, so that they do not depend on the order of the images.
     totals, squares = np.asarray(sums).tolist()
@@ -146,10 +158,9 @@ def _card(archive: ImageZip, *, workers: int) -> dict[str, Any]:
     }
 
 
-def _sums(archive: ImageZip, start: int) -> np.ndarray:
-    """Return the sum and the sum of squares of each channel over one shard, exact integers [2, C]."""
-    indices = range(start, min(start + _SHARD, len(archive)))
-    numbers = np.stack([archive[index][0].numpy() for index in indices]).astype(np.uint32)
+def _sums(images: list[np.ndarray], *, channels: int) -> np.ndarray:
+    """Return the sum and the sum of squares of each channel over images [C, H, W], exact integers [2, C]."""
+    numbers = np.stack(images).astype(np.uint32) if images else np.zeros((0, channels, 1, 1), np.uint32)
     return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
@@ -188,13 +199,13 @@ def _clear_unless(folder: Path, *, origin: object, size: int) -> None:
         write_json(path, mark)
 
 
-def _read(shards: list[_Shard]) -> Iterator[tuple[list[bytes], list[int], list[dict[str, str]]]]:
-    """Yield all shards in order: PNG files and labels of the readable images, name and reason of the others."""
+def _read(shards: list[_Shard]) -> Iterator[tuple[bytes, int]]:
+    """Yield the PNG file and the label of each readable image, in order."""
     for shard in shards:
-        arrays, about = read_arrays(shard.path)
+        arrays, _ = read_arrays(shard.path, ("png", "sizes", "labels"))
         content, sizes = arrays["png"].tobytes(), arrays["sizes"]
-        files = [content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
-        yield files, arrays["labels"].tolist(), about["unreadable"]
+        files = (content[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True))
+        yield from zip(files, arrays["labels"].tolist(), strict=True)
 
 
 def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
@@ -210,20 +221,22 @@ def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
 
 def _encode_shard(dataset: Dataset, shard: _Shard) -> None:
     expected = (dataset.channels, dataset.resolution, dataset.resolution)
-    files: list[bytes] = []
+    images: list[np.ndarray] = []
     labels: list[int] = []
     unreadable: list[dict[str, str]] = []
     for index in shard.indices:
         try:
             pixels, label = dataset[index]
-            files.append(png(checked(pixels, name=f"image {index}", expected=expected)))
+            images.append(checked(pixels, name=f"image {index}", expected=expected))
             labels.append(label)
         except UnreadableImage as error:
             unreadable.append({"name": error.name, "reason": error.reason})
+    files = [png(image) for image in images]
     arrays: dict[str, np.ndarray] = {
         "png": np.frombuffer(b"".join(files), np.uint8),
         "sizes": np.array([len(content) for content in files], np.int64),
         "labels": np.array(labels, np.int64),
+        "sums": _sums(images, channels=dataset.channels),
     }
     write_arrays(shard.path, arrays, about={"unreadable": unreadable, "made_of": shard.made_of})
 
@@ -231,9 +244,10 @@ def _encode_shard(dataset: Dataset, shard: _Shard) -> None:
 def _unreadable(dataset: Dataset, shards: list[_Shard]) -> list[dict[str, str]]:
     """Return and log the unreadable images; refuse more than the dataset's share, and a class of nothing else."""
     limit, found, readable = dataset.unreadable_share, list[dict[str, str]](), set[int]()
-    for _, labels, unreadable in _read(shards):
-        found += unreadable
-        readable |= set(labels)
+    for shard in shards:
+        arrays, about = read_arrays(shard.path, ("labels",))
+        found += about["unreadable"]
+        readable |= set(arrays["labels"].tolist())
     lines = [f"{image['name']}: {image['reason']}" for image in found]
     for line in lines:
         _logger.warning("left out: %s", line)
@@ -266,12 +280,11 @@ def _write(path: Path, shards: list[_Shard], *, labelled: bool) -> None:
     """Write encoded images and their labels as an archive."""
     labels: list[tuple[str, int]] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for files, classes, _ in _read(shards):
-            for content, label in zip(files, classes, strict=True):
-                number = f"{len(labels):08d}"
-                name = f"{number[:5]}/img{number}.png"
-                archive.writestr(_member(name), content)
-                labels.append((name, label))
+        for content, label in _read(shards):
+            number = f"{len(labels):08d}"
+            name = f"{number[:5]}/img{number}.png"
+            archive.writestr(_member(name), content)
+            labels.append((name, label))
         if not labels:
             raise ValueError(f"{path}: got no images, expected at least one")
         archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if labelled else None}))

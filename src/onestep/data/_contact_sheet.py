@@ -28,7 +28,7 @@ def write_contact_sheet(path: Path, archive: ImageZip) -> None:
     sheet = np.zeros((archive.channels, len(rows) * side, max(map(len, rows)) * side), np.uint8)
     for top, row in enumerate(rows):
         for left, index in enumerate(row):
-            sheet[:, top * side : (top + 1) * side, left * side : (left + 1) * side] = archive[int(index)][0].numpy()
+            sheet[:, top * side : (top + 1) * side, left * side : (left + 1) * side] = archive[int(index)][0]
     with replacing(path) as temporary:
         picture_of(sheet).save(temporary, format="png")
 

@@ -17,8 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle
 from onestep.checkpoints.saved_modules import StoredArray, allowed_globals
@@ -54,8 +52,8 @@ class Cifar10:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self._all_pixels[index]), int(self._labels[index])
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._all_pixels[index], int(self._labels[index])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send the path alone to another process: reading the file there is quicker than sending the pixels."""

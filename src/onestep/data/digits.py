@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from onestep.config.constraints import power_of_two
 from onestep.files import regular_file
@@ -45,10 +43,10 @@ class Digits:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         grey = np.rint(self._ink[index] * (255 / _DARKEST)).astype(np.uint8)
         picture = Image.fromarray(grey).resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture))[None], int(self._labels[index])
+        return np.array(picture)[None], int(self._labels[index])
 
 
 def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from onestep.data._pixels import decode
 from onestep.data._sources import FORMATS, Entry, ZipSource, pictures
@@ -51,8 +49,8 @@ class ImageZip:
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self._pixels(index)), int(self._labels[index])
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._pixels(index), int(self._labels[index])
 
     def labels(self) -> np.ndarray:
         """Return all classes, int64 [N]."""

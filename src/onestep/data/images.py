@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from onestep.config.constraints import Resolution, Share
 from onestep.data import UnreadableImage
@@ -80,7 +78,7 @@ class Images:
     def __len__(self) -> int:
         return len(self._entries) * self._turns
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         number, turn = divmod(index, self._turns)
         entry = self._entries[number]
         try:
@@ -88,8 +86,8 @@ class Images:
         except ValueError as error:
             raise UnreadableImage(entry.name, str(error)) from error
         if self._turns > 1:
-            return torch.from_numpy(np.rot90(pixels, turn, axes=(1, 2)).copy()), turn
-        return torch.from_numpy(pixels), self._labels[number]
+            return np.rot90(pixels, turn, axes=(1, 2)).copy(), turn
+        return pixels, self._labels[number]
 
     def _square(self, entry: Entry) -> np.ndarray:
         """Return one image, uint8 [C, H, W]."""

@@ -192,11 +192,26 @@ def load_denoiser(weights: Path | str) -> Preconditioned:
     """Load the network of a snapshot or a teacher, in evaluation mode; ValueError: the file is not a denoiser's."""
     snapshot = read_snapshot(Path(weights))
     try:
-        network = build_denoiser(snapshot.config)
-        network.load_state_dict(snapshot.state_dict, strict=True)
+        network = _with_weights(snapshot.config, snapshot.state_dict)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{weights}: not a denoiser of this pipeline: {' '.join(str(error).split())}") from error
     return network.eval().requires_grad_(False)
+
+
+def _with_weights(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Preconditioned:
+    """Build a network with these weights; ValueError or RuntimeError: they do not fit."""
+    if network_class(config).__module__.partition(".")[0] != __package__.partition(".")[0]:
+        network = build_denoiser(config)  # it may keep tensors that are not in its state dict
+        network.load_state_dict(weights, strict=True)
+        return network
+    # Without random weights first, which take longer than the file.
+    with torch.device("meta"):
+        network = build_denoiser(config)
+    types = {name: each.dtype for name, each in network.state_dict().items()}
+    # Copies: tensors of a file may be less aligned than torch's own, and kernels may round accordingly.
+    copies = {name: each.to(types.get(name, each.dtype), copy=True) for name, each in weights.items()}
+    network.load_state_dict(copies, strict=True, assign=True)
+    return network
 
 
 def network_class(config: Mapping[str, Any]) -> type[nn.Module]:

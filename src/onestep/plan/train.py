@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ class TrainRule:
     is_settled: bool  # the published run is of this science and has all snapshots: a newer run.yaml trains nothing
     goes_on: bool  # it is of this science and lacks some
     code: str  # code fingerprint if config.yaml lets training follow its code, else empty
+    priority: int  # the images of the run and of the longest chain of runs after it: to wait for it costs the most
 
 
 def run_config(plan: Plan, run: str) -> str:
@@ -59,10 +62,27 @@ def weight_files(plan: Plan, name: str) -> dict[str, Any]:
 
 def train_rules(plan: Plan) -> list[TrainRule]:
     """The rule of each run."""
-    return [_train_rule(plan, run) for run in plan.experiment.runs]
+    chains = _chains(plan)
+    return [_train_rule(plan, run, priority=chains[run]) for run in plan.experiment.runs]
 
 
-def _train_rule(plan: Plan, name: str) -> TrainRule:
+def _chains(plan: Plan) -> dict[str, int]:
+    """Return for each run its images and those of the longest chain of runs that start from its networks."""
+    experiment, after = plan.experiment, defaultdict[str, list[str]](list)
+    for name, run in experiment.runs.items():
+        sources = [experiment.backbones[each].run for each in run_backbones(run)]
+        sources += [] if run.teacher is None else [experiment.teachers[run.teacher].run]
+        for source in filter(None, sources):
+            after[source].append(name)
+
+    @functools.cache
+    def length(name: str) -> int:
+        return experiment.runs[name].images + max(map(length, after[name]), default=0)
+
+    return {name: length(name) for name in experiment.runs}
+
+
+def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     run = plan.experiment.runs[name]
     files = weight_files(plan, name)
     teacher, embeddings = ([] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings"))
@@ -86,4 +106,5 @@ def _train_rule(plan: Plan, name: str) -> TrainRule:
         is_settled=found.is_same and not goes_on,
         goes_on=goes_on,
         code=training_code(plan, name) if follows else "",
+        priority=priority,
     )

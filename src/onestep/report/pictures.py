@@ -58,7 +58,7 @@ def contact_sheet(images: Sequence[np.ndarray], *, columns: int, width: int, alt
     factor = max(1, -(-width // sheet.shape[1]))
     sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
+    Image.fromarray(sheet).save(file, format="PNG")
     uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return Picture(uri=uri, width=sheet.shape[1], height=sheet.shape[0], alt=alt)
 
