@@ -104,7 +104,7 @@ def test_the_version(capsys):
         (["sampel"], "sampel"),
         (["sample"], "--weights"),
         (["measure", "--metric", "{"], "--metric"),
-        (["measure", "--metrics", "{}"], "--metrics"),
+        (["measure", "--metrics", "{}", "--output", "x.json"], "--metrics"),
         ([*SAMPLE, "--weights", "w", "--sampler", "{}", "--seeds", "5"], "--seeds"),
         (["train", "--backbone", "a"], "--"),
         ([*SAMPLE, "--weights", "w", "--sampler", "heum18"], "heun"),

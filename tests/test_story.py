@@ -81,3 +81,14 @@ def test_a_failure_has_the_line_of_its_log(log, expected, tmp_path):
     story.keeps(record(event="job_error", rule_name="train_d2o", rule_msg="train d2o", log=[str(path)]), dry=False)
     lines = story.failure_lines()
     assert lines[-1] == (expected or ["no line in its log"])[-1] and "train d2o" in lines[0]
+
+
+def test_of_a_group_that_fails_the_job_with_the_error_is_shown(tmp_path):
+    logs = {name: tmp_path / name for name in ("observe", "measure", "absent")}
+    logs["observe"].write_text("100 images\n")
+    logs["measure"].write_text("onestep measure: fd: x.npz: got nothing\n")
+    story = Story(None)
+    for name, path in logs.items():
+        failed = record(event="job_error", rule_name=name, rule_msg=name, log=[str(path)], indent=True)
+        assert story.keeps(failed, dry=False) == (name == "measure")
+    assert story.failure_lines()[1:] == ["onestep measure: fd: x.npz: got nothing"]

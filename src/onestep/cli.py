@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from cyclopts import App, CycloptsError, Group, Parameter
 
 import onestep
+from onestep.components import computing_hidden
 from onestep.options import read_as
 from onestep.printing import Printing, is_expected, line_of_unexpected, lines_of
 
@@ -46,7 +47,7 @@ PIPELINE = {
     "measure": ("onestep.evaluation.verbs:measure", "Compute one metric of one seed block."),
     "select": ("onestep.evaluation.selection:select", "Select a run's best snapshot by a metric."),
     "study": ("onestep.studies._run:study", "Run a study: arrays, numbers, figure and verdict."),
-    "tabulate": ("onestep.report.tabulation:tabulate", "Write a table in all formats."),
+    "tabulate": ("onestep.report.verbs:tabulate", "Write a table in all formats."),
     "report": ("onestep.report.page:report", "Write the results page."),
 }
 CLUSTER = {
@@ -59,6 +60,10 @@ CLUSTER = {
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+WITHOUT_TORCH = frozenset(
+    {"run", "fetch", "status", "show", "compare", "resolve", "select", "tabulate", "report", "cancel"}
+)
+"""Verbs that compute nothing, and so do not wait for torch: they read components as on a machine without it."""
 _HELP = "From config.yaml to trained one-step generators, their metrics and a results page."
 
 
@@ -82,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     verb = next((name for verbs in GROUPS.values() for name in verbs if words[: len(name.split())] == name.split()), "")
     prefix = f"onestep {verb}".rstrip()
-    with Printing().installed() as printing, _ended_by_signals():
+    hidden = computing_hidden() if verb in WITHOUT_TORCH else contextlib.nullcontext()
+    with Printing().installed() as printing, _ended_by_signals(), hidden:
         try:
             code = _run(verb, words, prefix=prefix)
         except (KeyboardInterrupt, _Ended) as end:

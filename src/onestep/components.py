@@ -7,7 +7,8 @@ working directory or of an installed package, or by an entry point of the group 
 A login node reads config.yaml without torch. There a class whose file cannot be imported is replaced by its outline:
 the statements of the file are run one by one, base classes and decorators from missing packages are left out, and
 statements that need these packages are skipped. Constructor signatures, constants, checks of options and arithmetic on
-them remain. A check that needs a missing package runs where the package is installed.
+them remain. A check that needs a missing package runs where the package is installed. Verbs that compute nothing hide
+torch from themselves and work in this way everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -34,6 +36,8 @@ _ROOT = Path(__file__).parent
 _VERBS = "verbs"  # the file of a folder's commands, which is no component
 _OUTLINE = " (outline)"  # end of the name of a module of outlines
 _outlines: dict[str, dict[str, Any]] = {}  # of the package's modules that cannot be imported here, and what they import
+_builds_networks = ContextVar("builds_networks", default=True)
+_COMPUTING = ("torch", "timm", "torchvision")  # packages that take seconds to import
 
 
 class Block(Protocol):
@@ -106,7 +110,8 @@ def outline(family: str, name: str) -> Any:
         known = dict(_outlines)
         names = _outlined(module, known)
         if (attribute or names["__all__"][0]) not in names:
-            raise
+            with computing_shown():
+                return load(family, name)
         # Those from outside belong to a working directory.
         _outlines.update({each: found for each, found in known.items() if each.partition(".")[0] == _PACKAGE})
         return _class_in(names, attribute, name=name, module=module)
@@ -136,7 +141,9 @@ def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
         # An outline fails where it needs what it lacks; a complete class has no such excuse.
         if not is_outline(component):
             raise
-        return None
+    with computing_shown():
+        component = outline(family, name)
+        return None if is_outline(component) else _built(component, name, options)
 
 
 def is_outline(component: Any) -> bool:
@@ -167,6 +174,50 @@ def describe(family: str, name: str) -> Description:
 def module_of(family: str, name: str) -> str:
     """Return the dotted name of a component's module; ValueError where the family has no such choice."""
     return _address(family, name)[0]
+
+
+def hide_computing() -> list[str]:
+    """Read components from here on as without torch and timm, which take seconds to import; return what is hidden now.
+
+    Nothing is hidden that this process has imported already; what needs a built component shows them again.
+    """
+    hidden = [name for name in _COMPUTING if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    return hidden
+
+
+@contextlib.contextmanager
+def computing_hidden() -> Iterator[None]:
+    """The same until the end of a block, in which configs are not checked by building their networks."""
+    hidden, token = hide_computing(), _builds_networks.set(False)
+    try:
+        yield
+    finally:
+        _builds_networks.reset(token)
+        _show(hidden)
+
+
+def builds_networks() -> bool:
+    """Whether a config is checked by building its networks."""
+    return _builds_networks.get()
+
+
+@contextlib.contextmanager
+def computing_shown() -> Iterator[None]:
+    """Show what is hidden, with classes in the place of their outlines."""
+    outlines = dict(_outlines)
+    _show(_COMPUTING)
+    _outlines.clear()
+    try:
+        yield
+    finally:
+        _outlines.update(outlines)
+
+
+def _show(hidden: Iterable[str]) -> None:
+    for name in hidden:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
 
 
 def search_in(folder: Path) -> None:

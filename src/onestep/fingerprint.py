@@ -9,7 +9,10 @@ nor does the `__init__` of the package itself.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,8 +21,10 @@ from typing import Any
 import yaml
 
 from onestep.components import choices, module_of
+from onestep.files import sha256_of_file, write_json
 
 _PACKAGE = "onestep"
+_MOST_KEPT = 2000  # parsed files in the cache
 
 STAGES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("onestep.data._archive",),
@@ -56,6 +61,7 @@ class Fingerprints:
             path = self._root / "fingerprints.yaml"
             same_output = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
         self._same_output: SameOutput = same_output
+        self._parsed = _Parsed()
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
         self._found: dict[tuple[str, ...], str] = {}
 
@@ -77,6 +83,7 @@ class Fingerprints:
         if wanted not in self._found:  # each job of a plan requests the same
             lines = (f"{name} {self._read(name)[0]}" for name in self.closure(wanted))
             self._found[wanted] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+            self._parsed.keep()
         return self._found[wanted]
 
     def closure(self, modules: Iterable[str]) -> tuple[str, ...]:
@@ -98,30 +105,18 @@ class Fingerprints:
             path = self._file(name)
             if path is None:
                 raise ValueError(f"module {name}: got no file, expected one below {self._root} or on the Python path")
-            tree = _Normal().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            digest = hashlib.sha256(_canonical(tree).encode()).hexdigest()
-            self._modules[name] = digest, frozenset(self._imports(tree, package=package))
+            digest, imported = self._parsed.read(path, package=package)
+            self._modules[name] = digest, frozenset(self._near(imported, package=package))
         return self._modules[name]
 
-    def _imports(self, tree: ast.AST, *, package: str) -> Iterator[str]:
+    def _near(self, imported: Iterable[str], *, package: str) -> Iterator[str]:
         """Yield the imported modules that count: of the package, of the working directory, of the same top level."""
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                # Each dot beyond the first climbs one package.
-                pieces = package.split(".")
-                above = pieces[: len(pieces) - node.level + 1] if node.level else []
-                source = ".".join([*above, *filter(None, [node.module])])
-                imported = [source, *(f"{source}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for module in imported:
-                top = module.partition(".")[0]
-                near = top in (_PACKAGE, package.partition(".")[0]) or (_is_outside(package) and _in([Path()], top))
-                if near and self._file(module) is not None:
-                    yield module
+        for module in imported:
+            top = module.partition(".")[0]
+            near = top in (_PACKAGE, package.partition(".")[0]) or (_is_outside(package) and _in([Path()], top))
+            if near and self._file(module) is not None:
+                yield module
 
     def _file(self, module: str) -> Path | None:
         if _is_outside(module):
@@ -166,6 +161,57 @@ def _in(folders: Iterable[Path], module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+class _Parsed:
+    """What parsing a file gives, kept for later processes in the user's cache by the content of the file.
+
+    A cache that cannot be read or written is left out.
+    """
+
+    def __init__(self) -> None:
+        # Of this version of the code and of Python, since both decide what is found.
+        version = sha256_of_file(Path(__file__))[:16]
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "onestep")
+        self._path = folder / f"code-{version}-{sys.version_info[0]}.{sys.version_info[1]}.json"
+        self._known: dict[str, tuple[str, list[str]]] = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            self._known = {key: (digest, imported) for key, (digest, imported) in known.items()}
+        self._used: set[str] = set()
+        self._is_new = False
+
+    def read(self, path: Path, *, package: str) -> tuple[str, list[str]]:
+        """Return the digest of a module's code, and the names of all that it imports."""
+        text = path.read_bytes()
+        key = f"{package} {hashlib.sha256(text).hexdigest()}"
+        self._used.add(key)
+        if key not in self._known:
+            tree = _Normal().visit(ast.parse(text, filename=str(path)))
+            digest = hashlib.sha256(_canonical(tree).encode()).hexdigest()
+            self._known[key] = digest, sorted(set(_imports(tree, package=package)))
+            self._is_new = True
+        return self._known[key]
+
+    def keep(self) -> None:
+        """Write what is new; without the files of earlier versions once there are many."""
+        if self._is_new and self._path.is_absolute():
+            kept = self._known if len(self._known) <= _MOST_KEPT else {key: self._known[key] for key in self._used}
+            with contextlib.suppress(OSError):
+                write_json(self._path, kept)
+            self._is_new = False
+
+
+def _imports(tree: ast.AST, *, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # Each dot beyond the first climbs one package.
+            pieces = package.split(".")
+            above = pieces[: len(pieces) - node.level + 1] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
 
 
 class _Normal(ast.NodeTransformer):

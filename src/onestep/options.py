@@ -108,6 +108,7 @@ _PATHS = Annotated[Any, Parameter(converter=_paths, n_tokens=-1, accepts_keys=Fa
 _READ: Mapping[Any, Any] = {
     Mapping[str, Sequence[Path]]: _JSON,
     Mapping[str, Mapping[str, Any]]: _JSON,
+    Mapping[str, Mapping[str, Any]] | None: _JSON,
     Mapping[str, Path]: _PATHS,
     Mapping[str, Path] | None: _PATHS,
     Sequence[str]: list[str],

@@ -78,7 +78,11 @@ class Results:
 
     def samples(self, model: Model | str, sampler: str, seeds: str) -> Path:
         """Return the images of one seed block, uint8 [N, H, W, C]."""
-        return self.root / "samples" / f"{block(model, sampler, seeds)}.npz"
+        return self.block_samples(block(model, sampler, seeds))
+
+    def block_samples(self, name: str) -> Path:
+        """Return the same by the name of the block."""
+        return self.root / "samples" / f"{name}.npz"
 
     def grid(self, model: Model | str, sampler: str, seeds: str) -> Path:
         """Return the first images of one seed block."""
@@ -106,7 +110,11 @@ class Results:
 
     def metric(self, model: Model | str, sampler: str, seeds: str, metric: str) -> Path:
         """Return the values of one metric of one seed block."""
-        return self.root / "metrics" / f"{block(model, sampler, seeds)}.{metric}.json"
+        return self.block_metric(block(model, sampler, seeds), metric)
+
+    def block_metric(self, name: str, metric: str) -> Path:
+        """Return the same by the name of the block."""
+        return self.root / "metrics" / f"{name}.{metric}.json"
 
     def reference_check(self, dataset: str, metric: str) -> Path:
         """Return the values of one metric of a dataset's own images against its published reference."""

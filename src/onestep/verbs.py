@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -46,9 +45,6 @@ def status(*, config: Path = Path("config.yaml"), watch: Sequence[float] | None 
         config: The config; its results and states are in its folder, or in the working directory.
         watch: Print again every so many seconds, 5 without a number, until all runs are finished; Ctrl-C leaves.
     """
-    # As on a login node: a config is checked without these, which take seconds to import.
-    for module in ("torch", "timm", "torchvision"):
-        sys.modules.setdefault(module, None)  # type: ignore[arg-type]
     from onestep import components
     from onestep.launch.journal import job_in
     from onestep.plan import Plan

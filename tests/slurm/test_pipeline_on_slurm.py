@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slurm
 
 HERE = Path(__file__).parent
 RUNS = ("digits_backbone", "digits_metric", "digits_edm", "digits_d2o", "digits_d2o_f")
-WITH_ONE_GPU = Counter({"observe_digits": 3, "extract_real": 1})
-WITHOUT_GPU = Counter({"prepare": 1, "convert": 1, "measure": 6})
+WITH_ONE_GPU = Counter({"blocks": 3, "extract_real": 1})
+WITHOUT_GPU = Counter({"prepare": 1, "convert": 1})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,10 @@ class Pipeline:
         return [job for job in self._jobs() if job.name.startswith(f"onestep-{run}-")]
 
     def rules(self) -> list[tuple[str, Job]]:
-        """Return the jobs that Snakemake submitted, each with its rule."""
+        """Return the jobs that Snakemake submitted, each with its rule, or `blocks` for a group of jobs."""
         jobs = [job for job in self._jobs() if job.comment.startswith("rule_")]
-        return [(job.comment.removeprefix("rule_").partition("_wildcards_")[0], job) for job in jobs]
+        named = [(job.comment.removeprefix("rule_").partition("_wildcards_")[0], job) for job in jobs]
+        return [("blocks" if name.startswith("blocks_") else name, job) for name, job in named]
 
     def _jobs(self) -> list[Job]:
         return [job for job in self.slurm.jobs() if job.id > self.earlier]

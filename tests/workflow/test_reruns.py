@@ -106,12 +106,23 @@ def test_the_frechet_distances_code_reruns_its_measurements_and_what_they_chose_
     assert all(any(part in path for part in parts) for path in files)
 
 
+def test_a_metric_that_is_added_later_is_measured_alone(pipeline):
+    config = selecting_config()
+    config["metrics"]["pr5"] = config["metrics"]["pr"] | {"neighbours": 5}
+    config["tables"]["digits"]["columns"]["precision_5"] = "pr5.precision"
+    write_config(pipeline.work, config)
+    due, files = pipeline.due_with_files()
+    assert set(due) == {"measure", "tabulate", "report"}
+    assert all(any(part in path for part in (".pr5.json", "tables/", "report/")) for path in files)
+
+
 def test_a_runs_option_reruns_that_run_alone(pipeline):
     config = selecting_config()
     config["runs"]["digits_d2o_f"]["objective"]["r1_gamma"] = 0.5
     write_config(pipeline.work, config)
     due, files = pipeline.due_with_files()
-    assert set(due) == {"resolve", "train_digits_d2o_f", "sample", "extract", "measure", "tabulate", "report"}
+    again = {"observe_digits", "measure_fd_and_is_and_pr", "measure"}
+    assert set(due) == {"resolve", "train_digits_d2o_f", "tabulate", "report", *again}
     assert due["resolve"] == 1
     assert all("digits_d2o_f" in path or "tables/" in path or "report/" in path for path in files)
 

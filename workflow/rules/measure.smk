@@ -4,6 +4,48 @@
 
 from onestep.plan import measure
 
+# Jobs of a group must request the same, where a site requests a GPU by a text.
+gpu_of_group = plan.gpu if plan.gpu["gres"] else {}
+
+# Several metrics of a block in one process, where several are to be computed; otherwise each in a job of its own.
+for together in measure.measure_rules(plan, asked=asked_rules) if shares_jobs else []:
+    workflow.ruleorder(together.name, "measure")
+
+    rule:
+        """Compute the metrics of one seed block at once."""
+        name:
+            together.name
+        input:
+            lambda wildcards, metrics=together.metrics: measure.block_files(
+                plan, wildcards.block, metrics
+            ),
+        output:
+            [results.block_metric("{block}", metric) for metric in together.metrics],
+        log:
+            f"logs/measure/{{block}}.{'.'.join(together.metrics)}.log",
+        benchmark:
+            f"benchmarks/measure/{{block}}.{'.'.join(together.metrics)}.tsv"
+        wildcard_constraints:
+            block=together.blocks,
+        group:
+            group_of_block
+        conda:
+            "../../envs/onestep.yaml"
+        threads: plan.threads
+        resources:
+            **gpu_of_group,
+            in_turn=1,
+            mem_mb=16000,
+            runtime="2h",
+        params:
+            metrics=lambda wildcards, metrics=together.metrics: measure.block_options(
+                plan, wildcards.block, metrics
+            ),
+        message:
+            f"measure {', '.join(together.metrics)} of {{wildcards.block}}"
+        shell:
+            "onestep measure --each {params.metrics:q} --output results/metrics/{wildcards.block:q} > {log:q} 2>&1"
+
 
 rule measure:
     """Compute one metric of one seed block."""
@@ -15,10 +57,14 @@ rule measure:
         "logs/measure/{model}/{sampler}/{seeds}.{metric}.log",
     benchmark:
         "benchmarks/measure/{model}/{sampler}/{seeds}.{metric}.tsv"
+    group:
+        group_of_block
     conda:
         "../../envs/onestep.yaml"
     threads: plan.threads
     resources:
+        **gpu_of_group,
+        in_turn=1,
         mem_mb=16000,
         runtime="2h",
     params:

@@ -30,13 +30,15 @@ rule tabulate:
     resources:
         login_jobs=1,
     params:
+        # Those that are not in the command make it run again; it reads the config, whose rows may exceed an argument.
+        source=plan.source,
         table=lambda wildcards: page.table_options(plan, wildcards.table),
         training_code=lambda wildcards: page.table_training_code(plan, wildcards.table),
         code=plan.fingerprints.of_stage("tabulate"),
     message:
         "make table {wildcards.table}"
     shell:
-        "onestep tabulate --table {params.table:q} --training-code {params.training_code:q} --results results"
+        "onestep tabulate --config {params.source:q} --name {wildcards.table} --results results"
         " --output results/tables > {log:q} 2>&1"
 
 

@@ -76,11 +76,14 @@ if sample.stores_images(plan):
             "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
         # Before the short jobs that follow: those fill the gaps at the end.
         priority: 1
+        group:
+            group_of_block
         conda:
             "../../envs/onestep.yaml"
         threads: plan.threads
         resources:
             **plan.gpu,
+            in_turn=1,
             mem_mb=32000,
             runtime="12h",
         params:
@@ -107,11 +110,20 @@ if sample.stores_images(plan):
             "logs/extract/{model}/{sampler}/{seeds}.{features}.log",
         benchmark:
             "benchmarks/extract/{model}/{sampler}/{seeds}.{features}.tsv"
+        group:
+            group_of_block
         message:
             "extract {wildcards.features} features of {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
 
 
-for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan):
+for observed in (
+    sample.observe_rules(plan, is_any=not workflow.is_main_process)
+    if shares_jobs or not sample.stores_images(plan)
+    else []
+):
+    if sample.stores_images(plan):
+        workflow.ruleorder(observed.name, "sample")
+        workflow.ruleorder(observed.name, "extract")
 
     rule:
         """Generate one image per seed and extract at once the features of all metrics."""
@@ -127,17 +139,26 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
                 for features in observed.features
             ],
             grid=results.block_grid("{block}"),
+            images=(
+                stored_images(results.block_samples("{block}"))
+                if sample.stores_images(plan)
+                else []
+            ),
         log:
             "logs/observe/{block}.log",
         benchmark:
             "benchmarks/observe/{block}.tsv"
         wildcard_constraints:
             block=observed.blocks,
+        priority: 1
+        group:
+            group_of_block
         conda:
             "../../envs/onestep.yaml"
         threads: plan.threads
         resources:
             **plan.gpu,
+            in_turn=1,
             mem_mb=32000,
             runtime="12h",
         params:
@@ -150,9 +171,12 @@ for observed in [] if sample.stores_images(plan) else sample.observe_rules(plan)
             features=observed.options,
             weights=observed.weight_options,
             code=lambda wildcards: sample.observation_code(plan, wildcards.block),
+            images=lambda wildcards, output: sample.image_options(output),
         message:
             "sample and extract features of {wildcards.block}"
         shell:
             "onestep observe --weights {input.model:q} --model {params.model:q} --sampler {params.sampler:q}"
             " --sampler-name {params.sampler_name} --seeds {params.seeds} --features {params.features:q}"
-            " --feature-weights {params.weights} --grid {output.grid:q} --output results/features/{wildcards.block:q} 2>&1 | tee {log:q}"
+            " --feature-weights {params.weights} --grid {output.grid:q} --output results/features/{wildcards.block:q}"
+            + (" {params.images}" if sample.stores_images(plan) else "")
+            + " 2>&1 | tee {log:q}"

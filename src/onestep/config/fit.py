@@ -113,11 +113,14 @@ class _Tries:
         """Return (network, error): the network is None if it cannot be built here, the error None if it is valid."""
         document = {"name": block.name, **to_document(block.options)}
         key = repr((family, document, supplied))
+        if not components.builds_networks():
+            return None, None
         if key not in self._known:
             try:
-                components.outline(family, block.name)  # imports torch, if there is any
-                with _on_meta_device():
-                    self._known[key] = components.build_outline(family, {**document, **supplied}), None
+                with components.computing_shown():
+                    components.outline(family, block.name)  # imports torch, if there is any
+                    with _on_meta_device():
+                        self._known[key] = components.build_outline(family, {**document, **supplied}), None
             except ValueError as error:
                 self._known[key] = None, one_line(error)
             except Exception:  # of a class from outside, which needs its weights or a real device

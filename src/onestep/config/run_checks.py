@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import graphlib
+import importlib.machinery
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from onestep import components
 from onestep.config.blocks import Origin, networks_of
 from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
@@ -154,8 +157,11 @@ def _embedding_problems(table: ClassEmbeddingsBlock, experiment: Experiment, *, 
 
 def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
     """Yield a problem where timm has no such network; without timm the training job finds it."""
-    try:  # here, because importing timm takes a second that most configs need not wait for
-        import timm
+    if _is_in_timm(name):
+        return
+    try:  # here, because importing timm takes seconds that only a mistake need wait for
+        with components.computing_shown():
+            import timm
     except ModuleNotFoundError:
         return
     architecture = name.partition(".")[0]
@@ -164,6 +170,19 @@ def _timm_problems(name: str, *, place: Place) -> Iterator[Problem]:
         yield Problem(place, f"{got(name)}, expected the name of a network of timm {timm.__version__}{hint}")
         return
     yield from unknown(place, name, timm.list_pretrained(f"{architecture}.*"), of=f"weights of {architecture}")
+
+
+@functools.cache
+def _is_in_timm(name: str) -> bool:
+    """Whether timm lists these weights, by the text of its files."""
+    spec = importlib.machinery.PathFinder.find_spec("timm")
+    folders = [Path(place, "models") for place in (spec and spec.submodule_search_locations) or ()]
+    # The networks of a family are in one file, whose name has their first letters; the others follow.
+    files = sorted(
+        (path for folder in folders for path in folder.glob("*.py")), key=lambda path: path.stem[0] != name[:1]
+    )
+    quoted = (f"'{name}'".encode(), f'"{name}"'.encode())
+    return "." in name and any(any(each in text for each in quoted) for text in map(Path.read_bytes, files))
 
 
 def _reference_problems(

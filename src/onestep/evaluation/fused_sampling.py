@@ -16,16 +16,23 @@ from onestep.sampling._job import SamplingJob, iter_samples
 
 
 def sample_features(
-    job: SamplingJob, networks: Mapping[Path, FeatureNetwork], *, grid: Path | None, ranks: Ranks
+    job: SamplingJob,
+    networks: Mapping[Path, FeatureNetwork],
+    *,
+    grid: Path | None,
+    images: Path | None = None,
+    ranks: Ranks,
 ) -> None:
     """Generate images, each rank those at its `places`; rank 0 writes their features and the grid of the first images.
 
-    ValueError: The weights are not those of a denoiser, the images do not fit a network, or there are too few images
-    for the ranks.
+    One rank alone can write the images, too. ValueError: The weights are not those of a denoiser, the images do not fit
+    a network, there are too few images for the ranks, or too many ranks for `images`.
     """
+    if images is not None and ranks.world > 1:
+        raise ValueError(f"--images: got {ranks.world} processes, expected one. Fix: omit --processes")
     shares = [places(len(job.seeds), rank=rank, world=ranks.world) for rank in range(ranks.world)]
     mine = replace(job, seeds=[job.seeds[place] for place in shares[ranks.rank]])
-    samples = iter_samples(mine, grid=grid if ranks.leads else None)  # rank 0 has the first images
+    samples = iter_samples(mine, grid=grid if ranks.leads else None, output=images)  # rank 0 has the first images
     batches = (part.pixels.permute(0, 3, 1, 2) for part in samples)
     extractors = [network.extractor for network in networks.values()]
     if ranks.world == 1:

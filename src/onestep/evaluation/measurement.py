@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onestep import components
 from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
 from onestep.checkpoints.digests import checked, known_digest
 from onestep.evaluation.extraction import check_place, read_pixels, subject_of
@@ -30,6 +31,8 @@ _ABOUT = {
     "network?": (dict, None),
     "features?": (str, None),
 }
+FILES = ("generated", "real", "pixels", "real_pixels")
+"""What a metric may read of a block: options of `onestep measure`."""
 _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
 
@@ -39,6 +42,65 @@ class Reference:
 
     real: np.ndarray | Statistics
     facts: Mapping[str, Any]
+
+
+class Block:
+    """The files of one block of images and of its references, each read and checked once."""
+
+    def __init__(self) -> None:
+        self._features: dict[Path, Arrays] = {}
+        self._pixels: dict[Path, tuple[np.ndarray, str]] = {}
+        self._archives: dict[Path, dict[str, np.ndarray] | None] = {}
+
+    def features(self, path: Path) -> Arrays:
+        """Return a file of `onestep extract`, with arrays that the caller may change."""
+        if path not in self._features:
+            self._features[path] = _read_features(path)
+        found = self._features[path]
+        return Arrays({name: array.copy() for name, array in found.arrays.items()}, found.about)
+
+    def pixels(self, path: Path) -> tuple[np.ndarray, str]:
+        """Return images, uint8 [N, C, H, W], that the caller may change, and their digest."""
+        if path not in self._pixels:
+            pixels = read_pixels(path)
+            self._pixels[path] = pixels, _digest(pixels)
+        pixels, digest = self._pixels[path]
+        return pixels.copy(), digest
+
+    def statistics(self, path: Path) -> dict[str, np.ndarray] | None:
+        """Return published statistics by their names; None for a file of features."""
+        if path not in self._archives:
+            self._archives[path] = published_arrays(checked(path), [name for names in _STATISTICS for name in names])
+        found = self._archives[path]
+        return None if found is None else {name: array.copy() for name, array in found.items()}
+
+
+def write_measurements(orders: Mapping[str, Mapping[str, Any]], *, output: Path) -> None:
+    """Measure one block of images by several metrics into `{output}.{name}.json`; each file is read once.
+
+    `orders` has by the name of a metric its block of the config (`metric`), and the files and names that
+    `write_measurement` takes. A metric that fails leaves the others: their numbers are written first.
+
+    Raises:
+        ValueError: A metric could not be computed; the message has a line for each.
+    """
+    block, problems = Block(), list[str]()
+    for name, order in orders.items():
+        files = {key: Path(order[key]) for key in FILES if order.get(key) is not None}
+        try:
+            write_measurement(
+                components.build("metrics", order["metric"]),
+                name=name,
+                options=order["metric"],
+                real_input=order.get("real_input"),
+                output=output.with_name(f"{output.name}.{name}.json"),
+                block=block,
+                **files,
+            )
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def write_measurement(
@@ -52,22 +114,25 @@ def write_measurement(
     pixels: Path | None = None,
     real_pixels: Path | None = None,
     output: Path,
+    block: Block | None = None,
 ) -> None:
     """Measure one block of images; a reference is recorded where `real` or `real_pixels` is given.
 
     `generated` has features of the measured images, and `real` those of real images, or published statistics, from the
-    input `real_input`. `pixels` are the measured images; `real_pixels` real ones, a dataset archive or .npz.
+    input `real_input`. `pixels` are the measured images; `real_pixels` real ones, a dataset archive or .npz. What other
+    metrics have read is in `block`.
 
     ValueError: The files were made with different feature networks or from different images, lack an input of the
     metric, or do not contain the identity of their images.
     """
     _check_files(generated, real, pixels, real_pixels)
-    extracted = Arrays({}, {}) if generated is None else _read_features(generated)
-    images = None if pixels is None else read_pixels(pixels)
+    block = block or Block()
+    extracted = Arrays({}, {}) if generated is None else block.features(generated)
+    images, pixels_digest = (None, "") if pixels is None else block.pixels(pixels)
     about = extracted.about
     if generated is None and images is None:
         raise ValueError("measure: got no images, expected --generated or --pixels")
-    digest, count = (about["pixels_sha256"], about["images"]) if images is None else (_digest(images), len(images))
+    digest, count = (about["pixels_sha256"], about["images"]) if images is None else (pixels_digest, len(images))
     if generated is not None and digest != about["pixels_sha256"]:
         raise ValueError(f"{pixels}: got other images than those of {generated}. Fix: make both again")
     subject = about.get("subject", {}) if pixels is None or generated is not None else subject_of(pixels)
@@ -87,6 +152,7 @@ def write_measurement(
             precision=precision_of(about),
             takes_statistics=metric.takes_statistics,
             input_name=real_input,
+            block=block,
         )
         if not reference.facts.keys() & {"dataset", "input", "file"}:
             raise ValueError(f"{real}: got no name of a dataset or input, expected one. Fix: extract it again")
@@ -94,8 +160,7 @@ def write_measurement(
     if images is not None:
         available["pixels"] = images
     if real_pixels is not None and "real_pixels" in metric.inputs:
-        available["real_pixels"] = read_pixels(real_pixels)
-        facts["real_pixels_sha256"] = _digest(available["real_pixels"])
+        available["real_pixels"], facts["real_pixels_sha256"] = block.pixels(real_pixels)
     try:
         values = call_metric(metric, name=name, available=available)
     except ValueError as error:
@@ -166,6 +231,7 @@ def read_reference(
     precision: str = "float32",
     takes_statistics: bool,
     input_name: str | None = None,
+    block: Block | None = None,
 ) -> Reference:
     """Read features from `onestep extract`, or published statistics, which do not show the weights of their network.
 
@@ -173,9 +239,10 @@ def read_reference(
     where there is no `input_name`. ValueError: The file is damaged, was made with other weights or another precision,
     or does not fit.
     """
-    found = published_arrays(checked(path), [name for names in _STATISTICS for name in names])
+    block = block or Block()
+    found = block.statistics(path)
     if found is None:
-        source = _read_features(path)
+        source = block.features(path)
         if source.about["weights_sha256"] != weights_sha256:
             raise ValueError(f"{path}: got features of different weights of the feature network. Fix: extract it again")
         if (found_precision := precision_of(source.about)) != precision:

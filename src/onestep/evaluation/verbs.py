@@ -66,9 +66,10 @@ def observe(
     feature_weights: Mapping[str, Path],
     processes: int = 1,
     grid: Path | None = None,
+    images: Path | None = None,
     output: Path,
 ) -> int:
-    """Generate one image per seed and extract features at once, without storing images.
+    """Generate one image per seed and extract features at once; images are stored only on request.
 
     Args:
         weights: A teacher or a snapshot.
@@ -81,6 +82,7 @@ def observe(
         feature_weights: Their weights by name.
         processes: Processes on this machine, one per GPU.
         grid: Also write the first images here (.npz).
+        images: Also write all images here (.npz), as `onestep sample` does; with one process.
         output: Prefix of the features: `{output}.{name}.npz`.
     """
     options = dict(locals())
@@ -99,14 +101,15 @@ def observe(
     }
     job = sampling_job(weights, sampler=sampler, seeds=seeds, model=model, sampler_name=sampler_name, batch=batch)
     with distributed.joined() as ranks:
-        sample_features(job, networks, grid=grid, ranks=ranks)
+        sample_features(job, networks, grid=grid, images=images, ranks=ranks)
     return 0
 
 
 def measure(
     *,
-    metric: Mapping[str, Any],
-    name: str,
+    metric: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    each: Mapping[str, Mapping[str, Any]] | None = None,
     generated: Path | None = None,
     real: Path | None = None,
     real_input: str | None = None,
@@ -114,21 +117,31 @@ def measure(
     real_pixels: Path | None = None,
     output: Path,
 ) -> int:
-    """Compute one metric of one seed block.
+    """Compute one metric of one seed block, or several at once.
 
     Args:
         metric: The metric and its options, as in config.yaml (JSON).
         name: Name of the metric in config.yaml.
+        each: Instead of one metric all in one process, which reads each file once: by name the `metric`, and its files
+            under the names of the options below (JSON).
         generated: Features of generated images, for metrics that read features.
         real: Features or statistics of real images.
         real_input: Name of the input with the statistics, recorded in the output.
         pixels: Generated images (.npz), for metrics that read pixels.
         real_pixels: A dataset archive (.zip), for metrics that compare pixels.
-        output: The numbers (.json).
+        output: The numbers (.json); with --each the prefix of `{output}.{name}.json`.
     """
     from onestep import components
-    from onestep.evaluation.measurement import write_measurement
+    from onestep.evaluation.measurement import write_measurement, write_measurements
 
+    if each is not None:
+        others = {"metric": metric, "name": name, "generated": generated, "real": real, "pixels": pixels}
+        if given := [key for key, value in others.items() if value is not None]:
+            raise ValueError(f"--each: got --{given[0]} as well, expected it in --each. Fix: omit it")
+        write_measurements(each, output=output)
+        return 0
+    if metric is None or name is None:
+        raise ValueError(f"--{'metric' if metric is None else 'name'}: got none, expected it, or --each. Fix: add it")
     write_measurement(
         components.build("metrics", metric),
         name=name,

@@ -19,6 +19,7 @@ from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
 from onestep.models import parse_model
 from onestep.plan import measured
+from onestep.plan.progress import progress as progress_of
 from onestep.plan.progress import without_passed
 from onestep.results import Results, State, block
 from onestep.studies import Features
@@ -73,6 +74,22 @@ class Plan:
                 found.setdefault(block(seen.model, seen.sampler, seen.seeds), set()).add(seen.features)
         return found
 
+    @functools.cached_property
+    def metrics_by_block(self) -> dict[str, tuple[str, ...]]:
+        """The metrics of each seed block, sorted."""
+        found: dict[str, set[str]] = {}
+        for each in measured.of_experiment(self.experiment):
+            found.setdefault(each.block, set()).add(each.metric)
+        return {name: tuple(sorted(metrics)) for name, metrics in found.items()}
+
+    @functools.cached_property
+    def trained_again(self) -> frozenset[str]:
+        """The runs whose published snapshots are of another science, so that all that follows is made again."""
+        found = {
+            run: progress_of(self.written, run, results=self.results, state=self.state) for run in self.written.runs
+        }
+        return frozenset(run for run, each in found.items() if each.changed)
+
     def block(self, section: str, name: str) -> dict[str, Any]:
         """Return a component with its options, without references to other sections."""
         others = _REFERENCES.get(section, ())
@@ -80,10 +97,13 @@ class Plan:
             others = (*others, "classes")
         return {k: v for k, v in self.document[section][name].items() if k not in others}
 
+    # These two are parameters of every job, and the same for most.
+    @functools.cache  # noqa: B019
     def options(self, section: str, name: str) -> str:
         """Return the same as canonical JSON, the parameter of a rule."""
         return canonical_json(self.block(section, name))
 
+    @functools.cache  # noqa: B019
     def code(self, stage: str, section: str, name: str) -> str:
         """Return the code fingerprint of a stage that runs one component of a section."""
         family = "data" if section == "datasets" else section

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import re
 import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
     has published references, since the dataset's own images may be absent.
     """
     block, dataset = plan.experiment.metrics[metric], _dataset_of(plan, parse_model(model).name)
-    needs = components.outline("metrics", block.name).inputs
+    needs = _class(plan, metric).inputs
     files = {}
     if block.features is not None:
         files["generated"] = plan.results.features(model, sampler, seeds, block.features)
@@ -30,6 +35,66 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
     if "real_pixels" in needs:
         files["real_pixels"] = plan.results.data(dataset)
     return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRule:
+    """What differs between two rules that measure several metrics of a block at once: the metrics."""
+
+    name: str
+    blocks: str  # pattern of its seed blocks, `{model}/{sampler}/{seeds}`
+    metrics: tuple[str, ...]
+
+
+def measure_rules(plan: Plan, *, asked: Iterable[str] | None = None) -> list[MeasureRule]:
+    """The rules that measure a block at once: one for each set of two or more metrics that a block lacks.
+
+    A metric that is measured has a job of its own, so that what is added later, or changes, leaves the others. In a job
+    of another process, `asked` has the names of that job's rules, for any block.
+    """
+    blocks: dict[tuple[str, ...], list[str]] = {}
+    for block, metrics in plan.metrics_by_block.items():
+        if asked is None:
+            is_due = is_trained_again(plan, block)
+            sets = [tuple(m for m in metrics if is_due or not plan.results.block_metric(block, m).exists())]
+        else:
+            sets = [found for size in range(2, len(metrics) + 1) for found in itertools.combinations(metrics, size)]
+            sets = [each for each in sets if _rule_name(each) in asked]
+        for found in sets:
+            if len(found) > 1:
+                blocks.setdefault(found, []).append(block)
+    return [
+        MeasureRule(name=_rule_name(metrics), blocks="|".join(map(re.escape, members)), metrics=metrics)
+        for metrics, members in blocks.items()
+    ]
+
+
+def _rule_name(metrics: Iterable[str]) -> str:
+    return f"measure_{'_and_'.join(metrics)}"
+
+
+def is_trained_again(plan: Plan, block: str) -> bool:
+    """Whether the model of a seed block is about to be trained again."""
+    return parse_model(block.split("/")[0]).name in plan.trained_again
+
+
+def block_files(plan: Plan, block: str, metrics: Iterable[str]) -> list[Path]:
+    """Return the files of the inputs of several metrics of a seed block."""
+    model, sampler, seeds = block.split("/")
+    files = [path for metric in metrics for path in metric_files(plan, model, sampler, seeds, metric).values()]
+    return list(dict.fromkeys(files))
+
+
+def block_options(plan: Plan, block: str, metrics: Iterable[str]) -> str:
+    """Return several metrics of a seed block with their options and files, as JSON for `onestep measure --each`."""
+    model, sampler, seeds = block.split("/")
+    dataset, found = _dataset_of(plan, parse_model(model).name), {}
+    for metric in metrics:
+        files = {key: str(path) for key, path in metric_files(plan, model, sampler, seeds, metric).items()}
+        source = plan.experiment.datasets[dataset].references.get(metric)
+        named = {} if source is None else {"real_input": source}
+        found[metric] = {"metric": plan.block("metrics", metric), **files, **named}
+    return canonical_json(found)
 
 
 def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
@@ -44,6 +109,13 @@ def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
     return shlex.join([*options, *([] if source is None else ["--real-input", source])])
 
 
+@functools.cache
+def _class(plan: Plan, metric: str) -> Any:
+    """Return the class of a metric or its outline."""
+    return components.outline("metrics", plan.experiment.metrics[metric].name)
+
+
+@functools.cache
 def _dataset_of(plan: Plan, name: str) -> str:
     if name in plan.experiment.runs:
         return plan.experiment.runs[name].dataset
@@ -69,7 +141,7 @@ def _reference(plan: Plan, dataset: str, metric: str) -> Path | None:
     if source is None:
         return None
     chosen = plan.experiment.metrics[metric]
-    if components.outline("metrics", chosen.name).takes_statistics:
+    if _class(plan, metric).takes_statistics:
         return inputs.input(plan, source)
     assert chosen.features is not None, metric
     return plan.results.reference_features(source, chosen.features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
 from onestep.models import parse_model
 from onestep.plan import Plan, inputs
+from onestep.plan.measure import is_trained_again
 from onestep.plan.measured import all_observables
 from onestep.studies import Samples
 
@@ -29,6 +31,7 @@ class ObserveRule:
     weight_options: str  # their weights as options of `onestep observe`, quoted for a shell
 
 
+@functools.cache
 def stores_images(plan: Plan) -> bool:
     """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
     metrics = plan.experiment.metrics.values()
@@ -39,11 +42,16 @@ def stores_images(plan: Plan) -> bool:
 
 def sampling_code(plan: Plan, model: str, sampler: str) -> str:
     """Return the code fingerprint of sampling a model."""
-    return plan.fingerprints.of_stage("sample", _sampling_components(plan, model, sampler))
+    return _code(plan, "sample", parse_model(model).name, sampler, ())
 
 
-def _sampling_components(plan: Plan, model: str, sampler: str) -> list[Component]:
-    return [("sampling", plan.experiment.samplers[sampler].name), *_networks(plan, parse_model(model).name)]
+# The same for all snapshots of a run.
+@functools.cache
+def _code(plan: Plan, stage: str, name: str, sampler: str, features: tuple[str, ...]) -> str:
+    """Return the fingerprint of sampling a run or teacher, and of extracting features if there are any."""
+    components_ = [("sampling", plan.experiment.samplers[sampler].name), *_networks(plan, name)]
+    extraction = _extraction_components(plan, *features) if features else []
+    return plan.fingerprints.of_stage(stage, [*components_, *extraction])
 
 
 def _networks(plan: Plan, name: str) -> list[Component]:
@@ -64,6 +72,7 @@ def subject_options(wildcards: Any) -> str:
     return shlex.join(word for pair in named for word in pair)
 
 
+@functools.cache
 def extraction_code(plan: Plan, features: str) -> str:
     """Return the code fingerprint of a feature extraction."""
     return plan.fingerprints.of_stage("extract", _extraction_components(plan, features))
@@ -73,11 +82,16 @@ def _extraction_components(plan: Plan, *features: str) -> list[Component]:
     return [*(("features", plan.experiment.features[name].name) for name in features), *every("classifiers")]
 
 
-def observe_rules(plan: Plan) -> list[ObserveRule]:
-    """The rules that sample and extract at once: one for each set of feature extractors."""
+def observe_rules(plan: Plan, *, is_any: bool = False) -> list[ObserveRule]:
+    """The rules that sample and extract at once: one for each set of feature extractors.
+
+    Where images are files, such a rule has the blocks of which there is nothing yet; of others `sample` and `extract`
+    make what is missing. `is_any`: of other blocks as well, in a job of another process.
+    """
     blocks: dict[tuple[str, ...], list[str]] = {}
     for block, features in plan.features_by_block.items():
-        blocks.setdefault(tuple(sorted(features)), []).append(block)
+        if is_any or not stores_images(plan) or (features and _is_new(plan, block)):
+            blocks.setdefault(tuple(sorted(features)), []).append(block)
     rules = []
     for names, members in blocks.items():
         weights = {name: inputs.source_of(plan, plan.experiment.features[name]) for name in names}
@@ -93,8 +107,22 @@ def observe_rules(plan: Plan) -> list[ObserveRule]:
     return rules
 
 
+def _is_new(plan: Plan, block: str) -> bool:
+    results = plan.results
+    files = [results.block_samples(block), results.block_grid(block)]
+    files += [results.block_features(block, each) for each in plan.features_by_block[block]]
+    files += [results.block_metric(block, each) for each in plan.metrics_by_block.get(block, ())]
+    return is_trained_again(plan, block) or not any(path.exists() for path in files)
+
+
+def image_options(output: Any) -> str:
+    """Return the file of the images of an observing rule as an option of `onestep observe`, quoted for a shell."""
+    images = output.get("images")
+    return shlex.join(["--images", str(images)]) if images else ""
+
+
 def observation_code(plan: Plan, block: str) -> str:
     """Return the code fingerprint of sampling and extracting one seed block at once."""
     model, sampler, _ = block.split("/")
-    features = _extraction_components(plan, *sorted(plan.features_by_block[block]))
-    return plan.fingerprints.of_stage("observe", [*_sampling_components(plan, model, sampler), *features])
+    features = tuple(sorted(plan.features_by_block[block]))
+    return _code(plan, "observe", parse_model(model).name, sampler, features)

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _NOISE = (
     "Some jobs were triggered by provenance",
     "Rules with provenance triggered jobs",
 )
+_UNSEEN = ("shellcmd", "run_info", "job_started", "group_info")
 _FAILED, _DRY = "At least one job did not complete successfully", "This was a dry-run"
 _NEW = "new"
 _REASONS = {
@@ -60,6 +61,7 @@ _STAGES = (
     "select",
 )
 _INPUTS, _TABLES, _PAGE = "inputs", "tables", "page"
+_REPORT = re.compile(r"onestep [a-z ]+: ")
 _SHOWN_LINES = 8  # of the log of a job that failed without a line of its own
 _LOG_END = 2**16  # bytes
 
@@ -82,6 +84,7 @@ class Story(logging.Formatter):
         self._usual = usual or logging.Formatter()
         self._planned: list[Job] = []
         self._failures: list[tuple[str, list[Path]]] = []
+        self._of_groups: list[tuple[str, list[Path]]] = []  # whose logs have no error
         self._messages: dict[Any, str] = {}  # by job; the record of an error has none
 
     def attach(self, handlers: Iterable[logging.Handler], *, dry: bool) -> None:
@@ -100,8 +103,13 @@ class Story(logging.Formatter):
                 self._planned.append(_job_of(record.__dict__))
             return not dry and record.__dict__["rule_name"] != "all"
         if event == "job_error":
-            self._failures.append((self._failed(record), [Path(each) for each in record.__dict__["log"]]))
-        return not (text.startswith(_NOISE) or _FAILED in text or event in ("shellcmd", "run_info", "job_started"))
+            failure = self._failed(record), [Path(each) for each in record.__dict__["log"]]
+            # Of a group that fails Snakemake reports all jobs, also those that were done, or had not begun.
+            if record.__dict__.get("indent") and not any(map(_reported, failure[1])):
+                self._of_groups.append(failure)
+                return False
+            self._failures.append(failure)
+        return not (text.startswith(_NOISE) or _FAILED in text or event in _UNSEEN)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
@@ -110,6 +118,9 @@ class Story(logging.Formatter):
             return f"{time.strftime('%H:%M:%S')}  {_said(record.__dict__)}"
         if event == "job_error":
             return f"{time.strftime('%H:%M:%S')}  failed: {self._failed(record)}"
+        if event == "group_error":
+            jobs, logs = len(record.__dict__["job_error_info"]), " ".join(map(str, record.__dict__["aux_logs"]))
+            return f"{time.strftime('%H:%M:%S')}  failed: a group of {jobs} jobs, see {logs or 'its jobs'}"
         if text.startswith(_DRY):
             return "\n".join(summary_lines(self._planned))
         return self._usual.format(record)
@@ -118,9 +129,9 @@ class Story(logging.Formatter):
         return self._messages.get(record.__dict__.get("jobid")) or _said(record.__dict__)
 
     def failure_lines(self) -> list[str]:
-        """Return of each job that failed its own line and its log."""
+        """Return of each job that failed its own line and its log; of a group without a line of its own all jobs."""
         found = []
-        for message, logs in self._failures:
+        for message, logs in self._failures or self._of_groups:
             lines = [line for log in logs for line in own_lines(log)]
             found += [
                 f"failed: {message}, see {' '.join(map(str, logs)) or 'above'}",
@@ -131,13 +142,8 @@ class Story(logging.Formatter):
 
 def own_lines(log: Path) -> list[str]:
     """Return the last lines by which a verb reports errors in a log, `onestep VERB: place: ...`, else its end."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_END))
-            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return []
-    reported = [bool(re.match(r"onestep [a-z ]+: ", line)) for line in lines]
+    lines = _last_lines(log)
+    reported = [bool(_REPORT.match(line)) for line in lines]
     if not any(reported):
         return lines[-_SHOWN_LINES:]
     last = len(lines) - 1 - reported[::-1].index(True)
@@ -145,14 +151,31 @@ def own_lines(log: Path) -> list[str]:
     return lines[first : last + 1]
 
 
+def _last_lines(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_END))
+            return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return []
+
+
+def _reported(log: Path) -> bool:
+    """Whether a verb reports an error in a log."""
+    return any(map(_REPORT.match, _last_lines(log)))
+
+
 def summary_lines(jobs: Sequence[Job]) -> list[str]:
     """Return what would run, one line for each subject, with the number of its jobs by stage, and why."""
     jobs = [job for job in jobs if job.rule != "all"]
     if not jobs:
         return ["Nothing to be done."]
+    stages: dict[str, set[str]] = {}
+    for job in jobs:
+        stages.setdefault(job.subject, set()).add(_stage(job.rule))
     subjects: dict[tuple[int, str], list[Job]] = {}
     for job in jobs:
-        subjects.setdefault((_place(job, jobs), job.subject), []).append(job)
+        subjects.setdefault((_place(job, stages[job.subject]), job.subject), []).append(job)
     all_new = all(job.reasons in ((), (_NEW,)) for job in jobs)
     width = min(36, max(len(subject) for _, subject in subjects))
     lines = [f"Would run {len(jobs):,} jobs{', whose results are not here yet' if all_new else ''}:", ""]
@@ -177,18 +200,20 @@ def _stages_of(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def _stage(rule: str) -> str:
-    return next((stage for stage in ("train", "observe", "extract") if rule.startswith(f"{stage}_")), rule)
+    return next((stage for stage in ("train", "observe", "extract", "measure") if rule.startswith(f"{stage}_")), rule)
 
 
-def _place(job: Job, jobs: Sequence[Job]) -> int:
-    """Return the place of a job's subject: inputs, datasets, teachers, runs, studies, tables, page."""
+def _place(job: Job, stages: Collection[str]) -> int:
+    """Return the place of a job's subject, of which there are jobs of these stages.
+
+    The order is inputs, datasets, teachers, runs, studies, tables, page.
+    """
     ends = {"study": 4, "tabulate": 5, "report": 6}
     if job.subject == _INPUTS or job.rule in ends:
         return ends.get(job.rule, 0)
-    rules = {_stage(each.rule) for each in jobs if each.subject == job.subject}
-    if rules & {"train", "resolve"}:
+    if {"train", "resolve"} & set(stages):
         return 3
-    return 1 if "prepare" in rules else 2 if "convert" in rules else 3
+    return 1 if "prepare" in stages else 2 if "convert" in stages else 3
 
 
 def _job_of(record: dict[str, Any]) -> Job:

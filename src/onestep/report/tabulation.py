@@ -1,4 +1,4 @@
-"""The verb `tabulate`: from measurements in results/ to the files of one table."""
+"""From measurements in results/ to the files of one table."""
 
 from __future__ import annotations
 
@@ -26,17 +26,12 @@ _CHOICE = {
 
 
 def tabulate(*, table: Mapping[str, Any], training_code: Mapping[str, Any], results: Path, output: Path) -> int:
-    """Write one table as JSON, CSV, Markdown and LaTeX, and its chart as SVG, from the measurements that exist.
+    """Write one table in all formats, and its chart, to the folder `output`, from the measurements that exist.
 
     `table` has its `name`, its block of config.yaml (`layout`), the blocks of its `metrics`, the column of the chart
     (`drawn`), and `rows`: what config.yaml determines of each `Row`. For a selected snapshot, `images_seen` is None and
-    `model` names the selection. A row of a family of runs has `models`, the model of each run.
-
-    Args:
-        table: The table with its rows, as the workflow composes it (JSON).
-        training_code: Fingerprint of today's training code by run (JSON).
-        results: The results folder.
-        output: Folder of the files.
+    `model` names the selection. A row of a family of runs has `models`, the model of each run. `training_code` has the
+    fingerprint of today's training code by run.
     """
     layout, paths = table["layout"], Results(results)
     empty = without_rows(table["name"], layout, drawn=table["drawn"], metrics=table["metrics"])

@@ -1,10 +1,46 @@
-"""The verbs that print: a table, and what differs between two measurements or runs."""
+"""The verbs about tables: to write one, to print it, and what differs between two measurements or runs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from onestep.files import read_text
+
+
+def tabulate(
+    *,
+    config: Path | None = None,
+    name: str | None = None,
+    table: Mapping[str, Any] | None = None,
+    training_code: Mapping[str, Any] | None = None,
+    results: Path,
+    output: Path,
+) -> int:
+    """Write one table as JSON, CSV, Markdown and LaTeX, and its chart as SVG, from the measurements that exist.
+
+    Args:
+        config: The config, in the working directory.
+        name: Name of the table in it.
+        table: Instead of both: the table with its rows, as the workflow composes it (JSON).
+        training_code: Beside it: fingerprint of today's training code by run (JSON).
+        results: The results folder.
+        output: Folder of the files.
+    """
+    from onestep.plan import Plan, report
+    from onestep.report.tabulation import tabulate as write
+
+    if table is not None:
+        return write(table=table, training_code=training_code or {}, results=results, output=output)
+    if config is None or name is None:
+        raise ValueError(f"--{'name' if config else 'config'}: got none, expected it beside the other. Fix: add it")
+    plan = Plan.read(config)
+    if name not in plan.experiment.tables:
+        raise ValueError(f"--name: got {name!r}, expected one of: {', '.join(plan.experiment.tables)}")
+    table, codes = (json.loads(each(plan, name)) for each in (report.table_options, report.table_training_code))
+    return write(table=table, training_code=codes, results=results, output=output)
 
 
 def show(table: Path, /, *, page: Path | None = None) -> int:

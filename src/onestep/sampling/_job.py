@@ -37,21 +37,30 @@ class SamplingJob:
 
 def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
     """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes), `seeds` int64 [N], and the grid."""
-    _write(output, list(iter_samples(job, grid=grid)), job=job, count=len(job.seeds))
+    for _ in iter_samples(job, grid=grid, output=output):
+        pass
 
 
-def iter_samples(job: SamplingJob, *, grid: Path | None) -> Iterator[Samples]:
-    """Yield the images batch by batch in the order of their seeds; after the last write the first ones to `grid`."""
+def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = None) -> Iterator[Samples]:
+    """Yield the images batch by batch in the order of their seeds.
+
+    After the last write all of them to `output`, as `write_samples` does, and the first ones to `grid`.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_denoiser(job.weights).to(device)
     first: list[Samples] = []
+    kept: list[Samples] = []
     label = "/".join(job.subject.values()) or job.weights.stem
     with Bar(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
         for made in _named(generate(network, job.sampler, seeds=job.seeds, batch=job.batch), job):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)
+            if output is not None:
+                kept.append(made)
             progress.update(len(made.pixels))
             yield made
+    if output is not None:
+        _write(output, kept, job=job, count=len(job.seeds))
     if grid is not None:
         _write(grid, first, job=job, count=min(_GRID, len(job.seeds)))
 
