@@ -23,6 +23,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Show GPUs to the tests of GPUs alone: others start more ranks than a machine may have GPUs."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class Golden:
     """A folder of arrays recorded from the reference implementations, with its manifest."""
 

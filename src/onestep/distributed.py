@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from onestep import gpus
+from onestep.arithmetic import products
+
 _STARTUP_LIMIT = timedelta(minutes=10)
+# Of later collectives: meanwhile rank 0 may write a state of GBs to a slow disk, or ranks compile their networks.
+_COLLECTIVE_LIMIT = timedelta(hours=1)
 _CONNECTING = timedelta(seconds=2)  # one try; between two, a request to stop is noticed
 _RESOLVING_SECONDS = 10.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -80,25 +85,35 @@ def joined(
 ) -> Iterator[Ranks]:
     """Join the process group that the environment describes, `Place.of`; without one this process is alone.
 
-    The backend is NCCL where a CUDA device is visible, else gloo. After an error the process must end.
+    The backend is NCCL where a CUDA device is visible, else gloo. Inside, TF32 is off as in the reference, unless a
+    block requests it. After an error the process must end.
 
     Raises:
         Left: A request to stop came while the ranks met.
-        ValueError: They did not meet: no such host, a port in use, or a rank that did not come.
+        ValueError: They did not meet: no such host, a port in use, a rank that did not come, or fewer GPUs than ranks.
     """
     environment = os.environ if environment is None else environment
     place = Place.of(environment)
     if place is None and (found := [name for name in ("RANK", "WORLD_SIZE") if name in environment]):
         _logger.warning("environment: %s ignored; ranks have all of %s", ", ".join(found), ", ".join(_VARIABLES))
     rank, world, local_rank = (0, 1, 0) if place is None else (place.rank, place.world, place.local_rank)
-    device, cpu_group = _device(local_rank), None
+    local_world = environment.get("LOCAL_WORLD_SIZE", "") if place is not None and world > 1 else ""
+    device, cpu_group = _device(local_rank, local_world=int(local_world) if local_world.isdecimal() else None), None
     if place is not None and world > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         store = _met(place, environment=environment, stop=stop)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_STARTUP_LIMIT)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=_COLLECTIVE_LIMIT,
+            device_id=device if backend == "nccl" else None,
+        )
         if backend == "nccl":
-            cpu_group = dist.new_group(backend="gloo", timeout=_STARTUP_LIMIT)
-    yield Ranks(rank=rank, world=world, device=device, cpu_group=cpu_group)
+            cpu_group = dist.new_group(backend="gloo", timeout=_COLLECTIVE_LIMIT)
+    with products(tf32=False):
+        yield Ranks(rank=rank, world=world, device=device, cpu_group=cpu_group)
     # Not after an error: NCCL would wait here for ranks that wait for this one during a step, and hide the error.
     if world > 1:
         dist.destroy_process_group()
@@ -170,14 +185,19 @@ def _check_address(place: Place, *, stop: Callable[[], bool]) -> None:
         return
 
 
-def _device(local_rank: int) -> torch.device:
-    """Return the CUDA device of this process, or the CPU without one; switch TF32 off."""
-    # As in the reference: TensorFloat-32 would round the fp32 path to 10 bits.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+def _device(local_rank: int, *, local_world: int | None) -> torch.device:
+    """Return the CUDA device of this process, or the CPU without one.
+
+    Without the number of this machine's ranks, `local_world`, a single visible GPU is one that SLURM bound to the rank.
+    ValueError: There are fewer GPUs than ranks.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", local_rank if torch.cuda.device_count() > 1 else 0)
+    count = torch.cuda.device_count()
+    needed = local_world or (1 if count == 1 else local_rank + 1)
+    if found := gpus.problem(needed, gpus=count):
+        raise ValueError(found)
+    device = torch.device("cuda", local_rank if count > 1 else 0)
     torch.cuda.set_device(device)
     return device
 

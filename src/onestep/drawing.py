@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from onestep import components
 from onestep.archive import write_arrays
+from onestep.arithmetic import entry, record_of
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.checkpoints.snapshot import read_snapshot
@@ -27,7 +28,7 @@ from onestep.files import replacing, sha256_of_file, temporary_beside
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import origin_of, weights_file
-from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples
+from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples, dropped, sampled_in, sampling
 from onestep.sheets import tiled
 
 MANY_STEPS = {"name": "heun", "steps": 18}
@@ -60,7 +61,8 @@ def write_images(
     origin = origin_of(weights, read_snapshot(weights).config)
     options = sampler or origin.sampler or MANY_STEPS
     built = built or components.build("sampling", options)
-    network = load_denoiser(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_denoiser(weights).to(device)
     index = None if chosen is None else class_index(chosen, count=network.label_dim, names=origin.class_names)
     samples = _shown(
         draw(network, built, seeds=seeds, classes=None if index is None else [index] * len(seeds)),
@@ -70,12 +72,15 @@ def write_images(
     if output.suffix == ".png":
         write_grid(output, samples)
     elif output.suffix == ".npz":
-        write_array(output, samples, seeds=seeds, weights=weights, options=options, nfe=built.nfe)
+        arithmetic = record_of(sampled_in(network, built), device=device)
+        about = {"sampler": dict(options), "evaluations": built.nfe, **entry(arithmetic)}
+        write_array(output, samples, seeds=seeds, weights=weights, about=about)
     else:
         write_pictures(output, samples, seeds=seeds)
     of_class = "" if index is None else f" of class {_class_title(index, origin.class_names)}"
     images = f"{len(seeds):,} image{'s' * (len(seeds) > 1)}{of_class} of seeds {seeds[0]}-{seeds[-1]}"
-    return f"{output}: {images}, from {weights} by {options['name']}, NFE {built.nfe}"
+    note = f"; {found}" if (found := dropped(network, built)) else ""
+    return f"{output}: {images}, from {weights} by {options['name']}, NFE {built.nfe}{note}"
 
 
 def check_output(output: Path, *, images: int) -> None:
@@ -117,8 +122,8 @@ def draw(
 ) -> Iterator[Samples]:
     """Yield one image per seed, in calls of at most 64 images.
 
-    Noise and images are those of `generate` up to rounding. `classes` has one class per seed; without it, a conditional
-    network gets the class that is drawn from the seed.
+    Noise and images are those of `generate` up to rounding, in the same arithmetic. `classes` has one class per seed;
+    without it, a conditional network gets the class that is drawn from the seed.
 
     ValueError: The network is in training mode or takes no class, a class is not among its classes, or an image is not
     finite.
@@ -138,7 +143,8 @@ def draw(
         if classes is not None:
             labels = torch.tensor(classes[start : start + ROWS])
         condition = None if labels is None else F.one_hot(labels, network.label_dim).to(device, torch.float32)
-        images = sampler(network, noise, condition, random=random)
+        with sampling(network, sampler):
+            images = sampler(network, noise, condition, random=random)
         if not torch.isfinite(images).all():
             fix = "Fix: check the sampler's noise levels, or choose another snapshot"
             raise ValueError(f"images of seeds {group[0]}-{group[-1]}: got NaN or infinity, expected numbers. {fix}")
@@ -213,9 +219,9 @@ def check_new(folder: Path) -> None:
 
 
 def write_array(
-    path: Path, samples: Iterable[Samples], *, seeds: Sequence[int], weights: Path, options: Mapping[str, Any], nfe: int
+    path: Path, samples: Iterable[Samples], *, seeds: Sequence[int], weights: Path, about: Mapping[str, Any]
 ) -> None:
-    """Write an .npz of the form of `results/samples/`, without the name of a model."""
+    """Write an .npz of the form of `results/samples/`, without the name of a model; `about` is how it was sampled."""
     parts = list(samples)
     labels = [np.full(len(part.pixels), -1) if part.labels is None else part.labels.numpy() for part in parts]
     arrays = {
@@ -223,5 +229,4 @@ def write_array(
         "labels": np.concatenate(labels).astype(np.int64),
         "seeds": np.asarray(seeds, dtype=np.int64),
     }
-    about = {"weights_sha256": sha256_of_file(weights), "sampler": dict(options), "evaluations": nfe}
-    write_arrays(path, arrays, about={"subject": {}, **about})
+    write_arrays(path, arrays, about={"subject": {}, "weights_sha256": sha256_of_file(weights), **about})

@@ -20,12 +20,14 @@ _MEASUREMENT = {
     "values": {str: float},
     **dict.fromkeys(("model?", "sampler?", "seeds?", "source?"), str),
     **dict.fromkeys(("better?", "options?"), dict),
+    "arithmetic?": {str: {"precision": str, "device": str}},  # of the images, the features, the reference's features
 }
 _SUMMARY = {
     **dict.fromkeys(("run", "spec", "code", "device", "torch", "python"), str),
     **dict.fromkeys(("images_seen", "parameters", "trainable", "restarts", "world_size"), int),
     **dict.fromkeys(("seconds", "frozen_share"), float),
     "codes": [str],
+    "arithmetic": dict,
 }
 _NUMBERS = {str: (float, None)}
 _LOG_RECORD = {
@@ -79,6 +81,11 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def fact_of(measurement: Mapping[str, Any], fact: str) -> Any:
     """Return a fact of a measurement; without a record the precision is float32."""
     return measurement.get(fact) or "float32" if fact == "precision" else measurement.get(fact)
+
+
+def images_in(measurement: Mapping[str, Any]) -> str:
+    """Return the precision in which measured images were computed; without a record it is float32."""
+    return str(measurement.get("arithmetic", {}).get("images", {}).get("precision", "float32"))
 
 
 def read_summary(path: Path, *, run: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def sample(
 
         print(write_images(weights, output, seeds=seeds, chosen=class_, sampler=sampler))
         return 0
+    from onestep import gpus
     from onestep.sampling._job import write_samples
     from onestep.sampling._options import sampling_job
 
@@ -118,8 +119,17 @@ def sample(
         raise ValueError(
             f"sample with --model, --sampler-name or --grid: got {given}, {expected}. Fix: omit those options"
         )
-    job = sampling_job(weights, sampler=sampler, seeds=seeds, model=model, sampler_name=sampler_name, batch=batch)
-    write_samples(job, output=output, grid=grid)
+    with gpus.own():
+        job = sampling_job(
+            weights,
+            sampler=sampler,
+            seeds=seeds,
+            model=model,
+            sampler_name=sampler_name,
+            batch=batch,
+            output=output,
+        )
+        write_samples(job, output=output, grid=grid)
     return 0
 
 

@@ -207,6 +207,10 @@ def test_a_run_has_its_cost(finished):
     assert (found["peak memory"], found["processes"], found["non-finite"]) == ("812 MiB", "1", "0")
     without_log = run_facts(dataclasses.replace(run, log=()))
     assert without_log["images / s"] == without_log["peak memory"] == "not logged"
+    assert found["precision"] == "float32"
+    arithmetic = {"tf32": True, "generator": "bfloat16", "discriminator": "float32", "deterministic": False}
+    other = dataclasses.replace(run, summary={**run.summary, "arithmetic": arithmetic})
+    assert run_facts(other)["precision"] == "generator bfloat16, tf32"
 
 
 def test_the_config_is_shown_verbatim(page):

@@ -179,6 +179,22 @@ def test_a_column_of_another_precision_is_marked(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text())[0]["precisions"] == {"fd": "tf32"}
 
 
+def test_a_row_whose_images_are_not_in_float32_is_marked_and_compared_all_the_same(tmp_path):
+    (row, (found,)), other = entry("a", fd=[1.0, 2.0]), entry("b", fd=[3.0])
+    found["fd"][0]["arithmetic"] = {"images": {"precision": "tf32", "device": "NVIDIA A100"}}
+    table = fill(LAYOUT, [(row, [found]), other])
+    assert [each.images_in for each in table.rows] == ["float32 and tf32", None]
+    write_table(tmp_path, table=table)
+    markdown, latex, csv = ((tmp_path / f"t.{suffix}").read_text() for suffix in ("md", "tex", "csv"))
+    assert markdown.count("\N{PILCROW SIGN}") == latex.count(r"\P{}") == 2 and "\N{PILCROW SIGN}" not in csv
+    assert "a (one_step) in float32 and tf32" in markdown
+    assert [each.get("images_in") for each in json.loads((tmp_path / "t.json").read_text())] == [
+        "float32 and tf32",
+        None,
+    ]
+    assert read_rows(tmp_path / "t.json") == table.rows
+
+
 def test_a_run_in_another_arithmetic_is_marked(tmp_path):
     table = fill(LAYOUT, [entry("a", fd=[1.0], fast=True), entry("b", fd=[2.0])])
     write_table(tmp_path, table=table)

@@ -31,6 +31,7 @@ _LEFT_OUT: dict[str, str | None] = {
     "onestep.training.stopping": "signal handlers",
     "onestep.networks": "internals of denoisers; the contract is forward(x, sigma, condition)",
     "onestep.discriminators": "internals of discriminators; objectives/d2o.py states the part of the contract it uses",
+    "onestep.arithmetic": "sets TF32 and deterministic algorithms for a block",
     "onestep.augmentations": "internals of augmentations, off by default",
     "onestep.autoencoders": "pixels to images: the identity by default",
     "onestep.distributed": "one-line collectives over torch.distributed",

@@ -106,7 +106,7 @@ def run(folder, weights_folder, document, output):
         save_file({name: tensor.contiguous() for name, tensor in trained.items()}, before)
         held_before = digests(held)
         began = time.monotonic()
-        train(training, folder=folder / "state", ranks=ranks, state_seconds=math.inf, code="")
+        done = train(training, folder=folder / "state", ranks=ranks, state_seconds=math.inf, code="")
         seconds = time.monotonic() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         held_after = digests(held)
@@ -119,6 +119,7 @@ def run(folder, weights_folder, document, output):
             "held": sorted(held),
             "held_changed": sorted(name for name in held if held_before[name] != held_after[name]),
             "moved": moved_shares(trained, before),
+            "arithmetic": done["arithmetic"],
             "seconds": seconds,
             "peak_mib": peak >> 10,
             "finite": all(bool(torch.isfinite(tensor).all()) for tensor in (*trained.values(), *held.values())),

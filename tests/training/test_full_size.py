@@ -103,6 +103,9 @@ def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, w
         assert record["non_finite"] == 0
         assert None not in (*record["losses"].values(), *record["observed"].values())
     assert report["finite"]
+    # Of bfloat16, which the recipe requests, on CUDA devices alone.
+    types = [each["generator"] for each in (document["precision"], report["arithmetic"])]
+    assert types == ["bfloat16", "float32"]
 
     total, frozen = _GENERATORS[run]
     assert (report["parameters"], round(report["frozen_share"] * total)) == (total, frozen)

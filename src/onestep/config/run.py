@@ -113,7 +113,10 @@ class Ema:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Number types of a training. R1 penalties and optimizers compute in float32; sampling has its own settings."""
+    """Number types of a training. R1 penalties and optimizers compute in float32; samplers have their own.
+
+    bfloat16 is for CUDA devices. On a CPU a training computes in float32 instead, as in the reference.
+    """
 
     tf32: bool = False  # TF32 in float32 products on CUDA devices; the reference does without
     generator: Literal["float32", "bfloat16"] = "float32"  # the generator's image path
@@ -128,6 +131,8 @@ class Compile:
     cuda_graphs: bool = False  # record the compiled kernels as CUDA graphs; needs `networks` and a CUDA device
     fused_optimizer: bool = False  # torch's fused optimizer, which `radam` does not have
     channels_last: bool = False  # store the generator's images with channels innermost
+    # Use only algorithms that give the same bytes each time; slower on CUDA devices. On a CPU all are.
+    deterministic: bool = field(default=False, metadata=OMIT_EMPTY)
 
 
 FAST = (

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.classifiers import Classifier, load_classifier
+from onestep.discriminators._resize import resized
 
 _STRIDES = (4, 8, 16, 32)  # of the taps, and those for which heads are sized, for all networks of timm
 # The reference takes VGG's taps before a pooling, those of other networks after it; its maps are twice as large, and so
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         images = images.expand(-1, self.channels, -1, -1) * self.scale + self.offset
         # After the normalisation, as in the reference: the two commute up to rounding, which decides at ReLU kinks.
         if size is not None and images.shape[-2:] != (size, size):
-            images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+            images = resized(images, size=(size, size), align_corners=False)
         return self.network(images)
 
 

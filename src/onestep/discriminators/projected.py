@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.config.constraints import Constraint
@@ -26,6 +25,7 @@ from onestep.discriminators._heads import (
     spectral_convolutions,
     vectors_of,
 )
+from onestep.discriminators._resize import resized
 
 __all__ = ["Projected"]
 
@@ -257,7 +257,8 @@ class _ConvUpsample(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         # Differs from the reference: it upsamples, then convolves. Interpolation weights sum to 1, so the two commute
         # (up to rounding), and this order needs a quarter of the multiplications.
-        return F.interpolate(self.out_conv(features), scale_factor=2, mode="bilinear", align_corners=True)
+        maps = self.out_conv(features)
+        return resized(maps, size=(2 * maps.shape[-2], 2 * maps.shape[-1]), align_corners=True)
 
 
 def mixing_channels(channels: int, *, levels: int = 4) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from onestep.arithmetic import computing, entry, record_of
 from onestep.checkpoints.digests import checked_digest
 from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-@torch.no_grad()
 def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output: Path) -> None:
     """Write the means of the last features of a backbone with E channels over pixels and images, float32 [K, E].
 
@@ -32,7 +32,8 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = backbone.to(device)
     batches = (to_images(part.to(device)) for part in pixels.split(_BATCH))
-    features = torch.cat([backbone(part, size=resolution)[-1].double().mean(dim=(2, 3)).cpu() for part in batches])
+    with computing("float32", device=device):
+        features = torch.cat([backbone(part, size=resolution)[-1].double().mean(dim=(2, 3)).cpu() for part in batches])
     # In float64, so that the mean of a thousand images is as exact as that of two.
     sums = torch.zeros(archive.classes, features.shape[1], dtype=torch.float64).index_add_(0, labels, features)
     table = (sums / torch.bincount(labels, minlength=archive.classes)[:, None]).float()
@@ -44,4 +45,5 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
             else f"{data}: got features that are not finite. Fix: check the weights of the backbone"
         )
     note = {"data_sha256": digest, "images": len(archive), "resolution": resolution}
+    note |= entry(record_of("float32", device=device))
     write_class_embeddings(output, table, note=note)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from onestep import components
 from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
+from onestep.arithmetic import ARITHMETIC, Precision, computing, entry, record_of
 from onestep.checkpoints.digests import checked, known_digest
 from onestep.data.image_zip import ImageZip
-from onestep.features import Extractor, computing
+from onestep.features import Extractor
 from onestep.files import regular_file, sha256_of_file
 from onestep.results import identity_at
 
@@ -44,6 +45,11 @@ class FeatureNetwork:
     def about(self) -> dict[str, Any]:
         """Return the identity as it is recorded; features of different weights are not compared."""
         return {"features": self.name, "network": dict(self.options), "weights_sha256": sha256_of_file(self.weights)}
+
+    def arithmetic(self) -> dict[str, str]:
+        """Return the record of its arithmetic on this machine."""
+        precision: Precision = self.options.get("precision", "float32")
+        return record_of(precision, device=_device())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +78,7 @@ def write_features(
     extracted = extract([network.extractor], [torch.from_numpy(read_pixels(images))])
     archive = {"archive_sha256": known_digest(images)} if images.suffix == ".zip" else {}
     subject = subject_of(images) if subject is None else subject
-    write_extracted({output: network}, extracted, subject=subject, origin=archive)
+    write_extracted({output: network}, extracted, subject=subject, origin=archive, sampled=sampled_by(images))
 
 
 def write_extracted(
@@ -81,20 +87,22 @@ def write_extracted(
     *,
     subject: Mapping[str, str],
     origin: Mapping[str, str] = MappingProxyType({}),
+    sampled: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the features of images, whose identity is `subject`, for each network in their order.
 
-    `origin` has the digest of the images' archive, if they have one.
+    `origin` has the digest of the images' archive, if they have one; `sampled` is the record of the arithmetic in which
+    they were generated.
     """
     for (output, network), arrays in zip(networks.items(), extracted.arrays, strict=True):
         about = {"subject": dict(subject), "images": extracted.images, "pixels_sha256": extracted.pixels_sha256}
-        about |= origin
+        about |= {**origin, **entry(sampled, key="sampled"), **entry(network.arithmetic())}
         write_arrays(output, arrays, about={**about, **network.about()})
 
 
 def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> ExtractedFeatures:
     """Extract features of images, uint8 [B, C, H, W] on the CPU, in batches of any size. ValueError: None or unfit."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     digest, images = hashlib.sha256(), 0
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in extractors]
     for rows in _regrouped(batches, size=BATCH):
@@ -110,6 +118,10 @@ def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> Extra
         raise ValueError("found no images, expected at least one")
     arrays = tuple({name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found)
     return ExtractedFeatures(arrays=arrays, images=images, pixels_sha256=digest.hexdigest())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _arrays(extractor: Extractor, pixels: Tensor) -> dict[str, np.ndarray]:
@@ -148,6 +160,13 @@ def subject_of(images: Path) -> dict[str, str]:
     subject = dict(read_arrays(images, (), about={"subject?": {str: str}}).about.get("subject", {}))
     check_place(images, subject)
     return subject
+
+
+def sampled_by(images: Path) -> dict[str, str]:
+    """Return the record of the arithmetic of the images of a sample file; empty where the file has none."""
+    if images.suffix != ".npz" or "about" not in array_names(images):
+        return {}
+    return dict(read_arrays(images, (), about={"arithmetic?": ARITHMETIC}).about.get("arithmetic", {}))
 
 
 def check_place(path: Path, subject: Mapping[str, Any]) -> None:

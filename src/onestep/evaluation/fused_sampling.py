@@ -13,6 +13,7 @@ from torch import Tensor
 from onestep.distributed import Ranks, gather
 from onestep.evaluation.extraction import BATCH, ExtractedFeatures, FeatureNetwork, extract, write_extracted
 from onestep.sampling._job import SamplingJob, iter_samples
+from onestep.sampling._parts import discard
 
 
 def sample_features(
@@ -31,7 +32,9 @@ def sample_features(
     if images is not None and ranks.world > 1:
         raise ValueError(f"--images: got {ranks.world} processes, expected one. Fix: omit --processes")
     shares = [places(len(job.seeds), rank=rank, world=ranks.world) for rank in range(ranks.world)]
-    mine = replace(job, seeds=[job.seeds[place] for place in shares[ranks.rank]])
+    # Each rank keeps its own images so far; another number of ranks has other shares.
+    kept_in = job.parts if job.parts is None or ranks.world == 1 else job.parts / f"{ranks.rank}-of-{ranks.world}"
+    mine = replace(job, seeds=[job.seeds[place] for place in shares[ranks.rank]], parts=kept_in)
     samples = iter_samples(mine, grid=grid if ranks.leads else None, output=images)  # rank 0 has the first images
     batches = (part.pixels.permute(0, 3, 1, 2) for part in samples)
     extractors = [network.extractor for network in networks.values()]
@@ -41,7 +44,8 @@ def sample_features(
         kept = list(batches)  # for the digest of all images in order
         extracted = _merged(extract(extractors, kept), torch.cat(kept), shares, ranks=ranks)
     if ranks.leads:
-        write_extracted(networks, extracted, subject=job.subject)
+        write_extracted(networks, extracted, subject=job.subject, sampled=mine.arithmetic())
+        discard(job.parts)
 
 
 def places(images: int, *, rank: int, world: int) -> list[int]:

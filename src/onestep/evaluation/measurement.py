@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from onestep import components
 from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
+from onestep.arithmetic import ARITHMETIC
 from onestep.checkpoints.digests import checked, known_digest
-from onestep.evaluation.extraction import check_place, read_pixels, subject_of
+from onestep.evaluation.extraction import check_place, read_pixels, sampled_by, subject_of
 from onestep.files import regular_file, sealed, write_json
 from onestep.metrics import Metric, Statistics
 from onestep.metrics._features import device_record
@@ -30,6 +31,7 @@ _ABOUT = {
     "archive_sha256?": str,
     "network?": (dict, None),
     "features?": (str, None),
+    **dict.fromkeys(("arithmetic?", "sampled?"), ARITHMETIC),
 }
 FILES = ("generated", "real", "pixels", "real_pixels")
 """What a metric may read of a block: options of `onestep measure`."""
@@ -38,10 +40,14 @@ _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """Real features [M, D] or their statistics. Values with different `facts`, which are recorded, are not compared."""
+    """Real features [M, D] or their statistics. Values with different `facts`, which are recorded, are not compared.
+
+    `arithmetic` is the record of how the features were computed; empty for none.
+    """
 
     real: np.ndarray | Statistics
     facts: Mapping[str, Any]
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
 
 
 class Block:
@@ -142,6 +148,8 @@ def write_measurement(
             "Fix: delete the file and make it again"
         )
     available, facts = inputs_of(extracted.arrays), dict[str, Any]()
+    sampled = about.get("sampled") if pixels is None or generated is not None else sampled_by(pixels)
+    arithmetic = {"images": sampled, "features": about.get("arithmetic")}
     if real is not None:
         if generated is None:
             raise ValueError(f"{real}: got a reference without features, expected --generated as well")
@@ -157,10 +165,12 @@ def write_measurement(
         if not reference.facts.keys() & {"dataset", "input", "file"}:
             raise ValueError(f"{real}: got no name of a dataset or input, expected one. Fix: extract it again")
         available["real"], facts = reference.real, dict(reference.facts)
+        arithmetic["reference"] = reference.arithmetic
     if images is not None:
         available["pixels"] = images
     if real_pixels is not None and "real_pixels" in metric.inputs:
         available["real_pixels"], facts["real_pixels_sha256"] = block.pixels(real_pixels)
+    known = {key: dict(record) for key, record in arithmetic.items() if record}
     try:
         values = call_metric(metric, name=name, available=available)
     except ValueError as error:
@@ -182,6 +192,7 @@ def write_measurement(
                 "better": dict(metric.values),
                 "feature_network": about.get("network"),
                 "pixels_sha256": digest,
+                **({"arithmetic": known} if known else {}),
                 **device_of(metric, available),
             }
         ),
@@ -249,7 +260,9 @@ def read_reference(
             found_and_expected = f"got features in {found_precision}, expected {precision} as of the generated images"
             raise ValueError(f"{path}: {found_and_expected}. Fix: extract both with one precision")
         facts = {"images": source.about["images"], "sha256": source.about["pixels_sha256"]}
-        return Reference(real=features_of(source, path=path), facts=source.about.get("subject", {}) | facts)
+        facts = source.about.get("subject", {}) | facts
+        arithmetic = source.about.get("arithmetic", {})
+        return Reference(real=features_of(source, path=path), facts=facts, arithmetic=arithmetic)
     if not takes_statistics:
         raise ValueError(f"{path}: got statistics, expected features. Fix: use a reference with images")
     names, statistics = _fitting(found, path=path, width=width)

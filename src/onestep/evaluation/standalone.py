@@ -166,6 +166,8 @@ def write_evaluation(
         "reference": facts,
         **device,
     }
+    if network is not None and (arithmetic := network.arithmetic()):
+        found["arithmetic"] = {"features": arithmetic}
     write_json(output, found)
     return values
 

@@ -17,10 +17,12 @@ def embed(*, backbone: Path, timm: str | None = None, data: Path, resolution: in
         resolution: Size to which images are resized.
         output: The table [classes, features] (.safetensors).
     """
+    from onestep import gpus
     from onestep.discriminators import build_backbone
     from onestep.evaluation.class_means import write_class_means
 
-    write_class_means(build_backbone(backbone, timm=timm), data, resolution=resolution, output=output)
+    with gpus.own():
+        write_class_means(build_backbone(backbone, timm=timm), data, resolution=resolution, output=output)
     return 0
 
 
@@ -45,12 +47,14 @@ def extract(
         input: Name of the input with real images, recorded likewise.
         output: The features (.npz).
     """
+    from onestep import gpus
     from onestep.evaluation.extraction import check_images, feature_network, write_features
 
     check_images(images)
     subject = {key: name for key, name in (("dataset", dataset), ("input", input)) if name is not None}
-    network = feature_network(features, weights=weights, name=features_name)
-    write_features(network, images, output=output, subject=subject or None)
+    with gpus.own():
+        network = feature_network(features, weights=weights, name=features_name)
+        write_features(network, images, output=output, subject=subject or None)
     return 0
 
 
@@ -90,17 +94,27 @@ def observe(
         from onestep.launch.local import command_line, run_locally
 
         return run_locally(command_line("observe", options), processes=processes)
-    from onestep import distributed
+    from onestep import distributed, gpus
     from onestep.evaluation.extraction import feature_network
     from onestep.evaluation.fused_sampling import sample_features
     from onestep.sampling._options import sampling_job
 
-    networks = {
-        output.with_name(f"{output.name}.{name}.npz"): feature_network(block, weights=feature_weights[name], name=name)
-        for name, block in features.items()
-    }
-    job = sampling_job(weights, sampler=sampler, seeds=seeds, model=model, sampler_name=sampler_name, batch=batch)
-    with distributed.joined() as ranks:
+    with gpus.own(), distributed.joined() as ranks:
+        networks = {
+            output.with_name(f"{output.name}.{name}.npz"): feature_network(
+                block, weights=feature_weights[name], name=name
+            )
+            for name, block in features.items()
+        }
+        job = sampling_job(
+            weights,
+            sampler=sampler,
+            seeds=seeds,
+            model=model,
+            sampler_name=sampler_name,
+            batch=batch,
+            output=output,
+        )
         sample_features(job, networks, grid=grid, images=images, ranks=ranks)
     return 0
 

@@ -5,14 +5,13 @@ Legend: B images, C H W an image, D feature width, K classes. `pixels` are uint8
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+from onestep.arithmetic import Precision, computing
+
+__all__ = ["Extractor", "Features", "Precision", "computing"]
 
 
 class Features(NamedTuple):
@@ -35,20 +34,3 @@ class Extractor(Protocol):
         ValueError: the pixels have another type or shape.
         """
         ...
-
-
-@contextlib.contextmanager
-def computing(precision: Precision, *, device: torch.device) -> Iterator[None]:
-    """Compute matrix products and convolutions in `precision`, without gradients, inside the block.
-
-    float32 is the precision of reported numbers. It disables TensorFloat-32, torch's default for convolutions on CUDA
-    devices. On a CPU tf32 is float32.
-    """
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
-    half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-    try:
-        with torch.no_grad(), half:
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

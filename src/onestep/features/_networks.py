@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from onestep.arithmetic import Precision, computing
 from onestep.checkpoints.published_weights import read_published_weights
-from onestep.features import Precision, computing
 
 Weights = Mapping[str, Tensor]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

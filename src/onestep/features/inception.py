@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.arithmetic import computing
 from onestep.checkpoints.edm_pickle import read_metric_pickle
 from onestep.checkpoints.published_weights import read_published_weights
-from onestep.features import Features, computing
+from onestep.features import Features
 from onestep.features._networks import resized_as_in_tensorflow, run_in_parts
 
 __all__ = ["InceptionFeatures"]

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onestep import gpus
 from onestep.exits import Exit
 
 # Variables of other launchers (MPI, torchrun, Kubernetes), which describe ranks that are not ours. Torch reads some.
@@ -37,12 +38,18 @@ def run_locally(arguments: Sequence[str], *, processes: int) -> int:
 
     SIGINT, SIGTERM, SIGHUP and SIGUSR2 are forwarded once as SIGTERM, and the ranks get time to save their state.
     Ctrl-C or SIGTERM after that kills them. Returns 0, `Exit.STOPPED`, `Exit.CANCELLED` after Ctrl-C, or the failed
-    rank's code (128 + signal if killed).
+    rank's code (128 + signal if killed). ValueError: The machine has GPUs, but fewer than ranks.
     """
+    with gpus.own(processes):
+        return _run_ranks(arguments, processes=processes)
+
+
+def _run_ranks(arguments: Sequence[str], *, processes: int) -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    group["LOCAL_WORLD_SIZE"] = str(processes)
     command = [sys.executable, "-m", "onestep", *arguments]
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     ranks = [subprocess.Popen(command, env={**without_ranks(os.environ), **group, **each}) for each in own]

@@ -11,6 +11,7 @@ from onestep.report.table import Row, Table
 DAGGER = "\N{DAGGER}"
 DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 SECTION = "\N{SECTION SIGN}"
+PILCROW = "\N{PILCROW SIGN}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 NOT_HERE, NOT_PUBLISHED, NOT_RUN = "not trained here", "not published", "not run here"
 
@@ -89,7 +90,7 @@ def precisions(column: str, *, table: Table) -> list[str]:
 
 def facts(row: Row, *, table: Table) -> dict[str, str]:
     """Return a row's facts by heading; the headings are the same for all rows of a table."""
-    found = {"sampler": row.sampler or NOT_RUN}
+    found = {"sampler": f"{row.sampler or NOT_RUN}{f' {PILCROW}' if row.images_in else ''}"}
     if table.dataset is None:
         found["dataset"] = row.dataset
     found |= {
@@ -134,6 +135,8 @@ def notes(table: Table) -> list[str]:
         for column in table.columns
         if (names := precisions(column, table=table))
     ]
+    if others := [f"{row.label} ({row.sampler}) in {row.images_in}" for row in table.rows if row.images_in]:
+        found.append(f"{PILCROW} Images not computed in float32 alone: {', '.join(others)}.")
     found += [f"{row.label}: {fault}." for row in table.rows for fault in row.faults]
     return [*found, *(f"[{number}] {source}" for source, number in sources(table).items())]
 

@@ -16,7 +16,16 @@ from onestep.figures import svg
 from onestep.files import replacing, write_text
 from onestep.models import Snapshot, parse_model
 from onestep.published import run_folder
-from onestep.records import differing, fact_of, found_at, iter_log, read_measurement, read_run_config, read_summary
+from onestep.records import (
+    differing,
+    fact_of,
+    found_at,
+    images_in,
+    iter_log,
+    read_measurement,
+    read_run_config,
+    read_summary,
+)
 from onestep.report.charts import Chart, Series, averaged, draw
 from onestep.results import Results
 
@@ -133,10 +142,11 @@ def _measurements(first: Path, second: Path) -> Comparison:
     facts = [row for fact in unequal for row in _fact_rows(fact, fact_of(one, fact), fact_of(other, fact))]
     tables = {"value": [["images of", _origin(one), _origin(other), ""], *rows]}
     note = "The values are not comparable: the facts above differ." if facts else ""
+    computed = _computed(one, other)
     return Comparison(
         names=_names(first, second),
         tables=tables | ({"fact": facts} if facts else {}),
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, (note, computed))),
         comparable=not unequal,
     )
 
@@ -185,7 +195,7 @@ def _runs(first: Path, second: Path) -> Comparison:
     common = [images for images in at if all(images in side.measured for side in sides)]
     newest = [max(common or side.measured, default=None) for side in sides]
     numbers_of = [side.measured.get(images, ()) if images else () for side, images in zip(sides, newest, strict=True)]
-    measured, unequal = _compared(*numbers_of)
+    measured, unequal, computed = _compared(*numbers_of)
     shown = " and ".join(dict.fromkeys(f"{images:,}" for images in newest if images is not None))
     tables = {
         "config": list(_fact_rows("", _settings(sides[0]), _settings(sides[1]))),
@@ -195,7 +205,7 @@ def _runs(first: Path, second: Path) -> Comparison:
     return Comparison(
         names=names,
         tables={title: rows for title, rows in tables.items() if rows},
-        notes=(*sides[0].faults, *sides[1].faults, *unequal),
+        notes=(*sides[0].faults, *sides[1].faults, *unequal, *computed),
         charts=(*_metric_charts(sides, names), *_loss_charts(sides, names)),
         comparable=not unequal,
     )
@@ -220,12 +230,12 @@ def _settings(run: _Run) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key not in ("run", "snapshots")}
 
 
-def _compared(first: Sequence[_Number], second: Sequence[_Number]) -> tuple[list[list[Any]], list[str]]:
+def _compared(first: Sequence[_Number], second: Sequence[_Number]) -> tuple[list[list[Any]], list[str], list[str]]:
     """Return rows of means over the blocks of seeds that both sides have, else over each's own.
 
-    Also return a line for each quantity whose numbers are not comparable.
+    Also return a line for each quantity whose numbers are not comparable, and one for images of unequal precision.
     """
-    rows, unequal = [], []
+    rows, unequal, computed = [], [], []
     for name in dict.fromkeys(number.name for number in [*first, *second]):
         sides = [[number for number in side if number.name == name] for side in (first, second)]
         common = {number.seeds for number in sides[0]} & {number.seeds for number in sides[1]}
@@ -233,7 +243,14 @@ def _compared(first: Sequence[_Number], second: Sequence[_Number]) -> tuple[list
         rows.append(_row(name, *(statistics.fmean(n.value for n in side) if side else None for side in kept)))
         if all(kept) and (facts := differing(kept[0][0].record, kept[1][0].record)):
             unequal.append(f"not comparable: {name} differs in {', '.join(facts)}")
-    return rows, unequal
+        computed += [_computed(kept[0][0].record, kept[1][0].record)] if all(kept) else []
+    return rows, unequal, list(dict.fromkeys(filter(None, computed)))
+
+
+def _computed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return a line where the images of two measurements were computed in different precisions, else none."""
+    found = [images_in(each) for each in (one, other)]
+    return f"The images were computed in {found[0]} and {found[1]}." if found[0] != found[1] else ""
 
 
 def _measured_in(results: Results) -> list[_Number]:
@@ -308,9 +325,10 @@ def _folders(first: Results, second: Results) -> Comparison:
     tables, comparable = dict[str, Any](), True
     models = [list(dict.fromkeys(number.model for number in side)) for side in found]
     for model in [each for each in models[0] if each in models[1]]:
-        rows, unequal = _compared(*([number for number in side if number.model == model] for side in found))
+        rows, unequal, computed = _compared(*([number for number in side if number.model == model] for side in found))
         tables.setdefault("measured", []).extend([f"{model} {row[0]}", *row[1:]] for row in rows)
         notes += [line.replace("comparable: ", f"comparable: {model} ") for line in unequal]
+        notes += [f"{model}: {line}" for line in computed]
         comparable = comparable and not unequal
     for run in sorted(runs[0] & runs[1]):
         sides = _run(first.run(run), found[0]), _run(second.run(run), found[1])

@@ -28,6 +28,7 @@ _TEX = {
     cells.DAGGER: r"$^\dagger$",
     cells.DOUBLE_DAGGER: r"$^\ddagger$",
     cells.SECTION: r"\S{}",
+    cells.PILCROW: r"\P{}",
     cells.ARROWS["lower"]: r"$\downarrow$",
     cells.ARROWS["higher"]: r"$\uparrow$",
 }
@@ -46,7 +47,7 @@ def _csv_row(row: Row, *, table: Table) -> dict[str, Any]:
     facts, untrained = cells.facts(row, table=table), cells.untrained(row)
     line: dict[str, Any] = {
         "run": row.run or cells.NOT_RUN,
-        "sampler": facts["sampler"],
+        "sampler": row.sampler or cells.NOT_RUN,
         "label": row.label,
         "dataset": row.dataset,
         "nfe": facts["NFE"],

@@ -206,10 +206,14 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     return {"extractors": list(extractors), "backbones": list(backbones), "shared": shared}
 
 
+_PRECISION = "float32"  # of a training, unless its summary has another one
+
+
 def _cost(runs: Sequence[RunEvidence]) -> dict[str, dict[str, str]]:
-    """Return the facts of each run, without those that are 0 for all."""
+    """Return the facts of each run, without those that are 0, or the default precision, for all."""
     facts = {run.name: run_facts(run) for run in runs}
-    zero = [name for name in next(iter(facts.values()), {}) if all(each[name] == "0" for each in facts.values())]
+    names = next(iter(facts.values()), {})
+    zero = [name for name in names if all(each[name] in ("0", _PRECISION) for each in facts.values())]
     return {run: {name: text for name, text in each.items() if name not in zero} for run, each in facts.items()}
 
 
@@ -221,6 +225,7 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
     kind = "CPU" if str(summary.get("device", "")).startswith("CPU") else "GPU"
     return {
         "objective": run.objective.replace("_", " "),
+        "precision": _precision(summary.get("arithmetic", {})),
         "images": f"{summary['images_seen']:,}",
         "parameters": f"{summary['parameters']:,}",
         "time": numbers.duration(summary["seconds"]),
@@ -231,6 +236,13 @@ def run_facts(run: RunEvidence) -> dict[str, str]:
         "restarts": str(summary["restarts"]),
         "non-finite": f"{sum(record.get('non_finite', 0) for record in run.log):,}",
     }
+
+
+def _precision(arithmetic: Mapping[str, Any]) -> str:
+    """Return the arithmetic that a run's summary records, such as `generator bfloat16`."""
+    types = [f"{role} {kind}" for role, kind in arithmetic.items() if isinstance(kind, str) and kind != _PRECISION]
+    options = [name for name, is_on in arithmetic.items() if is_on is True]
+    return ", ".join([*types, *options]) or _PRECISION
 
 
 def _study_view(study: StudyEvidence) -> dict[str, Any]:

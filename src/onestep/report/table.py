@@ -12,11 +12,11 @@ from typing import Any, Literal
 from onestep import components, files
 from onestep.metrics import Direction
 from onestep.models import parse_model
-from onestep.records import differing, fact_of
+from onestep.records import differing, fact_of, images_in
 
 Measurement = Mapping[str, Any]
 """The content of a metric file: `model`, `sampler`, `seeds`, `images`, `values`, `features`, `reference`,
-`feature_weights_sha256`, `precision`."""
+`feature_weights_sha256`, `precision`, `arithmetic`."""
 
 Measurements = Mapping[str, Sequence[Measurement]]
 """The measurements of one model by metric, one for each measured block of seeds."""
@@ -42,7 +42,7 @@ _ROW = {
     "published": {str: float},
     **dict.fromkeys(("sources", "precisions", "lost_numbers?"), {str: str}),
     **dict.fromkeys(("models?", "faults?"), [str]),
-    "lost?": str,
+    **dict.fromkeys(("lost?", "images_in?"), str),
     "fast?": bool,
 }
 
@@ -88,6 +88,7 @@ class Row:
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # from the literature, by column
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     models: tuple[str, ...] = ()  # of a family, one for each run
+    images_in: str | None = None  # precisions in which its images were computed, unless that is float32 alone
     lost: str | None = None  # "missing" or "damaged": the summary of its run
     faults: tuple[str, ...] = ()  # its files that are missing or damaged, each in one line
     numbers: Mapping[str, Number] = dataclasses.field(default_factory=dict)
@@ -172,7 +173,9 @@ def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> T
         for column, lost in row.numbers.items():
             if numbers[column].shown is None:
                 numbers[column] = dataclasses.replace(numbers[column], lost=lost.lost)
-        rows.append(dataclasses.replace(row, numbers=numbers))
+        precisions = sorted({images_in(each) for run in runs for blocks in run.values() for each in blocks})
+        other = " and ".join(precisions) if precisions not in ([], ["float32"]) else None
+        rows.append(dataclasses.replace(row, numbers=numbers, images_in=other))
     return dataclasses.replace(table, rows=tuple(_mark_best(row, rows, table=table) for row in rows))
 
 
@@ -284,12 +287,13 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
         "precisions": {column: each.precision for column, each in numbers if each.precision},
         **({"fast": True} if row.fast else {}),
         **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
+        **({"images_in": row.images_in} if row.images_in else {}),
         **{key: value for key, value in faults.items() if value},
     }
 
 
 def _row_keys() -> list[str]:
-    others = ("models", "numbers", "lost", "faults", "fast")
+    others = ("models", "numbers", "lost", "faults", "fast", "images_in")
     return [field.name for field in dataclasses.fields(Row) if field.name not in others]
 
 
@@ -327,6 +331,7 @@ def _row_from_json(row: Mapping[str, Any]) -> Row:
         **{key: row[key] for key in _row_keys()},
         models=tuple(row.get("models", ())),
         numbers=numbers,
+        images_in=row.get("images_in"),
         fast=row.get("fast", False),
         lost=row.get("lost"),
         faults=tuple(row.get("faults", ())),

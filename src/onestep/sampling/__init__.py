@@ -6,6 +6,7 @@ Legend: B images, C H W an image, K classes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onestep.arithmetic import Precision, computing, in_force
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.networks import Preconditioned
@@ -56,7 +58,13 @@ def per_seed_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 
 class Sampler(Protocol):
-    """The algorithm that turns noise into images with a denoiser."""
+    """The algorithm that turns noise into images with a denoiser.
+
+    Optional attributes, which `generate` reads and the call does not:
+        precision: `float32`, `tf32` or `bfloat16`, in which the network computes on CUDA devices; elsewhere it is
+            float32. None, the default, is float32, or bfloat16 for a network that its file marks as `use_fp16`.
+        samples_half: False if None is float32 for those networks, too.
+    """
 
     @property
     def nfe(self) -> int:
@@ -87,8 +95,9 @@ def generate(
     """Generate one image per seed, in items of `batch` images, best a multiple of 64.
 
     The bytes depend on the seed only. On a CPU this holds for one machine and number of threads; on a GPU for the
-    algorithms that its libraries choose. The class of a conditional generator is drawn after the noise. A generator in
-    training mode, a `batch` below 1, or images that are not finite, are a ValueError.
+    algorithms that its libraries choose. The arithmetic is that of the sampler, whatever this process had set for
+    TF32 and autocast. The class of a conditional generator is drawn after the noise. A generator in training mode, a
+    `batch` below 1, or images that are not finite, are a ValueError.
     """
     if generator.training:
         raise ValueError("generator: got training mode, where dropout changes images. Fix: call generator.eval()")
@@ -100,6 +109,41 @@ def generate(
         pieces = [_one_call(generator, sampler, call, codec=codec or Identity()) for call in calls]
         labels = [piece.labels for piece in pieces if piece.labels is not None]
         yield Samples(torch.cat([piece.pixels for piece in pieces]), torch.cat(labels) if labels else None)
+
+
+def requested_precision(generator: Preconditioned, sampler: Sampler) -> Precision:
+    """Return the precision that a sampler requests of a generator on a CUDA device; see `Sampler`."""
+    asked: Precision | None = getattr(sampler, "precision", None)
+    if asked is not None:
+        return asked
+    return "bfloat16" if getattr(generator, "use_fp16", False) and getattr(sampler, "samples_half", True) else "float32"
+
+
+def sampled_in(generator: Preconditioned, sampler: Sampler) -> Precision:
+    """Return the precision in which a generator computes for a sampler on its device."""
+    return in_force(requested_precision(generator, sampler), device=next(generator.parameters()).device)
+
+
+def dropped(generator: Preconditioned, sampler: Sampler) -> str | None:
+    """Return a line for the user where a sampler requests what the device does not have; None if it has it."""
+    asked, found = getattr(sampler, "precision", None), sampled_in(generator, sampler)
+    if asked in (None, found):
+        return None
+    return f"precision: {asked} is for CUDA devices, so the images are computed in {found}"
+
+
+@contextlib.contextmanager
+def sampling(generator: Preconditioned, sampler: Sampler) -> Iterator[None]:
+    """Compute as a sampler requests inside the block, without gradients; `generate` does so itself."""
+    precision, former = sampled_in(generator, sampler), getattr(generator, "image_type", None)
+    device = next(generator.parameters()).device
+    # bfloat16 is the type of the image path, as in training; what stays float32 beside it has no TF32.
+    with computing("tf32" if precision == "tf32" else "float32", device=device):
+        generator.image_type = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        try:
+            yield
+        finally:
+            generator.image_type = former
 
 
 def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int) -> list[Sequence[int]]:
@@ -115,7 +159,6 @@ def rank_batches(seeds: Sequence[int], *, batch: int, world_size: int, rank: int
     return [cut for cut in cuts[rank::world_size] if len(cut)]
 
 
-@torch.no_grad()
 def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int], *, codec: Codec) -> Samples:
     random = PerSeedRandom([*seeds, *[seeds[-1]] * (ROWS - len(seeds))])
     device = next(generator.parameters()).device
@@ -123,7 +166,8 @@ def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int],
     noise = random.normal((generator.img_channels, size, size)).to(device)
     classes = random.integers(generator.label_dim) if generator.label_dim else None
     condition = None if classes is None else F.one_hot(classes, generator.label_dim).to(device, torch.float32)
-    images = sampler(generator, noise, condition, random=random)[: len(seeds)]
+    with sampling(generator, sampler):
+        images = sampler(generator, noise, condition, random=random)[: len(seeds)]
     _expect_finite(images, seeds)
     pixels = codec.decode(images)
     return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])

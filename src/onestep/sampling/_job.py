@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +14,14 @@ import numpy as np
 import torch
 
 from onestep.archive import write_arrays
+from onestep.arithmetic import entry, record_of
 from onestep.files import sha256_of_file
-from onestep.networks import load_denoiser
+from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
-from onestep.sampling import Sampler, Samples, generate
+from onestep.sampling import Sampler, Samples, dropped, generate, sampled_in
+from onestep.sampling._parts import Parts, discard
+
+_logger = logging.getLogger(__name__)
 
 _GRID = 128  # images in a grid, the most that a sheet of the results page shows
 
@@ -33,26 +40,40 @@ class SamplingJob:
     seeds: Sequence[int]
     batch: int  # images per yielded item; does not change them
     subject: Mapping[str, str]
+    parts: Path | None = None  # folder of the images so far of a long sampling; None keeps nothing of a killed one
+
+    @functools.cached_property
+    def network(self) -> Preconditioned:
+        """The network on the device that samples."""
+        return load_denoiser(self.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def arithmetic(self) -> dict[str, str]:
+        """Return the record of the arithmetic of the images."""
+        device = next(self.network.parameters()).device
+        return record_of(sampled_in(self.network, self.sampler), device=device)
 
 
 def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
     """Write `pixels` uint8 [N, H, W, C], `labels` int64 [N] (-1 without classes), `seeds` int64 [N], and the grid."""
     for _ in iter_samples(job, grid=grid, output=output):
         pass
+    discard(job.parts)
 
 
 def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = None) -> Iterator[Samples]:
     """Yield the images batch by batch in the order of their seeds.
 
-    After the last write all of them to `output`, as `write_samples` does, and the first ones to `grid`.
+    After the last write all of them to `output`, as `write_samples` does, and the first ones to `grid`. With
+    `job.parts`, images of an earlier start come first; the caller discards the folder once it has written all.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_denoiser(job.weights).to(device)
+    if found := dropped(job.network, job.sampler):
+        _logger.warning("%s: %s", job.subject.get("sampler", job.options.get("name")), found)
+    parts = Parts(job.parts, seeds=job.seeds, identity=_identity(job) if job.parts else {})
     first: list[Samples] = []
     kept: list[Samples] = []
     label = "/".join(job.subject.values()) or job.weights.stem
     with Bar(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
-        for made in _named(generate(network, job.sampler, seeds=job.seeds, batch=job.batch), job):
+        for made in itertools.chain(parts.read(), _generated(job, parts)):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)
             if output is not None:
@@ -65,12 +86,21 @@ def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = N
         _write(grid, first, job=job, count=min(_GRID, len(job.seeds)))
 
 
-def _named(samples: Iterator[Samples], job: SamplingJob) -> Iterator[Samples]:
-    """Yield the same items; an error names the weights."""
+def _generated(job: SamplingJob, parts: Parts) -> Iterator[Samples]:
+    """Yield the images that are not in `parts`, which gets them; an error names the weights."""
     try:
-        yield from samples
+        for made in generate(job.network, job.sampler, seeds=job.seeds[parts.images :], batch=job.batch):
+            parts.add(made)
+            yield made
     except ValueError as error:
         raise ValueError(f"{job.weights}: {error}") from error
+
+
+def _identity(job: SamplingJob) -> dict[str, Any]:
+    """Return what determines the bytes of images beside their seeds and the code."""
+    where = job.arithmetic() or {"precision": "float32", "device": f"CPU, {torch.get_num_threads()} threads"}
+    facts = {"weights_sha256": sha256_of_file(job.weights), "sampler": dict(job.options), "torch": torch.__version__}
+    return {**facts, **where}
 
 
 def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:
@@ -85,5 +115,6 @@ def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int
         "weights_sha256": sha256_of_file(job.weights),
         "sampler": dict(job.options),
         "evaluations": job.sampler.nfe,
+        **entry(job.arithmetic()),
     }
     write_arrays(path, arrays, about=about)

@@ -11,9 +11,16 @@ if TYPE_CHECKING:
 
 
 def sampling_job(
-    weights: Path, *, sampler: Mapping[str, Any], seeds: range, model: str | None, sampler_name: str | None, batch: int
+    weights: Path,
+    *,
+    sampler: Mapping[str, Any],
+    seeds: range,
+    model: str | None,
+    sampler_name: str | None,
+    batch: int,
+    output: Path,
 ) -> SamplingJob:
-    """Return the images to generate from the options of a verb."""
+    """Return the images to generate from the options of a verb; those so far are kept beside its `output`."""
     from onestep import components
     from onestep.sampling._job import SamplingJob
 
@@ -21,4 +28,7 @@ def sampling_job(
     if model is not None and sampler_name is not None:
         subject = {"model": model, "sampler": sampler_name, "seeds": f"{seeds[0]}-{seeds[-1]}"}
     built = components.build("sampling", sampler)
-    return SamplingJob(weights=weights, sampler=built, options=sampler, seeds=seeds, batch=batch, subject=subject)
+    parts = output.with_name(f".{output.name}.parts")
+    return SamplingJob(
+        weights=weights, sampler=built, options=sampler, seeds=seeds, batch=batch, subject=subject, parts=parts
+    )

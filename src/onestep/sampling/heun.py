@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Heun:
     churn_min: NotNegative = 0.0  # lowest noise level with added noise (S_min)
     churn_max: float = math.inf  # highest noise level with added noise (S_max)
     churn_noise: NotNegative = 1.0  # standard deviation of the added noise (S_noise)
+    # Of the network on CUDA devices; by default float32, or bfloat16 for a network of half precision, as EDM's ADM.
+    precision: Literal["float32", "tf32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 2:

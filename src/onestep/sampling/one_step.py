@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ class OneStep:
     """Scale the noise by sigma, the same noise level as in training, and evaluate the network once."""
 
     sigma: Positive = 80.0
+    # Of the network on CUDA devices; by default float32, as in the reference: trained in half precision, sampled in
+    # single precision.
+    precision: Literal["float32", "tf32", "bfloat16"] | None = None
     nfe: ClassVar[int] = 1
+    samples_half: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
@@ -32,7 +36,6 @@ class OneStep:
         """Return images [B, C, H, W], float64; see `onestep.sampling.Sampler`. `random` is not used."""
         x = noise.to(torch.float64) * self.sigma
         sigma = torch.full((len(x),), self.sigma, dtype=torch.float64, device=x.device)
-        if getattr(generator, "use_fp16", False):
-            # As in the reference: trained in half precision, sampled in single precision.
+        if getattr(generator, "use_fp16", False) and self.precision != "bfloat16":
             return generator(x, sigma, condition, force_fp32=True).to(torch.float64)
         return generator(x, sigma, condition).to(torch.float64)

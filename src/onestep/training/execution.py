@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from onestep.arithmetic import deterministic, products
 from onestep.config.run import Run
 from onestep.networks import execution_view
 from onestep.objectives import Networks
 
 _AMPERE = (8, 0)  # the first compute capability with bfloat16 and TF32
+_FAMILIES = {"generator": "networks", "discriminator": "discriminators"}  # by key of `precision:`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,13 @@ class Execution:
     cuda_graphs: bool = False
     fused_optimizer: bool = False
     channels_last: bool = False
+    deterministic: bool = False
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Train inside the block with the run's TF32 and algorithms; ValueError as of `onestep.arithmetic`."""
+        with products(tf32=self.tf32), deterministic(self.deterministic):
+            yield
 
     def begin_step(self) -> None:
         """Let CUDA graphs overwrite their previous outputs."""
@@ -93,8 +102,7 @@ def execution_of(run: Run, *, device: torch.device) -> Execution:
     Raises:
         ValueError: The device or this machine does not support them.
     """
-    types = {"networks": run.precision.generator, "discriminators": run.precision.discriminator}
-    half = frozenset(family for family, kind in types.items() if kind == "bfloat16")
+    half = frozenset(family for role, family in _FAMILIES.items() if getattr(run.precision, role) == "bfloat16")
     execution = Execution(tf32=run.precision.tf32, bfloat16=half, **vars(run.compile))
     if problem := obstacle(execution, device=device):
         raise ValueError(f"{problem}. Fix: change the run's `precision:`, `compile:` or `fast:`")
@@ -128,6 +136,18 @@ def set_tf32(allowed: bool) -> None:
     """Allow or forbid TF32 in this process; it affects CUDA devices only."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def arithmetic_of(execution: Execution, *, asked: Execution) -> dict[str, Any]:
+    """Return the arithmetic of a training as its summary has it under `arithmetic`.
+
+    It is empty for float32 with nothing else `asked`, as are the summaries of earlier versions.
+    """
+    if not (asked.tf32 or asked.bfloat16 or asked.deterministic):
+        return {}
+    halves = {role: family in execution.bfloat16 for role, family in _FAMILIES.items()}
+    types = {role: "bfloat16" if is_half else "float32" for role, is_half in halves.items()}
+    return {"arithmetic": {"tf32": execution.tf32, **types, "deterministic": execution.deterministic}}
 
 
 @contextlib.contextmanager

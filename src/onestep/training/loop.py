@@ -15,7 +15,7 @@ from onestep.objectives import Networks
 from onestep.run_record import read_run_record
 from onestep.training.ahead import NextData, data_of_steps, next_data
 from onestep.training.assembly import Training
-from onestep.training.execution import set_tf32
+from onestep.training.execution import Execution, arithmetic_of
 from onestep.training.log import Progress, RunLog, Window, record_of, write_snapshots
 from onestep.training.publication import publish_snapshots
 from onestep.training.resume import Resume
@@ -43,8 +43,9 @@ def train(
     The arguments are those of `run.carry_out`; `published` is the run's published folder, for its snapshots.
 
     Returns:
-        The run's history (`Resume.history`), and in rank 0 `files`, the SHA-256 of each snapshot and of the log by its
-        name in the folder; None if a rank received a request to stop and the state is saved.
+        The run's history (`Resume.history`), `arithmetic` where it is not the default, and in rank 0 `files`, the
+        SHA-256 of each snapshot and of the log by its name in the folder; None if a rank received a request to stop and
+        the state is saved.
 
     Raises:
         ValueError: A state is of another run, or all are damaged, or too many gradients or weights were not finite.
@@ -54,7 +55,8 @@ def train(
     images_seen = resume.restore()
     if ranks.leads:
         _record(folder, resume.files, published=published)
-    set_tf32(training.execution.tf32)
+    asked, training = training.execution, replace(training, execution=resume.in_force())
+    _report_arithmetic(training, asked=asked, resumed=images_seen > 0, ranks=ranks)
     wrapped = wrapped_networks(training)
     log = RunLog(folder / "log.jsonl", bytes_kept=resume.log.size) if ranks.leads else None
     progress = Progress(training.name, images=training.run.images, images_seen=images_seen, shown=ranks.leads)
@@ -62,6 +64,7 @@ def train(
     watching.begin(images_seen)
     window, since = resume.window, (time.monotonic(), images_seen)
     with (
+        training.execution.computing(),
         contextlib.closing(resume),
         contextlib.closing(watching),
         contextlib.nullcontext() if log is None else contextlib.closing(log),
@@ -87,11 +90,24 @@ def train(
             _write(last, log=log, progress=progress, watching=watching)
     progress.close()
     if finished:
-        return {**resume.history(), "files": resume.files | ({} if log is None else {"log.jsonl": log.sha256})}
+        files = resume.files | ({} if log is None else {"log.jsonl": log.sha256})
+        return {**resume.history(), **arithmetic_of(training.execution, asked=asked), "files": files}
     if ranks.leads:
         seen = f"{images_seen:,} of {training.run.images:,} images"
         _logger.info("%s: stopped at %s; state saved in %s. Start it again to continue", training.name, seen, folder)
     return None
+
+
+def _report_arithmetic(training: Training, *, asked: Execution, resumed: bool, ranks: Ranks) -> None:
+    """Report an arithmetic that is not the one of run.yaml, or that another device has chosen."""
+    found = training.execution.bfloat16
+    if not ranks.leads:
+        return
+    if found != asked.bfloat16:
+        reason = "as it began" if resumed else "as does the reference, since bfloat16 is for CUDA devices"
+        _logger.warning("%s: precision: computes in float32, not in bfloat16, %s", training.name, reason)
+    elif found and ranks.device.type != "cuda":
+        _logger.warning("%s: precision: computes in bfloat16 on a CPU, as it began", training.name)
 
 
 def _open_record(

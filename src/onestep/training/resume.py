@@ -1,4 +1,4 @@
-"""Complete training states: a resumed run ends bitwise equal to an uninterrupted one."""
+"""Complete training states: on a CPU a resumed run ends bitwise equal to an uninterrupted one (docs/running.md)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from onestep.files import sha256_of_file
 from onestep.run_record import link
 from onestep.training.assembly import Training
 from onestep.training.background import Background
+from onestep.training.execution import Execution
 from onestep.training.log import RunLog, Settled, Window, flaw_of_log, snapshot_files
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ class Resume:
         self._writer = Background()
         # SHA-256 of the run's snapshots so far, by their names in the folder; in rank 0 only.
         self.files: dict[str, str] = {}
+        # Differs from run.yaml on a CPU, as in the reference, whose half precision is for CUDA devices.
+        asked = training.execution.bfloat16
+        self._bfloat16 = asked if ranks.device.type == "cuda" else frozenset[str]()
         self._restarts, self._codes, self._seconds = 0, [code], 0.0
         self._began = self._written_at = time.monotonic()
         self._images_written = 0
@@ -76,6 +81,10 @@ class Resume:
         if self._ranks.leads:
             self._report_passed(state.images_seen)
         return state.images_seen
+
+    def in_force(self) -> Execution:
+        """Return the run's execution settings with the precision in which it began, on whatever device that was."""
+        return replace(self._training.execution, bfloat16=self._bfloat16)
 
     def _report_passed(self, images_seen: int) -> None:
         """Report snapshots that the run has passed without making them; ValueError if its last one is among them."""
@@ -171,6 +180,8 @@ class Resume:
             "controls": self._training.controls.state(),
             "window": begun,
         }
+        if self._bfloat16 != self._training.execution.bfloat16:
+            values["bfloat16"] = sorted(self._bfloat16)
         return tensors, values
 
     def _newest(self) -> TrainingState | None:
@@ -259,6 +270,8 @@ class Resume:
 
     def _load(self, state: TrainingState) -> None:
         self._check_frozen(state)
+        # Without a record it is that of run.yaml: on a CPU, of an earlier version.
+        self._bfloat16 = frozenset(state.values.get("bfloat16", self._training.execution.bfloat16))
         for role, network in self._networks.items():
             network.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
         for suffix, average in self._training.averages.items():

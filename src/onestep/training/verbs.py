@@ -55,11 +55,14 @@ def train(
         from onestep.launch.local import command_line, run_locally
 
         return run_locally(command_line("train", options), processes=processes)
+    from onestep import gpus
     from onestep.exits import Exit
     from onestep.training.stopping import listening
 
     # Before the import of torch, which takes a while: until then a signal would end the process.
-    with listening() as stop:
+    with listening() as stop, gpus.own(stop=stop.asked) as has_gpu:
+        if not has_gpu:
+            return Exit.CANCELLED if stop.by_ctrl_c else Exit.STOPPED
         from onestep.config.run import load_run
         from onestep.fingerprint import Fingerprints
         from onestep.training.assignment import Assignment, Inputs

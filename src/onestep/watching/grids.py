@@ -11,11 +11,11 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from onestep import components
+from onestep.arithmetic import entry, record_of
 from onestep.data._pixels import picture_of
-from onestep.features import computing
 from onestep.files import canonical_json, replacing, sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
-from onestep.sampling import Sampler, generate
+from onestep.sampling import Sampler, generate, sampled_in
 from onestep.sampling.heun import Heun
 from onestep.sampling.one_step import OneStep
 from onestep.sheets import tiled
@@ -45,7 +45,7 @@ def described(sampler: Sampler) -> dict[str, Any]:
     """Return a sampler as a block of the config, for records."""
     options: Mapping[str, Any] = vars(sampler)
     name = "one_step" if isinstance(sampler, OneStep) else "heun"
-    return {"name": name, **{key: value for key, value in options.items() if value != float("inf")}}
+    return {"name": name, **{key: value for key, value in options.items() if value not in (float("inf"), None)}}
 
 
 def write_grid(
@@ -58,8 +58,7 @@ def write_grid(
     """
     network = load_denoiser(weights).to(device)
     side = max(2, min(_MOST_IMAGES, _MOST_PIXELS // network.img_resolution))
-    with computing("float32", device=device):
-        (made,) = generate(network, sampler, seeds=range(side**2), batch=side**2, codec=training.codec)
+    (made,) = generate(network, sampler, seeds=range(side**2), batch=side**2, codec=training.codec)
     picture = _tiled(made.pixels.numpy(), side=side)
     about = {
         "run": training.name,
@@ -67,6 +66,7 @@ def write_grid(
         "sampler": described(sampler),
         "seeds": f"0-{side**2 - 1}",
         "weights_sha256": sha256_of_file(weights),
+        **entry(record_of(sampled_in(network, sampler), device=device)),
     }
     note = PngInfo()
     note.add_text("onestep", canonical_json(about))

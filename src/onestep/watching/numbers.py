@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from onestep import components
+from onestep.arithmetic import record_of
 from onestep.evaluation.extraction import extract, feature_network, write_extracted
 from onestep.evaluation.measurement import write_measurement
 from onestep.files import read_json, regular_file, sealed, sha256_of_file, write_json
 from onestep.networks import load_denoiser
 from onestep.progress import Bar
-from onestep.sampling import ROWS, Sampler, generate
+from onestep.sampling import ROWS, Sampler, generate, sampled_in
 from onestep.training.assembly import Training
 from onestep.training.publication import spec_of
 from onestep.watching.grids import described
@@ -91,7 +92,12 @@ def write_number(
     output = _path(folder, asked, count)
     with tempfile.TemporaryDirectory(dir=folder) as room:
         features, measured = Path(room, "generated.npz"), Path(room, "number.json")
-        write_extracted({features: network}, extract([network.extractor], batches()), subject=subject)
+        write_extracted(
+            {features: network},
+            extract([network.extractor], batches()),
+            subject=subject,
+            sampled=record_of(sampled_in(generator, sampler), device=device),
+        )
         write_measurement(
             components.build("metrics", asked.block),
             name=asked.metric,
