@@ -35,7 +35,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "launch.runs.digits_d2o.batch",
         (
             "nodes, processes_per_node, cpus_per_process, memory_gib, "
-            "gpu_type, partition, account, qos, constraint, hours",
+            "gpu_type, gpu_memory_gib, partition, account, qos, constraint, hours",
             "unknown key",
         ),
     ),
@@ -735,6 +735,8 @@ def test_a_circle_over_several_runs_is_named():
             "runs.digits_metric.precision.generator",
             "bfloat16",
         ),
+        ({"runs.digits_metric.recompute": True}, "runs.digits_metric.recompute", "classifier"),
+        ({f"{D2O}.micro_batch": 0}, f"{D2O}.micro_batch", "0"),
         ({f"{D2O}.compile.cuda_graphs": True}, f"{D2O}.compile.cuda_graphs", "networks: true"),
         (
             {f"{D2O}.compile.fused_optimizer": True, f"{D2O}.optimizers.generator.name": "radam"},

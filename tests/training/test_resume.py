@@ -13,6 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from onestep.config.identity import spec_of
+
 
 def snapshot(folder, run, name):
     return (folder / run / "snapshots" / f"{name}.safetensors").read_bytes()
@@ -141,6 +143,19 @@ def test_a_batch_in_passes_trains_as_the_whole_batch(bench, tmp_path):
         assert json.loads((folder / "runs/digits_edm/summary.json").read_text())["passes"] == passes
         losses.append(logged_losses(folder))
     assert_same_losses(*losses)
+
+
+def test_a_micro_batch_of_the_run_is_its_own_and_may_not_be_contradicted(bench, tmp_path):
+    document = bench.document("digits_edm", images=64, snapshots=[64], micro_batch=7)
+    arguments = bench.arguments(document, state=tmp_path / "state", output=tmp_path / "runs")
+    process = bench.start([*arguments, "--micro-batch", "16"])
+    said, _ = process.communicate()
+    assert process.returncode == 1 and "--micro-batch: got 16, expected 7" in said
+    bench.run(arguments)
+    assert json.loads((tmp_path / "runs/digits_edm/summary.json").read_text())["passes"] == 5
+    plain = bench.document("digits_edm", images=64, snapshots=[64])
+    specs = {spec_of(yaml.safe_load(each.read_text()), digests={}, code=None) for each in (document, plain)}
+    assert len(specs) == 2, "a micro-batch may change numbers, so it is part of the run hash"
 
 
 def test_d2o_trains_in_passes_and_without_second_derivatives_of_features(bench, tmp_path):

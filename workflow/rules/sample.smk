@@ -4,7 +4,7 @@
 # makes:  results/samples/{model}/{sampler}/{seeds}.npz if images are kept, results/grids/... with the first of them, and
 #         results/features/...npz, which are removed once they are measured unless they are kept
 
-from onestep.plan import inputs, sample
+from onestep.plan import cost, inputs, sample
 
 # Files that the config does not keep are removed once they are measured.
 stored_images = (
@@ -32,7 +32,9 @@ rule extract_real:
     resources:
         **plan.gpu,
         mem_mb=32000,
-        runtime="4h",
+        runtime=lambda wildcards: cost.extraction_minutes(
+            plan, wildcards.features, of=dict(wildcards.items())
+        ),
     params:
         features=lambda wildcards: plan.options("features", wildcards.features),
         # The name of a dataset or an input; generated images have their own record.
@@ -85,7 +87,9 @@ if sample.stores_images(plan):
             **plan.gpu,
             in_turn=1,
             mem_mb=32000,
-            runtime="12h",
+            runtime=lambda wildcards: cost.sampling_minutes(
+                plan, f"{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}"
+            ),
         params:
             sampler=lambda wildcards: plan.options("samplers", wildcards.sampler),
             code=lambda wildcards: sample.sampling_code(
@@ -160,7 +164,7 @@ for observed in (
             **plan.gpu,
             in_turn=1,
             mem_mb=32000,
-            runtime="12h",
+            runtime=lambda wildcards: cost.sampling_minutes(plan, wildcards.block),
         params:
             model=lambda wildcards: wildcards.block.split("/")[0],
             sampler_name=lambda wildcards: wildcards.block.split("/")[1],

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onestep.bench.released import released_run
 from onestep.config.run import FAST, Compile, Precision, Run
 
 REFERENCE = "reference"
 OURS = "ours"
+RECOMPUTE = "recompute"  # slower, for less memory: not part of `all`
 
 _CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     REFERENCE: {},
@@ -21,8 +23,9 @@ _CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fused_optimizer": {"compile": {"fused_optimizer": True}},
     "compile": {"compile": {"networks": True}},
     "cuda_graphs": {"compile": {"networks": True, "cuda_graphs": True}},
+    RECOMPUTE: {},
 }
-_ALL = tuple(name for name in _CHANGES if name not in (REFERENCE, OURS))
+_ALL = tuple(name for name in _CHANGES if name not in (REFERENCE, OURS, RECOMPUTE))
 _PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": dict(zip(("precision", "compile"), map(vars, FAST), strict=True))
 }
@@ -35,15 +38,15 @@ class OptionSet:
     """The options of `precision:` and `compile:` that are on, of a run with all others off.
 
     Attributes:
-        as_released: Whether to compute like the released code where ours reaches the same numbers otherwise: batch
-            norms not folded, generated and real images through the frozen features one after the other with
-            channels outermost, one optimizer kernel per parameter. (The order of CSM's two steps, the gradients of
-            frozen weights and the EMA stay ours.)
+        recompute: Whether activations are computed again in the backward pass; by default as the run has it.
+        as_released: Whether to compute like the released code where ours reaches the same numbers otherwise; see
+            `onestep.bench.released`.
     """
 
     name: str
     precision: Mapping[str, Any] = field(default_factory=dict)
     compile: Mapping[str, Any] = field(default_factory=dict)
+    recompute: bool = False
     as_released: bool = False
 
     @property
@@ -53,14 +56,25 @@ class OptionSet:
             return "bfloat16"
         return "tf32" if self.precision.get("tf32") else "float32"
 
+    def without_devices(self) -> OptionSet:
+        """Return the set without what only some devices have and what adds no memory of its own, for an estimate."""
+        compiled = {key: value for key, value in self.compile.items() if key == "channels_last"}
+        return replace(self, precision={**self.precision, "tf32": False}, compile=compiled)
+
     def applied_to(self, run: Run) -> Run:
         """Return a run with `precision:` and `compile:` replaced by those of this set."""
-        changed = replace(run, precision=Precision(**self.precision), compile=Compile(**self.compile))
-        block = run.discriminator
-        if self.as_released and block is not None and "fold_batch_norm" in block.options:
-            options = {**block.options, "fold_batch_norm": False}
-            changed = replace(changed, discriminator=replace(block, options=options))
-        return changed
+        changed = replace(
+            run,
+            precision=Precision(**self.precision),
+            compile=Compile(**self.compile),
+            recompute=run.recompute or self.recompute,
+        )
+        return released_run(changed) if self.as_released else changed
+
+
+def own_options(run: Run) -> OptionSet:
+    """Return a run's own execution settings."""
+    return OptionSet(name="own", precision=vars(run.precision), compile=vars(run.compile), recompute=run.recompute)
 
 
 def option_set(name: str) -> OptionSet:
@@ -77,4 +91,4 @@ def option_set(name: str) -> OptionSet:
             raise ValueError(f"option set: got {part!r}, expected one of {', '.join(OPTION_SETS)}, or some joined by +")
         for block, changes in {**_CHANGES, **_PRESETS}[part].items():
             blocks[block] |= changes
-    return OptionSet(name=name, as_released=REFERENCE in parts, **blocks)
+    return OptionSet(name=name, as_released=REFERENCE in parts, recompute=RECOMPUTE in parts, **blocks)

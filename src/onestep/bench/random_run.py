@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from onestep import components
 from onestep.bench.option_sets import OptionSet
+from onestep.bench.released import release, released_views
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.reading import resolved_run
@@ -109,7 +109,14 @@ class RandomSources:
 
 
 def random_training(
-    experiment: Experiment, run: str, *, options: OptionSet, shape: ImageShape, batch: int | None, ranks: Ranks
+    experiment: Experiment,
+    run: str,
+    *,
+    options: OptionSet,
+    shape: ImageShape,
+    batch: int | None,
+    ranks: Ranks,
+    micro_batch: int | None = None,
 ) -> Training:
     """Build a run with random weights and the execution settings of an option set.
 
@@ -120,54 +127,25 @@ def random_training(
     chosen = options.applied_to(resolved.run)
     chosen = replace(chosen, batch=batch or chosen.batch)
     sources = RandomSources(experiment=experiment, run=chosen, shape=shape)
-    built = build_networks(chosen, sources=sources, shape=shape)
-    for each in built.values():
-        if options.as_released and hasattr(each.network, "memory_format"):
-            each.network.memory_format = torch.contiguous_format  # type: ignore[assignment]
     classes = shape.classes if chosen.conditional else 0
     training = compose(
         replace(resolved, run=chosen),
-        built=built,
+        built=build_networks(chosen, sources=sources, shape=shape),
         codec=codec_of(chosen),
         pixels=torch.randint(256, (_ROWS, shape.channels, shape.resolution, shape.resolution), dtype=torch.uint8),
         conditions=torch.eye(classes)[torch.randint(classes, (_ROWS,))] if classes else None,
         ranks=ranks,
+        micro_batch=micro_batch,
     )
-    groups = [group for optimizer in training.optimizers.values() for group in optimizer.torch.param_groups]
-    for group in groups if options.as_released else ():
-        group["foreach"] = False
+    if options.as_released:
+        release(training)
     return training
 
 
 def random_wrapped(training: Training, *, options: OptionSet) -> Networks:
     """Return the networks as first-order phases call them, under an option set."""
-    wrapped = dict(wrapped_networks(training))
-    for role, family in training.families.items():
-        if options.as_released and family == "discriminators":
-            view = copy.copy(wrapped[role])
-            # The dataclass is frozen; only this copy is changed.
-            object.__setattr__(view, "frozen_features", _apart(view.frozen_features, rows=training.run.batch))
-            wrapped[role] = view
-    return wrapped
-
-
-class _Halves(NamedTuple):
-    """Feature maps of generated and of real images, which are sliced as if they were one tensor."""
-
-    first: Tensor
-    second: Tensor
-
-    def __getitem__(self, rows: Any) -> Any:
-        return self.first if rows.start is None else self.second
-
-
-def _apart(features: Callable[[Tensor], Sequence[Sequence[Tensor]]], *, rows: int) -> Callable[[Tensor], Any]:
-    """Return `features` that computes more than `rows` images in two halves."""
-
-    def in_halves(images: Tensor) -> Any:
-        if len(images) <= rows:
-            return features(images)
-        first, second = (features(half) for half in images.split(rows))
-        return [[_Halves(*maps) for maps in zip(*critic, strict=True)] for critic in zip(first, second, strict=True)]
-
-    return in_halves
+    wrapped = wrapped_networks(training)
+    if not options.as_released:
+        return wrapped
+    rows = min(training.run.batch, training.micro_batch or training.run.batch)
+    return released_views(wrapped, families=training.families, rows=rows)

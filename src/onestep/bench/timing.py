@@ -1,12 +1,10 @@
-"""Measurements: operation counts, the device's peak, memory, and the paired timing of a run under several option sets.
-
-Runs take one step each in turn, phase by phase, in one process.
-"""
+"""Measurements: the device's peak, memory, and the timing of a run under an option set, phase by phase."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,41 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from onestep.bench.option_sets import OptionSet
+from onestep.bench.released import ReleasedAverage, released_phase
 from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
 from onestep.training.execution import set_tf32
 from onestep.training.loop import next_data, update_averages
+from onestep.training.memory import flop_counter
 from onestep.training.step import StepData, set_training_mode, train_step
 
 REST = "rest"
 _SIDE = {"cuda": 8192, "cpu": 1024}  # side of the square matrices that measure the peak
 _TRIES = 20
-
-
-def counted_flops(work: Callable[[], object]) -> int:
-    """Return the FLOPs of products and convolutions in `work()`, two per multiply-add."""
-    counter = FlopCounterMode(display=False)
-    # Counts per module are not used, and their hooks fail in double backward (torch 2.12).
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    with counter:
-        work()
-    return counter.get_total_flops()
-
-
-class _NoModules:
-    """Replaces torch's module tracker: everything counts for the whole."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> _NoModules:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def matmul_peak(device: torch.device, *, number_type: str) -> float:
@@ -102,6 +79,34 @@ def _resident(key: str) -> int:
     return 0
 
 
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a GPU has, or that processes may still get on a CPU under Linux."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 1 << 62  # unknown: no limit
+
+
+def free(device: torch.device, *, compiled: bool) -> None:
+    """Return the memory of what is no longer referenced to the device; `compiled`: that of all compiled code, too."""
+    if compiled:
+        torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What remains of a contestant that is freed."""
+
+    options: OptionSet
+    batch: int
+    peak: int
+
+
 @dataclass(kw_only=True)
 class Contestant:
     """A run under one option set and the seconds of its phases.
@@ -112,6 +117,7 @@ class Contestant:
         peak: Peak memory during a step, in bytes; on CUDA without the other contestants' networks, on a CPU of the
             whole process.
         seconds: By phase, and for the rest (batch and averages), one number per round.
+        average: The EMA in the released formulation, for a set that computes so.
     """
 
     options: OptionSet
@@ -121,6 +127,33 @@ class Contestant:
     resident: int
     peak: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    average: ReleasedAverage | None = None
+
+    def __post_init__(self) -> None:
+        if self.options.as_released:
+            self.average = ReleasedAverage(self.training.networks[self.training.published])
+
+    def measured(self) -> Measured:
+        """Return what a report needs."""
+        return Measured(options=self.options, batch=self.training.run.batch, peak=self.peak)
+
+    def count(self) -> dict[str, float]:
+        """Return the floating-point operations of each phase, per image."""
+        set_training_mode(self.training.networks, phases=self.training.phases)
+        counts: dict[str, float] = {}
+
+        def count(name: str, work: Callable[[], object]) -> None:
+            with flop_counter() as counter:
+                work()
+            counts[name] = counter.get_total_flops() / self.training.run.batch
+
+        self._step(count)
+        return counts
+
+    def work(self) -> float:
+        """Return the floating-point operations of an average step, per image."""
+        counts = self.count()
+        return sum(counts[phase.name] / phase.every for phase in self.training.phases)
 
     def warm_up(self, *, steps: int) -> None:
         """Take untimed steps: kernels are selected or compiled, and memory is allocated."""
@@ -139,13 +172,6 @@ class Contestant:
         device = self.ranks.device
         self._step(lambda name, work: self.seconds.setdefault(name, []).append(timed(work, device=device)))
 
-    def count(self) -> dict[str, int]:
-        """Return the floating-point operations of each phase."""
-        set_training_mode(self.training.networks, phases=self.training.phases)
-        counts: dict[str, int] = {}
-        self._step(lambda name, work: counts.update({name: counted_flops(work)}))
-        return counts
-
     def _step(self, measure: Callable[[str, Callable[[], object]], object]) -> None:
         training = self.training
         set_tf32(training.execution.tf32)
@@ -153,19 +179,30 @@ class Contestant:
         measure(REST, lambda: found.append(next_data(training, images_seen=0, ranks=self.ranks)))
         for phase in training.phases:
             measure(phase.name, functools.partial(self._run, phase, found[0]))
-        measure(REST, lambda: update_averages(training, images_seen=0))
+        measure(REST, self._average)
         set_tf32(False)
 
     def _run(self, phase: Phase, data: StepData) -> None:
-        self.training.execution.begin_step()
+        training = self.training
+        training.execution.begin_step()
+        if self.options.as_released:
+            networks = training.networks if phase.second_order else self.wrapped
+            released_phase(training, phase, networks=networks, data=data)
+            return
         train_step(
             (phase,),
-            networks=self.training.networks,
+            networks=training.networks,
             wrapped=self.wrapped,
-            optimizers=self.training.optimizers,
+            optimizers=training.optimizers,
             data=data,
             ranks=self.ranks,
         )
+
+    def _average(self) -> None:
+        if self.average is None:
+            update_averages(self.training, images_seen=0)
+        else:
+            self.average.update(images_seen=0, run=self.training.run)
 
     def per_step(self) -> list[dict[str, float]]:
         """Return the seconds of an average step by phase, per round; a phase is weighted by how often it is due."""

@@ -10,6 +10,7 @@ def train(
     config: Path = Path("config.yaml"),
     run: str,
     batch: int | None = None,
+    micro_batch: int | None = None,
     steps: int = 5,
     sets: str | None = None,
     resolution: int | None = None,
@@ -24,6 +25,7 @@ def train(
         config: The config.
         run: Name of the run.
         batch: Batch size; without it the run's.
+        micro_batch: Most images that pass through the networks at once; without it as many as by an estimate fit.
         steps: Measured steps of each option set.
         sets: Names of option sets, separated by commas; without it all.
         resolution: Image size, where the dataset is not here.
@@ -46,6 +48,7 @@ def train(
             run,
             sets=sets.split(",") if sets else OPTION_SETS,
             batch=batch,
+            micro_batch=micro_batch,
             rounds=steps,
             given={"resolution": resolution, "channels": channels, "classes": classes},
             ranks=ranks,

@@ -7,9 +7,9 @@ from typing import Any
 
 from onestep.files import canonical_json, sha256_of_text
 
-_NOT_SCIENCE = ("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "fast")
-"""Keys of run.yaml that change no weights: the name, the length, the snapshots, when a run is given up, and a preset
-whose options run.yaml spells out."""
+_NOT_SCIENCE = ("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "fast", "recompute")
+"""Keys of run.yaml that change no weights: the name, the length, the snapshots, when a run is given up, a preset whose
+options run.yaml spells out, and exact saving of memory."""
 
 
 def science(document: Mapping[str, Any]) -> dict[str, Any]:

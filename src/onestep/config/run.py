@@ -168,6 +168,13 @@ class Run:
     precision: Precision = Precision()
     compile: Compile = Compile()
     batch: Count  # images per step, over all ranks
+    # Most images of a rank that pass through the networks at once; by default its whole share of the batch. Gradients
+    # accumulate. Batch norms of discriminators then have the statistics of a micro-batch, as those of the paper have
+    # the ones of a GPU: 64 on one GPU trains like a batch of 256 on four.
+    micro_batch: Count | None = None
+    # Compute the activations of the generator's blocks and of the frozen backbones again in the backward pass: less
+    # memory, about a third more work in them, the same numbers to the bit. Not part of the run hash.
+    recompute: bool = field(default=False, metadata=OMIT_EMPTY)
     images: Count
     snapshot_every: Count  # images; by default one snapshot at the end
     # Counts without a snapshot. The plan adds those that a run had passed when `snapshot_every` was made smaller.

@@ -297,6 +297,8 @@ def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
     for role in (role for role in present if not present[role]):
         if getattr(run.precision, role) != "float32":
             yield Problem((*place, "precision", role), f"got bfloat16, and the run has no {role}. Fix: remove it")
+    if run.recompute and run.classifier is not None:
+        yield Problem((*place, "recompute"), "got true, expected false for a classifier, which has no such blocks")
     if run.compile.cuda_graphs and not run.compile.networks:
         alone = "got true, expected false without `networks: true`: CUDA graphs record compiled networks"
         yield Problem((*place, "compile", "cuda_graphs"), alone)

@@ -247,6 +247,7 @@ class LaunchException:
     cpus_per_process: SmallCount | None = None
     memory_gib: Gibibytes | None = None
     gpu_type: GpuType | None = None
+    gpu_memory_gib: Gibibytes | None = None
     partition: SiteName | None = None
     account: SiteName | None = None
     qos: SiteName | None = None
@@ -266,6 +267,9 @@ class Launch:
     device: Literal["cuda", "cpu"] = "cuda"  # `cuda`: each process of a job needs a GPU of its own
     gpus: Literal["gres", "gpus", "none"] = "gres"  # request as `--gres=gpu:8`, `--gpus-per-node=8`, or not at all
     gpu_type: GpuType | None = None  # such as a100
+    # Of one GPU. Where it is given, a training that surely needs more is refused before its job; by default that of the
+    # GPU of this machine, for a local training.
+    gpu_memory_gib: Gibibytes | None = None
     partition: SiteName | None = None
     account: SiteName | None = None
     qos: SiteName | None = None

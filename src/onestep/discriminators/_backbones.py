@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.classifiers import Classifier, load_classifier
@@ -40,8 +41,10 @@ class Backbone(nn.Module):
         token_width: Token width of a vision transformer, whose taps are token maps of one size; a readout turns them
             into maps of `tap_channels` at `strides`. None for a convolutional network.
         image_size: The only image size that the network takes; None for any size.
+        recompute: Whether the backward pass computes the network's activations again, from the images.
     """
 
+    recompute = False
     scale: Tensor
     offset: Tensor
 
@@ -77,6 +80,9 @@ class Backbone(nn.Module):
         # After the normalisation, as in the reference: the two commute up to rounding, which decides at ReLU kinks.
         if size is not None and images.shape[-2:] != (size, size):
             images = resized(images, size=(size, size), align_corners=False)
+        if self.recompute and torch.is_grad_enabled() and images.requires_grad:
+            # In evaluation mode nothing in it is random.
+            return checkpoint(self.network, images, use_reentrant=False, preserve_rng_state=False)
         return self.network(images)
 
 

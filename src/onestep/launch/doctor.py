@@ -19,13 +19,15 @@ from typing import Any
 
 import yaml
 
+from onestep.bench.estimate import fit_of_run, gpu_memory
 from onestep.config.messages import ConfigError
-from onestep.config.reading import read_launch
+from onestep.config.reading import read_experiment, read_launch
 from onestep.config.sections import Launch
 from onestep.inputs import absent
 from onestep.launch.cluster import Cluster
 from onestep.launch.resources import resources, words
 from onestep.plan import Plan
+from onestep.plan.cost import RATES
 from onestep.plan.inputs import input_source, needed_inputs
 
 # Programs and a harmless query of each; without one here it is `--version`. These two need the controller.
@@ -83,8 +85,11 @@ def _check(subject: str, found: str, *, ok: bool = True, otherwise: Mark = Mark.
     return Finding(mark=Mark.OK if ok else otherwise, subject=subject, found=found, **further)
 
 
-def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[Finding]:
-    """Yield the findings on a site, by default settings without a config; ConfigError if its section is wrong."""
+def examine(config: Path | None, *, state: Path, cluster: Cluster, gpu_gib: float | None = None) -> Iterator[Finding]:
+    """Yield the findings on a site, by default settings without a config; ConfigError if its section is wrong.
+
+    `gpu_gib` is the memory of a GPU for which the runs are estimated; by default that of the config or of this machine.
+    """
     launch = Launch() if config is None else read_launch(config)
     slurm = any(map(shutil.which, _PROGRAMS))
     if remote := slurm and launch.backend != "local":
@@ -103,6 +108,38 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster) -> Iterator[F
     yield python_finding(launch if remote else Launch())
     if config is not None:
         yield from input_findings(config)
+        yield from memory_findings(config, state=state, gpu_gib=gpu_gib)
+
+
+def memory_findings(config: Path, *, state: Path, gpu_gib: float | None) -> Iterator[Finding]:
+    """Yield whether the runs of a config fit their GPUs; nothing where no GPU is known, or the config is wrong."""
+    try:
+        experiment = read_experiment(config)
+    except (ConfigError, ImportError):
+        return  # reported with the inputs
+    here = gpu_memory() if gpu_gib is None else None
+    for name, run in experiment.runs.items():
+        site = experiment.launch.of(name)
+        # On CPUs only where a GPU is named.
+        gib = gpu_gib or (site.gpu_memory_gib if site.device == "cuda" else None)
+        memory = round(gib * 2**30) if gib else here if site.device == "cuda" else None
+        if memory is None:
+            continue
+        subject, processes = f"memory of {name}", site.processes
+        if run.batch % processes:
+            continue  # refused by the config's own checks
+        folder = state / ".estimates"
+        fit = fit_of_run(experiment, name, processes=processes, memory=memory, folder=folder)
+        if fit is None:
+            fix = "with torch and the published teacher's name it is estimated; else try some steps"
+            yield _check(subject, "not known", ok=False, otherwise=Mark.NOTE, fix=fix)
+            continue
+        severity = Mark.BAD if fit.is_hopeless else Mark.NOTE
+        hours = run.images * fit.work / RATES[False] / processes / 3600
+        length = (
+            f"about {hours:,.1f} h on {processes} GPUs at 30 % of an A100 in float32, launch.hours is {site.hours:g}"
+        )
+        yield _check(subject, f"{fit.line()}; {length}", ok=not fit.is_tight, otherwise=severity, fix=fit.fix(name))
 
 
 def profile_lines(findings: Iterable[Finding]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from onestep.config.sections import Launch
 from onestep.launch.cluster import Cluster
 from onestep.launch.journal import Journal, journals
 
@@ -39,7 +40,7 @@ def launch(
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
-        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        micro_batch: The run's `micro_batch`, for this start only and not part of the run hash; without it the run's.
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         log: File that the job's output is copied to.
     """
@@ -58,10 +59,19 @@ def launch(
     name = yaml.safe_load(run.read_text(encoding="utf-8"))["run"]
     experiment = read_experiment(config)
     site, discard = experiment.launch.of(name), experiment.storage.states == "none"
+    is_local = site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None)
     fingerprints = Fingerprints()
     plan = Plan(experiment=experiment, source=str(config), fingerprints=fingerprints)
     watch = order(plan, name) if name in experiment.runs else {}
-    if site.backend == "local" or (site.backend == "auto" and shutil.which("sbatch") is None):
+    memory = _gpu_memory(site, is_local=is_local)
+    if memory is not None and name in experiment.runs:
+        from onestep.bench.estimate import refuse_hopeless
+
+        folder = state / ".estimates"
+        refuse_hopeless(
+            experiment, name, processes=site.processes, micro_batch=micro_batch, memory=memory, folder=folder
+        )
+    if is_local:
         from onestep.training.verbs import train
 
         seconds, processes = site.state_seconds, site.processes
@@ -85,6 +95,17 @@ def launch(
     request = Request(run=name, assignment=assignment, site=site, watch=watch, target=(output / name).absolute())
     journal = Journal(folder, images=document.get("images", 0))
     return launch_job(request, journal=journal, target=output / name, log=log)
+
+
+def _gpu_memory(site: Launch, *, is_local: bool) -> int | None:
+    """Return the bytes of a training's GPU, as far as they are known; None for a training on CPUs."""
+    from onestep.bench.estimate import gpu_memory
+
+    if site.device == "cpu":
+        return None
+    if site.gpu_memory_gib is not None:
+        return site.gpu_memory_gib << 30
+    return gpu_memory() if is_local else None
 
 
 def cancel(run: str, /, *, state: Path = Path("state")) -> int:
@@ -112,11 +133,13 @@ def cancel(run: str, /, *, state: Path = Path("state")) -> int:
     return 0
 
 
-def doctor(*, config: Path | None = None) -> int:
+def doctor(*, config: Path | None = None, gpu_gib: float | None = None) -> int:
     """Check whether this site is ready for the runs of config.yaml; the exit code is 1 if something will fail.
 
     Args:
         config: The config; without it config.yaml, and the site alone if there is none.
+        gpu_gib: Memory of a GPU that the runs have to fit, in GiB; without it `launch.gpu_memory_gib`, or that of this
+            machine's GPU. An estimate takes some seconds a run, and is kept in state/.estimates.
     """
     from onestep.launch.doctor import Mark, examine, profile_lines
 
@@ -124,7 +147,7 @@ def doctor(*, config: Path | None = None) -> int:
     found = []
     with contextlib.chdir(path.parent):
         named = Path(path.name) if config or path.exists() else None
-        for finding in examine(named, state=Path("state"), cluster=Cluster()):
+        for finding in examine(named, state=Path("state"), cluster=Cluster(), gpu_gib=gpu_gib):
             print(finding.line(), flush=True)
             found.append(finding)
     for line in profile_lines(found):

@@ -41,6 +41,8 @@ class Network(Protocol):
     Optional class attributes:
         generator_options: Options that a generator does not take from its teacher, with their values.
         teacher_only: Patterns of the tensors of a teacher that its generator may lack.
+        recompute: False, of any submodule: a run with `recompute: true` sets it to True, and the submodule then
+            computes its activations again in the backward pass (`torch.utils.checkpoint`).
         casts_weights: True if `forward` takes half-precision images and casts its weights to their type. Otherwise
             half precision means torch's autocast on float32 images.
     """

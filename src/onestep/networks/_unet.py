@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, Resample
 
@@ -34,7 +35,13 @@ class BlockStyle:
 
 
 class UNetBlock(nn.Module):
-    """Two convolutions, conditioned on the embedding, with a shortcut; then self-attention with a shortcut, or none."""
+    """Two convolutions, conditioned on the embedding, with a shortcut; then self-attention with a shortcut, or none.
+
+    Attributes:
+        recompute: Whether the backward pass computes the block's activations again, from its input.
+    """
+
+    recompute = False
 
     def __init__(
         self,
@@ -68,6 +75,13 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map [B, in, H, W] with embeddings [B, E] (or [1, E]) to [B, out, H', W']."""
+        if self.recompute and torch.is_grad_enabled():
+            # The masks of the dropout are drawn again from the same state of the generator.
+            random = self.training and self.style.dropout > 0
+            return checkpoint(self._run, x, emb, use_reentrant=False, preserve_rng_state=random)
+        return self._run(x, emb)
+
+    def _run(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv0(F.silu(self.norm0(x)))
         condition = self.affine(emb)[:, :, None, None].to(h.dtype)
         if self.style.adaptive_scale:

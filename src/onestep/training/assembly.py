@@ -129,6 +129,8 @@ def compose(
         networks[role].requires_grad_(False).eval()
     families = {role: each.family for role, each in built.items()}
     execution.lay_out(networks, families=families)
+    if run.recompute:
+        recompute_activations(networks)
     published = objective.publishes
     half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
@@ -158,6 +160,20 @@ def compose(
         conditions=conditions,
         order=InfiniteOrder(size=len(pixels), seed=run.seed, world=ranks.world, rank=ranks.rank),
         snapshots=resolved.snapshots,
-        micro_batch=micro_batch,
+        micro_batch=run.micro_batch if micro_batch is None else micro_batch,
         execution=execution,
     )
+
+
+def recompute_activations(networks: Mapping[str, nn.Module]) -> None:
+    """Let the backward pass compute activations again in each submodule that can: memory for work, the same numbers.
+
+    Raises:
+        ValueError: None can.
+    """
+    able = [part for network in networks.values() for part in network.modules() if hasattr(part, "recompute")]
+    if not able:
+        expected = "expected false: none of its networks has a part with an attribute `recompute`"
+        raise ValueError(f"recompute: got true, {expected} (see onestep/networks/__init__.py). Fix: remove it")
+    for part in able:
+        part.recompute = True  # type: ignore[assignment]

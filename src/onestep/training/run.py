@@ -198,23 +198,35 @@ def _finish(
         micro_batch=assignment.micro_batch,
         cache=assignment.state / ".cache" if assignment.cache is None else assignment.cache,
     )
-    history = train(
-        training,
-        folder=folder,
-        ranks=ranks,
-        state_seconds=assignment.state_seconds,
-        code=code,
-        stop=stop,
-        published=published,
-        keep_state=assignment.keep_state,
-        watch=watch,
-    )
+    try:
+        history = train(
+            training,
+            folder=folder,
+            ranks=ranks,
+            state_seconds=assignment.state_seconds,
+            code=code,
+            stop=stop,
+            published=published,
+            keep_state=assignment.keep_state,
+            watch=watch,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ValueError(_too_much(training, ranks=ranks)) from error
     if history is not None and ranks.leads:
         facts = _facts(training, ranks=ranks)
         done = {"run": training.name, "spec": spec_of(folder), "code": code, **history, **facts}
         write_json(folder / DONE, sealed(done))
         _keep_last_state(assignment, folder=folder, name=training.name)
     return history is not None
+
+
+def _too_much(training: Training, *, ranks: Ranks) -> str:
+    """Return in one line what to change in a run that needs more memory than its device has."""
+    share = ranks.share_of(training.run.batch)
+    rows = min(share, training.micro_batch or share)
+    saves = [] if training.run.recompute else ["recompute: true"]
+    fix = " or ".join([*([f"micro_batch: {rows // 2}"] if rows > 1 else []), *saves]) or "a GPU with more memory"
+    return f"runs.{training.name}: got {rows} images at once, expected fewer: no memory left. Fix: {fix}"
 
 
 def _keep_last_state(assignment: Assignment, *, folder: Path, name: str) -> None:
@@ -263,6 +275,9 @@ def assemble(
     run = resolved.run
     if micro_batch is not None and micro_batch < 1:
         raise ValueError(f"micro-batch: got {micro_batch}, expected a positive number, or none for the whole batch")
+    if None not in (micro_batch, run.micro_batch) and micro_batch != run.micro_batch:
+        expected = f"expected {run.micro_batch}, the run's own, which is part of its run hash"
+        raise ValueError(f"--micro-batch: got {micro_batch}, {expected}. Fix: remove the option")
     ranks.share_of(run.batch)
     archive = opened(files.data, cache=cache)
     codec = codec_of(run)

@@ -41,7 +41,7 @@ def train(
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
-        micro_batch: Most images of a process that pass through the networks at once; without it its whole share.
+        micro_batch: The run's `micro_batch`, for this start only and not part of the run hash; without it the run's.
         rows_per_pass: Former name of `micro_batch`.
         cache: Folder of decoded images that exceed the memory; without it `{state}/.cache`.
         processes: Processes on this machine, one per GPU.
