@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onestep import components
-from onestep.training.step import CountedRows
+from onestep.training.streams import CountedRows
 
 TINTS = {"brightness": 1.0, "contrast": 1.0, "lumaflip": 1.0, "hue": 1.0, "saturation": 1.0}
 MOVES = {"xflip": 1.0, "scale": 1.0, "aniso": 1.0}

@@ -10,7 +10,7 @@ from onestep.networks import build_denoiser
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
-from onestep.training.step import CountedRows
+from onestep.training.streams import CountedRows
 
 PIPE = {"name": "edm", "probability": 0.8, "operations": {"yflip": 1.0, "brightness": 1.0}}
 EDM = {"p_mean": -1.2, "p_std": 1.2, "sigma_data": 0.5}

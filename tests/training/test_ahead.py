@@ -21,7 +21,8 @@ from onestep.training.log import Settled
 from onestep.training.loop import take_step, wrapped_networks
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
-from onestep.training.step import CountedRows, set_training_mode
+from onestep.training.step import set_training_mode
+from onestep.training.streams import CountedRows
 from tiny import tiny_config
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -157,7 +158,7 @@ def test_a_step_neither_waits_for_the_device_nor_copies_from_memory_that_is_not_
     monkeypatch.setattr(
         torch, "empty", lambda *a, pin_memory=False, **k: pinned(empty(*a, **k)) if pin_memory else empty(*a, **k)
     )
-    monkeypatch.setattr("onestep.training.step.PINNED", ("cuda", "meta"))
+    monkeypatch.setattr("onestep.training.streams.PINNED", ("cuda", "meta"))
     with data_of_steps(training, ranks=ranks, ahead=True) as data:
         for step in range(3):
             waits = Waits()

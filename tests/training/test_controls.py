@@ -12,11 +12,12 @@ from onestep.distributed import Ranks
 from onestep.objectives import Control, Loss, Phase
 from onestep.objectives.d2o import D2O
 from onestep.objectives.edm import Edm
+from onestep.training.adaptive import AdaptiveParameters
 from onestep.training.log import Settled, Window
 from onestep.training.loop import record_of, take_step
 from onestep.training.resume import Resume
 from onestep.training.run import assemble
-from onestep.training.step import AdaptiveParameters, PhaseReport, set_training_mode
+from onestep.training.step import PhaseReport, set_training_mode
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 D2O_OPTIONS = {"loss": "non_saturating", "sigma": 80.0, "rows_per_rank": 4.0, "r1_gamma": 0.1, "r1_every": 16}

@@ -13,7 +13,8 @@ from onestep.objectives import Loss, Phase
 from onestep.objectives.cross_entropy import CrossEntropy
 from onestep.objectives.edm import Edm
 from onestep.training.optimizers import build_optimizers, lazy_reg_ratio
-from onestep.training.step import CountedRows, StepData, due, micro_batches, settle_gradients, train_step
+from onestep.training.step import StepData, due, micro_batches, settle_gradients, train_step
+from onestep.training.streams import CountedRows
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 ADAM = Optimizer(lr=0.1, betas=(0.0, 0.99), eps=1e-8)

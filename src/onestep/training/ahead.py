@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from onestep.distributed import Ranks
-from onestep.training import step
+from onestep.training import streams
 from onestep.training.assembly import Training
-from onestep.training.step import Draw, StepData, drawn_rows, due
+from onestep.training.step import StepData, due
+from onestep.training.streams import Draw, drawn_rows
 
 NextData = Callable[[int], StepData]
 """Returns this rank's data of the step that begins at a number of images seen; called for one step after the other."""
@@ -57,7 +58,7 @@ def next_data(training: Training, *, images_seen: int, ranks: Ranks) -> StepData
     rows = rows_of(training, images_seen=images_seen, ranks=ranks)
     indices = torch.as_tensor(training.order.take(len(rows)))
     return _on_device(
-        _prepared(training, indices, pinned=ranks.device.type in step.PINNED), training, rows, ranks=ranks
+        _prepared(training, indices, pinned=ranks.device.type in streams.PINNED), training, rows, ranks=ranks
     )
 
 
@@ -94,7 +95,7 @@ class _Ahead:
         self._waiting.append((images_seen, self._thread.submit(self._prepare, images_seen)))
 
     def _prepare(self, images_seen: int) -> _Prepared:
-        training, pinned = self._training, self._ranks.device.type in step.PINNED
+        training, pinned = self._training, self._ranks.device.type in streams.PINNED
         rows = rows_of(training, images_seen=images_seen, ranks=self._ranks)
         prepared = _prepared(training, torch.as_tensor(self._order.take(len(rows))), pinned=pinned)
         numbers = {}

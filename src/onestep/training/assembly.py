@@ -18,11 +18,11 @@ from onestep.data._batches import InfiniteOrder, OneHot
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
 from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, TeacherCopy
+from onestep.training.adaptive import AdaptiveParameters
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
 from onestep.training.sources import Built, ImageShape, Sources, build_fresh, pretrained, teacher_copy
-from onestep.training.step import AdaptiveParameters
 
 # Records that a run writes, whatever its length.
 RECORDS = 400

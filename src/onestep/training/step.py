@@ -1,17 +1,12 @@
-"""One training step: the due phases in turn, each one optimizer step of one network; then adaptive parameters."""
+"""One training step: the due phases in turn, each one optimizer step of one network"""
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,92 +15,7 @@ from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
 from onestep.training.execution import fastest_kernels
 from onestep.training.optimizers import Optimizers
-
-# Devices that copy from pinned memory while the host continues.
-PINNED = ("cuda",)
-
-
-class Draw(NamedTuple):
-    """One draw of random numbers: float32 [B, *shape], standard normal, or uniform in [0, 1)."""
-
-    law: Literal["normal", "uniform"]
-    shape: tuple[int, ...]
-
-
-def drawn_rows(
-    draws: Sequence[Draw], *, seed: int, phase: str, rows: Sequence[int], pinned: bool = False
-) -> Iterator[Tensor]:
-    """Yield the numbers of each of the first draws of a phase, on the CPU; see `CountedRows`."""
-    streams = _streams(seed=seed, phase=phase, rows=rows) if draws else []
-    return (_filled(streams, draw, pinned=pinned) for draw in draws)
-
-
-def _streams(*, seed: int, phase: str, rows: Sequence[int]) -> list[np.random.Generator]:
-    key = np.array([seed, zlib.crc32(phase.encode())], dtype=np.uint64)
-    return [
-        np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, row, 0], dtype=np.uint64)))
-        for row in rows
-    ]
-
-
-def _filled(streams: Sequence[np.random.Generator], draw: Draw, *, pinned: bool) -> Tensor:
-    numbers = torch.empty((len(streams), *draw.shape), dtype=torch.float32, pin_memory=pinned)
-    for stream, row in zip(streams, numbers.view(len(streams), math.prod(draw.shape)).numpy(), strict=True):
-        if draw.law == "normal":
-            stream.standard_normal(out=row, dtype=np.float32)
-        else:
-            stream.random(out=row, dtype=np.float32)
-    return numbers
-
-
-class CountedRows:
-    """Random numbers of a batch: image n of the run has the Philox stream (seed, phase, n) on whichever rank.
-
-    The stream follows from the number of images seen, so it is not part of the state.
-    Differs from the reference: there each rank draws from its own global generator, so results depend on their number.
-
-    Attributes:
-        draws: What was drawn so far.
-    """
-
-    def __init__(
-        self,
-        *,
-        seed: int,
-        phase: str,
-        rows: Sequence[int],
-        device: torch.device,
-        ahead: Sequence[tuple[Draw, Tensor]] = (),
-    ) -> None:
-        """Start the streams; `ahead` are the numbers of the first draws, made before they are requested.
-
-        Another draw than the next one of `ahead` starts the streams again, and skips what was drawn.
-        """
-        self._origin: dict[str, Any] = {"seed": seed, "phase": phase, "rows": rows}
-        self._device, self._ahead = device, ahead
-        self._started: list[np.random.Generator] | None = None
-        self.draws: list[Draw] = []
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return new standard normal numbers, float32 [B, *shape]."""
-        return self._next(Draw("normal", shape))
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Return new uniform numbers in [0, 1), float32 [B, *shape]."""
-        return self._next(Draw("uniform", shape))
-
-    def _next(self, draw: Draw) -> Tensor:
-        before, pinned = len(self.draws), self._device.type in PINNED
-        self.draws.append(draw)
-        if self._started is None and before < len(self._ahead) and self._ahead[before][0] == draw:
-            numbers = self._ahead[before][1]
-        else:
-            if self._started is None:
-                self._started = _streams(**self._origin)
-                for earlier in self.draws[:before]:
-                    _filled(self._started, earlier, pinned=False)
-            numbers = _filled(self._started, draw, pinned=pinned)
-        return numbers.to(self._device, non_blocking=True)
+from onestep.training.streams import CountedRows, Draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,55 +188,3 @@ def set_training_mode(networks: Mapping[str, nn.Module], *, phases: Sequence[Pha
     trained = {phase.trains for phase in phases}
     for role, network in networks.items():
         network.train(role in trained)
-
-
-class AdaptiveParameters:
-    """The adaptive parameters of a run, such as ADA's probability, and their observations since the last update.
-
-    Observations are averaged over ranks, so that values and state are equal on all of them.
-    """
-
-    def __init__(self, phases: Sequence[Phase]) -> None:
-        self._controls = [(phase.name, control) for phase in phases for control in phase.controls]
-        self._states = {control.name: _unobserved(control.start) for _, control in self._controls}
-        if len(self._states) < len(self._controls):
-            names = [control.name for _, control in self._controls]
-            raise ValueError(f"controls: got {names}, expected distinct names")
-
-    def values(self) -> Mapping[str, float]:
-        """Return the current values by name."""
-        return MappingProxyType({name: state["value"] for name, state in self._states.items()})
-
-    def observe(self, reports: Sequence[PhaseReport], *, images: int, ranks: Ranks) -> None:
-        """Add the reports of one step of `images` images and update what is due; every rank must call this."""
-        observed = {report.name: report.observed for report in reports}
-        for phase, control in self._controls:
-            if phase not in observed:
-                continue
-            state = self._states[control.name]
-            mean = observed[phase][control.observes].detach().to(torch.float64, copy=True)
-            state["sum"] = state["sum"] + distributed.average(mean, ranks=ranks)
-            state["steps"] += 1
-            state["images"] += images
-            if state["steps"] >= control.every:
-                mean_of_steps = float(state["sum"]) / state["steps"]
-                value = control.rule(state["value"], mean=mean_of_steps, images=state["images"])
-                self._states[control.name] = _unobserved(float(value))
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """Return the exact state as JSON values."""
-        return {name: state | {"sum": float(state["sum"])} for name, state in self._states.items()}
-
-    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore the result of `state`.
-
-        Raises:
-            ValueError: The names differ from the run's own.
-        """
-        if set(states) != set(self._states):
-            raise ValueError(f"state: got controls {sorted(states)}, expected {sorted(self._states)} of this run")
-        self._states = {name: own | dict(states[name]) for name, own in self._states.items()}
-
-
-def _unobserved(value: float) -> dict[str, Any]:
-    return {"value": value, "sum": 0.0, "steps": 0, "images": 0}
