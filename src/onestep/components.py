@@ -23,7 +23,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -37,6 +37,7 @@ _VERBS = "verbs"  # the file of a folder's commands, which is no component
 _OUTLINE = " (outline)"  # end of the name of a module of outlines
 _outlines: dict[str, dict[str, Any]] = {}  # of the package's modules that cannot be imported here, and what they import
 _builds_networks = ContextVar("builds_networks", default=True)
+_hidden: set[str] = set()  # packages that this process does not import, although they are here
 _COMPUTING = ("torch", "timm", "torchvision")  # packages that take seconds to import
 
 
@@ -176,25 +177,28 @@ def module_of(family: str, name: str) -> str:
     return _address(family, name)[0]
 
 
-def hide_computing() -> list[str]:
-    """Read components from here on as without torch and timm, which take seconds to import; return what is hidden now.
+def hide_computing() -> None:
+    """Read components from here on as without torch and timm, which take seconds to import.
 
     Nothing is hidden that this process has imported already; what needs a built component shows them again.
     """
     hidden = [name for name in _COMPUTING if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    return hidden
+    _hidden.update(hidden)
 
 
 @contextlib.contextmanager
 def computing_hidden() -> Iterator[None]:
     """The same until the end of a block, in which configs are not checked by building their networks."""
-    hidden, token = hide_computing(), _builds_networks.set(False)
+    token = _builds_networks.set(False)
+    hide_computing()
     try:
         yield
     finally:
         _builds_networks.reset(token)
-        _show(hidden)
+        if _hidden:
+            _show()
+            _outlines.clear()
 
 
 def builds_networks() -> bool:
@@ -206,7 +210,7 @@ def builds_networks() -> bool:
 def computing_shown() -> Iterator[None]:
     """Show what is hidden, with classes in the place of their outlines."""
     outlines = dict(_outlines)
-    _show(_COMPUTING)
+    _show()
     _outlines.clear()
     try:
         yield
@@ -214,10 +218,12 @@ def computing_shown() -> Iterator[None]:
         _outlines.update(outlines)
 
 
-def _show(hidden: Iterable[str]) -> None:
-    for name in hidden:
+def _show() -> None:
+    """Show what `hide_computing` has hidden, and nothing that is absent for another reason."""
+    for name in _hidden:
         if name in sys.modules and sys.modules[name] is None:
             del sys.modules[name]
+    _hidden.clear()
 
 
 def search_in(folder: Path) -> None:

@@ -154,7 +154,8 @@ def test_it_resumes_bitwise_and_trains_alike_on_two_ranks(case, bench):
     straight = train(bench, run, "straight")
     train(bench, run, "killed", kill_at=8, expect=-signal.SIGKILL)
     state = read_training_state(run.parent / "killed/state/digits_d2o/spec")
-    assert state.images_seen == 56
+    # A state is written while the run trains on: the newest one may not have been whole.
+    assert state.images_seen in (48, 56)
     saved = {tensor.split(".")[1] for tensor in state.tensors if tensor.startswith("player.")}
     assert saved == {"consistency": {"generator", "target"}, "matching": {"generator", "fake"}}[name]
     assert list(state.values["frozen"]) == ["teacher"]
