@@ -120,6 +120,8 @@ def refuse_hopeless(
     Raises:
         ValueError: It needs more; the one line has the remedy.
     """
+    if experiment.runs[run].precision.discriminator != "float32":
+        return  # its heads are counted in float32, which is too much
     fit = fit_of_run(experiment, run, processes=processes, micro_batch=micro_batch, memory=memory, folder=folder)
     if fit is not None and fit.is_hopeless:
         expected = f"expected at most {memory / 2**30:.4g} GiB, those of its GPU"

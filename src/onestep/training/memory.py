@@ -2,6 +2,7 @@
 
 Every tensor that a step makes is counted until it is freed, as by torch's allocator. Not counted are the CUDA
 context, the workspace of cuDNN and cuBLAS and what the allocator cannot use again: see `onestep.training.footprint`.
+Heads in bfloat16 are counted in float32, since the device that has shapes and no numbers has no autocast.
 """
 
 from __future__ import annotations
