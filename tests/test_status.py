@@ -14,6 +14,7 @@ from onestep.config.identity import former_spec_of, spec_of
 from onestep.files import Lock, sealed, write_json
 from onestep.launch.journal import JobSeen
 from onestep.plan import Plan
+from onestep.plan.train import intention
 from onestep.plan.train import run_config
 from onestep.records import newest_watched
 from onestep.run_record import RunRecord
@@ -92,9 +93,7 @@ def test_a_running_run_has_its_rate_time_left_losses_number_and_job(place):
 
 
 def test_a_first_training_is_no_training_again(place):
-    intended = {run: each.intention for run, each in found(Plan.read("config.yaml"), place).items()}
-    assert intended["digits_d2o"] is not None and "because" not in intended["digits_d2o"]
-    assert intended["digits_d2o"].startswith("trains digits_d2o to ")
+    assert intention(Plan.read("config.yaml"), "digits_d2o") == "trains digits_d2o to 320 images"
 
 
 def test_what_another_config_trained_is_stale_and_its_numbers_are_not_shown(place):

@@ -130,7 +130,9 @@ def _directory(path: Path) -> bytes | None:
         signature, *_, count, size, start, comment = _END_FIELDS.unpack(os.pread(file.fileno(), _END_FIELDS.size, end))
         if signature != _END or comment:
             return None
-        if count == 0xFFFF or _IN_64 in (size, start):
+        is_64 = count == 0xFFFF or _IN_64 in (size, start)
+        # zipfile writes these fields from 2 GiB on, and then the true numbers in the others, too.
+        if is_64 or (start + size != end and end >= _LOCATOR_FIELDS.size):
             found = os.pread(file.fileno(), _LOCATOR_FIELDS.size, end - _LOCATOR_FIELDS.size)
             signature, _, place, _ = _LOCATOR_FIELDS.unpack(found)
             if signature != _LOCATOR_64:
