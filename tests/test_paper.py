@@ -93,7 +93,9 @@ def test_a_dry_run_with_nothing_here_plans_what_the_readme_says(tmp_path: Path):
     counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", dry.stdout + dry.stderr, flags=re.M)}
     trainings = {name for name in counts if name.startswith("train_")}
     assert trainings == {f"train_{name}" for name in read_experiment(tmp_path / "config.yaml").runs}
-    told = dict(re.findall(r"^\| `(\w+)`[^|]*\| ([\d,]+) \|", (REPOSITORY / "docs" / "paper.md").read_text(), flags=re.M))
+    told = dict(
+        re.findall(r"^\| `(\w+)`[^|]*\| ([\d,]+) \|", (REPOSITORY / "docs" / "paper.md").read_text(), flags=re.M)
+    )
     rest = {name: count for name, count in counts.items() if name not in trainings | {"all", "total"}}
     together = {name for name in rest if name.startswith("measure")}
     expected = {name: count for name, count in rest.items() if name not in together}

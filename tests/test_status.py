@@ -14,8 +14,7 @@ from onestep.config.identity import former_spec_of, spec_of
 from onestep.files import Lock, sealed, write_json
 from onestep.launch.journal import JobSeen
 from onestep.plan import Plan
-from onestep.plan.train import intention
-from onestep.plan.train import run_config
+from onestep.plan.train import intention, run_config
 from onestep.records import newest_watched
 from onestep.run_record import RunRecord
 from onestep.status import lines_of, statuses
