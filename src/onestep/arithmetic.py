@@ -49,11 +49,19 @@ def computing(precision: Precision, *, device: torch.device) -> Iterator[None]:
     float32 is the precision of reported numbers. It disables TensorFloat-32, torch's default for convolutions on CUDA
     devices, and autocast. On a CPU tf32 is float32.
     """
-    half: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if torch.amp.is_autocast_available(device.type):
-        half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    half = half_products(device, enabled=precision == "bfloat16")
     with products(tf32=precision != "float32"), torch.no_grad(), half:
         yield
+
+
+def half_products(device: torch.device, *, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Return a block whose convolutions and matrix products are in bfloat16 by torch's autocast, or without autocast.
+
+    A device that autocast lacks, such as `meta`, computes as it would outside.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 @contextlib.contextmanager
@@ -87,7 +95,7 @@ def _backends() -> tuple[Any, ...]:
 
 
 def _legacy() -> tuple[bool | None, str | None]:
-    """Return the same by torch's former interface; None where that fails, because the other one was used."""
+    """Return TF32 of convolutions and precision of products by torch's former interface; None if it refuses one."""
     convolutions = matrices = None
     with contextlib.suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32

@@ -21,7 +21,6 @@ from onestep.distributed import Ranks
 from onestep.objectives import Networks
 from onestep.training.ahead import data_of_steps, next_data
 from onestep.training.assembly import Training
-from onestep.training.execution import set_tf32
 from onestep.training.loop import take_step
 from onestep.training.step import set_training_mode, train_step
 
@@ -61,39 +60,36 @@ class MeasuredRun:
         data = next_data(self.training, images_seen=0, ranks=self.ranks)
         compiled = self.training.execution.networks
         found: dict[str, Effect] = {}
-        set_tf32(self.training.execution.tf32)
-        for phase in self.training.phases:
-            parameters = self.training.optimizers[phase.trains].parameters
-            for _ in range(_REPLAYS if compiled else 1):
-                for role, network in self.training.networks.items():
-                    network.load_state_dict(start[role])
-                self.training.optimizers[phase.trains].torch.state.clear()
-                before = [_exact(each) for each in parameters]
-                self.training.execution.begin_step()
-                (report,) = train_step(
-                    (phase,),
-                    networks=self.training.networks,
-                    wrapped=self.wrapped,
-                    optimizers=self.training.optimizers,
-                    data=data,
-                    ranks=self.ranks,
+        with self.training.execution.computing():
+            for phase in self.training.phases:
+                parameters = self.training.optimizers[phase.trains].parameters
+                for _ in range(_REPLAYS if compiled else 1):
+                    for role, network in self.training.networks.items():
+                        network.load_state_dict(start[role])
+                    self.training.optimizers[phase.trains].torch.state.clear()
+                    before = [_exact(each) for each in parameters]
+                    self.training.execution.begin_step()
+                    (report,) = train_step(
+                        (phase,),
+                        networks=self.training.networks,
+                        wrapped=self.wrapped,
+                        optimizers=self.training.optimizers,
+                        data=data,
+                        ranks=self.ranks,
+                    )
+                found[phase.name] = Effect(
+                    float(report.loss),
+                    [_exact(each.grad) for each in parameters if each.grad is not None],
+                    [_exact(each) - old for each, old in zip(parameters, before, strict=True)],
                 )
-            found[phase.name] = Effect(
-                float(report.loss),
-                [_exact(each.grad) for each in parameters if each.grad is not None],
-                [_exact(each) - old for each, old in zip(parameters, before, strict=True)],
-            )
-        set_tf32(False)
         return found
 
     def steps(self, numbers: range) -> None:
         """Take the steps of these numbers by the training loop itself, with all phases that are due."""
-        set_tf32(self.training.execution.tf32)
-        with data_of_steps(self.training, ranks=self.ranks) as data:
+        with self.training.execution.computing(), data_of_steps(self.training, ranks=self.ranks) as data:
             for number in numbers:
                 seen = number * self.training.run.batch
                 take_step(self.training, images_seen=seen, ranks=self.ranks, wrapped=self.wrapped, data=data)
-        set_tf32(False)
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Fit:
         memory: Bytes of the GPU.
         largest: The most images at once that fit, None if none does.
         work: Floating-point operations of an average step, per image.
-        saver: The same with `recompute: true`; None where it is unknown or has no effect.
+        saver: The same with `recompute: true`; None if it is unknown or has no effect.
     """
 
     share: int
@@ -90,8 +90,8 @@ def kept_footprint(
 ) -> Footprint | None:
     """Return the footprint of a run, of `folder` or computed now and written there; `recompute` replaces the run's.
 
-    None where it cannot be known: there is no torch, or nothing defines the images' shape or the teacher's network, or
-    the run needs values that an estimate has not.
+    None if it is not known: torch is not installed, the config defines neither the images' shape nor the teacher's
+    network, or the run reads values of tensors, which have none on the device `meta`.
     """
     changed = experiment.runs[run] if recompute is None else replace(experiment.runs[run], recompute=recompute)
     experiment = replace(experiment, runs={**experiment.runs, run: changed})
@@ -101,7 +101,7 @@ def kept_footprint(
         return footprint_of(read_json(path))
     if importlib.util.find_spec("torch") is None:
         return None
-    # Whatever a run does that has no answer on the device `meta` (RuntimeError, NotImplementedError, ...) is its own.
+    # A run may use any operation that fails on the device `meta`, each with an error of its own: no estimate then.
     try:
         found = run_footprint(experiment, run)
     except Exception:
@@ -134,7 +134,7 @@ def refuse_hopeless(
 def fit_of_run(
     experiment: Experiment, run: str, *, processes: int, micro_batch: int | None = None, memory: int, folder: Path
 ) -> Fit | None:
-    """Return how a run fits GPUs of `memory` bytes, one for each of its processes; None where that is not known.
+    """Return how a run fits GPUs of `memory` bytes, one for each of its processes; None if that is not known.
 
     `micro_batch` replaces the run's. See `kept_footprint`.
     """

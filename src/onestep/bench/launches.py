@@ -22,17 +22,16 @@ from onestep import components
 from onestep.bench.option_sets import OptionSet
 from onestep.bench.random_run import random_training
 from onestep.config.sections import Experiment
-from onestep.distributed import Ranks
 from onestep.training.assembly import Training
 from onestep.training.execution import Execution
 from onestep.training.log import Window
 from onestep.training.loop import next_data, update_averages
+from onestep.training.memory import NOWHERE
 from onestep.training.optimizers import RoleOptimizer
 from onestep.training.sources import ImageShape
 from onestep.training.step import set_training_mode, train_step
 
 REST = "rest"
-_META = torch.device("meta")
 # Of torch's multi_tensor_apply: tensors of a launch by the number of lists, blocks of a launch, numbers of a block.
 _TENSORS, _BLOCKS, _CHUNK = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}, 320, 65536
 _CAT = 128  # tensors that one kernel joins
@@ -60,7 +59,7 @@ def count_launches(
         averages=training.followers.keys(),
         compiler=counter.recorded if options.compile.get("cuda_graphs") else lambda function: function,
     )
-    ranks, window = Ranks(rank=0, world=1, device=_META), Window()
+    ranks, window = NOWHERE, Window()
     found: dict[str, int] = {}
     with counter:
         data = next_data(training, images_seen=0, ranks=ranks)
@@ -83,8 +82,7 @@ def count_launches(
 def _training(experiment: Experiment, run: str, *, options: OptionSet, shape: ImageShape, batch: int) -> Training:
     """Build a run on the device `meta`, with an option set that this device would refuse, after its first steps."""
     plain = replace(options, precision={}, compile={k: v for k, v in options.compile.items() if k == "channels_last"})
-    ranks = Ranks(rank=0, world=1, device=_META)
-    training = random_training(experiment, run, options=plain, shape=shape, batch=batch, ranks=ranks)
+    training = random_training(experiment, run, options=plain, shape=shape, batch=batch, ranks=NOWHERE)
     # Discriminators have the same kernels in bfloat16, but for casts; their half precision is torch's autocast.
     half = frozenset({"networks"} if options.precision.get("generator") == "bfloat16" else ())
     set_training_mode(training.networks, phases=training.phases)

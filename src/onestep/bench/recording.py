@@ -95,13 +95,14 @@ def write_benchmark(
     """
     now = datetime.now(UTC)
     commit, clean = _commit()
-    source = took.get("source_sha256", source_digest())
+    today = source_digest()
+    source = took.get("source_sha256", today)
     record: dict[str, Any] = {
         "name": name,
         "about": about,
         "command": shlex.join(map(_without_place, _own_command() if command is None else command)),
         "commit": commit,
-        "clean": clean and source == source_digest(),
+        "clean": clean and source == today,
         "source_sha256": source,
         "date": now.isoformat(timespec="seconds"),
         "machine": {**_machine(), "gpu": gpu},
@@ -154,7 +155,7 @@ def write_commit(path: Path = _OF_COPY) -> None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Return the commit of the code, and whether the tree has no other changes; None where there is no git."""
+    """Return the commit of the code, and whether the tree has no other changes; None and None without git."""
     commit, clean = _commit_of_clone()
     if commit is None and _OF_COPY.is_file():
         noted = read_json(_OF_COPY, {"commit": (str, None), "clean": (bool, None), "source_sha256": str})

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
+from onestep.arithmetic import products
 from onestep.bench.option_sets import OptionSet
 from onestep.bench.released import ReleasedAverage, released_phase
 from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
-from onestep.training.execution import set_tf32
 from onestep.training.loop import next_data, update_averages
 from onestep.training.memory import flop_counter
 from onestep.training.step import StepData, set_training_mode, train_step
@@ -33,9 +33,8 @@ def matmul_peak(device: torch.device, *, number_type: str) -> float:
     side = _SIDE[device.type]
     dtype = torch.bfloat16 if number_type == "bfloat16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    set_tf32(number_type == "tf32")
-    best = min(timed(lambda: torch.matmul(left, right), device=device) for _ in range(_TRIES))
-    set_tf32(False)
+    with products(tf32=number_type == "tf32"):
+        best = min(timed(lambda: torch.matmul(left, right), device=device) for _ in range(_TRIES))
     return 2 * side**3 / best
 
 
@@ -174,13 +173,12 @@ class Contestant:
 
     def _step(self, measure: Callable[[str, Callable[[], object]], object]) -> None:
         training = self.training
-        set_tf32(training.execution.tf32)
         found: list[StepData] = []
-        measure(REST, lambda: found.append(next_data(training, images_seen=0, ranks=self.ranks)))
-        for phase in training.phases:
-            measure(phase.name, functools.partial(self._run, phase, found[0]))
-        measure(REST, self._average)
-        set_tf32(False)
+        with training.execution.computing():
+            measure(REST, lambda: found.append(next_data(training, images_seen=0, ranks=self.ranks)))
+            for phase in training.phases:
+                measure(phase.name, functools.partial(self._run, phase, found[0]))
+            measure(REST, self._average)
 
     def _run(self, phase: Phase, data: StepData) -> None:
         training = self.training

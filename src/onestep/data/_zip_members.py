@@ -64,6 +64,14 @@ class PlainMembers:
         """Return the content of image `index`, which has its recorded checksum, or None."""
         return self._content(self._table[index], name=bytes(self.names[index]))
 
+    def pixels(self, index: int) -> np.ndarray | None:
+        """Return image `index`, uint8 [C, H, W], or None."""
+        content = self.read(index)
+        found = None if content is None else plain_png(content)
+        if found is None:
+            return None
+        return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+
     def labels(self, *, most: int) -> bytes | None:
         """Return the content of `dataset.json`, of at most `most` bytes; None also if it is absent."""
         if self._labels is None or self._table[self._labels, 1] > most:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onestep.data._pixels import decode
 from onestep.data._sources import FORMATS, Entry, ZipSource, pictures
-from onestep.data._zip_members import LABELS, plain_members, plain_png
+from onestep.data._zip_members import LABELS, plain_members
 from onestep.folders import is_hidden
 
 __all__ = ["ImageZip"]
@@ -131,10 +131,11 @@ class ImageZip:
         raise ValueError(f"{found}, expected a side that is a power of two; scale the images")
 
     def _decoded(self, index: int) -> np.ndarray:
-        content = None if self._plain is None else self._plain.read(index)
-        pixels = None if content is None else plain_png(content)
-        pixels = self._decoded_in_general(self._name(index)) if pixels is None else pixels
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        found = None if self._plain is None else self._plain.pixels(index)
+        if found is None:
+            found = self._decoded_in_general(self._name(index))
+            found = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+        return np.ascontiguousarray(found)
 
     def _decoded_in_general(self, name: str) -> np.ndarray:
         """Return one image of any archive, uint8 [H, W] or [H, W, 3]; ValueError if it cannot be read."""
@@ -166,10 +167,7 @@ class _Reader:
         self._source, self._plain, self._whole = source, plain_members(source), list[ImageZip]()
 
     def read_into(self, pixels: np.ndarray, index: int) -> None:
-        content = None if self._plain is None else self._plain.read(index)
-        found = None if content is None else plain_png(content)
-        if found is not None:
-            found = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+        found = None if self._plain is None else self._plain.pixels(index)
         if found is not None and found.shape == pixels.shape[1:]:
             pixels[index] = found
             return

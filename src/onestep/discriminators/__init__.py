@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from onestep import components
+from onestep.arithmetic import half_products
 from onestep.discriminators._backbones import Backbone, build_backbone
-from onestep.discriminators._heads import half_products
 
 __all__ = ["Backbone", "Discriminator", "ExecutionView", "build_backbone", "build_discriminator", "wrap_for_execution"]
 

@@ -7,28 +7,21 @@ Legend: B images, C H W a feature map, K classes, E width of a class embedding, 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.arithmetic import half_products
+
 _SLOPE = 0.2  # of every LeakyReLU
 _EPSILON = 1e-12  # smallest norm of a vector of the power iteration
 _KERNEL = 4  # of every convolution
 _CONDITION_WIDTH = 64  # channels of the projection on the class
-
-
-def half_products(device: torch.device, *, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
-    """Convolutions and matrix products in bfloat16 by torch's autocast, which the device `meta` lacks."""
-    if not torch.amp.is_autocast_available(device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 Vectors = tuple[Tensor, Tensor]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from onestep.arithmetic import half_products
 
 
 def resized(images: Tensor, *, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -26,7 +26,7 @@ def as_products(images: Tensor, *, size: tuple[int, int], align_corners: bool) -
         _weights(before, after, align_corners=align_corners, like=images)
         for before, after in zip(images.shape[-2:], size, strict=True)
     )
-    with _exactly(images.device):
+    with half_products(images.device, enabled=False):  # autocast would round the weights
         return rows @ images @ columns.t()
 
 
@@ -39,10 +39,3 @@ def _weights(before: int, after: int, *, align_corners: bool, like: Tensor) -> T
         places = ((places + 0.5) * (before / after) - 0.5).clamp(min=0, max=before - 1)
     distances = (places[:, None] - torch.arange(before, dtype=torch.float32, device=like.device)).abs()
     return (1 - distances).clamp(min=0).to(like.dtype)
-
-
-def _exactly(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a block without autocast, which would round the weights."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()

@@ -47,6 +47,11 @@ class SamplingJob:
         """The network on the device that samples."""
         return load_denoiser(self.weights).to("cuda" if torch.cuda.is_available() else "cpu")
 
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """The digest of the file of the weights, for what is made from them."""
+        return sha256_of_file(self.weights)
+
     def arithmetic(self) -> dict[str, str]:
         """Return the record of the arithmetic of the images."""
         device = next(self.network.parameters()).device
@@ -99,7 +104,7 @@ def _generated(job: SamplingJob, parts: Parts) -> Iterator[Samples]:
 def _identity(job: SamplingJob) -> dict[str, Any]:
     """Return what determines the bytes of images beside their seeds and the code."""
     where = job.arithmetic() or {"precision": "float32", "device": f"CPU, {torch.get_num_threads()} threads"}
-    facts = {"weights_sha256": sha256_of_file(job.weights), "sampler": dict(job.options), "torch": torch.__version__}
+    facts = {"weights_sha256": job.weights_sha256, "sampler": dict(job.options), "torch": torch.__version__}
     return {**facts, **where}
 
 
@@ -112,7 +117,7 @@ def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int
     }
     about = {
         "subject": dict(job.subject),
-        "weights_sha256": sha256_of_file(job.weights),
+        "weights_sha256": job.weights_sha256,
         "sampler": dict(job.options),
         "evaluations": job.sampler.nfe,
         **entry(job.arithmetic()),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from onestep.archive import read_arrays, write_arrays
+from onestep.files import sha256_of_file
 from onestep.sampling import Samples
 
 SECONDS = 300.0
@@ -101,5 +102,5 @@ def _code() -> str:
     for name, module in sorted(sys.modules.items()):
         path = getattr(module, "__file__", None) if name.partition(".")[0] == "onestep" else None
         if path is not None:
-            digest.update(f"{name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}\n".encode())
+            digest.update(f"{name} {sha256_of_file(Path(path))}\n".encode())
     return digest.hexdigest()

@@ -132,12 +132,6 @@ def _can_compile(*, on_cuda: bool) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
-def set_tf32(allowed: bool) -> None:
-    """Allow or forbid TF32 in this process; it affects CUDA devices only."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 def arithmetic_of(execution: Execution, *, asked: Execution) -> dict[str, Any]:
     """Return the arithmetic of a training as its summary has it under `arithmetic`.
 

@@ -26,6 +26,7 @@ from onestep.networks import _unet
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
 from onestep.training.footprint import Footprint, PhaseMemory
+from onestep.training.optimizers import let_train
 from onestep.training.step import StepData, collect_gradients, set_training_mode, settle_gradients
 
 NOWHERE = Ranks(rank=0, world=1, device=torch.device("meta"))
@@ -134,9 +135,7 @@ class _NoModules:
 
 def _only(training: Training, phase: Phase) -> list[nn.Parameter]:
     """Let gradients reach the parameters that a phase trains only, without one so far, as a step does; return them."""
-    for role, optimizer in training.optimizers.items():
-        for parameter in optimizer.parameters:
-            parameter.requires_grad_(role == phase.trains)
+    let_train(phase.trains, training.optimizers)
     parameters = training.optimizers[phase.trains].parameters
     for parameter in parameters:
         parameter.grad = None

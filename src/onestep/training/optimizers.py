@@ -58,6 +58,13 @@ class RoleOptimizer:
 Optimizers: TypeAlias = Mapping[str, RoleOptimizer]
 
 
+def let_train(role: str, optimizers: Optimizers) -> None:
+    """Let gradients reach the trained parameters of one role only; frozen ones are in no optimizer."""
+    for name, each in optimizers.items():
+        for parameter in each.parameters:
+            parameter.requires_grad_(name == role)
+
+
 def lr_factor(schedule: Schedule, *, images_seen: int, images: int) -> float:
     """Return the factor on the learning rate of a step that begins at `images_seen` of `images` images."""
     if images_seen < schedule.warmup:

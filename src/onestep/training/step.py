@@ -14,7 +14,7 @@ from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
 from onestep.training.execution import fastest_kernels
-from onestep.training.optimizers import Optimizers
+from onestep.training.optimizers import Optimizers, let_train
 from onestep.training.streams import CountedRows, Draw
 
 
@@ -118,10 +118,7 @@ def _take(
     ranks: Ranks,
     wrapped: Networks | None,
 ) -> PhaseReport:
-    # Gradients reach the trained parameters of the phase's role only; frozen ones are in no optimizer.
-    for role, each in optimizers.items():
-        for parameter in each.parameters:
-            parameter.requires_grad_(role == phase.trains)
+    let_train(phase.trains, optimizers)
     optimizer = optimizers[phase.trains]
     parameters = optimizer.parameters
     optimizer.torch.zero_grad(set_to_none=True)
