@@ -14,7 +14,6 @@ from pathlib import Path
 import onestep
 
 _PACKAGE = Path(onestep.__file__).parent
-_ROW = {"label": str, **dict.fromkeys(("run", "sampler"), (str, None)), "metrics": {str: (float, None)}}
 
 
 def workflow_folder() -> Path:
@@ -123,16 +122,16 @@ def _stages(jobs: Sequence[tuple[str, Mapping[str, float]]]) -> Mapping[str, flo
 
 def _table_numbers(folder: Path) -> Mapping[str, float | None]:
     """Return the cells of all tables as `{table}.{run}.{sampler}.{column}`, and their deviations, with `_std`."""
-    from onestep.files import read_json
+    from onestep.report.table import read_rows
 
     numbers: dict[str, float | None] = {}
     for path in sorted(folder.glob("*.json")):
-        for row in read_json(path, [_ROW]):
-            model = ".".join(filter(None, (path.stem, row["run"] or row["label"], row["sampler"])))
-            for column, value in row["metrics"].items():
-                numbers[f"{model}.{column}"] = value
-                if (deviation := row.get("std", {}).get(column)) is not None:
-                    numbers[f"{model}.{column}_std"] = deviation
+        for row in read_rows(path):
+            model = ".".join(filter(None, (path.stem, row.run or row.label, row.sampler)))
+            for column, number in row.numbers.items():
+                numbers[f"{model}.{column}"] = number.shown
+                if number.std is not None:
+                    numbers[f"{model}.{column}_std"] = number.std
     return numbers
 
 

@@ -12,6 +12,7 @@ import pytest
 from onestep.bench.recording import Stopwatch, read_benchmark, read_benchmarks, source_digest, write_benchmark
 from onestep.cli import main
 from onestep.files import write_json
+from onestep.report.table import Number, Row, Table, as_json
 
 TOOK = {"seconds": 2.0, "cpu_seconds": 1.5}
 
@@ -70,8 +71,12 @@ def demo(tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "config.yaml").write_text("title: x")
-    cells = {"metrics": {"fd": 4.0, "is": None}, "std": {"fd": 1.2, "is": None}}
-    write_json(folder / "results" / "tables" / "t.json", [{"run": "r", "label": "R", "sampler": "one_step", **cells}])
+    numbers = {"fd": Number(shown=4.0, std=1.2), "is": Number()}
+    row = Row(run="r", label="R", sampler="one_step", dataset="d", nfe=1, numbers=numbers)
+    columns = {"fd": "fd.frechet", "is": "is.inception_score"}
+    shown = {"columns": columns, "directions": {"fd": "lower", "is": "higher"}, "drawn": "fd", "show": "mean"}
+    table = Table(name="t", title="T", dataset="d", seeds=("0-9",), rows=(row,), **shown)
+    write_json(folder / "results" / "tables" / "t.json", as_json(table))
     head = "s\th:m:s\tmax_rss\tmean_load\tcpu_time\n"
     jobs = {"train/r.tsv": "10.5\t0\t700.1\t90\t9.25\n", "measure/a/b.tsv": "1.5\t0\t-\t-\tNA\n"}
     text = f"from pathlib import Path\nfor name, row in {jobs}.items():\n"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onestep
+from onestep.bench.recording import source_digest
 from onestep.config.reading import run_document
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json, read_json, sha256_of_text, write_json
@@ -190,7 +190,7 @@ def run_footprint(
 
 
 def _key(experiment: Experiment, run: str) -> str:
-    """Return the hash of what an estimate depends on: the run's blocks, the networks that it names, and our version."""
+    """Return the hash of what an estimate depends on: the run's blocks, the networks that it names, and the code."""
     block = experiment.runs[run]
     own = {key: value for key, value in run_document(experiment, run).items() if key not in _WITHOUT_EFFECT}
     data = experiment.datasets[block.dataset]
@@ -198,5 +198,5 @@ def _key(experiment: Experiment, run: str) -> str:
     source = None if teacher is None or teacher.run is None else _key(experiment, teacher.run)
     names = [str(experiment.backbones[name]) for name in (block.discriminator.backbones if block.discriminator else ())]
     given = None if teacher is None or teacher.input is None else str(experiment.inputs[teacher.input])
-    content = [own, str(data), source, given, teacher and teacher.input, names, onestep.__version__]
+    content = [own, str(data), source, given, teacher and teacher.input, names, source_digest()]
     return sha256_of_text(canonical_json(content))[:16]

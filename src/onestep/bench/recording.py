@@ -105,7 +105,7 @@ def write_benchmark(
         "clean": clean and source == today,
         "source_sha256": source,
         "date": now.isoformat(timespec="seconds"),
-        "machine": {**_machine(), "gpu": gpu},
+        "machine": {**machine(), "gpu": gpu},
         "torch": _version("torch"),
         "python": platform.python_version(),
         "seconds": took["seconds"],
@@ -180,7 +180,8 @@ def _git(*words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return the `processor`, number of `cores` and `memory_gib` of this machine."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),

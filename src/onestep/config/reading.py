@@ -11,9 +11,9 @@ from typing import Any
 from onestep import components
 from onestep.config.blocks import networks_of, resolve_components
 from onestep.config.defaults import fill_in
-from onestep.config.families import expand
+from onestep.config.families import expand, merged
 from onestep.config.fit import fit_problems
-from onestep.config.messages import ConfigError, in_order
+from onestep.config.messages import ConfigError, Problem, got, in_order
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import hidden_characters, plain, to_values
@@ -32,13 +32,15 @@ def read_experiment(path: Path | str) -> Experiment:
         ConfigError: The file is not readable, or something in it is wrong.
     """
     path = Path(path)
-    components.search_in(path.parent)
-    return parse_experiment(read_yaml(path), source=str(path))
+    document, files = _layered(path)
+    for file in files:
+        components.search_in(file.parent)
+    return parse_experiment(document, source=str(path))
 
 
 def read_launch(path: Path | str) -> Launch:
     """Read and check the section `launch` of a config file, whether or not the rest is valid; ConfigError if wrong."""
-    document = plain(read_yaml(Path(path)))
+    document = plain(_layered(Path(path))[0])
     given = document.get("launch") if isinstance(document, dict) else None
     section = {} if given is None else {"launch": given}
     experiment, problems = to_values(section)
@@ -46,6 +48,37 @@ def read_launch(path: Path | str) -> Launch:
     if experiment is None or problems:
         raise ConfigError(problem.line(str(path)) for problem in problems)
     return experiment.launch
+
+
+def _layered(path: Path, above: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
+    """Return a config file as YAML reads it, merged over the one that it `extends`, and both files, itself first.
+
+    Mappings merge deeply, other values replace, null removes a key, as with `base:` of a run. The path is relative to
+    the file that names it.
+
+    Raises:
+        ConfigError: A file is not readable, is no mapping, or extends itself.
+    """
+    above = (*above, path)
+    document = read_yaml(path)
+    if not isinstance(document, dict) or "extends" not in document:
+        return document, [path]
+    named, wrong = document.pop("extends"), None
+    if not isinstance(named, str) or not named.isprintable():
+        wrong = f"{got(named)}, expected the path of a config"
+    elif (below := path.parent / named).resolve() in {each.resolve() for each in above}:
+        wrong = f"got {' -> '.join(map(str, (*above, below)))}, expected a config that does not extend itself"
+    if wrong is not None:
+        raise ConfigError([Problem(("extends",), wrong).line(str(path))])
+    base, files = _layered(below, above)
+    if not isinstance(base, dict):
+        raise ConfigError([f"{below}: {got(base)}, expected a mapping, which {path} extends"])
+    return merged(plain(base), plain(document)), [path, *files]
+
+
+def config_files(path: Path | str) -> list[Path]:
+    """Return a config file and those that it `extends`, itself first; ConfigError where one is not readable."""
+    return _layered(Path(path))[1]
 
 
 def parse_experiment(document: Any, *, source: str = "config") -> Experiment:

@@ -18,7 +18,7 @@ import numpy as np
 from onestep import files
 from onestep.archive import array_names, published_arrays, read_arrays
 from onestep.checkpoints.digests import checked
-from onestep.config.reading import experiment_document, read_experiment
+from onestep.config.reading import config_files, experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.models import Snapshot, Teacher, parse_model
 from onestep.plan.report import table_rows
@@ -92,7 +92,7 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
     datasets = (_read_dataset(name, layout=layout, faults=faults) for name in datasets_of(experiment))
     return Evidence(
         experiment=experiment,
-        config_text=files.read_text(config),
+        config_text=_texts(config_files(config)),
         datasets=tuple(filter(None, datasets)),
         tables=tuple(
             _read_table(name, layout=layout, experiment=experiment, runs=runs, faults=faults)
@@ -290,6 +290,12 @@ def _read_findings(path: Path, *, name: str) -> dict[str, Any]:
     if found.get("study", name) != name:
         raise ValueError(f"{path}: got study {found['study']}, expected {name}. Fix: delete it to run it again")
     return found
+
+
+def _texts(paths: Sequence[Path]) -> str:
+    """Return the text of a config, and of those that it extends under their names."""
+    first, *others = map(files.read_text, paths)
+    return "\n".join([first, *(f"# {path}\n{text}" for path, text in zip(paths[1:], others, strict=True))])
 
 
 def read_svg(path: Path) -> str:
