@@ -5,6 +5,7 @@
     rows:   [{run: d2o, sampler: one_step}]                    # one row: mean and deviation over the family
             [{run: "d2o.*", sampler: one_step}]                # one row per run
     studies: {gain: {name: ..., runs: [d2o]}}                  # all runs of the family
+             {cost: {name: ..., arms: {D2O: d2o, D2O-F: "d2o_f.*", both: [d2o, d2o_f]}}}
 
 Everything is resolved before the config is checked: later code reads a config in which each run has its whole block.
 """
@@ -52,8 +53,8 @@ def expand(document: Any) -> tuple[Any, list[Problem]]:
     document["runs"] = runs
     studies = document.get("studies")
     for study in studies.values() if isinstance(studies, dict) else ():
-        if isinstance(study, dict) and isinstance(study.get("runs"), list):
-            study["runs"] = [name for each in study["runs"] for name in _named(each, runs, families=families)]
+        if isinstance(study, dict):
+            _name_runs(study, runs, families=families)
     tables = document.get("tables")
     for name, table in tables.items() if isinstance(tables, dict) else ():
         if isinstance(table, dict) and isinstance(table.get("rows"), list):
@@ -166,6 +167,19 @@ def _spelled(value: Any) -> str | None:
         parts = [each for each in (_spelled(each) for each in value if not isinstance(each, list)) if each is not None]
         return "+".join(parts) if len(parts) == len(value) else None
     return None
+
+
+def _name_runs(study: dict[str, Any], runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> None:
+    """Replace families and patterns by their runs, in `runs` and in each of the `arms` of a study."""
+
+    def all_of(names: Any) -> Any:
+        listed = [names] if isinstance(names, str) else names
+        return [name for each in listed for name in _named(each, runs, families=families)]
+
+    if isinstance(study.get("runs"), list):
+        study["runs"] = all_of(study["runs"])
+    if isinstance(arms := study.get("arms"), dict):
+        study["arms"] = {label: all_of(each) if isinstance(each, (str, list)) else each for label, each in arms.items()}
 
 
 def _named(name: Any, runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> list[Any]:

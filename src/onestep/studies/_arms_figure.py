@@ -1,0 +1,71 @@
+"""The figure of studies that compare arms: a value against images seen, on logarithmic axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from onestep.studies._arms import Curves, mean_curve, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+
+def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, float] | None = None) -> None:
+    """Draw the mean of each arm over images on logarithmic axes, with bars of its deviation, and dashed levels."""
+    positive = all(mean > 0 for group in curves.values() for each in group for mean in each.means)
+    for index, (name, group) in enumerate(curves.items()):
+        points = [spread(values) for values in mean_curve(group).blocks]
+        means, bars = [each.mean for each in points], [each.deviation or 0.0 for each in points]
+        # On a logarithmic axis a bar must end above 0.
+        below = [min(bar, 0.9 * mean) if positive else bar for mean, bar in zip(means, bars, strict=True)]
+        marker, colour = "osD^v"[index // 8 % 5], f"C{index % 8}"
+        axes.errorbar(
+            group[0].images,
+            means,
+            yerr=(below, bars),
+            label=name,
+            marker=marker,
+            markersize=3,
+            color=colour,
+            capsize=1.5,
+        )
+    for index, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color="0.5", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
+    reach = [value for each in curves.values() for curve in each for value in curve.means]
+    axes.set_xscale("log")
+    _few_ticks(axes.xaxis, [n for group in curves.values() for n in group[0].images], shown=_count)
+    if positive:
+        axes.set_yscale("log")
+        _few_ticks(axes.yaxis, reach, shown="{:g}".format)
+    axes.set_xlabel("images seen")
+    axes.set_ylabel(label)
+    axes.legend()
+
+
+def _few_ticks(axis: Axis, values: Sequence[float], *, shown: Callable[[float], str]) -> None:
+    """Give a logarithmic axis few ticks, whatever the range of its values."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = math.log10(max(values) / min(values))
+    within = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=within))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+
+
+def _count(value: float) -> str:
+    size, suffix = next(((s, t) for s, t in ((1e6, "M"), (1e3, "k")) if value >= s), (1.0, ""))
+    return f"{value / size:g}{suffix}"
+
+
+def drawing(curves: Curves, *, label: str, levels: Mapping[str, float] | None = None) -> Callable[[Figure], None]:
+    """Return the function that draws the curves of all arms as a figure."""
+
+    def draw(figure: Figure) -> None:
+        draw_curves(figure.add_subplot(), curves, label=label, levels=levels)
+
+    return draw
