@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from onestep.plan.pace import Pace
 from onestep.plan.story import Job, Story, own_lines, summary_lines
 
 
@@ -35,6 +36,47 @@ def test_a_job_is_one_line_with_its_message_and_without_snakemakes_own():
         "sample d2o at 40,000 images by one_step, seeds 0-1999",
         "Something else.",
     ]
+
+
+def test_a_job_shows_how_many_are_done():
+    story = Story(None)
+    plan = record("Job stats: ...", event="run_info", stats={"fetch": 1, "measure_a": 2, "all": 1, "total": 4})
+    first, second = job("fetch", "fetch digits"), job("measure_a", "measure a")
+    first.__dict__["jobid"] = 7
+    done = [record(event="job_finished", job_id=7), record(None, event="progress", done=1, total=4)]
+    lines = shown(story, record("Provided cores: 2", event="resources_info"), plan, first, *done, second)
+    assert [line.partition("  ")[2] for line in lines][0] == "[0/3]  fetch digits"
+    assert lines[1].partition("  ")[2].startswith("[1/3") and lines[1].endswith("measure a")
+    assert len(lines) == 2
+
+
+def test_the_time_left_is_that_of_jobs_like_those_that_ended():
+    pace = Pace()
+    pace.plan({"train": 4, "measure": 10})
+    for name in ("a", "b"):  # two at once
+        pace.begin(name, "train", 0.0)
+    assert pace.left(50.0) is None
+    pace.end("a", 100.0), pace.end("b", 100.0)
+    # 200 s of work in 100 s: 2 trainings of 100 s, and 10 jobs of which none has ended.
+    assert pace.left(100.0) == pytest.approx((2 * 100 + 10 * 100) / 2)
+    for name in range(5):
+        pace.begin(name, "measure", 100.0)
+        pace.end(name, 102.0)
+    assert pace.left(102.0) == pytest.approx((2 * 100 + 5 * 2) * 102 / 210)
+    pace.begin("c", "train", 102.0)
+    assert pace.left(152.0) == pytest.approx((2 * 100 + 5 * 2 - 50) * 152 / 260)
+    assert pace.text(102.0).startswith("7/14, ")
+    pace.end("unknown", 200.0)
+    assert pace.done == 7
+
+
+def test_nothing_is_known_of_a_workflow_without_a_plan():
+    pace = Pace()
+    pace.begin(1, "measure", 0.0)
+    pace.end(1, 5.0)
+    assert pace.text(6.0) == ""
+    pace.plan({"measure": 101})
+    assert pace.left(6.0) is None and pace.text(6.0) == "1/101"
 
 
 def test_a_dry_run_is_a_line_for_each_subject():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onestep.plan.pace import Pace
+
 # Lines of Snakemake that name no job of the experiment, by their beginnings.
 _NOISE = (
     "Select jobs to execute",
@@ -36,7 +38,7 @@ _NOISE = (
     "Some jobs were triggered by provenance",
     "Rules with provenance triggered jobs",
 )
-_UNSEEN = ("shellcmd", "run_info", "job_started", "group_info")
+_UNSEEN = ("shellcmd", "run_info", "job_started", "group_info", "job_finished", "progress", "resources_info")
 _FAILED, _DRY = "At least one job did not complete successfully", "This was a dry-run"
 _NEW = "new"
 _REASONS = {
@@ -86,6 +88,7 @@ class Story(logging.Formatter):
         self._failures: list[tuple[str, list[Path]]] = []
         self._of_groups: list[tuple[str, list[Path]]] = []  # whose logs have no error
         self._messages: dict[Any, str] = {}  # by job; the record of an error has none
+        self._pace = Pace()
 
     def attach(self, handlers: Iterable[logging.Handler], *, dry: bool) -> None:
         """Take the place of the formatter of each handler."""
@@ -97,6 +100,8 @@ class Story(logging.Formatter):
     def keeps(self, record: logging.LogRecord, *, dry: bool) -> bool:
         """Whether a record is shown; the jobs of a dry run are shown together at its end."""
         event, text = str(getattr(record, "event", None)), str(record.msg)
+        if not dry:
+            self._follow(event, record.__dict__)
         if event == "job_info":
             self._messages[record.__dict__.get("jobid")] = _said(record.__dict__)
             if dry:
@@ -111,11 +116,24 @@ class Story(logging.Formatter):
             self._failures.append(failure)
         return not (text.startswith(_NOISE) or _FAILED in text or event in _UNSEEN)
 
+    def _follow(self, event: str, facts: dict[str, Any]) -> None:
+        """Keep how far the workflow is; its own last rule, which computes nothing, is no job."""
+        if event == "run_info":
+            counts: Counter[str] = Counter()
+            for rule, count in dict(facts.get("stats") or {}).items():
+                counts[_stage(str(rule))] += count if rule not in ("total", "all") else 0
+            self._pace.plan(counts)
+        elif event == "job_info":
+            self._pace.begin(facts.get("jobid"), _stage(str(facts["rule_name"])), time.monotonic())
+        elif event == "job_finished":
+            self._pace.end(facts.get("job_id"), time.monotonic())
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
         event, text = str(getattr(record, "event", None)), str(record.msg)
         if event == "job_info":
-            return f"{time.strftime('%H:%M:%S')}  {_said(record.__dict__)}"
+            pace = self._pace.text(time.monotonic())
+            return f"{time.strftime('%H:%M:%S')}  {f'[{pace}]  ' if pace else ''}{_said(record.__dict__)}"
         if event == "job_error":
             return f"{time.strftime('%H:%M:%S')}  failed: {self._failed(record)}"
         if event == "group_error":
