@@ -8,13 +8,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where `make demo` writes its record: time of each stage and the table. docs/records for one that is published.
 RECORDS ?= demo/results/records
 
-.PHONY: setup demo records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
+.PHONY: setup demo studies studies-short records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
 
 demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/index.html
 	@onestep bench workflow --config demo/config.yaml --name demo --record $(RECORDS) -- snakemake --directory demo --profile profiles/local
+
+studies: setup  ## the studies of the papers at a size for CPUs, and docs/studies.md: hours; it continues where it was stopped
+	@snakemake --directory studies --profile profiles/local && python docs/tools/studies.py studies
+
+studies-short: setup  ## the same with one training seed and few images, undecided by design, about 20 minutes
+	@snakemake --directory studies/short --profile profiles/local --config experiment=../short.yaml
 
 records: setup  ## the pages of the records in docs/records, after new ones
 	@python docs/tools/records.py

@@ -9,7 +9,7 @@ from snakemake.utils import min_version
 from onestep.components import hide_computing
 from onestep.config import ConfigError
 from onestep.models import MODEL, NAME, RUN, SEEDS
-from onestep.plan import Plan, groups, provenance, watch
+from onestep.plan import Plan, groups, measured, provenance, watch
 from onestep.plan.inputs import check_local_files
 
 min_version("9.20")
@@ -80,6 +80,9 @@ rule all:
     default_target: True
     input:
         [results.table(name, ".md") for name in plan.experiment.tables],
-        [results.study(name, ".md") for name in plan.experiment.studies],
+        [
+            results.study(name, ".md")
+            for name in measured.default_studies(plan.experiment)
+        ],
         watch.references(plan),
         results.report,

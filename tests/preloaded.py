@@ -39,6 +39,8 @@ _IMPORTED = (
     "onestep.objectives.cross_entropy",
     "onestep.objectives.d2o",
     "onestep.objectives.edm",
+    "onestep.objectives.instance",
+    "onestep.distances.features",
 )
 
 

@@ -14,7 +14,8 @@ import yaml
 
 from onestep import cli, components
 from onestep.config.run import Ema, Optimizer, Run, Schedule
-from onestep.config.sections import Experiment, InputBlock, Launch, RowBlock, TableBlock
+from onestep.config.sections import Experiment, InputBlock, Launch
+from onestep.config.tables import RowBlock, TableBlock
 from preloaded import Program
 from tiny import REPOSITORY
 

@@ -139,6 +139,25 @@ def test_a_file_alone_goes_by_its_law(results, tmp_path):
     assert array("alone.safetensors", "--sampler", "heun2")[1]["sampler"] == {"name": "heun", "steps": 2}
 
 
+def test_a_file_of_several_steps_has_its_chain_and_is_sampled_by_no_other(results, tmp_path, capsys):
+    chain = {"name": "chain", "steps": 2, "middle": 0.5, "sigma": 5.0}
+    weights, odd = tmp_path / "alone.safetensors", tmp_path / "odd.safetensors"
+    write_snapshot(weights, network().state_dict(), NETWORK, note={"sampler": chain})
+    write_snapshot(odd, network().state_dict(), NETWORK, note={"sampler": {"name": "chain", "steps": "2"}})
+    assert array("alone.safetensors")[1]["sampler"] == chain and array("alone.safetensors")[1]["evaluations"] == 2
+    assert array("alone.safetensors", "--sampler", "chain2")[1]["sampler"] == {"name": "chain", "steps": 2}
+    assert array("odd.safetensors")[1]["sampler"] == {"name": "one_step"}
+    capsys.readouterr()
+    for sampler in ("one_step", "heun2", "chain3"):
+        assert main(["sample", "alone.safetensors", "x.png", "--sampler", sampler]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "alone.safetensors" in line and "chain with steps: 2" in line
+    assert not Path("x.png").exists()
+    words = ["--source", str(weights), "--output", str(results / "teachers" / "two.safetensors")]
+    assert main(["convert", *words]) == 0
+    assert array("two")[1]["sampler"] == chain
+
+
 def test_the_newest_snapshot_is_that_with_most_images(results):
     (results / "runs/pets/snapshots/640.safetensors").write_bytes(b"damaged")
     assert main(["sample", "pets", "out.png"]) == 1

@@ -64,6 +64,7 @@ FAMILIES = [
     "classifiers",
     "objectives",
     "discriminators",
+    "distances",
     "sampling",
     "metrics",
     "augmentations",

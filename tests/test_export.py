@@ -64,6 +64,25 @@ def test_the_cards_own_code_makes_images(run: Path, monkeypatch: pytest.MonkeyPa
     assert len(set(map(bytes, names["samples"].pixels.numpy()))) == 16
 
 
+def test_the_card_of_several_steps_has_its_chain(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = yaml.safe_load((run / "run.yaml").read_text())
+    document["objective"] |= {"steps": 2, "middle": 0.5}
+    (run / "run.yaml").write_text(yaml.safe_dump(document))
+    assert exported(run) == 0
+    card = (run / "out" / "README.md").read_text()
+    assert "A 2-step image generator" in card
+    assert yaml.safe_load(card.split("---")[1])["onestep"]["sampler"] == {
+        "name": "chain",
+        "steps": 2,
+        "sigma": 80.0,
+        "middle": 0.5,
+    }
+    monkeypatch.chdir(run / "out")
+    names: dict[str, object] = {}
+    exec(re.search(r"```python\n(.*?)```", card, flags=re.S).group(1), names)
+    assert names["samples"].pixels.shape == (16, 16, 16, 1)
+
+
 def test_the_card_says_what_it_is_and_what_was_measured(run: Path) -> None:
     exported(run, "--table", str(table_of(run, "d2o@320", "d2o@640")), "--licence", "apache-2.0")
     card = (run / "out" / "README.md").read_text()

@@ -15,6 +15,7 @@ FAMILIES = (
     "classifiers",
     "data",
     "discriminators",
+    "distances",
     "features",
     "metrics",
     "networks",

@@ -301,6 +301,41 @@ def test_a_study_needs_the_numbers_that_it_observes():
     assert len(plan.code("study", "studies", "seen")) == 16
 
 
+def test_a_study_on_request_and_its_runs_are_no_part_of_the_page():
+    config = tiny_config()
+    config["runs"]["aside"] = {**config["runs"]["digits_d2o"], "seed": 9}
+    study_of = {**STUDY, "runs": ["digits_d2o", "aside"], "seeds": ["64-95"], "on_request": True}
+    plan = plan_of(config | {"studies": {"seen": study_of}})
+    assert not [path for path in paths(report.page_inputs(plan)) if "seen" in path or "/aside/" in path]
+    assert "results/runs/digits_d2o/summary.json" in paths(report.page_inputs(plan))
+    found = {str(path) for group in study.study_files(plan, "seen").values() for path in group}
+    assert "results/metrics/aside@320/one_step/64-95.fd.json" in found
+    assert "on_request" not in json.loads(plan.options("studies", "seen"))
+    plan = plan_of(config | {"studies": {"seen": {**study_of, "on_request": False}}})
+    assert "results/runs/aside/summary.json" in paths(report.page_inputs(plan))
+    with pytest.raises(ConfigError, match="studies.seen.on_request"):
+        plan_of(config | {"studies": {"seen": {**study_of, "on_request": "yes"}}})
+
+
+def test_a_study_of_few_images_reads_records_and_features_of_each_snapshot():
+    config = tiny_config()
+    config["metrics"]["other"] = {"name": "frechet", "features": "other"}
+    config["features"]["other"] = {"name": "classifier", "run": "digits_metric"}
+    config["runs"]["digits_d2o"]["snapshots"] = config["runs"]["digits_d2o_f"]["snapshots"] = [64]
+    few = {key: STUDY[key] for key in ("sampler", "metric", "value")} | {"name": "few_images", "seeds": ["64-95"]}
+    few |= {"arms": {"all": "digits_d2o", "frozen": "digits_d2o_f"}, "pairs": [["all", "frozen"]], "at": 64}
+    config["studies"] = {"few": {**few, "dataset": "digits", "features": "other"}}
+    plan = plan_of(config)
+    found = {name: paths(group) for name, group in study.study_files(plan, "few").items()}
+    blocks = [f"digits_d2o@{images}/one_step/64-95" for images in (64, 160, 320)]
+    assert found["features.digits_d2o"] == [f"results/features/{each}.other.npz" for each in blocks]
+    assert found["run.digits_d2o"] == ["results/runs/digits_d2o/run.yaml"]
+    assert found["log.digits_d2o"] == ["results/runs/digits_d2o/log.jsonl"]
+    assert found["at.digits_d2o_f"] == ["results/metrics/digits_d2o_f@64/one_step/64-95.fd.json"]
+    assert (found["real"], found["images"]) == (["results/features/digits.other.npz"], ["results/data/digits.zip"])
+    assert all(plan.features_by_block[each] == {"digits", "other"} for each in blocks)
+
+
 OUTSIDE = """
 from typing import ClassVar
 

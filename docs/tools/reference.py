@@ -39,7 +39,7 @@ FAMILIES = {
 """The families of components, and the place of their blocks in config.yaml."""
 
 _UNITS = (
-    (r"images|snapshot_every|half_life|warmup|decay_from|others|ema|batch|split_size", "images"),
+    (r"images|snapshot_every|snapshots|half_life|warmup|decay_from|others|ema|batch|split_size", "images"),
     (r".*_seconds", "seconds"),
     (r"hours", "hours"),
     (r".*_gib", "GiB"),

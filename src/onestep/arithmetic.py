@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -62,6 +64,28 @@ def half_products(device: torch.device, *, enabled: bool = True) -> contextlib.A
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@contextlib.contextmanager
+def dual_numbers() -> Iterator[None]:
+    """Let tensors inside the block have tangents (`forward_ad.make_dual`), but no gradients.
+
+    Raises:
+        ValueError: Torch has no forward-mode derivative of an operation inside.
+    """
+    try:
+        # `no_grad` affects backward only. Of torch's attention kernels only the plain one supports tangents.
+        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    except RuntimeError as error:
+        # Of GroupNorm in channels_last torch 2.12 reports a view that it cannot make.
+        if not (isinstance(error, NotImplementedError) or "view size" in str(error)):
+            raise
+        found = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"r1_gradient: got forward_mode, and torch {torch.__version__} has no forward-mode derivative of an "
+            f"operation of this discriminator ({found}). Fix: double_backward"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def write_images(
             f"--sampler: {error}. Fix: name it with its steps, such as heun18, or as in config.yaml"
         ) from error
     weights = weights_file(weights)
-    origin = origin_of(weights, read_snapshot(weights).config)
+    origin = origin_of(weights, read_snapshot(weights))
     options = sampler or origin.sampler or MANY_STEPS
     built = built or components.build("sampling", options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

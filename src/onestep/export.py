@@ -1,4 +1,4 @@
-"""A one-step generator for publication: one self-contained file of weights, a model card, a picture of samples."""
+"""A generator for publication: one self-contained file of weights, a model card, a picture of samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from onestep import components
+from onestep.chain import sampler_for
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.config.reading import read_experiment
 from onestep.drawing import draw, write_grid
@@ -19,7 +20,7 @@ from onestep.escapes import markdown, one_line
 from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
 from onestep.licences import derived_licence, licences_of
 from onestep.networks import load_denoiser
-from onestep.published import CARD, EXPORTED, class_names_of, one_step_of, run_of, snapshot_of, weights_file
+from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
 from onestep.shapes import misfit
@@ -38,6 +39,7 @@ _REFUSED = {
     "diffusers": "UNet2DModel has neither the law of these networks nor their residual scaling and class embedding, so "
     "it would make other images",
 }
+_SAMPLERS = {"one_step": "OneStep", "chain": "Chain"}
 _SHOWN = {
     "mean": "Each number is the mean over its blocks of seeds.",
     "first": "Each number is that of the first block of seeds.",
@@ -46,10 +48,10 @@ _SHOWN = {
 _USE = """\
 from onestep.drawing import draw
 from onestep.networks import load_denoiser
-from onestep.sampling.one_step import OneStep
+from onestep.sampling.{module} import {sampler}
 
 generator = load_denoiser("generator.safetensors")
-samples = next(draw(generator, OneStep({sigma}), seeds=range(16){classes}))
+samples = next(draw(generator, {sampler}({options}), seeds=range(16){classes}))
 samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
 _COMMAND = "onestep sample generator.safetensors images.png --seeds 0-63"
 
@@ -64,8 +66,8 @@ def export(
     `licence` it is the one that follows from those of the run's inputs.
 
     Raises:
-        ValueError: Another layout than `onestep`, the run's objective does not train a one-step generator, its licence
-            does not follow, or the table has no row of the snapshot.
+        ValueError: Another layout than `onestep`, the run's objective does not train a generator of one or few steps,
+            its licence does not follow, or the table has no row of the snapshot.
     """
     if layout != "onestep":
         raise ValueError(f"--format: got {layout}. {_REFUSED[layout]}. Fix: --format onestep")
@@ -83,10 +85,10 @@ def export(
         raise ValueError(f"{run / 'run.yaml'}: {found}. Fix: resolve the run again")
     summary = read_summary(run / "summary.json", run=document["run"], keys=("parameters", "frozen_share"))
     objective = document["objective"]
-    sampler = one_step_of(objective)
+    sampler = sampler_for(objective)
     if sampler is None:
         raise ValueError(
-            f"{run}: got objective {objective['name']}, expected one that trains a one-step generator. "
+            f"{run}: got objective {objective['name']}, expected one that trains a generator of one or few steps. "
             "Fix: choose the run of such an objective"
         )
     snapshot = snapshot_of(weights, run=document["run"])
@@ -96,7 +98,7 @@ def export(
     head = {
         "license": terms.licence,
         "library_name": "onestep",
-        "tags": ["one-step", one_line(objective["name"])],
+        "tags": [_steps(sampler), one_line(objective["name"])],
         "onestep": {"sampler": sampler, **({"classes": list(names)} if names else {})},
     }
     network = load_denoiser(weights)
@@ -168,21 +170,23 @@ def _card(
     objective = document["objective"]
     size, channels, classes = config["img_resolution"], config["img_channels"], config.get("label_dim") or 0
     conditioning = f"{classes} classes" if classes else "unconditional"
-    sigma = f"sigma={objective['sigma']}" if "sigma" in objective else ""
+    sampler = head["onestep"]["sampler"]
     teacher = f", from the diffusion model {document['teacher']}" if document.get("teacher") else ""
     text = yaml.safe_dump(dict(head), allow_unicode=True, width=10_000, sort_keys=False, default_flow_style=None)
     yield from ("---", text.rstrip(), "---", "", f"# {markdown(document['run'])}", "")
     images = name.rpartition("@")[2].partition("-")[0]
     images = f"{int(images):,}" if images.isdecimal() else "some"
     yield (
-        f"A one-step image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "
+        f"A {_steps(sampler)} image generator, {channels} x {size} x {size}, {conditioning}: {config['name']} with "
         f"{summary['parameters']:,} parameters, {100 * summary['frozen_share']:.1f} % of them frozen, trained on "
         f"{images} images of {markdown(document['dataset'])} with objective "
         f"{objective['name']}{teacher}."
     )
     yield from ("", f"![Samples of seeds 0 to {_SAMPLES - 1}]({_PICTURE})", "")
     chosen = f", classes=[{classes - 1}] * 16" if classes else ""
-    use = _USE.format(sigma=sigma, size=size, channels=channels, classes=chosen)
+    options = ", ".join(f"{key}={value}" for key, value in sampler.items() if key != "name")
+    named = {"module": sampler["name"], "sampler": _SAMPLERS[sampler["name"]], "options": options}
+    use = _USE.format(**named, size=size, channels=channels, classes=chosen)
     yield from ("With the package `onestep`:", "", "```python", use, "```", "", "```bash", _COMMAND, "```", "")
     if rows:
         yield from _numbers(rows)
@@ -191,6 +195,10 @@ def _card(
     text = yaml.safe_dump(dict(document), sort_keys=False).rstrip()
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
     yield from ("The run, with every option:", "", f"{fence}yaml", text, fence)
+
+
+def _steps(sampler: Mapping[str, Any]) -> str:
+    return f"{sampler.get('steps', 'one')}-step"
 
 
 def _numbers(rows: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -135,13 +135,21 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
     for block in document.get("networks", {}).values():
         name = block["name"]
         components += [(f, name) for f in ("networks", "discriminators") if ":" in name or name in choices(f)]
-    if document["objective"].get("augment"):
-        components.append(("augmentations", document["objective"]["augment"]["name"]))
+    components += _inside(document["objective"])
     if document.get("teacher"):
         components += every("networks")
-    if document.get("discriminator") or document.get("networks"):
+    if document.get("discriminator") or document.get("networks") or document["objective"].get("distance"):
         components += every("classifiers")
     return components
+
+
+def _inside(objective: Mapping[str, Any]) -> Iterator[Component]:
+    """Yield the components in the options of an objective, at any depth."""
+    for key, family in (("augment", "augmentations"), ("distance", "distances"), ("beside", "objectives")):
+        block = objective.get(key)
+        if isinstance(block, Mapping) and isinstance(block.get("name"), str):
+            yield family, block["name"]
+            yield from _inside(block)
 
 
 def every(family: str) -> list[Component]:

@@ -6,16 +6,19 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from onestep import components
+from onestep.chain import chain_in, sampler_for
 from onestep.files import read_json, read_text
 from onestep.models import Model, Teacher, parse_model
 from onestep.records import read_run_config
 from onestep.results import Results
 from onestep.shapes import misfit
+
+if TYPE_CHECKING:
+    from onestep.checkpoints.snapshot import Snapshot
 
 EXPORTED = "generator.safetensors"
 """Name of the weights in a folder of `onestep export`."""
@@ -29,7 +32,7 @@ _WEIGHTS = ".safetensors"
 class Origin:
     """How weights are used, as far as it is recorded with them."""
 
-    sampler: Mapping[str, Any] | None = None  # of a one-step generator, as in config.yaml
+    sampler: Mapping[str, Any] | None = None  # of a generator of one or few steps, as in config.yaml
     class_names: tuple[str, ...] = ()  # in the order of the classes
 
 
@@ -104,10 +107,10 @@ def snapshot_of(weights: Path, *, run: str) -> str:
     return f"{run}@{weights.stem}"
 
 
-def origin_of(weights: Path, config: Mapping[str, Any]) -> Origin:
-    """Return what the run of the weights or the card of an exported generator records, else what their law implies.
+def origin_of(weights: Path, network: Snapshot) -> Origin:
+    """Return what the run of the weights or the card of an exported generator records, else what their file implies.
 
-    `config` is that of the network. ValueError: The record is damaged.
+    ValueError: The record is damaged.
     """
     run = run_of(weights)
     if run is not None:
@@ -116,21 +119,15 @@ def origin_of(weights: Path, config: Mapping[str, Any]) -> Origin:
     if weights.name == EXPORTED and card.exists() and (found := _front_matter(card)) is not None:
         return Origin(sampler=found.get("sampler"), class_names=tuple(found.get("classes") or ()))
     # The law of D2O makes the network the identity without noise, as that of a generator of one step.
-    return Origin(sampler={"name": "one_step"} if config.get("preconditioning") == "d2o" else None)
+    one_step = {"name": "one_step"} if network.config.get("preconditioning") == "d2o" else None
+    return Origin(sampler=chain_in(network.note) or one_step)
 
 
 def _origin_of_run(run: Path) -> Origin:
     _, document = read_run_config(run / "run.yaml")
     objective = document.get("objective")
-    sampler = one_step_of(objective) if objective else None
+    sampler = sampler_for(objective) if objective else None
     return Origin(sampler=sampler, class_names=class_names_of(run, document) if document.get("conditional") else ())
-
-
-def one_step_of(objective: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the sampler of the generators that an objective's block trains; None if they need several steps."""
-    if getattr(components.outline("objectives", objective["name"]), "samples_in", None) != 1:
-        return None
-    return {"name": "one_step", **({"sigma": objective["sigma"]} if "sigma" in objective else {})}
 
 
 def class_names_of(run: Path, document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from onestep.files import parse_json, read_json, read_text, regular_file
+from onestep.models import parse_model
 from onestep.results import identity_at
 from onestep.run_record import RECORD, read_run_record
 from onestep.shapes import misfit
@@ -33,7 +34,7 @@ _NUMBERS = {str: (float, None)}
 _LOG_RECORD = {
     "images_seen": float,
     **dict.fromkeys(("losses?", "observed?", "controls?"), _NUMBERS),
-    **dict.fromkeys(("images_per_second?", "memory_mib?", "seconds?"), (float, None)),
+    **dict.fromkeys(("images_per_second?", "memory_mib?", "seconds?", "non_finite_share?"), (float, None)),
     **dict.fromkeys(("non_finite?", "processes?"), int),
     "time?": str,  # UTC, ISO 8601; earlier versions wrote no time, seconds and processes
 }
@@ -79,8 +80,18 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def fact_of(measurement: Mapping[str, Any], fact: str) -> Any:
-    """Return a fact of a measurement; without a record the precision is float32."""
-    return measurement.get(fact) or "float32" if fact == "precision" else measurement.get(fact)
+    """Return a fact of a measurement; without a record the precision is float32.
+
+    Of generated images in the place of a reference, the family of their run, their sampler and their number: the member
+    and the seeds are of each measurement.
+    """
+    if fact == "precision":
+        return measurement.get(fact) or "float32"
+    found = measurement.get(fact)
+    if fact != "reference" or not isinstance(found, Mapping) or "model" not in found:
+        return found
+    family = parse_model(str(found["model"])).name.partition(".")[0]
+    return {"family": family, "sampler": found.get("sampler"), "images": found.get("images")}
 
 
 def images_in(measurement: Mapping[str, Any]) -> str:

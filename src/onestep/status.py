@@ -30,7 +30,7 @@ from onestep.files import read_json, regular_file
 from onestep.launch.cluster import ACTIVE
 from onestep.launch.journal import JobSeen, Journal
 from onestep.models import Snapshot, parse_model
-from onestep.plan import Plan
+from onestep.plan import Plan, measured
 from onestep.plan.progress import progress
 from onestep.plan.train import intention, training_code, weight_files
 from onestep.records import found_at, log_misfit, newest_watched, read_summary, read_value
@@ -93,10 +93,14 @@ class RunStatus:
 def statuses(plan: Plan, *, state: Path, job_of: JobOf, values: Mapping[str, str]) -> list[RunStatus]:
     """Return the status of each run; paths are below the working directory.
 
-    `job_of` returns the newest SLURM job of a work folder. `values` has the number to show by metric; of the first
-    metric with a measured snapshot it counts.
+    Runs of studies on request alone are there once they have begun. `job_of` returns the newest SLURM job of a work
+    folder. `values` has the number to show by metric; of the first metric with a measured snapshot it counts.
     """
-    return [_status(plan, run, state=State(state), job_of=job_of, values=values) for run in plan.experiment.runs]
+    folders = State(state)
+    default = set(measured.default_runs(plan.experiment))
+    places = ((run, folders.run(run), plan.results.run(run)) for run in plan.experiment.runs)
+    runs = [run for run, *both in places if run in default or any(map(Path.exists, both))]
+    return [_status(plan, run, state=folders, job_of=job_of, values=values) for run in runs]
 
 
 def _status(plan: Plan, run: str, *, state: State, job_of: JobOf, values: Mapping[str, str]) -> RunStatus:

@@ -13,7 +13,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown key of an objective": (
         {"runs.digits_d2o.objective.r1_gama": 1},
         "runs.digits_d2o.objective.r1_gama",
-        ("name, loss, sigma, rows_per_rank, r1_gamma, r1_every, r1_gradient, augment.", "mean r1_gamma", "unknown key"),
+        (
+            "name, loss, sigma, rows_per_rank, r1_gamma, r1_every, r1_gradient, augment, steps, middle, observe.",
+            "mean r1_gamma",
+            "unknown key",
+        ),
     ),
     "unknown key of a run's average": (
         {"runs.digits_d2o.ema.half_live": 1},
@@ -45,6 +49,38 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "launch.processes_per_node",
         ("7 processes train digits_d2o", "batch size of 64"),
     ),
+    "images that do not divide into a discriminator's groups": (
+        {"runs.digits_d2o.discriminator": {"name": "stylegan2"}, "runs.digits_d2o.micro_batch": 24},
+        "runs.digits_d2o.discriminator",
+        ("group_size: got 21 images", "64 images in 3 parts"),
+    ),
+    "fewer channels than a discriminator divides": (
+        {"runs.digits_d2o.discriminator": {"name": "stylegan2", "channel_base": 8}},
+        "runs.digits_d2o.discriminator",
+        ("channel_base: got 8", "at least 16", "datasets.digits"),
+    ),
+    "a discriminator without classes for classes": (
+        {
+            "runs.digits_d2o.discriminator": {"name": "pooled_features", "backbones": ["digits"]},
+            "runs.digits_d2o.conditional": True,
+        },
+        "runs.digits_d2o.discriminator.name",
+        ("pooled_features", "conditional: true"),
+    ),
+    "class embeddings of a discriminator that has none": (
+        {
+            "class_embeddings": {"own": {"backbone": "digits", "dataset": "digits", "resolution": 16}},
+            "runs.digits_d2o.conditional": True,
+            "runs.digits_d2o.discriminator": {"name": "stylegan2", "class_embeddings": "own"},
+        },
+        "runs.digits_d2o.discriminator.class_embeddings",
+        ("'own'", "stylegan2"),
+    ),
+    "an unknown scale": (
+        {"runs.digits_d2o.discriminator.scales": "first"},
+        "runs.digits_d2o.discriminator.scales",
+        ("'last'",),
+    ),
     "unknown section": (
         {"zebra": 1},
         "zebra",
@@ -70,7 +106,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "missing name": (
         {"runs.digits_d2o.objective.name": TAKEN_AWAY},
         "runs.digits_d2o.objective.name",
-        ("cross_entropy, d2o, edm, or", "missing"),
+        ("cross_entropy, d2o, edm, instance, or", "missing"),
     ),
     "a name with capitals": (
         {"samplers.Heun": {"name": "heun", "steps": 18}},
@@ -168,7 +204,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown objective": (
         {"runs.digits_d2o.objective.name": "d3o"},
         "runs.digits_d2o.objective.name",
-        ("cross_entropy, d2o, edm.", "'d3o'", "mean d2o"),
+        ("cross_entropy, d2o, edm, instance.", "'d3o'", "mean d2o"),
     ),
     "unknown dataset": ({"runs.digits_d2o.dataset": "digit"}, "runs.digits_d2o.dataset", ("'digit'", "mean digits")),
     "missing teacher": ({"runs.digits_d2o.teacher": "edm"}, "runs.digits_d2o.teacher", ("'edm'",)),
@@ -189,7 +225,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "backbones.digits.run",
         ("digits_backbone, digits_metric.", "'digits_edm'", "mean digits_metric"),
     ),
-    "a backbone of nothing": ({"backbones.vgg": {"input": "digits"}}, "backbones.vgg", ("run, timm", "got none")),
+    "a backbone of nothing": ({"backbones.vgg": {}}, "backbones.vgg", ("run, timm", "got none")),
     "a backbone of two things": (
         {"backbones.vgg": {"run": "digits_backbone", "timm": "vgg16_bn.tv_in1k", "input": "digits"}},
         "backbones.vgg",

@@ -247,3 +247,34 @@ def test_backbone_of_a_classifier_has_its_taps(snapshot):
     taps = backbone(_images())
     assert tuple(tap.shape[1] for tap in taps) == backbone.tap_channels
     assert tuple(16 // tap.shape[-1] for tap in taps) == backbone.strides
+
+
+def test_one_scale_is_the_coarsest_head_of_four_and_mixes_no_other(snapshot):
+    # 2x2 taps of 16 pixels become mixed maps of 4x4, of one logit.
+    four, one = _projected(snapshot, classes=3), _projected(snapshot, classes=3, scales="last")
+    assert one.splits == (1,) and one.splits[0] < four.splits[0]
+    assert {name.split(".")[2] for name in one.scratch.state_dict(prefix="scratch.")} == {"layer3_ccm", "layer3_csm"}
+    kept = {name: value for name, value in four.scratch.state_dict().items() if ".layer3_" in name}
+    one.scratch.load_state_dict(kept, strict=True)
+    coarsest = {
+        name.replace("mini_discs.3.", "mini_discs.0."): value
+        for name, value in four.discriminators.state_dict().items()
+        if "mini_discs.3." in name
+    }
+    one.discriminators.load_state_dict(coarsest, strict=True)
+    labels = F.one_hot(torch.tensor([0, 1, 2, 0]), 3).float()
+    four, one = four.eval(), one.eval()
+    ((coarse,),) = one.frozen_features(_images())
+    assert torch.equal(coarse, four.frozen_features(_images())[0][-1])
+    assert torch.equal(one(_images(), labels), four(_images(), labels)[:, -1:])
+    taps = [tap.detach().requires_grad_() for tap in one.taps("digits", _images())]
+    slopes = torch.autograd.grad(one.scratch["digits"](taps)[0].sum(), taps, allow_unused=True)
+    assert [slope is not None for slope in slopes] == [False, False, False, True]
+
+
+def test_one_scale_of_a_coarse_network_is_refused_where_its_map_is_too_small(snapshot):
+    with pytest.raises(ValueError, match="^resolution: .*small"):
+        backbone = Backbone(
+            nn.Identity(), channels=1, tap_channels=(4,) * 4, strides=(4, 8, 16, 32), mean=(0.5,), std=(0.5,)
+        )
+        _projected(snapshot, backbones={"one": backbone}, resolution=32, scales="last")

@@ -107,3 +107,35 @@ def test_levels_are_readable_without_torch():
             if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == "freeze_levels"
         )
         assert ast.literal_eval(levels) == dict(network.freeze_levels) and json.dumps(ast.literal_eval(levels))
+
+
+_NORMS = ("norm", "affine")
+
+
+@pytest.mark.parametrize("name", ["song_unet", "dhariwal_unet"])
+def test_levels_of_the_studies_are_parts_of_the_network(name):
+    network = _shell({"name": name, **_SMALL})
+    names = [each for each, _ in network.named_parameters()]
+    for part, level in (("enc", "encoder"), ("dec", "decoder")):
+        assert frozen_parameters(network, [level]) == [each for each in names if each.startswith(f"model.{part}.")]
+    trained = set(names) - set(frozen_parameters(network, ["all_but_norms"]))
+    assert trained and trained == {each for each in names if any(part in each.split(".")[-2] for part in _NORMS)}
+    assert set(frozen_parameters(network, ["all_but_norms", "model.*.norm0.*"])) > set(names) - trained
+
+
+def test_what_a_pattern_of_a_run_marks_as_trained_is_refused():
+    with pytest.raises(ValueError, match="^freeze: "):
+        frozen_parameters(_shell({"name": "song_unet", **_SMALL}), ["conv", "!model.*norm*.*"])
+
+
+@pytest.mark.parametrize("levels", [("conv", "proj"), ("qkv",), ("encoder",)])
+def test_as_many_parameters_of_random_tensors_are_frozen_by_a_seed(levels):
+    network = _shell({"name": "song_unet", **_SMALL})
+    sizes = {name: each.numel() for name, each in network.named_parameters()}
+    most = sum(sizes[name] for name in frozen_parameters(network, levels))
+    drawn = [frozen_parameters(network, levels, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for names in drawn:
+        assert names == [name for name in sizes if name in names]
+        left = min(size for name, size in sizes.items() if name not in names)
+        assert most - left < sum(sizes[name] for name in names) <= most

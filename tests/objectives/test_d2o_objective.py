@@ -209,3 +209,14 @@ def test_wrong_options_are_refused_with_their_value(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} {value!r}: expected"):
         _objective(**wrong)
+
+
+def test_the_largest_logit_is_observed_where_a_run_requests_it():
+    networks, images, noise = _random_game()
+    plain, extreme = (
+        _objective(observe=observe).discriminator_loss(networks, _batch(images, noise))
+        for observe in (None, "extremes")
+    )
+    fake, real = (networks["discriminator"](each, None) for each in (0.6 * noise + 0.1, images))
+    assert extreme.observed["logit_max"] == pytest.approx(float(torch.cat([fake, real]).abs().max().detach()))
+    assert extreme.observed.keys() - plain.observed.keys() == {"logit_max"} and extreme.value == plain.value

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from onestep.config import parse_experiment, run_document
 from onestep.objectives import Batch
 from onestep.objectives.edm import Edm
+from tiny import tiny_config
 
 _PUBLISHED = {"p_mean": -1.2, "p_std": 1.2, "sigma_data": 0.5}
 
@@ -80,3 +82,51 @@ def test_denoiser_is_given_the_labels():
     (phase,) = Edm(**_PUBLISHED).phases()
     phase.loss({phase.trains: network}, _batch(range(3), labels=labels))
     assert given[0] is labels
+
+
+def test_laws_of_noise_levels():
+    rows = _batch(range(20_000), images=torch.zeros(1))
+    assert Edm(noise="lognormal").noise_levels(_batch(range(9))).equal(Edm().noise_levels(_batch(range(9))))
+    assert (Edm(noise="fixed", sigma=80.0).noise_levels(rows) == 80).all()
+    logs = Edm(noise="log_uniform", sigma_min=0.2, sigma_max=2.0).noise_levels(rows).log()
+    low, high = math.log(0.2), math.log(2.0)
+    assert low - 1e-6 <= logs.min() < low + 0.01 and high - 0.01 < logs.max() <= high + 1e-6
+    share = ((logs - low) / (high - low)).sort().values
+    assert (share - torch.linspace(0, 1, len(share))).abs().max() < 0.02  # Kolmogorov and Smirnov: uniform
+
+
+def test_an_image_has_the_same_noise_with_all_laws():
+    given = []
+    network = Shrink()
+    network.register_forward_pre_hook(lambda module, inputs: given.append(inputs))
+    laws = [{}, {"noise": "fixed", "sigma": 3.0}, {"noise": "log_uniform", "sigma_min": 0.1, "sigma_max": 9.0}]
+    for law in laws:
+        Edm(**law).generator_loss({"generator": network}, _batch(range(3)))
+    noises = [(noisy - _batch(range(3)).images) / sigma[:, None, None, None] for noisy, sigma, _ in given]
+    for noise in noises[1:]:
+        torch.testing.assert_close(noise, noises[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("sigma", {"noise": "fixed"}),
+        ("sigma", {"sigma": 1.0}),
+        ("sigma_min", {"noise": "fixed", "sigma": 1.0, "sigma_min": 0.1}),
+        ("sigma_max", {"noise": "log_uniform", "sigma_min": 0.1}),
+        ("sigma_min", {"noise": "log_uniform", "sigma_min": 2.0, "sigma_max": 2.0}),
+        ("sigma_max", {"noise": "lognormal", "sigma_max": 2.0}),
+    ],
+)
+def test_levels_that_do_not_fit_the_law_are_refused(place, options):
+    with pytest.raises(ValueError, match=f"^{place}: "):
+        Edm(**options)
+
+
+def test_run_yaml_names_the_law_of_noise_only_where_it_is_chosen():
+    config = tiny_config()
+    before = run_document(parse_experiment(config), "digits_edm")
+    assert before["objective"] == {"name": "edm", **_PUBLISHED}
+    config["runs"]["digits_edm"]["objective"] |= {"noise": "fixed", "sigma": 80.0}
+    after = run_document(parse_experiment(config), "digits_edm")
+    assert after == {**before, "objective": {**before["objective"], "noise": "fixed", "sigma": 80.0}}

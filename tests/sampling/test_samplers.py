@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from onestep.sampling import PerSeedRandom
+from onestep.sampling.chain import Chain
 from onestep.sampling.heun import Heun
 from onestep.sampling.one_step import OneStep
 
@@ -62,14 +63,14 @@ def test_a_step_outside_the_churned_range_draws_too():
     assert torch.equal(used.normal((3,)), fresh.normal((3,)))
 
 
-@pytest.mark.parametrize("sampler", [OneStep(), Heun(steps=5)])
+@pytest.mark.parametrize("sampler", [OneStep(), Heun(steps=5), Chain(steps=3)])
 def test_a_sampler_says_how_often_it_evaluates(sampler):
     generator = _Counting()
     sampler(generator, _noise(), None)
     assert generator.count == sampler.nfe
 
 
-@pytest.mark.parametrize("sampler", [OneStep(), Heun(steps=18)])
+@pytest.mark.parametrize("sampler", [OneStep(), Heun(steps=18), Chain()])
 def test_a_sampler_passes_labels_on_and_keeps_no_graph(sampler):
     labels = torch.full((4, 1), 3.0, requires_grad=True)
     images = sampler(_ideal, _noise(), labels)

@@ -175,6 +175,8 @@ def test_trainings_have_curves_logs_and_collapses(tmp_path, recall):
     found = arms.trainings_of(study, files)
     assert found.collapses == {"on": (None, "rise", None if recall is None else "recall")}
     assert found.collapsed("on") == (1 if recall is None else 2)
+    reasons = found.numbers(value="frechet")
+    assert reasons["on.collapsed by rise"] == 1 and ("on.collapsed by recall" in reasons) is (recall is not None)
     assert found.last("on") == pytest.approx((4, 7, 4)) and found.best("on") == pytest.approx((4, 2, 4))
     numbers = found.numbers(value="frechet")
     assert numbers["on.collapsed"] == found.collapsed("on") and numbers["on.frechet.last"] == pytest.approx(5)

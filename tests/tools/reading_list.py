@@ -34,6 +34,7 @@ _LEFT_OUT: dict[str, str | None] = {
     "onestep.training.adaptive": "parameters that follow observations, such as ADA's; D2O has none",
     "onestep.networks": "internals of denoisers; the contract is forward(x, sigma, condition)",
     "onestep.discriminators": "internals of discriminators; objectives/d2o.py states the part of the contract it uses",
+    "onestep.chain": "evaluations of a multi-step generator; D2O's is one",
     "onestep.arithmetic": "sets TF32 and deterministic algorithms for a block",
     "onestep.augmentations": "internals of augmentations, off by default",
     "onestep.autoencoders": "pixels to images: the identity by default",

@@ -33,10 +33,12 @@ from onestep.training.loop import train
 from onestep.training.run import assemble
 
 _TIMM = {
+    "vgg16": "vgg16.tv_in1k",
     "vgg16_bn": "vgg16_bn.tv_in1k",
     "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
     "deit_base": "deit_base_distilled_patch16_224.fb_in1k",
 }
+_LPIPS = (64, 128, 256, 512, 512)  # channels of its five maps
 
 
 def weights(folder):
@@ -44,6 +46,8 @@ def weights(folder):
     torch.manual_seed(0)
     for name, network in _TIMM.items():
         save_file(timm.create_model(network, pretrained=False).state_dict(), folder / f"{name}.safetensors")
+    linear = {f"lin{place}.model.1.weight": torch.rand(1, width, 1, 1) for place, width in enumerate(_LPIPS)}
+    save_file(linear, folder / "lpips.safetensors")
     (folder / "table.pkl").write_bytes(pickle.dumps({"embed": nn.Embedding(1000, 320)}, protocol=3))
 
 
@@ -90,7 +94,12 @@ def state_of(networks):
 
 def run(folder, weights_folder, document, output):
     """Train to the end and report what moved, how long it took, and the peak of memory."""
-    backbones = {name: weights_folder / f"{name}.safetensors" for name in document["discriminator"]["backbones"]}
+    distance = document["objective"].get("distance", {})
+    names = [
+        *document["discriminator"].get("backbones", ()),
+        *(distance[key] for key in ("trunk", "linear") if key in distance),
+    ]
+    backbones = {name: weights_folder / f"{name}.safetensors" for name in names}
     named = document["discriminator"].get("class_embeddings")
     with distributed.joined() as ranks:
         files = Inputs(

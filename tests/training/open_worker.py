@@ -33,7 +33,8 @@ def main(run, folder):
     """Train the run."""
     torch.set_num_threads(1)
     loop.take_step, assembly.RECORDS = take_step, 1000
-    inputs = Inputs(run=run, data=folder / "digits.zip", teacher=folder / "teacher.safetensors")
+    backbones = {"digits": folder / "backbone.safetensors"}
+    inputs = Inputs(run=run, data=folder / "digits.zip", teacher=folder / "teacher.safetensors", backbones=backbones)
     state = Path(os.environ["STATE"])
     assignment = Assignment(inputs=inputs, state=state, code_in_spec=False, state_seconds=0.0)
     name = yaml.safe_load(run.read_text())["run"]

@@ -42,7 +42,8 @@ def digest(training):
 def projection(training):
     """Return the hash of what is random and fixed in the discriminator, if there is one."""
     found, discriminator = hashlib.sha256(), training.networks.get("discriminator")
-    for buffer in () if discriminator is None else discriminator.scratch.buffers():
+    fixed = getattr(discriminator, "scratch", None)
+    for buffer in () if fixed is None else fixed.buffers():
         found.update(buffer.numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import yaml
+from test_discriminators import DISCRIMINATORS
 
 from meta_device import META, meta_device
 from onestep import components
@@ -120,6 +121,20 @@ def _take_a_step_with_every_phase(config, run, *, options):
 @pytest.mark.parametrize("run", ["digits_backbone", "digits_edm", "digits_d2o"])
 def test_a_whole_step_of_the_demo_runs_on_one_device(run):
     _take_a_step_with_every_phase(tiny_config(), run, options="ours")
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_whole_step_of_a_chain_runs_on_one_device(steps):
+    config = tiny_config()
+    config["runs"]["chain"] = {"base": "digits_d2o", "objective": {"steps": steps, "r1_every": 1}}
+    _take_a_step_with_every_phase(config, "chain", options=_HALF)
+
+
+@pytest.mark.parametrize("name", [name for name in DISCRIMINATORS if name != "projected"])
+def test_a_whole_step_with_each_discriminator_runs_on_one_device(name):
+    config = tiny_config()
+    config["runs"]["digits_d2o"]["discriminator"] = DISCRIMINATORS[name]
+    _take_a_step_with_every_phase(config, "digits_d2o", options=_HALF)
 
 
 @pytest.mark.parametrize(

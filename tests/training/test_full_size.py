@@ -6,6 +6,7 @@ Deselected unless asked for (`make test-full-size`): minutes, and several GiB of
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,9 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "weight_u",
 
 def _work(*arguments):
     """Run a task of the worker; this process stays small, because a child's peak begins at its parent's size."""
-    done = subprocess.run([sys.executable, _WORKER, *map(str, arguments)], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, _WORKER, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -114,6 +117,32 @@ def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, w
     _assert_moved_whole(report, conditional=document["conditional"])
 
 
+_DISCRIMINATORS = {
+    "stylegan2": {"name": "stylegan2"},
+    "pooled features": {"name": "pooled_features", "backbones": ["vgg16"]},
+    "one scale": {"name": "projected", "backbones": ["vgg16_bn"], "channels": 64, "resolution": 224, "scales": "last"},
+}
+
+
+@pytest.mark.parametrize("name", _DISCRIMINATORS)
+def test_a_step_with_each_discriminator_is_finite_and_moves_it(name, weights, folder, capsys):
+    config, _ = _TEACHERS["cifar10_uncond_d2o_f"]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe("cifar10_uncond_d2o_f") | {"batch": 2, "images": 4, "snapshots": [4]}
+    document["objective"] |= {"r1_every": 1, "rows_per_rank": 1.0}
+    document |= {
+        "discriminator": _DISCRIMINATORS[name],
+        "timm": {each: f"{each}.tv_in1k" for each in ("vgg16", "vgg16_bn")},
+    }
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(f"\n{name}: {report['seconds']:.0f} s for 2 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
+    assert report["finite"]
+    assert not [key for key, share in report["moved"].items() if key.startswith("discriminator.") and share == 0]
+
+
 def _assert_held(report, backbones):
     """Frozen weights and what is fixed between backbones and heads: there is some of each, and none has changed."""
     parts = [f"discriminator.{part}.{name}." for part in ("pretrained", "scratch") for name in backbones]
@@ -132,3 +161,46 @@ def _assert_moved_whole(report, *, conditional):
     assert bool(tables) == conditional
     partly = {name: share for name, share in report["moved"].items() if share < 0.9 and name not in tables}
     assert not partly
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_the_peak_memory_of_a_chain(steps, weights, folder, capsys):
+    config, _ = _TEACHERS["cifar10_uncond_d2o_f"]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe("cifar10_uncond_d2o_f") | {"batch": 2, "images": 6, "snapshots": [6]}
+    document["objective"] |= {"r1_every": 2, "steps": steps}
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(f"\n{steps} steps of the generator: {report['seconds']:.0f} s, peak memory {report['peak_mib']:,} MiB")
+    assert report["finite"] and not [name for name, share in report["moved"].items() if share == 0]
+
+
+@pytest.mark.parametrize("kind", ["cd", "ctm", "pd", "rcd"])
+def test_a_step_of_each_instance_loss_beside_the_gan_loss_with_lpips(kind, weights, folder, capsys):
+    config, _ = _TEACHERS["cifar10_uncond_d2o_f"]
+    _work("teacher", folder, json.dumps(config))
+    distance = {"name": "lpips", "trunk": "vgg16", "linear": "lpips", "size": 224}
+    document = recipe("cifar10_uncond_d2o_f") | {"batch": 2, "images": 4, "snapshots": [4]}
+    steps = 16 if kind == "pd" else 18
+    document["objective"] = {
+        "name": "instance",
+        "kind": kind,
+        "steps": steps,
+        "distance": distance,
+        "beside": document["objective"],
+    }
+    document["timm"] |= {"vgg16": "vgg16.tv_in1k"}
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(f"\n{kind}: {report['seconds']:.0f} s for 2 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
+    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    assert [set(record["losses"]) for record in records] == [{"generator", "discriminator"}] * 2
+    assert all(record["observed"]["instance"] > 0 and record["non_finite"] == 0 for record in records)
+    assert report["finite"] and min(report["moved"].values()) > 0
+    for part in ("teacher.", "distance.", "distance_linear."):
+        held = {name for name in report["held"] if name.startswith(part)}
+        assert held and not held & set(report["held_changed"]), part

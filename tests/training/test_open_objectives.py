@@ -1,6 +1,6 @@
-"""Objectives from outside the package: a frozen teacher with an EMA target; a second network, rare generator steps.
+"""Objectives with other networks than D2O's: a frozen teacher with an EMA target; a second network; instance losses.
 
-Each is one file in a temporary folder, named `module:Class` in the run.
+Those from outside the package are one file in a temporary folder each, named `module:Class` in the run.
 """
 
 from __future__ import annotations
@@ -106,7 +106,26 @@ _ADAM = {"name": "adam", "lr": 1e-4, "betas": [0.0, 0.99], "eps": 1e-8}
 _CASES = {
     "consistency": ({"name": "toy_consistency:Consistency", "half_life": 64.0}, _CONSISTENCY, ["generator"]),
     "matching": ({"name": "toy_matching:Matching", "sigma": 80.0, "every": 5}, _MATCHING, ["generator", "fake"]),
+    # With images that the teacher moves and images that the average moves, in both moves.
+    "instance": (
+        {
+            "name": "instance",
+            "kind": "ctm",
+            "steps": 4,
+            "distance": {"name": "features", "backbone": "digits"},
+            "target": "ema",
+            "target_half_life": 64.0,
+        },
+        "",
+        ["generator"],
+    ),
 }
+_SAVED = {
+    "consistency": {"generator", "target"},
+    "matching": {"generator", "fake"},
+    "instance": {"generator", "target"},
+}
+_FROZEN = {"instance": ["distance", "teacher"]}
 
 
 @pytest.fixture(params=_CASES)
@@ -144,6 +163,12 @@ def train(bench, run, name, *, kill_at=0, world=1, expect=0):
     return folder / "digits_d2o"
 
 
+def inputs_of(bench, run, *, teacher):
+    """Return the files of a run."""
+    backbones = {"digits": bench.folder / "backbone.safetensors"}
+    return Inputs(run=run, data=bench.folder / "digits.zip", teacher=teacher, backbones=backbones)
+
+
 def losses(folder):
     """Return the losses of each record of a published run."""
     return [json.loads(line)["losses"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -157,8 +182,8 @@ def test_it_resumes_bitwise_and_trains_alike_on_two_ranks(case, bench):
     # A state is written while the run trains on: the newest one may not have been whole.
     assert state.images_seen in (48, 56)
     saved = {tensor.split(".")[1] for tensor in state.tensors if tensor.startswith("player.")}
-    assert saved == {"consistency": {"generator", "target"}, "matching": {"generator", "fake"}}[name]
-    assert list(state.values["frozen"]) == ["teacher"]
+    assert saved == _SAVED[name]
+    assert list(state.values["frozen"]) == _FROZEN.get(name, ["teacher"])
     resumed = train(bench, run, "killed")
     for file in ("snapshots/96.safetensors", "log.jsonl"):
         if file != "log.jsonl":
@@ -208,7 +233,7 @@ def test_a_run_trains_in_the_space_of_its_codec(bench, tmp_path, monkeypatch):
 def test_roles_are_built_as_their_origins_state(case, bench):
     name, run = case
     teacher = bench.folder / "teacher.safetensors"
-    files = Inputs(run=run, data=bench.folder / "digits.zip", teacher=teacher)
+    files = inputs_of(bench, run, teacher=teacher)
     resolved = run_of(yaml.safe_load(run.read_text()))
     training = assemble(resolved, files=files, ranks=ALONE)
     wanted = load_file(teacher)
@@ -219,7 +244,7 @@ def test_roles_are_built_as_their_origins_state(case, bench):
     for optimizer in training.optimizers.values():
         (group,) = optimizer.torch.param_groups
         assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.0, 0.99))
-    if name == "consistency":
+    if name in ("consistency", "instance"):
         target = training.networks["target"]
         assert not any(p.requires_grad for p in target.parameters())
         assert set(training.followers) == {"target"} and set(training.optimizers) == {"generator"}
@@ -232,8 +257,23 @@ def test_roles_are_built_as_their_origins_state(case, bench):
     snapshot = read_snapshot(teacher)
     changed = {key: tensor + 1 for key, tensor in snapshot.state_dict.items()}
     write_snapshot(run.parent / "other.safetensors", changed, snapshot.config)
-    files = Inputs(run=run, data=bench.folder / "digits.zip", teacher=run.parent / "other.safetensors")
+    files = inputs_of(bench, run, teacher=run.parent / "other.safetensors")
     other = assemble(resolved, files=files, ranks=ALONE)
     with pytest.raises(ValueError, match="teacher") as error:
         Resume(other, folder=folder, ranks=ALONE, code="").restore()
     assert "\n" not in str(error.value)
+
+
+def test_an_instance_loss_beside_a_gan_loss_resumes_bitwise(bench, tmp_path):
+    document = yaml.safe_load(bench.document("digits_d2o", batch=8, images=48, snapshots=[48]).read_text())
+    distance = {"name": "features", "backbone": "digits"}
+    objective = {"name": "instance", "kind": "cd", "steps": 4, "distance": distance, "beside": document["objective"]}
+    run = tmp_path / "run.yaml"
+    run.write_text(yaml.safe_dump(document | {"objective": objective, "dropout": 0.1}))
+    straight = train(bench, run, "straight")
+    train(bench, run, "killed", kill_at=5, expect=-signal.SIGKILL)
+    resumed = train(bench, run, "killed")
+    assert losses(straight) == losses(resumed) and len(losses(straight)) == 6
+    assert {"generator", "discriminator", "r1"} == set().union(*losses(straight))
+    one, other = ((each / "snapshots/48.safetensors").read_bytes() for each in (straight, resumed))
+    assert one == other

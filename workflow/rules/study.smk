@@ -34,7 +34,7 @@ rule study:
     params:
         study=lambda wildcards: plan.options("studies", wildcards.study),
         files=lambda wildcards: study.study_file_options(plan, wildcards.study),
-        code=lambda wildcards: plan.code("study", "studies", wildcards.study),
+        code=lambda wildcards: study.study_code(plan, wildcards.study),
     message:
         "run study {wildcards.study}"
     shell:

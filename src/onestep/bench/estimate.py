@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onestep.bench.recording import source_digest
-from onestep.config.reading import run_document
+from onestep.config.reading import run_backbones, run_document
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json, read_json, sha256_of_text, write_json
 from onestep.training.footprint import Footprint, footprint_of
@@ -196,7 +196,7 @@ def _key(experiment: Experiment, run: str) -> str:
     data = experiment.datasets[block.dataset]
     teacher = None if block.teacher is None else experiment.teachers[block.teacher]
     source = None if teacher is None or teacher.run is None else _key(experiment, teacher.run)
-    names = [str(experiment.backbones[name]) for name in (block.discriminator.backbones if block.discriminator else ())]
+    names = [str(experiment.backbones[name]) for name in run_backbones(block)]
     given = None if teacher is None or teacher.input is None else str(experiment.inputs[teacher.input])
     content = [own, str(data), source, given, teacher and teacher.input, names, source_digest()]
     return sha256_of_text(canonical_json(content))[:16]

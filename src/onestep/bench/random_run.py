@@ -88,7 +88,7 @@ class RandomSources:
         config = self._teacher_config(trained)
         return one_step_config(config, preconditioning=trained.preconditioning or "edm", dropout=trained.dropout or 0.0)
 
-    def backbone(self, name: str) -> Backbone:
+    def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Return a feature network with random weights."""
         backbone = self.experiment.backbones[name]
         if backbone.run is not None:
@@ -98,7 +98,11 @@ class RandomSources:
         import timm
 
         assert backbone.timm is not None
-        return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm)
+        return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm, strides=strides)
+
+    def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
+        """Return positive random tensors."""
+        return {key: torch.rand(shape) for key, shape in shapes.items()}
 
     def class_embedding(self) -> Tensor | None:
         """Return a random class embedding if the run's discriminator starts from one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from onestep.chain import chain_in
 from onestep.checkpoints.digests import WEIGHTS, known_digest
 from onestep.checkpoints.edm_pickle import read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
@@ -35,7 +36,9 @@ def convert_edm_pickle(
 
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
     """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`."""
-    network = dataclasses.replace(read_snapshot(source), note={})
+    found = read_snapshot(source)
+    chain = chain_in(found.note)
+    network = dataclasses.replace(found, note={} if chain is None else {"sampler": chain})
     _write_teacher(source, network, weights=weights, architecture=architecture)
 
 

@@ -48,6 +48,21 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
     return dict(document)
 
 
+def renamed_by_position(tensors: Mapping[str, Tensor], *, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under other `names`: those of the same network in the same order, whose layers have other names.
+
+    Compared are the number of tensors, and of each pair the shape and the last part of the name (`weight`,
+    `running_mean`, ...); any difference is a ValueError.
+    """
+    if len(tensors) != len(names):
+        raise ValueError(f"got {len(tensors)} tensors, expected {len(names)}")
+    for (found, tensor), (name, wanted) in zip(tensors.items(), names.items(), strict=True):
+        if tensor.shape != wanted.shape or found.rpartition(".")[2] != name.rpartition(".")[2]:
+            shapes = f"{found} {list(tensor.shape)}, expected {name} {list(wanted.shape)}"
+            raise ValueError(f"got {shapes} at its place")
+    return dict(zip(names, tensors.values(), strict=True))
+
+
 def read_published_tensor(path: Path | str) -> Tensor:
     """Read the one tensor in a file of `torch.save`; ValueError if the file is damaged or holds anything else."""
     tensor = _document(Path(path))

@@ -49,8 +49,9 @@ _FAMILIES: Mapping[str, _Family] = {
     ),
     "classifiers": _Family(supplied=("resolution", "channels", "classes")),
     "objectives": _Family(contract=("publishes", "networks", "phases")),
+    "distances": _Family(contract=("networks", "__call__")),
     "discriminators": _Family(
-        supplied=("embedding", "classes", "seed", "rank"),
+        supplied=("embedding", "classes", "seed", "rank", "img_resolution", "img_channels"),
         source="backbones",
         named_by={"backbones": Annotated[tuple[Name, ...], Constraint(min_length=1)]},
         keys={"class_embeddings": Parameter(hint=Name | None, default=None)},
@@ -58,7 +59,10 @@ _FAMILIES: Mapping[str, _Family] = {
     "autoencoders": _Family(contract=("encode", "decode"), source="weights", named_by={"input": Name}),
     "sampling": _Family(contract=("nfe", "__call__")),
     "metrics": _Family(contract=("inputs", "values", "__call__")),
-    "studies": _Family(contract=("question", "rule", "choices", "observes", "conclude")),
+    "studies": _Family(
+        contract=("question", "rule", "choices", "observes", "conclude"),
+        keys={"on_request": Parameter(hint=bool, default=False)},
+    ),
 }
 _FAMILY_AT: Mapping[str, str | None] = {
     "datasets.*": "data",
@@ -117,13 +121,14 @@ class Origin(NamedTuple):
     family: str | None
     role: str | None
     name: str | None
+    shapes: Mapping[str, tuple[int, ...]] | None  # of a feature network that is tensors alone
 
 
 def networks_of(objective: Any) -> dict[str, Origin]:
     """Return the networks that an objective declares, by role; empty if it needs torch and torch is missing."""
     declared = {} if objective is None else objective.networks()
     return {
-        role: Origin(type(each).__name__, *(getattr(each, name, None) for name in ("family", "role", "name")))
+        role: Origin(type(each).__name__, *(getattr(each, name, None) for name in ("family", "role", "name", "shapes")))
         for role, each in declared.items()
     }
 
@@ -159,18 +164,17 @@ def _resolved(block: dict[str, Any], *, folder: str, place: Place) -> tuple[dict
         raise _Refused(Problem((*place, "name"), one_line(error))) from error
     options = {key: each for key, each in parameters.items() if key not in (family.source, *family.supplied)}
     sources = family.named_by if family.source in parameters else {}
-    others = {key: Parameter(hint=hint) for key, hint in sources.items()}
-    if len(sources) > 1:
-        others = {key: Parameter(hint=hint | None, default=None) for key, hint in sources.items()}
-    others |= family.keys
-    if folder == "metrics" and _FEATURE_INPUTS.intersection(component.inputs):
-        others["features"] = Parameter(hint=Name)
+    others = _further_keys(component, folder=folder, sources=sources)
     values, problems = _values(block, keys=others | options, of=(folder, component), place=place)
     if len(sources) > 1 and (wrong := exactly_one(block, *sources)):
         problems.append(Problem(place, wrong))
     if problems:
         raise _Refused(*problems)
     chosen = {key: values.pop(key) for key in options if key in values}
+    for key, inner in getattr(component, "parts", {}).items():
+        if isinstance(chosen.get(key), dict):
+            part, _ = _resolved(chosen[key], folder=inner, place=(*place, key))
+            chosen[key] = {"name": part["name"], **part["options"]}
     built = None
     if not family.source and not family.supplied:
         try:
@@ -178,6 +182,19 @@ def _resolved(block: dict[str, Any], *, folder: str, place: Place) -> tuple[dict
         except ValueError as error:
             raise _Refused(Problem(place, one_line(error))) from error
     return to_jsonable_python({"name": name, **values, "options": chosen}), built
+
+
+def _further_keys(component: Any, *, folder: str, sources: Mapping[str, Any]) -> dict[str, Parameter]:
+    """Return the keys of a block that are no options of its class; of several `sources` it has one."""
+    others = {key: Parameter(hint=hint) for key, hint in sources.items()}
+    if len(sources) > 1:
+        others = {key: Parameter(hint=hint | None, default=None) for key, hint in sources.items()}
+    others |= _FAMILIES[folder].keys
+    if folder == "metrics" and _FEATURE_INPUTS.intersection(component.inputs):
+        others["features"] = Parameter(hint=Name)
+    if folder == "metrics" and "real" in component.inputs:
+        others["against"] = Parameter(hint=dict[str, Any] | None, default=None)  # checked as `AgainstBlock` later
+    return others
 
 
 def _class_of(block: Mapping[str, Any], *, folder: str) -> tuple[Any, Mapping[str, Parameter]]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from onestep import components
-from onestep.config.run import FAST
+from onestep.config.run import FAST, snapshot_counts
 
+MOST_SNAPSHOTS = 10_000  # of a run
 _DROPOUT = 0.0  # of a generator that is fine-tuned: the released training script of D2O
 
 
@@ -28,6 +29,7 @@ def _fill_in_run(run: dict[str, Any]) -> None:
         run.setdefault("conditional", True)
     if type(run.get("images")) is int:
         run.setdefault("snapshot_every", max(run["images"], 1))
+        _count_snapshots(run)
     if run.get("teacher") is not None:
         run.setdefault("preconditioning", published.get("preconditioning", "edm"))
         run.setdefault("dropout", _DROPOUT)
@@ -36,6 +38,14 @@ def _fill_in_run(run: dict[str, Any]) -> None:
             optimizer.setdefault("betas", list(published["betas"]))
     if run.get("fast") is True:
         _make_fast(run)
+
+
+def _count_snapshots(run: dict[str, Any]) -> None:
+    """Add the counts of `snapshot_every` to the stated ones; what is wrong with these keys is found elsewhere."""
+    images, every, stated = run["images"], run["snapshot_every"], run.get("snapshots") or []
+    is_list = isinstance(stated, list) and all(type(each) is int for each in stated)
+    if is_list and type(every) is int and 0 < images <= min(MOST_SNAPSHOTS * every, 10**12):
+        run["snapshots"] = list(snapshot_counts(images=images, every=every, stated=stated))
 
 
 def _make_fast(run: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are written in terms of others: `base:` and `vary:` of a run; rows and studies that name families.
+"""Runs that are written in terms of others: `base:` and `vary:` of a run; and names of families elsewhere.
 
     d2o_f:  {base: d2o, freeze: [conv, proj]}                  # the block of d2o, changed
     d2o:    {..., vary: {seed: [0, 1, 2]}}                     # the runs d2o.seed=0, d2o.seed=1 and d2o.seed=2
@@ -6,6 +6,7 @@
             [{run: "d2o.*", sampler: one_step}]                # one row per run
     studies: {gain: {name: ..., runs: [d2o]}}                  # all runs of the family
              {cost: {name: ..., arms: {D2O: d2o, D2O-F: "d2o_f.*", both: [d2o, d2o_f]}}}
+    metrics: {rel: {..., against: {run: d2o, sampler: one_step}}}  # of each measured run the member with its seed
 
 Everything is resolved before the config is checked: later code reads a config in which each run has its whole block.
 """
@@ -55,6 +56,7 @@ def expand(document: Any) -> tuple[Any, list[Problem]]:
     for study in studies.values() if isinstance(studies, dict) else ():
         if isinstance(study, dict):
             _name_runs(study, runs, families=families)
+    _expand_metrics(document.get("metrics"), families=families)
     tables = document.get("tables")
     for name, table in tables.items() if isinstance(tables, dict) else ():
         if isinstance(table, dict) and isinstance(table.get("rows"), list):
@@ -167,6 +169,14 @@ def _spelled(value: Any) -> str | None:
         parts = [each for each in (_spelled(each) for each in value if not isinstance(each, list)) if each is not None]
         return "+".join(parts) if len(parts) == len(value) else None
     return None
+
+
+def _expand_metrics(metrics: Any, *, families: Mapping[str, list[str]]) -> None:
+    """Set the runs of the families that metrics compare with."""
+    for metric in metrics.values() if isinstance(metrics, dict) else ():
+        against = metric.get("against") if isinstance(metric, dict) else None
+        if isinstance(against, dict) and isinstance(run := against.get("run"), str) and run in families:
+            against.setdefault("runs", families[run])
 
 
 def _name_runs(study: dict[str, Any], runs: Mapping[str, Any], *, families: Mapping[str, list[str]]) -> None:

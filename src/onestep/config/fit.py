@@ -8,16 +8,17 @@ use of torch. What is not known here is compared where the run begins (`onestep.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from onestep import components
 from onestep.config.blocks import Origin, networks_of
+from onestep.config.freezing import frozen_by
 from onestep.config.messages import Place, Problem, got, listed, one_line
 from onestep.config.run import Component, Run, to_document
-from onestep.config.sections import Experiment, TableBlock
+from onestep.config.sections import Experiment
+from onestep.config.tables import TableBlock
 from onestep.inputs import read_registry
 
 _UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset that does not state them
@@ -68,6 +69,9 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
                 objective.check_resolution(shape.resolution)
             except ValueError as error:
                 yield Problem((*place, "objective"), f"{one_line(error)}, of datasets.{run.dataset}")
+        yield from _discriminator_problems(
+            run, processes=experiment.launch.of(name).processes, shape=shape, tries=tries, place=place
+        )
         yield from _network_problems(run, declared=networks_of(objective), shape=shape, tries=tries, place=place)
         yield from _freeze_problems(run, experiment, shapes=shapes, tries=tries, place=(*place, "freeze"))
     for name, table in experiment.tables.items():
@@ -172,6 +176,39 @@ def _backbone_problems(
             yield Problem(here, f"{name} takes {found}, expected {own}, those of datasets.{run.dataset}")
 
 
+def _discriminator_problems(
+    run: Run, *, processes: int, shape: Shape, tries: _Tries, place: Place
+) -> Iterator[Problem]:
+    """Yield discriminators without classes for classes, and those that refuse the images' size or number."""
+    block = run.discriminator
+    if block is None:
+        return
+    here, taken = (*place, "discriminator"), components.describe("discriminators", block.name).parameters
+    if run.conditional and "classes" not in taken:
+        without = f"{got(block.name)}, which has no classes, in a run with conditional: true"
+        yield Problem((*here, "name"), f"{without}. Fix: conditional: false, or another discriminator")
+    if block.class_embeddings is not None and "embedding" not in taken:
+        none = f"{got(block.class_embeddings)}, expected none: {block.name} begins with random classes"
+        yield Problem((*here, "class_embeddings"), f"{none}. Fix: remove it")
+    if "backbones" in taken or shape.resolution is None:
+        return
+    classes = (shape.classes or _UNKNOWN_CLASSES) if run.conditional else 0
+    supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or _UNKNOWN_CHANNELS}
+    supplied |= {"classes": classes, "seed": run.seed, "rank": 0}
+    only = {key: value for key, value in supplied.items() if key in taken}
+    found, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **only)
+    if refused is not None:
+        yield Problem(here, f"{refused} (datasets.{run.dataset}: resolution {shape.resolution})")
+    share = run.batch // processes
+    parts = 1 if run.micro_batch is None else -(-share // run.micro_batch)
+    try:  # as `micro_batches` of training/step.py divides a share
+        for rows in (share // parts, -(-share // parts)) if hasattr(found, "check_rows") else ():
+            found.check_rows(rows)
+    except ValueError as error:
+        of = f"{run.batch} images in {processes * parts} parts, of processes and micro-batches"
+        yield Problem(here, f"{one_line(error)} ({of})")
+
+
 def _network_problems(
     run: Run, *, declared: Mapping[str, Origin], shape: Shape, tries: _Tries, place: Place
 ) -> Iterator[Problem]:
@@ -215,12 +252,15 @@ def _freeze_problems(
     levels = {level: patterns for each in classes for level, patterns in getattr(each, "freeze_levels", {}).items()}
     frozen: set[str] = set()
     for index, level in enumerate(run.freeze):
-        found = {name for pattern in levels.get(level, (level,)) for name in fnmatch.filter(names, pattern)}
+        found = frozen_by(level, names, levels=levels)
         # Every parameter's name has a dot.
         if (names and not found) or not (level in levels or any(each in level for each in ".*?[")):
             expected = f"one of the levels {listed(levels)}, or a pattern of its parameters' names"
             yield Problem((*place, index), f"{got(level)}, which is none of the network, expected {expected}")
-        frozen |= found
+        frozen.update(found)
+    if run.freeze_seed is not None and not run.freeze:
+        alone = f"got {run.freeze_seed} without `freeze`. Fix: remove it, or list the levels whose size it takes"
+        yield Problem((*place[:-1], "freeze_seed"), alone)
     if names and len(frozen) == len(names):
         yield Problem(place, "freezes the whole network, expected some of it to be trained")
 

@@ -13,6 +13,7 @@ from onestep.config.blocks import networks_of, resolve_components
 from onestep.config.defaults import fill_in
 from onestep.config.families import expand, merged
 from onestep.config.fit import fit_problems
+from onestep.config.generated_checks import generated_problems
 from onestep.config.messages import ConfigError, Problem, got, in_order
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
@@ -101,6 +102,7 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
             *fit_problems(experiment, objectives=objectives),
             *table_problems(experiment, metrics=metrics),
             *study_problems(experiment, studies=studies),
+            *generated_problems(experiment, objectives=objectives, metrics=metrics, studies=studies),
         ]
     if experiment is None or problems:
         raise ConfigError(problem.line(source) for problem in in_order(problems, document))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,6 +33,7 @@ from onestep.config.constraints import (
     empty,
     frozen,
 )
+from onestep.config.subset import Subset
 
 # Metadata of fields that documents leave out where they are empty.
 OMIT_EMPTY: Mapping[str, bool] = types.MappingProxyType({"omit_empty": True})
@@ -147,6 +148,7 @@ class Run:
     """One training. It has exactly one of `network`, `teacher` and `classifier`."""
 
     dataset: Name
+    subset: Subset | None = None  # by default the run trains on all images of the dataset
     conditional: bool  # whether the networks receive the images' classes; by default true for a classifier
     network: NetworkBlock | None = None
     teacher: Name | None = None  # entry of `teachers`, whose weights initialize the generator
@@ -157,6 +159,7 @@ class Run:
     dropout: ShareBelowOne | None = None
     codec: CodecBlock | None = None  # by default the identity
     freeze: tuple[Text, ...] = ()  # freeze levels of the network's file, or patterns of parameter names
+    freeze_seed: Seed | None = None  # freezes as many parameters, of tensors drawn with this seed, as a control
     objective: Component
     discriminator: DiscriminatorBlock | None = None
     networks: Named[Component] = field(default_factory=empty, metadata=OMIT_EMPTY)  # by role, from scratch
@@ -177,18 +180,13 @@ class Run:
     recompute: bool = field(default=False, metadata=OMIT_EMPTY)
     images: Count
     snapshot_every: Count  # images; by default one snapshot at the end
-    # Counts without a snapshot. The plan adds those that a run had passed when `snapshot_every` was made smaller.
-    passed: tuple[Count, ...] = field(default=(), metadata=OMIT_EMPTY)
+    # Counts of images at whose first step a snapshot is taken: those of the config, to which reading it adds the
+    # multiples of `snapshot_every` and the end.
+    snapshots: tuple[Count, ...] = ()
     # Share of a gradient's entries that may be NaN or infinite; above it the run stops. Ours: the scripts of EDM and of
     # D2O replace them without a limit.
     non_finite_limit: Annotated[Share, below(1)] = 0.01
     seed: Seed = 0  # of weights, data order and noise
-
-    @property
-    def snapshots(self) -> tuple[int, ...]:
-        """Counts of images that name the snapshots; each is taken at the first step that reaches its count."""
-        counts = range(self.snapshot_every, self.images, self.snapshot_every)
-        return (*(count for count in counts if count not in self.passed), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +198,11 @@ class ResolvedRun:
     timm: Mapping[str, str] = field(default_factory=empty)  # names in timm of those of its backbones that timm has
     classes: int | None = None  # of its dataset, where the config gives them; else those that labels name
     snapshots: tuple[int, ...]  # counts of images at which snapshots are published
+
+
+def snapshot_counts(*, images: int, every: int, stated: Iterable[int] = ()) -> tuple[int, ...]:
+    """Return the counts of images that name the snapshots: `stated` ones, multiples of `every`, and the end."""
+    return tuple(sorted({*stated, *range(every, images, every), images}))
 
 
 def load_run(path: Path | str) -> ResolvedRun:
@@ -219,22 +222,19 @@ def run_of(document: Mapping[str, Any]) -> ResolvedRun:
     name = block.pop("run", None)
     if not isinstance(name, str):
         raise ValueError(f"run: got {name!r}, expected the run's name")
-    timm, classes, snapshots = frozen(block.pop("timm", {})), block.pop("classes", None), block.pop("snapshots", None)
+    timm, classes = frozen(block.pop("timm", {})), block.pop("classes", None)
     run: Run = from_document(Run, block)
-    return ResolvedRun(
-        name=name,
-        run=run,
-        timm=timm,
-        classes=classes,
-        snapshots=run.snapshots if snapshots is None else tuple(snapshots),
-    )
+    if "snapshots" not in document:
+        run = dataclasses.replace(run, snapshots=snapshot_counts(images=run.images, every=run.snapshot_every))
+    return ResolvedRun(name=name, run=run, timm=timm, classes=classes, snapshots=run.snapshots)
 
 
 def document_of(resolved: ResolvedRun) -> dict[str, Any]:
     """Return the mapping of run.yaml: `run`, the keys of its block, `timm` and `classes` where needed, `snapshots`."""
     others: dict[str, Any] = {"timm": dict(resolved.timm)} if resolved.timm else {}
     others |= {} if resolved.classes is None else {"classes": resolved.classes}
-    return {"run": resolved.name, **to_document(resolved.run), **others, "snapshots": list(resolved.snapshots)}
+    block = {key: value for key, value in to_document(resolved.run).items() if key != "snapshots"}
+    return {"run": resolved.name, **block, **others, "snapshots": list(resolved.snapshots)}
 
 
 def dump_run(resolved: ResolvedRun) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from onestep import components
 from onestep.config.blocks import Origin, networks_of
+from onestep.config.defaults import MOST_SNAPSHOTS
 from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
 from onestep.config.schema import hidden_characters
@@ -18,7 +19,6 @@ from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experim
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
-_SNAPSHOTS = 10_000  # of a run
 _ONE_OF_SCHEMES = f"one of {', '.join(_SCHEMES)}"
 
 
@@ -53,6 +53,18 @@ def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
 def denoisers(experiment: Experiment) -> list[str]:
     """Return the runs that train a denoiser."""
     return [name for name, run in experiment.runs.items() if run.network is not None or run.teacher is not None]
+
+
+def network_of(model: str, experiment: Experiment) -> str | None:
+    """Return the network of a teacher or of a run, by its name in the config; None where only a file names it."""
+    seen: list[str] = []
+    while model not in seen:  # a config with a circle is refused elsewhere
+        seen.append(model)
+        teacher, run = experiment.teachers.get(model), experiment.runs.get(model)
+        if teacher is None and run is not None and run.network is not None:
+            return run.network.name
+        model = (teacher.run if teacher is not None else run and run.teacher) or model
+    return None
 
 
 def backbones_of(run: Run, declared: Mapping[str, Origin]) -> tuple[str, ...]:
@@ -131,8 +143,10 @@ def _teacher_problems(name: str, experiment: Experiment, *, place: Place) -> Ite
 
 
 def _backbone_problems(backbone: BackboneBlock, *, place: Place) -> Iterator[Problem]:
+    if backbone.is_tensors and backbone.input is not None:
+        return
     if wrong := exactly_one(vars(backbone), "run", "timm"):
-        yield Problem(place, wrong)
+        yield Problem(place, f"{wrong}, or `input` alone for tensors without a network")
     elif backbone.run is not None and backbone.input is not None:
         yield Problem((*place, "input"), "the weights of a run are its last snapshot. Fix: remove it")
     elif backbone.timm is not None and backbone.input is None:
@@ -196,20 +210,33 @@ def _reference_problems(
     for index, name in enumerate(backbones):
         here = (*place, "discriminator", "backbones", index)
         yield from unknown(here, name, experiment.backbones, of="backbones")
+        yield from _kind_problems(experiment.backbones.get(name), name, as_tensors=False, place=here)
         if name in backbones[:index]:
             yield Problem(here, f"{got(name)}, which is already in this list. Fix: remove it")
     for role, block in run.networks.items():
         for index, name in enumerate(block.options.get("backbones", ())):
             here = (*place, "networks", role, "backbones", index)
             yield from unknown(here, name, experiment.backbones, of="backbones")
+            yield from _kind_problems(experiment.backbones.get(name), name, as_tensors=False, place=here)
     for origin in declared.values():
-        if origin.kind == "FeatureNetwork":
-            yield from unknown((*place, "objective"), origin.name, experiment.backbones, of="backbones")
+        if origin.kind == "FeatureNetwork" and origin.name is not None:
+            here, found = (*place, "objective"), experiment.backbones.get(origin.name)
+            yield from unknown(here, origin.name, experiment.backbones, of="backbones")
+            yield from _kind_problems(found, origin.name, as_tensors=origin.shapes is not None, place=here)
     table = run.discriminator.class_embeddings if run.discriminator else None
     place = (*place, "discriminator", "class_embeddings")
     yield from unknown(place, table, experiment.class_embeddings, of="class embeddings")
     if table is not None and not run.conditional:
         yield Problem(place, f"{got(table)}, expected none for an unconditional run. Fix: remove it")
+
+
+def _kind_problems(backbone: BackboneBlock | None, name: str, *, as_tensors: bool, place: Place) -> Iterator[Problem]:
+    """Yield a problem where tensors are used as a network, or a network as tensors."""
+    if backbone is not None and backbone.is_tensors != as_tensors:
+        found, expected = "tensors without a network", "an entry with `run` or `timm`"
+        if as_tensors:
+            found, expected = "a network", "an entry with `input` alone"
+        yield Problem(place, f"got backbones.{name}, {found}, expected {expected}")
 
 
 def _part_problems(run: Run, *, place: Place) -> Iterator[Problem]:
@@ -237,9 +264,17 @@ def _length_problems(run: Run, *, place: Place) -> Iterator[Problem]:
     elif run.snapshot_every > 10 * run.images:
         never = f"got {run.snapshot_every}, which is never reached: the run has {run.images} images"
         yield Problem((*place, "snapshot_every"), f"{never}. Fix: the number of images, for one snapshot at the end")
-    elif run.images > _SNAPSHOTS * run.snapshot_every:
+    elif run.images > MOST_SNAPSHOTS * run.snapshot_every:
         many = f"got {run.snapshot_every}, which makes {run.images // run.snapshot_every} snapshots"
-        yield Problem((*place, "snapshot_every"), f"{many}, expected at most {_SNAPSHOTS}")
+        yield Problem((*place, "snapshot_every"), f"{many}, expected at most {MOST_SNAPSHOTS}")
+    if len(run.snapshots) > MOST_SNAPSHOTS:
+        yield Problem((*place, "snapshots"), f"got {len(run.snapshots)}, expected at most {MOST_SNAPSHOTS}")
+    for count in run.snapshots if run.batch <= min(run.images, run.snapshot_every) else ():
+        if count < run.batch:
+            yield Problem((*place, "snapshots"), f"got {count}, expected at least the batch size ({run.batch})")
+        elif count > run.images:
+            never = f"got {count}, which is never reached: the run has {run.images} images"
+            yield Problem((*place, "snapshots"), f"{never}. Fix: remove it, or train longer")
 
 
 def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], place: Place) -> Iterator[Problem]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep import components
-from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, not_among, unknown
+from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, listed, not_among, unknown
 from onestep.config.run import Run
-from onestep.config.run_checks import denoisers
-from onestep.config.sections import DatasetBlock, Experiment, RowBlock, TableBlock
+from onestep.config.run_checks import denoisers, network_of
+from onestep.config.sections import DatasetBlock, Experiment
+from onestep.config.tables import RowBlock, TableBlock
 
 _SEEDS = 2**32  # beyond, seeds are those from 0 on again
 _BLOCK = 10_000_000
@@ -33,9 +34,9 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
         if table.curves is not None:
             yield from unknown((*place, "curves", "column"), table.curves.column, table.columns, of="columns")
             here = (*place, "curves", "seeds")
-            yield from _backwards(table.curves.seeds, place=here)
+            yield from backwards(table.curves.seeds, place=here)
             if (source := table.columns.get(table.curves.column)) is not None:
-                yield from _few_seeds(table.curves.seeds, source, metrics, place=here)
+                yield from few_seeds(table.curves.seeds, source, metrics, place=here)
         for index, row in enumerate(table.rows):
             yield from _row_problems(row, table, experiment, place=(*place, "rows", index))
         yield from _rule_problems(table, place=(*place, "rule"))
@@ -51,6 +52,8 @@ def _watch_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> It
             yield from unknown(place, name, experiment.metrics, of="metrics")
         elif metric.features is None or {"pixels", "real_pixels"} & set(getattr(built, "inputs", ())):
             yield Problem(place, "a metric of pixels, expected one of features. Fix: remove it, or choose another one")
+        elif metric.against is not None:
+            yield Problem(place, "compares with generated images, expected one with real ones. Fix: choose another one")
         elif images > _BLOCK:
             yield Problem(place, f"got {images}, expected at most {_BLOCK} images")
         elif images < (least := getattr(built, "least_images", 1)):
@@ -73,42 +76,72 @@ def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Ite
                 value = getattr(each, key, None)
                 named = value.partition("@")[0] if key == "model" and value is not None else value
                 yield from unknown(("studies", name), named, choices, of=plural)
+            yield from _snapshot_problems(getattr(each, "model", None), experiment, place=("studies", name))
+            kind = network_of(each.model.partition("@")[0], experiment) if getattr(each, "blocks", False) else None
+            if kind is not None and not getattr(components.outline("networks", kind), "block_layers", None):
+                fix = "Fix: add `block_layers` to its file (docs/extend.md), or leave it out"
+                yield Problem(("studies", name), f"got {each.model}, whose network {kind} names no blocks. {fix}")
+    for name, block in experiment.studies.items():
+        arms = block.options.get("arms")
+        yield from _arm_problems(arms, experiment, place=("studies", name, "arms")) if isinstance(arms, Mapping) else ()
+
+
+def _snapshot_problems(model: str | None, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield a model `run@images` of which the run has no snapshot."""
+    run, _, images = (model or "").partition("@")
+    if images.isdecimal() and run in experiment.runs and int(images) not in experiment.runs[run].snapshots:
+        known = listed(map(str, experiment.runs[run].snapshots))
+        fix = f"Fix: add {images} to runs.{run}.snapshots"
+        yield Problem(place, f"got {model}, expected one of the snapshots of {run}: {known}. {fix}")
+
+
+def _arm_problems(arms: Mapping[str, Any], experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield runs of an arm that repeat a training seed: their spread is not that over trainings."""
+    for label, runs in arms.items():
+        seeds: dict[int, str] = {}
+        for name in (name for name in runs if name in experiment.runs):
+            first = seeds.setdefault(experiment.runs[name].seed, name)
+            if first != name:
+                seed = f"seed {experiment.runs[name].seed}, that of {first}"
+                yield Problem((*place, label), f"got {name} of {seed}, expected a training seed of its own")
 
 
 def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
     metrics = experiment.metrics.items()
-    comparing = [name for name, each in metrics if "real" in components.outline("metrics", each.name).inputs]
+    real = {name for name, each in metrics if "real" in components.outline("metrics", each.name).inputs}
+    comparing = [name for name, each in metrics if name in real and each.against is None]
     for metric, source in dataset.references.items():
         yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")
         yield from unknown((*place, metric), source, experiment.inputs, of="inputs")
 
 
-def _seeds(text: str) -> range:
+def seeds_of(text: str) -> range:
     """Return the seeds of a block "first-last", both included."""
     first, last = map(int, text.split("-"))
     return range(first, last + 1)
 
 
 def _seed_problems(texts: Sequence[str], *, place: Place) -> Iterator[Problem]:
-    blocks = [_seeds(text) for text in texts]
+    blocks = [seeds_of(text) for text in texts]
     for index, (text, block) in enumerate(zip(texts, blocks, strict=True)):
         here = (*place, index)
         before = zip(texts[:index], blocks, strict=False)
         common = [each for each, b in before if max(b.start, block.start) < min(b.stop, block.stop)]
         if not block:
-            yield from _backwards(text, place=here)
+            yield from backwards(text, place=here)
         elif common:
             yield Problem(here, f"{text} overlaps {common[0]}, expected independent samples")
         elif blocks[0] and len(block) != len(blocks[0]):
             yield Problem(here, f"{text} has {len(block)} seeds, expected {len(blocks[0])} as in {texts[0]}")
         else:
-            yield from _backwards(text, place=here)
+            yield from backwards(text, place=here)
 
 
-def _backwards(text: str | None, *, place: Place) -> Iterator[Problem]:
+def backwards(text: str | None, *, place: Place) -> Iterator[Problem]:
+    """Yield a block of seeds without any, or that is too large."""
     if text is None:
         return
-    if not (block := _seeds(text)):
+    if not (block := seeds_of(text)):
         yield Problem(place, f"{got(text)}, expected first-last, the first not above the last")
     elif block.stop > _SEEDS or len(block) > _BLOCK:
         yield Problem(place, f"{got(text)}, expected seeds below {_SEEDS}, and at most {_BLOCK} in a block")
@@ -121,11 +154,12 @@ def _column_problems(
     numbers = [f"{name}.{value}" for name, outline in outlines.items() for value in outline.values]
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
-        yield from _few_seeds(table.seeds[0], source, metrics, place=(*place, "seeds", 0))
+        yield from few_seeds(table.seeds[0], source, metrics, place=(*place, "seeds", 0))
 
 
-def _few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
-    name, images = source.partition(".")[0], len(_seeds(block))
+def few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:
+    """Yield a block of seeds that has fewer images than the metric of `source`, a name or `metric.value`, needs."""
+    name, images = source.partition(".")[0], len(seeds_of(block))
     least = getattr(metrics.get(name), "least_images", 1)
     if 0 < images < least:
         yield Problem(place, f"{block} has {images} seeds, expected at least {least}, which metric {name} needs")
@@ -139,8 +173,8 @@ def _selection_problems(table: TableBlock, *, metrics: Mapping[str, Any], place:
         choices = ["last", *(f"best_{each}" for each in table.columns)]
         yield Problem((*place, "select"), not_among(table.select, choices, of="policies"))
     elif column is not None and block is not None:
-        yield from _few_seeds(block, table.columns[column], metrics, place=(*place, "select_seeds"))
-    yield from _backwards(block, place=(*place, "select_seeds"))
+        yield from few_seeds(block, table.columns[column], metrics, place=(*place, "select_seeds"))
+    yield from backwards(block, place=(*place, "select_seeds"))
 
 
 def _rule_problems(table: TableBlock, *, place: Place) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from feature maps to logits.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,15 @@ from onestep import components
 from onestep.arithmetic import half_products
 from onestep.discriminators._backbones import Backbone, build_backbone
 
-__all__ = ["Backbone", "Discriminator", "ExecutionView", "build_backbone", "build_discriminator", "wrap_for_execution"]
+__all__ = [
+    "Backbone",
+    "Discriminator",
+    "ExecutionView",
+    "build_backbone",
+    "build_discriminator",
+    "seeded",
+    "wrap_for_execution",
+]
 
 FeatureMaps = tuple[tuple[Tensor, ...], ...]
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -28,6 +37,10 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 class Discriminator(Protocol):
     """A class of this folder: an `nn.Module` whose `parameters()` are the trained ones.
+
+    Its constructor gets those of `backbones`, `classes`, `embedding`, `seed`, `rank`, `img_resolution` and
+    `img_channels` that it has; see `build_discriminator`. One without `classes` is refused in a conditional run. A
+    method `check_rows(rows)`, if there is one, raises ValueError for numbers of images that cannot be in one call.
 
     Attributes:
         splits: N as a sum: the numbers of neighbouring logits of the independent discriminators. A loss is the mean
@@ -129,14 +142,35 @@ def build_discriminator(
     classes: int,
     seed: int,
     rank: int = 0,
+    resolution: int | None = None,
+    channels: int | None = None,
 ) -> nn.Module:
     """Build a discriminator from its config, `{name: projected, channels: 64, resolution: 224}`, and its backbones.
 
     The keys `backbones` and `class_embeddings` of the config, names of files, are not used. `embedding` is the initial
     class table [at least K, E], None for a random one; `classes` is K, 0 for an unconditional discriminator; `seed` is
-    that of all random weights. ValueError: there is no such discriminator, or its parts do not fit each other.
+    that of all random weights; `resolution` and `channels` are H and W, and C, of the images, for a discriminator built
+    for one size. A class gets those that its constructor has.
+
+    Raises:
+        ValueError: There is no such discriminator, its parts do not fit each other, or it has no classes
+            for those of the run.
     """
     block = {key: value for key, value in config.items() if key not in ("backbones", "class_embeddings")}
-    if embedding is not None:
-        block["embedding"] = embedding
-    return components.build("discriminators", block, backbones=backbones, classes=classes, seed=seed, rank=rank)
+    taken = components.describe("discriminators", block["name"]).parameters
+    if classes and "classes" not in taken:
+        raise ValueError(f"discriminator: got {block['name']}, which has no classes, in a run with classes")
+    if embedding is not None and "embedding" not in taken:
+        raise ValueError(f"class_embeddings: got a table, expected none: {block['name']} begins with random classes")
+    supplied = {"backbones": backbones, "classes": classes, "seed": seed, "rank": rank}
+    supplied |= {"img_resolution": resolution, "img_channels": channels}
+    supplied |= {} if embedding is None else {"embedding": embedding}
+    return components.build("discriminators", block, **{key: value for key, value in supplied.items() if key in taken})
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator inside the block, and restore its state afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

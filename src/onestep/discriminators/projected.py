@@ -5,16 +5,15 @@ Legend: B images, C H W an image or a feature map. Taps are four inner feature m
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from onestep.config.constraints import Constraint
-from onestep.discriminators import Compiler, ExecutionView, wrap_for_execution
+from onestep.discriminators import Compiler, ExecutionView, seeded, wrap_for_execution
 from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
 from onestep.discriminators._heads import (
     MultiScaleHeads,
@@ -42,9 +41,9 @@ class Projected(nn.Module):
     State dict, for each backbone `b`: `pretrained.{b}.network.*`, the frozen network under its own names (a batch
     norm that was folded into the convolution before it is missing, and that convolution has a `bias`);
     `readouts.{b}.*`, for a vision transformer, see `TokenReadout`; `scratch.{b}.*`, see `CrossScaleMixing`;
-    `discriminators.{b}.mini_discs.{i}.*`, the heads of maps 0..3. The names under `discriminators` and below
-    `scratch.{b}` are the reference's. With a projection per rank, `readouts` and `scratch` are not in the state dict:
-    they follow from seed and rank, and ranks must not exchange them.
+    `discriminators.{b}.mini_discs.{i}.*`, the heads of maps 0..3, or of the last. The names under `discriminators` and
+    below `scratch.{b}` are the reference's. With a projection per rank, `readouts` and `scratch` are not in the state
+    dict: they follow from seed and rank, and ranks must not exchange them.
 
     Attributes:
         splits: Number of logits for each backbone, in the order of the logits.
@@ -60,6 +59,7 @@ class Projected(nn.Module):
         batch_norm: Literal["pretrained", "probed"] = "pretrained",
         fold_batch_norm: bool = True,
         projection: Literal["shared", "per_rank"] = "shared",
+        scales: Literal["last"] | None = None,
         classes: int = 0,
         embedding: Tensor | None = None,
         seed: int,
@@ -77,6 +77,7 @@ class Projected(nn.Module):
                 computation, and results that differ by rounding.
             projection: The fixed random mixing and readout: `shared`, equal on all ranks; or `per_rank`, different on
                 each, as in the reference, where ranks share only the heads.
+            scales: `last`: the coarsest map and its head alone, into which no other scale is mixed. Default: all four.
             classes: Number of classes; 0 for unconditional heads.
             embedding: Initial class tables [at least `classes`, E], in the order of the classes; the reference takes
                 ImageNet's for every dataset. Default: random, of width 64.
@@ -98,8 +99,11 @@ class Projected(nn.Module):
         # Heads are built for the map sizes at the next power of two (256 for images of 224).
         nominal = 1 << (resolution - 1).bit_length()
         resolutions = {name: _mixed_sizes(each.nominal_strides, resolution=nominal) for name, each in backbones.items()}
+        first = {name: len(each.strides) - 1 if scales == "last" else 0 for name, each in backbones.items()}
         self.splits = tuple(
-            logits_of(_mixed_sizes(each.strides, resolution=resolution), resolutions=resolutions[name])
+            logits_of(
+                _mixed_sizes(each.strides, resolution=resolution), resolutions=resolutions[name], first=first[name]
+            )
             for name, each in backbones.items()
         )
         self.pretrained = nn.ModuleDict(backbones)
@@ -111,8 +115,8 @@ class Projected(nn.Module):
         # Channels-last makes the frozen part up to twice as fast, on CPUs too.
         self.memory_format = torch.channels_last
         is_shared = projection == "shared"
-        with _seeded(seed):
-            self.readouts, self.scratch = _projections(backbones, channels=channels, persistent=is_shared)
+        with seeded(seed):
+            self.readouts, self.scratch = _projections(backbones, channels=channels, first=first, persistent=is_shared)
             if classes:
                 embedding = torch.randn(classes, _EMBEDDING_WIDTH) if embedding is None else embedding[:classes]
             self.discriminators = nn.ModuleDict(
@@ -122,21 +126,22 @@ class Projected(nn.Module):
                         resolutions=resolutions[name],
                         channels=channels,
                         embedding=embedding if classes else None,
+                        first=first[name],
                     )
                     for name, each in backbones.items()
                 }
             )
         # After the heads, which must be equal on all ranks. Rank 0 has the same weights with either projection.
         if not is_shared and rank:
-            with _seeded(seed + rank):
-                self.readouts, self.scratch = _projections(backbones, channels=channels, persistent=False)
+            with seeded(seed + rank):
+                self.readouts, self.scratch = _projections(backbones, channels=channels, first=first, persistent=False)
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return logits [B, N] of images [B, C, H, W] in [-1, 1]; `condition` is one-hot [B, K]; high means real."""
         return self.heads(self.frozen_features(images), condition)
 
     def frozen_features(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        """Return the mixed maps [B, C_i, H_i, W_i], four per backbone; rows do not depend on each other."""
+        """Return the mixed maps [B, C_i, H_i, W_i], four or one per backbone; rows do not depend on each other."""
         images = images.to(memory_format=self.memory_format)
         return tuple(self.scratch[name](self.taps(name, images)) for name in self.pretrained)
 
@@ -192,16 +197,8 @@ class Projected(nn.Module):
         return self
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generator inside the block, and restore its state afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def _projections(
-    backbones: Mapping[str, Backbone], *, channels: int, persistent: bool
+    backbones: Mapping[str, Backbone], *, channels: int, first: Mapping[str, int], persistent: bool
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
     """Draw the fixed layers between taps and heads: readouts of transformers, then the mixing of each backbone."""
     readouts, mixings = nn.ModuleDict(), nn.ModuleDict()
@@ -211,7 +208,9 @@ def _projections(
             readouts[name] = freeze(readout, persistent=persistent)
     for name, backbone in backbones.items():
         ccm, out = mixing_channels(channels, levels=len(backbone.tap_channels))
-        mixing = CrossScaleMixing(tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out)
+        mixing = CrossScaleMixing(
+            tap_channels=backbone.tap_channels, ccm_channels=ccm, out_channels=out, first=first[name]
+        )
         mixings[name] = freeze(mixing, persistent=persistent)
     return readouts, mixings
 
@@ -225,23 +224,25 @@ class CrossScaleMixing(nn.Module):
     """Cross-channel mixing (CCM) of four taps by 1x1 convolutions, then cross-scale mixing (CSM) from coarse to fine.
 
     All weights keep torch's initial values. Map i + 1 is added to tap i, so `out_channels[i + 1] == ccm_channels[i]`.
+    With `first`, it ends at the tap of that number, and has no weights of finer ones.
     State dict: `layer{0..3}_ccm.{weight,bias}` and `layer{0..3}_csm.out_conv.{weight,bias}`, as in the reference.
     """
 
     def __init__(
-        self, *, tap_channels: Sequence[int], ccm_channels: Sequence[int], out_channels: Sequence[int]
+        self, *, tap_channels: Sequence[int], ccm_channels: Sequence[int], out_channels: Sequence[int], first: int = 0
     ) -> None:
         super().__init__()
         assert tuple(out_channels[1:]) == tuple(ccm_channels[:-1]), "a mixed map is added to the next finer tap"
-        for level, (tap, ccm) in enumerate(zip(tap_channels, ccm_channels, strict=True)):
-            self.add_module(f"layer{level}_ccm", nn.Conv2d(tap, ccm, kernel_size=1))
-        for level, (ccm, out) in enumerate(zip(ccm_channels, out_channels, strict=True)):
-            self.add_module(f"layer{level}_csm", _ConvUpsample(ccm, out))
+        self.levels = range(first, len(tap_channels))
+        for level in self.levels:
+            self.add_module(f"layer{level}_ccm", nn.Conv2d(tap_channels[level], ccm_channels[level], kernel_size=1))
+        for level in self.levels:
+            self.add_module(f"layer{level}_csm", _ConvUpsample(ccm_channels[level], out_channels[level]))
 
     def forward(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Mix taps [B, C_i, H_i, W_i]; the mixed maps are [B, out_i, 2 H_i, 2 W_i]."""
         mixed: list[Tensor] = []
-        for level in reversed(range(len(taps))):
+        for level in reversed(self.levels):
             tap = self.get_submodule(f"layer{level}_ccm")(taps[level])
             mixed.append(self.get_submodule(f"layer{level}_csm")(mixed[-1] + tap if mixed else tap))
         return tuple(reversed(mixed))

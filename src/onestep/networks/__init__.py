@@ -43,6 +43,8 @@ class Network(Protocol):
         teacher_only: Patterns of the tensors of a teacher that its generator may lack.
         recompute: False, of any submodule: a run with `recompute: true` sets it to True, and the submodule then
             computes its activations again in the backward pass (`torch.utils.checkpoint`).
+        block_layers: The blocks of the denoiser that studies observe, by part of the network, such as `encoder`: a
+            pattern of the names of their modules, and the name of the last layer within a block.
         casts_weights: True if `forward` takes half-precision images and casts its weights to their type. Otherwise
             half precision means torch's autocast on float32 images.
     """

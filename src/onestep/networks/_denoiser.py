@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep import components
+from onestep.chain import chain_in
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.networks._layers import cast_frozen_weights
 
@@ -64,6 +65,7 @@ class Preconditioned(nn.Module):
         sigma_data: Standard deviation of the training data.
         image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
             from its `precision:`; it is not part of a network's config.
+        sampler: Block of the chain in which a multi-step generator was trained, of its file; None for all others.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Preconditioned(nn.Module):
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.image_type: torch.dtype | None = None
+        self.sampler: Mapping[str, Any] | None = None
         self.takes_augment_labels = "augment_labels" in inspect.signature(model.forward).parameters
         # The optional attributes of the network's family: see `onestep.networks.Network`.
         self.casts_weights = bool(getattr(model, "casts_weights", False))
@@ -195,6 +198,7 @@ def load_denoiser(weights: Path | str) -> Preconditioned:
         network = _with_weights(snapshot.config, snapshot.state_dict)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{weights}: not a denoiser of this pipeline: {' '.join(str(error).split())}") from error
+    network.sampler = chain_in(snapshot.note)
     return network.eval().requires_grad_(False)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from onestep.config.freezing import drawn_at_random, frozen_by, matches, patterns_of
 from onestep.networks._denoiser import network_class, option_names
 
 # By data: resolution, classes, channel multipliers, dropout. Each exists as vp (DDPM++) and as ve (NCSN++).
@@ -75,7 +75,7 @@ def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict
     dropped = getattr(network, "teacher_only", ())
     # Differs from the reference: it copies tensors of equal names and skips the rest; here only the tensors that the
     # family declares are dropped, and everything else must match.
-    weights = {name: tensor for name, tensor in state.items() if name in expected or not _matches(name, dropped)}
+    weights = {name: tensor for name, tensor in state.items() if name in expected or not matches(name, dropped)}
     given = {name: str(list(tensor.shape)) for name, tensor in weights.items()}
     differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if differing:
@@ -86,13 +86,17 @@ def teacher_weights_for(network: nn.Module, state: Mapping[str, Tensor]) -> dict
     return weights
 
 
-def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
+def frozen_parameters(network: nn.Module, levels: Sequence[str], *, seed: int | None = None) -> list[str]:
     """Return the names of the parameters that `freeze: levels` excludes from training, in the network's order.
 
     Levels are those of the network's family (`freeze_levels`). Their patterns are matched by `fnmatch.fnmatchcase`
     against whole parameter names of the denoiser (`model.enc.8x8_block0.conv0.weight`): `*` matches any characters,
-    dots included, `?` one character, `[01]` one of a set. A level may also be such a pattern itself. The published
-    levels of EDM's networks are [] (D2O), [conv, proj] (D2O-F), [conv, proj, qkv], [conv, proj, qkv, skip].
+    dots included, `?` one character, `[01]` one of a set. What a pattern of a level behind a `!` matches is trained. A
+    level may also be a pattern itself. The published levels of EDM's networks are [] (D2O), [conv, proj] (D2O-F),
+    [conv, proj, qkv], [conv, proj, qkv, skip].
+
+    With a `seed`, return as many parameters, up to the size of a tensor, of tensors drawn at random in their place:
+    the control that separates which parameters are frozen from how many.
 
     Only names matter, so the denoiser may be built on torch's meta device, without weights.
 
@@ -101,16 +105,16 @@ def frozen_parameters(network: nn.Module, levels: Sequence[str]) -> list[str]:
     """
     names = [name for name, _ in network.named_parameters()]
     known: Mapping[str, tuple[str, ...]] = getattr(network, "freeze_levels", {})
-    patterns = [(level, pattern) for level in levels for pattern in known.get(level, (level,))]
+    patterns = [(level, pattern) for level in levels for pattern in patterns_of(level, known)]
     for level, pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        if not any(matches(name, [pattern]) for name in names):
             through = "" if level == pattern else f" (pattern {pattern!r})"
             raise ValueError(
                 f"freeze: got {level!r}{through}, which matches no parameter of the network; "
                 f"expected levels among {', '.join(known) or 'none'}, or patterns of parameter names"
             )
-    return [name for name in names if _matches(name, [pattern for _, pattern in patterns])]
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    frozen = {name for level in levels for name in frozen_by(level, names, levels=known)}
+    if seed is not None:
+        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+        frozen = set(drawn_at_random(sizes, most=sum(sizes[name] for name in frozen), seed=seed))
+    return [name for name in names if name in frozen]

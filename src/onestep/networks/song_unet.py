@@ -49,6 +49,13 @@ class SongUNet(nn.Module):
         "proj": ("model.*.proj.*",),
         "qkv": ("model.*.qkv.*",),
         "skip": ("model.*.skip.*",),
+        "encoder": ("model.enc.*",),
+        "decoder": ("model.dec.*",),
+        "all_but_norms": ("*", "!model.*norm*.*", "!model.*.affine.*"),  # trains norms and the embedding's scales
+    }
+    block_layers: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "encoder": ("model.enc.*", "conv1"),
+        "decoder": ("model.dec.*", "conv1"),
     }
     generator_options: ClassVar[Mapping[str, int]] = {"augment_dim": 0}
     teacher_only: ClassVar[tuple[str, ...]] = ("model.map_augment.weight",)

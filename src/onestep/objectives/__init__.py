@@ -49,9 +49,11 @@ class AverageOf:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """A frozen feature network, by its name in the section `backbones`."""
+    """A frozen entry of the section `backbones`: a network, by default with the taps of a discriminator, or tensors."""
 
     name: str
+    strides: tuple[int, ...] | None = None  # of its taps
+    shapes: Mapping[str, tuple[int, ...]] | None = None  # of an entry that is tensors alone, by name
     frozen: ClassVar[bool] = True
 
 
@@ -139,14 +141,14 @@ class Objective(Protocol):
 
     Attributes:
         publishes: The role whose EMA a snapshot contains.
-        samples_in: NFE of the generator that it trains: 1 for a one-step generator; None if it does not fix the NFE.
+        samples_in: NFE of its generator: 1, or more of a chain (`onestep.chain`); None if it does not fix the NFE.
 
     Optional class attributes, defaults of keys of its runs: `betas` of every optimizer, and `preconditioning` with a
     teacher. They are literals, because a login node without torch reads them, too.
     """
 
     publishes: ClassVar[str]
-    samples_in: ClassVar[int | None]
+    samples_in: int | None
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the networks by role, in the order in which they are built."""

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from onestep.config.constraints import NotNegative, Positive, SmallCount
+from onestep.arithmetic import dual_numbers
+from onestep.chain import chain_levels, chained
+from onestep.config.constraints import Few, NotNegative, Positive, SmallCount
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import SIGN_OF_REAL_LOGITS, build_pipe, pipe_of, probability_controls
 
@@ -27,15 +28,12 @@ class Discriminator(Protocol):
 
     def __call__(self, images: Tensor, condition: Tensor | None) -> Tensor:
         """Return logits [B, N] of images [B, C, H, W]."""
-        ...
 
     def frozen_features(self, images: Tensor) -> Sequence[Sequence[Tensor]]:
         """Return the frozen feature maps, a tuple per critic."""
-        ...
 
     def heads(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None) -> Tensor:
         """Return logits [B, N] of feature maps."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,9 @@ class D2O:
             forward-mode derivative; torch 2.12 has none for GroupNorm in channels_last.
         augment: An augmentation (a file of augmentations/) with its options, of all images that the discriminator
             receives except in the penalty. With a `target`, its probability is adaptive. In the paper: none.
+        steps: Evaluations of a multi-step generator, a chain with gradients through all of it; by default one.
+        middle: Second noise level of two steps; by default 0.8.
+        observe: `extremes` adds the largest absolute logit of a step to the log, as `logit_max`; None: means alone.
     """
 
     # The constants of the released training script for CIFAR-10 (github.com/Zyriix/D2O, train.sh and its loss).
@@ -67,23 +68,30 @@ class D2O:
     r1_every: SmallCount = 16
     r1_gradient: Literal["double_backward", "forward_mode"] = "double_backward"
     augment: Mapping[str, Any] | None = None
+    steps: Few | None = None
+    middle: Positive | None = None
+    observe: Literal["extremes"] | None = None
 
     publishes: ClassVar[str] = "generator"
-    samples_in: ClassVar[int | None] = 1
     # Of the same script: no momentum for Adam, and a boundary in the law so that D(x, sigma) is the generator.
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
     preconditioning: ClassVar[str] = "d2o"
 
     def __post_init__(self) -> None:
-        if self.loss not in ("non_saturating", "hinge"):
-            raise ValueError(f"loss {self.loss!r}: expected non_saturating or hinge")
-        if self.r1_gradient not in _SQUARED_SLOPES:
-            raise ValueError(f"r1_gradient {self.r1_gradient!r}: expected {' or '.join(_SQUARED_SLOPES)}")
+        for name, choices in (("loss", ("non_saturating", "hinge")), ("r1_gradient", _SQUARED_SLOPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected {' or '.join(choices)}")
         for name in ("sigma", "rows_per_rank", "r1_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
+        chain_levels(self.samples_in, sigma=self.sigma, middle=self.middle)
         if self.augment is not None:
             build_pipe(self.augment)
+
+    @property
+    def samples_in(self) -> int:
+        """NFE of the generator."""
+        return 1 if self.steps is None else self.steps
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the generator, initialized from the teacher, and the discriminator."""
@@ -91,14 +99,10 @@ class D2O:
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the steps: generator, discriminator, and the penalty on each `r1_every`-th step except step 0."""
+        controls = probability_controls(self.augment)
         return (
             Phase(name="generator", trains="generator", loss=self.generator_loss),
-            Phase(
-                name="discriminator",
-                trains="discriminator",
-                loss=self.discriminator_loss,
-                controls=probability_controls(self.augment),
-            ),
+            Phase(name="discriminator", trains="discriminator", loss=self.discriminator_loss, controls=controls),
             Phase(
                 name="r1",
                 trains="discriminator",
@@ -112,8 +116,9 @@ class D2O:
 
     def generate(self, generator: Callable[..., Tensor], batch: Batch) -> Tensor:
         """Return images [B, C, H, W] from new noise, with the condition of the real images: G(sigma z; sigma)."""
+        levels = chain_levels(self.samples_in, sigma=self.sigma, middle=self.middle)
         noise = batch.random.normal(*batch.images.shape[1:])
-        return generator(self.sigma * noise, noise.new_full((len(noise),), self.sigma), batch.condition)
+        return chained(generator, self.sigma * noise, batch.condition, levels=levels)
 
     def augmented(self, images: Tensor, batch: Batch) -> Tensor:
         """Return images [B, C, H, W], augmented where configured."""
@@ -148,6 +153,8 @@ class D2O:
         observed = {"logits_fake": fake.detach().mean(), "logits_real": real.detach().mean()}
         if self.augment is not None:
             observed[SIGN_OF_REAL_LOGITS] = real.detach().sign().mean()
+        if self.observe == "extremes":
+            observed["logit_max"] = torch.cat([fake, real]).detach().abs().amax()
         return Loss(value=self.over_rows(losses, splits=discriminator.splits), observed=observed)
 
     def adversarial(self, logits: Tensor) -> Tensor:
@@ -191,8 +198,7 @@ def squared_slopes_forward_mode(discriminator: Discriminator, images: Tensor, *,
     logits = discriminator.heads(leaves, condition)
     upper = torch.autograd.grad(logits.sum(), _flat(leaves), create_graph=True)
     (slope,) = torch.autograd.grad(_flat(features), images, grad_outputs=[u.detach() for u in upper])
-    # `no_grad` affects backward only, not dual numbers. Of torch's attention kernels only the plain one supports them.
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with dual_numbers():
         moved = discriminator.frozen_features(forward_ad.make_dual(images.detach(), slope))
         tangents = [forward_ad.unpack_dual(m).tangent for m in _flat(moved)]
     along = reduce(torch.add, [(u * tangent).sum() for u, tangent in zip(upper, tangents, strict=True)])

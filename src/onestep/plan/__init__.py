@@ -17,15 +17,19 @@ from onestep.config.reading import experiment_document, read_experiment
 from onestep.config.sections import Experiment
 from onestep.files import canonical_json
 from onestep.fingerprint import Fingerprints
-from onestep.models import parse_model
+from onestep.models import Snapshot, parse_model
 from onestep.plan import measured
 from onestep.plan.progress import progress as progress_of
 from onestep.plan.progress import without_passed
 from onestep.results import Results, State, block
-from onestep.studies import Features
+from onestep.studies import Features, SnapshotFeatures
 
 # Keys of components that refer to other sections.
-_REFERENCES = {"datasets": ("input", "references"), "features": ("input", "run"), "metrics": ("features",)}
+_REFERENCES = {
+    "datasets": ("input", "references"),
+    "features": ("input", "run"),
+    "metrics": ("features", "against"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +72,17 @@ class Plan:
         found: dict[str, set[str]] = {}
         for each in measured.of_experiment(self.experiment):
             features = self.experiment.metrics[each.metric].features
-            found.setdefault(each.block, set()).update([features] if features else [])
+            blocks = [each.block, measured.compared_with(self.experiment, each)]
+            for name in filter(None, blocks):
+                found.setdefault(name, set()).update([features] if features else [])
         for seen in measured.all_observables(self.experiment):
             if isinstance(seen, Features):
-                found.setdefault(block(seen.model, seen.sampler, seen.seeds), set()).add(seen.features)
+                model = measured.model_named(self.experiment, seen.model)
+                found.setdefault(block(model, seen.sampler, seen.seeds), set()).add(seen.features)
+            if isinstance(seen, SnapshotFeatures):
+                for images in self.experiment.runs[seen.run].snapshots:
+                    model = Snapshot(name=seen.run, images=images)
+                    found.setdefault(block(model, seen.sampler, seen.seeds), set()).add(seen.features)
         return found
 
     @functools.cached_property
@@ -92,7 +103,9 @@ class Plan:
 
     def block(self, section: str, name: str) -> dict[str, Any]:
         """Return a component with its options, without references to other sections."""
-        others = _REFERENCES.get(section, ())
+        others: tuple[str, ...] = _REFERENCES.get(section, ())
+        if section == "studies":
+            others = ("on_request",)
         if section == "datasets" and self.experiment.datasets[name].classes is not None:
             others = (*others, "classes")
         return {k: v for k, v in self.document[section][name].items() if k not in others}

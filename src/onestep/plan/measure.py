@@ -28,7 +28,11 @@ def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) 
     files = {}
     if block.features is not None:
         files["generated"] = plan.results.features(model, sampler, seeds, block.features)
-        if "real" in needs or not plan.experiment.datasets[dataset].references:
+        each = measured.Measured(model=parse_model(model), sampler=sampler, seeds=seeds, metric=metric)
+        other = measured.compared_with(plan.experiment, each)
+        if other is not None:
+            files["real"] = plan.results.block_features(other, block.features)
+        elif "real" in needs or not plan.experiment.datasets[dataset].references:
             files["real"] = _reference(plan, dataset, metric) or plan.results.real_features(dataset, block.features)
     if "pixels" in needs:
         files["pixels"] = plan.results.samples(model, sampler, seeds)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onestep import components
-from onestep.config.sections import Experiment, RowBlock, TableBlock
+from onestep.config.sections import Experiment
+from onestep.config.tables import RowBlock, TableBlock
 from onestep.models import Choice, Model, Selected, Snapshot, Teacher, parse_model
 from onestep.results import block
 from onestep.studies import Measurements, Observable, SnapshotMeasurements
@@ -89,12 +90,38 @@ def of_study(experiment: Experiment, observable: Observable) -> list[Measured]:
     """Return the numbers that a study reads; none for an observable of another kind."""
     match observable:
         case Measurements(model=name, sampler=sampler, seeds=blocks, metric=metric):
-            models = [parse_model(name)]
+            models = [model_named(experiment, name)]
         case SnapshotMeasurements(run=run, sampler=sampler, seeds=blocks, metric=metric):
             models = [Snapshot(name=run, images=images) for images in experiment.runs[run].snapshots]
         case _:
             return []
     return [Measured(model=m, sampler=sampler, seeds=seeds, metric=metric) for m in models for seeds in blocks]
+
+
+def model_named(experiment: Experiment, name: str) -> Model:
+    """Return the model that a study names: a teacher, `run@images`, or by the name of a run its last snapshot."""
+    run = experiment.runs.get(name)
+    return parse_model(name) if run is None else Snapshot(name=name, images=run.images)
+
+
+def compared_with(experiment: Experiment, measured: Measured) -> str | None:
+    """Return the seed block of the generated images that a metric compares with; None if these are real ones.
+
+    See `onestep.config.sections.AgainstBlock`.
+    """
+    against = experiment.metrics[measured.metric].against
+    if against is None:
+        return None
+    seeds = against.seeds or measured.seeds
+    if against.teacher is not None:
+        return block(Teacher(name=against.teacher), against.sampler, seeds)
+    members, name = list(against.members), measured.model.name
+    if name in members:
+        chosen = members[(members.index(name) + (against.seeds is None)) % len(members)]
+    else:
+        seed = experiment.runs[name].seed if name in experiment.runs else None
+        chosen = next((each for each in members if experiment.runs[each].seed == seed), members[0])
+    return block(model_named(experiment, chosen), against.sampler, seeds)
 
 
 def of_experiment(experiment: Experiment) -> Iterator[Measured]:
@@ -122,6 +149,28 @@ def observables(experiment: Experiment, study: str) -> Mapping[str, Observable]:
 def all_observables(experiment: Experiment) -> list[Observable]:
     """Return what all studies read."""
     return [each for study in experiment.studies for each in observables(experiment, study).values()]
+
+
+def default_studies(experiment: Experiment) -> list[str]:
+    """Return the studies that are made without being a target."""
+    return [name for name, study in experiment.studies.items() if not study.on_request]
+
+
+def default_runs(experiment: Experiment) -> list[str]:
+    """Return the runs that are trained without being a target: all but those of studies on request alone."""
+    shown = {name for table in experiment.tables.values() for row in table.rows for name in row.members}
+    of_studies = {name: set(_observed(experiment, name)) for name in experiment.studies}
+    shown.update(*(of_studies[name] for name in default_studies(experiment)))
+    aside = {name for runs in of_studies.values() for name in runs} - shown
+    return [name for name in experiment.runs if name not in aside]
+
+
+def _observed(experiment: Experiment, study: str) -> Iterator[str]:
+    """Yield the runs that a study observes."""
+    for each in observables(experiment, study).values():
+        run, model = getattr(each, "run", None), getattr(each, "model", None)
+        if run is not None or model is not None:
+            yield run or str(model).partition("@")[0]
 
 
 def table_metrics(table: TableBlock) -> list[str]:

@@ -81,7 +81,8 @@ def without_passed(experiment: Experiment, *, results: Results, state: State) ->
     runs = {}
     for name, run in experiment.runs.items():
         passed = tuple(_passed(name, run, progress(experiment, name, results=results, state=state), results=results))
-        runs[name] = dataclasses.replace(run, passed=passed) if passed else run
+        left = tuple(count for count in run.snapshots if count not in passed)
+        runs[name] = dataclasses.replace(run, snapshots=left) if passed else run
     return dataclasses.replace(experiment, runs=types.MappingProxyType(runs))
 
 

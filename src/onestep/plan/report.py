@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
-from onestep.config.sections import Experiment, RowBlock, TableBlock
+from onestep.config.sections import Experiment
+from onestep.config.tables import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
 from onestep.models import Model, Selected, Snapshot, Teacher
 from onestep.plan import Plan, measured
@@ -32,10 +33,14 @@ def table_options(plan: Plan, table: str) -> str:
             "name": table,
             "layout": {key: value for key, value in block.items() if key not in ("rows", "curves", "rule")},
             "drawn": layout.drawn,
-            "metrics": {each: {"name": plan.experiment.metrics[each].name} for each in measured.table_metrics(layout)},
+            "metrics": {each: _metric(plan, each) for each in measured.table_metrics(layout)},
             "rows": table_rows(plan.experiment, table),
         }
     )
+
+
+def _metric(plan: Plan, name: str) -> dict[str, Any]:
+    return {key: value for key, value in plan.document["metrics"][name].items() if key in ("name", "against")}
 
 
 def table_rows(experiment: Experiment, table: str) -> list[dict[str, Any]]:
@@ -94,11 +99,12 @@ def page_inputs(plan: Plan) -> list[Path]:
         rows = measured.measured_rows(plan.experiment, name)
         found += [results.grid(model, sampler, table.seeds[0]) for model, sampler in rows]
         found += [metric_file(plan, each) for each in measured.of_curves(plan.experiment, name)]
-    for study in plan.experiment.studies:
+    for study in measured.default_studies(plan.experiment):
         found += [results.study(study, ".json"), results.study(study, ".svg")]
-    for name in dict.fromkeys(run.dataset for run in plan.experiment.runs.values()):
+    runs = measured.default_runs(plan.experiment)
+    for name in dict.fromkeys(plan.experiment.runs[run].dataset for run in runs):
         found += [results.data(name, ".json"), results.data(name, ".png")]
-    for run in plan.experiment.runs:
+    for run in runs:
         found += [results.run_config(run), results.log(run), results.summary(run)]
     return list(dict.fromkeys(found))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
+from onestep.config.run_checks import network_of
 from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
 from onestep.models import parse_model
@@ -49,21 +50,15 @@ def sampling_code(plan: Plan, model: str, sampler: str) -> str:
 @functools.cache
 def _code(plan: Plan, stage: str, name: str, sampler: str, features: tuple[str, ...]) -> str:
     """Return the fingerprint of sampling a run or teacher, and of extracting features if there are any."""
-    components_ = [("sampling", plan.experiment.samplers[sampler].name), *_networks(plan, name)]
+    components_ = [("sampling", plan.experiment.samplers[sampler].name), *networks_of(plan, name)]
     extraction = _extraction_components(plan, *features) if features else []
     return plan.fingerprints.of_stage(stage, [*components_, *extraction])
 
 
-def _networks(plan: Plan, name: str) -> list[Component]:
+def networks_of(plan: Plan, name: str) -> list[Component]:
     """Return the networks that a run or teacher may have; all, where only its checkpoint names it."""
-    if name in plan.experiment.teachers:
-        run = plan.experiment.teachers[name].run
-        return every("networks") if run is None else _networks(plan, run)
-    run_ = plan.experiment.runs[name]
-    if run_.network is not None:
-        return [("networks", run_.network.name)]
-    assert run_.teacher is not None, name
-    return _networks(plan, run_.teacher)
+    kind = network_of(name, plan.experiment)
+    return every("networks") if kind is None else [("networks", kind)]
 
 
 def subject_options(wildcards: Any) -> str:

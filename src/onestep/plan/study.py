@@ -6,9 +6,10 @@ from pathlib import Path
 
 from onestep import studies
 from onestep.files import canonical_json
-from onestep.models import Snapshot, parse_model
+from onestep.models import Snapshot
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
+from onestep.plan.sample import networks_of
 from onestep.studies import Observable
 
 
@@ -20,22 +21,46 @@ def study_files(plan: Plan, study: str) -> dict[str, list[Path]]:
 def _files(plan: Plan, observable: Observable) -> list[Path]:
     match observable:
         case studies.Weights(model=model):
-            return [plan.results.weights(parse_model(model))]
+            return [plan.results.weights(measured.model_named(plan.experiment, model))]
         case studies.SnapshotWeights(run=run):
             snapshots = plan.experiment.runs[run].snapshots
             return [plan.results.weights(Snapshot(name=run, images=images)) for images in snapshots]
         case studies.Samples(model=model, sampler=sampler, seeds=seeds):
-            return [plan.results.samples(model, sampler, seeds)]
+            return [plan.results.samples(measured.model_named(plan.experiment, model), sampler, seeds)]
         case studies.Features(model=model, sampler=sampler, seeds=seeds, features=features):
-            return [plan.results.features(model, sampler, seeds, features)]
+            return [plan.results.features(measured.model_named(plan.experiment, model), sampler, seeds, features)]
+        case studies.SnapshotFeatures(run=run, sampler=sampler, seeds=seeds, features=features):
+            models = [Snapshot(name=run, images=images) for images in plan.experiment.runs[run].snapshots]
+            return [plan.results.features(each, sampler, seeds, features) for each in models]
         case studies.RealFeatures(dataset=dataset, features=features):
             return [plan.results.real_features(dataset, features)]
         case studies.RealImages(dataset=dataset):
             return [plan.results.data(dataset)]
-        case studies.Log(run=run):
-            return [plan.results.log(run)]
+        case studies.Log() | studies.Configuration() | studies.Summary():
+            return [_record(plan, observable)]
         case _:
             return [metric_file(plan, each) for each in measured.of_study(plan.experiment, observable)]
+
+
+def _record(plan: Plan, observable: studies.Log | studies.Configuration | studies.Summary) -> Path:
+    """Return a record of a run."""
+    match observable:
+        case studies.Log(run=run):
+            return plan.results.log(run)
+        case studies.Configuration(run=run):
+            return plan.results.run_config(run)
+        case studies.Summary(run=run):
+            return plan.results.summary(run)
+
+
+def study_code(plan: Plan, study: str) -> str:
+    """Return the code fingerprint of a study, with the networks that it runs."""
+    found = measured.observables(plan.experiment, study).values()
+    models = [each.model for each in found if isinstance(each, studies.Weights)]
+    models += [each.run for each in found if isinstance(each, studies.SnapshotWeights)]
+    networks = [each for model in models for each in networks_of(plan, model.partition("@")[0])]
+    built = ("studies", plan.experiment.studies[study].name)
+    return plan.fingerprints.of_stage("study", [built, *dict.fromkeys(networks)])
 
 
 def study_file_options(plan: Plan, study: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onestep.plan import Plan, inputs, measure
+from onestep.plan import Plan, inputs, measure, measured
 
 
 def order(plan: Plan, run: str) -> dict[str, Any]:
@@ -18,7 +18,9 @@ def order(plan: Plan, run: str) -> dict[str, Any]:
 
 def references(plan: Plan) -> list[Path]:
     """Return the features of real images that the numbers of any run are compared with."""
-    orders = [order(plan, run) for run in plan.experiment.runs] if plan.experiment.watch.numbers else []
+    orders = (
+        [order(plan, run) for run in measured.default_runs(plan.experiment)] if plan.experiment.watch.numbers else []
+    )
     return list(
         dict.fromkeys(Path(each["real"]) for found in orders for each in found.get("numbers", ()) if "real" in each)
     )

@@ -120,6 +120,7 @@ def notes(table: Table) -> list[str]:
     meanings = ", ".join(f"{ARROWS[direction]} {direction} is better" for direction in used)
     within = "" if table.dataset is not None else " within its dataset; datasets are not compared"
     found = [_blocks(table), f"Bold: the best of its column{within} ({meanings})."]
+    found += [f"{numbers.heading(column)}: against {images}." for column, images in table.against.items()]
     families = [row for row in table.rows if row.runs]
     if families:
         members = ", ".join(f"{row.label}: {len(row.runs)}" for row in families)

@@ -88,7 +88,11 @@ def read_evidence(results: Path | str, *, config: Path, benchmarks: Path | str, 
     runs = tuple(
         filter(None, (_read_run(run, layout=layout, experiment=experiment, faults=faults) for run in experiment.runs))
     )
-    studies = (_read_study(name, layout=layout, faults=faults) for name in experiment.studies)
+    studies = (
+        _read_study(name, layout=layout, faults=faults)
+        for name, study in experiment.studies.items()
+        if not study.on_request or layout.study(name, ".json").exists()
+    )
     datasets = (_read_dataset(name, layout=layout, faults=faults) for name in datasets_of(experiment))
     return Evidence(
         experiment=experiment,

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import onestep
 from onestep import components, files
-from onestep.config.reading import experiment_document
+from onestep.config.reading import experiment_document, run_backbones
 from onestep.config.sections import Experiment
 from onestep.escapes import markup
 from onestep.figures import COLOURS, svg
@@ -191,15 +191,15 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
     """Return the networks behind a table's numbers, each named by the run or input of its weights.
 
     Returns:
-        `extractors` of the metrics, `backbones` of the discriminators that trained the rows, and `shared`, the
+        `extractors` of the metrics, `backbones` of the losses that trained the rows, and `shared`, the
         networks that are both: their metrics are not independent of the training loss.
     """
     metrics = [experiment.metrics[source.partition(".")[0]] for source in table.columns.values()]
     used = [experiment.features[metric.features] for metric in metrics if metric.features]
     extractors = dict.fromkeys(each.run or each.input or each.name for each in used)
     rows = {name for row in table.rows for name in (*row.runs, row.run)}
-    discriminators = [run.discriminator for name, run in experiment.runs.items() if name in rows]
-    names = dict.fromkeys(name for each in discriminators if each is not None for name in each.backbones)
+    trained = [run for name, run in experiment.runs.items() if name in rows]
+    names = dict.fromkeys(name for run in trained for name in run_backbones(run))
     found = [experiment.backbones[name] for name in names]
     backbones = dict.fromkeys(each.run or each.input or each.timm for each in found)
     shared = [name for name in extractors if name in backbones]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from onestep.config.sections import RuleBlock
+from onestep.config.tables import RuleBlock
 from onestep.report import numbers
 from onestep.report.charts import row_name
 from onestep.report.table import Row, Table

@@ -117,6 +117,7 @@ class Table:
     columns: Mapping[str, str]  # `metric.value` by column
     directions: Mapping[str, Direction]
     drawn: str  # the column that charts show
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by column: generated images
     rows: tuple[Row, ...] = ()
 
     def deviation(self, row: Row, column: str) -> float | None:
@@ -154,7 +155,20 @@ def without_rows(
         columns=layout["columns"],
         directions=column_directions(layout["columns"], metrics=classes),
         drawn=drawn,
+        against={
+            column: against
+            for column, source in layout["columns"].items()
+            if (against := _against(metrics[source.partition(".")[0]].get("against")))
+        },
     )
+
+
+def _against(block: Mapping[str, Any] | None) -> str:
+    """Return the images that a metric compares with in the place of real ones, for a note; empty for none."""
+    if block is None:
+        return ""
+    seeds = f"seeds {block['seeds']}" if block.get("seeds") else "of the same seeds"
+    return f"images of {block.get('run') or block.get('teacher')} by {block['sampler']}, {seeds}"
 
 
 def fill(table: Table, found: Sequence[tuple[Row, Sequence[Measurements]]]) -> Table:

@@ -18,6 +18,7 @@ from torch import Tensor
 from onestep.arithmetic import Precision, computing, in_force
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
+from onestep.chain import sampler_misfit
 from onestep.networks import Preconditioned
 
 Denoiser = Callable[..., Tensor]
@@ -134,7 +135,11 @@ def dropped(generator: Preconditioned, sampler: Sampler) -> str | None:
 
 @contextlib.contextmanager
 def sampling(generator: Preconditioned, sampler: Sampler) -> Iterator[None]:
-    """Compute as a sampler requests inside the block, without gradients; `generate` does so itself."""
+    """Compute as a sampler requests inside the block, without gradients; `generate` does so itself.
+
+    ValueError: The network is a multi-step generator, and the sampler not a chain of as many steps.
+    """
+    _expect_fit(generator, sampler)
     precision, former = sampled_in(generator, sampler), getattr(generator, "image_type", None)
     device = next(generator.parameters()).device
     # bfloat16 is the type of the image path, as in training; what stays float32 beside it has no TF32.
@@ -171,6 +176,14 @@ def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int],
     _expect_finite(images, seeds)
     pixels = codec.decode(images)
     return Samples(pixels.permute(0, 2, 3, 1).contiguous().cpu(), None if classes is None else classes[: len(seeds)])
+
+
+def _expect_fit(generator: Preconditioned, sampler: Sampler) -> None:
+    chain = getattr(generator, "sampler", None)
+    name = type(sampler).__module__.removeprefix(f"{__name__}.")
+    block = {"name": name, "steps": getattr(sampler, "steps", None)}
+    if chain is not None and (wrong := sampler_misfit(block, steps=chain["steps"])):
+        raise ValueError(f"sampler: {wrong}. Fix: choose that sampler")
 
 
 def _expect_finite(images: Tensor, seeds: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ Verdict = Literal["confirmed", "not confirmed", "contradicted", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """A metric of one model, a teacher or `run@images`: one JSON for each seed block, `first-last`."""
+    """A metric of one model, a teacher, `run@images` or `run`, its last snapshot: one JSON for each block of seeds."""
 
     model: str
     sampler: str
@@ -40,9 +40,10 @@ class SnapshotMeasurements:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of a teacher or of `run@images`, for a study that samples, follows a trajectory or hooks modules."""
+    """The weights of a teacher, of `run@images` or of `run`, its last snapshot, for a study of the network itself."""
 
     model: str
+    blocks: bool = False  # whether the study observes blocks, which the network's file has to name (`block_layers`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,16 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SnapshotFeatures:
+    """The features of one seed block of each snapshot of a run."""
+
+    run: str
+    sampler: str
+    seeds: str
+    features: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RealFeatures:
     """The features of the images of a dataset."""
 
@@ -93,8 +104,23 @@ class Log:
     run: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """The run.yaml of a run: its whole block of the config, with every default."""
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The facts of a finished run, such as the share of its parameters that are frozen."""
+
+    run: str
+
+
 Numbers = Measurements | SnapshotMeasurements
-Observable = Numbers | Weights | SnapshotWeights | Samples | Features | RealFeatures | RealImages | Log
+Images = Weights | SnapshotWeights | Samples | Features | SnapshotFeatures | RealFeatures | RealImages
+Observable = Numbers | Images | Log | Configuration | Summary
 
 
 @dataclass(frozen=True, kw_only=True)

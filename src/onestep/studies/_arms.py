@@ -270,10 +270,13 @@ class Trainings:
         return sum(each is not None for each in self.collapses[label])
 
     def numbers(self, *, value: str) -> dict[str, float]:
-        """Return last and best value of each arm, with deviation, and how many of its trainings have collapsed."""
-        return numbers_of(self.curves, value=value) | {
-            f"{label}.collapsed": self.collapsed(label) for label in self.curves
-        }
+        """Return last and best value of each arm, with deviation, and how many of its trainings collapsed, and why."""
+        found = numbers_of(self.curves, value=value)
+        for label, reasons in self.collapses.items():
+            found[f"{label}.collapsed"] = self.collapsed(label)
+            for reason in sorted({each for each in reasons if each is not None}):
+                found[f"{label}.collapsed by {reason}"] = reasons.count(reason)
+        return found
 
 
 def observed_by(study: Compared) -> dict[str, Observable]:

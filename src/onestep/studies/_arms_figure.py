@@ -37,16 +37,16 @@ def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, 
         axes.axhline(level, color="0.5", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
     reach = [value for each in curves.values() for curve in each for value in curve.means]
     axes.set_xscale("log")
-    _few_ticks(axes.xaxis, [n for group in curves.values() for n in group[0].images], shown=_count)
+    few_ticks(axes.xaxis, [n for group in curves.values() for n in group[0].images], shown=_count)
     if positive:
         axes.set_yscale("log")
-        _few_ticks(axes.yaxis, reach, shown="{:g}".format)
+        few_ticks(axes.yaxis, reach)
     axes.set_xlabel("images seen")
     axes.set_ylabel(label)
     axes.legend()
 
 
-def _few_ticks(axis: Axis, values: Sequence[float], *, shown: Callable[[float], str]) -> None:
+def few_ticks(axis: Axis, values: Sequence[float], *, shown: Callable[[float], str] = "{:g}".format) -> None:
     """Give a logarithmic axis few ticks, whatever the range of its values."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -22,7 +22,7 @@ from onestep.training.adaptive import AdaptiveParameters
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
-from onestep.training.sources import Built, ImageShape, Sources, build_fresh, pretrained, teacher_copy
+from onestep.training.sources import Built, ImageShape, Sources, build_fresh, feature_network, pretrained, teacher_copy
 
 # Records that a run writes, whatever its length.
 RECORDS = 400
@@ -95,8 +95,8 @@ def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int =
                 chosen = run.networks.get(role, getattr(run, role, None))
                 block = to_document(chosen) if dataclasses.is_dataclass(chosen) else None
                 built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank)
-            case FeatureNetwork(name=name):
-                built[role] = Built(sources.backbone(name), family="backbones")
+            case FeatureNetwork():
+                built[role] = Built(feature_network(origin, sources=sources), family="backbones")
             case AverageOf(role=source):
                 if source not in built:
                     raise ValueError(f"{role}: got an average of {source}, expected a network built before it")

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from onestep import distributed
+from onestep.chain import sampler_for
 from onestep.checkpoints.snapshot import expect_finite, write_snapshot
+from onestep.config.run import to_document
 from onestep.distributed import Ranks
 from onestep.files import write_bytes
 from onestep.progress import Bar, Lines
@@ -219,6 +221,7 @@ def record_of(
         "processes": ranks.world,
         "memory_mib": peak >> 20,
         "non_finite": replaced,
+        **({"non_finite_share": share} if replaced else {}),
     }
 
 
@@ -228,12 +231,18 @@ def write_snapshots(training: Training, *, before: int, now: int, folder: Path) 
     Raises:
         ValueError: The weights are not finite; no stage would read the snapshot.
     """
-    written = {}
+    written, note = {}, _note(training)
     for name, average in snapshot_files(training, before=before, now=now).items():
         weights = average.published()
         expect_finite(f"{training.name}: {name}", weights)
-        written[name] = write_snapshot(folder / name, weights, dict(training.config))
+        written[name] = write_snapshot(folder / name, weights, dict(training.config), note=note)
     return written
+
+
+def _note(training: Training) -> dict[str, Any]:
+    """Return the note of the snapshots: of a multi-step generator its sampler, of all others nothing."""
+    sampler = sampler_for(to_document(training.run.objective))
+    return {"sampler": sampler} if sampler is not None and sampler["name"] == "chain" else {}
 
 
 def snapshot_files(training: Training, *, before: int, now: int) -> dict[str, MovingAverage]:

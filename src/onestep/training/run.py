@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from onestep import distributed
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
 from onestep.data._batches import OneHot, decoded, opened
+from onestep.data._subset import subset_of
 from onestep.distributed import Ranks
 from onestep.files import Lock, sealed, write_json, write_text
 from onestep.run_record import newest_state
@@ -287,12 +289,17 @@ def assemble(
     shape = ImageShape(resolution=resolution, channels=channels, classes=classes)
     check_fit(run, files=files, shape=shape, seen=archive.classes)
     built = build_networks(run, sources=FileSources(files=files, timm=resolved.timm), shape=shape, rank=ranks.rank)
+    pixels = decoded(archive, cache=cache)
+    chosen: slice | np.ndarray = slice(None)
+    if run.subset is not None:
+        chosen = subset_of(archive.labels(), images=run.subset.images, seed=run.subset.seed)
+        pixels = pixels[torch.from_numpy(chosen)]
     return compose(
         resolved,
         built=built,
         codec=codec,
-        pixels=decoded(archive, cache=cache),
-        conditions=OneHot(archive.labels(), classes=classes) if run.conditional else None,
+        pixels=pixels,
+        conditions=OneHot(archive.labels()[chosen], classes=classes) if run.conditional else None,
         ranks=ranks,
         micro_batch=micro_batch,
     )

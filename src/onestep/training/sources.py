@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from onestep import components
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
-from onestep.checkpoints.published_weights import read_class_embeddings
+from onestep.checkpoints.published_weights import read_class_embeddings, read_published_weights
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.run import Run, to_document
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
+from onestep.objectives import FeatureNetwork
 from onestep.training.assignment import Inputs
 
 
@@ -52,8 +54,12 @@ class Sources(Protocol):
         """Return the run's teacher."""
         ...
 
-    def backbone(self, name: str) -> Backbone:
-        """Return a frozen feature network."""
+    def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
+        """Return a frozen feature network, with the taps of these strides; None for those of discriminators."""
+        ...
+
+    def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
+        """Return the tensors of a file by name."""
         ...
 
     def class_embedding(self) -> Tensor | None:
@@ -74,11 +80,23 @@ class FileSources:
             raise ValueError("teacher: got none, expected one for this objective. Fix: name a teacher in the run")
         return read_snapshot(self.files.teacher)
 
-    def backbone(self, name: str) -> Backbone:
-        """Read a backbone; without its file or from a damaged one, ValueError."""
+    def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
+        """Read a backbone; without its file, from a damaged one, or without such taps, ValueError."""
+        return build_backbone(self._backbone_file(name), timm=self.timm.get(name), strides=strides)
+
+    def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
+        """Read tensors by name; without their file, from a damaged one, or of other names or shapes, ValueError."""
+        path = self._backbone_file(name)
+        found = read_published_weights(path)
+        given = {key: tuple(each.shape) for key, each in found.items()}
+        if wrong := sorted(key for key in given.keys() | shapes.keys() if given.get(key) != shapes.get(key)):
+            raise ValueError(f"{path}: got {given.get(wrong[0])}, expected {shapes.get(wrong[0])} as {wrong[0]}")
+        return found
+
+    def _backbone_file(self, name: str) -> Path:
         if name not in self.files.backbones:
             raise ValueError(f"backbones: got {sorted(self.files.backbones)}, expected {name!r} among them")
-        return build_backbone(self.files.backbones[name], timm=self.timm.get(name))
+        return self.files.backbones[name]
 
     def class_embedding(self) -> Tensor | None:
         """Read the class embedding."""
@@ -160,7 +178,7 @@ def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
         network = build_denoiser(config)
     else:
         raise ValueError("network: got none, expected a `network` or a `teacher` for this objective")
-    freeze(network, run.freeze)
+    freeze(network, run.freeze, seed=run.freeze_seed)
     return Built(network, config)
 
 
@@ -170,6 +188,27 @@ def teacher_copy(*, sources: Sources) -> Built:
     network = build_denoiser(teacher.config)
     network.load_state_dict(teacher.state_dict, strict=True)
     return Built(network, teacher.config)
+
+
+class NamedTensors(nn.Module):
+    """Frozen tensors by name; a call returns them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._buffer_of = {name: name.replace(".", "_") for name in tensors}  # buffers have no dots in their names
+        for name, tensor in tensors.items():
+            self.register_buffer(self._buffer_of[name], tensor.detach().to(torch.float32))
+
+    def forward(self) -> dict[str, Tensor]:
+        """Return the tensors."""
+        return {name: getattr(self, buffer) for name, buffer in self._buffer_of.items()}
+
+
+def feature_network(origin: FeatureNetwork, *, sources: Sources) -> nn.Module:
+    """Return a frozen entry of `backbones`: a `Backbone`, or `NamedTensors` where the origin has shapes."""
+    if origin.shapes is None:
+        return sources.backbone(origin.name, strides=origin.strides)
+    return NamedTensors(sources.tensors(origin.name, shapes=origin.shapes))
 
 
 def build_fresh(
@@ -191,19 +230,24 @@ def build_fresh(
     if family == "discriminators":
         discriminator = build_discriminator(
             block,
-            backbones={name: sources.backbone(name) for name in block["backbones"]},
+            backbones={name: sources.backbone(name) for name in block.get("backbones", ())},
             embedding=sources.class_embedding(),
             classes=shape.classes if run.conditional else 0,
             seed=run.seed,
             rank=rank,
+            resolution=shape.resolution,
+            channels=shape.channels,
         )
         return Built(discriminator, family=family)
     raise ValueError(f"family {family!r}: got no builder, expected classifiers, networks or discriminators")
 
 
-def freeze(network: nn.Module, levels: Any) -> None:
-    """Freeze the parameters of the run's levels; with D2O-F most of the convolutions. ValueError: all are frozen."""
-    frozen = set(frozen_parameters(network, tuple(levels)))
+def freeze(network: nn.Module, levels: Any, *, seed: int | None = None) -> None:
+    """Freeze the parameters of the run's levels; with D2O-F most of the convolutions. ValueError: all are frozen.
+
+    With a `seed`, as many others are frozen in their place; see `frozen_parameters`.
+    """
+    frozen = set(frozen_parameters(network, tuple(levels), seed=seed))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     if not any(parameter.requires_grad for parameter in network.parameters()):

@@ -12,39 +12,36 @@ from PIL.PngImagePlugin import PngInfo
 
 from onestep import components
 from onestep.arithmetic import entry, record_of
+from onestep.chain import sampler_for
+from onestep.config.run import to_document
 from onestep.data._pixels import picture_of
 from onestep.files import canonical_json, replacing, sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.sampling import Sampler, generate, sampled_in
-from onestep.sampling.heun import Heun
-from onestep.sampling.one_step import OneStep
 from onestep.sheets import tiled
 from onestep.training.assembly import Training
 
 _MOST_PIXELS, _MOST_IMAGES = 1024, 8  # of a side of the grid
 _LEAST_PIXELS = 256  # smaller images are enlarged to this side of the grid
 _HEUN_STEPS = 10  # fewer than for a reported number
-_SIGMA = 80.0
 
 
 def sampler_of(training: Training) -> Sampler | None:
     """Return the sampler for which a run's objective trains, with the objective's noise level; None for classifiers.
 
-    That is one step, or ten steps of Heun's method where the objective does not fix the number of evaluations.
+    That is one step, a chain of several, or ten steps of Heun's method where the objective does not fix their number.
     """
     if not isinstance(training.networks[training.published], Preconditioned):
         return None
-    objective = components.build("objectives", training.run.objective)
-    if objective.samples_in == 1:
-        sigma = getattr(objective, "sigma", _SIGMA)  # of an objective from outside it may be anything
-        return OneStep(sigma=float(sigma) if isinstance(sigma, (int, float)) else _SIGMA)
-    return Heun(steps=_HEUN_STEPS)
+    block = sampler_for(to_document(training.run.objective)) or {"name": "heun", "steps": _HEUN_STEPS}
+    sampler: Sampler = components.build("sampling", block)
+    return sampler
 
 
 def described(sampler: Sampler) -> dict[str, Any]:
     """Return a sampler as a block of the config, for records."""
     options: Mapping[str, Any] = vars(sampler)
-    name = "one_step" if isinstance(sampler, OneStep) else "heun"
+    name = type(sampler).__module__.rpartition(".")[2]
     return {"name": name, **{key: value for key, value in options.items() if value not in (float("inf"), None)}}
 
 

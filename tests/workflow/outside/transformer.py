@@ -52,6 +52,7 @@ class SmallTransformer(nn.Module):
         "mixing": ("model.blocks.*.proj.*", "model.blocks.*.fc[12].*"),
         "attention": ("model.blocks.*.qkv.*",),
     }
+    block_layers: ClassVar[Mapping[str, tuple[str, str]]] = {"body": ("model.blocks.*", "fc2")}
 
     def __init__(
         self,
