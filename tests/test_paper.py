@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from onestep.config import read_experiment
-from onestep.plan import Plan
+from onestep.plan import Plan, measured
 from onestep.plan.inputs import needed_inputs
 from recipes import RECIPES, recipe
 from tiny import REPOSITORY
@@ -52,10 +52,12 @@ def test_a_run_has_the_published_hyperparameters(experiment, dataset, method):
 
 
 def test_the_references_odd_behaviours_are_chosen_by_name(experiment):
-    chosen = {run.discriminator.options["projection"] for run in experiment.runs.values()}
-    assert chosen == {"per_rank"}
-    assert {run.discriminator.options["batch_norm"] for run in experiment.runs.values()} == {"probed"}
-    conditional = {name for name, run in experiment.runs.items() if run.discriminator.class_embeddings == "imagenet"}
+    chosen = [experiment.runs[name].discriminator.options for name in measured.default_runs(experiment)]
+    assert {each["projection"] for each in chosen} == {"per_rank"}
+    assert {each["batch_norm"] for each in chosen} == {"probed"}
+    conditional = {
+        name for name, run in experiment.runs.items() if (run.discriminator and run.discriminator.class_embeddings)
+    }
     assert conditional == {name for name, run in experiment.runs.items() if run.conditional} != set()
 
 
@@ -92,7 +94,7 @@ def test_a_dry_run_with_nothing_here_plans_what_the_readme_says(tmp_path: Path):
     assert dry.returncode == 0, dry.stderr
     counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", dry.stdout + dry.stderr, flags=re.M)}
     trainings = {name for name in counts if name.startswith("train_")}
-    assert trainings == {f"train_{name}" for name in read_experiment(tmp_path / "config.yaml").runs}
+    assert trainings == {f"train_{name}" for name in measured.default_runs(read_experiment(tmp_path / "config.yaml"))}
     told = dict(
         re.findall(r"^\| `(\w+)`[^|]*\| ([\d,]+) \|", (REPOSITORY / "docs" / "paper.md").read_text(), flags=re.M)
     )

@@ -51,13 +51,16 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     ),
     "images that do not divide into a discriminator's groups": (
         {"runs.digits_d2o.discriminator": {"name": "stylegan2"}, "runs.digits_d2o.micro_batch": 24},
-        "runs.digits_d2o.discriminator",
-        ("group_size: got 21 images", "64 images in 3 parts"),
+        "runs.digits_d2o.discriminator.group_size",
+        ("got 21 images", "64 in 3 parts", "a multiple of 4"),
     ),
-    "fewer channels than a discriminator divides": (
-        {"runs.digits_d2o.discriminator": {"name": "stylegan2", "channel_base": 8}},
+    "images of a size that a discriminator does not take": (
+        {
+            "runs.digits_d2o.discriminator": {"name": "stylegan2"},
+            "datasets.digits": {"name": "images", "input": "digits", "resolution": 24, "transform": "scale"},
+        },
         "runs.digits_d2o.discriminator",
-        ("channel_base: got 8", "at least 16", "datasets.digits"),
+        ("stylegan2", "8, 16, 32", "datasets.digits: resolution 24"),
     ),
     "a discriminator without classes for classes": (
         {

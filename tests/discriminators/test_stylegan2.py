@@ -146,8 +146,6 @@ def test_what_does_not_fit_is_refused():
     for size in (4, 12):
         with pytest.raises(ValueError, match=f"^images: got {size} pixels"):
             _small(img_resolution=size)
-    with pytest.raises(ValueError, match="^channel_base: got 8, .* 16"):
-        _small(channel_base=8)
     with pytest.raises(ValueError, match=r"^condition: .*\[B, 3\]"):
         _small(classes=3)(_images())
     for shape in ({"size": 8}, {"channels": 3}):

@@ -112,9 +112,9 @@ def _linked(path: Path) -> None:
     [
         (_LOG, Path.unlink),
         (_LOG, _flip),
-        (_LOG, _cut),
-        (_LOG, _pipe),
-        (_LOG, _linked),
+        pytest.param(_LOG, _cut, marks=pytest.mark.long),
+        pytest.param(_LOG, _pipe, marks=pytest.mark.long),
+        pytest.param(_LOG, _linked, marks=pytest.mark.long),
         ("snapshots/32.safetensors", _flip),
         ("snapshots/32.safetensors", _foreign),
         ("snapshots/32.safetensors", _pipe),
@@ -186,7 +186,12 @@ def test_a_number_of_done_json_that_has_changed_is_found(attempt, caplog):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"), [("snapshots/64.safetensors", _flip), ("snapshots/32.safetensors", _pipe), (_LOG, Path.unlink)]
+    ("name", "damage"),
+    [
+        ("snapshots/64.safetensors", _flip),
+        pytest.param("snapshots/32.safetensors", _pipe, marks=pytest.mark.long),
+        pytest.param(_LOG, Path.unlink, marks=pytest.mark.long),
+    ],
 )
 def test_a_finished_run_with_damaged_files_is_trained_again(attempt, caplog, name, damage):
     caplog.set_level("WARNING")

@@ -121,6 +121,7 @@ def test_a_run_that_is_killed_halfway_grows_to_what_one_long_run_is(place, long,
     assert (grown.results / "snapshots/64.safetensors").read_bytes() == early
 
 
+@pytest.mark.long
 def test_two_processes_grow_to_what_two_are_without_a_stop(place):
     grown, whole = place(EDM, "grown"), place(EDM, "whole")
     for each, lengths in ((grown, (64, 128)), (whole, (128,))):

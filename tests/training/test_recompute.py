@@ -69,6 +69,7 @@ def test_a_teacher_with_dropout_trains_the_same():
     assert torch.equal(generator, same_generator)
 
 
+@pytest.mark.long
 def test_two_ranks_publish_the_same_files_and_the_run_hash_stays(bench, tmp_path):
     found = []
     for recompute in (False, True):

@@ -22,7 +22,11 @@ def snapshot(folder, run, name):
 
 @pytest.mark.parametrize(
     ("run", "objective", "counts"),
-    [("digits_edm", {}, (1600, 2400)), ("digits_d2o", {}, (1600, 2400)), ("digits_d2o", {"steps": 2}, (800, 1600))],
+    [
+        pytest.param("digits_edm", {}, (1000, 1500), marks=pytest.mark.long),
+        ("digits_d2o", {}, (800, 1300)),
+        ("digits_d2o", {"steps": 2}, (400, 800)),
+    ],
 )
 def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_path, run, objective, counts):
     averages = {"half_life": 5_000, "ramp_up": 0.05, "others": [20]}
@@ -41,7 +45,7 @@ def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_p
         states = len(list((tmp_path / "b").rglob("log.jsonl")))
         process = bench.start(killed)
         _wait_for_progress(tmp_path / "b", had=states)
-        time.sleep(moments.uniform(0.0, 0.5))
+        time.sleep(moments.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, f"ended before it was killed: {said}"

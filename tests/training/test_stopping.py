@@ -62,7 +62,11 @@ def records(folder):
 
 # Both between two records.
 @pytest.mark.parametrize(
-    ("run", "by", "at"), [("digits_edm", "SIGTERM", (0, 8)), ("digits_d2o", "SIGUSR2", (16, 0))], ids=["edm", "d2o"]
+    ("run", "by", "at"),
+    [
+        pytest.param("digits_edm", "SIGTERM", (0, 8), marks=pytest.mark.long, id="edm"),
+        pytest.param("digits_d2o", "SIGUSR2", (16, 0), id="d2o"),
+    ],
 )
 def test_stopped_by_a_signal_to_one_of_two_ranks_it_ends_bitwise_equal(bench, tmp_path, run, by, at):
     document = bench.document(run, images=960, snapshots=[320, 960], dropout=0.1)

@@ -189,7 +189,9 @@ def train(work: Path, run: str, target: Path, *, processes: int, kill: bool) -> 
     return {path.name: path.read_bytes() for path in sorted((target / f"runs/{run}/snapshots").iterdir())}
 
 
-@pytest.mark.parametrize(("run", "processes"), [("stripes_dm", 1), ("stripes_cd", 2)])
+@pytest.mark.parametrize(
+    ("run", "processes"), [pytest.param("stripes_dm", 1, marks=pytest.mark.long), ("stripes_cd", 2)]
+)
 def test_a_killed_run_ends_with_the_same_bytes(work: Path, tmp_path: Path, run: str, processes: int) -> None:
     if processes == 1:
         folder = work / f"results/runs/{run}/snapshots"

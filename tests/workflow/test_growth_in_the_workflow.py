@@ -36,6 +36,7 @@ def kill_its_training(pipeline, *, after):
     os.kill(int(process[1]), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_killed_growth_keeps_what_is_published_and_an_edit_keeps_the_run(finished, tmp_path, monkeypatch):
     pipeline = finished.copy(tmp_path)
     results = pipeline.work / "results/runs" / RUN

@@ -190,23 +190,25 @@ def _discriminator_problems(
     if block.class_embeddings is not None and "embedding" not in taken:
         none = f"{got(block.class_embeddings)}, expected none: {block.name} begins with random classes"
         yield Problem((*here, "class_embeddings"), f"{none}. Fix: remove it")
-    if "backbones" in taken or shape.resolution is None:
-        return
-    classes = (shape.classes or _UNKNOWN_CLASSES) if run.conditional else 0
-    supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or _UNKNOWN_CHANNELS}
-    supplied |= {"classes": classes, "seed": run.seed, "rank": 0}
-    only = {key: value for key, value in supplied.items() if key in taken}
-    found, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **only)
-    if refused is not None:
-        yield Problem(here, f"{refused} (datasets.{run.dataset}: resolution {shape.resolution})")
-    share = run.batch // processes
+    outline = components.outline("discriminators", block.name)
+    sizes, of = getattr(outline, "image_sizes", None), f"datasets.{run.dataset}: resolution {shape.resolution}"
+    if sizes is not None and shape.resolution is not None and shape.resolution not in sizes:
+        yield Problem(here, f"{block.name} takes images of {listed(map(str, sizes))} pixels ({of})")
+    if sizes is None and "backbones" not in taken and shape.resolution is not None:
+        classes = (shape.classes or _UNKNOWN_CLASSES) if run.conditional else 0
+        supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or _UNKNOWN_CHANNELS}
+        supplied |= {"classes": classes, "seed": run.seed, "rank": 0}
+        only = {key: value for key, value in supplied.items() if key in taken}
+        _, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **only)
+        if refused is not None:
+            yield Problem(here, f"{refused} ({of})")
+    share, group = run.batch // processes, block.options.get(getattr(outline, "grouped_by", ""), 1)
     parts = 1 if run.micro_batch is None else -(-share // run.micro_batch)
-    try:  # as `micro_batches` of training/step.py divides a share
-        for rows in (share // parts, -(-share // parts)) if hasattr(found, "check_rows") else ():
-            found.check_rows(rows)
-    except ValueError as error:
-        of = f"{run.batch} images in {processes * parts} parts, of processes and micro-batches"
-        yield Problem(here, f"{one_line(error)} ({of})")
+    # As `micro_batches` of training/step.py divides a share.
+    rows = next((each for each in (share // parts, -(-share // parts)) if each > group and each % group), None)
+    if rows is not None:
+        found = f"got {rows} images at once ({run.batch} in {processes * parts} parts, of processes and micro-batches)"
+        yield Problem((*here, outline.grouped_by), f"{found}, expected a multiple of {group}, or fewer")
 
 
 def _network_problems(

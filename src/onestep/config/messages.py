@@ -12,6 +12,7 @@ Place = tuple[str | int, ...]
 
 _SHOWN = 50  # problems, and choices of a value
 _LONGEST = 60  # characters of a value
+_ALIKE = 3  # runs with the same problem, each of which is shown
 
 MISSING = "missing, and there is no default"
 """The text for a required key that is absent."""
@@ -37,6 +38,20 @@ class Problem:
         """Return the problem as users see it; `source` is the file's name."""
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{_printable(step)}" for step in self.place)
         return ": ".join(filter(None, (source, place.removeprefix("."), self.text)))
+
+
+def folded(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems; of many runs with the same one, as by `base:` and `vary:`, that of the first."""
+    alike: dict[Any, list[Problem]] = {}
+    for problem in problems:
+        is_run = problem.place[:1] == ("runs",) and len(problem.place) > 2
+        alike.setdefault((problem.place[2:], problem.text) if is_run else problem, []).append(problem)
+    found: list[Problem] = []
+    for group in alike.values():
+        first = group[0]
+        more = Problem(first.place, f"{first.text} (and alike in {len(group) - 1} further runs)")
+        found += [more] if len(group) > _ALIKE else group
+    return found
 
 
 def in_order(problems: Iterable[Problem], document: Any) -> list[Problem]:

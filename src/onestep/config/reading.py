@@ -14,7 +14,7 @@ from onestep.config.defaults import fill_in
 from onestep.config.families import expand, merged
 from onestep.config.fit import fit_problems
 from onestep.config.generated_checks import generated_problems
-from onestep.config.messages import ConfigError, Problem, got, in_order
+from onestep.config.messages import ConfigError, Problem, folded, got, in_order
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import hidden_characters, plain, to_values
@@ -105,7 +105,7 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
             *generated_problems(experiment, objectives=objectives, metrics=metrics, studies=studies),
         ]
     if experiment is None or problems:
-        raise ConfigError(problem.line(source) for problem in in_order(problems, document))
+        raise ConfigError(problem.line(source) for problem in folded(in_order(problems, document)))
     return experiment
 
 

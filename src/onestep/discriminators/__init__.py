@@ -39,8 +39,9 @@ class Discriminator(Protocol):
     """A class of this folder: an `nn.Module` whose `parameters()` are the trained ones.
 
     Its constructor gets those of `backbones`, `classes`, `embedding`, `seed`, `rank`, `img_resolution` and
-    `img_channels` that it has; see `build_discriminator`. One without `classes` is refused in a conditional run. A
-    method `check_rows(rows)`, if there is one, raises ValueError for numbers of images that cannot be in one call.
+    `img_channels` that it has; see `build_discriminator`. One without `classes` is refused in a conditional run. Two
+    optional class attributes are literals, which a login node without torch reads, too: `image_sizes`, the sizes that
+    it takes, and `grouped_by`, the option of which the images of a call are a multiple, or fewer.
 
     Attributes:
         splits: N as a sum: the numbers of neighbouring logits of the independent discriminators. A loss is the mean

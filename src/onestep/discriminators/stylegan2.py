@@ -40,6 +40,8 @@ class StyleGan2(nn.Module):
     """
 
     splits: ClassVar[tuple[int, ...]] = (1,)
+    image_sizes: ClassVar[tuple[int, ...]] = (8, 16, 32, 64, 128, 256, 512, 1024)
+    grouped_by: ClassVar[str] = "group_size"
 
     def __init__(
         self,
@@ -61,22 +63,20 @@ class StyleGan2(nn.Module):
             group_size: Images of a call whose standard deviation is one feature (4 in the reference; 32 in
                 StyleGAN2-ADA's setting for CIFAR-10, whose architecture is another one). A call has a multiple of it,
                 or fewer images.
-            img_resolution: Size of the images, a power of two from 8 on.
+            img_resolution: Size of the images, one of `image_sizes`.
             img_channels: C.
             classes: Number of classes; 0 for an unconditional discriminator.
             seed: Seed of the weights.
 
         Raises:
-            ValueError: The size of the images fits neither 4x4 pixels nor `channel_base`.
+            ValueError: The images have another size.
         """
         super().__init__()
-        if img_resolution < 2 * _END or img_resolution & (img_resolution - 1):
-            raise ValueError(f"images: got {img_resolution} pixels, expected a power of two from {2 * _END} on")
-        if channel_base < img_resolution:
-            raise ValueError(f"channel_base: got {channel_base}, expected at least {img_resolution}, the images' size")
+        if img_resolution not in self.image_sizes:
+            raise ValueError(f"images: got {img_resolution} pixels, expected one of {self.image_sizes}")
         self.group_size, self.classes, self.img_channels = group_size, classes, img_channels
         self.sizes = tuple(img_resolution >> level for level in range((img_resolution // _END).bit_length() - 1))
-        widths = {size: min(channel_base // size, channel_max) for size in (*self.sizes, _END)}
+        widths = {size: max(1, min(channel_base // size, channel_max)) for size in (*self.sizes, _END)}
         with seeded(seed):
             for size in self.sizes:
                 first = img_channels if size == img_resolution else 0
@@ -105,7 +105,9 @@ class StyleGan2(nn.Module):
             raise ValueError(f"images: got {list(images.shape[1:])}, expected {list(shape)}")
         if self.classes and condition is None:
             raise ValueError(f"condition: got none, expected one-hot [B, {self.classes}] for this discriminator")
-        self.check_rows(len(images))
+        if (rows := len(images)) % min(self.group_size, rows):
+            expected = f"a multiple of group_size ({self.group_size}), or fewer"
+            raise ValueError(f"group_size: got {rows} images of a process at once, expected {expected}")
         maps: Tensor | None = None
         for size in self.sizes:
             maps = self.get_submodule(f"b{size}")(images if maps is None else maps)
@@ -116,12 +118,6 @@ class StyleGan2(nn.Module):
         with half_products(images.device, enabled=False):
             mapped = self.mapping(condition)
         return (vectors * mapped).sum(dim=1, keepdim=True) / math.sqrt(mapped.shape[1])
-
-    def check_rows(self, rows: int) -> None:
-        """Raise ValueError unless `rows` images of one call divide into groups."""
-        if rows % min(self.group_size, rows):
-            expected = f"a multiple of group_size ({self.group_size}), or fewer"
-            raise ValueError(f"group_size: got {rows} images of a process at once, expected {expected}")
 
     def execution_view(self, *, bfloat16: bool, compiled: Compiler, is_constant: bool = True) -> ExecutionView:
         """Return the discriminator as first-order phases call it: see `onestep.networks.execution_view`.

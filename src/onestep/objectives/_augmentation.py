@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from onestep import components
 from onestep.augmentations import Augmentation
@@ -18,11 +18,10 @@ _PROBABILITY = "augment_probability"
 def build_pipe(block: Mapping[str, Any]) -> Augmentation:
     """Build an augmentation from its block, such as `{name: edm, probability: 0.12, operations: {xflip: 1.0}}`.
 
-    Raises:
-        ValueError: The name or an option is unknown or invalid.
+    Without torch it has its options alone. ValueError: The name or an option is unknown or invalid.
     """
     try:
-        return components.build("augmentations", block)
+        return cast(Augmentation, components.build_outline("augmentations", block))
     except (TypeError, ValueError) as error:
         raise ValueError(f"augment: {error}") from error
 

@@ -231,11 +231,11 @@ def write_snapshots(training: Training, *, before: int, now: int, folder: Path) 
     Raises:
         ValueError: The weights are not finite; no stage would read the snapshot.
     """
-    written, note = {}, _note(training)
+    written = {}
     for name, average in snapshot_files(training, before=before, now=now).items():
         weights = average.published()
         expect_finite(f"{training.name}: {name}", weights)
-        written[name] = write_snapshot(folder / name, weights, dict(training.config), note=note)
+        written[name] = write_snapshot(folder / name, weights, dict(training.config), note=_note(training))
     return written
 
 
