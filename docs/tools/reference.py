@@ -32,6 +32,7 @@ FAMILIES = {
     "objectives": "runs.NAME.objective",
     "discriminators": "runs.NAME.discriminator",
     "augmentations": "the key augment of an objective",
+    "distances": "the key distance of objective instance",
     "sampling": "samplers.NAME",
     "metrics": "metrics.NAME",
     "studies": "studies.NAME",
