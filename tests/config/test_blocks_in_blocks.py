@@ -52,8 +52,8 @@ def test_the_networks_of_a_distance_are_files_of_the_run():
 
 
 REFUSED = {
-    "an option of a distance": (CD | {"distance": FEATURES | {"size": 0}}, "distance.size", "above 0"),
-    "an unknown option of a part": (CD | {"distance": FEATURES | {"sise": 16}}, "distance.sise", "size"),
+    "an option of a distance": (CD | {"distance": FEATURES | {"resolution": 0}}, "distance.resolution", "above 0"),
+    "an unknown option of a part": (CD | {"distance": FEATURES | {"resolutoin": 16}}, "distance.resolutoin", "resol"),
     "an unknown distance": (CD | {"distance": {"name": "ssim"}}, "distance.name", "lpips"),
     "an option beside": (CD | {"beside": {"name": "d2o", "r1_every": 0}}, "beside.r1_every", "above 0"),
     "steps of pd": (CD | {"kind": "pd", "steps": 18}, "", "power of two"),

@@ -59,7 +59,7 @@ def test_lpips_equals_the_recordings(golden):
         images, target = (torch.from_numpy(arrays[f"R{resolution}/{each}"]) for each in "ab")
         for size in own["size"]:
             case = tensors(arrays, f"R{resolution}/size{size}/")
-            distance, moving = Lpips(trunk="vgg", linear="lpips", size=size), images.clone().requires_grad_()
+            distance, moving = Lpips(trunk="vgg", linear="lpips", resolution=size), images.clone().requires_grad_()
             found = distance(moving, target, networks=networks)
             torch.testing.assert_close(found, case["distance"], rtol=share, atol=0)
             layers = torch.stack(distance.layers(images, target, networks=networks))
@@ -83,7 +83,7 @@ def test_a_distance_is_of_each_image_alone_and_zero_for_equal_ones(name, backbon
     zero = distance(same, target, networks=networks)
     (gradient,) = torch.autograd.grad(zero.sum(), same)
     assert not zero.any() and not gradient.any()
-    resized = components.build("distances", {"name": name, **_options(name), "size": 32})
+    resized = components.build("distances", {"name": name, **_options(name), "resolution": 32})
     assert resized(images, target, networks=networks).shape == (3,)
 
 

@@ -95,7 +95,7 @@ def test_trajectories_equal_the_recordings(recorded, inner, law):
     close = tolerance(recorded, _CTM, r"abs ([\d.e-]+\d) images")
     images, noise = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["noise"])
     teacher = denoiser(arrays, "teacher", law="edm", resolution=own["R"])
-    distance = components.build("distances", {"name": "l2", "size": 224})
+    distance = components.build("distances", {"name": "l2", "resolution": 224})
     for scale in own["scales"]:
         grid = Grid(steps=scale - 1)
 

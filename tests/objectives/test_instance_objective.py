@@ -91,7 +91,7 @@ def test_levels_targets_losses_and_gradients_equal_the_recordings(game, recorded
     mode, student, teacher, network = game
     images, close = torch.from_numpy(arrays["x"]), tolerance(recorded, _FILE, r"cd, ctm: abs ([\d.e-]+\d)")
     loose, loss_share = (tolerance(recorded, _FILE, each) for each in (r"pd, rcd: abs ([\d.e-]+\d)", _LOSS))
-    distance = components.build("distances", {"name": "l2", "size": _RESIZED})
+    distance = components.build("distances", {"name": "l2", "resolution": _RESIZED})
     for kind, steps in _cases(recorded):
         case = tensors(arrays, f"{mode}/{kind}/N{steps}/")
         random = _replayed(kind, steps, constants(recorded, _FILE), images.shape)
@@ -133,7 +133,7 @@ def test_the_loss_and_its_gradients_equal_the_recordings(recorded, arrays):
         for size, key in ((_RESIZED, "loss_l2_224"), (None, "loss_l2_native")):
             network = denoiser(arrays, "student", law="d2o", resolution=resolution)
             networks = {"generator": network, "teacher": denoiser(arrays, "teacher", law="edm", resolution=resolution)}
-            objective = Instance(kind=kind, steps=steps, distance={"name": "l2", "size": size}, weight=3.0)
+            objective = Instance(kind=kind, steps=steps, distance={"name": "l2", "resolution": size}, weight=3.0)
             random = _replayed(kind, steps, constants(recorded, _FILE), images.shape)
             (phase,) = objective.phases()
             loss = phase.loss(networks, Batch(images=images, condition=None, random=random, images_seen=0))
@@ -321,7 +321,7 @@ def test_beside_a_gan_loss_the_generator_step_has_both_and_the_rest_stays():
         ({"target": "ema"}, "half-life"),
         ({"target_half_life": 10.0}, "target: student"),
         ({"distance": {"name": "l3"}}, "'l3'"),
-        ({"distance": {"name": "l2", "sise": 3}}, "sise"),
+        ({"distance": {"name": "l2", "resolutoin": 3}}, "resolutoin"),
         ({"beside": {"name": "cross_entropy"}}, "generator"),
         ({"beside": {**D2O, "sigma": 40.0}}, "sigma"),
         ({"beside": {"name": "instance", "kind": "cd", "distance": {"name": "l2"}}}, "teacher"),

@@ -181,7 +181,7 @@ def test_the_peak_memory_of_a_chain(steps, weights, folder, capsys):
 def test_a_step_of_each_instance_loss_beside_the_gan_loss_with_lpips(kind, weights, folder, capsys):
     config, _ = _TEACHERS["cifar10_uncond_d2o_f"]
     _work("teacher", folder, json.dumps(config))
-    distance = {"name": "lpips", "trunk": "vgg16", "linear": "lpips", "size": 224}
+    distance = {"name": "lpips", "trunk": "vgg16", "linear": "lpips", "resolution": 224}
     document = recipe("cifar10_uncond_d2o_f") | {"batch": 2, "images": 4, "snapshots": [4]}
     steps = 16 if kind == "pd" else 18
     document["objective"] = {

@@ -28,11 +28,11 @@ class FeatureDistance:
 
     Attributes:
         backbone: Entry of `backbones`. If a discriminator has the same one, both losses use the same features.
-        size: Pixels of a side to which images are resized for the backbone; None leaves them as they are.
+        resolution: Pixels of a side to which images are resized for the backbone; None leaves them as they are.
     """
 
     backbone: Name
-    size: Width | None = None
+    resolution: Width | None = None
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the backbone."""
@@ -40,5 +40,5 @@ class FeatureDistance:
 
     def __call__(self, images: Tensor, target: Tensor, *, networks: Networks) -> Tensor:
         """Return the distances [B]; see `onestep.distances.Distance`."""
-        maps, wanted = (networks[_ROLE](each, size=self.size) for each in (images, target))
+        maps, wanted = (networks[_ROLE](each, size=self.resolution) for each in (images, target))
         return reduce(torch.add, [each.sum(dim=1).mean(dim=(1, 2)) for each in differences(maps, wanted)])

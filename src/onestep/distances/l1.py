@@ -19,10 +19,10 @@ class L1:
     """The mean over channels and pixels of the absolute difference, as in consistency models (arXiv:2303.01469).
 
     Attributes:
-        size: Pixels of a side to which both images are resized first; None leaves them as they are.
+        resolution: Pixels of a side to which both images are resized first; None leaves them as they are.
     """
 
-    size: Width | None = None
+    resolution: Width | None = None
 
     def networks(self) -> Mapping[str, Origin]:
         """Return none."""
@@ -30,4 +30,4 @@ class L1:
 
     def __call__(self, images: Tensor, target: Tensor, *, networks: Networks) -> Tensor:
         """Return the distances [B]; see `onestep.distances.Distance`."""
-        return (at_size(images, self.size) - at_size(target, self.size)).abs().flatten(1).mean(dim=1)
+        return (at_size(images, self.resolution) - at_size(target, self.resolution)).abs().flatten(1).mean(dim=1)

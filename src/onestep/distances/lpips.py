@@ -29,13 +29,13 @@ class Lpips:
     Attributes:
         trunk: Entry of `backbones` with torchvision's VGG-16, `{timm: vgg16.tv_in1k, input: ...}`.
         linear: Entry of `backbones` with the linear layers alone, `{input: ...}` with `{published: lpips-vgg}`.
-        size: Pixels of a side to which images are resized first, as in D2O's instance losses; None leaves them as
+        resolution: Pixels of a side to which images are resized first, as in D2O's instance losses; None leaves them as
             they are.
     """
 
     trunk: Name
     linear: Name
-    size: Width | None = 224
+    resolution: Width | None = 224
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the trunk and the linear layers."""
@@ -44,7 +44,7 @@ class Lpips:
 
     def layers(self, images: Tensor, target: Tensor, *, networks: Networks) -> list[Tensor]:
         """Return the part of each of the five maps in the distances, from fine to coarse, each [B]."""
-        maps, wanted = (networks[_TRUNK](each, size=self.size) for each in (images, target))
+        maps, wanted = (networks[_TRUNK](each, size=self.resolution) for each in (images, target))
         linear = networks[_LINEAR]()
         squares = zip(differences(maps, wanted), _SHAPES, strict=True)
         return [(each * linear[name]).sum(dim=1).mean(dim=(1, 2)) for each, name in squares]

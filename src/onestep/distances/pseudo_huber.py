@@ -21,11 +21,11 @@ class PseudoHuber:
 
     Attributes:
         constant: c divided by the square root of the number of entries of an image.
-        size: Pixels of a side to which both images are resized first; None leaves them as they are.
+        resolution: Pixels of a side to which both images are resized first; None leaves them as they are.
     """
 
     constant: Positive = 0.00054  # the same section
-    size: Width | None = None
+    resolution: Width | None = None
 
     def networks(self) -> Mapping[str, Origin]:
         """Return none."""
@@ -33,6 +33,6 @@ class PseudoHuber:
 
     def __call__(self, images: Tensor, target: Tensor, *, networks: Networks) -> Tensor:
         """Return the distances [B]; see `onestep.distances.Distance`."""
-        difference = (at_size(images, self.size) - at_size(target, self.size)).flatten(1)
+        difference = (at_size(images, self.resolution) - at_size(target, self.resolution)).flatten(1)
         c = self.constant * math.sqrt(difference.shape[1])
         return (difference.square().sum(dim=1) + c**2).sqrt() - c
