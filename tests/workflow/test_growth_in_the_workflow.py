@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from onestep.checkpoints.digests import checked
 from onestep.files import read_json, sha256_of_file
 from onestep.plan import Plan
