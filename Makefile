@@ -17,7 +17,7 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 	@onestep bench workflow --config demo/config.yaml --name demo --record $(RECORDS) -- snakemake --directory demo --profile profiles/local
 
 studies: setup  ## the studies of the papers at a size for CPUs, and docs/studies.md: hours; it continues where it was stopped
-	@snakemake --directory studies --profile profiles/local && python docs/tools/studies.py studies
+	@snakemake --directory studies --profile profiles/local && python docs/tools/studies.py
 
 studies-short: setup  ## the same with one training seed and few images, undecided by design, about 20 minutes
 	@snakemake --directory studies/short --profile profiles/local --config experiment=../short.yaml

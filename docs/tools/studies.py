@@ -1,6 +1,6 @@
 """Writes docs/studies.md and its figures from the finished studies of a workflow.
 
-Usage, after `make studies`: python docs/tools/studies.py studies
+Usage, after `make studies`: python docs/tools/studies.py [PAGE]; by default docs/studies.md, figures beside it.
 What a person adds to a verdict, such as the cause of a contradiction, is in studies/notes/{study}.md.
 """
 
@@ -21,13 +21,13 @@ from onestep.records import read_summary
 from onestep.report.evidence import read_stages, read_svg
 from onestep.results import Results
 
-DOCS = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 Study = Mapping[str, Any]
 
 
-def page(folder: Path, figures: Path) -> str:
-    """Return the page of the studies in a working directory, and copy their figures to `figures`."""
-    experiment, results = read_experiment(folder / "config.yaml"), Results(folder / "results")
+def page(config: Path, *, folder: Path, figures: Path) -> str:
+    """Return the page of the studies of a config in a working directory, and copy their figures to `figures`."""
+    experiment, results = read_experiment(config), Results(folder / "results")
     found = {name: json.loads(results.study(name, ".json").read_text("utf-8")) for name in experiment.studies}
     figures.mkdir(exist_ok=True)
     for name in found:
@@ -51,7 +51,7 @@ def page(folder: Path, figures: Path) -> str:
         "",
     ]
     for name, each in found.items():
-        lines += _section(name, each, notes=folder / "notes" / f"{name}.md", figures=figures)
+        lines += _section(name, each, notes=config.parent / "notes" / f"{name}.md", figures=figures)
     return "\n".join(lines)
 
 
@@ -90,7 +90,8 @@ def _cell(numbers: Mapping[str, float], key: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    (DOCS / "studies.md").write_text(page(Path(sys.argv[1]), DOCS / "studies"), encoding="utf-8")
-    print(DOCS / "studies.md")
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "docs" / "studies.md"
+    own = REPOSITORY / "studies"
+    text = page(own / "config.yaml", folder=own, figures=target.with_suffix(""))
+    target.write_text(text, encoding="utf-8")
+    print(target)
