@@ -35,7 +35,7 @@ test: setup lint  ## all tests
 	@python -m pytest -n 2
 
 test-faults: setup  ## damaged files, killed pipelines, mutated configs: half an hour; ONESTEP_ATTACK=FILE writes the figures
-	@python -m pytest -m 'faults or not faults' -n 2 tests/faults && python -m pytest -m long -n 2 tests/training tests/workflow
+	@python -m pytest -m "faults or not faults" -n 2 tests/faults && python -m pytest -m long -n 2 tests/training tests/workflow tests/evaluation
 
 test-slurm: setup  ## trainings and rules as jobs of a real SLURM on this machine: needs root and tests/slurm/cluster/packages
 	@ONESTEP_SLURM=required python -m pytest -m slurm --durations 0 $(PYTEST_OPTIONS) tests/slurm/test_[!f]*.py tests/slurm/test_faults_on_slurm.py

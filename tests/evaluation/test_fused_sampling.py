@@ -106,7 +106,7 @@ def test_features_contain_the_identity_of_images_and_network(through_files):
     assert (about["features"], about["network"], about["images"]) == ("wide", {"name": "classifier"}, 520)
 
 
-@pytest.mark.parametrize(("processes", "batch"), [(3, 7), (3, 64)])
+@pytest.mark.parametrize(("processes", "batch"), [pytest.param(3, 7, marks=pytest.mark.long), (3, 64)])
 def test_several_processes_write_the_bytes_of_one(through_files, weights, tmp_path, processes, batch):
     """The same bytes of features: so every count and every sum that a metric makes of them is the same, too."""
     command = [sys.executable, "-m", "onestep", *observation(weights, tmp_path, batch=batch)]

@@ -116,9 +116,9 @@ def _linked(path: Path) -> None:
         pytest.param(_LOG, _pipe, marks=pytest.mark.long),
         pytest.param(_LOG, _linked, marks=pytest.mark.long),
         ("snapshots/32.safetensors", _flip),
-        ("snapshots/32.safetensors", _foreign),
-        ("snapshots/32.safetensors", _pipe),
-        ("snapshots/64.safetensors", Path.unlink),
+        pytest.param("snapshots/32.safetensors", _foreign, marks=pytest.mark.long),
+        pytest.param("snapshots/32.safetensors", _pipe, marks=pytest.mark.long),
+        pytest.param("snapshots/64.safetensors", Path.unlink, marks=pytest.mark.long),
     ],
 )
 def test_a_resume_without_its_files_goes_back(attempt, caplog, name, damage):

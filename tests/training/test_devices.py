@@ -68,7 +68,7 @@ def small_paper(monkeypatch):
     config = copy.deepcopy(_PAPER)
     for name, small in _SMALL_BACKBONES.items():
         config["backbones"][name]["timm"] = small
-    for run in config["runs"].values():
+    for run in (each for each in config["runs"].values() if "resolution" in (each.get("discriminator") or {})):
         first = run["discriminator"]["backbones"][:1]
         run["discriminator"] = {**run["discriminator"], "backbones": first, "resolution": 160}  # of the transformer
     return config

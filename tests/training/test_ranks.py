@@ -82,13 +82,8 @@ def eight(bench, tmp_path_factory):
         "per_rank": task(few, "digits_d2o", steps=20, batch_norm="training", discriminator={"projection": "per_rank"}),
         "steered": task(few, "digits_d2o", steps=6, batch_norm="training", objective={"augment": _ADA}),
     }
-    held = json.loads(json.dumps(tasks["held"])) | {"steps": 4}
-    distance = {"name": "features", "backbone": "digits"}
-    own = {"name": "instance", "kind": "ctm", "steps": 4, "distance": distance, "beside": held["run"]["objective"]}
-    held["run"]["objective"] = own
-    tasks["instance"] = held
     found = dict(zip(tasks, train_in_ranks(few, list(tasks.values()), folder / "8", world=8), strict=True))
-    compared = ("denoiser", "held", "chain", "instance")
+    compared = ("denoiser", "held", "chain")
     alone = train_in_ranks(few, [tasks[name] for name in compared], folder / "1", world=1)
     return found | {f"{name} alone": each for name, each in zip(compared, alone, strict=True)}
 
@@ -110,7 +105,7 @@ def test_eight_ranks_steer_alike(eight):
     assert abs(steered[2] - 0.5) == abs(steered[5] - steered[2]) == pytest.approx(48 / 500)
 
 
-@pytest.mark.parametrize("run", ["denoiser", "held", "chain", "instance"])
+@pytest.mark.parametrize("run", ["denoiser", "held", "chain"])
 def test_eight_ranks_have_the_losses_of_one_process_and_equal_parameters(eight, run):
     """Of D2O: with one projection, and the heads' batch norms held, which else see the rows of a rank alone."""
     (one, _), (other, _) = eight[f"{run} alone"], eight[run]

@@ -23,9 +23,9 @@ def snapshot(folder, run, name):
 @pytest.mark.parametrize(
     ("run", "objective", "counts"),
     [
-        pytest.param("digits_edm", {}, (1000, 1500), marks=pytest.mark.long),
-        ("digits_d2o", {}, (800, 1300)),
-        ("digits_d2o", {"steps": 2}, (400, 800)),
+        pytest.param("digits_edm", {}, (960, 1600), marks=pytest.mark.long),
+        ("digits_d2o", {}, (800, 1280)),
+        ("digits_d2o", {"steps": 2}, (480, 800)),
     ],
 )
 def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_path, run, objective, counts):

@@ -39,7 +39,7 @@ def _train(bench, weights, folder, *options):
     return load_file(snapshot), json.loads((folder / "runs/digits_d2o/summary.json").read_text())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_it_trains_to_the_end(bench, weights, tmp_path, processes):
     published, summary = _train(bench, weights, tmp_path, "--processes", str(processes))
     assert summary["world_size"] == processes

@@ -144,6 +144,7 @@ def test_the_study_has_figure_verdict_and_a_place_on_the_page(work: Path) -> Non
     assert record["question"] in (work / "results/report/index.html").read_text()
 
 
+@pytest.mark.long
 def test_nothing_runs_twice_and_an_edited_module_runs_again_what_uses_it(work: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     shutil.copytree(work, folder, symlinks=True)
@@ -190,7 +191,8 @@ def train(work: Path, run: str, target: Path, *, processes: int, kill: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("run", "processes"), [pytest.param("stripes_dm", 1, marks=pytest.mark.long), ("stripes_cd", 2)]
+    ("run", "processes"),
+    [pytest.param("stripes_dm", 1, marks=pytest.mark.long), pytest.param("stripes_cd", 2, marks=pytest.mark.long)],
 )
 def test_a_killed_run_ends_with_the_same_bytes(work: Path, tmp_path: Path, run: str, processes: int) -> None:
     if processes == 1:

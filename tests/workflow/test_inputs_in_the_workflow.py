@@ -78,6 +78,7 @@ def config(tmp_path, site):
     return config
 
 
+@pytest.mark.long
 def test_an_absent_input_is_planned_but_stops_an_offline_workflow(config, tmp_path, monkeypatch):
     work = tmp_path / "work"
     code, text = snakemake(work, "--dry-run")

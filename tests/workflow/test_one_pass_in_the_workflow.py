@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pytest
 
 from onestep.files import read_json
 from tiny import selecting_config, write_config
@@ -27,6 +28,7 @@ def found_below(work, *folders):
     return {str(path.relative_to(work / "results")): path for path in paths}
 
 
+@pytest.mark.long
 def test_numbers_and_grids_are_those_of_files_and_nothing_else_stays(finished, tmp_path):
     pipeline = finished.copy(tmp_path)
     expected = {name: read_json(path) for name, path in found_below(finished.work, "metrics").items()}

@@ -127,6 +127,7 @@ def test_a_runs_option_reruns_that_run_alone(pipeline):
     assert all("digits_d2o_f" in path or "tables/" in path or "report/" in path for path in files)
 
 
+@pytest.mark.long
 def test_training_code_marks_the_table_and_trains_again_only_when_told(pipeline):
     edit(pipeline, D2O)
     assert set(pipeline.due()) == {"tabulate", "report"}
@@ -146,6 +147,7 @@ def test_training_code_marks_the_table_and_trains_again_only_when_told(pipeline)
     assert {"train_digits_d2o", "train_digits_d2o_f"} <= set(due)
 
 
+@pytest.mark.long
 def test_a_fresh_clone_over_the_same_results_reruns_nothing(pipeline, tmp_path):
     def git(*arguments, folder):
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
