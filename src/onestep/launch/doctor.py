@@ -29,6 +29,7 @@ from onestep.launch.resources import resources, words
 from onestep.plan import Plan
 from onestep.plan.cost import RATES
 from onestep.plan.inputs import input_source, needed_inputs
+from onestep.plan.measured import default_runs
 
 # Programs and a harmless query of each; without one here it is `--version`. These two need the controller.
 _PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel", "srun")
@@ -112,13 +113,17 @@ def examine(config: Path | None, *, state: Path, cluster: Cluster, gpu_gib: floa
 
 
 def memory_findings(config: Path, *, state: Path, gpu_gib: float | None) -> Iterator[Finding]:
-    """Yield whether the runs of a config fit their GPUs; nothing where no GPU is known, or the config is wrong."""
+    """Yield whether the runs of a config fit their GPUs; nothing where no GPU is known, or the config is wrong.
+
+    Runs of studies on request alone are left out: they are checked before their jobs.
+    """
     try:
         experiment = read_experiment(config)
     except (ConfigError, ImportError):
         return  # reported with the inputs
     here = gpu_memory() if gpu_gib is None else None
-    for name, run in experiment.runs.items():
+    for name in default_runs(experiment):
+        run = experiment.runs[name]
         site = experiment.launch.of(name)
         # On CPUs only where a GPU is named.
         gib = gpu_gib or (site.gpu_memory_gib if site.device == "cuda" else None)
