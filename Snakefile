@@ -19,7 +19,7 @@ hide_computing()
 
 # A wrong key, name or type stops here, before any job, with its place in the file.
 try:
-    plan = Plan.read(config.get("experiment", "config.yaml"))
+    plan = Plan.read(config.get("experiment", "config.yaml")).asked_by(sys.argv[1:])
     check_local_files(plan)
 except ConfigError as error:
     raise SystemExit(str(error))

@@ -313,6 +313,15 @@ def test_a_study_on_request_and_its_runs_are_no_part_of_the_page():
     assert "on_request" not in json.loads(plan.options("studies", "seen"))
     plan = plan_of(config | {"studies": {"seen": {**study_of, "on_request": False}}})
     assert "results/runs/aside/summary.json" in paths(report.page_inputs(plan))
+    asked = {
+        word: plan_of(config | {"studies": {"seen": study_of}}).asked_by(["-n", word])
+        for word in ("x", "y/seen.md", "aside")
+    }
+    assert [sorted(set(each.experiment.runs) & {"aside", "digits_d2o"}) for each in asked.values()] == [
+        ["digits_d2o"],
+        *[["aside", "digits_d2o"]] * 2,
+    ]
+    assert asked["x"].document == asked["aside"].document and not asked["x"].experiment.studies
     with pytest.raises(ConfigError, match="studies.seen.on_request"):
         plan_of(config | {"studies": {"seen": {**study_of, "on_request": "yes"}}})
 

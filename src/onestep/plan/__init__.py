@@ -7,7 +7,8 @@ JSON, so that other edits rerun nothing; the code of a stage is the fingerprint 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ class Plan:
             raise ConfigError(problem.line(str(config)) for problem in problems)
         possible = without_passed(experiment, results=Results(), state=State())
         return cls(experiment=possible, as_written=experiment, source=str(config), fingerprints=Fingerprints())
+
+    def asked_by(self, words: Sequence[str]) -> Plan:
+        """Return the plan without studies on request and the runs that they alone observe, which costs seconds.
+
+        It is the plan itself if one of the words of the command, such as a target, contains the name of one of them.
+        """
+        studies, runs = measured.default_studies(self.experiment), measured.default_runs(self.experiment)
+        aside = {*self.experiment.studies, *self.experiment.runs} - {*studies, *runs}
+        if not aside or any(name in word for word in words for name in aside):
+            return self
+        written = self.experiment
+        kept = replace(
+            written,
+            studies={name: written.studies[name] for name in studies},
+            runs={name: written.runs[name] for name in runs},
+        )
+        return replace(self, experiment=kept, as_written=self.written)
 
     @property
     def written(self) -> Experiment:
