@@ -60,7 +60,7 @@ class Plan:
     def asked_by(self, words: Sequence[str]) -> Plan:
         """Return the plan without studies on request and the runs that they alone observe, which costs seconds.
 
-        It is the plan itself if one of the words of the command, such as a target, contains the name of one of them.
+        It is the plan itself if one of the `words`, those of the command line, contains the name of one of them.
         """
         studies, runs = measured.default_studies(self.experiment), measured.default_runs(self.experiment)
         aside = {*self.experiment.studies, *self.experiment.runs} - {*studies, *runs}
