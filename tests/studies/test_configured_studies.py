@@ -40,5 +40,5 @@ def test_those_of_the_paper_are_on_request_and_change_no_target(experiments):
 
 def test_the_short_ones_have_one_seed_and_few_images(experiments):
     tuned = [run for run in experiments[SHORT].runs.values() if run.teacher is not None]
-    assert {run.seed for run in tuned} == {0} and max(run.images for run in tuned) <= 3_000
+    assert {run.seed for run in tuned} == {0} and max(run.images for run in tuned) <= 2_000
     assert len(tuned) > 30
