@@ -111,7 +111,7 @@ def _linked(path: Path) -> None:
     ("name", "damage"),
     [
         (_LOG, Path.unlink),
-        (_LOG, _flip),
+        pytest.param(_LOG, _flip, marks=pytest.mark.long),
         pytest.param(_LOG, _cut, marks=pytest.mark.long),
         pytest.param(_LOG, _pipe, marks=pytest.mark.long),
         pytest.param(_LOG, _linked, marks=pytest.mark.long),

@@ -128,7 +128,7 @@ _SAVED = {
 _FROZEN = {"instance": ["distance", "teacher"]}
 
 
-@pytest.fixture(params=_CASES)
+@pytest.fixture(params=[pytest.param(each, marks=pytest.mark.long if each == "matching" else ()) for each in _CASES])
 def case(request, bench, tmp_path, monkeypatch):
     """Name and run.yaml of an objective whose file is in the temporary folder."""
     objective, source, trained = _CASES[request.param]

@@ -25,7 +25,7 @@ def snapshot(folder, run, name):
     [
         pytest.param("digits_edm", {}, (960, 1600), marks=pytest.mark.long),
         ("digits_d2o", {}, (800, 1280)),
-        ("digits_d2o", {"steps": 2}, (480, 800)),
+        pytest.param("digits_d2o", {"steps": 2}, (480, 800), marks=pytest.mark.long),
     ],
 )
 def test_killed_three_times_at_random_moments_it_ends_bitwise_equal(bench, tmp_path, run, objective, counts):

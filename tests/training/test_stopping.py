@@ -65,7 +65,7 @@ def records(folder):
     ("run", "by", "at"),
     [
         pytest.param("digits_edm", "SIGTERM", (0, 8), marks=pytest.mark.long, id="edm"),
-        pytest.param("digits_d2o", "SIGUSR2", (16, 0), id="d2o"),
+        pytest.param("digits_d2o", "SIGUSR2", (16, 0), marks=pytest.mark.long, id="d2o"),
     ],
 )
 def test_stopped_by_a_signal_to_one_of_two_ranks_it_ends_bitwise_equal(bench, tmp_path, run, by, at):

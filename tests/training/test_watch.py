@@ -123,6 +123,7 @@ def test_a_sink_that_fails_is_one_line(bench, tmp_path):
     assert (tmp_path / f"runs/{RUN}/watch/320.png").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_grows_shows_its_grids_curves_and_numbers_and_another_science_takes_them_along(bench, tmp_path):
     def train(images, **changes):
         document = bench.document("digits_edm", images=images, snapshots=[*range(64, images + 1, 64)], **changes)
