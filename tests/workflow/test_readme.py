@@ -91,7 +91,6 @@ def test_the_commands_of_a_page_are_commands_of_onestep(page):
                 cli.verb_app(verb).parse_args(arguments, exit_on_error=False, print_error=False)
 
 
-@pytest.mark.long
 def test_the_verb_run_shows_each_table_once_also_where_nothing_is_to_be_done(finished, tmp_path):
     work = tmp_path / "work"
     shutil.copytree(finished.work, work, symlinks=True)
