@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_all_of_it_ran_where_there_is_no_network(finished):
             for within in ((), WITHOUT_NETWORK)
         ]
     assert [each.returncode == 0 for each in reached] == [True, False]
+
+
+def test_a_job_of_several_files_lists_them_in_the_order_in_which_they_are_made(pipeline):
+    """Snakemake sets their times one by one, and would extract again features that are older than their images."""
+    for folder in ("samples", "grids", "features", "metrics"):
+        shutil.rmtree(pipeline.work / "results" / folder)
+    lines = [line.split("\t") for line in pipeline.snakemake("--summary").stdout.splitlines()]
+    files = [Path(line[0]) for line in lines if "observe_digits" in line]
+    kinds = [path.parts[1] for path in files]
+    assert len(kinds) > 3 and kinds == ["samples", "grids", "features"] * (len(kinds) // 3)
 
 
 def test_the_table_has_its_rows_and_names(finished):

@@ -138,16 +138,18 @@ for observed in (
             # No pattern, whatever the names.
             networks=lambda wildcards, weights=observed.weights: weights,
         output:
-            features=[
-                stored(results.block_features("{block}", features))
-                for features in observed.features
-            ],
-            grid=results.block_grid("{block}"),
+            # In the order in which single jobs would make them: Snakemake gives them their times one after the other,
+            # and features older than their images would be extracted again.
             images=(
                 stored_images(results.block_samples("{block}"))
                 if sample.stores_images(plan)
                 else []
             ),
+            grid=results.block_grid("{block}"),
+            features=[
+                stored(results.block_features("{block}", features))
+                for features in observed.features
+            ],
         log:
             "logs/observe/{block}.log",
         benchmark:
