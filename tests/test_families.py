@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import typing
@@ -46,7 +47,8 @@ def test_a_file_exports_one_documented_class_of_its_own(family, name):
 def test_a_constructor_names_and_annotates_its_options(family, name):
     choice = components.load(family, name)
     options = inspect.signature(choice).parameters.values()
-    resolved = typing.get_type_hints(choice.__init__)
+    # Fields of a dataclass may be those of a base in another module.
+    resolved = typing.get_type_hints(choice if dataclasses.is_dataclass(choice) else choice.__init__)
     for option in options:
         assert option.name in resolved, f"{option.name} has no annotation"
         assert option.kind is option.KEYWORD_ONLY, f"{option.name} may be given by position, or is a corridor"

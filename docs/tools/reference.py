@@ -237,7 +237,10 @@ def _comments(kind: Any) -> Mapping[str, str]:
 def _choice(family: str, name: str) -> list[str]:
     known, component = components.describe(family, name), components.outline(family, name)
     summary, meanings = _docstring(known.doc)
-    comments = _comments(component) if dataclasses.is_dataclass(component) else {}
+    comments: Mapping[str, str] = {}
+    for each in reversed([each for each in component.__mro__ if dataclasses.is_dataclass(each)]):
+        comments = {**comments, **_comments(each)}
+        meanings = {**_docstring(inspect.cleandoc(each.__doc__ or ""))[1], **meanings}
     keys = []
     for key, each in known.parameters.items():
         texts = dict.fromkeys(filter(None, (meanings.get(key, ""), comments.get(key, ""))))

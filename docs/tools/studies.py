@@ -6,29 +6,27 @@ What a person adds to a verdict, such as the cause of a contradiction, is in stu
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from onestep.bench.recording import machine
 from onestep.config.reading import read_experiment
 from onestep.config.sections import Experiment
 from onestep.escapes import one_line
+from onestep.files import read_json, read_text
 from onestep.records import read_summary
 from onestep.report.evidence import read_stages, read_svg
 from onestep.results import Results
 
 REPOSITORY = Path(__file__).parents[2]
-Study = Mapping[str, Any]
 
 
 def page(config: Path, *, folder: Path, figures: Path) -> str:
     """Return the page of the studies of a config in a working directory, and copy their figures to `figures`."""
     experiment, results = read_experiment(config), Results(folder / "results")
-    found = {name: json.loads(results.study(name, ".json").read_text("utf-8")) for name in experiment.studies}
+    found = {name: read_json(results.study(name, ".json")) for name in experiment.studies}
     figures.mkdir(exist_ok=True)
     for name in found:
         read_svg(results.study(name, ".svg"))
@@ -50,8 +48,9 @@ def page(config: Path, *, folder: Path, figures: Path) -> str:
         ),
         "",
     ]
-    for name, each in found.items():
-        lines += _section(name, each, notes=config.parent / "notes" / f"{name}.md", figures=figures)
+    for name in found:
+        notes = config.parent / "notes" / f"{name}.md"
+        lines += _section(name, results=results, notes=notes, figures=figures.name)
     return "\n".join(lines)
 
 
@@ -60,33 +59,23 @@ def _costs(experiment: Experiment, results: Results, folder: Path) -> Iterator[s
     summaries = [read_summary(results.summary(run), run=run, keys=["seconds"]) for run in experiment.runs]
     images = sum(run.images for run in experiment.runs.values())
     hours = sum(each["seconds"] for each in summaries) / 3600
-    stages = {stage: sum(seconds) / 3600 for stage, seconds in read_stages(folder / "benchmarks").items()}
+    jobs = sum(map(sum, read_stages(folder / "benchmarks").values())) / 3600
     here = machine()
     yield f"{len(summaries)} trainings of {images:,} images took {hours:.1f} hours of one core, with sampling and"
-    yield f"metrics {sum(stages.values()):.1f} hours of jobs, on {here['processor']}, {here['cores']} cores."
+    yield f"metrics {jobs:.1f} hours of jobs, on {here['processor']}, {here['cores']} cores."
 
 
-def _section(name: str, study: Study, *, notes: Path, figures: Path) -> Iterator[str]:
-    yield from (f"## {name}", "", one_line(study["question"]), "", f"Verdict: **{study['verdict']}**.", "")
-    if notes.exists():
-        yield from (notes.read_text("utf-8").strip(), "")
-    yield from (f"![{name}]({figures.name}/{name}.svg)", "", f"Rule: {one_line(study['rule'])}", "")
-    yield from ("| quantity | result | control |", "|---|---:|---:|")
-    for key in dict.fromkeys([*study["numbers"], *study["control"]]):
-        if key.endswith(".deviation"):
-            continue
-        cells = [_cell(study[column], key) for column in ("numbers", "control")]
-        yield f"| {one_line(key)} | {' | '.join(cells)} |"
+def _section(name: str, *, results: Results, notes: Path, figures: str) -> Iterator[str]:
+    """Yield the study's own page as a section, with what a person adds below the verdict."""
+    for line in read_text(results.study(name, ".md")).splitlines():
+        yield (
+            line.replace("# ", "## ", 1)
+            if line.startswith("# ")
+            else line.replace(f"({name}.svg)", f"({figures}/{name}.svg)")
+        )
+        if line.startswith("Verdict: ") and notes.exists():
+            yield from ("", read_text(notes).strip())
     yield ""
-    yield from (f"- {one_line(choice)}" for choice in study["choices"])
-    yield ""
-
-
-def _cell(numbers: Mapping[str, float], key: str) -> str:
-    if key not in numbers:
-        return ""
-    deviation = numbers.get(f"{key}.deviation")
-    return f"{numbers[key]:.4g}" if deviation is None else f"{numbers[key]:.4g} ± {deviation:.2g}"
 
 
 if __name__ == "__main__":

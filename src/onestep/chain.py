@@ -1,6 +1,6 @@
 """A generator of several evaluations: a chain of a denoiser's estimates, each moved on to the next lower noise level.
 
-The multi-step generators of D2O (arXiv:2506.09376, figure 2; github.com/Zyriix/D2O, its loss and its samplers). The
+The multi-step generators of D2O (arXiv:2405.20750, figure 2; github.com/Zyriix/D2O, its loss and its samplers). The
 released code passes the next noise level to the network as well, which its networks do not take; so do these not.
 """
 

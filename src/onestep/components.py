@@ -23,6 +23,7 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ def is_outline(component: Any) -> bool:
 def describe(family: str, name: str) -> Description:
     """Return what is known of a component or its outline; ValueError where there is none."""
     component = outline(family, name)
-    names = getattr(component.__init__, "__globals__", {})
+    # Fields of a dataclass may be those of a base in another module.
+    names = ChainMap(*(getattr(each.__init__, "__globals__", {}) for each in component.__mro__))
     parameters = {
         key: Parameter(hint=_evaluated(each.annotation, names), default=each.default)
         for key, each in inspect.signature(component).parameters.items()
@@ -329,7 +331,7 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
     try:
-        return eval(annotation, dict(names)) if isinstance(annotation, str) else annotation
+        return eval(annotation, {}, names) if isinstance(annotation, str) else annotation
     except (NameError, AttributeError, TypeError):
         return Any
 

@@ -137,7 +137,7 @@ def class_names_of(run: Path, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _front_matter(card: Path) -> Mapping[str, Any] | None:
-    """Return the entry `onestep` of a card's front matter; None where it has none."""
+    """Return the entry `onestep` of a card's front matter; None if there is none."""
     parts = read_text(card, most=_MOST_CARD).split("---\n", 2)
     try:
         found = (yaml.safe_load(parts[1]) or {}).get("onestep") if len(parts) == 3 and not parts[0] else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from arms_files import IMAGES, SEEDS, arms_of, files_of, log, measure
 from matplotlib.figure import Figure
 
 from onestep.config.families import expand
+from onestep.records import iter_log
 from onestep.studies import Log, SnapshotMeasurements
 from onestep.studies import _arms as arms
 from onestep.studies._arms import Curve
@@ -114,8 +113,9 @@ def test_collapse_is_a_rise_a_lost_recall_or_a_loss_that_is_not_finite(tmp_path)
     assert arms.collapse_of(curve(9.0, 5.0, 4.0), recall=0.5, finite=False) == "loss"
     for lost, finite in ((None, False), (0.5, True)):
         records = [{"images_seen": n, "losses": {"generator": 1.0, "r1": v}} for n, v in ((64, 1.0), (128, lost))]
-        found = arms.read_logs({"on": ("a",)}, {"log.a": log(tmp_path, "a", records)})
-        assert arms.losses_are_finite(found["a"]) is finite and len(found["a"]) == 2
+        (path,) = log(tmp_path, "a", records)
+        found = list(iter_log(path))
+        assert arms.losses_are_finite(found) is finite and len(found) == 2
 
 
 def test_differences_in_units_of_their_deviation():
@@ -151,19 +151,10 @@ def test_the_figure_has_a_line_for_each_arm_and_level_on_logarithmic_axes(tmp_pa
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log" if low > 0 else "linear")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    arms: Mapping[str, tuple[str, ...]]
-    recall: str | None = None
-    sampler: str = "one_step"
-    metric: str = "fd"
-    value: str = "frechet"
-    seeds: tuple[str, ...] = SEEDS
-
-
 @pytest.mark.parametrize("recall", [None, "pr.recall"])
 def test_trainings_have_curves_logs_and_collapses(tmp_path, recall):
-    study = Options(arms={"on": ("a", "b", "c")}, recall=recall)
+    options = {"sampler": "one_step", "metric": "fd", "value": "frechet", "seeds": SEEDS}
+    study = arms.StudyOfArms(arms={"on": ("a", "b", "c")}, recall=recall, **options)
     levels = {"a": (9.0, 5.0, 4.0), "b": (9.0, 2.0, 7.0), "c": (9.0, 5.0, 4.0)}
     files = {f"fd.{run}": measure(tmp_path, run, values) for run, values in levels.items()}
     files |= {f"log.{run}": log(tmp_path, run, [{"images_seen": 64, "losses": {"generator": 1.0}}]) for run in levels}
@@ -171,8 +162,8 @@ def test_trainings_have_curves_logs_and_collapses(tmp_path, recall):
         for run, last in (("a", 0.5), ("b", 0.5), ("c", 0.01)):
             options = {"metric": "pr", "value": "recall", "better": "higher"}
             files[f"pr.{run}"] = measure(tmp_path, run, (0.5, 0.5, last), **options)
-    assert set(arms.observed_by(study)) == set(files)
-    found = arms.trainings_of(study, files)
+    assert set(study.observes()) == set(files)
+    found = study.trainings(files)
     assert found.collapses == {"on": (None, "rise", None if recall is None else "recall")}
     assert found.collapsed("on") == (1 if recall is None else 2)
     reasons = found.numbers(value="frechet")

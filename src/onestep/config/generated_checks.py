@@ -29,7 +29,7 @@ def generated_problems(
 ) -> Iterator[Problem]:
     """Yield samplers that do not fit their runs, and what is wrong with metrics that compare with generated images.
 
-    An objective, a metric or a study is None where it cannot be built without torch; then it is not checked.
+    Objectives, metrics and studies that cannot be built without torch are None, and are not checked.
     """
     steps = {name: getattr(objective, "samples_in", None) for name, objective in objectives.items()}
     uses = [*_uses(experiment, studies=studies)]

@@ -56,7 +56,7 @@ def denoisers(experiment: Experiment) -> list[str]:
 
 
 def network_of(model: str, experiment: Experiment) -> str | None:
-    """Return the network of a teacher or of a run, by its name in the config; None where only a file names it."""
+    """Return the name of the network of a teacher or run; None if only its checkpoint has it."""
     seen: list[str] = []
     while model not in seen:  # a config with a circle is refused elsewhere
         seen.append(model)

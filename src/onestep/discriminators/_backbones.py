@@ -89,6 +89,15 @@ class Backbone(nn.Module):
         return self.network(images)
 
 
+def check_sizes(backbones: Mapping[str, Backbone], *, resolution: int | None) -> None:
+    """Raise ValueError where there is no backbone, or one takes images of another size than `resolution`."""
+    if not backbones:
+        raise ValueError("backbones: got none, expected at least one")
+    for name, each in backbones.items():
+        if each.image_size not in (None, resolution):
+            raise ValueError(f"resolution: got {resolution}, expected {each.image_size} for the backbone {name}")
+
+
 def freeze(module: nn.Module, *, persistent: bool = True) -> nn.Module:
     """Turn all parameters of `module` into buffers of the same names, and set evaluation mode.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onestep.config.constraints import Constraint
 from onestep.discriminators import Compiler, ExecutionView, seeded, wrap_for_execution
-from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms
+from onestep.discriminators._backbones import Backbone, TimmTaps, check_sizes, fold_batch_norms
 
 __all__ = ["PooledFeatures"]
 
@@ -55,11 +55,7 @@ class PooledFeatures(nn.Module):
             ValueError: There is no backbone, or one that takes another size.
         """
         super().__init__()
-        if not backbones:
-            raise ValueError("backbones: got none, expected at least one")
-        for name, each in backbones.items():
-            if each.image_size not in (None, resolution):
-                raise ValueError(f"resolution: got {resolution}, expected {each.image_size} for the backbone {name}")
+        check_sizes(backbones, resolution=resolution)
         self.resolution = resolution
         self.splits = (logits,) * len(backbones)
         self.pretrained = nn.ModuleDict(backbones)

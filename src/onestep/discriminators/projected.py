@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from onestep.config.constraints import Constraint
 from onestep.discriminators import Compiler, ExecutionView, seeded, wrap_for_execution
-from onestep.discriminators._backbones import Backbone, TimmTaps, fold_batch_norms, freeze, probe_batch_norms
+from onestep.discriminators._backbones import (
+    Backbone,
+    TimmTaps,
+    check_sizes,
+    fold_batch_norms,
+    freeze,
+    probe_batch_norms,
+)
 from onestep.discriminators._heads import (
     MultiScaleHeads,
     Vectors,
@@ -88,11 +95,7 @@ class Projected(nn.Module):
             ValueError: The parts do not fit each other.
         """
         super().__init__()
-        if not backbones:
-            raise ValueError("backbones: got none, expected at least one")
-        for name, each in backbones.items():
-            if each.image_size not in (None, resolution):
-                raise ValueError(f"resolution: got {resolution}, expected {each.image_size} for the backbone {name}")
+        check_sizes(backbones, resolution=resolution)
         if embedding is not None and len(embedding) < classes:
             raise ValueError(f"class_embeddings: got {len(embedding)} rows, expected at least {classes}, one per class")
         self.resolution, self.classes = resolution, classes

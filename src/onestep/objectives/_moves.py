@@ -1,6 +1,6 @@
 """Moves along the probability flow ODE between noise levels, and the targets of instance losses that they give.
 
-Source: the losses in github.com/Zyriix/D2O with which its paper compares (arXiv:2506.09376, figure 4): `cd` consistency
+Source: the losses in github.com/Zyriix/D2O with which its paper compares (arXiv:2405.20750, figure 4): `cd` consistency
 distillation (arXiv:2303.01469), `ctm` consistency trajectories (arXiv:2310.02279), `pd` progressive distillation
 (arXiv:2202.00512) and `rcd`, consistency from the highest level. Each makes two moves, from a level t by a level u to a
 level s. Legend: B images, C H W an image; a level is an index of a grid of N steps, 0 for the lowest.

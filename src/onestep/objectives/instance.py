@@ -1,6 +1,6 @@
 """Instance losses: consistency and progressive distillation with the constants of D2O, alone or beside its GAN loss.
 
-The comparisons of D2O (arXiv:2506.09376, figure 4; github.com/Zyriix/D2O). The generator at a noise level is trained
+The comparisons of D2O (arXiv:2405.20750, figure 4; github.com/Zyriix/D2O). The generator at a noise level is trained
 towards a target made of the teacher's and its own moves between levels; `_moves.py` has the moves and the targets.
 """
 

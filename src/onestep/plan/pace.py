@@ -41,8 +41,8 @@ class Pace:
     def left(self, now: float) -> float | None:
         """Return the seconds that the rest will take, if it is worked on as the part that is done.
 
-        A job takes as long as the mean of its stage, or of all jobs where none of its stage has ended. None where that
-        would be a guess: before the first training of some has ended, or before one job in a hundred has.
+        The time of a job is the mean of the jobs of its stage that ended, or of all jobs if none of its stage did. None
+        before one job in a hundred has ended, or, if there are trainings, before the first of them has.
         """
         planned, waits = sum(self._planned.values()), self._planned[_SLOWEST] > 0 and _SLOWEST not in self._took
         if self._since is None or self.done == 0 or 100 * self.done < planned or waits:

@@ -34,7 +34,7 @@ class Cell:
 
 
 def cell(row: Row, *, column: str, table: Table) -> Cell | None:
-    """Return the texts of a number; None where it was not measured."""
+    """Return the texts of a number; None if it was not measured."""
     found, blocks = row.numbers[column], len(table.seeds)
     if found.shown is None:
         return None

@@ -1,4 +1,4 @@
-"""Several evaluations of a multi-step generator (D2O, arXiv:2506.09376, figure 2)."""
+"""Several evaluations of a multi-step generator (D2O, arXiv:2405.20750, figure 2)."""
 
 from __future__ import annotations
 

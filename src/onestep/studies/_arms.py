@@ -14,9 +14,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
-from onestep.config.constraints import Constraint, RunName, Text
+from onestep.config.constraints import Constraint, MetricValue, Name, RunName, SeedBlock, Text
 from onestep.models import Snapshot, parse_model
 from onestep.records import differing, iter_log, read_measurement
 from onestep.studies import Log, Observable, SnapshotMeasurements, Verdict
@@ -30,6 +30,8 @@ LEAST_SEEDS = 3
 Runs = Annotated[tuple[RunName, ...], Constraint(min_length=1)]
 Arms = Annotated[Mapping[Text, Runs], Constraint(min_length=1)]
 """The option `arms`: by label, the runs of an arm, one for each training seed."""
+Pair = Annotated[tuple[Text, ...], Constraint(min_length=2, max_length=2)]
+"""Labels of two arms that are compared."""
 
 UNDECIDED = f"Undecided: an arm with fewer than {LEAST_SEEDS} training seeds."
 """The part of a rule that `decided` computes."""
@@ -192,13 +194,6 @@ def _curve(
     return Curve(run=run, images=images, blocks=tuple(tuple(points[n][each] for each in seeds) for n in images))
 
 
-def read_logs(
-    arms: Mapping[str, Sequence[str]], files: Mapping[str, Sequence[Path]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the records of the training log of each run, from the files of `observe`."""
-    return {run: [record for path in files[f"log.{run}"] for record in iter_log(path)] for _, run in _members(arms)}
-
-
 def losses_are_finite(records: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether all losses of a log are finite; the log has None for one that is not."""
     return all(value is not None for record in records for value in record.get("losses", {}).values())
@@ -216,37 +211,9 @@ def collapse_of(curve: Curve, *, recall: float | None = None, finite: bool = Tru
     return "recall" if recall is not None and recall < 0.1 else None
 
 
-class Compared(Protocol):
-    """The options of a study that compares arms by a value of a metric, of which lower is better."""
-
-    @property
-    def arms(self) -> Mapping[str, tuple[str, ...]]:
-        """By label, the runs of each arm."""
-
-    @property
-    def sampler(self) -> str:
-        """Name of the sampler."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric."""
-
-    @property
-    def value(self) -> str:
-        """Which value of it."""
-
-    @property
-    def seeds(self) -> tuple[str, ...]:
-        """Seed blocks."""
-
-    @property
-    def recall(self) -> str | None:
-        """The recall, as `metric.value`, for the rule of collapse; None where it is not measured."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trainings:
-    """What `trainings_of` reads.
+    """What `StudyOfArms.trainings` reads.
 
     Attributes:
         collapses: By label, why each training has collapsed; None for one that has not. See `collapse_of`.
@@ -269,6 +236,15 @@ class Trainings:
         """Return how many trainings of an arm have collapsed."""
         return sum(each is not None for each in self.collapses[label])
 
+    def gaps(self, control: str) -> dict[str, float | None]:
+        """Return the `gap` of the last values of each other arm to those of the control, as `{label}.gap`."""
+        return {f"{each}.gap": gap(self.last(each), self.last(control)) for each in self.curves if each != control}
+
+    def levels(self, control: str, *, value: str) -> dict[str, float]:
+        """Return the mean last value of the control for each other arm, as `{label}.{value}.last`."""
+        level = statistics.fmean(self.last(control))
+        return {f"{each}.{value}.last": level for each in self.curves if each != control}
+
     def numbers(self, *, value: str) -> dict[str, float]:
         """Return last and best value of each arm, with deviation, and how many of its trainings collapsed, and why."""
         found = numbers_of(self.curves, value=value)
@@ -279,29 +255,57 @@ class Trainings:
         return found
 
 
-def observed_by(study: Compared) -> dict[str, Observable]:
-    """Return what `trainings_of` reads: the metrics of each snapshot, and the logs."""
-    recall = () if study.recall is None else (study.recall.partition(".")[0],)
-    metrics = dict.fromkeys((study.metric, *recall))
-    return observe(study.arms, sampler=study.sampler, seeds=study.seeds, metrics=metrics, logs=True)
+@dataclass(frozen=True, kw_only=True)
+class StudyOfArms:
+    """The options of a study that compares arms by a value of a metric, of which lower is better.
 
+    Attributes:
+        arms: By label, the runs of an arm, one for each training seed.
+        value: Which value of the metric.
+        seeds: Seed blocks.
+        recall: The recall, as `metric.value`, for the rule of collapse; None if it is not measured.
+    """
 
-def trainings_of(study: Compared, files: Mapping[str, Sequence[Path]]) -> Trainings:
-    """Return the curves and logs of each arm, and which trainings have collapsed. ValueError: As `read_curves`."""
-    curves = read_curves(study.arms, files, metric=study.metric, value=study.value, seeds=study.seeds)
-    recalls: dict[str, float] = {}
-    if study.recall is not None:
-        metric, _, value = study.recall.partition(".")
-        found = read_curves(study.arms, files, metric=metric, value=value, seeds=study.seeds, better="higher")
-        recalls = {each.run: each.last for group in found.values() for each in group}
-    logs = read_logs(study.arms, files)
-    collapses = {
-        label: tuple(
-            collapse_of(each, recall=recalls.get(each.run), finite=losses_are_finite(logs[each.run])) for each in group
-        )
-        for label, group in curves.items()
-    }
-    return Trainings(curves=curves, collapses=collapses, logs=logs)
+    arms: Arms
+    sampler: Name
+    metric: Name
+    value: Name
+    seeds: Annotated[tuple[SeedBlock, ...], Constraint(min_length=1)]
+    recall: MetricValue | None = None
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs of all arms, each once."""
+        return list(dict.fromkeys(run for _, run in _members(self.arms)))
+
+    @property
+    def measured(self) -> str:
+        """The value with its metric, `fd.frechet`."""
+        return f"{self.metric}.{self.value}"
+
+    def observes(self) -> Mapping[str, Observable]:
+        """Return what `trainings` reads: the metrics of each snapshot, and the logs."""
+        recall = () if self.recall is None else (self.recall.partition(".")[0],)
+        metrics = dict.fromkeys((self.metric, *recall))
+        return observe(self.arms, sampler=self.sampler, seeds=self.seeds, metrics=metrics, logs=True)
+
+    def trainings(self, files: Mapping[str, Sequence[Path]]) -> Trainings:
+        """Return the curves and logs of each arm, and which trainings have collapsed. ValueError: As `read_curves`."""
+        curves = read_curves(self.arms, files, metric=self.metric, value=self.value, seeds=self.seeds)
+        recalls: dict[str, float] = {}
+        if self.recall is not None:
+            metric, _, value = self.recall.partition(".")
+            found = read_curves(self.arms, files, metric=metric, value=value, seeds=self.seeds, better="higher")
+            recalls = {each.run: each.last for group in found.values() for each in group}
+        logs = {run: [each for path in files[f"log.{run}"] for each in iter_log(path)] for run in self.runs}
+        collapses = {
+            label: tuple(
+                collapse_of(each, recall=recalls.get(each.run), finite=losses_are_finite(logs[each.run]))
+                for each in group
+            )
+            for label, group in curves.items()
+        }
+        return Trainings(curves=curves, collapses=collapses, logs=logs)
 
 
 def gap(one: Sequence[float], other: Sequence[float]) -> float | None:

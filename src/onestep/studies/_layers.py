@@ -3,59 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from onestep.config.constraints import Constraint, Text
+from onestep.config.constraints import Constraint, Positive, SeedBlock, SmallCount, Text
 from onestep.models import parse_model
-from onestep.studies import Observable, RealImages, Verdict, Weights
-from onestep.studies._arms import check_arms, described, finite, spread
+from onestep.studies import Observable, Verdict, Weights
+from onestep.studies._arms import LEAST_SEEDS, check_arms, described, finite, spread
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+
+    from onestep.sampling.heun import Heun
+    from onestep.studies._hooks import Block
 
 Networks = Annotated[Mapping[Text, Annotated[tuple[Text, ...], Constraint(min_length=1)]], Constraint(min_length=1)]
 """The option `arms`: by label, networks that differ in the training seed; a teacher, `run@images`, or a run."""
 Steps = Annotated[int, Constraint(ge=4, le=1_000)]
 Batch = Annotated[int, Constraint(gt=0, le=4_096)]
 
-IMAGES = "images"
-"""Start of the name of the observable of real images."""
 UNTRAINED = "untrained"
 """Label of the control."""
 
 
-def check(arms: Mapping[str, Sequence[str]], *, teacher: str, seeds: str, levels: tuple[float, float]) -> None:
-    """Refuse options that do not fit each other. ValueError: with the option in front."""
-    check_arms(arms, named=[teacher])
-    if UNTRAINED in arms:
-        raise ValueError(f"arms: got the label {UNTRAINED!r}, expected another one, because it is that of the control")
-    for label, models in arms.items():
-        for model in models:
-            try:
-                parse_model(model)
-            except ValueError as error:
-                raise ValueError(f"arms.{label}: {error}") from error
-    first, last = map(int, seeds.split("-"))
-    if last < first:
-        raise ValueError(f"seeds: got {seeds}, expected the first one first. Fix: write {last}-{first}")
-    if levels[0] >= levels[1]:
-        raise ValueError(f"sigma_min: got {levels[0]}, expected a noise level below sigma_max, which is {levels[1]}")
+@dataclass(frozen=True, kw_only=True)
+class StudyOfBlocks:
+    """The options of a study of a network's blocks along the trajectory of a teacher.
+
+    Attributes:
+        arms: Networks by label: the teacher, and one-step generators that start from it.
+        teacher: The label of the teacher.
+        seeds: One block of image seeds.
+        steps: Of the sampler from `sigma_max` to `sigma_min`; generators are observed at `sigma_max`.
+        batch: Images that pass through a network at once.
+        least_trainings: Fewest networks of the teacher for a verdict; 1 for a published one.
+    """
+
+    arms: Networks
+    teacher: Text
+    seeds: SeedBlock = "0-255"
+    steps: Steps = 18  # this and the next three: EDM on CIFAR-10 (arXiv:2206.00364, table 1)
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
+    batch: Batch = 64
+    least_trainings: SmallCount = LEAST_SEEDS
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms, named=[self.teacher])
+        if UNTRAINED in self.arms:
+            another = "expected another one, because it is that of the control"
+            raise ValueError(f"arms: got the label {UNTRAINED!r}, {another}")
+        for label, models in self.arms.items():
+            for model in models:
+                try:
+                    parse_model(model)
+                except ValueError as error:
+                    raise ValueError(f"arms.{label}: {error}") from error
+        first, last = map(int, self.seeds.split("-"))
+        if last < first:
+            raise ValueError(f"seeds: got {self.seeds}, expected the first one first. Fix: write {last}-{first}")
+        if self.sigma_min >= self.sigma_max:
+            below = f"expected a noise level below sigma_max, which is {self.sigma_max}"
+            raise ValueError(f"sigma_min: got {self.sigma_min}, {below}")
+
+    @property
+    def block(self) -> range:
+        """The image seeds."""
+        first, last = map(int, self.seeds.split("-"))
+        return range(first, last + 1)
+
+    def sampler(self) -> Heun:
+        """Return the deterministic sampler of the trajectory."""
+        from onestep.sampling.heun import Heun
+
+        levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+        return Heun(steps=self.steps, precision="float32", **levels)
+
+    def observes(self) -> Mapping[str, Observable]:
+        """Return the weights of all networks by their names."""
+        return {model: Weights(model=model, blocks=True) for models in self.arms.values() for model in models}
 
 
-def block_of_seeds(seeds: str) -> range:
-    """Return the seeds of a block `first-last`."""
-    first, last = map(int, seeds.split("-"))
-    return range(first, last + 1)
+def places(levels: Sequence[float], blocks: Sequence[Block]) -> dict[str, np.ndarray]:
+    """Return the noise levels `sigma` [T], and `layers`, `part` and `resolution` of the blocks [L]."""
+    import numpy as np
 
-
-def observables(arms: Mapping[str, Sequence[str]], *, dataset: str | None = None) -> dict[str, Observable]:
-    """Return the weights of all networks by their names, and the real images if there is a dataset."""
-    found: dict[str, Observable] = {
-        model: Weights(model=model, blocks=True) for models in arms.values() for model in models
+    return {
+        "sigma": np.array(levels),
+        "layers": np.array([block.label for block in blocks]),
+        "part": np.array([block.part for block in blocks]),
+        "resolution": np.array([block.resolution for block in blocks], dtype=np.int64),
     }
-    return found | ({} if dataset is None else {f"{IMAGES}.{dataset}": RealImages(dataset=dataset)})
 
 
 def agreed(verdicts: Sequence[Verdict], *, least: int) -> Verdict:

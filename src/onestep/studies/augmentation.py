@@ -7,44 +7,36 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from onestep.config.constraints import Constraint, Text
-from onestep.studies import Findings, Observable, Verdict
+from onestep.studies import Findings, Verdict
 from onestep.studies._arms import (
     CHOICES,
     UNDECIDED,
-    Arms,
+    Pair,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
     decided,
     finite,
     gap,
-    observed_by,
-    trainings_of,
 )
 from onestep.studies._arms_figure import drawing
 
 __all__ = ["Augmentation"]
 
-Pair = Annotated[tuple[Text, ...], Constraint(min_length=2, max_length=2)]
-
 _THRESHOLD = 1.5  # times the last value without augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(StudyOfArms):
     """One arm for each augmentation, and for the reason of the claim a teacher with and one without augmentation.
 
     Attributes:
-        arms: By label, the runs of an arm, one for each training seed.
         without: Label of the arm without augmentation.
         plain_teacher: Labels of a pair without and with augmentation, from a teacher that was trained without it.
         augmented_teacher: The same from a teacher that was trained with it; both or neither.
-        value: Which value of the metric.
-        seeds: Seed blocks.
-        recall: The recall, as `metric.value`, for the rule of collapse; None where it is not measured.
     """
 
     question: ClassVar[str] = (
@@ -65,15 +57,9 @@ class Augmentation:
         *CHOICES,
     )
 
-    arms: Arms
     without: str
     plain_teacher: Pair | None = None
     augmented_teacher: Pair | None = None
-    sampler: str
-    metric: str
-    value: str
-    seeds: tuple[str, ...]
-    recall: str | None = None
 
     def __post_init__(self) -> None:
         pairs = (self.plain_teacher, self.augmented_teacher)
@@ -93,13 +79,9 @@ class Augmentation:
         others = {label for pair in pairs for label in pair}
         return tuple(label for label in self.arms if label != self.without and label not in others)
 
-    def observes(self) -> Mapping[str, Observable]:
-        """Return the measurements of each snapshot and the logs."""
-        return observed_by(self)
-
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return last and best values and the slowdown of each augmentation, and what the 2x2 design shows."""
-        found = trainings_of(self, files)
+        found = self.trainings(files)
         slowdowns = {label: _slowdowns(found, without=self.without, on=label) for label in self.compared}
         numbers: dict[str, float | None] = dict(found.numbers(value=self.value))
         numbers |= {f"{label}.slowdown": _geometric_mean(ratios) for label, ratios in slowdowns.items()}
@@ -118,7 +100,7 @@ class Augmentation:
             verdict=decided(self.arms, _verdict([ratio for each in slowdowns.values() for ratio in each])),
             draw=drawing(
                 found.curves,
-                label=f"{self.metric}.{self.value}",
+                label=self.measured,
                 levels={f"{_THRESHOLD} x {self.without}": _THRESHOLD * level},
             ),
         )

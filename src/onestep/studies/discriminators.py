@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onestep.studies import Findings, Observable, Verdict
+from onestep.studies import Findings, Verdict
 from onestep.studies._arms import (
     CHOICES,
     COLLAPSE,
     UNDECIDED,
-    Arms,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
     decided,
     finite,
     gap,
-    observed_by,
-    trainings_of,
 )
 from onestep.studies._arms_figure import drawing
 
@@ -29,17 +27,13 @@ __all__ = ["Discriminators"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Discriminators:
+class Discriminators(StudyOfArms):
     """One arm for each discriminator, all else equal.
 
     Attributes:
-        arms: By label, the runs of an arm, one for each training seed.
         from_scratch: Label of the discriminator without pre-trained features, such as StyleGAN2's.
         single_scale: Labels of those on pre-trained features of one scale.
         multi_scale: Label of the one on pre-trained features of several scales: the control.
-        value: Which value of the metric.
-        seeds: Seed blocks.
-        recall: The recall, as `metric.value`, for the rule of collapse; None where it is not measured.
         reduced: The data is smaller than the paper's: a collapse that does not show then decides nothing.
     """
 
@@ -60,15 +54,9 @@ class Discriminators:
         *CHOICES,
     )
 
-    arms: Arms
     from_scratch: str
     single_scale: tuple[str, ...]
     multi_scale: str
-    sampler: str
-    metric: str
-    value: str
-    seeds: tuple[str, ...]
-    recall: str | None = None
     reduced: bool = False
 
     def __post_init__(self) -> None:
@@ -76,23 +64,17 @@ class Discriminators:
         if not self.single_scale or not self.seeds:
             raise ValueError("single_scale and seeds: got an empty list, expected at least one of each")
 
-    def observes(self) -> Mapping[str, Observable]:
-        """Return the measurements of each snapshot and the logs."""
-        return observed_by(self)
-
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return last and best values, collapses, and the distance of each arm to the control in deviations."""
-        found = trainings_of(self, files)
-        reference = found.last(self.multi_scale)
+        found = self.trainings(files)
         others = [label for label in self.arms if label != self.multi_scale]
-        gaps = {f"{label}.gap": gap(found.last(label), reference) for label in others}
-        control = {f"{label}.{self.value}.last": statistics.fmean(reference) for label in others}
+        control = found.levels(self.multi_scale, value=self.value)
         return Findings(
             arrays=arrays_of(found.curves, value=self.value),
-            numbers=finite(found.numbers(value=self.value) | gaps),
+            numbers=finite(found.numbers(value=self.value) | found.gaps(self.multi_scale)),
             control=control | {f"{label}.collapsed": found.collapsed(self.multi_scale) for label in others},
             verdict=self._verdict(found),
-            draw=drawing(found.curves, label=f"{self.metric}.{self.value}"),
+            draw=drawing(found.curves, label=self.measured),
         )
 
     def _verdict(self, found: Trainings) -> Verdict:

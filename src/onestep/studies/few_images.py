@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onestep.archive import read_arrays
-from onestep.config.constraints import Constraint, Count, SeedBlock, Text
+from onestep.config.constraints import Constraint, Count, Text
 from onestep.config.subset import Subset
 from onestep.models import parse_model
 from onestep.records import read_run_config
@@ -29,8 +29,8 @@ from onestep.studies._arms import (
     CHOICES,
     COLLAPSE,
     UNDECIDED,
-    Arms,
     Curve,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
@@ -41,9 +41,7 @@ from onestep.studies._arms import (
     finite,
     gap,
     mean_curve,
-    observed_by,
     spread,
-    trainings_of,
 )
 from onestep.studies._arms_figure import draw_curves, few_ticks
 
@@ -55,23 +53,20 @@ __all__ = ["FewImages"]
 
 _MOST = 10_000  # generated images of a block whose neighbours are found
 
-Pair = Annotated[tuple[Text, ...], Constraint(min_length=2)]
+Pairs = Annotated[tuple[Annotated[tuple[Text, ...], Constraint(min_length=2)], ...], Constraint(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewImages:
+class FewImages(StudyOfArms):
     """Few images seen, and few images to see: D2O against D2O-F on the whole dataset and on subsets of it.
 
     Attributes:
-        arms: By label, the runs of an arm, one for each training seed.
         pairs: Labels of arms that train on the same images, D2O first, then D2O-F, of the latter one for each learning
             rate. The first pair trains on the whole dataset, the others on a `subset`.
         at: Images seen at which the claim is tested; each run of the first pair has a snapshot there.
         dataset: Of the runs.
         features: Feature extractor of the distances to the nearest training image; None for none.
-        value: Which value of the metric.
         seeds: Seed blocks; distances are those of the first one.
-        recall: The recall, as `metric.value`, for the rule of collapse; None where it is not measured.
     """
 
     question: ClassVar[str] = "With few images a frozen network is fine-tuned well, and full fine-tuning collapses."
@@ -95,30 +90,20 @@ class FewImages:
         *CHOICES,
     )
 
-    arms: Arms
-    pairs: Annotated[tuple[Pair, ...], Constraint(min_length=1)]
+    pairs: Pairs
     at: Count
     dataset: str
     features: str | None = None
-    sampler: str
-    metric: str
-    value: str
-    seeds: Annotated[tuple[SeedBlock, ...], Constraint(min_length=1)]
-    recall: str | None = None
 
     def __post_init__(self) -> None:
         if not self.pairs or any(len(pair) < 2 for pair in self.pairs):
             raise ValueError("pairs: got one without a frozen arm, expected D2O and D2O-F in each")
         check_arms(self.arms, named=itertools.chain.from_iterable(self.pairs))
 
-    @property
-    def _runs(self) -> list[str]:
-        return list(dict.fromkeys(run for runs in self.arms.values() for run in runs))
-
     def observes(self) -> Mapping[str, Observable]:
         """Return the measurements of each snapshot, logs, configurations, and the features of generated images."""
-        found: dict[str, Observable] = dict(observed_by(self))
-        for run in self._runs:
+        found: dict[str, Observable] = dict(super().observes())
+        for run in self.runs:
             found[f"run.{run}"] = Configuration(run=run)
             if self.features is not None:
                 found[f"features.{run}"] = SnapshotFeatures(
@@ -135,7 +120,7 @@ class FewImages:
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return the values at the tested number of images and at the end, crossings, and distances to neighbours."""
-        found = trainings_of(self, files)
+        found = self.trainings(files)
         subsets = {label: self._subset(label, files) for label in self.arms}
         tested = {label: tuple(_until(curve, self.at).last for curve in found.curves[label]) for label in self.pairs[0]}
         for pair in self.pairs:
@@ -163,9 +148,7 @@ class FewImages:
             numbers=finite(numbers),
             control=control,
             verdict=decided(self.arms, self._verdict(found, tested, frozen=frozen, sizes=sizes)),
-            draw=functools.partial(
-                _draw, pairs=self.pairs, found=found, at=self.at, sizes=sizes, label=f"{self.metric}.{self.value}"
-            ),
+            draw=functools.partial(_draw, pairs=self.pairs, found=found, at=self.at, sizes=sizes, label=self.measured),
         )
 
     def _subset(self, label: str, files: Mapping[str, Sequence[Path]]) -> Subset | None:

@@ -13,15 +13,13 @@ from onestep.studies import Findings, Observable, Summary, Verdict
 from onestep.studies._arms import (
     CHOICES,
     UNDECIDED,
-    Arms,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
     decided,
     finite,
     gap,
-    observed_by,
-    trainings_of,
 )
 from onestep.studies._arms_figure import drawing
 
@@ -29,17 +27,13 @@ __all__ = ["FreezeLevels"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreezeLevels:
+class FreezeLevels(StudyOfArms):
     """One arm for each set of frozen parameters, all else equal.
 
     Attributes:
-        arms: By label, the runs of an arm, one for each training seed.
         trained: Label of the arm that trains everything, D2O.
         frozen: Label of the arm of the claim, D2O-F: `freeze: [conv, proj]`.
         at_random: Label of the control: as many parameters as in `frozen`, of random tensors (`freeze_seed`).
-        value: Which value of the metric.
-        seeds: Seed blocks.
-        recall: The recall, as `metric.value`, for the rule of collapse; None where it is not measured.
     """
 
     question: ClassVar[str] = "Frozen convolutions improve fine-tuning, and more than as many other parameters."
@@ -56,27 +50,20 @@ class FreezeLevels:
         *CHOICES,
     )
 
-    arms: Arms
     trained: str
     frozen: str
     at_random: str
-    sampler: str
-    metric: str
-    value: str
-    seeds: tuple[str, ...]
-    recall: str | None = None
 
     def __post_init__(self) -> None:
         check_arms(self.arms, named=(self.trained, self.frozen, self.at_random))
 
     def observes(self) -> Mapping[str, Observable]:
         """Return the measurements of each snapshot, the logs and the facts of the runs."""
-        runs = [run for each in self.arms.values() for run in each]
-        return {**observed_by(self), **{f"summary.{run}": Summary(run=run) for run in runs}}
+        return {**super().observes(), **{f"summary.{run}": Summary(run=run) for run in self.runs}}
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return last and best values, the frozen share of each arm, and gaps to the control in deviations."""
-        found = trainings_of(self, files)
+        found = self.trainings(files)
         shares = {
             f"{label}.frozen_share": statistics.fmean(
                 float(read_summary(path, run=run, keys=("frozen_share",))["frozen_share"])
@@ -85,16 +72,14 @@ class FreezeLevels:
             )
             for label, runs in self.arms.items()
         }
-        others = [label for label in self.arms if label != self.trained]
-        gaps = {f"{label}.gap": gap(found.last(label), found.last(self.trained)) for label in others}
+        gaps = found.gaps(self.trained)
         gaps["frozen against random"] = gap(found.last(self.frozen), found.last(self.at_random))
-        levels = {f"{label}.{self.value}.last": statistics.fmean(found.last(self.trained)) for label in others}
         return Findings(
             arrays=arrays_of(found.curves, value=self.value),
             numbers=finite(found.numbers(value=self.value) | shares | gaps),
-            control=levels,
+            control=found.levels(self.trained, value=self.value),
             verdict=self._verdict(found),
-            draw=drawing(found.curves, label=f"{self.metric}.{self.value}"),
+            draw=drawing(found.curves, label=self.measured),
         )
 
     def _verdict(self, found: Trainings) -> Verdict:

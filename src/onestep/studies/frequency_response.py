@@ -1,4 +1,4 @@
-"""Which spatial frequencies does each block change from step to step? (D_FFT, arXiv:2405.20750, figure 4B)."""
+"""Which spatial frequencies does each block change from step to step? (D_FFT, arXiv:2506.09376, figure 4B)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onestep.config.constraints import Positive, SeedBlock, SmallCount, Text
-from onestep.studies import Findings, Observable, Verdict
-from onestep.studies._arms import LEAST_SEEDS, spearman
+from onestep.studies import Findings, Verdict
+from onestep.studies._arms import spearman
 from onestep.studies._layers import (
-    Batch,
-    Networks,
-    Steps,
+    StudyOfBlocks,
     agreed,
     block_axis,
-    block_of_seeds,
-    check,
-    observables,
     over_trainings,
+    places,
 )
 
 if TYPE_CHECKING:
@@ -42,16 +37,11 @@ _VARIANTS = ("energy", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrequencyResponse:
+class FrequencyResponse(StudyOfBlocks):
     """The spectrum of the change of each block's output, along the trajectory of a teacher.
 
     Attributes:
-        arms: Networks by label: the teacher, and one-step generators that start from it.
-        teacher: The label of the teacher.
-        seeds: One block of image seeds.
-        steps: Of the sampler from `sigma_max` to `sigma_min`; generators are observed at `sigma_max`.
         batch: Images that pass through a network at once; the maps of one step of a batch are kept.
-        least_trainings: Fewest networks of the teacher for a verdict; 1 for a published one.
     """
 
     question: ClassVar[str] = "From step to step, the output of blocks changes first at low, then at high frequencies."
@@ -82,23 +72,6 @@ class FrequencyResponse:
         "The part of the rule on the untrained network, and that on `contradicted` for blocks, are ours.",
     )
 
-    arms: Networks
-    teacher: Text
-    seeds: SeedBlock = "0-255"
-    steps: Steps = 18  # this and the next three: EDM on CIFAR-10 (arXiv:2206.00364, table 1)
-    sigma_min: Positive = 0.002
-    sigma_max: Positive = 80.0
-    rho: Positive = 7.0
-    batch: Batch = 64
-    least_trainings: SmallCount = LEAST_SEEDS
-
-    def __post_init__(self) -> None:
-        check(self.arms, teacher=self.teacher, seeds=self.seeds, levels=(self.sigma_min, self.sigma_max))
-
-    def observes(self) -> Mapping[str, Observable]:
-        """Return the weights of all networks."""
-        return observables(self.arms)
-
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return spectra by block and step, centroids and trends, and the distances of generators."""
         import numpy as np
@@ -114,12 +87,7 @@ class FrequencyResponse:
             for label, group in paths.items()
             if label != self.teacher
         }
-        arrays: dict[str, np.ndarray] = {
-            "sigma": np.array(first.levels),
-            "layers": np.array([block.label for block in first.blocks]),
-            "part": np.array([block.part for block in first.blocks]),
-            "resolution": np.array([block.resolution for block in first.blocks], dtype=np.int64),
-        }
+        arrays = places(first.levels, first.blocks)
         for who, group in ((self.teacher, teachers), ("untrained", controls)):
             for place in first.spectra:
                 arrays |= dict(_arrays(f"{who}.{place}", [each.spectra[place] for each in group]))
@@ -146,18 +114,15 @@ class FrequencyResponse:
         self, network: Any, path: Path, *, levels: Sequence[float] = (), like: _Followed | None = None
     ) -> _Followed:
         """Observe a network along its trajectory, or with noise alone at some levels."""
-        from onestep.sampling.heun import Heun
         from onestep.studies import _hooks
 
         blocks = _hooks.blocks_of(network, source=path, like=() if like is None else like.blocks)
         maps = _Maps(blocks=blocks, steps=len(levels) or self.steps)
-        seeds = block_of_seeds(self.seeds)
+        shown: dict[str, Any] = {"seeds": self.block, "batch": self.batch, "see": maps.see}
         if levels:
-            _hooks.at_levels(network, blocks, levels=levels, seeds=seeds, batch=self.batch, see=maps.see)
+            _hooks.at_levels(network, blocks, levels=levels, **shown)
         else:
-            grid = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
-            sampler = Heun(steps=self.steps, precision="float32", **grid)
-            levels = _hooks.trajectory(network, blocks, sampler=sampler, seeds=seeds, batch=self.batch, see=maps.see)
+            levels = _hooks.trajectory(network, blocks, sampler=self.sampler(), **shown)
         return _Followed(blocks=blocks, levels=tuple(levels), spectra=maps.spectra)
 
 

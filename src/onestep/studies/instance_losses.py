@@ -1,4 +1,4 @@
-"""Instance losses, frozen or not, and beside a GAN loss: do they help or hurt? (D2O, arXiv:2506.09376, figure 4)."""
+"""Instance losses, frozen or not, and beside a GAN loss: do they help or hurt? (D2O, arXiv:2405.20750, figure 4)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from onestep.config.constraints import Constraint, MetricValue, Name, SeedBlock, Text
-from onestep.studies import Findings, Observable, Verdict
+from onestep.config.constraints import Constraint, Text
+from onestep.studies import Findings, Verdict
 from onestep.studies._arms import (
     CHOICES,
     COLLAPSE,
     UNDECIDED,
-    Arms,
+    Pair,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
@@ -24,9 +25,7 @@ from onestep.studies._arms import (
     finite,
     gap,
     mean_curve,
-    observed_by,
     spread,
-    trainings_of,
 )
 from onestep.studies._arms_figure import draw_curves
 
@@ -37,19 +36,15 @@ __all__ = ["InstanceLosses"]
 
 _FACTOR = 1.5  # of the last value of the first arm of a pair, for the threshold
 
-Pair = Annotated[tuple[Text, ...], Constraint(min_length=2, max_length=2)]
-
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceLosses:
+class InstanceLosses(StudyOfArms):
     """Panel A: instance losses alone, such as CD and frozen CD. Panel B: pairs of arms without and with such a loss.
 
     Attributes:
         arms: By label, the runs of each arm, one for each training seed; those of a pair in the same order of seeds.
         alone: Labels of panel A: an arm, and the same one frozen.
         pairs: Labels of panel B: an arm, and the same one with the added loss. The first pair has the verdict.
-        value: Which value of the metric; lower is better.
-        recall: The recall as `metric.value`, for the rule of collapse; None where it is not measured.
         stated: Choices of the config, one sentence each, such as how learning rates were chosen.
     """
 
@@ -65,14 +60,8 @@ class InstanceLosses:
         f"has collapsed if {COLLAPSE}."
     )
 
-    arms: Arms
     alone: Pair
     pairs: Annotated[tuple[Pair, ...], Constraint(min_length=1)]
-    sampler: Name
-    metric: Name
-    value: Name
-    seeds: Annotated[tuple[SeedBlock, ...], Constraint(min_length=1)]
-    recall: MetricValue | None = None
     stated: tuple[Text, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,13 +82,9 @@ class InstanceLosses:
         )
         return (*CHOICES, *own, *self.stated)
 
-    def observes(self) -> Mapping[str, Observable]:
-        """Return the measurements of each snapshot of each run, and the logs."""
-        return observed_by(self)
-
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return the curves, the images until the thresholds, the ratios and gains of the pairs, and the crossings."""
-        found = trainings_of(self, files)
+        found = self.trainings(files)
         pairs = {f"{other} / {one}": _compared(found, one, other) for one, other in self.pairs}
         numbers = found.numbers(value=self.value)
         for name, pair in pairs.items():

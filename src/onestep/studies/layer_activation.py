@@ -1,4 +1,4 @@
-"""Are different layers active at different noise levels? (D2O, arXiv:2506.09376, figure 3)."""
+"""Are different layers active at different noise levels? (D2O, arXiv:2405.20750, figure 3)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onestep.config.constraints import Name, Positive, SeedBlock, SmallCount, Text
-from onestep.studies import Findings, Observable, Verdict
-from onestep.studies._arms import LEAST_SEEDS, spearman
+from onestep.config.constraints import Name
+from onestep.studies import Findings, Observable, RealImages, Verdict
+from onestep.studies._arms import spearman
 from onestep.studies._layers import (
-    IMAGES,
-    Batch,
-    Networks,
-    Steps,
+    StudyOfBlocks,
     agreed,
     block_axis,
-    block_of_seeds,
-    check,
     decades,
     depth_bar,
     depth_colours,
-    observables,
     over_trainings,
+    places,
     step_axis,
 )
 
@@ -44,17 +39,11 @@ _STATISTICS = ("activation", "rms", "contribution")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerActivation:
+class LayerActivation(StudyOfBlocks):
     """The mean absolute output of the last layer of each block, along the trajectory of a teacher.
 
     Attributes:
-        arms: Networks by label: the teacher, and one-step generators that start from it.
-        teacher: The label of the teacher.
         dataset: Real images for the second kind of input, image + sigma noise; None leaves it out.
-        seeds: One block of image seeds.
-        steps: Of the sampler from `sigma_max` to `sigma_min`; generators are observed at `sigma_max`.
-        batch: Images that pass through a network at once.
-        least_trainings: Fewest networks of the teacher for a verdict; 1 for a published one.
     """
 
     question: ClassVar[str] = "The layers of a diffusion model are active at different noise levels."
@@ -83,23 +72,12 @@ class LayerActivation:
         "The bound of `contradicted` is ours.",
     )
 
-    arms: Networks
-    teacher: Text
     dataset: Name | None = None
-    seeds: SeedBlock = "0-255"
-    steps: Steps = 18  # this and the next three: EDM on CIFAR-10 (arXiv:2206.00364, table 1)
-    sigma_min: Positive = 0.002
-    sigma_max: Positive = 80.0
-    rho: Positive = 7.0
-    batch: Batch = 64
-    least_trainings: SmallCount = LEAST_SEEDS
-
-    def __post_init__(self) -> None:
-        check(self.arms, teacher=self.teacher, seeds=self.seeds, levels=(self.sigma_min, self.sigma_max))
 
     def observes(self) -> Mapping[str, Observable]:
         """Return the weights of all networks, and the real images."""
-        return observables(self.arms, dataset=self.dataset)
+        found = dict(super().observes())
+        return found if self.dataset is None else found | {f"images.{self.dataset}": RealImages(dataset=self.dataset)}
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return activations by layer and step, their ranges, peaks and trends, and those of generators."""
@@ -107,7 +85,7 @@ class LayerActivation:
 
         from onestep.studies._hooks import untrained
 
-        images = None if self.dataset is None else files[f"{IMAGES}.{self.dataset}"][0]
+        images = None if self.dataset is None else files[f"images.{self.dataset}"][0]
         teachers = [self._followed(files[model][0], images=images) for model in self.arms[self.teacher]]
         controls = [
             self._followed(files[model][0], images=images, network=untrained(files[model][0], seed=index))
@@ -119,12 +97,7 @@ class LayerActivation:
             for label, models in self.arms.items()
             if label != self.teacher
         }
-        arrays: dict[str, np.ndarray] = {
-            "sigma": np.array(first.levels),
-            "layers": np.array([block.label for block in first.blocks]),
-            "part": np.array([block.part for block in first.blocks]),
-            "resolution": np.array([block.resolution for block in first.blocks], dtype=np.int64),
-        }
+        arrays = places(first.levels, first.blocks)
         for who, group in ((self.teacher, teachers), ("untrained", controls)):
             for kind, name in itertools.product(first.kinds, _STATISTICS):
                 prefix = f"{who}.{kind}." if kind else f"{who}."
@@ -145,29 +118,19 @@ class LayerActivation:
 
     def _followed(self, path: Path, *, images: Path | None, network: Any = None) -> _Followed:
         """Observe a network of the teacher's kind, by default the one of the file, on both kinds of input."""
-        from onestep.sampling.heun import Heun
         from onestep.studies import _hooks
 
         network = network or _hooks.load(path)
         blocks = _hooks.blocks_of(network, source=path)
-        seeds = block_of_seeds(self.seeds)
-        levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
-        sampler = Heun(steps=self.steps, precision="float32", **levels)
+        shown: dict[str, Any] = {"seeds": self.block, "batch": self.batch}
         seen = Activations(blocks=len(blocks), steps=self.steps)
-        followed = _hooks.trajectory(network, blocks, sampler=sampler, seeds=seeds, batch=self.batch, see=seen.see)
+        followed = _hooks.trajectory(network, blocks, sampler=self.sampler(), see=seen.see, **shown)
         kinds = {"": seen.means}
         if images is not None:
-            clean, condition = _hooks.real_images(images, network, count=len(seeds))
+            clean, condition = _hooks.real_images(images, network, count=len(self.block))
             noised = Activations(blocks=len(blocks), steps=self.steps)
             _hooks.at_levels(
-                network,
-                blocks,
-                levels=followed,
-                seeds=seeds,
-                batch=self.batch,
-                see=noised.see,
-                images=clean,
-                condition=condition,
+                network, blocks, levels=followed, see=noised.see, images=clean, condition=condition, **shown
             )
             kinds["noised"] = noised.means
         return _Followed(blocks=blocks, levels=tuple(followed), kinds=kinds)
@@ -179,8 +142,8 @@ class LayerActivation:
         network = _hooks.load(path)
         blocks = _hooks.blocks_of(network, source=path, like=teacher.blocks)
         seen = Activations(blocks=len(blocks), steps=1)
-        seeds = block_of_seeds(self.seeds)
-        _hooks.at_levels(network, blocks, levels=teacher.levels[:1], seeds=seeds, batch=self.batch, see=seen.see)
+        first = teacher.levels[:1]
+        _hooks.at_levels(network, blocks, levels=first, seeds=self.block, batch=self.batch, see=seen.see)
         return seen.means
 
     def _numbers(

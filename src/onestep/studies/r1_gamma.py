@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,14 @@ from onestep.studies._arms import (
     CHOICES,
     COLLAPSE,
     UNDECIDED,
-    Arms,
+    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
     decided,
     finite,
     gap,
-    observed_by,
     spread,
-    trainings_of,
 )
 from onestep.studies._arms_figure import few_ticks
 
@@ -39,7 +36,7 @@ _SHARE = 1e-3  # of the gradient entries of a record that are not finite, above 
 
 
 @dataclass(frozen=True, kw_only=True)
-class R1Gamma:
+class R1Gamma(StudyOfArms):
     """One arm for each weight of the penalty, all else equal.
 
     The penalty is on the gradient of the sum of all logits of an image. So a weight gamma of a discriminator with L
@@ -50,9 +47,6 @@ class R1Gamma:
         logits: Logits of an image in these runs.
         published_logits: Logits of an image in the paper's.
         reference: The weight, on the paper's scale, whose arm is the control: the nearest one, up to a factor of 2.
-        value: Which value of the metric.
-        seeds: Seed blocks.
-        recall: The recall, as `metric.value`, for the rule of collapse; None where it is not measured.
     """
 
     question: ClassVar[str] = "The gradient penalty has a largest weight, above which training explodes, and is needed."
@@ -73,15 +67,9 @@ class R1Gamma:
         *CHOICES,
     )
 
-    arms: Arms
     logits: Count
     published_logits: Count = 548
     reference: Positive = 1e-4
-    sampler: str
-    metric: str
-    value: str
-    seeds: tuple[str, ...]
-    recall: str | None = None
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -90,14 +78,13 @@ class R1Gamma:
 
     def observes(self) -> Mapping[str, Observable]:
         """Return the measurements of each snapshot, the logs and the configurations."""
-        runs = [run for each in self.arms.values() for run in each]
-        return {**observed_by(self), **{f"run.{run}": Configuration(run=run) for run in runs}}
+        return {**super().observes(), **{f"run.{run}": Configuration(run=run) for run in self.runs}}
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return for each weight last and best values, explosions, largest logit and share of non-finite gradients."""
         import numpy as np
 
-        found = trainings_of(self, files)
+        found = self.trainings(files)
         weights = self._weights(files)
         control = self._control(weights)
         logits = {run: _largest_logit(records) for run, records in found.logs.items()}
@@ -114,9 +101,6 @@ class R1Gamma:
             numbers |= {f"{label}.weight": weights[label], f"{label}.exploded": sum(exploded[label])}
             numbers |= {f"{label}.largest_logit": max(logits[run] for run in runs)}
             numbers |= {f"{label}.non_finite_share": max(shares[run] for run in runs)}
-            if label != control and (difference := gap(found.last(label), found.last(control))) is not None:
-                numbers |= {f"{label}.gap": difference}
-        level = statistics.fmean(found.last(control))
         arrays = arrays_of(found.curves, value=self.value) | {
             "weights": np.array(list(weights.values())),
             "largest_logit": np.array([max(logits[run] for run in self.arms[label]) for label in weights]),
@@ -125,8 +109,8 @@ class R1Gamma:
         points = {label: found.last(label) for label in weights}
         return Findings(
             arrays=arrays,
-            numbers=finite(numbers),
-            control={f"{label}.{self.value}.last": level for label in self.arms if label != control},
+            numbers=finite(numbers | found.gaps(control)),
+            control=found.levels(control, value=self.value),
             verdict=decided(self.arms, _verdict(found, weights=weights, exploded=exploded, control=control)),
             draw=functools.partial(
                 _draw,
@@ -134,7 +118,7 @@ class R1Gamma:
                 points=points,
                 logits={label: [logits[run] for run in self.arms[label]] for label in weights},
                 exploded=exploded,
-                label=f"{self.metric}.{self.value}",
+                label=self.measured,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Do one-step and multi-step generators of the same loss end in the same place? (D2O, arXiv:2506.09376, figure 2)."""
+"""Do one-step and multi-step generators of the same loss end in the same place? (D2O, arXiv:2405.20750, figure 2)."""
 
 from __future__ import annotations
 
