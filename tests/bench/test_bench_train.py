@@ -19,7 +19,6 @@ from onestep.training.footprint import ALLOWANCE
 from onestep.training.memory import flop_counter
 from tiny import tiny_config, write_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 _RANKS = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
 

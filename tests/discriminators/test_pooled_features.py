@@ -15,8 +15,6 @@ from onestep.discriminators.pooled_features import PooledFeatures
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 _FILE, _CASE = "stylegan2_discriminator.npz", "pooled_head/"
 
 

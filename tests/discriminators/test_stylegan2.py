@@ -13,8 +13,6 @@ from onestep.discriminators.stylegan2 import StyleGan2
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 _FILE = "stylegan2_discriminator.npz"
 
 

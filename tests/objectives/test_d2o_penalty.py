@@ -13,9 +13,6 @@ from onestep.discriminators.projected import Projected
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
 
-# The dual numbers of torch 2.11 to 2.13 are set up by a compiler that torch itself gave up.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 _ROWS = 6
 
 

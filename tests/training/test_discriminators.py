@@ -21,8 +21,6 @@ from onestep.training.run import assemble
 from onestep.training.step import set_training_mode
 from tiny import tiny_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 _EYE = {"backbones": ["digits"]}
 DISCRIMINATORS: dict[str, dict[str, Any]] = {

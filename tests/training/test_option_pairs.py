@@ -19,8 +19,6 @@ from onestep.training.execution import Execution
 from onestep.training.optimizers import build_optimizers
 from small_networks import FAMILIES, far_apart, small_networks, traced
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 CPU = torch.device("cpu")
 _ON_A_CPU: dict[str, dict[str, Any]] = {
     "bf16_generator": {"bfloat16": {"networks"}},

@@ -13,7 +13,6 @@ from onestep.training.loop import next_data
 from onestep.training.step import set_training_mode, train_step
 from tiny import tiny_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 _RANKS = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
 
