@@ -6,6 +6,7 @@ What a person adds to a verdict, such as the cause of a contradiction, is in stu
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,7 @@ from onestep.config.reading import read_experiment
 from onestep.config.sections import Experiment
 from onestep.escapes import one_line
 from onestep.files import read_json, read_text
-from onestep.records import read_summary
-from onestep.report.evidence import read_stages, read_svg
+from onestep.report.evidence import read_svg
 from onestep.results import Results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,7 +26,8 @@ REPOSITORY = Path(__file__).parents[2]
 def page(config: Path, *, folder: Path, figures: Path) -> str:
     """Return the page of the studies of a config in a working directory, and copy their figures to `figures`."""
     experiment, results = read_experiment(config), Results(folder / "results")
-    found = {name: read_json(results.study(name, ".json")) for name in experiment.studies}
+    paths = {name: results.study(name, ".json") for name in experiment.studies}
+    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
     figures.mkdir(exist_ok=True)
     for name in found:
         read_svg(results.study(name, ".svg"))
@@ -46,6 +47,7 @@ def page(config: Path, *, folder: Path, figures: Path) -> str:
             f"| [{name}](#{name.replace('.', '')}) | {one_line(each['question'])} | **{each['verdict']}** |"
             for name, each in found.items()
         ),
+        *(f"| {name} | | not finished |" for name in paths if name not in found),
         "",
     ]
     for name in found:
@@ -55,14 +57,19 @@ def page(config: Path, *, folder: Path, figures: Path) -> str:
 
 
 def _costs(experiment: Experiment, results: Results, folder: Path) -> Iterator[str]:
-    """Yield what it took, from the records of the runs and of all jobs."""
-    summaries = [read_summary(results.summary(run), run=run, keys=["seconds"]) for run in experiment.runs]
-    images = sum(run.images for run in experiment.runs.values())
-    hours = sum(each["seconds"] for each in summaries) / 3600
-    jobs = sum(map(sum, read_stages(folder / "benchmarks").values())) / 3600
+    """Yield what it took, from the benchmark files of all jobs."""
+    done = [run for name, run in experiment.runs.items() if results.summary(name).exists()]
+    images = sum(run.images for run in done)
+    training, everything = _cpu_hours(folder, "train"), _cpu_hours(folder, "*")
     here = machine()
-    yield f"{len(summaries)} trainings of {images:,} images took {hours:.1f} hours of one core, with sampling and"
-    yield f"metrics {jobs:.1f} hours of jobs, on {here['processor']}, {here['cores']} cores."
+    yield f"{len(done)} of {len(experiment.runs)} trainings, {images:,} images in all, took {training:.1f} CPU hours;"
+    yield f"with sampling and metrics {everything:.1f}. Machine: {here['processor']}, {here['cores']} cores."
+
+
+def _cpu_hours(folder: Path, rule: str) -> float:
+    paths = (folder / "benchmarks").glob(f"{rule}/**/*.tsv")
+    tables = (csv.DictReader(read_text(path).splitlines(), delimiter="\t") for path in paths)
+    return sum(float(line["cpu_time"]) for table in tables for line in table) / 3600
 
 
 def _section(name: str, *, results: Results, notes: Path, figures: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import torch
 from onestep.bench.launches import LaunchCounter, bench_launches, launches_of_lists
 from onestep.bench.option_sets import option_set
 from onestep.bench.random_run import shape_of
+from onestep.bench.recording import read_benchmarks
 from onestep.cli import main
 from onestep.config import read_experiment
 from recipes import RECIPES
@@ -64,7 +65,8 @@ def test_lists_of_other_layouts_take_a_kernel_a_tensor():
 def test_the_command_counts_a_run_and_graphs_take_less_than_half(tmp_path, capsys):
     path, output = write_config(tmp_path, tiny_config()), tmp_path / "launches.json"
     arguments = ["bench", "launches", "--config", str(path), "--run", "digits_d2o_f", "--batch", "4"]
-    assert main([*arguments, "--sets", "ours,fast,compile", "--output", str(output)]) == 0
+    kept = ["--output", str(output), "--record", str(tmp_path / "records")]
+    assert main([*arguments, "--sets", "ours,fast,compile", *kept]) == 0
     said = capsys.readouterr().out
     assert "| set | rest | generator | discriminator | r1 | average step | ratio |" in said and "not measured" in said
     found = json.loads(output.read_text())
@@ -72,6 +74,9 @@ def test_the_command_counts_a_run_and_graphs_take_less_than_half(tmp_path, capsy
     assert ours["ratio"] == 1 and fast["ratio"] < 0.5
     assert fast["launches"]["r1"] <= ours["launches"]["r1"]
     assert [each["name"] for each in found["left_out"]] == ["compile"]
+    (record,) = read_benchmarks(tmp_path / "records")
+    assert record["name"] == "bench_launches_digits_d2o_f"
+    assert record["numbers"]["fast.step"] == fast["step"] and "compile.left_out" in record["numbers"]
 
 
 def test_an_unknown_run_is_one_line(tmp_path, capsys):

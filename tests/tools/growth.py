@@ -4,7 +4,7 @@
     python tests/tools/growth.py --runs 100 --times 1 2 4 8
     python tests/tools/growth.py --config config.yaml  # one config as it is, without results: planning and status
 
-Prints one line a size and, from the first to the last, the exponent: 1 is linear.
+Prints one line a size and, from the first to the last, the exponent: 1 is linear. `--record docs/records` keeps them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
+from onestep.bench.recording import Stopwatch, write_benchmark  # noqa: E402
 from onestep.components import hide_computing  # noqa: E402
 from onestep.plan import Plan, measured, report  # noqa: E402
 from report.results_tree import measurement  # noqa: E402
@@ -35,12 +36,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=25, help="runs of the family at 1 times")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4], help="sizes as multiples of --runs")
     parser.add_argument("--config", type=Path, help="measure this config instead")
+    parser.add_argument("--record", type=Path, help="folder of the records")
     options = parser.parse_args()
     hide_computing()
+    watch = Stopwatch()
     if options.config is not None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.yaml").write_bytes(options.config.read_bytes())
-            print(_line(options.config.name, dict(_seconds(Path(folder), with_table=False))))
+            seconds = dict(_seconds(Path(folder), with_table=False))
+        print(_line(options.config.name, seconds))
+        if options.record is not None:
+            about = f"CPU seconds of a plan and of `onestep status` of {options.config.name}, without results."
+            print(write_benchmark(options.record, name="planning", about=about, took=watch.read(), numbers=seconds))
         return
     found = []
     for times in options.times:
@@ -48,9 +55,20 @@ def main() -> None:
             write_config(Path(folder), _family(options.runs * times))
             found.append(dict(_seconds(Path(folder), with_table=True)))
         print(_line(f"{options.runs * times} runs", found[-1]), flush=True)
+    sizes = [options.runs * times for times in options.times]
+    numbers = {
+        f"{runs} runs.{key}": value for runs, each in zip(sizes, found, strict=True) for key, value in each.items()
+    }
     if len(found) > 1:
-        span = math.log(options.times[-1] / options.times[0])
-        print(_line("exponent", {key: math.log(found[-1][key] / found[0][key]) / span for key in found[0]}))
+        span = math.log(sizes[-1] / sizes[0])
+        exponents = {key: math.log(found[-1][key] / found[0][key]) / span for key in found[0]}
+        print(_line("exponent", exponents))
+        numbers |= {f"exponent.{key}": value for key, value in exponents.items()}
+    if options.record is not None:
+        about = (
+            "How CPU seconds of planning, status and a table grow with the number of runs; an exponent of 1 is linear."
+        )
+        print(write_benchmark(options.record, name="growth", about=about, took=watch.read(), numbers=numbers))
 
 
 def _family(runs: int) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from onestep import components
 from onestep.bench.option_sets import OptionSet
 from onestep.bench.random_run import random_training
+from onestep.bench.recording import write_benchmark
 from onestep.config.sections import Experiment
 from onestep.training.assembly import Training
 from onestep.training.execution import Execution
@@ -195,6 +197,22 @@ def launches_of_lists(lists: Sequence[Sequence[Tensor]]) -> int:
             if blocks == _BLOCKS or (tensors_here == most and is_last):
                 launches, blocks, tensors_here = launches + 1, 0, int(not is_last)
     return launches + bool(blocks)
+
+
+def write_launches_record(folder: Path, found: Mapping[str, Any], *, took: Mapping[str, Any]) -> Path:
+    """Write the counts of `bench_launches` as a record and return its path."""
+    numbers: dict[str, float | str | None] = {"batch": found["batch"]}
+    for each in found["sets"]:
+        numbers |= {f"{each['name']}.{phase}": count for phase, count in each["launches"].items()}
+        numbers |= {f"{each['name']}.step": each["step"], f"{each['name']}.ratio": each["ratio"]}
+    numbers |= {f"{each['name']}.left_out": each["reason"] for each in found["left_out"]}
+    return write_benchmark(
+        folder,
+        name=f"bench_launches_{found['run']}".lower().replace("-", "_"),
+        about=f"Kernels that a step of {found['run']} starts on a GPU, counted without one, batch {found['batch']}.",
+        took=took,
+        numbers=numbers,
+    )
 
 
 def report_lines(found: Mapping[str, Any]) -> Iterator[str]:

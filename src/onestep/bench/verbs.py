@@ -71,6 +71,7 @@ def launches(
     channels: int | None = None,
     classes: int | None = None,
     output: Path | None = None,
+    record: Path | None = None,
 ) -> int:
     """Count the kernels that a training step starts on a GPU under several option sets, without a GPU.
 
@@ -83,14 +84,16 @@ def launches(
         channels: Image channels, where the dataset is not here.
         classes: Number of classes, where the dataset is not here.
         output: Also write the counts here (.json).
+        record: Also write a record into this folder, as those in docs/records.
     """
-    from onestep.bench.launches import bench_launches, report_lines
+    from onestep.bench.launches import bench_launches, report_lines, write_launches_record
     from onestep.bench.option_sets import option_set
     from onestep.bench.random_run import shape_of
+    from onestep.bench.recording import Stopwatch
     from onestep.config.reading import read_experiment
     from onestep.files import write_json
 
-    experiment = read_experiment(config)
+    watch, experiment = Stopwatch(), read_experiment(config)
     if run not in experiment.runs:
         raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
     if batch is not None and batch < 1:
@@ -105,4 +108,6 @@ def launches(
     print("\n".join(report_lines(found)))
     if output is not None:
         write_json(output, found)
+    if record is not None:
+        print(write_launches_record(record, found, took=watch.read()))
     return 0
