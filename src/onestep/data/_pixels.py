@@ -101,6 +101,8 @@ def scale(pixels: np.ndarray, *, resolution: int) -> np.ndarray:
         # Pillow would misread CMYK or transparency.
         found = f"{pixels.dtype} {list(pixels.shape)}"
         raise ValueError(f"an image must be uint8 [H, W] or [H, W, 3], found {found}; convert it to grey or RGB first")
+    if pixels.shape[:2] == (resolution, resolution):
+        return pixels  # as Pillow would
     return np.array(Image.fromarray(pixels).resize((resolution, resolution), Image.Resampling.LANCZOS))
 
 
