@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where `make demo` writes its record: time of each stage and the table. docs/records for one that is published.
 RECORDS ?= demo/results/records
 
-.PHONY: setup demo studies studies-short records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
+.PHONY: setup demo studies studies-ratio studies-short records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -18,6 +18,9 @@ demo: setup  ## the whole pipeline on embedded digits, to demo/results/report/in
 
 studies: setup  ## the studies of the papers at a size for CPUs, and docs/studies.md: hours; it continues where it was stopped
 	@snakemake --directory studies --profile profiles/local && python docs/tools/studies.py
+
+studies-ratio: setup  ## those of density ratios and of initial weights, into docs/ratio_studies.md: hours; it continues likewise
+	@snakemake --directory studies/ratio --profile profiles/local --config experiment=../ratio.yaml && python docs/tools/studies.py ratio
 
 studies-short: setup  ## the same with one training seed and few images, undecided by design, about 20 minutes
 	@snakemake --directory studies/short --profile profiles/local --config experiment=../short.yaml

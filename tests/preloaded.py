@@ -39,8 +39,10 @@ _IMPORTED = (
     "onestep.objectives.cross_entropy",
     "onestep.objectives.d2o",
     "onestep.objectives.edm",
+    "onestep.objectives.density_ratio",
     "onestep.objectives.instance",
     "onestep.distances.features",
+    "onestep.ratios.ratio_unet",
 )
 
 

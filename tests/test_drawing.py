@@ -139,6 +139,20 @@ def test_a_file_alone_goes_by_its_law(results, tmp_path):
     assert array("alone.safetensors", "--sampler", "heun2")[1]["sampler"] == {"name": "heun", "steps": 2}
 
 
+def test_a_file_of_one_step_has_its_noise_level_and_is_sampled_at_no_other(results, tmp_path, capsys):
+    own = {"name": "one_step", "sigma": 2.5}
+    config = {**NETWORK, "preconditioning": "edm"}
+    write_snapshot(tmp_path / "alone.safetensors", network().state_dict(), config, note={"sampler": own})
+    assert array("alone.safetensors")[1]["sampler"] == own
+    capsys.readouterr()
+    assert main(["sample", "alone.safetensors", "x.png", "--sampler", "one_step"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "alone.safetensors" in line and "expected 2.5" in line and not Path("x.png").exists()
+    words = ["--source", "alone.safetensors", "--output", str(results / "teachers" / "one.safetensors")]
+    assert main(["convert", *words]) == 0
+    assert array("one")[1]["sampler"] == own
+
+
 def test_a_file_of_several_steps_has_its_chain_and_is_sampled_by_no_other(results, tmp_path, capsys):
     chain = {"name": "chain", "steps": 2, "middle": 0.5, "sigma": 5.0}
     weights, odd = tmp_path / "alone.safetensors", tmp_path / "odd.safetensors"

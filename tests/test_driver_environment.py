@@ -64,6 +64,7 @@ FAMILIES = [
     "classifiers",
     "objectives",
     "discriminators",
+    "ratios",
     "distances",
     "sampling",
     "metrics",
@@ -78,7 +79,7 @@ for family in sys.argv[1:]:
         given = {key: [str(each.hint), repr(each.default)] for key, each in described.parameters.items()}
         print(json.dumps([family, name, given, repr(described.constants), described.doc]))
 """
-SUPPLIED = {"backbones", "embedding"}  # arguments that no config gives; their types are of torch
+SUPPLIED = {"backbones", "embedding", "teacher"}  # arguments that no config gives; their types are of torch
 
 
 def test_every_component_is_described_as_where_torch_is(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ FAMILIES = (
     "classifiers",
     "data",
     "discriminators",
+    "ratios",
     "distances",
     "features",
     "metrics",

@@ -72,3 +72,15 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def density_ratio_run(document: dict[str, Any], *, ratio: dict[str, Any], **objective: Any) -> dict[str, Any]:
+    """Return the block of a D2O run, or its document, as one of objective density_ratio with a ratio network."""
+    adam = document["optimizers"]["generator"]
+    changed = {
+        "objective": {"name": "density_ratio", **objective},
+        "networks": {"ratio": ratio},
+        "optimizers": {"generator": adam, "ratio": adam},
+        "preconditioning": "edm",
+    }
+    return {key: value for key, value in document.items() if key != "discriminator"} | changed

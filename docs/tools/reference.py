@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from onestep import cli, components
 from onestep.config.constraints import EXPECTED_BY_PATTERN, Constraint, Name, RunName
+from onestep.config.run import key_of
 from onestep.config.sections import Experiment
 
 FAMILIES = {
@@ -31,8 +32,9 @@ FAMILIES = {
     "autoencoders": "runs.NAME.codec",
     "objectives": "runs.NAME.objective",
     "discriminators": "runs.NAME.discriminator",
+    "ratios": "runs.NAME.networks.ratio",
     "augmentations": "the key augment of an objective",
-    "distances": "the key distance of objective instance",
+    "distances": "the key distance of an objective",
     "sampling": "samplers.NAME",
     "metrics": "metrics.NAME",
     "studies": "studies.NAME",
@@ -116,7 +118,7 @@ def keys_of(kind: Any) -> list[Key]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         text = comments.get(field.name, "")
         found.append(
-            _key(field.name, hints[field.name], default, text=text, is_required=default is dataclasses.MISSING)
+            _key(key_of(field), hints[field.name], default, text=text, is_required=default is dataclasses.MISSING)
         )
     return found
 

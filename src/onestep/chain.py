@@ -21,6 +21,7 @@ SIGMA_MIN, RHO = 0.002, 7.0  # end and exponent of the grid of more steps: EDM's
 
 
 _MOST_STEPS = 64  # of `Few`, the bound of configs
+_SIGMA = 80.0  # the default of the sampler one_step
 
 
 def chain_levels(steps: int, *, sigma: float, middle: float | None = None) -> tuple[float, ...]:
@@ -81,13 +82,16 @@ def _numbers(objective: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: objective[key] for key in keys if isinstance(objective.get(key), (int, float))}
 
 
-def sampler_misfit(sampler: Mapping[str, Any], *, steps: int | None) -> str | None:
+def sampler_misfit(sampler: Mapping[str, Any], *, steps: int | None, sigma: float | None = None) -> str | None:
     """Return why a sampler, a block of the config, cannot sample a generator that is trained in a chain of `steps`.
 
-    None if it can. A generator of one step, or of no fixed number, may be sampled in any way; a sampler from outside
-    may be a chain; and another middle than in training is a choice of the sampling.
+    None if it can. A generator of no fixed number of steps may be sampled in any way, one of one step also by solvers,
+    and in one step at the noise level `sigma` alone, if that is given; a sampler from outside may be a chain; and
+    another middle than in training is a choice of the sampling.
     """
     name = sampler["name"]
+    if steps == 1 and name == "one_step" and sigma is not None and sampler.get("sigma", _SIGMA) != sigma:
+        return f"got the sampler one_step at sigma {sampler.get('sigma', _SIGMA):g}, expected {sigma:g}, as in training"
     own = sampler.get("steps", 2) if name == "chain" else None
     if steps is None or steps == 1 or own == steps or name not in ("chain", "one_step", "heun"):
         return None
@@ -95,11 +99,12 @@ def sampler_misfit(sampler: Mapping[str, Any], *, steps: int | None) -> str | No
     return f"got the sampler {found}, expected chain with steps: {steps}, as in training"
 
 
-def chain_in(note: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the sampler in the note of a snapshot, which those of a multi-step generator have; else None."""
+def sampler_in(note: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the sampler in the note of a snapshot, which one has whose law does not imply it; else None."""
     found = note.get("sampler")
-    if not isinstance(found, dict) or found.get("name") != "chain":
+    if not isinstance(found, dict) or found.get("name") not in ("chain", "one_step"):
         return None
-    steps, numbers = found.get("steps"), [value for key, value in found.items() if key != "name"]
+    steps = 1 if found["name"] == "one_step" else found.get("steps")
+    numbers = [value for key, value in found.items() if key != "name"]
     is_sane = isinstance(steps, int) and 0 < steps <= _MOST_STEPS and all(isinstance(n, (int, float)) for n in numbers)
     return found if is_sane else None

@@ -134,7 +134,7 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
     components = [(family, document[key]["name"]) for key, family in families.items() if document.get(key)]
     for block in document.get("networks", {}).values():
         name = block["name"]
-        components += [(f, name) for f in ("networks", "discriminators") if ":" in name or name in choices(f)]
+        components += [(f, name) for f in ("networks", "discriminators", "ratios") if ":" in name or name in choices(f)]
     components += _inside(document["objective"])
     if document.get("teacher"):
         components += every("networks")
@@ -145,7 +145,12 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
 
 def _inside(objective: Mapping[str, Any]) -> Iterator[Component]:
     """Yield the components in the options of an objective, at any depth."""
-    for key, family in (("augment", "augmentations"), ("distance", "distances"), ("beside", "objectives")):
+    for key, family in (
+        ("augment", "augmentations"),
+        ("distance", "distances"),
+        ("beside", "objectives"),
+        ("ratio", "objectives"),
+    ):
         block = objective.get(key)
         if isinstance(block, Mapping) and isinstance(block.get("name"), str):
             yield family, block["name"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from onestep.chain import chain_in, sampler_for
+from onestep.chain import sampler_for, sampler_in
 from onestep.files import read_json, read_text
 from onestep.models import Model, Teacher, parse_model
 from onestep.records import read_run_config
@@ -120,7 +120,7 @@ def origin_of(weights: Path, network: Snapshot) -> Origin:
         return Origin(sampler=found.get("sampler"), class_names=tuple(found.get("classes") or ()))
     # The law of D2O makes the network the identity without noise, as that of a generator of one step.
     one_step = {"name": "one_step"} if network.config.get("preconditioning") == "d2o" else None
-    return Origin(sampler=chain_in(network.note) or one_step)
+    return Origin(sampler=sampler_in(network.note) or one_step)
 
 
 def _origin_of_run(run: Path) -> Origin:

@@ -29,6 +29,7 @@ _SUMMARY = {
     **dict.fromkeys(("seconds", "frozen_share"), float),
     "codes": [str],
     "arithmetic": dict,
+    "networks": {str: int},  # parameters by role; earlier versions did not count them
 }
 _NUMBERS = {str: (float, None)}
 _LOG_RECORD = {

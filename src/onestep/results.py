@@ -58,6 +58,10 @@ class Results:
         """Return a snapshot of a run by its images seen, of its main EMA or the one with half-life `ema`."""
         return self.run(run, f"snapshots/{images}{average_suffix(ema)}.safetensors")
 
+    def role_weights(self, run: str, images: int | str, role: str) -> Path:
+        """Return the weights of another role of a run, which its objective publishes beside the last snapshot."""
+        return self.run(run, f"snapshots/{images}-{role}.safetensors")
+
     def watched(self, run: str, images: int | str, suffix: str = ".png") -> Path:
         """Return the grid of a snapshot that was drawn while the run trained, or a number of it (`.{metric}.json`)."""
         return self.run(run, f"watch/{images}{suffix}")

@@ -161,7 +161,8 @@ def _specs(plan: Plan, run: str) -> tuple[list[str], str]:
     inputs = Inputs(
         run=plan.results.run_config(run), data=plan.results.data(plan.experiment.runs[run].dataset), **files
     )
-    paths = [inputs.data, *filter(None, [inputs.teacher, *inputs.backbones.values(), inputs.class_embeddings])]
+    networks = [inputs.teacher, *inputs.backbones.values(), inputs.class_embeddings, inputs.init, *inputs.pairs]
+    paths = [inputs.data, *filter(None, networks)]
     for path in paths:
         if not path.exists():
             return [], str(path)

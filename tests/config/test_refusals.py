@@ -8,6 +8,10 @@ import pytest
 import yaml
 from changed_demo import D2O, TAKEN_AWAY, demo_with, problems
 
+from onestep import components
+
+OBJECTIVES = ", ".join(components.choices("objectives"))
+
 # Changes of the demo's config; the place of the problem; what the message contains.
 WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown key of an objective": (
@@ -101,7 +105,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "missing name": (
         {"runs.digits_d2o.objective.name": TAKEN_AWAY},
         "runs.digits_d2o.objective.name",
-        ("cross_entropy, d2o, edm, instance, or", "missing"),
+        (f"{OBJECTIVES}, or", "missing"),
     ),
     "a name with capitals": (
         {"samplers.Heun": {"name": "heun", "steps": 18}},
@@ -199,7 +203,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown objective": (
         {"runs.digits_d2o.objective.name": "d3o"},
         "runs.digits_d2o.objective.name",
-        ("cross_entropy, d2o, edm, instance.", "'d3o'", "mean d2o"),
+        (f"{OBJECTIVES}.", "'d3o'", "mean d2o"),
     ),
     "unknown dataset": ({"runs.digits_d2o.dataset": "digit"}, "runs.digits_d2o.dataset", ("'digit'", "mean digits")),
     "missing teacher": ({"runs.digits_d2o.teacher": "edm"}, "runs.digits_d2o.teacher", ("'edm'",)),

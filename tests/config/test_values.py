@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from changed_demo import D2O, DEMO, TAKEN_AWAY, demo_with, problems
+from test_ratio_runs import ratio_run
 
 from onestep import components
 from onestep.config import ConfigError, experiment_document, parse_experiment, read_experiment, run_document
@@ -163,6 +164,7 @@ def test_the_document_of_a_run_that_is_none_names_the_choices():
         ("classifiers", ("runs", "digits_metric", "classifier"), {}),
         ("objectives", ("runs", "digits_d2o", "objective"), {}),
         ("discriminators", ("runs", "digits_d2o", "discriminator"), {"backbones": ["digits"]}),
+        ("ratios", ("runs", "digits_d2o", "networks", "ratio"), {}),
         ("sampling", ("samplers", "heun"), {}),
         ("metrics", ("metrics", "fd"), {"features": "digits"}),
     ],
@@ -170,9 +172,10 @@ def test_the_document_of_a_run_that_is_none_names_the_choices():
 def test_every_choice_of_every_family_has_a_signature_that_configs_can_be_checked_against(
     family: str, place: tuple[str, ...], with_source: dict[str, Any]
 ):
+    changed = ratio_run if family == "ratios" else demo_with
     for choice in components.choices(family):
         block: Any = {"name": choice, **with_source, "no_such_option": 1}
-        document = demo_with({".".join(place): block})
+        document = changed({".".join(place): block})
         lines = problems(document)
         assert [line for line in lines if line.startswith(f"config.yaml: {'.'.join(place)}.no_such_option: ")]
 

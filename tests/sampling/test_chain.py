@@ -192,6 +192,8 @@ def test_the_sampler_of_an_objective_has_its_steps():
     assert sampler_for({"name": "d2o", "sigma": 80.0}) == {"name": "one_step", "sigma": 80.0}
     two = {"name": "d2o", "sigma": 70.0, "steps": 2, "middle": 0.5, "r1_every": 4}
     assert sampler_for(two) == {"name": "chain", "steps": 2, "sigma": 70.0, "middle": 0.5}
+    score = {"name": "variational_score", "loss": "diff_instruct", "sigma": 2.5, "scale": 1.0}
+    assert sampler_for(score) == {"name": "one_step", "sigma": 2.5}
     assert sampler_for({"name": "edm", "p_mean": -1.2, "p_std": 1.2, "sigma_data": 0.5}) is None
 
 
@@ -212,6 +214,21 @@ def test_a_sampler_fits_a_generator_of_as_many_steps(sampler, steps, fits):
     assert (sampler_misfit(sampler, steps=steps) is None) == fits
 
 
+@pytest.mark.parametrize(
+    ("sampler", "sigma", "fits"),
+    [
+        ({"name": "one_step", "sigma": 2.5}, 2.5, True),
+        ({"name": "one_step"}, 80.0, True),
+        ({"name": "one_step"}, 2.5, False),
+        ({"name": "one_step", "sigma": 2.5}, 80.0, False),
+        ({"name": "one_step", "sigma": 2.5}, None, True),
+        ({"name": "heun", "steps": 18}, 2.5, True),
+    ],
+)
+def test_a_generator_of_one_step_is_sampled_at_its_own_noise_level(sampler, sigma, fits):
+    assert (sampler_misfit(sampler, steps=1, sigma=sigma) is None) == fits
+
+
 def test_a_generator_that_names_its_chain_is_sampled_by_no_other(network):
     network.sampler = {"name": "chain", "steps": 2, "sigma": 80.0}
     try:
@@ -220,5 +237,15 @@ def test_a_generator_that_names_its_chain_is_sampled_by_no_other(network):
         for sampler in (OneStep(), Heun(steps=2), Chain(steps=3)):
             with pytest.raises(ValueError, match="expected chain with steps: 2"):
                 next(generate(network, sampler, seeds=range(2), batch=2))
+    finally:
+        network.sampler = None
+
+
+def test_a_generator_that_names_its_noise_level_is_sampled_at_no_other(network):
+    network.sampler = {"name": "one_step", "sigma": 2.5}
+    try:
+        next(generate(network, OneStep(sigma=2.5), seeds=range(2), batch=2))
+        with pytest.raises(ValueError, match="sigma 80, expected 2.5"):
+            next(generate(network, OneStep(), seeds=range(2), batch=2))
     finally:
         network.sampler = None

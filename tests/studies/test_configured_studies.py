@@ -10,20 +10,21 @@ from onestep.plan import measured
 from tiny import REPOSITORY
 
 OWN, FULL, SHORT = ("studies/config.yaml", "config.yaml", "studies/short.yaml")
+OWN_RATIO, FULL_RATIO = ("studies/ratio.yaml", "studies/ratio_full.yaml")
 
 
 @pytest.fixture(scope="module")
 def experiments():
-    return {name: read_experiment(REPOSITORY / name) for name in (OWN, FULL, SHORT)}
+    return {name: read_experiment(REPOSITORY / name) for name in (OWN, FULL, SHORT, OWN_RATIO, FULL_RATIO)}
 
 
-@pytest.mark.parametrize("config", [OWN, FULL, SHORT])
-def test_every_study_is_there(experiments, config):
-    found = {study.name for study in experiments[config].studies.values()}
+@pytest.mark.parametrize("configs", [(OWN, OWN_RATIO), (FULL, FULL_RATIO), (SHORT, OWN_RATIO)])
+def test_every_study_is_there(experiments, configs):
+    found = {study.name for config in configs for study in experiments[config].studies.values()}
     assert found | {"images_seen"} == set(components.choices("studies"))
 
 
-@pytest.mark.parametrize("config", [OWN, FULL])
+@pytest.mark.parametrize("config", [OWN, FULL, OWN_RATIO, FULL_RATIO])
 def test_every_arm_of_trainings_has_three_seeds(experiments, config):
     for name, study in experiments[config].studies.items():
         if "least_trainings" not in study.options and "arms" in study.options:
@@ -35,7 +36,8 @@ def test_those_of_the_paper_are_on_request_and_change_no_target(experiments):
     full = experiments[FULL]
     assert measured.default_studies(full) == []
     assert len(measured.default_runs(full)) == 10 < len(full.runs)
-    assert measured.default_runs(experiments[OWN]) == list(experiments[OWN].runs)
+    for config in (OWN, OWN_RATIO):
+        assert measured.default_runs(experiments[config]) == list(experiments[config].runs)
 
 
 def test_the_short_ones_have_one_seed_and_few_images(experiments):

@@ -31,6 +31,7 @@ _LEFT_OUT: dict[str, str | None] = {
     "onestep.training.stopping": "signal handlers",
     "onestep.training.streams": "random numbers: one stream for each image of the run",
     "onestep.training.ahead": "reads a step's images and draws its random numbers, on CUDA before the step",
+    "onestep.training.recompute": "computes activations again to save memory, off by default; the same numbers",
     "onestep.training.adaptive": "parameters that follow observations, such as ADA's; D2O has none",
     "onestep.networks": "internals of denoisers; the contract is forward(x, sigma, condition)",
     "onestep.discriminators": "internals of discriminators; objectives/d2o.py states the part of the contract it uses",

@@ -94,13 +94,13 @@ def state_of(networks):
 
 def run(folder, weights_folder, document, output):
     """Train to the end and report what moved, how long it took, and the peak of memory."""
-    distance = document["objective"].get("distance", {})
+    distance, discriminator = document["objective"].get("distance", {}), document.get("discriminator") or {}
     names = [
-        *document["discriminator"].get("backbones", ()),
+        *discriminator.get("backbones", ()),
         *(distance[key] for key in ("trunk", "linear") if key in distance),
     ]
     backbones = {name: weights_folder / f"{name}.safetensors" for name in names}
-    named = document["discriminator"].get("class_embeddings")
+    named = discriminator.get("class_embeddings")
     with distributed.joined() as ranks:
         files = Inputs(
             run=folder / "run.json",
@@ -108,6 +108,7 @@ def run(folder, weights_folder, document, output):
             teacher=folder / "teacher.safetensors",
             backbones=backbones,
             class_embeddings=None if named is None else weights_folder / "table.pkl",
+            pairs=tuple(folder / f"{seeds}.npz" for seeds in document.get("pairs", {}).get("seeds", ())),
         )
         training = assemble(run_of(document), files=files, ranks=ranks)
         trained, held = state_of(training.networks)
@@ -128,7 +129,7 @@ def run(folder, weights_folder, document, output):
             "held": sorted(held),
             "held_changed": sorted(name for name in held if held_before[name] != held_after[name]),
             "moved": moved_shares(trained, before),
-            "arithmetic": done["arithmetic"],
+            "arithmetic": done.get("arithmetic", {}),
             "seconds": seconds,
             "peak_mib": peak >> 10,
             "finite": all(bool(torch.isfinite(tensor).all()) for tensor in (*trained.values(), *held.values())),

@@ -1,7 +1,7 @@
 """One rank of a training from a run.yaml: python open_worker.py RUN_YAML FOLDER.
 
 FOLDER is that of `conftest.Bench`. The environment has KILL_AT, the step that kills this process (from 1; 0 for none),
-and STATE and OUTPUT, where the run works and publishes.
+and STATE and OUTPUT, where the run works and publishes; PAIRS has the files of its pairs, if it has some.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main(run, folder):
     torch.set_num_threads(1)
     loop.take_step, assembly.RECORDS = take_step, 1000
     backbones = {"digits": folder / "backbone.safetensors"}
-    inputs = Inputs(run=run, data=folder / "digits.zip", teacher=folder / "teacher.safetensors", backbones=backbones)
+    pairs = tuple(map(Path, filter(None, os.environ.get("PAIRS", "").split(":"))))
+    teacher = folder / "teacher.safetensors"
+    inputs = Inputs(run=run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, pairs=pairs)
     state = Path(os.environ["STATE"])
     assignment = Assignment(inputs=inputs, state=state, code_in_spec=False, state_seconds=0.0)
     name = yaml.safe_load(run.read_text())["run"]

@@ -36,7 +36,7 @@ from onestep.training.assembly import build_networks, compose
 from onestep.training.loop import take_step
 from onestep.training.sources import codec_of
 from onestep.training.step import set_training_mode
-from tiny import REPOSITORY, tiny_config
+from tiny import REPOSITORY, density_ratio_run, tiny_config
 
 _PAPER = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # Networks and steps of a kind of their own: the recipes, and what the studies compare with them.
@@ -126,6 +126,16 @@ def test_a_whole_step_of_the_demo_runs_on_one_device(run):
     _take_a_step_with_every_phase(tiny_config(), run, options="ours")
 
 
+def test_a_whole_step_of_a_regression_on_pairs_runs_on_one_device():
+    config = tiny_config()
+    config["runs"]["mapping"] = {
+        **{"base": "digits_edm", "network": None, "teacher": "digits", "init": {"from": "digits"}},
+        "objective": {"name": "paired_regression", "distance": {"name": "l2"}},
+        "pairs": {"sampler": "heun", "seeds": ["1000-1019"]},
+    }
+    _take_a_step_with_every_phase(config, "mapping", options="ours")
+
+
 @pytest.mark.parametrize("steps", [2, 4])
 def test_a_whole_step_of_a_chain_runs_on_one_device(steps):
     config = tiny_config()
@@ -133,11 +143,47 @@ def test_a_whole_step_of_a_chain_runs_on_one_device(steps):
     _take_a_step_with_every_phase(config, "chain", options=_HALF)
 
 
+@pytest.mark.parametrize(
+    ("options", "conditional"),
+    [
+        ({}, True),
+        ({"loss": "dmd", "fake_grid": [0.0, 1.0]}, False),
+        ({"loss": "sid", "alpha": 1.0, "grid": [0.0, 0.8]}, True),
+    ],
+)
+def test_a_whole_step_of_variational_score_runs_on_one_device(options, conditional):
+    config = tiny_config()
+    for run in ("digits_edm", "digits_d2o", "digits_d2o_f"):
+        config["runs"][run]["conditional"] = conditional
+    config["runs"]["scores"] = {"base": "digits_d2o", "preconditioning": "edm", "discriminator": None}
+    config["runs"]["scores"] |= {"optimizers": {"discriminator": None, "fake": {"name": "adam", "lr": 1e-5}}}
+    config["runs"]["scores"]["objective"] = {**options, "name": "variational_score", "sigma": 2.5}
+    _take_a_step_with_every_phase(config, "scores", options="bf16_generator")
+
+
 @pytest.mark.parametrize("name", [name for name in DISCRIMINATORS if name != "projected"])
 def test_a_whole_step_with_each_discriminator_runs_on_one_device(name):
     config = tiny_config()
     config["runs"]["digits_d2o"]["discriminator"] = DISCRIMINATORS[name]
     _take_a_step_with_every_phase(config, "digits_d2o", options=_HALF)
+
+
+def test_a_whole_step_of_density_ratios_runs_on_one_device():
+    config = tiny_config()
+    objective = {"divergence": "jensen_shannon", "normalise": 0.5, "r1": "exact", "r1_gamma": 0.1, "r1_every": 2}
+    run = density_ratio_run(config["runs"]["digits_d2o"], ratio={"name": "ratio_unet"}, **objective)
+    config["runs"]["ratio"] = run
+    training = _take_a_step_with_every_phase(config, "ratio", options=_HALF)
+    assert set(training.optimizers) == {"generator", "ratio"}
+
+
+@pytest.mark.long
+def test_a_whole_step_of_density_ratios_with_classes_runs_on_one_device(small_paper, monkeypatch):
+    monkeypatch.setattr(_unet, "plain_attention", _unet.fused_attention)
+    document = small_paper["runs"]["imagenet64_d2o"]
+    objective = {"divergence": "reverse_kl", "r1": "exact", "r1_gamma": 0.1}
+    small_paper["runs"]["ratio"] = density_ratio_run(document, ratio={"name": "ratio_unet"}, **objective)
+    _take_a_step_with_every_phase(small_paper, "ratio", options=f"{_HALF}+channels_last")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from recipes import RECIPES, recipe
+from tiny import density_ratio_run
 
 pytestmark = pytest.mark.full_size
 
@@ -204,3 +205,61 @@ def test_a_step_of_each_instance_loss_beside_the_gan_loss_with_lpips(kind, weigh
     for part in ("teacher.", "distance.", "distance_linear."):
         held = {name for name in report["held"] if name.startswith(part)}
         assert held and not held & set(report["held_changed"]), part
+
+
+_SCORES = {
+    "diff_instruct": {"sigma": 1.0},
+    "sid": {"loss": "sid", "alpha": 1.2, "grid": [0.0, 0.8], "scale": 100.0},
+    "dmd": {"loss": "dmd", "grid": [0.02, 0.98], "fake_grid": [0.0, 1.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "loss"),
+    [*(("cifar10_uncond_d2o_f", loss) for loss in _SCORES), ("cifar10_cond_d2o_f", "sid"), ("imagenet64_d2o_f", "sid")],
+)
+def test_a_step_of_variational_score_moves_two_networks_and_holds_the_teacher(run, loss, folder, capsys):
+    config, _ = _TEACHERS[run]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe(run) | {"batch": 2, "images": 4, "snapshots": [4], "freeze": [], "preconditioning": "edm"}
+    adam = {"name": "adam", "lr": 1e-5, "betas": [0.0, 0.999], "eps": 1e-8}
+    document |= {"objective": {"name": "variational_score", **_SCORES[loss]}}
+    document |= {"optimizers": {"generator": adam, "fake": adam}, "precision": {"generator": "float32"}}
+    del document["discriminator"]
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, folder, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(f"\n{run}, {loss}: {report['seconds']:.0f} s for 2 steps of 2 images, peak {report['peak_mib']:,} MiB")
+    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    assert [set(record["losses"]) for record in records] == [{"generator", "fake"}] * 2
+    assert all(record["non_finite"] == 0 and None not in record["losses"].values() for record in records)
+    assert report["finite"] and min(report["moved"].values()) > 0
+    assert {name.partition(".")[0] for name in report["moved"]} == {"generator", "fake"}
+    held = {name for name in report["held"] if name.startswith("teacher.")}
+    assert held and not held & set(report["held_changed"])
+
+
+_RATIO_RUNS = ("cifar10_uncond_d2o_f", "cifar10_cond_d2o_f", "imagenet64_d2o_f")
+
+
+@pytest.mark.parametrize("run", _RATIO_RUNS)
+def test_a_step_of_density_ratios_is_finite_and_moves_both_networks(run, weights, folder, capsys):
+    config, _ = _TEACHERS[run]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe(run) | {"batch": 2, "images": 6, "snapshots": [6], "freeze": []}
+    objective = {"divergence": "jensen_shannon", "r1": "exact", "r1_gamma": 0.1, "r1_every": 2}
+    document = density_ratio_run(document, ratio={"name": "ratio_unet", "weights": "teacher"}, **objective)
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        print(f"\n{run}: {report['seconds']:.0f} s for 3 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
+    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    assert [set(record["losses"]) for record in records] == [{"generator", "ratio"}] * 2 + [
+        {"generator", "ratio", "r1"}
+    ]
+    assert all(record["non_finite"] == 0 for record in records)
+    assert report["finite"] and min(report["moved"].values()) > 0
+    assert {key.split(".")[0] for key in report["moved"]} == {"generator", "ratio"}
+    assert not report["held_changed"]

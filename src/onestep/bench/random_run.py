@@ -17,6 +17,7 @@ from onestep.classifiers import build_classifier
 from onestep.config.reading import resolved_run
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
+from onestep.config.table_checks import seeds_of
 from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture
@@ -24,6 +25,7 @@ from onestep.objectives import Networks
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.loop import wrapped_networks
 from onestep.training.sources import ImageShape, codec_of
+from onestep.training.stored_pairs import StoredPairs
 
 _ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
 _EMBEDDING_WIDTH = 320  # of the published class embedding
@@ -74,6 +76,27 @@ class RandomSources:
         """Return the teacher with random weights."""
         config = self._teacher_config(self.run)
         return Snapshot(config=config, state_dict=build_denoiser(config).state_dict(), note={})
+
+    def initial(self) -> Snapshot:
+        """Return a network of the run's own architecture with random weights."""
+        if self.run.teacher is not None:
+            return self.teacher()
+        config = {**to_document(self.run.network), **self.shape.of_network(conditional=self.run.conditional)}
+        return Snapshot(config=config, state_dict=build_denoiser(config).state_dict(), note={})
+
+    def pairs(self, run: Run, *, shape: ImageShape) -> StoredPairs:
+        """Return pairs with random images."""
+        assert run.pairs is not None
+        size, classes = (shape.channels, shape.resolution, shape.resolution), shape.classes if run.conditional else 0
+        seeds = [seed for block in run.pairs.seeds for seed in seeds_of(block)]
+        return StoredPairs(
+            pixels=torch.randint(256, (len(seeds), *size), dtype=torch.uint8),
+            labels=torch.randint(max(classes, 1), (len(seeds),)),
+            seeds=seeds,
+            classes=classes,
+            codec=codec_of(run),
+            shape=size,
+        )
 
     def _teacher_config(self, run: Run) -> dict[str, Any]:
         """Return the configuration of a run's teacher: of the run that trained it, or the published one."""

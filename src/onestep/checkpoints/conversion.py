@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from onestep.chain import chain_in
+from onestep.chain import sampler_in
 from onestep.checkpoints.digests import WEIGHTS, known_digest
 from onestep.checkpoints.edm_pickle import read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
@@ -37,8 +37,8 @@ def convert_edm_pickle(
 def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
     """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`."""
     found = read_snapshot(source)
-    chain = chain_in(found.note)
-    network = dataclasses.replace(found, note={} if chain is None else {"sampler": chain})
+    sampler = sampler_in(found.note)
+    network = dataclasses.replace(found, note={} if sampler is None else {"sampler": sampler})
     _write_teacher(source, network, weights=weights, architecture=architecture)
 
 

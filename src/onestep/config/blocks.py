@@ -56,6 +56,7 @@ _FAMILIES: Mapping[str, _Family] = {
         named_by={"backbones": Annotated[tuple[Name, ...], Constraint(min_length=1)]},
         keys={"class_embeddings": Parameter(hint=Name | None, default=None)},
     ),
+    "ratios": _Family(supplied=("network", "teacher", "img_resolution", "img_channels", "label_dim")),
     "autoencoders": _Family(contract=("encode", "decode"), source="weights", named_by={"input": Name}),
     "sampling": _Family(contract=("nfe", "__call__")),
     "metrics": _Family(contract=("inputs", "values", "__call__")),

@@ -7,6 +7,7 @@
     studies: {gain: {name: ..., runs: [d2o]}}                  # all runs of the family
              {cost: {name: ..., arms: {D2O: d2o, D2O-F: "d2o_f.*", both: [d2o, d2o_f]}}}
     metrics: {rel: {..., against: {run: d2o, sampler: one_step}}}  # of each measured run the member with its seed
+    d2o_x:  {..., init: {from: edm_x}}                         # of a family the member with the seed of the run
 
 Everything is resolved before the config is checked: later code reads a config in which each run has its whole block.
 """
@@ -51,6 +52,7 @@ def expand(document: Any) -> tuple[Any, list[Problem]]:
     if max(len(runs), len(written)) > _RUNS:
         problems.append(Problem(("runs",), f"got more than {_RUNS} runs, expected fewer"))
         runs = {}
+    _choose_members(runs, families=families, problems=problems)
     document["runs"] = runs
     studies = document.get("studies")
     for study in studies.values() if isinstance(studies, dict) else ():
@@ -133,6 +135,22 @@ def _members(name: str, block: Any, problems: list[Problem]) -> dict[str, Any]:
                 holder = holder.setdefault(step, {})
             holder[last_key] = copy.deepcopy(value)
     return members
+
+
+def _choose_members(runs: Mapping[str, Any], *, families: Mapping[str, list[str]], problems: list[Problem]) -> None:
+    """Replace a family that the `init` of a run names by its member with the training seed of the run."""
+    for name, run in runs.items():
+        init = run.get("init") if isinstance(run, dict) else None
+        source = init.get("from") if isinstance(init, dict) else None
+        if not isinstance(init, dict) or not isinstance(source, str) or source not in families:
+            continue
+        seed = run.get("seed", 0)
+        members = [each for each in families[source] if runs.get(each, {}).get("seed", 0) == seed]
+        if len(members) == 1:
+            init["from"] = members[0]
+        else:
+            found = f"got the family {source}, of which {len(members)} runs have the training seed {seed}, expected one"
+            problems.append(Problem(("runs", name, "init", "from"), f"{found}. Fix: name a run"))
 
 
 def _vary_problems(vary: Any, block: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:

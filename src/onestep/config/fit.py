@@ -7,51 +7,32 @@ use of torch. What is not known here is compared where the run begins (`onestep.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from onestep import components
 from onestep.config.blocks import Origin, networks_of
 from onestep.config.freezing import frozen_by
+from onestep.config.known import (
+    UNKNOWN_CHANNELS,
+    UNKNOWN_CLASSES,
+    Shape,
+    Tries,
+    shape_of,
+    teacher_differences,
+    trained_with,
+)
 from onestep.config.messages import Place, Problem, got, listed, one_line
 from onestep.config.run import Component, Run, to_document
 from onestep.config.sections import Experiment
+from onestep.config.start_checks import init_problems, pairs_problems
 from onestep.config.tables import TableBlock
-from onestep.inputs import read_registry
-
-_UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset that does not state them
-
-
-class Shape(NamedTuple):
-    """Resolution, channels and number of classes of a dataset or network; None if the config does not state it."""
-
-    resolution: int | None = None  # pixels
-    channels: int | None = None
-    classes: int | None = None  # 0 for no labels, or an unconditional network
-
-    def differences(self, other: Shape, *, but: tuple[str, ...] = ()) -> list[tuple[str, int, int]]:
-        """Return what differs as (name, own value, other value), where both are known."""
-        pairs = zip(self._fields, self, other, strict=True)
-        return [(key, a, b) for key, a, b in pairs if key not in but and a is not None and b is not None and a != b]
-
-
-def shape_of(experiment: Experiment, dataset: str) -> Shape:
-    """Return the shape of a dataset's images, of what its class and its options state."""
-    block = experiment.datasets[dataset]
-    known = {**components.describe("data", block.name).constants, **block.options}
-    if known.get("labels") == "none":
-        known["classes"] = 0
-    if block.classes is not None:
-        known["classes"] = block.classes
-    return Shape(**{key: known[key] for key in Shape._fields if type(known.get(key)) is int})
 
 
 def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield mismatches of runs with datasets, teachers and backbones; an objective is None without torch."""
     shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
-    tries = _Tries()
+    tries = Tries()
     yield from _class_problems(experiment)
     for name, run in experiment.runs.items():
         if run.dataset not in shapes:
@@ -60,7 +41,7 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         if run.conditional and shape.classes == 0:
             none = f"got true, and the images of datasets.{run.dataset} have no labels"
             yield Problem((*place, "conditional"), f"{none}. Fix: false, or a dataset with labels")
-        for key, found, expected in _teacher_differences(run, experiment, shapes=shapes):
+        for key, found, expected in teacher_differences(run, experiment, shapes=shapes):
             if key != "conditional":
                 yield Problem((*place, "teacher"), f"got {key} {found}, expected {expected}")
         yield from _backbone_problems(run, experiment, shapes=shapes, place=place)
@@ -72,8 +53,12 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         yield from _discriminator_problems(
             run, processes=experiment.launch.of(name).processes, shape=shape, tries=tries, place=place
         )
-        yield from _network_problems(run, declared=networks_of(objective), shape=shape, tries=tries, place=place)
+        declared = networks_of(objective)
+        yield from _network_problems(run, declared=declared, shape=shape, tries=tries, place=place)
+        yield from _ratio_problems(run, experiment, declared=declared, shapes=shapes, tries=tries, place=place)
         yield from _freeze_problems(run, experiment, shapes=shapes, tries=tries, place=(*place, "freeze"))
+        yield from init_problems(run, experiment, declared=declared, shapes=shapes, tries=tries, place=(*place, "init"))
+        yield from pairs_problems(run, experiment, shapes=shapes, place=(*place, "pairs", "teacher"))
     for name, table in experiment.tables.items():
         yield from _extractor_problems(table, experiment, shapes=shapes, place=("tables", name, "columns"))
 
@@ -94,70 +79,9 @@ def teacher_problems(experiment: Experiment) -> Iterator[Problem]:
     """
     shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
     for name, run in experiment.runs.items():
-        for key, found, expected in _teacher_differences(run, experiment, shapes=shapes):
+        for key, found, expected in teacher_differences(run, experiment, shapes=shapes):
             if key == "conditional":
                 yield Problem(("runs", name, "teacher"), f"got a teacher of conditional: {found}, expected {expected}")
-
-
-class _Tries:
-    """Networks that were built for their errors and the names of their parameters, each once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[Any, str | None]] = {}
-
-    def network(self, block: Any, *, conditional: bool, shape: Shape) -> tuple[Any, str | None]:
-        """Try a block of networks/ on images of a shape: see `of`."""
-        if shape.resolution is None:
-            return None, None
-        classes = (shape.classes or _UNKNOWN_CLASSES) if conditional else 0
-        supplied = {"img_channels": shape.channels or _UNKNOWN_CHANNELS, "label_dim": classes}
-        return self.of("networks", block, img_resolution=shape.resolution, **supplied)
-
-    def of(self, family: str, block: Any, **supplied: int) -> tuple[Any, str | None]:
-        """Return (network, error): the network is None if it cannot be built here, the error None if it is valid."""
-        document = {"name": block.name, **to_document(block.options)}
-        key = repr((family, document, supplied))
-        if not components.builds_networks():
-            return None, None
-        if key not in self._known:
-            try:
-                with components.computing_shown():
-                    components.outline(family, block.name)  # imports torch, if there is any
-                    with _on_meta_device():
-                        self._known[key] = components.build_outline(family, {**document, **supplied}), None
-            except ValueError as error:
-                self._known[key] = None, one_line(error)
-            except Exception:  # of a class from outside, which needs its weights or a real device
-                self._known[key] = None, None
-        return self._known[key]
-
-
-def _on_meta_device() -> contextlib.AbstractContextManager[Any]:
-    torch = sys.modules.get("torch")
-    return contextlib.nullcontext() if torch is None else torch.device("meta")
-
-
-def _teacher_differences(
-    run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, the teacher's value and its place, the value of the run or of its dataset)."""
-    teacher = experiment.teachers.get(run.teacher or "")
-    if teacher is None:
-        return
-    trained, source = experiment.runs.get(teacher.run or ""), experiment.inputs.get(teacher.input or "")
-    if trained is not None and trained.dataset in shapes:
-        where, conditional, facts = f"runs.{teacher.run}", trained.conditional, shapes[trained.dataset]
-    elif source is not None and source.published is not None and source.published in read_registry():
-        network = read_registry()[source.published].network
-        where, facts = f"inputs.{teacher.input}", Shape(**network) if network else Shape()
-        conditional = bool(facts.classes) if network else run.conditional
-    else:
-        return
-    if conditional != run.conditional:
-        yield "conditional", f"{str(conditional).lower()} ({where})", str(run.conditional).lower()
-    own = shapes[run.dataset]
-    for key, teachers, datasets in facts.differences(own, but=() if run.conditional and conditional else ("classes",)):
-        yield key, f"{teachers} ({where})", f"{datasets}, that of datasets.{run.dataset}"
 
 
 def _backbone_problems(
@@ -176,9 +100,7 @@ def _backbone_problems(
             yield Problem(here, f"{name} takes {found}, expected {own}, those of datasets.{run.dataset}")
 
 
-def _discriminator_problems(
-    run: Run, *, processes: int, shape: Shape, tries: _Tries, place: Place
-) -> Iterator[Problem]:
+def _discriminator_problems(run: Run, *, processes: int, shape: Shape, tries: Tries, place: Place) -> Iterator[Problem]:
     """Yield discriminators without classes for classes, and those that refuse the images' size or number."""
     block = run.discriminator
     if block is None:
@@ -195,8 +117,8 @@ def _discriminator_problems(
     if sizes is not None and shape.resolution is not None and shape.resolution not in sizes:
         yield Problem(here, f"{block.name} takes images of {listed(map(str, sizes))} pixels ({of})")
     if sizes is None and "backbones" not in taken and shape.resolution is not None:
-        classes = (shape.classes or _UNKNOWN_CLASSES) if run.conditional else 0
-        supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or _UNKNOWN_CHANNELS}
+        classes = (shape.classes or UNKNOWN_CLASSES) if run.conditional else 0
+        supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or UNKNOWN_CHANNELS}
         supplied |= {"classes": classes, "seed": run.seed, "rank": 0}
         only = {key: value for key, value in supplied.items() if key in taken}
         _, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **only)
@@ -212,7 +134,7 @@ def _discriminator_problems(
 
 
 def _network_problems(
-    run: Run, *, declared: Mapping[str, Origin], shape: Shape, tries: _Tries, place: Place
+    run: Run, *, declared: Mapping[str, Origin], shape: Shape, tries: Tries, place: Place
 ) -> Iterator[Problem]:
     """Yield networks from scratch that refuse their options or the dataset's shape."""
     tried: list[tuple[Place, str, Any]] = []
@@ -230,18 +152,47 @@ def _network_problems(
                 Component(name=block.name, options=inner), conditional=run.conditional, shape=shape
             )
         elif family == "classifiers" and shape.resolution is not None:
-            channels, classes = shape.channels or _UNKNOWN_CHANNELS, shape.classes or _UNKNOWN_CLASSES
+            channels, classes = shape.channels or UNKNOWN_CHANNELS, shape.classes or UNKNOWN_CLASSES
             _, refused = tries.of(family, block, resolution=shape.resolution, channels=channels, classes=classes)
         if refused is not None:
             yield Problem(here, f"{refused} (datasets.{run.dataset}: resolution {shape.resolution})")
 
 
+def _ratio_problems(
+    run: Run,
+    experiment: Experiment,
+    *,
+    declared: Mapping[str, Origin],
+    shapes: Mapping[str, Shape],
+    tries: Tries,
+    place: Place,
+) -> Iterator[Problem]:
+    """Yield ratio networks that take the weights of no teacher, or refuse the architecture of the generator."""
+    for role, block in run.networks.items():
+        if role not in declared or declared[role].family != "ratios":
+            continue
+        here = (*place, "networks", role)
+        if block.options.get("weights") == "teacher" and run.teacher is None:
+            yield Problem((*here, "weights"), "got teacher, and the run has none. Fix: weights: random")
+        trained = trained_with(run, experiment)
+        if trained is None or trained.network is None or trained.dataset not in shapes:
+            continue
+        resolution, channels, classes = shapes[trained.dataset]
+        supplied: dict[str, Any] = {"img_resolution": resolution, "img_channels": channels or UNKNOWN_CHANNELS}
+        supplied["label_dim"] = (classes or UNKNOWN_CLASSES) if trained.conditional else 0
+        supplied["network"] = {**to_document(trained.network), **supplied}
+        taken = components.describe("ratios", block.name).parameters
+        if resolution is not None:
+            _, refused = tries.of("ratios", block, **{key: each for key, each in supplied.items() if key in taken})
+            if refused is not None:
+                yield Problem(here, f"{refused} (datasets.{trained.dataset}: resolution {resolution})")
+
+
 def _freeze_problems(
-    run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape], tries: _Tries, place: Place
+    run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape], tries: Tries, place: Place
 ) -> Iterator[Problem]:
     """Yield levels that freeze nothing, and a network of which nothing is left to train."""
-    teacher = experiment.teachers.get(run.teacher or "")
-    trained = run if run.teacher is None else experiment.runs.get((teacher and teacher.run) or "")
+    trained = trained_with(run, experiment)
     block = None if trained is None else trained.network
     if trained is None or block is None or trained.dataset not in shapes:
         classes = [components.outline("networks", name) for name in components.choices("networks")]

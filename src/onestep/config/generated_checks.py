@@ -1,4 +1,7 @@
-"""Consistency of what generates images and compares with generated ones: chains, and metrics `against` a run."""
+"""Consistency of what generates images, compares with generated ones, and learns from them.
+
+These are chains, metrics `against` a run, and `pairs` of a run.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from onestep.chain import sampler_misfit
-from onestep.config.messages import Place, Problem, exactly_one, unknown
+from onestep.config.blocks import networks_of
+from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
 from onestep.config.run_checks import denoisers
 from onestep.config.sections import AgainstBlock, Experiment
+from onestep.config.starts import pairs_teacher, started_from
 from onestep.config.table_checks import backwards, few_seeds, seeds_of
 
 
@@ -38,8 +43,14 @@ def generated_problems(
             place = ("metrics", name, "against")
             yield from _against_problems(name, metric.against, experiment, metrics=metrics, place=place)
             uses += _uses_of(metric.against, experiment, place=(*place, "sampler"))
+    for name in experiment.runs:
+        yield from _pairs_problems(name, experiment, objective=objectives.get(name), place=("runs", name, "pairs"))
+        uses += _uses_of_pairs(name, experiment)
+    levels = {name: getattr(objective, "samples_at", None) for name, objective in objectives.items()}
     for use in uses:
         yield from _sampler_problems(use, experiment, steps=steps.get(use.run))
+        yield from _level_problems(use, experiment, level=levels.get(use.run))
+        yield from _learned_problems(use, experiment)
         for measured in use.metrics:
             yield from _overlap_problems(use, measured, experiment)
 
@@ -67,6 +78,14 @@ def _uses_of(against: AgainstBlock, experiment: Experiment, *, place: Place) -> 
         yield _Use(place=place, run=run, sampler=against.sampler, seeds=(), metrics=())
 
 
+def _uses_of_pairs(name: str, experiment: Experiment) -> Iterator[_Use]:
+    run = experiment.runs[name]
+    if run.pairs is not None:
+        for each in _trained(experiment, [pairs_teacher(run)]):
+            place = ("runs", name, "pairs", "sampler")
+            yield _Use(place=place, run=each, sampler=run.pairs.sampler, seeds=(), metrics=())
+
+
 def _trained(experiment: Experiment, names: Sequence[str | None]) -> list[str]:
     """Return the runs among the names of runs and teachers, and those that trained the teachers."""
     teachers = experiment.teachers
@@ -82,16 +101,25 @@ def _sampler_problems(use: _Use, experiment: Experiment, *, steps: int | None) -
         yield Problem(use.place, f"{use.run} by {use.sampler}: {wrong}")
 
 
+def _level_problems(use: _Use, experiment: Experiment, *, level: float | None) -> Iterator[Problem]:
+    """Yield samplers of one step at another noise level than the only one at which a generator was trained."""
+    sampler = experiment.samplers.get(use.sampler)
+    if level is None or sampler is None or sampler.name != "one_step" or sampler.options.get("sigma") == level:
+        return
+    found = f"got sigma {sampler.options.get('sigma')}, expected {level:g}, the only level at which it was trained"
+    yield Problem(
+        use.place, f"{use.run} by {use.sampler}: {found}. Fix: a sampler {{name: one_step, sigma: {level:g}}}"
+    )
+
+
 def _overlap_problems(use: _Use, metric: str, experiment: Experiment) -> Iterator[Problem]:
     """Yield images that are compared with a part of themselves, which would make a distance too small."""
     block = experiment.metrics.get(metric)
     against = None if block is None else block.against
     if against is None or against.seeds is None or (use.run, use.sampler) not in _sampled(against, experiment):
         return
-    others = seeds_of(against.seeds)
     for text in use.seeds:
-        seeds = seeds_of(text)
-        if max(seeds.start, others.start) < min(seeds.stop, others.stop):
+        if _overlap(text, against.seeds):
             found = f"seeds {text} of {use.run} by {use.sampler} overlap {against.seeds} of metrics.{metric}.against"
             yield Problem(use.place, f"{found}, expected other images")
 
@@ -112,3 +140,41 @@ def _against_problems(
     if against.seeds is not None:
         yield from backwards(against.seeds, place=(*place, "seeds"))
         yield from few_seeds(against.seeds, name, metrics, place=(*place, "seeds"))
+
+
+def _pairs_problems(name: str, experiment: Experiment, *, objective: Any, place: Place) -> Iterator[Problem]:
+    run = experiment.runs[name]
+    if run.pairs is None:
+        return  # that an objective lacks them is found with its networks
+    declared = networks_of(objective)
+    if declared and all(origin.kind != "SampledPairs" for origin in declared.values()):
+        yield Problem(place, f"objective {run.objective.name} learns from no pairs. Fix: remove it")
+    if pairs_teacher(run) is None:
+        yield Problem((*place, "teacher"), f"{MISSING} without `teacher` of the run")
+    yield from unknown((*place, "teacher"), run.pairs.teacher, experiment.teachers, of="teachers")
+    yield from unknown((*place, "sampler"), run.pairs.sampler, experiment.samplers, of="samplers")
+    sampler = experiment.samplers.get(run.pairs.sampler)
+    if sampler is not None and sampler.options.get("churn"):
+        found = f"{got(run.pairs.sampler)}, whose churn adds noise"
+        yield Problem((*place, "sampler"), f"{found}, expected one whose images follow from noise and class")
+    for index, text in enumerate(run.pairs.seeds):
+        yield from backwards(text, place=(*place, "seeds", index))
+        if common := next((each for each in run.pairs.seeds[:index] if _overlap(each, text)), None):
+            yield Problem((*place, "seeds", index), f"{text} overlaps {common}, expected each seed once")
+
+
+def _learned_problems(use: _Use, experiment: Experiment) -> Iterator[Problem]:
+    """Yield images from noise that a run, or the one that it starts from, was trained on: they are no test of it."""
+    run = experiment.runs[use.run]
+    started = [experiment.runs[name] for _, name in started_from(run, experiment)]
+    for blocks in (each.pairs.seeds for each in (run, *started) if each.pairs is not None):
+        for text in use.seeds:
+            if common := next((each for each in blocks if _overlap(each, text)), None):
+                found = f"seeds {text} of {use.run} by {use.sampler} overlap {common}, pairs that it learns from"
+                yield Problem(use.place, f"{found}, expected other noise")
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two blocks of seeds have a seed in common."""
+    a, b = seeds_of(one), seeds_of(other)
+    return max(a.start, b.start) < min(a.stop, b.stop)

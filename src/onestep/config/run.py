@@ -33,6 +33,7 @@ from onestep.config.constraints import (
     empty,
     frozen,
 )
+from onestep.config.starts import Initialisation, PairsBlock
 from onestep.config.subset import Subset
 
 # Metadata of fields that documents leave out where they are empty.
@@ -120,7 +121,7 @@ class Precision:
     """
 
     tf32: bool = False  # TF32 in float32 products on CUDA devices; the reference does without
-    generator: Literal["float32", "bfloat16"] = "float32"  # the generator's image path
+    generator: Literal["float32", "bfloat16"] = "float32"  # the generator's image path, and a ratio network's
     discriminator: Literal["float32", "bfloat16"] = "float32"  # frozen features and the heads' convolutions
 
 
@@ -157,6 +158,8 @@ class Run:
     # dropout, by default 0, that of the released training script.
     preconditioning: Literal["edm", "d2o"] | None = None
     dropout: ShareBelowOne | None = None
+    init: Initialisation | None = None  # what the generator starts from in place of the teacher's or of fresh weights
+    pairs: PairsBlock | None = None  # of noise and images, for objectives that learn from them
     codec: CodecBlock | None = None  # by default the identity
     freeze: tuple[Text, ...] = ()  # freeze levels of the network's file, or patterns of parameter names
     freeze_seed: Seed | None = None  # freezes as many parameters, of tensors drawn with this seed, as a control
@@ -180,9 +183,9 @@ class Run:
     recompute: bool = field(default=False, metadata=OMIT_EMPTY)
     images: Count
     snapshot_every: Count  # images; by default one snapshot at the end
-    # Counts of images at whose first step a snapshot is taken: those of the config, to which reading it adds the
-    # multiples of `snapshot_every` and the end.
-    snapshots: tuple[Count, ...] = ()
+    # Counts of images at whose first step a snapshot is taken, 0 before it: those of the config, to which reading it
+    # adds the multiples of `snapshot_every` and the end.
+    snapshots: tuple[Natural, ...] = ()
     # Share of a gradient's entries that may be NaN or infinite; above it the run stops. Ours: the scripts of EDM and of
     # D2O replace them without a limit.
     non_finite_limit: Annotated[Share, below(1)] = 0.01
@@ -252,11 +255,16 @@ def to_document(value: Any) -> Any:
             if each.name == "options":
                 first |= found
             elif found is not None and not (each.metadata.get("omit_empty") and not found):
-                (first if each.name == "name" else rest)[each.name] = found
+                (first if each.name == "name" else rest)[key_of(each)] = found
         return to_document(first | rest)
     if isinstance(value, Mapping):
         return {key: to_document(each) for key, each in value.items()}
     return [to_document(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def key_of(field_: dataclasses.Field[Any]) -> str:
+    """Return the key of a field in documents: its name, or its alias, which may be a word of Python."""
+    return str(field_.metadata.get("alias", field_.name))
 
 
 def from_document(kind: Any, value: Any, *, place: str = "") -> Any:
@@ -283,13 +291,17 @@ def _dataclass_of(kind: Any, value: Any, *, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{place or kind.__name__}: got {value!r}, expected a mapping")
     types_by_field = get_type_hints(kind)
-    known = {key: each for key, each in value.items() if key in types_by_field and key != "options"}
+    names = {key_of(each): each.name for each in dataclasses.fields(kind)}
+    known = {key: each for key, each in value.items() if key in names and key != "options"}
     others = {key: each for key, each in value.items() if key not in known}
-    if others and "options" not in types_by_field:
-        raise ValueError(f"{place}: unknown key {next(iter(others))!r}; allowed: {', '.join(types_by_field)}")
+    if others and "options" not in names:
+        raise ValueError(f"{place}: unknown key {next(iter(others))!r}; allowed: {', '.join(names)}")
     within = f"{place}." if place else ""
-    read = {key: from_document(types_by_field[key], each, place=f"{within}{key}") for key, each in known.items()}
+    read = {
+        names[key]: from_document(types_by_field[names[key]], each, place=f"{within}{key}")
+        for key, each in known.items()
+    }
     try:
-        return kind(**read, **({"options": frozen(others)} if "options" in types_by_field else {}))
+        return kind(**read, **({"options": frozen(others)} if "options" in names else {}))
     except TypeError as error:
         raise ValueError(f"{place or kind.__name__}: {' '.join(str(error).split())}") from error

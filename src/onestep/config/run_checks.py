@@ -16,6 +16,7 @@ from onestep.config.messages import MISSING, Place, Problem, closest, exactly_on
 from onestep.config.run import Run
 from onestep.config.schema import hidden_characters
 from onestep.config.sections import BackboneBlock, ClassEmbeddingsBlock, Experiment
+from onestep.config.starts import started_from
 from onestep.inputs import address_filename, read_registry
 
 _SCHEMES = ("http://", "https://", "file://")
@@ -270,8 +271,9 @@ def _length_problems(run: Run, *, place: Place) -> Iterator[Problem]:
     if len(run.snapshots) > MOST_SNAPSHOTS:
         yield Problem((*place, "snapshots"), f"got {len(run.snapshots)}, expected at most {MOST_SNAPSHOTS}")
     for count in run.snapshots if run.batch <= min(run.images, run.snapshot_every) else ():
-        if count < run.batch:
-            yield Problem((*place, "snapshots"), f"got {count}, expected at least the batch size ({run.batch})")
+        if 0 < count < run.batch:
+            few = f"got {count}, expected 0, the start, or at least the batch size ({run.batch})"
+            yield Problem((*place, "snapshots"), few)
         elif count > run.images:
             never = f"got {count}, which is never reached: the run has {run.images} images"
             yield Problem((*place, "snapshots"), f"{never}. Fix: remove it, or train longer")
@@ -288,6 +290,7 @@ def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], 
             "TeacherCopy": (run.teacher is not None, "`teacher`"),
             "Fresh": (fresh, f"`{role}`" if hasattr(run, role) else f"`networks.{role}`"),
             "AverageOf": (origin.role in declared, f"a network of role {origin.role}"),
+            "SampledPairs": (run.pairs is not None, "`pairs`"),
         }.get(origin.kind, (True, ""))
         if not present:
             yield Problem(place, f"missing {needed}, which objective {name} needs as its {role}")
@@ -348,7 +351,8 @@ def _before(run: Run, experiment: Experiment, *, declared: Mapping[str, Origin])
     table = experiment.class_embeddings.get((run.discriminator and run.discriminator.class_embeddings) or "")
     names = [*backbones_of(run, declared), table.backbone or "" if table else ""]
     sources = [experiment.teachers.get(run.teacher or ""), *(experiment.backbones.get(name) for name in names)]
-    return [source.run for source in sources if source is not None and source.run is not None]
+    before = [source.run for source in sources if source is not None and source.run is not None]
+    return before + [name for _, name in started_from(run, experiment)]
 
 
 def _launch_problems(experiment: Experiment) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from onestep.config.constraints import EXPECTED_BY_PATTERN
 from onestep.config.messages import MISSING, Place, Problem, closest, got, listed
-from onestep.config.run import Run
+from onestep.config.run import Run, key_of
 from onestep.config.sections import Experiment
 
 _EXPECTED: Mapping[str, str] = {
@@ -106,7 +106,7 @@ def _keys_at(place: Place) -> list[str]:
         if type(None) in get_args(kind):
             kind = member(kind)
     written = ["base", "vary"] if kind is Run else []  # resolved before; see onestep.config.families
-    return [*(field.name for field in dataclasses.fields(kind)), *written]
+    return [*(key_of(field) for field in dataclasses.fields(kind)), *written]
 
 
 def worded(

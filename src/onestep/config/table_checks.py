@@ -71,16 +71,21 @@ def study_problems(experiment: Experiment, *, studies: Mapping[str, Any]) -> Ite
         "dataset": (experiment.datasets, "datasets"),
     }
     for name, study in studies.items():
-        for each in () if study is None else study.observes().values():
+        observed = () if study is None else study.observes().values()
+        for each in observed:
             for key, (choices, plural) in known.items():
                 value = getattr(each, key, None)
                 named = value.partition("@")[0] if key == "model" and value is not None else value
                 yield from unknown(("studies", name), named, choices, of=plural)
             yield from _snapshot_problems(getattr(each, "model", None), experiment, place=("studies", name))
+            yield from _role_problems(each, experiment, place=("studies", name))
             kind = network_of(each.model.partition("@")[0], experiment) if getattr(each, "blocks", False) else None
             if kind is not None and not getattr(components.outline("networks", kind), "block_layers", None):
                 fix = "Fix: add `block_layers` to its file (docs/extend.md), or leave it out"
                 yield Problem(("studies", name), f"got {each.model}, whose network {kind} names no blocks. {fix}")
+        # Networks of one role are repeated trainings.
+        roles = [each.run for each in observed if hasattr(each, "role")]
+        yield from _arm_problems({"runs": roles}, experiment, place=("studies", name))
     for name, block in experiment.studies.items():
         arms = block.options.get("arms")
         yield from _arm_problems(arms, experiment, place=("studies", name, "arms")) if isinstance(arms, Mapping) else ()
@@ -93,6 +98,19 @@ def _snapshot_problems(model: str | None, experiment: Experiment, *, place: Plac
         known = listed(map(str, experiment.runs[run].snapshots))
         fix = f"Fix: add {images} to runs.{run}.snapshots"
         yield Problem(place, f"got {model}, expected one of the snapshots of {run}: {known}. {fix}")
+
+
+def _role_problems(observable: Any, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield a role of a run whose weights its objective does not publish."""
+    run, role = getattr(observable, "run", None), getattr(observable, "role", None)
+    if role is None or run is None or run not in experiment.runs:
+        return
+    objective = experiment.runs[run].objective.name
+    published = getattr(components.outline("objectives", objective), "also_publishes", ())
+    if role not in published:
+        found = f"got {run}, whose objective {objective} does not publish its {role}"
+        known = f", only its {listed(published)}" if published else ""
+        yield Problem(place, f"{found}{known}, expected a run that does. Fix: choose a run of such an objective")
 
 
 def _arm_problems(arms: Mapping[str, Any], experiment: Experiment, *, place: Place) -> Iterator[Problem]:

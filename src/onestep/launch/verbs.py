@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onestep.config.sections import Launch
@@ -21,6 +21,8 @@ def launch(
     teacher: Path | None = None,
     backbone: Mapping[str, Path] | None = None,
     class_embeddings: Path | None = None,
+    init: Path | None = None,
+    pairs: Sequence[Path] = (),
     state: Path,
     output: Path,
     code_in_spec: bool = False,
@@ -37,6 +39,8 @@ def launch(
         teacher: Weights of the teacher.
         backbone: Weights of the discriminator's backbones by name.
         class_embeddings: Initial class embeddings of the discriminator.
+        init: Weights that the run's `init` names; not the verb `init`, which writes a config.
+        pairs: Images of the run's `pairs`, one file for each block of seeds, in its order.
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
@@ -81,7 +85,15 @@ def launch(
     from onestep.training.assignment import Assignment, Inputs
 
     assignment = Assignment(
-        inputs=Inputs(run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings),
+        inputs=Inputs(
+            run=run,
+            data=data,
+            teacher=teacher,
+            backbones=backbone or {},
+            class_embeddings=class_embeddings,
+            init=init,
+            pairs=tuple(pairs),
+        ),
         state=state,
         code_in_spec=code_in_spec,
         state_seconds=site.state_seconds,

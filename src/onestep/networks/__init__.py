@@ -47,6 +47,9 @@ class Network(Protocol):
             pattern of the names of their modules, and the name of the last layer within a block.
         casts_weights: True if `forward` takes half-precision images and casts its weights to their type. Otherwise
             half precision means torch's autocast on float32 images.
+        encode: A method of `x`, `noise` and `condition` as in `forward` that returns the coarsest map of the first half
+            of the network, of which ratio networks are made (`onestep.ratios`). With it come `encoded`, channels and
+            size of that map, and `decoder_parts`, the names of the submodules that it does without.
     """
 
     freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep import components
-from onestep.chain import chain_in
+from onestep.chain import sampler_in
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.networks._layers import cast_frozen_weights
 
@@ -65,7 +65,7 @@ class Preconditioned(nn.Module):
         sigma_data: Standard deviation of the training data.
         image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
             from its `precision:`; it is not part of a network's config.
-        sampler: Block of the chain in which a multi-step generator was trained, of its file; None for all others.
+        sampler: Block of the sampler for which a generator was trained, of its file; None where there is none.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Preconditioned(nn.Module):
         if sigma.ndim == 1 and sigma.stride(0) == 0:
             sigma = sigma[:1]  # a level expanded over all rows is embedded once
         skip, out, scale, noise = self._coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
-        described, condition = self._described(augment_labels), self._condition(condition, x)
+        described, condition = self._described(augment_labels), condition_of(condition, width=self.label_dim, like=x)
         inner, noise = scale * x, noise.flatten()
         image_type = torch.float32 if force_fp32 else self._image_type(x)
         if self.casts_weights or image_type == torch.float32:
@@ -146,16 +146,6 @@ class Preconditioned(nn.Module):
         # Differs from the reference: EDM's half precision is float16; bfloat16, as in D2O, needs no loss scaling.
         return torch.bfloat16 if self.use_fp16 and x.is_cuda else torch.float32
 
-    def _condition(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
-        """Return the condition [B, ..., label_dim] as float32; zeros if a conditional network gets none."""
-        if self.label_dim == 0:
-            return None
-        if condition is None:
-            return torch.zeros(1, self.label_dim, device=x.device)
-        if condition.shape[-1] != self.label_dim:
-            raise ValueError(f"condition: got {list(condition.shape)}, expected [B, {self.label_dim}]")
-        return torch.atleast_2d(condition.to(torch.float32))
-
     def _described(self, augment_labels: Tensor | None) -> dict[str, Tensor]:
         if augment_labels is None:
             return {}
@@ -165,6 +155,21 @@ class Preconditioned(nn.Module):
                 "Fix: remove the augmentation, or choose another network"
             )
         return {"augment_labels": augment_labels} if self.takes_augment_labels else {}
+
+
+def condition_of(condition: Tensor | None, *, width: int, like: Tensor) -> Tensor | None:
+    """Return a condition [B, ..., width] as float32; None is zeros on the device of `like`, or None for width 0.
+
+    Raises:
+        ValueError: It has another width.
+    """
+    if width == 0:
+        return None
+    if condition is None:
+        return torch.zeros(1, width, device=like.device)
+    if condition.shape[-1] != width:
+        raise ValueError(f"condition: got {list(condition.shape)}, expected [B, {width}]")
+    return torch.atleast_2d(condition.to(torch.float32))
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
@@ -198,7 +203,7 @@ def load_denoiser(weights: Path | str) -> Preconditioned:
         network = _with_weights(snapshot.config, snapshot.state_dict)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{weights}: not a denoiser of this pipeline: {' '.join(str(error).split())}") from error
-    network.sampler = chain_in(snapshot.note)
+    network.sampler = sampler_in(snapshot.note)
     return network.eval().requires_grad_(False)
 
 

@@ -195,8 +195,8 @@ def _decoder(
     return decoder
 
 
-def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> Tensor:
-    """Run encoder and decoder on images [B, C, H, W]; return the decoder's finest map."""
+def run_encoder(encoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> list[Tensor]:
+    """Run the encoder on images [B, C, H, W]; return the maps that the decoder takes, the coarsest last."""
     skips: list[Tensor] = []
     image = x
     for block in encoder.values():
@@ -206,6 +206,12 @@ def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Ten
             image = skips[-1] = (skips[-1] + block(image)) / math.sqrt(2)
         else:
             skips.append(block(x))
+    return skips
+
+
+def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> Tensor:
+    """Run encoder and decoder on images [B, C, H, W]; return the decoder's finest map."""
+    skips = run_encoder(encoder, x, emb)
     x = skips[-1]
     for block in decoder.values():
         if isinstance(block, UNetBlock):

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Width
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
+from onestep.networks._unet import (
+    BlockStyle,
+    augmentation_embedding,
+    build_unet,
+    condition_dropped,
+    run_encoder,
+    run_unet,
+)
 
 __all__ = ["DhariwalUNet"]
 
@@ -43,6 +50,7 @@ class DhariwalUNet(nn.Module):
     generator_options: ClassVar[Mapping[str, int]] = {"augment_dim": 0}
     teacher_only: ClassVar[tuple[str, ...]] = ("model.map_augment.weight",)
     casts_weights: ClassVar[bool] = True
+    decoder_parts: ClassVar[tuple[str, ...]] = ("dec", "out_norm", "out_conv")
 
     def __init__(
         self,
@@ -90,6 +98,7 @@ class DhariwalUNet(nn.Module):
             decoder_attn_blocks=range(num_blocks + 1),
             style=style,
         )
+        self.encoded = widths[-1], img_resolution >> (len(widths) - 1)
         self.out_norm = GroupNorm(widths[0], eps=1e-5)
         self.out_conv = Conv2d(widths[0], img_channels, kernel=3, init=_ZERO)
 
@@ -99,6 +108,10 @@ class DhariwalUNet(nn.Module):
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
         x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
         return self.out_conv(F.silu(self.out_norm(x)))
+
+    def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Run the encoder alone: see `onestep.networks.Network`."""
+        return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         angles = positional_angles(noise, count=self.noise_channels // 2, endpoint=False)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Taps, Width
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import BlockStyle, augmentation_embedding, build_unet, condition_dropped, run_unet
+from onestep.networks._unet import (
+    BlockStyle,
+    augmentation_embedding,
+    build_unet,
+    condition_dropped,
+    run_encoder,
+    run_unet,
+)
 
 __all__ = ["SongUNet"]
 
@@ -60,6 +67,7 @@ class SongUNet(nn.Module):
     generator_options: ClassVar[Mapping[str, int]] = {"augment_dim": 0}
     teacher_only: ClassVar[tuple[str, ...]] = ("model.map_augment.weight",)
     casts_weights: ClassVar[bool] = True
+    decoder_parts: ClassVar[tuple[str, ...]] = ("dec",)
 
     def __init__(
         self,
@@ -122,6 +130,7 @@ class SongUNet(nn.Module):
             first_width=model_channels,
             residual=encoder_type == "residual",
         )
+        self.encoded = widths[-1], img_resolution >> (len(widths) - 1)
         at = f"{img_resolution}x{img_resolution}"
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
         self.dec[self._norm_out] = GroupNorm(widths[0], eps=1e-6)
@@ -133,6 +142,10 @@ class SongUNet(nn.Module):
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
         x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
+
+    def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Run the encoder alone: see `onestep.networks.Network`."""
+        return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         if self.map_noise is None:

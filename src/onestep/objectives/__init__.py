@@ -1,8 +1,7 @@
 """The contract of an objective: a frozen dataclass of hyperparameters whose methods are the equations.
 
 Legend: B images of this rank, C H W an image, K classes, N logits per image.
-`images` are float32 in [-1, 1], shape [B, C, H, W]; `condition` is opaque (one-hot classes float32 [B, K] today), or
-None for an unconditional run.
+`images` are float32 in [-1, 1], [B, C, H, W]; `condition` is opaque: one-hot float32 [B, K] today, or None.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ class TeacherCopy:
     """The run's teacher with its own architecture, law and weights; trainable if it is not frozen."""
 
     frozen: bool = True
+    dropout: float | None = None  # of a trained copy, without the weights that a generator drops; None: the teacher's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,14 @@ class FeatureNetwork:
     frozen: ClassVar[bool] = True
 
 
-Origin: TypeAlias = Pretrained | Fresh | TeacherCopy | AverageOf | FeatureNetwork
+@dataclass(frozen=True, kw_only=True)
+class SampledPairs:
+    """The run's `pairs`, called with numbers in [0, 1) [B]: noise [B, C, H, W], the image made of it, its condition."""
+
+    frozen: ClassVar[bool] = True
+
+
+Origin: TypeAlias = Pretrained | Fresh | TeacherCopy | AverageOf | FeatureNetwork | SampledPairs
 """Where a network of an objective comes from."""
 
 
@@ -70,14 +77,14 @@ class Batch:
         condition: Of these images; None for an unconditional run.
         random: Fresh random streams of this phase, one per image.
         images_seen: Images used before this step, over all ranks.
-        controls: Current values of the controlled parameters (`Phase.controls`), by name.
+        controls: Current values of the controlled parameters (`Phase.controls`) by name: numbers, or tuples of them.
     """
 
     images: Tensor
     condition: Tensor | None
     random: RowNumbers
     images_seen: int
-    controls: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    controls: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +93,7 @@ class Loss:
 
     Attributes:
         value: Differentiable scalar; the mean over the images of this rank, times any scale that the config names.
-        observed: Detached scalars by name, for the log.
+        observed: Detached scalars by name, for the log; vectors are for controls alone.
     """
 
     value: Tensor
@@ -100,17 +107,17 @@ class Control:
     It is part of the training state, equal on all ranks, and available to every phase in its batch.
 
     Attributes:
-        observes: Name of the driving observation, a mean over images (`Loss.observed`).
+        observes: Name of the driving observation, a mean over images (`Loss.observed`); a vector as `start` may be.
         every: Steps of the phase between two updates.
         rule: Returns the new value: `rule(value, mean=..., images=...)`, given the mean observation over the images
             since the last update, over all ranks.
     """
 
     name: str
-    start: float
+    start: float | tuple[float, ...]
     observes: str
     every: int
-    rule: Callable[..., float]
+    rule: Callable[..., float | tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +150,8 @@ class Objective(Protocol):
         publishes: The role whose EMA a snapshot contains.
         samples_in: NFE of its generator: 1, or more of a chain (`onestep.chain`); None if it does not fix the NFE.
 
-    Optional class attributes, defaults of keys of its runs: `betas` of every optimizer, and `preconditioning` with a
-    teacher. They are literals, because a login node without torch reads them, too.
+    Optional, literals for login nodes: `betas`, `preconditioning` with a teacher (defaults of runs); `also_publishes`,
+    roles with a file beside the last snapshot (`RoleWeights` of studies). Optional: `samples_at`, its sampling level.
     """
 
     publishes: ClassVar[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -68,16 +68,19 @@ class Edm:
         return (Phase(name="generator", trains="generator", loss=self.generator_loss),)
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
-        """Return the mean over images of weight(sigma) |D(images + sigma noise; sigma) - images|^2.
+        """Return `loss_at` at noise levels of the law."""
+        return self.loss_at(self.noise_levels(batch), networks["generator"], batch)
+
+    def loss_at(self, sigma: Tensor, denoiser: Callable[..., Tensor], batch: Batch) -> Loss:
+        """Return the mean over images of weight(sigma) |D(images + sigma noise; sigma) - images|^2, with sigma [B].
 
         The square is summed over channels and pixels, as in the reference, so it scales with the image size.
         `denoising_error` is the mean over channels and pixels instead, comparable between resolutions.
         """
-        sigma = self.noise_levels(batch)
         noise = batch.random.normal(*batch.images.shape[1:])
         images, augment_labels = self.augmented(batch)
         noisy = images + sigma[:, None, None, None] * noise
-        denoised = networks["generator"](noisy, sigma, batch.condition, **augment_labels)
+        denoised = denoiser(noisy, sigma, batch.condition, **augment_labels)
         errors = (denoised - images).square().flatten(1)
         value = (self.weight(sigma) * errors.sum(dim=1)).mean()
         return Loss(value=value, observed={"denoising_error": value.detach() / errors.shape[1]})

@@ -11,6 +11,7 @@ from typing import Any
 from onestep.config import ConfigError
 from onestep.config.reading import run_backbones
 from onestep.config.sections import BackboneBlock, DatasetBlock, Experiment, ExtractorBlock, TeacherBlock
+from onestep.config.starts import pairs_teacher
 from onestep.files import canonical_json, read_json
 from onestep.folders import describe_folder, files_below, folder_state
 from onestep.inputs import absent, is_offline, kept_at, placed_at
@@ -139,8 +140,9 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
     for dataset in (experiment.datasets[name] for name in datasets if name is not None):
         yield dataset.input
         yield from dataset.references.values()
-    teachers = [run.teacher for run in runs] + [row.teacher for row in rows]
-    yield from (experiment.teachers[name].input for name in teachers if name is not None)
+    teachers = [run.teacher for run in runs] + [row.teacher for row in rows] + [pairs_teacher(run) for run in runs]
+    teachers += [run.init.source for run in runs if run.init is not None]
+    yield from (experiment.teachers[name].input for name in filter(None, teachers) if name in experiment.teachers)
     for run in runs:
         yield from (experiment.backbones[name].input for name in run_backbones(run))
         if run.discriminator is not None and run.discriminator.class_embeddings is not None:

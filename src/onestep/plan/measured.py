@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onestep import components
 from onestep.config.sections import Experiment
+from onestep.config.starts import started_from
 from onestep.config.tables import RowBlock, TableBlock
 from onestep.models import Choice, Model, Selected, Snapshot, Teacher, parse_model
 from onestep.results import block
@@ -157,12 +158,39 @@ def default_studies(experiment: Experiment) -> list[str]:
 
 
 def default_runs(experiment: Experiment) -> list[str]:
-    """Return the runs that are trained without being a target: all but those of studies on request alone."""
+    """Return the runs that are trained without being a target: all but those of studies on request alone.
+
+    Nor those from which only such runs start.
+    """
     shown = {name for table in experiment.tables.values() for row in table.rows for name in row.members}
     of_studies = {name: set(_observed(experiment, name)) for name in experiment.studies}
     shown.update(*(of_studies[name] for name in default_studies(experiment)))
     aside = {name for runs in of_studies.values() for name in runs} - shown
+    starting = _starting(experiment) if aside else {}
+    shown.update(_trained_by(experiment, shown))
+    while more := {name for name, users in starting.items() if name not in shown | aside and users <= aside}:
+        aside |= more
     return [name for name in experiment.runs if name not in aside]
+
+
+def _trained_by(experiment: Experiment, names: Iterable[str]) -> set[str]:
+    """Return the runs that trained the teachers among names, in rows of tables, and that metrics compare with."""
+    against = [metric.against for metric in experiment.metrics.values() if metric.against is not None]
+    teachers = [*names, *(row.teacher for table in experiment.tables.values() for row in table.rows)]
+    teachers += [each.teacher for each in against]
+    sources = [experiment.teachers[each].run for each in filter(None, teachers) if each in experiment.teachers]
+    return {each for each in [*sources, *(run for block in against for run in block.members)] if each is not None}
+
+
+def _starting(experiment: Experiment) -> dict[str, set[str]]:
+    """Return by run those that start from its network or images: it is their teacher, or they name it otherwise."""
+    found: dict[str, set[str]] = {}
+    for name, run in experiment.runs.items():
+        sources = [each for _, each in started_from(run, experiment)]
+        sources += [] if run.teacher is None else [experiment.teachers[run.teacher].run or ""]
+        for source in filter(None, sources):
+            found.setdefault(source, set()).add(name)
+    return found
 
 
 def _observed(experiment: Experiment, study: str) -> Iterator[str]:

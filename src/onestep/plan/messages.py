@@ -14,6 +14,7 @@ def of_training(plan: Plan, name: str) -> str:
         return _literal(intended)
     run = plan.experiment.runs[name]
     start = f" from teacher {run.teacher}" if run.teacher is not None else ""
+    start += "" if run.init is None else f", its weights from {run.init.source}"
     return _literal(
         f"train {name}: {run.objective.name}, {run.images:,} images of {run.dataset}{start}, seed {run.seed}"
     )

@@ -16,6 +16,7 @@ from onestep.config.identity import changes
 from onestep.config.reading import run_backbones, run_document
 from onestep.config.run import Run
 from onestep.config.sections import Experiment
+from onestep.config.starts import started_from
 from onestep.files import read_json
 from onestep.results import Results, State
 from onestep.run_record import EARLIER, RunRecord, images_seen_of, newest_state, read_run_record
@@ -92,7 +93,7 @@ def _passed(name: str, run: Run, found: Progress, *, results: Results) -> Iterat
     for count in run.snapshots:
         file = f"snapshots/{count}.safetensors"
         made = [results.run(name, file), *([] if found.work is None else [found.work / file])]
-        if count < run.images and count <= (seen or 0) and not any(each.exists() for each in made):
+        if seen and count < run.images and count <= seen and not any(each.exists() for each in made):
             yield count
 
 
@@ -140,6 +141,7 @@ def _changed_sources(experiment: Experiment, run: str, *, results: Results, stat
     sources = [
         ("its teacher", teacher),
         *(("its backbone", experiment.backbones[b].run) for b in run_backbones(chosen)),
+        *started_from(chosen, experiment),
     ]
     for kind, source in sources:
         if source is not None and intention(experiment, source, results=results, state=state) is not None:

@@ -34,11 +34,12 @@ class ObserveRule:
 
 @functools.cache
 def stores_images(plan: Plan) -> bool:
-    """Whether generated images are files at all: to keep them, for a metric of pixels, or for a study."""
+    """Whether generated images are files at all: to keep them, for a metric of pixels, for pairs, or for a study."""
     metrics = plan.experiment.metrics.values()
     pixels = any("pixels" in components.outline("metrics", each.name).inputs for each in metrics)
     keeps = plan.experiment.storage.images == "keep"
-    return keeps or pixels or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
+    paired = any(run.pairs is not None for run in plan.experiment.runs.values())
+    return keeps or pixels or paired or any(isinstance(o, Samples) for o in all_observables(plan.experiment))
 
 
 def sampling_code(plan: Plan, model: str, sampler: str) -> str:

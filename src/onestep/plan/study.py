@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onestep import studies
+from onestep import components, studies
 from onestep.files import canonical_json
+from onestep.fingerprint import Component
 from onestep.models import Snapshot
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
@@ -25,6 +26,8 @@ def _files(plan: Plan, observable: Observable) -> list[Path]:
         case studies.SnapshotWeights(run=run):
             snapshots = plan.experiment.runs[run].snapshots
             return [plan.results.weights(Snapshot(name=run, images=images)) for images in snapshots]
+        case studies.RoleWeights(run=run, role=role):
+            return [plan.results.role_weights(run, plan.experiment.runs[run].images, role)]
         case studies.Samples(model=model, sampler=sampler, seeds=seeds):
             return [plan.results.samples(measured.model_named(plan.experiment, model), sampler, seeds)]
         case studies.Features(model=model, sampler=sampler, seeds=seeds, features=features):
@@ -59,8 +62,17 @@ def study_code(plan: Plan, study: str) -> str:
     models = [each.model for each in found if isinstance(each, studies.Weights)]
     models += [each.run for each in found if isinstance(each, studies.SnapshotWeights)]
     networks = [each for model in models for each in networks_of(plan, model.partition("@")[0])]
+    networks += [part for each in found if isinstance(each, studies.RoleWeights) for part in _role_parts(plan, each)]
     built = ("studies", plan.experiment.studies[study].name)
     return plan.fingerprints.of_stage("study", [built, *dict.fromkeys(networks)])
+
+
+def _role_parts(plan: Plan, observable: studies.RoleWeights) -> list[Component]:
+    """Return the component of a role, and the run's network, of whose parts it may consist."""
+    block = plan.experiment.runs[observable.run].networks[observable.role]
+    families = ("ratios", "networks", "discriminators")
+    own = [(each, block.name) for each in families if ":" in block.name or block.name in components.choices(each)]
+    return [*own, *networks_of(plan, observable.run)]
 
 
 def study_file_options(plan: Plan, study: str) -> str:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onestep import components
 from onestep.config.reading import run_backbones, run_document
+from onestep.config.run import Run
+from onestep.config.starts import pairs_teacher, started_from
 from onestep.files import canonical_json
 from onestep.plan import Plan, inputs
 from onestep.plan import progress as progress_of_runs
@@ -21,7 +24,7 @@ class TrainRule:
 
     name: str
     data: Path
-    weights: list[Path]  # the teacher, the backbones and the class embeddings
+    weights: list[Path]  # the teacher, the backbones, the class embeddings, what `init` names, and the pairs
     options: str  # the same as options of `onestep launch`, quoted for a shell
     # Of a run that continues, those that it will make: what it has published is no output, which could be removed.
     snapshots: list[Path]
@@ -50,14 +53,31 @@ def intention(plan: Plan, run: str) -> str | None:
 
 
 def weight_files(plan: Plan, name: str) -> dict[str, Any]:
-    """Return the files of the networks that a run starts from: `teacher`, `backbones` by name, `class_embeddings`."""
+    """Return the files that a run starts from beside its dataset, by the fields of `training.assignment.Inputs`."""
     run = plan.experiment.runs[name]
     table = None if run.discriminator is None else run.discriminator.class_embeddings
     return {
         "teacher": None if run.teacher is None else plan.results.teacher(run.teacher),
         "backbones": {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)},
         "class_embeddings": None if table is None else inputs.class_embeddings(plan, table),
+        "init": None if run.init is None or not run.init.is_named else _weights_named(plan, run.init.source),
+        "pairs": _pair_files(plan, run),
     }
+
+
+def _weights_named(plan: Plan, name: str) -> Path:
+    """Return the weights of an entry of `teachers`, or the last snapshot of a run."""
+    if name in plan.experiment.teachers:
+        return plan.results.teacher(name)
+    return plan.results.snapshot(name, plan.written.runs[name].images)
+
+
+def _pair_files(plan: Plan, run: Run) -> tuple[Path, ...]:
+    """Return the images of a run's pairs, which the stage `sample` makes."""
+    teacher = pairs_teacher(run)
+    if run.pairs is None or teacher is None:
+        return ()
+    return tuple(plan.results.samples(teacher, run.pairs.sampler, seeds) for seeds in run.pairs.seeds)
 
 
 def train_rules(plan: Plan) -> list[TrainRule]:
@@ -72,6 +92,7 @@ def _chains(plan: Plan) -> dict[str, int]:
     for name, run in experiment.runs.items():
         sources = [experiment.backbones[each].run for each in run_backbones(run)]
         sources += [] if run.teacher is None else [experiment.teachers[run.teacher].run]
+        sources += [each for _, each in started_from(run, experiment)]
         for source in filter(None, sources):
             after[source].append(name)
 
@@ -82,25 +103,37 @@ def _chains(plan: Plan) -> dict[str, int]:
     return {name: length(name) for name in experiment.runs}
 
 
+def role_files(plan: Plan, name: str) -> dict[str, Path]:
+    """Return the weights of further roles that a run publishes beside its last snapshot, by role."""
+    run = plan.experiment.runs[name]
+    roles = getattr(components.outline("objectives", run.objective.name), "also_publishes", ())
+    return {role: plan.results.role_weights(name, run.images, role) for role in roles}
+
+
 def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     run = plan.experiment.runs[name]
     files = weight_files(plan, name)
-    teacher, embeddings = ([] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings"))
+    teacher, embeddings, initial = (
+        [] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings", "init")
+    )
     backbones = files["backbones"]
     options = [word for path in teacher for word in ("--teacher", str(path))]
     options += [word for backbone, path in backbones.items() for word in ("--backbone", f"{backbone}={path}")]
     options += [word for path in embeddings for word in ("--class-embeddings", str(path))]
+    options += [word for path in initial for word in ("--init", str(path))]
+    options += [word for path in files["pairs"] for word in ("--pairs", str(path))]
     follows = plan.experiment.rerun.training_on_code_change
     found = progress_of_runs.progress(plan.written, name, results=plan.results, state=plan.state)
     snapshots = {
         plan.results.snapshot(name, images, ema): images for images in run.snapshots for ema in (None, *run.ema.others)
     }
+    snapshots |= dict.fromkeys(role_files(plan, name).values(), run.images)
     goes_on = found.is_same and not all(path.exists() for path in snapshots)
     due = [path for path, images in snapshots.items() if images > found.finished or not path.exists()]
     return TrainRule(
         name=name,
         data=plan.results.data(run.dataset),
-        weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings],
+        weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings, *initial, *files["pairs"]],
         options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
         snapshots=due if goes_on else [*snapshots],
         is_settled=found.is_same and not goes_on,

@@ -179,10 +179,10 @@ def _one_call(generator: Preconditioned, sampler: Sampler, seeds: Sequence[int],
 
 
 def _expect_fit(generator: Preconditioned, sampler: Sampler) -> None:
-    chain = getattr(generator, "sampler", None)
+    own = getattr(generator, "sampler", None)
     name = type(sampler).__module__.removeprefix(f"{__name__}.")
-    block = {"name": name, "steps": getattr(sampler, "steps", None)}
-    if chain is not None and (wrong := sampler_misfit(block, steps=chain["steps"])):
+    block = {"name": name, "steps": getattr(sampler, "steps", None), "sigma": getattr(sampler, "sigma", None)}
+    if own is not None and (wrong := sampler_misfit(block, steps=own.get("steps", 1), sigma=own.get("sigma"))):
         raise ValueError(f"sampler: {wrong}. Fix: choose that sampler")
 
 

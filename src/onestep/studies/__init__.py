@@ -54,6 +54,17 @@ class SnapshotWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoleWeights:
+    """The weights of another network of a run, by its role, at its end.
+
+    The objective has to publish them (`also_publishes`; see `onestep.objectives.Objective`).
+    """
+
+    run: str
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """The images of one seed block, `pixels` uint8 [N, H, W, C]."""
 
@@ -119,7 +130,7 @@ class Summary:
 
 
 Numbers = Measurements | SnapshotMeasurements
-Images = Weights | SnapshotWeights | Samples | Features | SnapshotFeatures | RealFeatures | RealImages
+Images = Weights | SnapshotWeights | RoleWeights | Samples | Features | SnapshotFeatures | RealFeatures | RealImages
 Observable = Numbers | Images | Log | Configuration | Summary
 
 
@@ -142,7 +153,7 @@ class Study(Protocol):
     choices: ClassVar[tuple[str, ...]]  # decisions where the paper leaves room, one sentence each
 
     def observes(self) -> Mapping[str, Observable]:
-        """Return what the study reads, by names of its own."""
+        """Return what the study reads, by names of its own; empty for one that computes all it needs."""
         ...
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:

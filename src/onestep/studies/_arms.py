@@ -351,6 +351,8 @@ def _share(high: float, low: float, level: float) -> float:
 
 
 def _between(before: float, after: float, *, share: float) -> float:
+    if before == 0:  # the start, which has no place on a logarithmic axis
+        return share * after
     return math.exp(math.log(before) + share * math.log(after / before))
 
 

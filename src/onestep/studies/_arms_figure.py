@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onestep.studies._arms import Curves, mean_curve, spread
+from onestep.studies._arms import Curve, Curves, mean_curve, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, float] | None = None) -> None:
     """Draw the mean of each arm over images on logarithmic axes, with bars of its deviation, and dashed levels."""
+    curves = _after_start(curves)
     positive = all(mean > 0 for group in curves.values() for each in group for mean in each.means)
     for index, (name, group) in enumerate(curves.items()):
         points = [spread(values) for values in mean_curve(group).blocks]
@@ -37,13 +39,23 @@ def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, 
         axes.axhline(level, color="0.5", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
     reach = [value for each in curves.values() for curve in each for value in curve.means]
     axes.set_xscale("log")
-    few_ticks(axes.xaxis, [n for group in curves.values() for n in group[0].images], shown=_count)
+    few_ticks(axes.xaxis, [n for group in curves.values() for n in group[0].images], shown=counted)
     if positive:
         axes.set_yscale("log")
         few_ticks(axes.yaxis, reach)
     axes.set_xlabel("images seen")
     axes.set_ylabel(label)
     axes.legend()
+
+
+def _after_start(curves: Curves) -> Curves:
+    """Return curves without the snapshots at 0 images, which have no place on a logarithmic axis."""
+    return {label: tuple(map(_without_start, group)) for label, group in curves.items()}
+
+
+def _without_start(curve: Curve) -> Curve:
+    kept = [(n, point) for n, point in zip(curve.images, curve.blocks, strict=True) if n]
+    return replace(curve, images=tuple(n for n, _ in kept), blocks=tuple(point for _, point in kept))
 
 
 def few_ticks(axis: Axis, values: Sequence[float], *, shown: Callable[[float], str] = "{:g}".format) -> None:
@@ -57,7 +69,8 @@ def few_ticks(axis: Axis, values: Sequence[float], *, shown: Callable[[float], s
     axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
 
 
-def _count(value: float) -> str:
+def counted(value: float) -> str:
+    """Return a count as a tick has it: 20k, 1.5M."""
     size, suffix = next(((s, t) for s, t in ((1e6, "M"), (1e3, "k")) if value >= s), (1.0, ""))
     return f"{value / size:g}{suffix}"
 

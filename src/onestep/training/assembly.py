@@ -17,11 +17,12 @@ from onestep.config.run import ResolvedRun, Run, to_document
 from onestep.data._batches import InfiniteOrder, OneHot
 from onestep.distributed import Ranks
 from onestep.models import average_suffix
-from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, TeacherCopy
+from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, SampledPairs, TeacherCopy
 from onestep.training.adaptive import AdaptiveParameters
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
+from onestep.training.recompute import recompute_activations
 from onestep.training.sources import Built, ImageShape, Sources, build_fresh, feature_network, pretrained, teacher_copy
 
 # Records that a run writes, whatever its length.
@@ -40,7 +41,7 @@ class Training:
         averages: The EMAs of that role by the suffix of their files; "" is the main one.
         followers: EMAs that are networks of the objective, by role.
         frozen: Roles of networks that never change; states contain their digests only.
-        config: Builds the published network; written into each snapshot.
+        configs: Builds a network again, by role, of those that can be published; written into its snapshots.
         pixels: The dataset, uint8 [N, C, H, W].
         conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
         order: This rank's endless order of dataset indices.
@@ -60,7 +61,7 @@ class Training:
     followers: Mapping[str, MovingAverage]
     frozen: Collection[str]
     controls: AdaptiveParameters
-    config: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     codec: Codec
     pixels: Tensor
     conditions: OneHot | Tensor | None
@@ -88,8 +89,8 @@ def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int =
         match origin:
             case Pretrained():
                 built[role] = pretrained(run, sources=sources, shape=shape)
-            case TeacherCopy():
-                built[role] = teacher_copy(sources=sources)
+            case TeacherCopy(dropout=dropout):
+                built[role] = teacher_copy(sources=sources, dropout=dropout)
             case Fresh(family=family):
                 # The run's key of that name, or its entry of `networks`.
                 chosen = run.networks.get(role, getattr(run, role, None))
@@ -97,6 +98,8 @@ def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int =
                 built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank)
             case FeatureNetwork():
                 built[role] = Built(feature_network(origin, sources=sources), family="backbones")
+            case SampledPairs():
+                built[role] = Built(sources.pairs(run, shape=shape), family="pairs")
             case AverageOf(role=source):
                 if source not in built:
                     raise ValueError(f"{role}: got an average of {source}, expected a network built before it")
@@ -154,7 +157,7 @@ def compose(
         },
         frozen=frozen,
         controls=AdaptiveParameters(phases),
-        config=built[published].config or {},
+        configs={role: each.config for role, each in built.items() if each.config is not None},
         codec=codec,
         pixels=pixels,
         conditions=conditions,
@@ -163,17 +166,3 @@ def compose(
         micro_batch=run.micro_batch if micro_batch is None else micro_batch,
         execution=execution,
     )
-
-
-def recompute_activations(networks: Mapping[str, nn.Module]) -> None:
-    """Let the backward pass compute activations again in each submodule that can: memory for work, the same numbers.
-
-    Raises:
-        ValueError: None can.
-    """
-    able = [part for network in networks.values() for part in network.modules() if hasattr(part, "recompute")]
-    if not able:
-        expected = "expected false: none of its networks has a part with an attribute `recompute`"
-        raise ValueError(f"recompute: got true, {expected} (see onestep/networks/__init__.py). Fix: remove it")
-    for part in able:
-        part.recompute = True  # type: ignore[assignment]

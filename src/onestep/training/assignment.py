@@ -26,6 +26,8 @@ class Inputs:
     teacher: Path | None = None
     backbones: Mapping[str, Path] = field(default_factory=dict)
     class_embeddings: Path | None = None
+    init: Path | None = None  # the network whose weights the run's `init` names
+    pairs: tuple[Path, ...] = ()  # the images of the run's `pairs`, in the order of its blocks of seeds
 
     def digests(self, *, read: Callable[[Path], str] = checked_digest) -> dict[str, Any]:
         """Return the SHA-256 of each file's content by `read`; that of a dataset comes from its card if there is one.
@@ -38,6 +40,8 @@ class Inputs:
             "teacher": None if self.teacher is None else read(self.teacher),
             "backbones": {name: read(path) for name, path in self.backbones.items()},
             **({"class_embeddings": read(self.class_embeddings)} if self.class_embeddings else {}),
+            **({"init": read(self.init)} if self.init else {}),
+            **({"pairs": [read(path) for path in self.pairs]} if self.pairs else {}),
         }
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onestep import distributed
+from onestep import components, distributed
 from onestep.chain import sampler_for
 from onestep.checkpoints.snapshot import expect_finite, write_snapshot
 from onestep.config.run import to_document
@@ -48,7 +48,7 @@ class Window:
     def add(self, reports: list[PhaseReport]) -> None:
         """Add the reports of one step."""
         for report in reports:
-            observed = {("observed", name): value for name, value in report.observed.items()}
+            observed = {("observed", name): value for name, value in report.observed.items() if value.ndim == 0}
             for key, value in {("losses", report.name): report.loss, **observed}.items():
                 double = value.detach().double()
                 self._sums[key] = double if key not in self._sums else self._sums[key] + double
@@ -210,7 +210,7 @@ def record_of(
     # Of the device if it is CUDA, else resident memory of this process.
     on_cuda = ranks.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(ranks.device) if on_cuda else getrusage(RUSAGE_SELF).ru_maxrss << 10
-    controls = dict(training.controls.values())
+    controls = dict(training.controls.numbers())
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "images_seen": images_seen,
@@ -228,6 +228,8 @@ def record_of(
 def write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> dict[str, str]:
     """Write each average if this step reached the count of a snapshot; return the SHA-256 of each file by its name.
 
+    Beside the last snapshot are the weights of further roles that the objective publishes.
+
     Raises:
         ValueError: The weights are not finite; no stage would read the snapshot.
     """
@@ -235,14 +237,20 @@ def write_snapshots(training: Training, *, before: int, now: int, folder: Path) 
     for name, average in snapshot_files(training, before=before, now=now).items():
         weights = average.published()
         expect_finite(f"{training.name}: {name}", weights)
-        written[name] = write_snapshot(folder / name, weights, dict(training.config), note=_note(training))
+        config = training.configs.get(training.published, {})
+        written[name] = write_snapshot(folder / name, weights, config, note=_note(training))
+    for name, role in role_files(training, before=before, now=now).items():
+        weights = training.networks[role].state_dict()
+        expect_finite(f"{training.name}: {name}", weights)
+        written[name] = write_snapshot(folder / name, weights, training.configs[role])
     return written
 
 
 def _note(training: Training) -> dict[str, Any]:
-    """Return the note of the snapshots: of a multi-step generator its sampler, of all others nothing."""
+    """Return the note of the snapshots: the sampler of a generator unless its law, D2O's, implies one step from 80."""
     sampler = sampler_for(to_document(training.run.objective))
-    return {"sampler": sampler} if sampler is not None and sampler["name"] == "chain" else {}
+    is_implied = sampler is not None and sampler["name"] == "one_step" and training.run.preconditioning != "edm"
+    return {} if sampler is None or is_implied else {"sampler": sampler}
 
 
 def snapshot_files(training: Training, *, before: int, now: int) -> dict[str, MovingAverage]:
@@ -253,3 +261,12 @@ def snapshot_files(training: Training, *, before: int, now: int) -> dict[str, Mo
         for count in counts
         for suffix, average in training.averages.items()
     }
+
+
+def role_files(training: Training, *, before: int, now: int) -> dict[str, str]:
+    """Return the roles whose weights are published beside the last snapshot, by the file's name in the work folder."""
+    last = training.run.images
+    if not before < last <= now:
+        return {}
+    roles = getattr(components.build("objectives", training.run.objective), "also_publishes", ())
+    return {f"snapshots/{last}-{role}.safetensors": role for role in roles}

@@ -27,7 +27,7 @@ from onestep.run_record import link
 from onestep.training.assembly import Training
 from onestep.training.background import Background
 from onestep.training.execution import Execution
-from onestep.training.log import RunLog, Settled, Window, flaw_of_log, snapshot_files
+from onestep.training.log import RunLog, Settled, Window, flaw_of_log, role_files, snapshot_files, write_snapshots
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Resume:
     def restore(self) -> int:
         """Load the newest valid state whose snapshots and log are whole, and return its images seen.
 
-        Without one, broadcast from rank 0 and return 0.
+        Without one, broadcast from rank 0, write the snapshots of the start, and return 0.
         """
         state = self._newest()
         if state is None:
@@ -74,6 +74,8 @@ class Resume:
             parameters = dict(self._training.networks[self._training.published].named_parameters())
             for average in self._training.averages.values():
                 average.restore({name: parameters[name].detach() for name in average.state()})
+            if self._ranks.leads:
+                self.files = write_snapshots(self._training, before=-1, now=0, folder=self._folder)
             return 0
         self._load(state)
         self._images_written = state.images_seen
@@ -204,9 +206,10 @@ class Resume:
     def _flaw(self, state: TrainingState) -> str | None:
         """Return why the log or a snapshot is not as it was with this state; None if all are, as in `files`."""
         recorded, found = state.values.get("files"), {}
-        wanted = snapshot_files(self._training, before=0, now=state.images_seen)
+        passed = {"before": 0 if recorded is None else -1, "now": state.images_seen}
+        wanted = [*snapshot_files(self._training, **passed), *role_files(self._training, **passed)]
         # A snapshot that was not requested when the run passed it has no record.
-        for name in wanted if recorded is None else [*recorded]:
+        for name in wanted if recorded is None else recorded:
             path = self._folder / name
             if recorded is not None and name not in wanted and not path.is_file():
                 continue  # requested once, and removed since

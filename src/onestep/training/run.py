@@ -308,7 +308,8 @@ def assemble(
 def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
     """Return the facts of a finished run for tables."""
     # Phases switch requires_grad on and off; the EMA follows exactly the trained parameters.
-    total = sum(parameter.numel() for parameter in training.networks[training.published].parameters())
+    sizes = {role: sum(each.numel() for each in network.parameters()) for role, network in training.networks.items()}
+    total = sizes[training.published]
     trainable = sum(average.numel() for average in training.averages[""].state().values())
     return {
         "images_seen": training.run.images,
@@ -316,6 +317,7 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
         "trainable": trainable,
         "frozen": total - trainable,
         "frozen_share": (total - trainable) / total,
+        "networks": sizes,  # parameters by role
         "world_size": ranks.world,
         "passes": len(micro_batches(ranks.share_of(training.run.batch), limit=training.micro_batch)),
         "device": device_name(ranks.device),

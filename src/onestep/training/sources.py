@@ -19,11 +19,15 @@ from onestep.checkpoints.published_weights import read_class_embeddings, read_pu
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.run import Run, to_document
+from onestep.config.starts import FRESH
 from onestep.discriminators import build_backbone, build_discriminator
 from onestep.discriminators._backbones import Backbone
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
 from onestep.objectives import FeatureNetwork
+from onestep.ratios import build_ratio
 from onestep.training.assignment import Inputs
+from onestep.training.initial_weights import initialise
+from onestep.training.stored_pairs import StoredPairs, stored_pairs
 
 
 class ImageShape(NamedTuple):
@@ -54,6 +58,14 @@ class Sources(Protocol):
         """Return the run's teacher."""
         ...
 
+    def initial(self) -> Snapshot:
+        """Return the network of the run's `init`, where that names one."""
+        ...
+
+    def pairs(self, run: Run, *, shape: ImageShape) -> StoredPairs:
+        """Return the run's `pairs` of noise and images of a shape."""
+        ...
+
     def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Return a frozen feature network, with the taps of these strides; None for those of discriminators."""
         ...
@@ -79,6 +91,19 @@ class FileSources:
         if self.files.teacher is None:
             raise ValueError("teacher: got none, expected one for this objective. Fix: name a teacher in the run")
         return read_snapshot(self.files.teacher)
+
+    def initial(self) -> Snapshot:
+        """Read the network of the run's `init`; without its file or from a damaged one, ValueError."""
+        if self.files.init is None:
+            raise ValueError("init: got no file, expected the weights that `init` of the run names. Fix: give --init")
+        return read_snapshot(self.files.init)
+
+    def pairs(self, run: Run, *, shape: ImageShape) -> StoredPairs:
+        """Read the run's pairs; without them, from a damaged file or of another run, ValueError."""
+        if run.pairs is None:
+            raise ValueError("pairs: got none, expected `pairs` of the run for this objective")
+        classes, size = (shape.classes if run.conditional else 0), (shape.channels, shape.resolution, shape.resolution)
+        return stored_pairs(self.files.pairs, run=run, classes=classes, codec=codec_of(run), shape=size)
 
     def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Read a backbone; without its file, from a damaged one, or without such taps, ValueError."""
@@ -117,14 +142,15 @@ def check_fit(run: Run, *, files: Inputs, shape: ImageShape, seen: int) -> None:
         raise ValueError(f"{files.data}: got images without labels, expected classes for conditional: true. {fix}")
     if run.conditional and seen > shape.classes:
         raise ValueError(f"{files.data}: got labels of {seen} classes, expected {shape.classes}, its `classes`")
-    teacher = {} if files.teacher is None or run.teacher is None else _config_in(files.teacher)
-    for key, own in shape.of_network(conditional=run.conditional).items() if "img_resolution" in teacher else ():
-        found = teacher.get(key) or 0
-        if found != own:
-            where = f"that of {files.data}" if run.conditional or key != "label_dim" else "for conditional: false"
-            lacks = f". Fix: datasets.{run.dataset}.classes: {found}, if the images lack classes"
-            fix = lacks if key == "label_dim" and run.conditional and found > own else ". Fix: another teacher"
-            raise ValueError(f"{files.teacher}: got {key} {found}, expected {own}, {where}{fix}")
+    for path, kind in ((files.teacher if run.teacher else None, "teacher"), (files.init, "init")):
+        config = {} if path is None else _config_in(path)
+        for key, own in shape.of_network(conditional=run.conditional).items() if "img_resolution" in config else ():
+            found = config.get(key) or 0
+            if found != own:
+                where = f"that of {files.data}" if run.conditional or key != "label_dim" else "for conditional: false"
+                lacks = f". Fix: datasets.{run.dataset}.classes: {found}, if the images lack classes"
+                fix = lacks if key == "label_dim" and run.conditional and found > own else f". Fix: another {kind}"
+                raise ValueError(f"{path}: got {key} {found}, expected {own}, {where}{fix}")
     for path in files.backbones.values() if shape.channels != 1 else ():
         channels = _config_in(path).get("channels", shape.channels)  # of a classifier; networks of timm have none
         if channels != shape.channels:
@@ -155,11 +181,12 @@ def codec_of(run: Run) -> Codec:
 
 
 def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
-    """Build the denoiser that a run trains, with its freeze levels applied.
+    """Build the denoiser that a run trains, with its initial weights and its freeze levels.
 
     Raises:
-        ValueError: The teacher does not fit the dataset or the run.
+        ValueError: The teacher or the network of `init` does not fit the dataset or the run.
     """
+    weights: Mapping[str, Tensor] | None = None
     if run.teacher is not None:
         assert run.preconditioning is not None and run.dropout is not None
         teacher = sources.teacher()
@@ -171,23 +198,30 @@ def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:
         if bool(classes) != run.conditional:
             expected = f"a teacher for conditional: {str(run.conditional).lower()}"
             raise ValueError(f"teacher {run.teacher}: got {classes} classes, expected {expected}")
-        network = build_denoiser(config)
-        network.load_state_dict(teacher_weights_for(network, teacher.state_dict), strict=True)
+        network, weights = build_denoiser(config), teacher.state_dict
     elif run.network is not None:
         config = {**to_document(run.network), **shape.of_network(conditional=run.conditional)}
         network = build_denoiser(config)
     else:
         raise ValueError("network: got none, expected a `network` or a `teacher` for this objective")
+    if run.init is not None and run.init.is_named:
+        weights = sources.initial().state_dict
+    elif run.init is not None and run.init.source == FRESH:
+        weights = None
+    initialise(network, run.init, weights=weights, seed=run.seed)
     freeze(network, run.freeze, seed=run.freeze_seed)
     return Built(network, config)
 
 
-def teacher_copy(*, sources: Sources) -> Built:
-    """Build the teacher as its file states."""
+def teacher_copy(*, sources: Sources, dropout: float | None = None) -> Built:
+    """Build the teacher as its file states; with a `dropout` of its own as a generator of the teacher's law."""
     teacher = sources.teacher()
-    network = build_denoiser(teacher.config)
-    network.load_state_dict(teacher.state_dict, strict=True)
-    return Built(network, teacher.config)
+    config, law = teacher.config, teacher.config.get("preconditioning", "edm")
+    if dropout is not None:
+        config = one_step_config(config, preconditioning=law, dropout=dropout)
+    network = build_denoiser(config)
+    network.load_state_dict(teacher_weights_for(network, teacher.state_dict), strict=True)
+    return Built(network, config)
 
 
 class NamedTensors(nn.Module):
@@ -239,7 +273,24 @@ def build_fresh(
             channels=shape.channels,
         )
         return Built(discriminator, family=family)
-    raise ValueError(f"family {family!r}: got no builder, expected classifiers, networks or discriminators")
+    if family == "ratios":
+        return _fresh_ratio(block, run=run, sources=sources, shape=shape)
+    raise ValueError(f"family {family!r}: got no builder, expected classifiers, networks, discriminators or ratios")
+
+
+def _fresh_ratio(block: Mapping[str, Any], *, run: Run, sources: Sources, shape: ImageShape) -> Built:
+    """Build a ratio network for the architecture of the run's generator, without dropout."""
+    teacher = None if run.teacher is None else sources.teacher()
+    if teacher is not None:
+        network = teacher.config
+    elif run.network is not None:
+        network = {**to_document(run.network), **shape.of_network(conditional=run.conditional)}
+    else:
+        raise ValueError("network: got none, expected a `network` or a `teacher` for a ratio network")
+    config = {**block, "network": one_step_config(network, preconditioning="edm", dropout=0.0)}
+    weights = None if teacher is None else teacher.state_dict
+    # In the precision and the layout of denoisers, of which its encoder is one half.
+    return Built(build_ratio(config, teacher=weights), config, "networks")
 
 
 def freeze(network: nn.Module, levels: Any, *, seed: int | None = None) -> None:

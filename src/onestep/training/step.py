@@ -35,7 +35,7 @@ class StepData:
     rows: Sequence[int]
     seed: int
     images_seen: int
-    controls: Mapping[str, float] = field(default_factory=dict)
+    controls: Mapping[str, object] = field(default_factory=dict)
     micro_batch: int | None = None
     ahead: Mapping[str, Sequence[tuple[Draw, Tensor]]] = field(default_factory=dict)
     draws: dict[str, list[Draw]] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ def train(
     teacher: Path | None = None,
     backbone: Mapping[str, Path] | None = None,
     class_embeddings: Path | None = None,
+    init: Path | None = None,
+    pairs: Sequence[Path] = (),
     state: Path,
     output: Path,
     code_in_spec: bool = False,
@@ -38,6 +40,8 @@ def train(
         teacher: Weights of the teacher.
         backbone: Weights of the discriminator's backbones by name.
         class_embeddings: Initial class embeddings of the discriminator.
+        init: Weights that the run's `init` names; not the verb `init`, which writes a config.
+        pairs: Images of the run's `pairs`, one file for each block of seeds, in its order.
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
         code_in_spec: Include the code fingerprint in the run hash: changed code trains again.
@@ -70,7 +74,13 @@ def train(
         from onestep.watching import Watcher
 
         inputs = Inputs(
-            run=run, data=data, teacher=teacher, backbones=backbone or {}, class_embeddings=class_embeddings
+            run=run,
+            data=data,
+            teacher=teacher,
+            backbones=backbone or {},
+            class_embeddings=class_embeddings,
+            init=init,
+            pairs=tuple(pairs),
         )
         assignment = Assignment(
             inputs=inputs,

@@ -69,6 +69,8 @@ class Watcher:
         if self._wandb is not None:
             project, training, folder = self._wandb, self._training, self._folder
             self._open("Weights & Biases", lambda: WeightsAndBiases(training, project=project, folder=folder))
+        if images_seen == 0:
+            self.snapshots(before=-1, now=0)
         self._show()
 
     def record(self, record: Mapping[str, Any]) -> None:
