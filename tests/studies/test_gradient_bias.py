@@ -150,7 +150,9 @@ def test_the_networks_of_a_seed_learn(output):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sigma_min": 3.0}, {"seeds": (1, 2, 1)}, {"columns": 1, "rows": 1}], ids=lambda each: next(iter(each))
+    "wrong",
+    [{"sigma_min": 3.0}, {"seeds": (1, 2, 1)}, {"seeds": (0, 1, 0)}, {"columns": 1, "rows": 1}],
+    ids=lambda each: next(iter(each)),
 )
 def test_options_that_fit_no_experiment(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

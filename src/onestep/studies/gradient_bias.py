@@ -111,7 +111,8 @@ class GradientBias:
         if self.sigma_min >= self.sigma_max:
             below = f"expected a noise level below sigma_max, which is {self.sigma_max}"
             raise ValueError(f"sigma_min: got {self.sigma_min}, {below}")
-        if twice := next((seed for seed in self.seeds if self.seeds.count(seed) > 1), None):
+        twice = next((seed for seed in self.seeds if self.seeds.count(seed) > 1), None)
+        if twice is not None:
             raise ValueError(f"seeds: got {twice} twice, expected each training seed once")
         if self.columns * self.rows < 2:
             raise ValueError("columns and rows: got 1 point, expected at least 2")
