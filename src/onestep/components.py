@@ -148,6 +148,14 @@ def build_outline(family: str, block: Mapping[str, Any] | Block) -> Any | None:
         return None if is_outline(component) else _built(component, name, options)
 
 
+def build_part(family: str, block: Mapping[str, Any]) -> Any:
+    """Build a component within another's block, or its outline. ModuleNotFoundError: it needs a missing package."""
+    built = build_outline(family, block)
+    if built is None:
+        raise ModuleNotFoundError(f"{block['name']}: got no torch, which it needs")
+    return built
+
+
 def is_outline(component: Any) -> bool:
     """Return whether a class is an outline."""
     return component.__module__.endswith(_OUTLINE)

@@ -89,11 +89,11 @@ class Instance:
 
     @functools.cached_property
     def _distance(self) -> Any:
-        return _part("distances", self.distance)
+        return components.build_part("distances", self.distance)
 
     @functools.cached_property
     def _beside(self) -> Any:
-        return None if self.beside is None else _part("objectives", self.beside)
+        return None if self.beside is None else components.build_part("objectives", self.beside)
 
     def networks(self) -> Mapping[str, Origin]:
         """Return the generator, or the networks of `beside`; then the teacher, the target's EMA and the distance's."""
@@ -154,16 +154,3 @@ class Instance:
 
 def _trains_generator(phase: Phase) -> bool:
     return phase.trains == _GENERATOR and not phase.lazy_regularizer
-
-
-def _part(family: str, block: Mapping[str, Any]) -> Any:
-    """Build a component inside the objective's block; without torch, its outline.
-
-    Raises:
-        ValueError: The name or an option is unknown or invalid.
-        ModuleNotFoundError: It needs a package that is missing here.
-    """
-    built = components.build_outline(family, block)
-    if built is None:
-        raise ModuleNotFoundError(f"{block['name']}: got no torch, which it needs")
-    return built

@@ -189,12 +189,7 @@ class VariationalScore:
     @functools.cached_property
     def _ratio(self) -> Any:
         """The objective of `ratio`; without torch, its outline."""
-        if self.ratio is None:
-            return None
-        built = components.build_outline("objectives", self.ratio)
-        if built is None:
-            raise ModuleNotFoundError(f"{self.ratio['name']}: got no torch, which it needs")
-        return built
+        return None if self.ratio is None else components.build_part("objectives", self.ratio)
 
     @functools.cached_property
     def _edm(self) -> Edm:
