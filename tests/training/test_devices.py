@@ -236,7 +236,7 @@ def test_samplers_run_on_one_device(small_paper):
 def test_samplers_of_a_recipe_run_on_one_device(run):
     training, _ = _training(_PAPER, run, options="ours")
     for block in _PAPER["samplers"].values():
-        _sample(training, block | ({"steps": 3} if "steps" in block else {}))
+        _sample(training, block | ({"steps": 3} if "steps" in block and block["name"] != "chain" else {}))
 
 
 _TIMM = {
