@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from onestep.components import choices, module_of
+from onestep.components import choices, module_of, outline
 from onestep.files import sha256_of_file, write_json
 
 _PACKAGE = "onestep"
@@ -144,17 +144,13 @@ def training_components(document: Mapping[str, Any]) -> list[Component]:
 
 
 def _inside(objective: Mapping[str, Any]) -> Iterator[Component]:
-    """Yield the components in the options of an objective, at any depth."""
-    for key, family in (
-        ("augment", "augmentations"),
-        ("distance", "distances"),
-        ("beside", "objectives"),
-        ("ratio", "objectives"),
-    ):
+    """Yield the components in the options of an objective, which its class names in `parts`, at any depth."""
+    parts = getattr(outline("objectives", objective["name"]), "parts", {})
+    for key, family in {"augment": "augmentations", **parts}.items():
         block = objective.get(key)
         if isinstance(block, Mapping) and isinstance(block.get("name"), str):
             yield family, block["name"]
-            yield from _inside(block)
+            yield from _inside(block) if family == "objectives" else ()
 
 
 def every(family: str) -> list[Component]:

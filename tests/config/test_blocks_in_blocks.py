@@ -44,6 +44,25 @@ def test_the_run_document_has_the_defaults_of_the_parts():
     assert alone["preconditioning"] == "d2o" and list(alone["optimizers"]) == ["generator"]
 
 
+_OUTSIDE = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    measure: dict
+
+    parts = {"measure": "distances"}
+"""
+
+
+def test_a_part_of_an_objective_from_outside_is_code_of_its_training(tmp_path, monkeypatch):
+    (tmp_path / "compared.py").write_text(_OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    document = {"objective": {"name": "compared:Compared", "measure": {"name": "l2"}}}
+    assert training_components(document) == [("objectives", "compared:Compared"), ("distances", "l2")]
+
+
 def test_the_networks_of_a_distance_are_files_of_the_run():
     experiment = parse_experiment(_alone(CD | {"distance": LPIPS}, **BACKBONES))
     assert run_backbones(experiment.runs["digits_d2o"]) == ("vgg", "lpips")
