@@ -20,6 +20,11 @@ ARITHMETIC = {"precision": str, "device": str}
 """The shape of a record of `record_of`."""
 
 
+def default_device() -> torch.device:
+    """Return the device of a single process that samples, extracts or observes: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def in_force(precision: Precision, *, device: torch.device) -> Precision:
     """Return what generators compute in where `precision` is requested: float32 on every device but CUDA's.
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from onestep import components
 from onestep.archive import write_arrays
-from onestep.arithmetic import entry, record_of
+from onestep.arithmetic import default_device, entry, record_of
 from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.checkpoints.snapshot import read_snapshot
@@ -61,7 +61,7 @@ def write_images(
     origin = origin_of(weights, read_snapshot(weights))
     options = sampler or origin.sampler or MANY_STEPS
     built = built or components.build("sampling", options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     network = load_denoiser(weights).to(device)
     index = None if chosen is None else class_index(chosen, count=network.label_dim, names=origin.class_names)
     samples = _shown(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -39,3 +40,22 @@ class Bar(tqdm):
         if found["rate"] is not None and found["rate"] <= 0:
             found["rate"] = None
         return found
+
+
+def live(*, total: int, name: str, unit: str, initial: int = 0, shown: bool = True, unit_scale: bool = False) -> Bar:
+    """Return a bar on standard error; without a terminal it is a line every 10 seconds."""
+    on_terminal = sys.stderr.isatty()
+    line = f"{{desc}}: {{percentage:.0f}}% {{n_fmt}}/{{total_fmt}} {unit} [{{rate_fmt}}, {{remaining}} left{{postfix}}]"
+    return Bar(
+        total=total,
+        initial=initial,
+        desc=name,
+        unit=f" {unit}",
+        unit_scale=unit_scale,
+        disable=not shown,
+        delay=0.01,
+        mininterval=0.5 if on_terminal else 10.0,
+        miniters=0,
+        file=sys.stderr if on_terminal else Lines(sys.stderr),
+        bar_format=None if on_terminal else line,
+    )

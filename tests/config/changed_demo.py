@@ -45,3 +45,8 @@ def problems(document: Any) -> tuple[str, ...]:
         parse_experiment(document, source="config.yaml")
     assert str(caught.value).splitlines() == list(caught.value.problems)
     return caught.value.problems
+
+
+def problems_at(document: Any, place: str) -> list[str]:
+    """Return the problems of a config at a place."""
+    return [each for each in problems(document) if each.startswith(f"config.yaml: {place}: ")]

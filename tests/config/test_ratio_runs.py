@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from changed_demo import D2O, TAKEN_AWAY, demo_with, problems
+from changed_demo import D2O, TAKEN_AWAY, demo_with, problems_at
 
 from onestep.config import parse_experiment, run_document
 from onestep.config.run import run_of
@@ -74,8 +74,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_train_is_refused_in_one_line(case):
     changes, place, words = WRONG[case]
-    lines = problems(ratio_run(changes))
-    (line,) = [each for each in lines if each.startswith(f"config.yaml: {place}: ")]
+    (line,) = problems_at(ratio_run(changes), place)
     assert all(word in line for word in words), line
 
 
@@ -101,6 +100,5 @@ class Flat(nn.Module):
 def test_a_teacher_s_network_without_an_encoder_is_refused(tmp_path, monkeypatch):
     (tmp_path / "flat_network.py").write_text(_FLAT)
     monkeypatch.syspath_prepend(tmp_path)
-    lines = problems(ratio_run({"runs.digits_edm.network": {"name": "flat_network:Flat"}}))
-    (line,) = [each for each in lines if each.startswith(f"config.yaml: {RATIO}: ")]
+    (line,) = problems_at(ratio_run({"runs.digits_edm.network": {"name": "flat_network:Flat"}}), RATIO)
     assert "got the network Flat" in line and "encode" in line

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from changed_demo import D2O, TAKEN_AWAY, demo_with, problems
+from changed_demo import D2O, TAKEN_AWAY, demo_with, problems_at
 
 from onestep.config import parse_experiment, run_document
 from onestep.config.run import run_of
@@ -78,6 +78,5 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_train_is_refused_in_one_line(case):
     changes, place, words = WRONG[case]
-    lines = problems(score_run(changes))
-    (line, *_) = [each for each in lines if each.startswith(f"config.yaml: {place}: ")]
+    line, *_ = problems_at(score_run(changes), place)
     assert all(word in line for word in words), line

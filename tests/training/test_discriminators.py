@@ -49,7 +49,7 @@ def _config(name):
     return config
 
 
-def _steps(bench, document, folder, *, first, last):
+def trained_steps(bench, document, folder, *, first, last):
     """Train from the state in a folder to another one; return all numbers of the networks."""
     training = assemble(run_of(document), files=bench.files(document), ranks=ALONE)
     resume = Resume(training, folder=folder, ranks=ALONE, code="")
@@ -67,9 +67,9 @@ def _steps(bench, document, folder, *, first, last):
 def test_a_restored_state_trains_on_bitwise(bench, tmp_path, name):
     document = yaml.safe_load(bench.document("digits_d2o", batch=8, discriminator=DISCRIMINATORS[name]).read_text())
     document["objective"] |= _AUGMENTED
-    straight = _steps(bench, document, tmp_path / "straight", first=0, last=4)
-    _steps(bench, document, tmp_path / "stopped", first=0, last=2)
-    resumed = _steps(bench, document, tmp_path / "stopped", first=2, last=4)
+    straight = trained_steps(bench, document, tmp_path / "straight", first=0, last=4)
+    trained_steps(bench, document, tmp_path / "stopped", first=0, last=2)
+    resumed = trained_steps(bench, document, tmp_path / "stopped", first=2, last=4)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 import yaml
-from test_discriminators import ALONE
+from test_discriminators import ALONE, trained_steps
 
 from onestep.checkpoints.training_state import read_training_state
 from onestep.config.run import run_of
-from onestep.training.log import Settled
-from onestep.training.loop import take_step
-from onestep.training.resume import Resume
 from onestep.training.run import assemble
-from onestep.training.step import set_training_mode
 from tiny import density_ratio_run
 
 
@@ -25,20 +21,6 @@ def _document(bench):
     return run | {
         "objective": {"name": "variational_score", "loss": "dmd", "ratio": run["objective"], "grid": [0.02, 0.98]}
     }
-
-
-def trained_steps(bench, document, folder, *, first, last):
-    """Train from the state in a folder to another one; return all numbers of the networks."""
-    training = assemble(run_of(document), files=bench.files(document), ranks=ALONE)
-    resume = Resume(training, folder=folder, ranks=ALONE, code="")
-    assert resume.restore() == first * 8
-    set_training_mode(training.networks, phases=training.phases)
-    for step in range(first, last):
-        for report in take_step(training, images_seen=step * 8, ranks=ALONE):
-            assert torch.isfinite(report.loss) and not report.replaced
-    resume.save(images_seen=last * 8, log=Settled(0, ""), window=resume.window)
-    networks = training.networks.items()
-    return {f"{role}.{key}": v.clone() for role, network in networks for key, v in network.state_dict().items()}
 
 
 def test_a_restored_state_trains_on_bitwise(bench, tmp_path):

@@ -63,6 +63,17 @@ def _work(*arguments):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def _trained(document, *, folder, weights, label, capsys):
+    """Train a run with the networks of timm in `weights`; show what it took, return the report and the log."""
+    (folder / "run.json").write_text(json.dumps(document))
+    _work("train", folder, weights, folder / "run.json", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    with capsys.disabled():
+        took = f"{report['seconds']:.0f} s for {document['images']} images, peak memory {report['peak_mib']:,} MiB"
+        print(f"\n{label}: {took}")
+    return report, [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder with the networks of timm and a table of class embeddings, all random; 0.9 GB, removed at the end."""
@@ -88,16 +99,9 @@ def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, w
     # Lazy phases wait for their first full interval, so the third step is the first that may have the penalty.
     document = recipe(run) | {"batch": 2, "images": 6, "snapshots": [6]}
     document["objective"] |= {"r1_every": 2}
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, weights, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
+    report, records = _trained(document, folder=folder, weights=weights, label=run, capsys=capsys)
     with capsys.disabled():
-        print(
-            f"\n{run}: {report['parameters']:,} parameters, {100 * report['frozen_share']:.2f} % frozen, "
-            f"{report['seconds']:.0f} s for 3 steps of 2 images, peak memory {report['peak_mib']:,} MiB"
-        )
-
-    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+        print(f"{report['parameters']:,} parameters, {100 * report['frozen_share']:.2f} % frozen")
     assert [sorted(record["losses"]) for record in records] == [
         ["discriminator", "generator"],
         ["discriminator", "generator"],
@@ -135,11 +139,7 @@ def test_a_step_with_each_discriminator_is_finite_and_moves_it(name, weights, fo
         "discriminator": _DISCRIMINATORS[name],
         "timm": {each: f"{each}.tv_in1k" for each in ("vgg16", "vgg16_bn")},
     }
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, weights, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
-    with capsys.disabled():
-        print(f"\n{name}: {report['seconds']:.0f} s for 2 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
+    report, _ = _trained(document, folder=folder, weights=weights, label=name, capsys=capsys)
     assert report["finite"]
     assert not [key for key, share in report["moved"].items() if key.startswith("discriminator.") and share == 0]
 
@@ -170,11 +170,9 @@ def test_the_peak_memory_of_a_chain(steps, weights, folder, capsys):
     _work("teacher", folder, json.dumps(config))
     document = recipe("cifar10_uncond_d2o_f") | {"batch": 2, "images": 6, "snapshots": [6]}
     document["objective"] |= {"r1_every": 2, "steps": steps}
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, weights, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
-    with capsys.disabled():
-        print(f"\n{steps} steps of the generator: {report['seconds']:.0f} s, peak memory {report['peak_mib']:,} MiB")
+    report, _ = _trained(
+        document, folder=folder, weights=weights, label=f"{steps} steps of the generator", capsys=capsys
+    )
     assert report["finite"] and not [name for name, share in report["moved"].items() if share == 0]
 
 
@@ -193,12 +191,7 @@ def test_a_step_of_each_instance_loss_beside_the_gan_loss_with_lpips(kind, weigh
         "beside": document["objective"],
     }
     document["timm"] |= {"vgg16": "vgg16.tv_in1k"}
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, weights, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
-    with capsys.disabled():
-        print(f"\n{kind}: {report['seconds']:.0f} s for 2 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
-    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    report, records = _trained(document, folder=folder, weights=weights, label=kind, capsys=capsys)
     assert [set(record["losses"]) for record in records] == [{"generator", "discriminator"}] * 2
     assert all(record["observed"]["instance"] > 0 and record["non_finite"] == 0 for record in records)
     assert report["finite"] and min(report["moved"].values()) > 0
@@ -226,12 +219,7 @@ def test_a_step_of_variational_score_moves_two_networks_and_holds_the_teacher(ru
     document |= {"objective": {"name": "variational_score", **_SCORES[loss]}}
     document |= {"optimizers": {"generator": adam, "fake": adam}, "precision": {"generator": "float32"}}
     del document["discriminator"]
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, folder, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
-    with capsys.disabled():
-        print(f"\n{run}, {loss}: {report['seconds']:.0f} s for 2 steps of 2 images, peak {report['peak_mib']:,} MiB")
-    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    report, records = _trained(document, folder=folder, weights=folder, label=f"{run}, {loss}", capsys=capsys)
     assert [set(record["losses"]) for record in records] == [{"generator", "fake"}] * 2
     assert all(record["non_finite"] == 0 and None not in record["losses"].values() for record in records)
     assert report["finite"] and min(report["moved"].values()) > 0
@@ -250,12 +238,7 @@ def test_a_step_of_density_ratios_is_finite_and_moves_both_networks(run, weights
     document = recipe(run) | {"batch": 2, "images": 6, "snapshots": [6], "freeze": []}
     objective = {"divergence": "jensen_shannon", "r1": "exact", "r1_gamma": 0.1, "r1_every": 2}
     document = density_ratio_run(document, ratio={"name": "ratio_unet", "weights": "teacher"}, **objective)
-    (folder / "run.json").write_text(json.dumps(document))
-    _work("train", folder, weights, folder / "run.json", folder / "report.json")
-    report = json.loads((folder / "report.json").read_text())
-    with capsys.disabled():
-        print(f"\n{run}: {report['seconds']:.0f} s for 3 steps of 2 images, peak memory {report['peak_mib']:,} MiB")
-    records = [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+    report, records = _trained(document, folder=folder, weights=weights, label=run, capsys=capsys)
     assert [set(record["losses"]) for record in records] == [{"generator", "ratio"}] * 2 + [
         {"generator", "ratio", "r1"}
     ]

@@ -14,10 +14,10 @@ from onestep.bench.option_sets import OptionSet
 from onestep.bench.released import release, released_views
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
+from onestep.config.constraints import seeds_of
 from onestep.config.reading import resolved_run
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
-from onestep.config.table_checks import seeds_of
 from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
 from onestep.distributed import Ranks
 from onestep.networks import build_denoiser, one_step_config, published_architecture

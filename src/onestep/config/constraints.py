@@ -156,3 +156,9 @@ LogSigma = Annotated[float, Constraint(ge=-50, le=50)]
 Resolution = Annotated[int, power_of_two(4, 4_096)]
 Named = Annotated[Mapping[Name, _T], Apply(frozen)]
 Options = Annotated[Mapping[str, Any], Apply(frozen)]
+
+
+def seeds_of(text: str) -> range:
+    """Return the seeds of a block "first-last", both included; none of one that runs backwards."""
+    first, last = map(int, text.split("-"))
+    return range(first, last + 1)

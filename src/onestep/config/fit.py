@@ -14,8 +14,6 @@ from onestep import components
 from onestep.config.blocks import Origin, networks_of
 from onestep.config.freezing import frozen_by
 from onestep.config.known import (
-    UNKNOWN_CHANNELS,
-    UNKNOWN_CLASSES,
     Shape,
     Tries,
     shape_of,
@@ -117,9 +115,8 @@ def _discriminator_problems(run: Run, *, processes: int, shape: Shape, tries: Tr
     if sizes is not None and shape.resolution is not None and shape.resolution not in sizes:
         yield Problem(here, f"{block.name} takes images of {listed(map(str, sizes))} pixels ({of})")
     if sizes is None and "backbones" not in taken and shape.resolution is not None:
-        classes = (shape.classes or UNKNOWN_CLASSES) if run.conditional else 0
-        supplied = {"img_resolution": shape.resolution, "img_channels": shape.channels or UNKNOWN_CHANNELS}
-        supplied |= {"classes": classes, "seed": run.seed, "rank": 0}
+        supplied = shape.of_network(conditional=run.conditional)
+        supplied |= {"classes": supplied.pop("label_dim"), "seed": run.seed, "rank": 0}
         only = {key: value for key, value in supplied.items() if key in taken}
         _, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **only)
         if refused is not None:
@@ -152,7 +149,8 @@ def _network_problems(
                 Component(name=block.name, options=inner), conditional=run.conditional, shape=shape
             )
         elif family == "classifiers" and shape.resolution is not None:
-            channels, classes = shape.channels or UNKNOWN_CHANNELS, shape.classes or UNKNOWN_CLASSES
+            options = shape.of_network(conditional=True)
+            channels, classes = options["img_channels"], options["label_dim"]
             _, refused = tries.of(family, block, resolution=shape.resolution, channels=channels, classes=classes)
         if refused is not None:
             yield Problem(here, f"{refused} (datasets.{run.dataset}: resolution {shape.resolution})")
@@ -177,15 +175,14 @@ def _ratio_problems(
         trained = trained_with(run, experiment)
         if trained is None or trained.network is None or trained.dataset not in shapes:
             continue
-        resolution, channels, classes = shapes[trained.dataset]
-        supplied: dict[str, Any] = {"img_resolution": resolution, "img_channels": channels or UNKNOWN_CHANNELS}
-        supplied["label_dim"] = (classes or UNKNOWN_CLASSES) if trained.conditional else 0
+        shape = shapes[trained.dataset]
+        supplied = shape.of_network(conditional=trained.conditional)
         supplied["network"] = {**to_document(trained.network), **supplied}
         taken = components.describe("ratios", block.name).parameters
-        if resolution is not None:
+        if shape.resolution is not None:
             _, refused = tries.of("ratios", block, **{key: each for key, each in supplied.items() if key in taken})
             if refused is not None:
-                yield Problem(here, f"{refused} (datasets.{trained.dataset}: resolution {resolution})")
+                yield Problem(here, f"{refused} (datasets.{trained.dataset}: resolution {shape.resolution})")
 
 
 def _freeze_problems(
@@ -193,15 +190,10 @@ def _freeze_problems(
 ) -> Iterator[Problem]:
     """Yield levels that freeze nothing, and a network of which nothing is left to train."""
     trained = trained_with(run, experiment)
-    block = None if trained is None else trained.network
-    if trained is None or block is None or trained.dataset not in shapes:
-        classes = [components.outline("networks", name) for name in components.choices("networks")]
-        network, names = None, []
-    else:
-        classes = [components.outline("networks", block.name)]
-        network, _ = tries.network(block, conditional=trained.conditional, shape=shapes[trained.dataset])
-        parameters = network.named_parameters() if hasattr(network, "named_parameters") else ()
-        names = [f"model.{name}" for name, _ in parameters]
+    block = None if trained is None or trained.dataset not in shapes else trained.network
+    kinds = components.choices("networks") if block is None else [block.name]
+    classes = [components.outline("networks", name) for name in kinds]
+    names = list(tries.generator(trained, shapes=shapes)[1])
     levels = {level: patterns for each in classes for level, patterns in getattr(each, "freeze_levels", {}).items()}
     frozen: set[str] = set()
     for index, level in enumerate(run.freeze):

@@ -11,11 +11,12 @@ from typing import Any
 
 from onestep.chain import sampler_misfit
 from onestep.config.blocks import networks_of
+from onestep.config.constraints import seeds_of
 from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
 from onestep.config.run_checks import denoisers
 from onestep.config.sections import AgainstBlock, Experiment
 from onestep.config.starts import pairs_teacher, started_from
-from onestep.config.table_checks import backwards, few_seeds, seeds_of
+from onestep.config.table_checks import backwards, few_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,7 @@ def generated_problems(
         uses += _uses_of_pairs(name, experiment)
     levels = {name: getattr(objective, "samples_at", None) for name, objective in objectives.items()}
     for use in uses:
-        yield from _sampler_problems(use, experiment, steps=steps.get(use.run))
-        yield from _level_problems(use, experiment, level=levels.get(use.run))
+        yield from _sampler_problems(use, experiment, steps=steps.get(use.run), sigma=levels.get(use.run))
         yield from _learned_problems(use, experiment)
         for measured in use.metrics:
             yield from _overlap_problems(use, measured, experiment)
@@ -93,23 +93,14 @@ def _trained(experiment: Experiment, names: Sequence[str | None]) -> list[str]:
     return [name for name in sources if name in experiment.runs and name is not None]
 
 
-def _sampler_problems(use: _Use, experiment: Experiment, *, steps: int | None) -> Iterator[Problem]:
+def _sampler_problems(
+    use: _Use, experiment: Experiment, *, steps: int | None, sigma: float | None
+) -> Iterator[Problem]:
     sampler = experiment.samplers.get(use.sampler)
     if sampler is None:
         return
-    if wrong := sampler_misfit({"name": sampler.name, **sampler.options}, steps=steps):
+    if wrong := sampler_misfit({"name": sampler.name, **sampler.options}, steps=steps, sigma=sigma):
         yield Problem(use.place, f"{use.run} by {use.sampler}: {wrong}")
-
-
-def _level_problems(use: _Use, experiment: Experiment, *, level: float | None) -> Iterator[Problem]:
-    """Yield samplers of one step at another noise level than the only one at which a generator was trained."""
-    sampler = experiment.samplers.get(use.sampler)
-    if level is None or sampler is None or sampler.name != "one_step" or sampler.options.get("sigma") == level:
-        return
-    found = f"got sigma {sampler.options.get('sigma')}, expected {level:g}, the only level at which it was trained"
-    yield Problem(
-        use.place, f"{use.run} by {use.sampler}: {found}. Fix: a sampler {{name: one_step, sigma: {level:g}}}"
-    )
 
 
 def _overlap_problems(use: _Use, metric: str, experiment: Experiment) -> Iterator[Problem]:

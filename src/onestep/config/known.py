@@ -13,7 +13,7 @@ from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
 from onestep.inputs import read_registry
 
-UNKNOWN_CHANNELS, UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset that does not state them
+_UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset that does not state them
 
 
 class Shape(NamedTuple):
@@ -22,6 +22,12 @@ class Shape(NamedTuple):
     resolution: int | None = None  # pixels
     channels: int | None = None
     classes: int | None = None  # 0 for no labels, or an unconditional network
+
+    def of_network(self, *, conditional: bool) -> dict[str, Any]:
+        """Return the options of a network of such images, with a guess of those that are not known but the size."""
+        classes = (self.classes or _UNKNOWN_CLASSES) if conditional else 0
+        channels = self.channels or _UNKNOWN_CHANNELS
+        return {"img_resolution": self.resolution, "img_channels": channels, "label_dim": classes}
 
     def differences(self, other: Shape, *, but: tuple[str, ...] = ()) -> list[tuple[str, int, int]]:
         """Return what differs as (name, own value, other value), where both are known."""
@@ -50,9 +56,18 @@ class Tries:
         """Try a block of networks/ on images of a shape: see `of`."""
         if shape.resolution is None:
             return None, None
-        classes = (shape.classes or UNKNOWN_CLASSES) if conditional else 0
-        supplied = {"img_channels": shape.channels or UNKNOWN_CHANNELS, "label_dim": classes}
-        return self.of("networks", block, img_resolution=shape.resolution, **supplied)
+        return self.of("networks", block, **shape.of_network(conditional=conditional))
+
+    def generator(self, trained: Run | None, *, shapes: Mapping[str, Shape]) -> tuple[Any, dict[str, tuple[int, ...]]]:
+        """Return the network of `trained_with`, and the shapes of its parameters by their names in a denoiser.
+
+        None and nothing where the config does not show them.
+        """
+        if trained is None or trained.network is None or trained.dataset not in shapes:
+            return None, {}
+        network, _ = self.network(trained.network, conditional=trained.conditional, shape=shapes[trained.dataset])
+        parameters = network.named_parameters() if hasattr(network, "named_parameters") else ()
+        return network, {f"model.{name}": tuple(each.shape) for name, each in parameters}
 
     def of(self, family: str, block: Any, **supplied: Any) -> tuple[Any, str | None]:
         """Return (network, error): the network is None if it cannot be built here, the error None if it is valid."""

@@ -63,12 +63,7 @@ def _parameters(
 
     Without those that a generator does not take from its teacher if the network is one.
     """
-    trained = trained_with(run, experiment)
-    if trained is None or trained.network is None or trained.dataset not in shapes:
-        return {}
-    network, _ = tries.network(trained.network, conditional=trained.conditional, shape=shapes[trained.dataset])
-    parameters = network.named_parameters() if hasattr(network, "named_parameters") else ()
-    found = {f"model.{name}": tuple(each.shape) for name, each in parameters}
+    network, found = tries.generator(trained_with(run, experiment), shapes=shapes)
     left_out = getattr(network, "teacher_only", ()) if as_teacher else ()
     return {name: each for name, each in found.items() if not matches(name, left_out)}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep import components
+from onestep.config.constraints import seeds_of
 from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, listed, not_among, unknown
 from onestep.config.run import Run
 from onestep.config.run_checks import denoisers, network_of
@@ -131,12 +132,6 @@ def _reference_problems(dataset: DatasetBlock, experiment: Experiment, *, place:
     for metric, source in dataset.references.items():
         yield from unknown((*place, metric), metric, comparing, of="metrics that compare with real images")
         yield from unknown((*place, metric), source, experiment.inputs, of="inputs")
-
-
-def seeds_of(text: str) -> range:
-    """Return the seeds of a block "first-last", both included."""
-    first, last = map(int, text.split("-"))
-    return range(first, last + 1)
 
 
 def _seed_problems(texts: Sequence[str], *, place: Place) -> Iterator[Problem]:

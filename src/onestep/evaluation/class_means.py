@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onestep.arithmetic import computing, entry, record_of
+from onestep.arithmetic import computing, default_device, entry, record_of
 from onestep.checkpoints.digests import checked_digest
 from onestep.checkpoints.published_weights import write_class_embeddings
 from onestep.data import to_images
@@ -29,7 +29,7 @@ def write_class_means(backbone: Backbone, data: Path, *, resolution: int, output
     if not archive.classes:
         raise ValueError(f"{data}: got images without labels, expected a class for each image")
     pixels, labels = (torch.from_numpy(array) for array in archive.read_all())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     backbone = backbone.to(device)
     batches = (to_images(part.to(device)) for part in pixels.split(_BATCH))
     with computing("float32", device=device):

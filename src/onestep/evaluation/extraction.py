@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onestep import components
 from onestep.archive import array_names, published_arrays, read_arrays, write_arrays
-from onestep.arithmetic import ARITHMETIC, Precision, computing, entry, record_of
+from onestep.arithmetic import ARITHMETIC, Precision, computing, default_device, entry, record_of
 from onestep.checkpoints.digests import checked, known_digest
 from onestep.data.image_zip import ImageZip
 from onestep.features import Extractor
@@ -49,7 +49,7 @@ class FeatureNetwork:
     def arithmetic(self) -> dict[str, str]:
         """Return the record of its arithmetic on this machine."""
         precision: Precision = self.options.get("precision", "float32")
-        return record_of(precision, device=_device())
+        return record_of(precision, device=default_device())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +102,7 @@ def write_extracted(
 
 def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> ExtractedFeatures:
     """Extract features of images, uint8 [B, C, H, W] on the CPU, in batches of any size. ValueError: None or unfit."""
-    device = _device()
+    device = default_device()
     digest, images = hashlib.sha256(), 0
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in extractors]
     for rows in _regrouped(batches, size=BATCH):
@@ -118,10 +118,6 @@ def extract(extractors: Sequence[Extractor], batches: Iterable[Tensor]) -> Extra
         raise ValueError("found no images, expected at least one")
     arrays = tuple({name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found)
     return ExtractedFeatures(arrays=arrays, images=images, pixels_sha256=digest.hexdigest())
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _arrays(extractor: Extractor, pixels: Tensor) -> dict[str, np.ndarray]:

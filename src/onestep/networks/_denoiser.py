@@ -65,7 +65,7 @@ class Preconditioned(nn.Module):
         sigma_data: Standard deviation of the training data.
         image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
             from its `precision:`; it is not part of a network's config.
-        sampler: Block of the sampler for which a generator was trained, of its file; None where there is none.
+        sampler: Block of the sampler that the file of a generator names; None if it names none.
     """
 
     def __init__(

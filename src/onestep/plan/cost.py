@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onestep import components
+from onestep.config.constraints import seeds_of
 from onestep.files import read_json
 from onestep.inputs import Published, read_registry
 from onestep.models import parse_model
@@ -40,7 +41,7 @@ class Work:
 def sampling_minutes(plan: Plan, block: str) -> int:
     """Return the time limit of sampling a seed block `{model}/{sampler}/{seeds}` and extracting all its features."""
     model, sampler, seeds = block.split("/")
-    images, work = _length(seeds), evaluation(plan, parse_model(model).name)
+    images, work = len(seeds_of(seeds)), evaluation(plan, parse_model(model).name)
     if work is None:
         return 60 * _UNKNOWN_HOURS
     chosen = components.build_outline("sampling", plan.experiment.samplers[sampler])
@@ -53,13 +54,8 @@ def sampling_minutes(plan: Plan, block: str) -> int:
 
 def extraction_minutes(plan: Plan, features: str, *, of: Mapping[str, str]) -> int:
     """Return the time limit of extracting features `of` a seed block (`seeds`), a `dataset`, or an input."""
-    images = _length(of["seeds"]) if "seeds" in of else _images(plan, of.get("dataset"))
+    images = len(seeds_of(of["seeds"])) if "seeds" in of else _images(plan, of.get("dataset"))
     return _minutes(_extraction(plan, features, images=images))
-
-
-def _length(seeds: str) -> int:
-    first, last = map(int, seeds.split("-"))
-    return last - first + 1
 
 
 def evaluation(plan: Plan, name: str) -> Work | None:

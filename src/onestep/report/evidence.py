@@ -249,7 +249,7 @@ _SUMMARY = ("images_seen", "parameters", "trainable", "seconds", "world_size", "
 
 
 def _read_run(name: str, *, layout: Results, experiment: Experiment, faults: _Faults) -> RunEvidence | None:
-    """Return a run; None where it is not trained yet, or its summary is missing or damaged."""
+    """Return a run; None if it is not trained yet, or its summary is missing or damaged."""
     run, summary = experiment.runs[name], layout.summary(name)
     is_trained = summary.exists() or summary.is_symlink() or layout.log(name).exists()
     read = functools.partial(read_summary, run=name, keys=_SUMMARY)

@@ -16,7 +16,7 @@ Verdict = Literal["holds", "does not hold", "not measured"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
-    """A rule in words, whether it holds, and the numbers compared; none where one is not measured."""
+    """A rule in words, whether it holds, and the numbers compared; no numbers if one is not measured."""
 
     rule: str
     verdict: Verdict

@@ -75,11 +75,11 @@ class Row:
     sampler: str | None  # its name in config.yaml; None for another method
     label: str
     dataset: str
-    nfe: int | None  # function evaluations per image; None where another method does not publish them
+    nfe: int | None  # function evaluations per image; None if another method does not publish them
     images_seen: int | None = None  # training images of this pipeline; None for a network from outside
     images: str | None = None  # training images of another method, as published ("~400 M")
     snapshot: str | None = None  # `{run}@{images}`, with `-ema{half_life}` for a further EMA, or the teacher's name
-    snapshot_policy: str | None = None  # "last", or "lowest FD of 4, seeds 0-1999"; None where nothing was selected
+    snapshot_policy: str | None = None  # "last", or "lowest FD of 4, seeds 0-1999"; None if nothing was selected
     model: str | None = None  # the `{model}` in paths below results/: `snapshot`, or the name of the selection
     ema: float | None = None  # half-life in images; None for a network from outside
     frozen_share: float | None = None  # of the parameters, in [0, 1]; None for a network from outside

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from onestep.archive import write_arrays
-from onestep.arithmetic import entry, record_of
+from onestep.arithmetic import default_device, entry, record_of
 from onestep.files import sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
@@ -45,7 +45,7 @@ class SamplingJob:
     @functools.cached_property
     def network(self) -> Preconditioned:
         """The network on the device that samples."""
-        return load_denoiser(self.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_denoiser(self.weights).to(default_device())
 
     @functools.cached_property
     def weights_sha256(self) -> str:

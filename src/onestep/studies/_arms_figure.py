@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onestep.studies._arms import Curve, Curves, mean_curve, spread
+from onestep.studies._arms import Curve, Curves, Spread, mean_curve, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,19 +22,8 @@ def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, 
     for index, (name, group) in enumerate(curves.items()):
         points = [spread(values) for values in mean_curve(group).blocks]
         means, bars = [each.mean for each in points], [each.deviation or 0.0 for each in points]
-        # On a logarithmic axis a bar must end above 0.
-        below = [min(bar, 0.9 * mean) if positive else bar for mean, bar in zip(means, bars, strict=True)]
-        marker, colour = "osD^v"[index // 8 % 5], f"C{index % 8}"
-        axes.errorbar(
-            group[0].images,
-            means,
-            yerr=(below, bars),
-            label=name,
-            marker=marker,
-            markersize=3,
-            color=colour,
-            capsize=1.5,
-        )
+        below = [bar_below(each) if positive else each.deviation or 0.0 for each in points]
+        axes.errorbar(group[0].images, means, yerr=(below, bars), label=name, markersize=3, capsize=1.5, **look(index))
     for index, (name, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="0.5", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
     reach = [value for each in curves.values() for curve in each for value in curve.means]
@@ -46,6 +35,16 @@ def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, 
     axes.set_xlabel("images seen")
     axes.set_ylabel(label)
     axes.legend()
+
+
+def look(index: int) -> dict[str, Any]:
+    """Return marker and colour of an arm by its place among the arms, for matplotlib."""
+    return {"marker": "osD^v"[index // 8 % 5], "color": f"C{index % 8}"}
+
+
+def bar_below(point: Spread) -> float:
+    """Return the length of a bar of the deviation below a mean: on a logarithmic axis it must end above 0."""
+    return min(point.deviation or 0.0, 0.9 * abs(point.mean))
 
 
 def _after_start(curves: Curves) -> Curves:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestep.archive import read_arrays
-from onestep.arithmetic import computing
+from onestep.arithmetic import computing, default_device
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data import to_images
 from onestep.evaluation.extraction import read_pixels
@@ -35,11 +35,7 @@ def load_ratio(path: Path) -> nn.Module:
     except (KeyError, RuntimeError) as error:
         found = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: got another network than a ratio ({found}). Fix: train the run again") from error
-    return network.to(_device()).eval().requires_grad_(False)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return network.to(default_device()).eval().requires_grad_(False)
 
 
 def read_candidates(path: Path) -> tuple[Tensor, np.ndarray]:

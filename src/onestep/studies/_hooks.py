@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.arithmetic import default_device
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data import to_images
 from onestep.data.image_zip import ImageZip
@@ -60,7 +61,7 @@ class Block:
 
 def load(path: Path) -> Preconditioned:
     """Load a denoiser onto the device of this process, in evaluation mode."""
-    return load_denoiser(path).to(_device())
+    return load_denoiser(path).to(default_device())
 
 
 def untrained(path: Path, *, seed: int) -> Preconditioned:
@@ -74,11 +75,7 @@ def untrained(path: Path, *, seed: int) -> Preconditioned:
         for parameter in network.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return network.to(_device()).eval().requires_grad_(False)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return network.to(default_device()).eval().requires_grad_(False)
 
 
 def blocks_of(network: Preconditioned, *, source: Path, like: Sequence[Block] = ()) -> tuple[Block, ...]:
@@ -242,6 +239,11 @@ def _start(network: Preconditioned, random: PerSeedRandom) -> tuple[Tensor, Tens
     return noise, F.one_hot(random.integers(network.label_dim), network.label_dim).to(device, torch.float32)
 
 
+def evenly(count: int, *, of: int) -> list[int]:
+    """Return `count` indices that are evenly spaced in a dataset of so many images."""
+    return [index * of // count for index in range(count)]
+
+
 def real_images(archive: Path, network: Preconditioned, *, count: int) -> tuple[Tensor, Tensor | None]:
     """Return images of a dataset, evenly spaced in its order, and their classes as a condition of the network.
 
@@ -256,7 +258,7 @@ def real_images(archive: Path, network: Preconditioned, *, count: int) -> tuple[
         )
     if count > len(data):
         raise ValueError(f"seeds: got {count:,}, expected at most {len(data):,}, the images of {archive}")
-    chosen = [data[index * len(data) // count] for index in range(count)]
+    chosen = [data[index] for index in evenly(count, of=len(data))]
     images = to_images(torch.stack([torch.as_tensor(pixels) for pixels, _ in chosen]))
     if not network.label_dim or network.label_dim != data.classes:
         return images, None

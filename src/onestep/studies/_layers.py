@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from onestep.config.constraints import Constraint, Positive, SeedBlock, SmallCount, Text
+from onestep.config.constraints import Constraint, Positive, SeedBlock, SmallCount, Text, seeds_of
 from onestep.models import parse_model
 from onestep.studies import Observable, Verdict, Weights
 from onestep.studies._arms import LEAST_SEEDS, check_arms, described, finite, spread
@@ -63,9 +63,9 @@ class StudyOfBlocks:
                     parse_model(model)
                 except ValueError as error:
                     raise ValueError(f"arms.{label}: {error}") from error
-        first, last = map(int, self.seeds.split("-"))
-        if last < first:
-            raise ValueError(f"seeds: got {self.seeds}, expected the first one first. Fix: write {last}-{first}")
+        if not self.block:
+            turned = f"{self.block.stop - 1}-{self.block.start}"
+            raise ValueError(f"seeds: got {self.seeds}, expected the first one first. Fix: write {turned}")
         if self.sigma_min >= self.sigma_max:
             below = f"expected a noise level below sigma_max, which is {self.sigma_max}"
             raise ValueError(f"sigma_min: got {self.sigma_min}, {below}")
@@ -73,8 +73,7 @@ class StudyOfBlocks:
     @property
     def block(self) -> range:
         """The image seeds."""
-        first, last = map(int, self.seeds.split("-"))
-        return range(first, last + 1)
+        return seeds_of(self.seeds)
 
     def sampler(self) -> Heun:
         """Return the deterministic sampler of the trajectory."""

@@ -43,7 +43,7 @@ def accuracies(
     if data.classes < 2:
         raise ValueError(f"{archive}: got images without classes, expected classes for probes")
     clean, _ = _hooks.real_images(archive, network, count=images)
-    labels = data.labels()[[index * len(data) // images for index in range(images)]]
+    labels = data.labels()[_hooks.evenly(images, of=len(data))]
     condition = torch.zeros(images, network.label_dim) if network.label_dim else None
     found = np.empty((len(blocks), len(sigmas)))
     for column, sigma in enumerate(sigmas):

@@ -6,7 +6,6 @@ alone. Legend: B rows of a step, N held-out rows.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,16 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestep.arithmetic import products
-from onestep.progress import Bar, Lines
+from onestep.arithmetic import default_device, products
+from onestep.progress import live
 from onestep.studies._smoothed_points import Rows, SmoothedPoints
 
 Output = Literal["score", "noise"]
 
 _RATIO, _CONDITIONAL, _MARGINAL = range(3)
 _INPUTS, _OUTPUTS = 4, 2  # x, y, ln sigma; of the ratio network the first output counts
-# The progress line where standard error is no terminal.
-_LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} steps [{rate_fmt}, {remaining} left{postfix}]"
 _SHOWN = 100  # steps between two refreshes of the progress
 
 
@@ -81,7 +78,7 @@ def estimates(points: SmoothedPoints, fit: Fit, *, seed: int, stepped: Callable[
 
     `stepped` is called after each step with the losses [3] of ratio, conditional and marginal score.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     random = torch.Generator(device).manual_seed(seed)
     sizes = (_INPUTS, *[fit.width] * fit.layers, _OUTPUTS)
     networks = Stack(3, sizes=sizes, random=random)
@@ -143,18 +140,7 @@ class Progress:
     """A progress bar over the steps of all trainings; without a terminal, a line every 10 seconds."""
 
     def __init__(self, name: str, *, steps: int) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._steps = 0
-        self._bar = Bar(
-            total=steps,
-            desc=name,
-            unit=" steps",
-            delay=0.01,
-            mininterval=0.5 if on_terminal else 10.0,
-            miniters=0,
-            file=sys.stderr if on_terminal else Lines(sys.stderr),
-            bar_format=None if on_terminal else _LINE,
-        )
+        self._steps, self._bar = 0, live(total=steps, name=name, unit="steps")
 
     def __call__(self, losses: Tensor) -> None:
         """Count a step, and show its losses from time to time: reading them waits for the device."""

@@ -27,7 +27,7 @@ from onestep.studies._arms import (
     spearman,
     spread,
 )
-from onestep.studies._arms_figure import draw_curves, few_ticks
+from onestep.studies._arms_figure import bar_below, draw_curves, few_ticks, look
 from onestep.studies._layers import Batch, block_axis
 
 if TYPE_CHECKING:
@@ -332,15 +332,8 @@ def _draw_ends(axes: Any, values: Mapping[str, Mapping[str, Sequence[float]]], *
     points = {name: (spread(each["start"]), spread(each["end"])) for name, each in values.items()}
     reach = [value for pair in points.values() for each in pair for value in each.values]
     for index, (start, end) in enumerate(points.values()):
-        axes.errorbar(
-            start.mean,
-            end.mean,
-            xerr=min(start.deviation or 0.0, 0.9 * abs(start.mean)),
-            yerr=min(end.deviation or 0.0, 0.9 * abs(end.mean)),
-            marker="osD^v"[index // 8 % 5],
-            color=f"C{index % 8}",
-            capsize=1.5,
-        )
+        bars = {"xerr": bar_below(start), "yerr": bar_below(end)}
+        axes.errorbar(start.mean, end.mean, **bars, capsize=1.5, **look(index))
     if min(reach) > 0 and math.isfinite(max(reach)):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -355,8 +348,7 @@ def _draw_probes(axes: Any, probes: Mapping[str, _Probes], *, column: int) -> No
     """Draw the mean accuracy of each arm by block."""
     for index, found in enumerate(probes.values()):
         mean = found.accuracy[:, :, column].mean(axis=0)
-        marker = "osD^v"[index // 8 % 5]
-        axes.plot(mean, color=f"C{index % 8}", marker=marker, markersize=2.5, linewidth=1)
+        axes.plot(mean, markersize=2.5, linewidth=1, **look(index))
     first = next(iter(probes.values()))
     block_axis(axes, list(first.layers), list(first.part))
     axes.set_ylim(0, 1)

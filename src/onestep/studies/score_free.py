@@ -30,7 +30,7 @@ from onestep.studies._arms import (
     read_curves,
     spread,
 )
-from onestep.studies._arms_figure import counted, draw_curves, few_ticks
+from onestep.studies._arms_figure import bar_below, counted, draw_curves, few_ticks, look
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,13 +246,7 @@ def _draw(
         if label in sizes:
             last = spread(found.last(label))
             panels[1].errorbar(
-                [sizes[label]],
-                [last.mean],
-                yerr=[min(last.deviation or 0.0, 0.9 * last.mean)],
-                marker="osD^v"[index // 8 % 5],
-                markersize=4,
-                color=f"C{index % 8}",
-                capsize=1.5,
+                [sizes[label]], [last.mean], yerr=[bar_below(last)], markersize=4, capsize=1.5, **look(index)
             )
             panels[1].annotate(label, (sizes[label], last.mean), xytext=(4, 3), textcoords="offset points", fontsize=6)
     panels[1].set_xscale("log")

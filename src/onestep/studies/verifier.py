@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from onestep.config.constraints import Constraint, Few, Name, Positive, RunName, Seed, SeedBlock, SmallCount
+from onestep.config.constraints import Constraint, Few, Name, Positive, RunName, Seed, SeedBlock, SmallCount, seeds_of
 from onestep.studies import Features, Findings, Observable, RealFeatures, RoleWeights, Samples, Verdict
 from onestep.studies._arms import LEAST_SEEDS, described, finite, spread
 
@@ -100,11 +100,10 @@ class Verifier:
         if self.sigma_min >= self.sigma_max:
             below = f"expected a noise level below sigma_max, which is {self.sigma_max}"
             raise ValueError(f"sigma_min: got {self.sigma_min}, {below}")
-        first, last = map(int, self.seeds.split("-"))
-        kept = (last - first + 1) // self.candidates[-1]
+        kept = len(seeds_of(self.seeds)) // self.candidates[-1]
         if kept <= self.neighbours:
             expected = f"expected at least {(self.neighbours + 1) * self.candidates[-1]} seeds"
-            raise ValueError(f"seeds: got {self.seeds}, which keeps {max(kept, 0)} images, {expected}")
+            raise ValueError(f"seeds: got {self.seeds}, which keeps {kept} images, {expected}")
 
     def observes(self) -> Mapping[str, Observable]:
         """Return images and features of the candidates, the ratio network of each run, and the real features."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,13 +21,10 @@ from onestep.checkpoints.snapshot import expect_finite, write_snapshot
 from onestep.config.run import to_document
 from onestep.distributed import Ranks
 from onestep.files import write_bytes
-from onestep.progress import Bar, Lines
+from onestep.progress import live
 from onestep.training.assembly import Training
 from onestep.training.ema import MovingAverage
 from onestep.training.step import PhaseReport
-
-# The progress line where standard error is no terminal.
-_LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} images [{rate_fmt}, {remaining} left{postfix}]"
 
 
 class Window:
@@ -164,20 +160,7 @@ class Progress:
     """A progress bar; without a terminal, a line every 10 seconds."""
 
     def __init__(self, name: str, *, images: int, images_seen: int = 0, shown: bool = True) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._bar = Bar(
-            total=images,
-            initial=images_seen,
-            desc=name,
-            unit=" images",
-            unit_scale=True,
-            disable=not shown,
-            delay=0.01,
-            mininterval=0.5 if on_terminal else 10.0,
-            miniters=0,
-            file=sys.stderr if on_terminal else Lines(sys.stderr),
-            bar_format=None if on_terminal else _LINE,
-        )
+        self._bar = live(total=images, name=name, unit="images", initial=images_seen, shown=shown, unit_scale=True)
 
     def show(self, images_seen: int, *, losses: Mapping[str, float | None]) -> None:
         """Update the bar if it is time, and always at the end."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from onestep.archive import read_arrays
 from onestep.autoencoders import Codec
+from onestep.config.constraints import seeds_of
 from onestep.config.run import Run
 from onestep.sampling import per_seed_noise
 
@@ -126,9 +127,8 @@ def _block(
     if about["sampler"].get("churn"):
         deterministic = "expected a sampler whose images follow from noise and class alone"
         raise ValueError(f"{path}: got images of a sampler with churn, {deterministic}. Fix: sample with churn: 0")
-    first, last = map(int, block.split("-"))
     pixels, labels, seeds = (arrays[name] for name in _ARRAYS)
-    if not np.array_equal(seeds, np.arange(first, last + 1)) or not len(pixels) == len(labels) == len(seeds):
+    if not np.array_equal(seeds, seeds_of(block)) or not len(pixels) == len(labels) == len(seeds):
         raise ValueError(f"{path}: got {len(pixels)} images, expected one for each seed. Fix: delete it and run again")
     size = tuple(codec.encode(torch.from_numpy(pixels[:1]).permute(0, 3, 1, 2)).shape[1:])
     if size != shape:
