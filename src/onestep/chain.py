@@ -91,13 +91,13 @@ def sampler_misfit(sampler: Mapping[str, Any], *, steps: int | None, sigma: floa
     """
     name = sampler["name"]
     if steps == 1 and name == "one_step" and sigma is not None and sampler.get("sigma", _SIGMA) != sigma:
-        found = f"got the sampler one_step at sigma {sampler.get('sigma', _SIGMA)}, expected {sigma:g}, as in training"
-        return f"{found}. Fix: {{name: one_step, sigma: {sigma:g}}}"
+        found = f"got the sampler one_step at sigma {sampler.get('sigma', _SIGMA):g}"
+        return f"{found}, expected {sigma:g}, as in training. Fix: {{name: one_step, sigma: {sigma:g}}}"
     own = sampler.get("steps", 2) if name == "chain" else None
     if steps is None or steps == 1 or own == steps or name not in ("chain", "one_step", "heun"):
         return None
     found = f"{name} of {own} steps" if name == "chain" else name
-    return f"got the sampler {found}, expected chain with steps: {steps}, as in training"
+    return f"got the sampler {found}, expected chain with steps: {steps}, as in training. Fix: choose it"
 
 
 def sampler_in(note: Mapping[str, Any]) -> Mapping[str, Any] | None:

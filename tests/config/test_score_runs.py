@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "a sampler at another level": (
         {"samplers.one.sigma": 80.0},
         "tables.digits.rows[2]",
-        ("digits_d2o by one", "sigma 80.0", "expected 2.5"),
+        ("digits_d2o by one", "sigma 80,", "expected 2.5"),
     ),
 }
 

@@ -183,7 +183,7 @@ def _expect_fit(generator: Preconditioned, sampler: Sampler) -> None:
     name = type(sampler).__module__.removeprefix(f"{__name__}.")
     block = {"name": name, "steps": getattr(sampler, "steps", None), "sigma": getattr(sampler, "sigma", None)}
     if own is not None and (wrong := sampler_misfit(block, steps=own.get("steps", 1), sigma=own.get("sigma"))):
-        raise ValueError(f"sampler: {wrong}. Fix: choose that sampler")
+        raise ValueError(f"sampler: {wrong}")
 
 
 def _expect_finite(images: Tensor, seeds: Sequence[int]) -> None:
