@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from torch import nn
 
 from onestep.objectives import Batch
 from onestep.objectives._divergences import DIVERGENCES, Normalisation, surrogate
-from onestep.objectives._noise_laws import linear_betas, noise_levels, priorities, progressed, sigma_of, steps_at
+from onestep.objectives._noise_laws import (
+    cosine_betas,
+    equal_chances,
+    linear_betas,
+    noise_levels,
+    priorities,
+    progressed,
+    sigma_of,
+    steps_at,
+)
 from onestep.objectives.density_ratio import DensityRatio
 from onestep.training.streams import CountedRows
 from recorded_studies import constants, studies_of, tolerance
@@ -203,11 +213,12 @@ def test_diffusion_gan_s_schedule_equals_the_recordings(recorded):
     arrays, own = recorded.load(_SCHEDULES), constants(recorded, _SCHEDULES)
     share = tolerance(recorded, _SCHEDULES, r"rel ([\d.e-]+\d)")
     for steps in own["T"]:
-        found = torch.tensor(linear_betas(steps, 1e-4, 0.02), dtype=torch.float64)
-        torch.testing.assert_close(found, _double(arrays[f"betas/linear/{steps}"]), rtol=share, atol=0)
-    for p in own["p"]:
-        case = f"priority/p{p}"
+        for name, found in (("linear", linear_betas(steps, 1e-4, 0.02)), ("cosine", cosine_betas(steps))):
+            torch.testing.assert_close(_double(found), _double(arrays[f"betas/{name}/{steps}"]), rtol=share, atol=0)
+    for (name, law), p in product({"priority": priorities, "uniform": equal_chances}.items(), own["p"]):
+        case = f"{name}/p{p}"
         steps = steps_at(p, fewest=own["t_min"], most=own["t_max"])
+        assert sum(law(steps)) == pytest.approx(1)
         assert steps == int(arrays[f"{case}/T"])
         kept, noise = (_double(arrays[f"{case}/{name}"]) for name in ("alphas_bar_sqrt", "one_minus"))
         levels = sigma_of(linear_betas(steps, 1e-4, 0.02))
@@ -215,7 +226,8 @@ def test_diffusion_gan_s_schedule_equals_the_recordings(recorded):
         torch.testing.assert_close(1 / (1 + levels.square()).sqrt(), kept, rtol=share, atol=0)
         torch.testing.assert_close(levels * kept, noise, rtol=share, atol=1e-4)
         random = np.random.RandomState(own["seed"])
-        drawn = random.choice(np.arange(1, steps + 1), size=32, p=priorities(steps))
+        # Without probabilities, numpy draws the uniform law by another algorithm.
+        drawn = random.choice(np.arange(1, steps + 1), size=32, p=None if name == "uniform" else law(steps))
         assert [*drawn, *[0] * 32] == arrays[f"{case}/t_epl"].tolist()
         # Noisy images are those of our levels up to the factor.
         t = torch.from_numpy(arrays[f"{case}/t"])
@@ -253,6 +265,10 @@ def test_levels_have_their_laws():
         top = 0.05 * float(sigma_of(linear_betas(most, 1e-4, 0.02))[-1])
         assert float((levels == 0.002).float().mean()) == pytest.approx(0.5, abs=0.03) or progress == 0
         assert float(levels.max()) == pytest.approx(max(top, 0.002), rel=0.02)
+        uniform = noise_levels("diffusion_gan_uniform", _rows(), progress=progress)
+        assert float(uniform.double().mean()) < float(levels.double().mean())
+        cosine = noise_levels("diffusion_gan_cosine", _rows(), progress=progress)
+        assert float(cosine.max()) == pytest.approx(0.05 * float(sigma_of(cosine_betas(most))[-1]), rel=0.02)
     dikl = noise_levels("dikl", _rows())
     assert len(dikl.unique()) == 29 and torch.isfinite(dikl).all()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,7 +18,10 @@ from torch import Tensor
 from onestep.augmentations import RowNumbers
 from onestep.objectives._moves import Grid
 
-NoiseLaw: TypeAlias = Literal["sid", "dmd2", "diffusion_gan", "dikl"]
+NoiseLaw: TypeAlias = Literal["sid", "dmd2", "diffusion_gan", "diffusion_gan_uniform", "diffusion_gan_cosine", "dikl"]
+
+_Betas: TypeAlias = Callable[[int], list[float]]  # variances of the steps 1..T
+_StepLaw: TypeAlias = Callable[[int], list[float]]  # their probabilities
 
 _SHARE = 0.8  # of SiD's grid (arXiv:2404.04057): u ~ U(0, 0.8), up to 24.4
 _LEVELS, _INNER = 1_000, (0.02, 0.98)  # DMD2's grid, and the shares between which its indices are (arXiv:2405.14867)
@@ -41,6 +46,7 @@ def _dmd2(random: RowNumbers, progress: float) -> Tensor:
 # Diffusion-GAN (arXiv:2206.02262; github.com/Zhendong-Wang/Diffusion-GAN): least and most steps, variances, noise.
 _FEWEST, _MOST = 10, 1_000
 _BETAS, _NOISE = (1e-4, 0.02), 0.05
+PROGRESSING = ("diffusion_gan", "diffusion_gan_uniform", "diffusion_gan_cosine")
 PROGRESS_EVERY, _TARGET, _RAMP = 4, 0.6, 100_000
 
 
@@ -64,15 +70,22 @@ def priorities(steps: int) -> list[float]:
     return [2 * step / (steps * (steps - 1)) for step in range(steps)]
 
 
-def _diffusion_gan(random: RowNumbers, progress: float) -> Tensor:
-    """Half of the images at step 0, whose level is the lowest, the others at a step of the priorities.
+def equal_chances(steps: int) -> list[float]:
+    """Return equal probabilities of the steps 1..T."""
+    return [1 / steps] * steps
+
+
+def _diffusion_gan(
+    random: RowNumbers, progress: float, *, betas: _Betas | None = None, law: _StepLaw = priorities
+) -> Tensor:
+    """Half of the images at step 0, whose level is the lowest, the others at a step of the law of steps.
 
     Differs from the reference: it draws 32 steps at each update of T, and images from these; the law is the same.
     """
     steps = steps_at(progress)
-    levels = _NOISE * sigma_of(linear_betas(steps, *_BETAS))
+    levels = _NOISE * sigma_of(linear_betas(steps, *_BETAS) if betas is None else betas(steps))
     drawn = 2 * random.uniform().double() - 1  # in [-1, 1)
-    ends = torch.tensor(priorities(steps), dtype=torch.float64, device=drawn.device).cumsum(0)
+    ends = torch.tensor(law(steps), dtype=torch.float64, device=drawn.device).cumsum(0)
     step = torch.searchsorted(ends, drawn.clamp(min=0), right=True).clamp(max=steps - 1) + 1
     return torch.where(drawn < 0, 0.0, levels.to(drawn.device)[step])
 
@@ -93,6 +106,15 @@ def linear_betas(steps: int, first: float, last: float) -> list[float]:
     return [first + (last - first) * step / max(steps - 1, 1) for step in range(steps)]
 
 
+def cosine_betas(steps: int) -> list[float]:
+    """Return variances whose abar_t falls as cos^2((t / T + 0.008) / 1.008 pi / 2) (arXiv:2102.09672, eq. 17).
+
+    None is above 0.999.
+    """
+    squares = [math.cos((step / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(steps + 1)]
+    return [min(1 - after / before, 0.999) for before, after in pairwise(squares)]
+
+
 def sigma_of(betas: Sequence[float]) -> Tensor:
     """Return sqrt(1 / abar_t - 1) for t = 0..T, abar_0 = 1 and abar_t = (1 - beta_1) ... (1 - beta_t); float64."""
     remaining, levels = 1.0, [0.0]
@@ -106,5 +128,7 @@ _LAWS: Mapping[str, Callable[[RowNumbers, float], Tensor]] = {
     "sid": _sid,
     "dmd2": _dmd2,
     "diffusion_gan": _diffusion_gan,
+    "diffusion_gan_uniform": partial(_diffusion_gan, law=equal_chances),
+    "diffusion_gan_cosine": partial(_diffusion_gan, betas=cosine_betas),
     "dikl": _dikl,
 }

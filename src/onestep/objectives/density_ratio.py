@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from onestep.config.constraints import Constraint, NotNegative, Positive, ShareBelowOne, SmallCount
 from onestep.objectives import Batch, Control, Fresh, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._divergences import DIVERGENCES, DivergenceName, Normalisation, surrogate
-from onestep.objectives._noise_laws import PROGRESS_EVERY, NoiseLaw, noise_levels, progressed
+from onestep.objectives._noise_laws import PROGRESS_EVERY, PROGRESSING, NoiseLaw, noise_levels, progressed
 
 __all__ = ["DensityRatio"]
 
@@ -47,8 +47,9 @@ class DensityRatio:
         sigma: The only noise level at which the generator is trained and sampled; SiD's (arXiv:2404.04057).
         noise: Law of the noise levels s. `sid`: s(u) of EDM's grid with u uniform in [0, 0.8], 0.002 to 24.4
             (arXiv:2404.04057). `dmd2`: a level of 1,000 of this grid, uniform in 2 to 98 % (arXiv:2405.14867).
-            `diffusion_gan`: its schedule, whose length follows the signs of l on data (arXiv:2206.02262). `dikl`: the
-            variance preserving schedule of 30 steps of DiKL's toys.
+            `diffusion_gan`: its schedule, whose length follows the signs of l on data (arXiv:2206.02262), with steps
+            by priority; `diffusion_gan_uniform` with equal chances of all steps, `diffusion_gan_cosine` with cosine
+            variances. `dikl`: the variance preserving schedule of 30 steps of DiKL's toys.
         weighting: w(s). `sigma_squared` makes the force that of Diff-Instruct (arXiv:2305.18455) with weight 1 on
             differences of denoisers, as grad l = (D_p - D_q) / s^2; `uniform` is 1.
         clip: Largest absolute log ratio in phi and h; the gradient of l itself is not cut (NVlabs/FastGen: 10).
@@ -176,7 +177,7 @@ class DensityRatio:
         data, fake, *moved = ratio(torch.cat(noisy), torch.cat(sigma), condition).split(len(generated))
         value = (F.softplus(-data) + F.softplus(fake)).mean()
         observed = {"log_ratio_data": data.detach().mean(), "log_ratio_generated": fake.detach().mean()}
-        if self.noise == "diffusion_gan":
+        if self.noise in PROGRESSING:
             observed[_SIGNS] = data.detach().sign().mean()
         for each in moved:
             penalty = (data - each).square().mean()
@@ -221,7 +222,7 @@ class DensityRatio:
         return (*by_bin, normal.rate * value[count] + (1 - normal.rate) * mean[2 * count])
 
     def _progressing(self) -> tuple[Control, ...]:
-        if self.noise != "diffusion_gan":
+        if self.noise not in PROGRESSING:
             return ()
         return (Control(name=_PROGRESS, start=0.0, observes=_SIGNS, every=PROGRESS_EVERY, rule=progressed),)
 
