@@ -1,10 +1,11 @@
-"""Objective variational_score with a ratio network beside its fake score: a restored state trains on bitwise."""
+"""Objective variational_score with a ratio network beside its fake score: restored states, and several processes."""
 
 from __future__ import annotations
 
 import torch
 import yaml
 from test_discriminators import ALONE, trained_steps
+from test_ranks import assert_two_train_as_one
 
 from onestep.checkpoints.training_state import read_training_state
 from onestep.config.run import run_of
@@ -47,3 +48,8 @@ def test_the_fake_score_begins_as_the_teacher_and_is_trained_without_dropout(ben
     assert all(each.requires_grad for each in fake.parameters())
     assert not any(each.requires_grad for each in teacher.parameters())
     assert {part.dropout for part in fake.modules() if hasattr(part, "dropout")} <= {0}
+
+
+def test_two_processes_train_as_one_does(bench, tmp_path):
+    made = {"run": _document(bench), "steps": 4, "batch_norm": "held"}
+    assert_two_train_as_one(bench, made, tmp_path)

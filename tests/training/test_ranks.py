@@ -62,6 +62,21 @@ def assert_same_losses(one, other):
             assert right[phase] == pytest.approx(left[phase], rel=1e-5, abs=1e-5), phase
 
 
+def assert_two_train_as_one(bench, made, folder):
+    """Carry out a task in one process and in two: the same losses, steered numbers, and nearly the same updates."""
+    (one, alone), (other, together) = (
+        train_in_ranks(bench, [made], folder / str(world), world=world)[0] for world in (1, 2)
+    )
+    assert (one["ranks"], other["ranks"]) == (1, 2) and other["equal"]
+    assert_same_losses(one, other)
+    for step, wanted in zip(other["controls"], one["controls"], strict=True):
+        for name, value in wanted.items():
+            assert step[name] == pytest.approx(value, rel=1e-5), name
+    for key in alone:
+        apart = (together[key] - alone[key]).norm()
+        assert apart <= 0.02 * alone[key].norm() + 1e-6, key
+
+
 @pytest.fixture(scope="module")
 def eight(bench, tmp_path_factory):
     """What eight ranks made of some runs on few images, and one process of those that it should train alike."""

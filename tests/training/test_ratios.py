@@ -11,7 +11,7 @@ import torch
 import yaml
 from test_discriminators import ALONE
 from test_open_objectives import losses, train
-from test_ranks import assert_same_losses, task, train_in_ranks
+from test_ranks import assert_two_train_as_one, task
 
 from onestep import components
 from onestep.bench.estimate import run_footprint
@@ -77,17 +77,7 @@ def test_a_killed_run_ends_bitwise_as_one_that_was_not(bench, tmp_path):
 def test_two_processes_train_as_one_does(bench, tmp_path):
     made = task(bench, "digits_d2o", steps=4, batch_norm="held")
     made["run"] = density_ratio_run(made["run"], ratio=RATIOS["teacher"], **_STATEFUL)
-    (one, alone), (other, together) = (
-        train_in_ranks(bench, [made], tmp_path / str(world), world=world)[0] for world in (1, 2)
-    )
-    assert (one["ranks"], other["ranks"]) == (1, 2) and other["equal"]
-    assert_same_losses(one, other)
-    for step, wanted in zip(other["controls"], one["controls"], strict=True):
-        for name, value in wanted.items():
-            assert step[name] == pytest.approx(value, rel=1e-5), name
-    for key in alone:
-        apart = (together[key] - alone[key]).norm()
-        assert apart <= 0.02 * alone[key].norm() + 1e-6, key
+    assert_two_train_as_one(bench, made, tmp_path)
 
 
 def test_its_weights_at_the_start_are_the_teacher_s_or_random(bench):
