@@ -368,8 +368,8 @@ def test_a_metric_of_pixels_needs_images_and_no_features(tmp_path, monkeypatch):
     config["tables"]["digits"]["columns"]["bright"] = "bright.mean"
     plan = plan_of(config)
     assert measure.metric_files(plan, "digits_d2o@320", "one_step", "0-31", "bright") == {
-        "pixels": Path("results/samples/digits_d2o@320/one_step/0-31.npz"),
-        "real_pixels": Path("results/data/digits.zip"),
+        "pixels": [Path("results/samples/digits_d2o@320/one_step/0-31.npz")],
+        "real_pixels": [Path("results/data/digits.zip")],
     }
     # Images are stored until they are measured, although the config keeps none.
     assert sample.stores_images(plan)

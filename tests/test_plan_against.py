@@ -43,7 +43,8 @@ def plan_of(config):
 
 
 def real(plan, model, seeds="0-31", metric="rel"):
-    return str(measure.metric_files(plan, model, "one_step", seeds, metric)["real"])
+    (path,) = measure.metric_files(plan, model, "one_step", seeds, metric)["real"]
+    return str(path)
 
 
 def test_it_compares_the_same_seeds_of_the_last_snapshot():

@@ -26,7 +26,8 @@ def _plan(**references):
 
 
 def _real(plan, metric):
-    return str(measure.metric_files(plan, *BLOCK, metric)["real"])
+    (path,) = measure.metric_files(plan, *BLOCK, metric)["real"]
+    return str(path)
 
 
 def test_statistics_are_used_as_they_are_and_images_are_extracted():
@@ -44,7 +45,7 @@ def test_without_references_the_dataset_is_its_own():
 
 def test_a_metric_without_real_images_needs_none_where_they_may_be_absent():
     generated = Path("results/features/digits_d2o@320/one_step/0-31.digits.npz")
-    assert measure.metric_files(_plan(fd="stats"), *BLOCK, "is") == {"generated": generated}
+    assert measure.metric_files(_plan(fd="stats"), *BLOCK, "is") == {"generated": [generated]}
 
 
 class _Wildcards(dict):

@@ -41,6 +41,8 @@ def licences_of(experiment: Experiment, *, run: str) -> dict[str, str | None]:
         raise ValueError(f"run: got {run!r}, expected one of {', '.join(experiment.runs)}")
     block, found = experiment.runs[run], dict[str, str | None]()
     dataset = experiment.datasets.get(block.dataset)
+    if dataset is not None and dataset.dataset is not None:
+        dataset = experiment.datasets[dataset.dataset]
     found[f"dataset {block.dataset}"] = None if dataset is None else _stated(experiment, dataset.input)
     if block.teacher is not None:
         teacher = experiment.teachers[block.teacher]

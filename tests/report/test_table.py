@@ -7,7 +7,7 @@ from results_tree import Story, measurement, write_results
 from onestep.config import read_experiment
 from onestep.files import write_json
 from onestep.report import numbers
-from onestep.report.cells import cell, notes
+from onestep.report.cells import REFERENCE, cell, notes
 from onestep.report.evidence import layout_of
 from onestep.report.table import Row, Table, as_json, column_directions, fill, read_rows
 from onestep.report.tabulation import tabulate, write_table
@@ -204,6 +204,24 @@ def test_a_run_in_another_arithmetic_is_marked(tmp_path):
     assert [row.fast for row in read_rows(tmp_path / "t.json")] == [True, False]
     (without,) = as_json(fill(LAYOUT, [entry("b", fd=[2.0])]))
     assert "fast" not in without
+
+
+def test_numbers_in_features_that_a_row_was_trained_on_carry_a_mark(tmp_path):
+    table = fill(LAYOUT, [entry("a", fd=[1.0], trained_on=("fd",)), entry("b", fd=[2.0])])
+    write_table(tmp_path, table=table)
+    csv, text, tex = ((tmp_path / f"t.{ending}").read_text() for ending in ("csv", "md", "tex"))
+    assert [line.split(",")[-1] for line in csv.splitlines()] == ["trained_on", "fd", ""]
+    lines = [line for line in text.splitlines() if line.startswith(("| a", "| b"))]
+    assert [REFERENCE in line for line in lines] == [True, False] and text.count(REFERENCE) == 2
+    assert tex.count(r"$^\ast$") == 2
+    assert [row.trained_on for row in read_rows(tmp_path / "t.json")] == [("fd",), ()]
+
+
+def test_a_table_says_that_all_of_its_features_were_trained_on():
+    seen = fill(LAYOUT, [entry("a", fd=[1.0], trained_on=tuple(LAYOUT.columns)), entry("b", fd=[2.0])])
+    some = fill(LAYOUT, [entry("a", fd=[1.0], trained_on=("fd",)), entry("b", fd=[2.0])])
+    none = fill(LAYOUT, [entry("a", fd=[1.0]), entry("b", fd=[2.0])])
+    assert [len(notes(each)) - len(notes(none)) for each in (seen, some)] == [2, 1]
 
 
 def test_a_measurement_without_the_value_is_refused():

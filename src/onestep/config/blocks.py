@@ -165,6 +165,8 @@ def _resolved(block: dict[str, Any], *, folder: str, place: Place) -> tuple[dict
         raise _Refused(Problem((*place, "name"), one_line(error))) from error
     options = {key: each for key, each in parameters.items() if key not in (family.source, *family.supplied)}
     sources = family.named_by if family.source in parameters else {}
+    if getattr(component, "prepared_source", False):
+        sources = {"dataset": Name}
     others = _further_keys(component, folder=folder, sources=sources)
     values, problems = _values(block, keys=others | options, of=(folder, component), place=place)
     if len(sources) > 1 and (wrong := exactly_one(block, *sources)):
@@ -191,9 +193,14 @@ def _further_keys(component: Any, *, folder: str, sources: Mapping[str, Any]) ->
     if len(sources) > 1:
         others = {key: Parameter(hint=hint | None, default=None) for key, hint in sources.items()}
     others |= _FAMILIES[folder].keys
-    if folder == "metrics" and _FEATURE_INPUTS.intersection(component.inputs):
+    by_network = folder == "metrics" and getattr(component, "by_network", False)
+    if by_network:
+        others["networks"] = Parameter(hint=Annotated[tuple[Name, ...], Constraint(min_length=1)])
+    elif folder == "metrics" and _FEATURE_INPUTS.intersection(component.inputs):
         others["features"] = Parameter(hint=Name)
-    if folder == "metrics" and "real" in component.inputs:
+    if folder == "metrics" and "held_out" in component.inputs:
+        others["held_out"] = Parameter(hint=Name)
+    if folder == "metrics" and "real" in component.inputs and not by_network:
         others["against"] = Parameter(hint=dict[str, Any] | None, default=None)  # checked as `AgainstBlock` later
     return others
 

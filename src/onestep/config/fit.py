@@ -7,6 +7,7 @@ use of torch. What is not known here is compared where the run begins (`onestep.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -217,12 +218,11 @@ def _extractor_problems(
     datasets = dict.fromkeys(each for row in table.rows if (each := row.dataset or table.dataset) in shapes)
     for column, source in table.columns.items():
         metric = experiment.metrics.get(source.partition(".")[0])
-        features = experiment.features.get((metric and metric.features) or "")
-        trained = experiment.runs.get((features and features.run) or "")
-        if trained is None or trained.dataset not in shapes:
-            continue
-        for dataset in datasets:
+        features = [experiment.features.get(name) for name in (metric.extractors if metric else ())]
+        trained = [experiment.runs.get((each and each.run) or "") for each in features]
+        learned = [run.dataset for run in trained if run is not None and run.dataset in shapes]
+        for other_images, dataset in itertools.product(learned, datasets):
             assert dataset is not None
-            for key, own, other in shapes[trained.dataset].differences(shapes[dataset], but=("classes",)):
-                found = f"features of a classifier for {key} {own} (datasets.{trained.dataset})"
+            for key, own, other in shapes[other_images].differences(shapes[dataset], but=("classes",)):
+                found = f"features of a classifier for {key} {own} (datasets.{other_images})"
                 yield Problem((*place, column), f"got {found}, expected {other}, that of datasets.{dataset}")

@@ -38,6 +38,9 @@ class Shape(NamedTuple):
 def shape_of(experiment: Experiment, dataset: str) -> Shape:
     """Return the shape of a dataset's images, of what its class and its options state."""
     block = experiment.datasets[dataset]
+    whole = experiment.datasets.get(block.dataset or "")
+    if whole is not None and whole.dataset is None:
+        return shape_of(experiment, str(block.dataset))
     known = {**components.describe("data", block.name).constants, **block.options}
     if known.get("labels") == "none":
         known["classes"] = 0

@@ -19,6 +19,7 @@ from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
 from onestep.config.schema import hidden_characters, plain, to_values
 from onestep.config.sections import Experiment, Launch
+from onestep.config.starts import started_from
 from onestep.config.table_checks import study_problems, table_problems
 from onestep.config.yaml_file import read_yaml
 
@@ -130,6 +131,15 @@ def run_backbones(run: Run) -> tuple[str, ...]:
     Where torch is missing to build the objective, its feature networks are left out.
     """
     return backbones_of(run, networks_of(components.build_outline("objectives", run.objective)))
+
+
+def networks_seen(experiment: Experiment, run: str) -> set[tuple[str | None, str | None]]:
+    """Return the feature networks in the losses of a run and of the runs that it starts from: (run, input) of each."""
+    chosen = experiment.runs[run]
+    found = {(each.run, each.input) for each in map(experiment.backbones.__getitem__, run_backbones(chosen))}
+    teacher = None if chosen.teacher is None else experiment.teachers[chosen.teacher].run
+    sources = {name for _, name in started_from(chosen, experiment)} | ({teacher} - {None})
+    return found.union(*(networks_seen(experiment, str(name)) for name in sources))
 
 
 def run_document(experiment: Experiment, run: str) -> dict[str, Any]:

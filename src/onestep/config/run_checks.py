@@ -116,6 +116,8 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
+        wholes = [each for each, other in experiment.datasets.items() if other.dataset is None]
+        yield from unknown(("datasets", name, "dataset"), dataset.dataset, wholes, of="datasets that are no parts")
     for name in experiment.teachers:
         yield from _teacher_problems(name, experiment, place=("teachers", name))
     for name, backbone in experiment.backbones.items():

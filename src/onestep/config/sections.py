@@ -58,6 +58,7 @@ class DatasetBlock:
     name: str
     options: Options = field(default_factory=empty)
     input: Name | None = None  # what the reader reads, its `source`
+    dataset: Name | None = field(default=None, metadata=OMIT_EMPTY)  # the same, of a part of another dataset
     classes: Classes | None = None  # that labels number, where its images lack the last of them; by default seen ones
     # By metric, the input with published statistics or images, in place of the dataset's own features.
     references: Named[Name] = field(default_factory=empty)
@@ -100,7 +101,14 @@ class MetricBlock:
     name: str
     options: Options = field(default_factory=empty)
     features: Name | None = None  # entry of `features` that computes its inputs; none for a metric on pixels
+    networks: tuple[Name, ...] = field(default=(), metadata=OMIT_EMPTY)  # the same, of a metric of several
+    held_out: Name | None = field(default=None, metadata=OMIT_EMPTY)  # dataset of real images that no model has seen
     against: AgainstBlock | None = None  # what it compares with in the place of real images
+
+    @property
+    def extractors(self) -> tuple[Name, ...]:
+        """The entries of `features` that compute its inputs."""
+        return self.networks or (() if self.features is None else (self.features,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ def table_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> Ite
     """
     for name, metric in experiment.metrics.items():
         yield from unknown(("metrics", name, "features"), metric.features, experiment.features, of="features")
+        for index, network in enumerate(metric.networks):
+            yield from unknown(("metrics", name, "networks", index), network, experiment.features, of="features")
+        yield from unknown(("metrics", name, "held_out"), metric.held_out, experiment.datasets, of="datasets")
     for name, dataset in experiment.datasets.items():
         yield from _reference_problems(dataset, experiment, place=("datasets", name, "references"))
     for name, table in experiment.tables.items():
@@ -52,7 +55,8 @@ def _watch_problems(experiment: Experiment, *, metrics: Mapping[str, Any]) -> It
         if metric is None:
             yield from unknown(place, name, experiment.metrics, of="metrics")
         elif metric.features is None or {"pixels", "real_pixels"} & set(getattr(built, "inputs", ())):
-            yield Problem(place, "a metric of pixels, expected one of features. Fix: remove it, or choose another one")
+            what = "a metric of pixels or of several networks, expected one of features"
+            yield Problem(place, f"{what}. Fix: remove it, or choose another one")
         elif metric.against is not None:
             yield Problem(place, "compares with generated images, expected one with real ones. Fix: choose another one")
         elif images > _BLOCK:
@@ -168,6 +172,20 @@ def _column_problems(
     for column, source in table.columns.items():
         yield from unknown((*place, "columns", column), source, numbers, of="numbers")
         yield from few_seeds(table.seeds[0], source, metrics, place=(*place, "seeds", 0))
+        yield from _held_out_problems(source.partition(".")[0], table, experiment, place=(*place, "columns", column))
+
+
+def _held_out_problems(metric: str, table: TableBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield a metric whose held-out images are among those of a row's dataset."""
+    block = experiment.metrics.get(metric)
+    held_out = None if block is None else block.held_out
+    if held_out is None:
+        return
+    whole = experiment.datasets[held_out].dataset if held_out in experiment.datasets else None
+    for dataset in dict.fromkeys(row.dataset or table.dataset for row in table.rows):
+        if dataset in (held_out, whole) and dataset is not None:
+            found = f"got metrics.{metric}.held_out {held_out}, whose images are in datasets.{dataset}"
+            yield Problem(place, f"{found}, expected images that it lacks. Fix: train and compare with another part")
 
 
 def few_seeds(block: str, source: str, metrics: Mapping[str, Any], *, place: Place) -> Iterator[Problem]:

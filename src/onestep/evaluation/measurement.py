@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from onestep import components
 from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
 from onestep.arithmetic import ARITHMETIC
 from onestep.checkpoints.digests import checked, known_digest
@@ -33,8 +32,6 @@ _ABOUT = {
     "features?": (str, None),
     **dict.fromkeys(("arithmetic?", "sampled?"), ARITHMETIC),
 }
-FILES = ("generated", "real", "pixels", "real_pixels")
-"""What a metric may read of a block: options of `onestep measure`."""
 _SUBJECTS = ({"model", "sampler", "seeds"}, {"dataset"}, {"input"})
 
 
@@ -81,34 +78,6 @@ class Block:
         return None if found is None else {name: array.copy() for name, array in found.items()}
 
 
-def write_measurements(orders: Mapping[str, Mapping[str, Any]], *, output: Path) -> None:
-    """Measure one block of images by several metrics into `{output}.{name}.json`; each file is read once.
-
-    `orders` has by the name of a metric its block of the config (`metric`), and the files and names that
-    `write_measurement` takes. A metric that fails leaves the others: their numbers are written first.
-
-    Raises:
-        ValueError: A metric could not be computed; the message has a line for each.
-    """
-    block, problems = Block(), list[str]()
-    for name, order in orders.items():
-        files = {key: Path(order[key]) for key in FILES if order.get(key) is not None}
-        try:
-            write_measurement(
-                components.build("metrics", order["metric"]),
-                name=name,
-                options=order["metric"],
-                real_input=order.get("real_input"),
-                output=output.with_name(f"{output.name}.{name}.json"),
-                block=block,
-                **files,
-            )
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    if problems:
-        raise ValueError("\n".join(problems))
-
-
 def write_measurement(
     metric: Metric,
     *,
@@ -131,7 +100,7 @@ def write_measurement(
     ValueError: The files were made with different feature networks or from different images, lack an input of the
     metric, or do not contain the identity of their images.
     """
-    _check_files(generated, real, pixels, real_pixels)
+    check_files(generated, real, pixels, real_pixels)
     block = block or Block()
     extracted = Arrays({}, {}) if generated is None else block.features(generated)
     images, pixels_digest = (None, "") if pixels is None else block.pixels(pixels)
@@ -142,11 +111,7 @@ def write_measurement(
     if generated is not None and digest != about["pixels_sha256"]:
         raise ValueError(f"{pixels}: got other images than those of {generated}. Fix: make both again")
     subject = about.get("subject", {}) if pixels is None or generated is not None else subject_of(pixels)
-    if set(subject) not in _SUBJECTS:
-        raise ValueError(
-            f"{generated or pixels}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
-            "Fix: delete the file and make it again"
-        )
+    check_subject(subject, path=generated or pixels)
     available, facts = inputs_of(extracted.arrays), dict[str, Any]()
     sampled = about.get("sampled") if pixels is None or generated is not None else sampled_by(pixels)
     arithmetic = {"images": sampled, "features": about.get("arithmetic")}
@@ -199,7 +164,16 @@ def write_measurement(
     )
 
 
-def _check_files(*paths: Path | None) -> None:
+def check_subject(subject: Mapping[str, str], *, path: Path | None) -> None:
+    """Raise ValueError if a file does not say which images it is of."""
+    if set(subject) not in _SUBJECTS:
+        raise ValueError(
+            f"{path}: got no identity of its images, expected model, sampler and seeds, or a dataset. "
+            "Fix: delete the file and make it again"
+        )
+
+
+def check_files(*paths: Path | None) -> None:
     """Check all files before any is read."""
     for path in filter(None, paths):
         regular_file(path)

@@ -124,8 +124,9 @@ def measure(
     metric: Mapping[str, Any] | None = None,
     name: str | None = None,
     each: Mapping[str, Mapping[str, Any]] | None = None,
-    generated: Path | None = None,
-    real: Path | None = None,
+    generated: Sequence[Path] = (),
+    real: Sequence[Path] = (),
+    held_out: Sequence[Path] = (),
     real_input: str | None = None,
     pixels: Path | None = None,
     real_pixels: Path | None = None,
@@ -138,35 +139,27 @@ def measure(
         name: Name of the metric in config.yaml.
         each: Instead of one metric all in one process, which reads each file once: by name the `metric`, and its files
             under the names of the options below (JSON).
-        generated: Features of generated images, for metrics that read features.
+        generated: Features of generated images, for metrics that read features. This and the two below are given once
+            for each feature network, in the same order.
         real: Features or statistics of real images, or features of the generated images of another model.
+        held_out: Features of real images that are not in the dataset.
         real_input: Name of the input with the statistics, recorded in the output.
         pixels: Generated images (.npz), for metrics that read pixels.
         real_pixels: A dataset archive (.zip), for metrics that compare pixels.
         output: The numbers (.json); with --each the prefix of `{output}.{name}.json`.
     """
-    from onestep import components
-    from onestep.evaluation.measurement import write_measurement, write_measurements
+    from onestep.evaluation.orders import measure_each, measure_one
 
     if each is not None:
         others = {"metric": metric, "name": name, "generated": generated, "real": real, "pixels": pixels}
-        if given := [key for key, value in others.items() if value is not None]:
+        if given := [key for key, value in others.items() if value]:
             raise ValueError(f"--each: got --{given[0]} as well, expected it in --each. Fix: omit it")
-        write_measurements(each, output=output)
+        measure_each(each, output=output)
         return 0
     if metric is None or name is None:
         raise ValueError(f"--{'metric' if metric is None else 'name'}: got none, expected it, or --each. Fix: add it")
-    write_measurement(
-        components.build("metrics", metric),
-        name=name,
-        options=metric,
-        generated=generated,
-        real=real,
-        real_input=real_input,
-        pixels=pixels,
-        real_pixels=real_pixels,
-        output=output,
-    )
+    order = {"metric": metric, "generated": generated, "real": real, "held_out": held_out, "real_input": real_input}
+    measure_one({**order, "pixels": pixels, "real_pixels": real_pixels}, name=name, output=output)
     return 0
 
 

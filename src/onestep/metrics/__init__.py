@@ -28,11 +28,15 @@ class Metric(Protocol):
     | `generated` | features of generated images, float32 [N, D] |
     | `real` | features of real images, float32 [M, D], or `Statistics` |
     | `probabilities` | class probabilities of generated images, float32 [N, K] |
+    | `held_out` | features of real images that the dataset lacks, float32 [M, D] |
     | `pixels` | generated images, uint8 [N, C, H, W] |
     | `real_pixels` | real images, uint8 [M, C, H, W] |
 
     `values` are the names of the numbers that it returns, each with the direction that is better; the first one is the
     headline of the metric.
+
+    Optional class attribute: `by_network`. If True, `generated`, `real` and `held_out` are mappings from the names of
+    several feature networks to their features.
     """
 
     inputs: ClassVar[tuple[str, ...]]

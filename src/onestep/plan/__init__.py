@@ -27,9 +27,9 @@ from onestep.studies import Features, SnapshotFeatures
 
 # Keys of components that refer to other sections.
 _REFERENCES = {
-    "datasets": ("input", "references"),
+    "datasets": ("input", "dataset", "references"),
     "features": ("input", "run"),
-    "metrics": ("features", "against"),
+    "metrics": ("features", "networks", "held_out", "against"),
 }
 
 
@@ -89,10 +89,10 @@ class Plan:
         """The feature extractors of each seed block, for all metrics and studies."""
         found: dict[str, set[str]] = {}
         for each in measured.of_experiment(self.experiment):
-            features = self.experiment.metrics[each.metric].features
+            features = self.experiment.metrics[each.metric].extractors
             blocks = [each.block, measured.compared_with(self.experiment, each)]
             for name in filter(None, blocks):
-                found.setdefault(name, set()).update([features] if features else [])
+                found.setdefault(name, set()).update(features)
         for seen in measured.all_observables(self.experiment):
             if isinstance(seen, Features):
                 model = measured.model_named(self.experiment, seen.model)

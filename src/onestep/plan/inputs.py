@@ -94,9 +94,14 @@ def stop_if_absent_offline(plan: Plan, name: str) -> list[Path]:
 
 
 def source_of(plan: Plan, block: DatasetBlock | TeacherBlock | BackboneBlock | ExtractorBlock) -> Path:
-    """Return the file that an entry of config.yaml is made from: the last snapshot of its run, or its input."""
+    """Return the file that an entry of config.yaml is made from: the last snapshot of its run, or its input.
+
+    Of a part of a dataset, it is the archive of that one.
+    """
     if not isinstance(block, DatasetBlock) and block.run is not None:
         return plan.results.snapshot(block.run, plan.experiment.runs[block.run].images)
+    if isinstance(block, DatasetBlock) and block.dataset is not None:
+        return plan.results.data(block.dataset)
     assert block.input is not None, block
     return input(plan, block.input)
 
@@ -137,6 +142,9 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
     datasets: list[str | None] = [run.dataset for run in runs]
     datasets += [table.dataset for table in tables] + [row.dataset for row in rows]
     datasets += [each.dataset for each in experiment.class_embeddings.values()]
+    metrics = [experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}]
+    datasets += [metric.held_out for metric in metrics]
+    datasets += [experiment.datasets[name].dataset for name in datasets if name is not None]
     for dataset in (experiment.datasets[name] for name in datasets if name is not None):
         yield dataset.input
         yield from dataset.references.values()
@@ -147,6 +155,5 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
         yield from (experiment.backbones[name].input for name in run_backbones(run))
         if run.discriminator is not None and run.discriminator.class_embeddings is not None:
             yield experiment.class_embeddings[run.discriminator.class_embeddings].input
-    for metric in (experiment.metrics[name] for name in {each.metric for each in measured.of_experiment(experiment)}):
-        if metric.features is not None:
-            yield experiment.features[metric.features].input
+    for metric in metrics:
+        yield from (experiment.features[name].input for name in metric.extractors)

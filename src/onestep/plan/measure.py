@@ -17,27 +17,32 @@ from onestep.models import Selected, parse_model
 from onestep.plan import Plan, inputs, measured
 
 
-def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> dict[str, Path]:
-    """Return the files of a metric's inputs, by option of `onestep measure`.
+def metric_files(plan: Plan, model: str, sampler: str, seeds: str, metric: str) -> dict[str, list[Path]]:
+    """Return the files of a metric's inputs, by option of `onestep measure`; of several networks one for each.
 
     A metric of generated images alone has a reference too, so that its numbers record it; but not where the dataset
     has published references, since the dataset's own images may be absent.
     """
     block, dataset = plan.experiment.metrics[metric], _dataset_of(plan, parse_model(model).name)
     needs = _class(plan, metric).inputs
-    files = {}
+    files: dict[str, list[Path]] = {}
+    if block.networks:
+        assert block.held_out is not None, metric
+        files["generated"] = [plan.results.features(model, sampler, seeds, name) for name in block.networks]
+        files["real"] = [plan.results.real_features(dataset, name) for name in block.networks]
+        files["held_out"] = [plan.results.real_features(block.held_out, name) for name in block.networks]
     if block.features is not None:
-        files["generated"] = plan.results.features(model, sampler, seeds, block.features)
+        files["generated"] = [plan.results.features(model, sampler, seeds, block.features)]
         each = measured.Measured(model=parse_model(model), sampler=sampler, seeds=seeds, metric=metric)
         other = measured.compared_with(plan.experiment, each)
         if other is not None:
-            files["real"] = plan.results.block_features(other, block.features)
+            files["real"] = [plan.results.block_features(other, block.features)]
         elif "real" in needs or not plan.experiment.datasets[dataset].references:
-            files["real"] = _reference(plan, dataset, metric) or plan.results.real_features(dataset, block.features)
+            files["real"] = [_reference(plan, dataset, metric) or plan.results.real_features(dataset, block.features)]
     if "pixels" in needs:
-        files["pixels"] = plan.results.samples(model, sampler, seeds)
+        files["pixels"] = [plan.results.samples(model, sampler, seeds)]
     if "real_pixels" in needs:
-        files["real_pixels"] = plan.results.data(dataset)
+        files["real_pixels"] = [plan.results.data(dataset)]
     return files
 
 
@@ -85,8 +90,8 @@ def is_trained_again(plan: Plan, block: str) -> bool:
 def block_files(plan: Plan, block: str, metrics: Iterable[str]) -> list[Path]:
     """Return the files of the inputs of several metrics of a seed block."""
     model, sampler, seeds = block.split("/")
-    files = [path for metric in metrics for path in metric_files(plan, model, sampler, seeds, metric).values()]
-    return list(dict.fromkeys(files))
+    files = [paths for metric in metrics for paths in metric_files(plan, model, sampler, seeds, metric).values()]
+    return list(dict.fromkeys(itertools.chain(*files)))
 
 
 def block_options(plan: Plan, block: str, metrics: Iterable[str]) -> str:
@@ -94,7 +99,10 @@ def block_options(plan: Plan, block: str, metrics: Iterable[str]) -> str:
     model, sampler, seeds = block.split("/")
     dataset, found = _dataset_of(plan, parse_model(model).name), {}
     for metric in metrics:
-        files = {key: str(path) for key, path in metric_files(plan, model, sampler, seeds, metric).items()}
+        files = {
+            key: str(paths[0]) if len(paths) == 1 else [*map(str, paths)]
+            for key, paths in metric_files(plan, model, sampler, seeds, metric).items()
+        }
         source = plan.experiment.datasets[dataset].references.get(metric)
         named = {} if source is None else {"real_input": source}
         found[metric] = {"metric": plan.block("metrics", metric), **files, **named}
@@ -109,7 +117,8 @@ def metric_file_options(plan: Plan, wildcards: Any, files: Any) -> str:
     found = dict(wildcards.items())
     dataset = found.get("dataset") or _dataset_of(plan, parse_model(found["model"]).name)
     source = plan.experiment.datasets[dataset].references.get(found["metric"])
-    options = [word for key, path in files.items() for word in (f"--{key.replace('_', '-')}", str(path))]
+    named = [(key, path) for key, each in files.items() for path in ([each] if isinstance(each, str) else each)]
+    options = [word for key, path in named for word in (f"--{key.replace('_', '-')}", str(path))]
     return shlex.join([*options, *([] if source is None else ["--real-input", source])])
 
 

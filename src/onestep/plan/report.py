@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
+from onestep.config.reading import networks_seen
 from onestep.config.sections import Experiment
 from onestep.config.tables import RowBlock, TableBlock
 from onestep.files import canonical_json, sha256_of_file
@@ -64,9 +65,11 @@ def _row_options(experiment: Experiment, row: RowBlock, *, table: TableBlock) ->
     sampler = components.build_outline("sampling", experiment.samplers[row.sampler])
     assert sampler is not None, row.sampler
     family = {"models": list(map(str, models))} if row.runs else {}
+    seen = _trained_on(experiment, [model.name for model in models if not isinstance(model, Teacher)], table=table)
     return {
         **options,
         **family,
+        **({"trained_on": seen} if seen else {}),
         **({"fast": True} if any(_is_fast(experiment, model) for model in models) else {}),
         "sampler": row.sampler,
         "nfe": sampler.nfe,
@@ -79,6 +82,17 @@ def _row_options(experiment: Experiment, row: RowBlock, *, table: TableBlock) ->
 
 def _is_fast(experiment: Experiment, model: Model) -> bool:
     return not isinstance(model, Teacher) and experiment.runs[model.name].fast
+
+
+def _trained_on(experiment: Experiment, runs: list[str], *, table: TableBlock) -> list[str]:
+    """Return the columns with features of networks that were part of the training of one of the runs."""
+    learned = set().union(*(networks_seen(experiment, run) for run in runs))
+    found = []
+    for column, source in table.columns.items():
+        features = [experiment.features[name] for name in experiment.metrics[source.partition(".")[0]].extractors]
+        if learned.intersection((each.run, each.input) for each in features):
+            found.append(column)
+    return found
 
 
 def table_training_code(plan: Plan, table: str) -> str:

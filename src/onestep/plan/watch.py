@@ -30,7 +30,7 @@ def _number(plan: Plan, run: str, metric: str, images: int) -> dict[str, Any]:
     features = plan.experiment.metrics[metric].features
     assert features is not None, metric
     # The reference does not depend on the rest of the block's name.
-    real = measure.metric_files(plan, f"{run}@0", "one_step", "0-0", metric).get("real")
+    (real,) = measure.metric_files(plan, f"{run}@0", "one_step", "0-0", metric).get("real", [None])
     source = plan.experiment.datasets[plan.experiment.runs[run].dataset].references.get(metric)
     return {
         "metric": metric,

@@ -12,13 +12,17 @@ DAGGER = "\N{DAGGER}"
 DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 SECTION = "\N{SECTION SIGN}"
 PILCROW = "\N{PILCROW SIGN}"
+REFERENCE = "\N{REFERENCE MARK}"
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 NOT_HERE, NOT_PUBLISHED, NOT_RUN = "not trained here", "not published", "not run here"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A measured number as text. `missing` reads "2 of 3 blocks", or is empty; `difference` is to `published`."""
+    """A measured number as text. `missing` reads "2 of 3 blocks", or is empty; `difference` is to `published`.
+
+    `trained_on`: the row was trained on the features of the number.
+    """
 
     number: str
     std: str | None
@@ -26,11 +30,17 @@ class Cell:
     missing: str
     published: str | None
     difference: str | None
+    trained_on: bool = False
 
     @property
     def text(self) -> str:
         """The number with its deviation: 2.31 ± 0.04."""
         return self.number if self.std is None else f"{self.number} {numbers.PLUS_MINUS} {self.std}"
+
+    @property
+    def mark(self) -> str:
+        """The mark behind the number; mostly empty."""
+        return f" {REFERENCE}" if self.trained_on else ""
 
 
 def cell(row: Row, *, column: str, table: Table) -> Cell | None:
@@ -48,6 +58,7 @@ def cell(row: Row, *, column: str, table: Table) -> Cell | None:
         missing="" if complete else f"{found.blocks} of {blocks} blocks",
         published=None if published is None else f"{published:.15g}",
         difference=None if published is None else numbers.difference(found.shown, published, ours_as_text=number),
+        trained_on=column in row.trained_on,
     )
 
 
@@ -138,8 +149,20 @@ def notes(table: Table) -> list[str]:
     ]
     if others := [f"{row.label} ({row.sampler}) in {row.images_in}" for row in table.rows if row.images_in]:
         found.append(f"{PILCROW} Images not computed in float32 alone: {', '.join(others)}.")
+    found += _leaks(table)
     found += [f"{row.label}: {fault}." for row in table.rows for fault in row.faults]
     return [*found, *(f"[{number}] {source}" for source, number in sources(table).items())]
+
+
+def _leaks(table: Table) -> list[str]:
+    """Return the notes on numbers in features that rows were trained on."""
+    seen = {column for row in table.rows for column in row.trained_on}
+    if not seen:
+        return []
+    found = [f"{REFERENCE} Trained on these features: the number is not independent of the loss."]
+    if seen == set(table.columns):
+        found.append("No column has features that no row was trained on, so the table does not rank its rows.")
+    return found
 
 
 def _blocks(table: Table) -> str:

@@ -29,6 +29,7 @@ _TEX = {
     cells.DOUBLE_DAGGER: r"$^\ddagger$",
     cells.SECTION: r"\S{}",
     cells.PILCROW: r"\P{}",
+    cells.REFERENCE: r"$^\ast$",
     cells.ARROWS["lower"]: r"$\downarrow$",
     cells.ARROWS["higher"]: r"$\uparrow$",
 }
@@ -61,6 +62,8 @@ def _csv_row(row: Row, *, table: Table) -> dict[str, Any]:
     for column in table.columns:
         line |= {f"{column}{name}": value for name, value in _csv_number(row, column, table=table).items()}
     fast = {"fast": str(row.fast).lower()} if any(each.fast for each in table.rows) else {}
+    if any(each.trained_on for each in table.rows):
+        fast["trained_on"] = " ".join(row.trained_on)
     return line | {"trained_with_other_code": str(row.trained_with_other_code).lower()} | fast
 
 
@@ -96,7 +99,7 @@ def _frame(table: Table, *, text: Callable[[str], str], number: Callable[[Cell],
         for column in table.columns:
             found = cells.cell(row, column=column, table=table)
             missing = f" ({found.missing})" if found and found.missing else ""
-            shown = cells.absent(row, column) if found is None else number(found) + missing
+            shown = cells.absent(row, column) if found is None else number(found) + text(found.mark) + missing
             line[text(cells.title_of(column, table=table))] = shown
             if column in published:
                 heading = text(numbers.heading(column))

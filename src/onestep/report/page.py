@@ -183,7 +183,7 @@ def _metric_facts(table: Table, *, experiment: Experiment) -> Iterator[dict[str,
             "sources": ", ".join(table.columns[column] for column in shown),
             "definition": " ".join(documented.split("\n\n")[0].split()),
             "options": ", ".join(f"{key} {value}" for key, value in block.options.items()),
-            "features": block.features or "",
+            "features": ", ".join(block.extractors),
         }
 
 
@@ -195,7 +195,7 @@ def networks_of(table: Table, *, experiment: Experiment) -> dict[str, Any]:
         networks that are both: their metrics are not independent of the training loss.
     """
     metrics = [experiment.metrics[source.partition(".")[0]] for source in table.columns.values()]
-    used = [experiment.features[metric.features] for metric in metrics if metric.features]
+    used = [experiment.features[name] for metric in metrics for name in metric.extractors]
     extractors = dict.fromkeys(each.run or each.input or each.name for each in used)
     rows = {name for row in table.rows for name in (*row.runs, row.run)}
     trained = [run for name, run in experiment.runs.items() if name in rows]

@@ -41,7 +41,7 @@ _ROW = {
     "best": [str],
     "published": {str: float},
     **dict.fromkeys(("sources", "precisions", "lost_numbers?"), {str: str}),
-    **dict.fromkeys(("models?", "faults?"), [str]),
+    **dict.fromkeys(("models?", "faults?", "trained_on?"), [str]),
     **dict.fromkeys(("lost?", "images_in?"), str),
     "fast?": bool,
 }
@@ -87,6 +87,7 @@ class Row:
     fast: bool = False  # trained with the preset `fast` of a run: in another arithmetic than published
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)  # from the literature, by column
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()  # columns whose feature networks were part of its training
     models: tuple[str, ...] = ()  # of a family, one for each run
     images_in: str | None = None  # precisions in which its images were computed, unless that is float32 alone
     lost: str | None = None  # "missing" or "damaged": the summary of its run
@@ -300,6 +301,7 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
         **{key: dict(value) if isinstance(value, Mapping) else value for key, value in published.items()},
         "precisions": {column: each.precision for column, each in numbers if each.precision},
         **({"fast": True} if row.fast else {}),
+        **({"trained_on": list(row.trained_on)} if row.trained_on else {}),
         **({"models": list(row.models), "runs": list(row.runs)} if row.models else {}),
         **({"images_in": row.images_in} if row.images_in else {}),
         **{key: value for key, value in faults.items() if value},
@@ -307,7 +309,7 @@ def _row_as_json(row: Row, *, show: Shown) -> dict[str, Any]:
 
 
 def _row_keys() -> list[str]:
-    others = ("models", "numbers", "lost", "faults", "fast", "images_in")
+    others = ("models", "numbers", "lost", "faults", "fast", "images_in", "trained_on")
     return [field.name for field in dataclasses.fields(Row) if field.name not in others]
 
 
@@ -347,6 +349,7 @@ def _row_from_json(row: Mapping[str, Any]) -> Row:
         numbers=numbers,
         images_in=row.get("images_in"),
         fast=row.get("fast", False),
+        trained_on=tuple(row.get("trained_on", ())),
         lost=row.get("lost"),
         faults=tuple(row.get("faults", ())),
     )

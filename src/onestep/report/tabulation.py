@@ -56,7 +56,8 @@ def write_table(folder: Path | str, *, table: Table) -> None:
 
 def _read_row(planned: Mapping[str, Any], *, policy: str, paths: Results, training_code: Mapping[str, str]) -> Row:
     """Return a row without numbers."""
-    row = Row(**{**planned, "models": tuple(planned.get("models", ()))}, snapshot=planned["model"])
+    lists = {key: tuple(planned.get(key, ())) for key in ("models", "trained_on")}
+    row = Row(**{**planned, **lists}, snapshot=planned["model"])
     models = [parse_model(model) for model in row.measured]
     for run in (each.name for each in models if not isinstance(each, Teacher)):
         read = functools.partial(read_summary, run=run, keys=("frozen_share", "codes"))
