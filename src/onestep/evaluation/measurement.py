@@ -165,7 +165,7 @@ def write_measurement(
 
 
 def check_subject(subject: Mapping[str, str], *, path: Path | None) -> None:
-    """Raise ValueError if a file does not say which images it is of."""
+    """Raise ValueError if a file does not name which images it is of."""
     if set(subject) not in _SUBJECTS:
         raise ValueError(
             f"{path}: got no identity of its images, expected model, sampler and seeds, or a dataset. "

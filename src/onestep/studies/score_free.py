@@ -13,24 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from onestep import components
 from onestep.config.constraints import Constraint, MetricValue, Name, Text
 from onestep.records import differing, read_measurement, read_run_config, read_summary, value_of
-from onestep.studies import Configuration, Findings, Measurements, Observable, Summary, Verdict
+from onestep.studies import Configuration, Findings, Measurements, Observable, Summary
 from onestep.studies._arms import (
     CHOICES,
     COLLAPSE,
     UNDECIDED,
-    StudyOfArms,
     Trainings,
     arrays_of,
     check_arms,
-    decided,
     described,
     finite,
     gap,
-    observe,
     read_curves,
     spread,
 )
 from onestep.studies._arms_figure import bar_below, counted, draw_curves, few_ticks, look
+from onestep.studies._methods import StudyOfMethods, expect_equal_images, match, metrics_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +40,12 @@ _FACTOR = 1.5  # of the last value of the decisive score arm, for the threshold
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreFree(StudyOfArms):
+class ScoreFree(StudyOfMethods):
     """Arms trained by density ratios, by differences of scores, and by a GAN loss, and the teacher.
 
     Attributes:
         ratio: Labels of the arms that are trained by a density ratio.
         score: Label of the arm that is trained by the difference of scores and has the verdict: Diff-Instruct.
-        samplers: Name of the sampler of each arm that is not sampled by `sampler`.
         teacher: The teacher, which is shown beside the arms.
         teacher_sampler: Its sampler.
         beside: Further values as `metric.value`, of which higher is better, such as `is.inception_score`.
@@ -68,7 +65,6 @@ class ScoreFree(StudyOfArms):
 
     ratio: Annotated[tuple[Text, ...], Constraint(min_length=1)]
     score: Text
-    samplers: Mapping[Text, Name] | None = None
     teacher: str | None = None
     teacher_sampler: Name | None = None
     beside: tuple[MetricValue, ...] = ()
@@ -97,8 +93,7 @@ class ScoreFree(StudyOfArms):
 
     def observes(self) -> Mapping[str, Observable]:
         """Return the measurements of each snapshot and of the teacher, logs, configurations and facts of the runs."""
-        samplers = {label: (self.samplers or {}).get(label, self.sampler) for label in self.arms}
-        found = observe(self.arms, sampler=samplers, seeds=self.seeds, metrics=self._metrics(), logs=True)
+        found = self.observes_metrics(self._metrics())
         for run in self.runs:
             found |= {f"run.{run}": Configuration(run=run), f"summary.{run}": Summary(run=run)}
         if self.teacher is not None and self.teacher_sampler is not None:
@@ -114,12 +109,12 @@ class ScoreFree(StudyOfArms):
         return (self.measured, *(() if self.recall is None else (self.recall,)), *self.beside)
 
     def _metrics(self) -> list[str]:
-        return list(dict.fromkeys(each.partition(".")[0] for each in self._shown))
+        return metrics_of(self._shown)
 
     def conclude(self, files: Mapping[str, Sequence[Path]]) -> Findings:
         """Return values, images until the threshold and what a training costs by arm, and the gaps of the rule."""
         found = self.trainings(files)
-        self._expect_equal_images(found)
+        expect_equal_images(found, self.ratio, of=self.score)
         threshold = _FACTOR * statistics.fmean(found.last(self.score))
         costs = {label: self._costs(found, files, runs=runs) for label, runs in self.arms.items()}
         numbers: dict[str, float | None] = {**found.numbers(value=self.value), "threshold": threshold}
@@ -142,15 +137,9 @@ class ScoreFree(StudyOfArms):
             arrays=arrays_of(found.curves, value=self.value) | _arrays(costs),
             numbers=finite(numbers),
             control=self._control(finite(numbers)),
-            verdict=self._verdict(found),
+            verdict=match(found, self.ratio, of=self.score, arms=self.arms),
             draw=functools.partial(_draw, study=self, found=found, costs=costs, numbers=numbers),
         )
-
-    def _expect_equal_images(self, found: Trainings) -> None:
-        expected = found.curves[self.score][0].images[-1]
-        for label in self.ratio:
-            if (seen := found.curves[label][0].images[-1]) != expected:
-                raise ValueError(f"arms.{label}: got {seen} images, expected {expected}, those of {self.score}")
 
     def _costs(
         self, found: Trainings, files: Mapping[str, Sequence[Path]], *, runs: Sequence[str]
@@ -192,17 +181,6 @@ class ScoreFree(StudyOfArms):
         own = {name.removeprefix(before): number for name, number in numbers.items() if name.startswith(before)}
         pairs = {f"{label}.{name}": own[name] for label in self.arms if label != self.score for name in own}
         return {name: each for name, each in pairs.items() if name in numbers and not name.endswith(".deviation")}
-
-    def _verdict(self, found: Trainings) -> Verdict:
-        gaps = {label: gap(found.last(label), found.last(self.score)) for label in self.ratio}
-        known = {label: each for label, each in gaps.items() if each is not None}
-        if len(known) < len(gaps):
-            return "undecided"
-        best = min(self.ratio, key=lambda label: statistics.fmean(found.last(label)))
-        decisive = {label: self.arms[label] for label in (self.score, *self.ratio)}
-        if known[best] <= 2:
-            return decided(decisive, "confirmed")
-        return decided(decisive, "contradicted" if all(each > 2 for each in known.values()) else "not confirmed")
 
 
 def _updates(objective: Mapping[str, Any]) -> float | None:
