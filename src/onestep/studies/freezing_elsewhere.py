@@ -1,4 +1,4 @@
-"""Does freezing convolutions help methods other than D2O? Nobody has published it."""
+"""Does freezing convolutions help methods other than D2O? No paper reports it."""
 
 from __future__ import annotations
 

@@ -74,8 +74,9 @@ class OrderOfMethods(StudyOfMethods):
         """Choices of every study of arms, of this one and of its config."""
         own = (
             "Of all pairs of methods and of representations the most different ones count, which favours the claim.",
-            "A representation flatters a method by the ratio of the value in it and the mean value in those that no "
-            "method was trained on; the control is the mean ratio of the methods that were not trained on it.",
+            "Values of a representation are divided by their geometric mean over the methods. A representation flatters "
+            "a method by the ratio of this value in it and its mean in those that no method was trained on; the "
+            "control is the mean ratio of the methods that were not trained on it.",
         )
         return (*CHOICES, *own, *self.stated)
 
@@ -126,11 +127,15 @@ class OrderOfMethods(StudyOfMethods):
         unseen = [name for name in self.representations if name not in seen]
         if not unseen:
             return {}, {}
+        level = {name: statistics.geometric_mean(map(statistics.fmean, lasts[name].values())) for name in lasts}
+        relative = {
+            name: {label: statistics.fmean(values) / level[name] for label, values in by_label.items()}
+            for name, by_label in lasts.items()
+        }
         found, control = dict[str, float](), dict[str, float]()
         for name in [each for each in self.representations if each in seen]:
             ratios = {
-                label: statistics.fmean(lasts[name][label])
-                / statistics.fmean(statistics.fmean(lasts[each][label]) for each in unseen)
+                label: relative[name][label] / statistics.fmean(relative[each][label] for each in unseen)
                 for label in self.arms
             }
             others = [ratio for label, ratio in ratios.items() if name not in trained.get(label, ())]
