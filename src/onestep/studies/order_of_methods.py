@@ -74,9 +74,9 @@ class OrderOfMethods(StudyOfMethods):
         """Choices of every study of arms, of this one and of its config."""
         own = (
             "Of all pairs of methods and of representations the most different ones count, which favours the claim.",
-            "Values of a representation are divided by their geometric mean over the methods. A representation flatters "
-            "a method by the ratio of this value in it and its mean in those that no method was trained on; the "
-            "control is the mean ratio of the methods that were not trained on it.",
+            "Values of a representation are divided by their geometric mean over the methods.",
+            "A representation flatters a method by the ratio of this value in it and its mean in those that no method "
+            "was trained on; the control is the mean ratio of the methods that were not trained on it.",
         )
         return (*CHOICES, *own, *self.stated)
 
