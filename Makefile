@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where `make demo` writes its record: time of each stage and the table. docs/records for one that is published.
 RECORDS ?= demo/results/records
 
-.PHONY: setup demo studies studies-ratio studies-short records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
+.PHONY: setup demo studies studies-ratio studies-arena studies-short records gpu gpu-wheels test test-faults test-slurm test-container test-full-size lint docs clean
 
 setup:  ## the environment .venv from envs/requirements.lock; skipped when nothing changed
 	@envs/setup.sh $(PYTHON) .venv
@@ -21,6 +21,9 @@ studies: setup  ## the studies of the papers at a size for CPUs, and docs/studie
 
 studies-ratio: setup  ## those of density ratios and of initial weights, into docs/ratio_studies.md: hours; it continues likewise
 	@snakemake --directory studies/ratio --profile profiles/local --config experiment=../ratio.yaml && python docs/tools/studies.py ratio
+
+studies-arena: setup  ## one-step methods side by side, into docs/arena.md: hours; it continues likewise
+	@snakemake --directory studies/arena --profile profiles/local --config experiment=../arena.yaml && python docs/tools/studies.py arena
 
 studies-short: setup  ## the same with one training seed and few images, undecided by design, about 20 minutes
 	@snakemake --directory studies/short --profile profiles/local --config experiment=../short.yaml

@@ -40,7 +40,9 @@ _IMPORTED = (
     "onestep.objectives.d2o",
     "onestep.objectives.edm",
     "onestep.objectives.density_ratio",
+    "onestep.objectives.frechet",
     "onestep.objectives.instance",
+    "onestep.objectives.kernel",
     "onestep.distances.features",
     "onestep.ratios.ratio_unet",
 )

@@ -1,4 +1,4 @@
-"""Recordings of the papers' studies (subfolder `studies` of the recordings), and the small networks that they use."""
+"""Recordings of the papers' studies and of objectives (subfolders of the recordings), and their small networks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from onestep.networks import Preconditioned
@@ -14,9 +15,18 @@ from onestep.networks import Preconditioned
 
 def studies_of(golden: Any) -> Any:
     """Return the recordings of studies beside others; skip the test where there are none."""
-    folder = golden.folder / "studies"
+    return _beside(golden, "studies")
+
+
+def objectives_of(golden: Any) -> Any:
+    """Return the recordings of objectives beside others; skip the test where there are none."""
+    return _beside(golden, "objectives")
+
+
+def _beside(golden: Any, name: str) -> Any:
+    folder = golden.folder / name
     if not (folder / "manifest.json").exists():
-        pytest.skip(f"{folder}: no recordings of studies")
+        pytest.skip(f"{folder}: no recordings of {name}")
     return type(golden)(folder)
 
 
@@ -38,6 +48,21 @@ def tensors(arrays: dict, prefix: str = "") -> dict[str, torch.Tensor]:
     return {
         key.removeprefix(prefix): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(prefix)
     }
+
+
+class Replayed:
+    """Random streams that repeat recorded draws in their order, whatever their kind."""
+
+    def __init__(self, *draws: torch.Tensor) -> None:
+        self.draws = list(draws)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Return the next draw."""
+        found = self.draws.pop(0)
+        assert found.shape[1:] == shape
+        return found
+
+    uniform = normal
 
 
 class Probe(nn.Module):
@@ -73,3 +98,31 @@ def assert_close(found, wanted, *, share: float, what: str) -> None:
     assert found.shape == wanted.shape, what
     error = (found.detach().double() - wanted.double()).abs().max() / wanted.abs().max()
     assert error <= share, f"{what}: {error:.2e} of the largest, expected {share}"
+
+
+class StandIn(nn.Module):
+    """The recorded encoder with inner maps at full, half and quarter resolution, called as a denoiser is for maps."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterDict({name.replace(".", "_"): value.clone() for name, value in weights.items()})
+
+    def forward(self, x, sigma, condition=None, *, maps, force_fp32=False):
+        def convolved(name, y, stride):
+            return F.conv2d(y, self.weights[f"{name}_weight"], self.weights[f"{name}_bias"], stride=stride, padding=1)
+
+        assert maps == "only"
+        sigma = sigma.to(x.dtype)
+        level = F.linear(sigma.log()[:, None] / 4, self.weights["t_weight"], self.weights["t_bias"])
+        scaled = x / (sigma**2 + 0.25).sqrt()[:, None, None, None]
+        first = (convolved("a", scaled, 1) + level[:, :, None, None]).tanh()
+        second = convolved("b", first, 2).tanh()
+        return first, second, convolved("c", second, 2).tanh()
+
+
+def load_heads(heads: nn.Module, weights: dict[str, torch.Tensor], *, groups: int | None = None) -> None:
+    """Load recorded heads; their normalisations may have another number of groups."""
+    heads.load_state_dict(weights, strict=True)
+    for part in heads.modules():
+        if isinstance(part, nn.GroupNorm) and groups is not None:
+            part.num_groups = groups

@@ -55,7 +55,7 @@ def outside(tmp_path, monkeypatch):
 def test_choices_are_the_files_of_the_family():
     folder = REPOSITORY / "src" / "onestep" / "metrics"
     assert components.choices("metrics") == tuple(sorted(path.stem for path in folder.glob("[!_]*.py")))
-    assert components.choices("sampling") == ("chain", "heun", "one_step")
+    assert components.choices("sampling") == ("chain", "ddpm", "guided", "heun", "one_step")
 
 
 def test_a_component_of_the_package_is_built_from_its_block():

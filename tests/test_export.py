@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +16,12 @@ import yaml
 from PIL import Image
 
 from onestep.archive import read_arrays
+from onestep.checkpoints.diffusers_folder import read_unet2d
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.cli import main
-from onestep.networks import build_denoiser
+from onestep.networks import build_denoiser, load_denoiser
 from tiny import tiny_config, tiny_network, write_config
+from unet2d_folders import SMALL, network_config, small_unet2d
 
 NETWORK = tiny_network()
 
@@ -159,6 +164,47 @@ def test_a_layout_that_would_make_other_images_is_refused(
     assert exported(run, "--format", layout) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert layout in line and not (run / "out").exists()
+
+
+def test_a_unet2d_in_the_layout_of_diffusers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_unet2d()
+    config = network_config(SMALL)
+    write_snapshot(run / "snapshots" / "640.safetensors", network.state_dict(), config)
+    assert exported(run, "--format", "diffusers") == 0
+    written = json.loads((run / "out" / "config.json").read_text())
+    assert {key: value for key, value in SMALL.items() if value is not None}.items() <= (SMALL | written).items()
+    assert not (run / "out" / "generator.safetensors").exists()
+    again = read_unet2d(run / "out")
+    assert all(torch.equal(again.state_dict[name], each) for name, each in network.state_dict().items())
+    assert config.items() <= again.config.items()
+
+    class Unet(torch.nn.Module):
+        """As diffusers': called with images and times."""
+
+        def forward(self, images, times):
+            return SimpleNamespace(sample=load_denoiser(run / "snapshots" / "640.safetensors").model(images, times))
+
+    package = SimpleNamespace(UNet2DModel=SimpleNamespace(from_pretrained=lambda folder: Unet()))
+    monkeypatch.setitem(sys.modules, "diffusers", package)
+    card = (run / "out" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "diffusers"
+    names: dict[str, Any] = {}
+    exec(re.search(r"```python\n(.*?)```", card, flags=re.S).group(1), names)
+    with torch.no_grad():
+        expected = network(names["noisy"], torch.full((16,), names["sigma"]))
+    assert torch.allclose(names["images"], expected, atol=1e-3 * names["sigma"] / 80)
+
+
+def test_diffusers_reads_its_layout(run: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    network = small_unet2d()
+    write_snapshot(run / "snapshots" / "640.safetensors", network.state_dict(), network_config(SMALL))
+    assert exported(run, "--format", "diffusers") == 0
+    unet = diffusers.UNet2DModel.from_pretrained(run / "out").eval()
+    assert diffusers.DDPMScheduler.from_pretrained(run / "out").config.prediction_type == "epsilon"
+    images, times = torch.randn(3, 1, 16, 16), torch.tensor([0.0, 439.82, 999.0])
+    with torch.no_grad():
+        assert torch.allclose(unet(images, times).sample, network.model(images, times), atol=2e-5)
 
 
 def test_a_selected_snapshot_is_exported_with_its_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

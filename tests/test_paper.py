@@ -92,7 +92,8 @@ def test_a_dry_run_with_nothing_here_plans_what_the_readme_says(tmp_path: Path):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", tmp_path]
     dry = subprocess.run([*command, "--dry-run", "--quiet", "rules"], capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr
-    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", dry.stdout + dry.stderr, flags=re.M)}
+    listed = re.findall(r"^([\w.=]+) +(\d+)$", dry.stdout + dry.stderr, flags=re.M)
+    counts = {name: int(count) for name, count in listed}
     trainings = {name for name in counts if name.startswith("train_")}
     assert trainings == {f"train_{name}" for name in measured.default_runs(read_experiment(tmp_path / "config.yaml"))}
     told = dict(

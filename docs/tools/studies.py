@@ -1,6 +1,7 @@
-"""Writes docs/studies.md, or docs/ratio_studies.md, and its figures from the finished studies of a workflow.
+"""Writes docs/studies.md, docs/ratio_studies.md or docs/arena.md, and its figures, from the finished studies.
 
-Usage: python docs/tools/studies.py after `make studies`, python docs/tools/studies.py ratio after `make studies-ratio`.
+Usage: python docs/tools/studies.py after `make studies`; with the argument `ratio` or `arena` after
+`make studies-ratio` or `make studies-arena`.
 What a person adds to a verdict, such as the cause of a contradiction, is in studies/notes/{study}.md.
 """
 
@@ -21,6 +22,7 @@ from onestep.report.evidence import read_svg
 from onestep.results import Results
 
 REPOSITORY = Path(__file__).parents[2]
+_FULL_RATIO = "studies/ratio_full.yaml"
 
 
 def page(config: Path, *, folder: Path, figures: Path, made_by: str, full: str) -> str:
@@ -87,10 +89,13 @@ def _section(name: str, *, results: Results, notes: Path, figures: str) -> Itera
 
 
 if __name__ == "__main__":
-    own, ratio = REPOSITORY / "studies", sys.argv[1:] == ["ratio"]
-    target = REPOSITORY / "docs" / ("ratio_studies.md" if ratio else "studies.md")
-    config, folder = (own / "ratio.yaml", own / "ratio") if ratio else (own / "config.yaml", own)
-    made_by, full = ("make studies-ratio", "studies/ratio_full.yaml") if ratio else ("make studies", "config.yaml")
+    own = REPOSITORY / "studies"
+    target, config, folder, made_by, full = {
+        "": ("studies.md", own / "config.yaml", own, "make studies", "config.yaml"),
+        "ratio": ("ratio_studies.md", own / "ratio.yaml", own / "ratio", "make studies-ratio", _FULL_RATIO),
+        "arena": ("arena.md", own / "arena.yaml", own / "arena", "make studies-arena", "studies/arena_full.yaml"),
+    }["".join(sys.argv[1:])]
+    target = REPOSITORY / "docs" / target
     text = page(config, folder=folder, figures=target.with_suffix(""), made_by=made_by, full=full)
     target.write_text(text, encoding="utf-8")
     print(target)

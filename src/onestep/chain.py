@@ -94,7 +94,7 @@ def sampler_misfit(sampler: Mapping[str, Any], *, steps: int | None, sigma: floa
         found = f"got the sampler one_step at sigma {sampler.get('sigma', _SIGMA):g}"
         return f"{found}, expected {sigma:g}, as in training. Fix: {{name: one_step, sigma: {sigma:g}}}"
     own = sampler.get("steps", 2) if name == "chain" else None
-    if steps is None or steps == 1 or own == steps or name not in ("chain", "one_step", "heun"):
+    if steps is None or steps == 1 or own == steps or name not in ("chain", "one_step", "heun", "ddpm", "guided"):
         return None
     found = f"{name} of {own} steps" if name == "chain" else name
     return f"got the sampler {found}, expected chain with steps: {steps}, as in training. Fix: choose it"

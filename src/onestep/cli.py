@@ -39,6 +39,7 @@ PEOPLE = {
 PIPELINE = {
     "prepare": ("onestep.data._verbs:prepare", "Write a dataset archive in EDM's format."),
     "convert": ("onestep.checkpoints.verbs:convert", "Convert a published checkpoint to a teacher."),
+    "average": ("onestep.checkpoints.verbs:average", "Make a further average of a training."),
     "embed": ("onestep.evaluation.verbs:embed", "Compute class embeddings."),
     "resolve": ("onestep.verbs:resolve", "Write the resolved configuration of a run."),
     "train": ("onestep.training.verbs:train", "Train a run and publish it."),

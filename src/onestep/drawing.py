@@ -29,6 +29,7 @@ from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import origin_of, weights_file
 from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples, dropped, sampled_in, sampling
+from onestep.sampling._job import with_guide
 from onestep.sheets import tiled
 
 MANY_STEPS = {"name": "heun", "steps": 18}
@@ -61,6 +62,8 @@ def write_images(
     origin = origin_of(weights, read_snapshot(weights))
     options = sampler or origin.sampler or MANY_STEPS
     built = built or components.build("sampling", options)
+    if (named := getattr(built, "guide", None)) is not None:
+        built = with_guide(built, guide=weights_file(named))
     device = default_device()
     network = load_denoiser(weights).to(device)
     index = None if chosen is None else class_index(chosen, count=network.label_dim, names=origin.class_names)

@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from onestep import components
 from onestep.chain import sampler_for
-from onestep.checkpoints.snapshot import read_snapshot
+from onestep.checkpoints.diffusers_folder import CONFIG, PREFIX, SCHEDULER, WEIGHTS, folder_config, scheduler_config
+from onestep.checkpoints.snapshot import Snapshot, read_snapshot, write_tensors
 from onestep.config.reading import read_experiment
 from onestep.drawing import draw, write_grid
 from onestep.escapes import markdown, one_line
-from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_text
+from onestep.files import read_json, regular_file, replacing, sha256_of_file, write_json, write_text
 from onestep.licences import derived_licence, licences_of
 from onestep.networks import load_denoiser
+from onestep.networks._laws import ddpm_time
 from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
@@ -36,8 +39,8 @@ _SAMPLES = 16
 # Layouts of others, and why none is written: a file that loads, but makes other images, would be worse than none.
 _REFUSED = {
     "edm": "Its pickles execute EDM's own classes, none of which has the law of a one-step generator (d2o)",
-    "diffusers": "UNet2DModel has neither the law of these networks nor their residual scaling and class embedding, so "
-    "it would make other images",
+    "diffusers": "Of the networks here, UNet2DModel is unet2d of law ddpm in one step alone; any other one would make "
+    "other images",
 }
 _SAMPLERS = {"one_step": "OneStep", "chain": "Chain"}
 _SHOWN = {
@@ -53,6 +56,16 @@ from onestep.sampling.{module} import {sampler}
 generator = load_denoiser("generator.safetensors")
 samples = next(draw(generator, {sampler}({options}), seeds=range(16){classes}))
 samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
+_USE_OF_UNET2D = """\
+import torch
+from diffusers import UNet2DModel
+
+unet = UNet2DModel.from_pretrained(".").eval()
+sigma, time = {sigma}, {time}
+noisy = sigma * torch.randn(16, {shape})
+with torch.no_grad():
+    noise = unet(noisy / (1 + sigma**2) ** 0.5, torch.full((16,), time){labels}).sample
+images = noisy - sigma * noise  # in about [-1, 1]"""
 _COMMAND = "onestep sample generator.safetensors images.png --seeds 0-63"
 
 
@@ -61,16 +74,18 @@ def export(
 ) -> str:
     """Write `generator.safetensors`, a model card `README.md` and a picture `samples.png`, and return a summary.
 
+    In the layout `diffusers` a UNet2DModel's config.json and weights, and the scheduler's config, are in its place.
+
     The weights are what `onestep.published.weights_file` finds, the bytes of a snapshot of `run`, by default the run
     that they are of. The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Without a
     `licence` it is the one that follows from those of the run's inputs.
 
     Raises:
-        ValueError: Another layout than `onestep`, the run's objective does not train a generator of one or few steps,
-            its licence does not follow, or the table has no row of the snapshot.
+        ValueError: A layout that the generator does not have, the run's objective does not train a generator of one or
+            few steps, its licence does not follow, or the table has no row of the snapshot.
     """
-    if layout != "onestep":
-        raise ValueError(f"--format: got {layout}. {_REFUSED[layout]}. Fix: --format onestep")
+    if layout == "edm":
+        raise ValueError(_refused(layout))
     if licence is not None and (one_line(licence) != licence or not licence):
         raise ValueError(f"--licence: got {licence!r}, expected one line without control characters")
     weights = weights_file(weights)
@@ -91,13 +106,15 @@ def export(
             f"{run}: got objective {objective['name']}, expected one that trains a generator of one or few steps. "
             "Fix: choose the run of such an objective"
         )
+    if layout == "diffusers" and not _is_unet2d(config, sampler):
+        raise ValueError(_refused(layout))
     snapshot = snapshot_of(weights, run=document["run"])
     rows = [] if table is None else _rows(table, snapshot=snapshot)
     terms = _terms(run, document["run"], licence=licence)
     names = class_names_of(run, document) if config.get("label_dim") else ()
     head = {
         "license": terms.licence,
-        "library_name": "onestep",
+        "library_name": layout,
         "tags": [_steps(sampler), one_line(objective["name"])],
         "onestep": {"sampler": sampler, **({"classes": list(names)} if names else {})},
     }
@@ -105,13 +122,18 @@ def export(
     samples = list(draw(network, components.build("sampling", sampler), seeds=range(_SAMPLES)))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)  # of an earlier export; written last
-    with replacing(folder / EXPORTED) as temporary:
-        shutil.copyfile(weights, temporary)
+    if layout == "diffusers":
+        files = _write_unet2d(folder, read_snapshot(weights))
+    else:
+        files = [EXPORTED]
+        with replacing(folder / EXPORTED) as temporary:
+            shutil.copyfile(weights, temporary)
     write_grid(folder / _PICTURE, samples)
-    lines = _card(config, document, head=head, summary=summary, rows=rows, terms=terms, weights=weights, name=snapshot)
+    exported = folder / files[0]
+    lines = _card(config, document, head=head, summary=summary, rows=rows, terms=terms, weights=exported, name=snapshot)
     write_text(folder / CARD, "\n".join(lines) + "\n")
     upload = f"Upload: hf upload OWNER/{document['run'].replace('=', '-').replace(',', '-')} {folder}"
-    return f"{folder}: {EXPORTED}, {CARD}, {_PICTURE}; licence {terms.licence}{terms.origin}\n{upload}"
+    return f"{folder}: {', '.join(files)}, {CARD}, {_PICTURE}; licence {terms.licence}{terms.origin}\n{upload}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,18 +205,55 @@ def _card(
         f"{objective['name']}{teacher}."
     )
     yield from ("", f"![Samples of seeds 0 to {_SAMPLES - 1}]({_PICTURE})", "")
+    if head["library_name"] == "diffusers":
+        yield from _use_of_unet2d(config, sampler)
+        yield from _end(document, rows=rows, terms=terms, weights=weights)
+        return
     chosen = f", classes=[{classes - 1}] * 16" if classes else ""
     options = ", ".join(f"{key}={value}" for key, value in sampler.items() if key != "name")
     named = {"module": sampler["name"], "sampler": _SAMPLERS[sampler["name"]], "options": options}
     use = _USE.format(**named, size=size, channels=channels, classes=chosen)
     yield from ("With the package `onestep`:", "", "```python", use, "```", "", "```bash", _COMMAND, "```", "")
+    yield from _end(document, rows=rows, terms=terms, weights=weights)
+
+
+def _end(document: Mapping[str, Any], *, rows: list[Mapping[str, Any]], terms: _Terms, weights: Path) -> Iterator[str]:
+    """Yield the lines of the card from its numbers on."""
     if rows:
         yield from _numbers(rows)
     yield from (f"Licence: {markdown(f'{terms.licence}{terms.origin}')}.", "")
-    yield from (f"SHA-256 of `{EXPORTED}`: `{sha256_of_file(weights)}`.", "")
+    yield from (f"SHA-256 of `{weights.name}`: `{sha256_of_file(weights)}`.", "")
     text = yaml.safe_dump(dict(document), sort_keys=False).rstrip()
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
     yield from ("The run, with every option:", "", f"{fence}yaml", text, fence)
+
+
+def _refused(layout: str) -> str:
+    return f"--format: got {layout}. {_REFUSED[layout]}. Fix: --format onestep"
+
+
+def _is_unet2d(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
+    named = (config["name"], config.get("preconditioning"), sampler["name"])
+    return named == ("unet2d", "ddpm", "one_step")
+
+
+def _write_unet2d(folder: Path, network: Snapshot) -> list[str]:
+    """Write a UNet2DModel as diffusers saves one, and return the names of its files, that of the weights first."""
+    tensors = {name.removeprefix(PREFIX): each for name, each in network.state_dict.items()}
+    write_tensors(folder / WEIGHTS, tensors, texts={"format": "pt"})
+    write_json(folder / CONFIG, folder_config(network.config))
+    write_json(folder / SCHEDULER, scheduler_config())
+    return [WEIGHTS, CONFIG, SCHEDULER]
+
+
+def _use_of_unet2d(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the card with code that makes images with diffusers alone."""
+    sigma = float(sampler.get("sigma", 80.0))
+    labels = f", class_labels=torch.full((16,), {config['label_dim'] - 1})" if config.get("label_dim") else ""
+    shape = f"{config['img_channels']}, {config['img_resolution']}, {config['img_resolution']}"
+    time = ddpm_time(torch.tensor([sigma])).item()
+    use = _USE_OF_UNET2D.format(sigma=sigma, time=f"{time:.6f}", shape=shape, labels=labels)
+    yield from ("With diffusers:", "", "```python", use, "```", "")
 
 
 def _steps(sampler: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ _MOST_KEPT = 2000  # parsed files in the cache
 STAGES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("onestep.data._archive",),
     "convert": ("onestep.checkpoints.conversion",),
+    "average": ("onestep.checkpoints.post_hoc",),
     "embed": ("onestep.evaluation.class_means", "onestep.discriminators"),
     "train": ("onestep.training.run",),
     "sample": ("onestep.sampling._job",),

@@ -11,10 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onestep.files import canonical_json, sha256_of_text
+from onestep.files import canonical_json, read_json, sha256_of_text
 
 _SYSTEM = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
 _TIMED = 100_000  # files, about a second of work; more would delay every plan
+
+
+def named_folder(path: Path) -> Path:
+    """Return the folder that a `.folder` file of an input names, or the folder itself. ValueError: There is none."""
+    if path.is_dir():
+        return path
+    try:
+        folder = Path(read_json(path)["folder"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{path}: not {{"folder": PATH, ...}} ({error!r}); fetch the input again') from error
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}. Fix: restore it, or fetch the input again")
+    return folder
 
 
 def is_hidden(name: str) -> bool:

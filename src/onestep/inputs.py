@@ -39,7 +39,7 @@ class Published:
 
     licence: str  # as stated by the publisher
     filename: str  # of the file or folder in inputs/
-    addresses: tuple[str, ...] = ()  # the preferred one first; none if it is provided by hand
+    addresses: tuple[str, ...] = ()  # the preferred one first, or those of a folder's files; none if provided by hand
     by_hand: str | None = None  # where to get it if it cannot be downloaded
     folder: bool = False
     accept: str | None = None  # who must accept the terms first, if a click is required

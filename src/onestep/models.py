@@ -1,7 +1,8 @@
 """Names of models: `{teacher}`, `{run}@{images}`, or `{run}@best-{metric}.{value}-{sampler}-{seeds}`.
 
 The name of a selected snapshot holds all that the selection depends on, so two tables that select differently never
-share a file. A snapshot of another EMA than the run's main one ends in `-ema{half_life}`.
+share a file. A snapshot of another EMA than the run's main one ends in `-ema{half_life}`, and of an average with a
+power-function profile in its relative standard deviation, below 1: `-ema0.08`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SEEDS = "[0-9]+-[0-9]+"
 """Pattern of seed blocks, `first-last`."""
 
 # Without named groups: rules insert the pattern into patterns that have names.
-MODEL = rf"({RUN})(?:@(?:([0-9]+)|best-({NAME})\.({NAME})-({NAME})-({SEEDS}))(?:-ema([0-9]+))?)?"
+MODEL = rf"({RUN})(?:@(?:([0-9]+)|best-({NAME})\.({NAME})-({NAME})-({SEEDS}))(?:-ema([0-9]+|0\.[0-9]+))?)?"
 """Pattern of model names."""
 
 
@@ -45,11 +46,14 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One snapshot of the run `name`; `ema` is the half-life of its EMA in images, None for the run's main one."""
+    """One snapshot of the run `name`; `ema` is the half-life of its EMA in images, None for the run's main one.
+
+    A float is the relative standard deviation of an average that is made afterwards (`onestep average`).
+    """
 
     name: str
     images: int
-    ema: int | None = None
+    ema: int | float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}@{self.images}{average_suffix(self.ema)}"
@@ -61,7 +65,7 @@ class Selected:
 
     name: str
     choice: Choice
-    ema: int | None = None
+    ema: int | float | None = None
 
     def __str__(self) -> str:
         by = self.choice
@@ -85,14 +89,14 @@ def parse_model(text: str) -> Model:
     if found is None:
         raise ValueError(f"model: got {text!r}, expected run@images, run@best-metric.value-sampler-seeds or a teacher")
     name, images, metric, value, sampler, seeds, ema = found.groups()
-    half_life = None if ema is None else int(ema)
+    average = None if ema is None else int(ema) if ema.isdecimal() else float(ema)
     if images is not None:
-        return Snapshot(name=name, images=int(images), ema=half_life)
+        return Snapshot(name=name, images=int(images), ema=average)
     if metric is None:
         return Teacher(name=name)
-    return Selected(name=name, choice=Choice(metric=metric, value=value, sampler=sampler, seeds=seeds), ema=half_life)
+    return Selected(name=name, choice=Choice(metric=metric, value=value, sampler=sampler, seeds=seeds), ema=average)
 
 
-def average_suffix(half_life: int | None) -> str:
-    """Return the ending of file names of another EMA than the main one: `-ema100000`; empty for None."""
-    return "" if half_life is None else f"-ema{half_life}"
+def average_suffix(average: int | float | None) -> str:
+    """Return the ending of file names of another EMA than the main one: `-ema100000`, `-ema0.05`; empty for None."""
+    return "" if average is None else f"-ema{average}"

@@ -45,6 +45,9 @@ def weights_file(name: Path | str) -> Path:
     ValueError: There is none.
     """
     path, results = Path(name), Results()
+    if path.is_dir() and (path / "config.json").exists() and not (path / EXPORTED).exists():
+        fix = "Fix: convert it first, `onestep convert --source FOLDER --output FILE.safetensors`"
+        raise ValueError(f"{path}: got a folder of diffusers, expected {_WEIGHTS}. {fix}")
     if path.is_dir():
         return path / EXPORTED if (path / EXPORTED).exists() else newest_snapshot(path)
     if not path.exists() and path.name == str(path):

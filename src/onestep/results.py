@@ -54,8 +54,11 @@ class Results:
         """Return the facts of a finished run; written last."""
         return self.run(run, "summary.json")
 
-    def snapshot(self, run: str, images: int | str, ema: int | None = None) -> Path:
-        """Return a snapshot of a run by its images seen, of its main EMA or the one with half-life `ema`."""
+    def snapshot(self, run: str, images: int | str, ema: int | float | None = None) -> Path:
+        """Return a snapshot of a run by its images seen, of its main EMA or the one with half-life `ema`.
+
+        A float `ema` is the relative standard deviation of an average that the training keeps.
+        """
         return self.run(run, f"snapshots/{images}{average_suffix(ema)}.safetensors")
 
     def role_weights(self, run: str, images: int | str, role: str) -> Path:
@@ -71,10 +74,16 @@ class Results:
         match model:
             case Teacher(name=name):
                 return self.teacher(name)
+            case Snapshot(ema=float()):
+                return self.average(model)
             case Snapshot(name=run, images=images, ema=ema):
                 return self.snapshot(run, images, ema)
             case Selected():
                 return self.selection(model)
+
+    def average(self, model: Snapshot | str) -> Path:
+        """Return the weights of an average that is made of those with power-function profiles."""
+        return self.root / "averages" / f"{model}.safetensors"
 
     def selection(self, model: Selected | str, suffix: str = ".safetensors") -> Path:
         """Return the weights of a selected snapshot, or the record of its selection (`.json`)."""

@@ -48,7 +48,7 @@ def test_every_run_of_the_paper_can_be_fast():
         block["fast"] = True
     experiment = parse_experiment(document)
     runs = {name: experiment.runs[name] for name in measured.default_runs(experiment)}
-    assert len(runs) == 10 and all((run.precision, run.compile) == FAST for run in runs.values())
+    assert len(runs) == 16 and all((run.precision, run.compile) == FAST for run in runs.values())
 
 
 def test_on_a_cpu_it_is_one_line_that_names_the_key():

@@ -26,7 +26,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown key of a run's average": (
         {"runs.digits_d2o.ema.half_live": 1},
         "runs.digits_d2o.ema.half_live",
-        ("half_life, ramp_up, others.", "mean half_life", "unknown key"),
+        ("half_life, ramp_up, others, power.", "mean half_life", "unknown key"),
     ),
     "unknown key of a row": (
         {"tables.digits.rows.1": {"run": "digits_edm", "sampler": "heun", "smapler": "heun"}},
@@ -449,6 +449,41 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         {"runs.digits_d2o.ema.others": [0.5]},
         "runs.digits_d2o.ema.others[0]",
         ("got 0", "whole number"),
+    ),
+    "one profile, of which no other follows": (
+        {"runs.digits_d2o.ema.power": [0.05]},
+        "runs.digits_d2o.ema.power",
+        ("got [0.05]", "two or more"),
+    ),
+    "a profile twice": (
+        {"runs.digits_d2o.ema.power": [0.05, 0.1, 0.05]},
+        "runs.digits_d2o.ema.power[2]",
+        ("got 0.05",),
+    ),
+    "a profile without an exponent": (
+        {"runs.digits_d2o.ema.power": [0.05, 0.3]},
+        "runs.digits_d2o.ema.power[1]",
+        ("got 0.3", "0.28"),
+    ),
+    "a row of a profile of a run that keeps none": (
+        {"tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "ema": 0.08}},
+        "tables.digits.rows[3].ema",
+        ("got 0.08", "half-life of digits_d2o: 5000"),
+    ),
+    "a row of an average that there cannot be": (
+        {"tables.digits.rows.3": {"run": "digits_d2o", "sampler": "heun", "ema": 0.5}},
+        "tables.digits.rows[3].ema",
+        ("got 0.5", "whole number of images", "0.28"),
+    ),
+    "a guide that is no teacher": (
+        {"samplers.heun": {"name": "guided", "guide": "weak", "weight": 2.0}},
+        "samplers.heun.guide",
+        ("'weak'", "teachers"),
+    ),
+    "a guide without the class, of a network without classes": (
+        {"samplers.heun": {"name": "guided", "weight": 2.0}},
+        "tables.digits.rows[0]",
+        ("got no guide", "digits_edm"),
     ),
     "a row of an average that the run does not keep": (
         {

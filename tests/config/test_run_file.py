@@ -30,6 +30,12 @@ RECORDED = {
         "ffhq_d2o_f": "5e445cf5eb9b98eabfeb6b754400edf35cad5b02c143c9e06166e775985da8dc",
         "imagenet64_d2o": "3b82166d744be6bd0b106ace9fdba1349be2eb00cdfac52137b1701a99167c3f",
         "imagenet64_d2o_f": "824df3b3f532e392ccd6bef895b2f4700f1a6d18fa8cec253a06574744f4112c",
+        "cifar10_ddpm_d2o": "6fbaf8174a9812e358bf49d38c6d063df62b005a689d4775db701b25689dcafa",
+        "cifar10_ddpm_d2o_f": "ce2a48673d8c9df02c1ce25d1eefb1c000602f83e4b3cc7d7ef4dbe3ea5ff35c",
+        "ddpm_start.sigma=14.6": "61d14da45804b61ab0462526b8d90ef136cc90180b71528585e3c36dddba9e61",
+        "ddpm_start.sigma=80.0": "fd2627dfe56b77a51edb9c11d3840d12a1eb04c267ae38f0fe67b39657431217",
+        "imagenet64_edm2_d2o": "d906c449b4bc936eda28a674d82862beffdddf614576a4053baab2c938463bad",
+        "imagenet64_edm2_d2o_f": "b00e269ca18abc2fef1763f320cfe87bf2f6ba89428fe9be5fb53196433221eb",
     },
     "demo/config.yaml": {
         "digits_backbone": "83ddfcc61e6e94d9fa3472ba730033d7e35a82ec8ec056a96c1c7eed21730aa5",

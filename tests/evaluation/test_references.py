@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -78,6 +79,15 @@ def test_published_statistics_give_the_number_that_their_features_give(generated
     assert against_own["reference"] == {"dataset": "cifar10", "images": 200, "sha256": "2"}
     assert found["precision"] == "float32"
     assert _measured(FrechetDistance(), generated, path, tmp_path)["reference"]["file"] == path.name
+
+
+def test_statistics_of_edm2_give_the_same_number_as_an_npz_of_them(generated, published, tmp_path):
+    real = _statistics(_features(tmp_path / "real.npz", seed=2))
+    path = tmp_path / "img64.pkl"
+    path.write_bytes(pickle.dumps({"num_images": 200, "fid": real, "fd_dinov2": _statistics(np.eye(3))}, protocol=4))
+    one, other = (_measured(FrechetDistance(), generated, each, tmp_path) for each in (path, published(**real)))
+    assert one["values"] == other["values"]
+    assert one["reference"] == {"file": "img64.pkl", "statistics": "mu, sigma", "sha256": sha256_of_file(path)}
 
 
 def test_the_pair_of_the_right_width_is_taken(generated, published):

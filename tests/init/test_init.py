@@ -18,9 +18,11 @@ from PIL import Image
 from checkpoints import edm_writer
 from image_archives import write_archive, write_folder, write_zip
 from onestep.checkpoints.snapshot import write_snapshot
+from onestep.init.teacher import examine_teacher
 from onestep.init.verbs import init
 from onestep.networks import build_denoiser
 from onestep.plan import Plan
+from unet2d_folders import write_folder as write_unet2d
 
 UNET = {
     "img_resolution": 16,
@@ -114,6 +116,19 @@ def test_the_images_of_a_tar_take_size_channels_and_classes_of_a_conditional_sna
     assert config["runs"]["photos_d2o_f"]["conditional"] is True
     # A one-step generator is not sampled by Heun's method.
     assert [row["sampler"] for row in config["tables"]["photos"]["rows"]] == ["one_step", "one_step"]
+
+
+def test_the_folder_of_a_unet2d_is_a_teacher(here):
+    write_unet2d(Path("unet"))
+    config = planned(Path("unet"), dataset=write_folder(Path("d"), members(labelled=False)))
+    assert config["inputs"]["teacher"] == {"file": "unet"} and config["teachers"]["d_teacher"] == {"weights": "teacher"}
+    assert config["datasets"]["d"]["resolution"] == 16
+    experiment = Plan.read("config.yaml").experiment
+    assert experiment.runs["d_d2o_f"].preconditioning == "ddpm"
+    level = experiment.runs["d_d2o_f"].objective.options["sigma"]
+    assert experiment.samplers["one_step"].options["sigma"] == level < 80
+    published = examine_teacher("ddpm-cifar10-32", folder=here)
+    assert (published.resolution, published.channels, published.classes, published.law) == (32, 3, 0, "ddpm")
 
 
 def test_an_archive_of_edms_format_keeps_its_labels(here):

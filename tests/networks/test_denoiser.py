@@ -135,7 +135,7 @@ def test_the_preconditioning_keeps_what_samplers_and_training_ask_for(config):
     ("change", "message"),
     [
         ({"atn_resolutions": (8,)}, "'atn_resolutions'.*attn_resolutions"),
-        ({"name": "unet"}, "'unet'.*dhariwal_unet, song_unet"),
+        ({"name": "unet"}, "'unet'.*dhariwal_unet, edm2, song_unet, unet2d"),
         ({"model_type": "SongUNet"}, "name and model_type"),
         ({"preconditioning": "vp"}, "^preconditioning: .*'vp'.*edm, d2o"),
         ({"embedding_type": "learned"}, "^embedding_type: .*'learned'.*positional, fourier"),
@@ -180,3 +180,29 @@ def test_a_loaded_network_has_the_weights_of_its_file_and_draws_no_random_number
         assert found[name].data_ptr() % 64 == 0
     x = torch.randn(2, config["img_channels"], 16, 16)
     assert torch.equal(loaded(x, 1.0), network.eval()(x, 1.0))
+
+
+def test_inner_maps_are_those_of_the_same_pass_and_need_half_of_it(config):
+    network = _lively(build_denoiser(config))
+    x, sigma = _images().requires_grad_(), torch.tensor([0.1, 1.0, 10.0])
+    plain = network(x, sigma)
+    image, beside = network(x, sigma, maps="beside")
+    only = network(x, sigma, maps="only")
+    assert torch.equal(image, plain)
+    assert [each.shape[1:3] for each in only] == [torch.Size(shape) for shape in network.model.map_shapes]
+    assert all(torch.equal(one, other) for one, other in zip(only, beside, strict=True))
+    with torch.no_grad():
+        scaled = x / (sigma**2 + 0.25).sqrt()[:, None, None, None]
+        encoded = network.model.encode(scaled, sigma.log() / 4)
+        assert (encoded - only[-1]).abs().max() <= 1e-5 * encoded.abs().max()
+    only[0].sum().backward()
+    fine = x.grad.clone()
+    assert bool(fine.any()) and all(each.grad is None for name, each in network.named_parameters() if ".dec." in name)
+
+
+def test_a_network_without_inner_maps_is_refused():
+    network = build_denoiser(_SONG)
+    network.model = torch.nn.Conv2d(2, 2, 1)
+    with pytest.raises(ValueError, match="with_maps") as error:
+        network(_images(), 1.0, maps="only")
+    assert "\n" not in str(error.value)

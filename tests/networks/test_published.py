@@ -11,6 +11,7 @@ _PARAMETERS = {
     "edm-ffhq-64x64-uncond-ve": 62_761_091,
     "edm-afhqv2-64x64-uncond-vp": 61_805_571,
     "edm-imagenet-64x64-cond-adm": 295_899_267,
+    "ddpm-cifar10-32": 35_746_307,
 }
 
 

@@ -17,7 +17,7 @@ from onestep.objectives.variational_score import (
     score_identity,
 )
 from onestep.training.streams import CountedRows
-from recorded_studies import assert_close, constants, denoiser, studies_of, tensors, tolerance
+from recorded_studies import Replayed, assert_close, constants, denoiser, studies_of, tensors, tolerance
 
 _FILE, _DISTILL = "score_based.npz", "f_distill.npz"
 RATIO = {"name": "density_ratio", "divergence": "forward_kl", "noise": "dmd2"}
@@ -27,20 +27,6 @@ LOSSES = {
     "f_distill": {"loss": "dmd", "ratio": RATIO, "grid": (0.02, 0.98), "fake_grid": (0.0, 1.0)},
     "sid": {"loss": "sid", "alpha": 1.2, "grid": (0.0, 0.8), "scale": 100.0},
 }
-
-
-class Replayed:
-    """Random streams that repeat recorded draws in their order, whatever their kind."""
-
-    def __init__(self, *draws):
-        self.draws = list(draws)
-
-    def normal(self, *shape):
-        found = self.draws.pop(0)
-        assert found.shape[1:] == shape
-        return found
-
-    uniform = normal
 
 
 class Images(nn.Module):

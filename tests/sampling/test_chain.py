@@ -12,7 +12,7 @@ from onestep.chain import chain_levels, chained, sampler_for, sampler_misfit
 from onestep.networks import build_denoiser
 from onestep.objectives import Batch
 from onestep.objectives.d2o import D2O
-from onestep.sampling import generate
+from onestep.sampling import PerSeedRandom, generate
 from onestep.sampling.chain import Chain
 from onestep.sampling.heun import Heun
 from onestep.sampling.one_step import OneStep
@@ -249,3 +249,25 @@ def test_a_generator_that_names_its_noise_level_is_sampled_at_no_other(network):
             next(generate(network, OneStep(), seeds=range(2), batch=2))
     finally:
         network.sampler = None
+
+
+def test_new_noise_between_the_steps_is_that_of_consistency_sampling():
+    """Of a generator that halves its input: each estimate has new noise of the next level, one seed at a time."""
+    seen, seeds = [], (3, 4)
+
+    def halves(x, sigma, condition):
+        seen.append((x, float(sigma[0])))
+        return x / 2
+
+    random = PerSeedRandom(seeds)
+    noise = random.normal((1, 2, 2))
+    images = Chain(steps=2, middle=0.821, noise="new")(halves, noise, None, random=random)
+    again = PerSeedRandom(seeds)
+    assert torch.equal(again.normal((1, 2, 2)), noise)
+    fresh = again.normal((1, 2, 2), dtype=torch.float64)
+    torch.testing.assert_close(images, (40 * noise.double() + 0.821 * fresh) / 2)
+    assert [level for _, level in seen] == [80.0, pytest.approx(0.821)]
+    alone = Chain(steps=1, noise="new")(halves, noise, None, random=again)
+    torch.testing.assert_close(alone, OneStep()(halves, noise, None))
+    with pytest.raises(ValueError, match="random"):
+        Chain(noise="new")(halves, noise, None)

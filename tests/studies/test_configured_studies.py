@@ -11,20 +11,24 @@ from tiny import REPOSITORY
 
 OWN, FULL, SHORT = ("studies/config.yaml", "config.yaml", "studies/short.yaml")
 OWN_RATIO, FULL_RATIO = ("studies/ratio.yaml", "studies/ratio_full.yaml")
+OWN_ARENA, FULL_ARENA = ("studies/arena.yaml", "studies/arena_full.yaml")
+ALL = (OWN, FULL, SHORT, OWN_RATIO, FULL_RATIO, OWN_ARENA, FULL_ARENA)
 
 
 @pytest.fixture(scope="module")
 def experiments():
-    return {name: read_experiment(REPOSITORY / name) for name in (OWN, FULL, SHORT, OWN_RATIO, FULL_RATIO)}
+    return {name: read_experiment(REPOSITORY / name) for name in ALL}
 
 
-@pytest.mark.parametrize("configs", [(OWN, OWN_RATIO), (FULL, FULL_RATIO), (SHORT, OWN_RATIO)])
+@pytest.mark.parametrize(
+    "configs", [(OWN, OWN_RATIO, OWN_ARENA), (FULL, FULL_RATIO, FULL_ARENA), (SHORT, OWN_RATIO, OWN_ARENA)]
+)
 def test_every_study_is_there(experiments, configs):
     found = {study.name for config in configs for study in experiments[config].studies.values()}
     assert found | {"images_seen"} == set(components.choices("studies"))
 
 
-@pytest.mark.parametrize("config", [OWN, FULL, OWN_RATIO, FULL_RATIO])
+@pytest.mark.parametrize("config", [OWN, FULL, OWN_RATIO, FULL_RATIO, OWN_ARENA, FULL_ARENA])
 def test_every_arm_of_trainings_has_three_seeds(experiments, config):
     for name, study in experiments[config].studies.items():
         if "least_trainings" not in study.options and "arms" in study.options:
@@ -35,8 +39,8 @@ def test_every_arm_of_trainings_has_three_seeds(experiments, config):
 def test_those_of_the_paper_are_on_request_and_change_no_target(experiments):
     full = experiments[FULL]
     assert measured.default_studies(full) == []
-    assert len(measured.default_runs(full)) == 10 < len(full.runs)
-    for config in (OWN, OWN_RATIO):
+    assert len(measured.default_runs(full)) == 16 < len(full.runs)
+    for config in (OWN, OWN_RATIO, OWN_ARENA):
         assert measured.default_runs(experiments[config]) == list(experiments[config].runs)
 
 

@@ -58,6 +58,22 @@ def test_a_loss_without_a_gan_matches_or_not(tmp_path, verdict, frechet, kernel)
     assert len(drawn(found).axes) == 1
 
 
+def test_a_low_recall_is_a_collapse(tmp_path):
+    curves = {"D2O": around(1), "D2O, frozen": around(1), "A": around(2), "A, frozen": around(2)}
+    arms, files = written(tmp_path, curves)
+    for label, runs in arms.items():
+        for run in runs:
+            level = 0.05 if label == "A" else 0.5
+            files[f"pr.{run}"] = measure(tmp_path, run, [level] * 3, metric="pr", value="recall", better="higher")
+    options = OPTIONS | {"recall": "pr.recall"}
+    for study in (
+        WithoutGan(arms=arms, gan="D2O", without=("A",), **options),
+        FreezingElsewhere(arms=arms, frozen={"A": "A, frozen"}, known="D2O", **options),
+    ):
+        found = study.conclude({name: files[name] for name in study.observes()})
+        assert (found.numbers["A.collapsed"], found.numbers["D2O.collapsed"]) == (3, 0)
+
+
 def test_methods_of_other_images_are_not_compared(tmp_path):
     arms, files = written(tmp_path, {"D2O": around(1), "FD": around(1)}, images={"FD": (1_000, 2_000, 8_000)})
     with pytest.raises(ValueError, match="arms.FD: got 8000 images, expected 4000"):

@@ -36,7 +36,8 @@ class Bench:
     def files(self, document: dict[str, Any]) -> Inputs:
         """Return the input files of a run's document."""
         teacher = self.folder / "teacher.safetensors" if document.get("teacher") else None
-        backbones = {"digits": self.folder / "backbone.safetensors"} if document.get("discriminator") else {}
+        compares = document.get("discriminator") or "features" in document["objective"]
+        backbones = {"digits": self.folder / "backbone.safetensors"} if compares else {}
         data = self.folder / "digits.zip"
         return Inputs(run=self.folder / "run.yaml", data=data, teacher=teacher, backbones=backbones)
 

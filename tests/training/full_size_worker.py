@@ -97,6 +97,7 @@ def run(folder, weights_folder, document, output):
     distance, discriminator = document["objective"].get("distance", {}), document.get("discriminator") or {}
     names = [
         *discriminator.get("backbones", ()),
+        *document["objective"].get("features", ()),
         *(distance[key] for key in ("trunk", "linear") if key in distance),
     ]
     backbones = {name: weights_folder / f"{name}.safetensors" for name in names}

@@ -2,6 +2,7 @@
 
 Usage: python ranks_worker.py TASKS_JSON FOLDER OUTPUT, with RANK and WORLD_SIZE in the environment. A task is
 {"run": a run's document, "steps": how many, "batch_norm": "held" or "training"}.
+Rank 0 also writes the gradients of the last step, and the states of coupled losses.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from onestep import distributed
 from onestep.config.run import run_of
 from onestep.training.assignment import Inputs
+from onestep.training.coupled import tensors_of
 from onestep.training.log import Window
 from onestep.training.loop import take_step
 from onestep.training.resume import Resume
@@ -34,7 +36,7 @@ def parameters(training):
 def digest(training):
     """Return the hash of all parameters and of the steered numbers, as a tensor that can be gathered."""
     found = hashlib.sha256(json.dumps(training.controls.state()).encode())
-    for parameter in parameters(training).values():
+    for parameter in (*parameters(training).values(), *tensors_of(training.states).values()):
         found.update(parameter.numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
@@ -75,6 +77,10 @@ def carry_out(task, *, folder, output, ranks):
         controls.append(dict(training.controls.values()))
     if ranks.leads:
         save_file({name: p - before[name] for name, p in parameters(training).items()}, output)
+        networks = training.networks.items()
+        found = {f"{r}.{name}": p.grad for r, each in networks for name, p in each.named_parameters()}
+        gradients = {name: grad.contiguous() for name, grad in found.items() if grad is not None}
+        save_file({**gradients, **tensors_of(training.states)}, output.with_name(f"{output.stem}-last.safetensors"))
     ends, projections = (distributed.gather(f(training), ranks=ranks) for f in (digest, projection))
     return {
         "losses": losses,

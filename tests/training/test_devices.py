@@ -13,7 +13,9 @@ import pytest
 import timm
 import torch
 import yaml
+from test_coupled import CASES as COUPLED
 from test_discriminators import DISCRIMINATORS
+from test_peers import RUNS, run_document
 
 from meta_device import META, meta_device
 from onestep import components
@@ -33,6 +35,7 @@ from onestep.metrics.precision_recall import PrecisionRecall
 from onestep.networks import _unet
 from onestep.sampling import generate
 from onestep.training.assembly import build_networks, compose
+from onestep.training.coupled import begin_states
 from onestep.training.loop import take_step
 from onestep.training.sources import codec_of
 from onestep.training.step import set_training_mode
@@ -40,10 +43,11 @@ from tiny import REPOSITORY, density_ratio_run, tiny_config
 
 _PAPER = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # Networks and steps of a kind of their own: the recipes, and what the studies compare with them.
-_RECIPES = [name for name, run in _PAPER["runs"].items() if "base" not in run]
+_RECIPES = [name for name, run in _PAPER["runs"].items() if "base" not in run] + ["cifar10_ddpm_d2o_f"]
 _STUDIED = [
     name for name, run in _PAPER["runs"].items() if "base" in run and run.keys() & {"objective", "discriminator"}
 ]
+_QUICK = ("relativistic", "dmd2_teacher")  # of the further objectives
 _RANKS = Ranks(rank=0, world=1, device=META)
 _BATCH = 2
 _HALF = "bf16_generator+bf16_discriminator"
@@ -107,6 +111,7 @@ def _training(config, run, *, options):
 
 def _take_a_step_with_every_phase(config, run, *, options):
     training, wrapped = _training(config, run, options=options)
+    begin_states(training, ranks=_RANKS, most=64)
     due = np.lcm.reduce([phase.every for phase in training.phases])
     reports = take_step(training, images_seen=int(due) * _BATCH, ranks=_RANKS, wrapped=wrapped)
     assert {report.name for report in reports} == {phase.name for phase in training.phases}
@@ -134,6 +139,19 @@ def test_a_whole_step_of_a_regression_on_pairs_runs_on_one_device():
         "pairs": {"sampler": "heun", "seeds": ["1000-1019"]},
     }
     _take_a_step_with_every_phase(config, "mapping", options="ours")
+
+
+@pytest.mark.parametrize("case", COUPLED)
+def test_the_start_and_a_whole_step_of_a_coupled_loss_run_on_one_device(case):
+    config = tiny_config()
+    run = {key: value for key, value in config["runs"]["digits_d2o"].items() if key != "discriminator"}
+    objective = dict(COUPLED[case])
+    if objective["name"] == "kernel":
+        objective |= {"unit": "one"} | ({"held_out": 4} if "held_out" in objective else {})  # no median of zeros
+    adam = run["optimizers"]["generator"]
+    config["runs"]["coupled"] = run | {"objective": objective, "optimizers": {"generator": adam}, "batch": 4}
+    training = _take_a_step_with_every_phase(config, "coupled", options="ours")
+    assert training.states["generator"] and {each.device for each in training.states["generator"].values()} == {META}
 
 
 @pytest.mark.parametrize("steps", [2, 4])
@@ -168,6 +186,25 @@ def test_a_whole_step_with_each_discriminator_runs_on_one_device(name):
     _take_a_step_with_every_phase(config, "digits_d2o", options=_HALF)
 
 
+@pytest.mark.parametrize(
+    "name", [each if each in _QUICK else pytest.param(each, marks=pytest.mark.long) for each in RUNS]
+)
+def test_a_whole_step_of_each_further_objective_runs_on_one_device(name):
+    config = tiny_config()
+    config["runs"]["digits_d2o"] = run_document(config["runs"]["digits_d2o"], name)
+    _take_a_step_with_every_phase(config, "digits_d2o", options=_HALF)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("run", ["cifar10_uncond_d2o", "imagenet64_d2o"])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_whole_step_of_each_further_objective_at_full_size_runs_on_one_device(name, run, monkeypatch):
+    monkeypatch.setattr(_unet, "plain_attention", _unet.fused_attention)
+    config = copy.deepcopy(_PAPER)
+    config["runs"]["peer"] = run_document(config["runs"][run], name)
+    _take_a_step_with_every_phase(config, "peer", options=_HALF)
+
+
 def test_a_whole_step_of_density_ratios_runs_on_one_device():
     config = tiny_config()
     objective = {"divergence": "jensen_shannon", "normalise": 0.5, "r1": "exact", "r1_gamma": 0.1, "r1_every": 2}
@@ -175,6 +212,17 @@ def test_a_whole_step_of_density_ratios_runs_on_one_device():
     config["runs"]["ratio"] = run
     training = _take_a_step_with_every_phase(config, "ratio", options=_HALF)
     assert set(training.optimizers) == {"generator", "ratio"}
+
+
+def test_a_whole_step_of_a_unet2d_runs_on_one_device():
+    config = tiny_config()
+    blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    network = {"name": "unet2d", "block_out_channels": [8, 16], "norm_num_groups": 4, **blocks}
+    config["runs"]["digits_edm"]["network"] = {**network, "preconditioning": "ddpm"}
+    for run in ("digits_d2o", "digits_d2o_f"):
+        del config["runs"][run]["preconditioning"]
+    training = _take_a_step_with_every_phase(config, "digits_d2o_f", options=_HALF)
+    assert training.networks["generator"].preconditioning == "ddpm"
 
 
 @pytest.mark.long

@@ -28,6 +28,7 @@ DISCRIMINATORS: dict[str, dict[str, Any]] = {
     "one scale": {"name": "projected", "channels": 4, "resolution": 16, "scales": "last", **_EYE},
     "pooled_features": {"name": "pooled_features", "logits": 3, **_EYE},
     "stylegan2": {"name": "stylegan2", "channel_base": 128, "channel_max": 8},
+    "teacher_features": {"name": "teacher_features", "levels": [0], "same_noise": True},
 }
 # The mean over the batch, a penalty that matters, and an augmentation that adapts to the logits.
 _ADA = {"name": "stylegan2_ada", "probability": 0.5, "operations": {"xflip": 1.0, "brightness": 1.0}}
@@ -98,7 +99,9 @@ def test_two_processes_train_as_one_does(ranks, name):
         assert apart <= 0.02 * alone[key].norm() + 1e-6, key
 
 
-@pytest.mark.parametrize("name", ["pooled_features", "stylegan2"])
+@pytest.mark.parametrize(
+    "name", ["pooled_features", "stylegan2", pytest.param("teacher_features", marks=pytest.mark.long)]
+)
 def test_its_memory_is_estimated(name):
     found = run_footprint(parse_experiment(_config(name)), "digits_d2o", on_cuda=False)
     assert set(found.phases) == {"generator", "discriminator", "r1"}

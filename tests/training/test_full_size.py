@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_peers import RUNS, run_document
 
+from onestep.networks import published_architecture
 from recipes import RECIPES, recipe
 from tiny import density_ratio_run
 
@@ -36,12 +38,15 @@ _NCSNPP = {
 _CIFAR = {**_NCSNPP, "img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13}
 _FACES = {**_NCSNPP, "img_resolution": 64, "channel_mult": [1, 2, 2, 2]}
 _ADM = {"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.1}
+_EDM2 = {"name": "edm2", "img_resolution": 64, "img_channels": 3, "label_dim": 1000}
 _TEACHERS = {
     "cifar10_uncond_d2o_f": (_CIFAR, 56_397_827),
     "cifar10_cond_d2o_f": (_CIFAR | {"label_dim": 10}, 56_400_643),
     "afhqv2_d2o_f": (_FACES | {"dropout": 0.25}, 62_761_091),
     "ffhq_d2o_f": (_FACES | {"dropout": 0.05}, 62_761_091),
     "imagenet64_d2o_f": (_ADM | {"img_resolution": 64, "img_channels": 3, "label_dim": 1000}, 295_899_267),
+    "cifar10_ddpm_d2o_f": (published_architecture("ddpm-cifar10-32"), 35_746_307),
+    "imagenet64_edm2_d2o_f": (_EDM2, 280_209_253),
 }
 # What D2O-F holds of each generator, by the optimizer's rule of the reference.
 _GENERATORS = {
@@ -50,6 +55,8 @@ _GENERATORS = {
     "afhqv2_d2o_f": (62_758_787, 52_614_144),
     "ffhq_d2o_f": (62_758_787, 52_614_144),
     "imagenet64_d2o_f": (295_899_267, 233_065_920),
+    "cifar10_ddpm_d2o_f": (35_746_307, 30_339_712),
+    "imagenet64_edm2_d2o_f": (280_209_253, 234_971_136),
 }
 # Not trained, and yet a part of the heads that follows the training: batch statistics, vectors of the spectral norm.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
@@ -90,7 +97,7 @@ def folder(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.parametrize("run", RECIPES)
+@pytest.mark.parametrize("run", [*RECIPES, "cifar10_ddpm_d2o_f", "imagenet64_edm2_d2o_f"])
 def test_plain_steps_and_the_penalty_are_finite_and_move_what_they_should(run, weights, folder, capsys):
     config, parameters = _TEACHERS[run]
     _work("teacher", folder, json.dumps(config))
@@ -158,7 +165,8 @@ def _assert_held(report, backbones):
 
 def _assert_moved_whole(report, *, conditional):
     """Nearly every entry of a tensor has moved; of a table of classes, only the rows whose class was drawn."""
-    tables = {name for name in report["moved"] if name.endswith((".embed.weight", ".map_label.weight"))}
+    endings = (".embed.weight", ".map_label.weight", ".emb_label.weight")
+    tables = {name for name in report["moved"] if name.endswith(endings)}
     assert bool(tables) == conditional
     partly = {name: share for name, share in report["moved"].items() if share < 0.9 and name not in tables}
     assert not partly
@@ -246,3 +254,51 @@ def test_a_step_of_density_ratios_is_finite_and_moves_both_networks(run, weights
     assert report["finite"] and min(report["moved"].values()) > 0
     assert {key.split(".")[0] for key in report["moved"]} == {"generator", "ratio"}
     assert not report["held_changed"]
+
+
+_VECTORS = {"efficientnet_lite0": 1.0, "deit_base": 1.0}
+_COUPLED = {
+    "frechet": {"decay": 0.5, "warm_start": 16},
+    "kernel": {"points": 4, "held_out": 3},
+}
+
+
+@pytest.mark.parametrize("name", _COUPLED)
+def test_a_step_of_a_coupled_loss_is_finite_and_moves_the_generator(name, weights, folder, capsys):
+    run = "cifar10_uncond_d2o_f"
+    config, _ = _TEACHERS[run]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe(run) | {"batch": 2, "images": 4, "snapshots": [4], "micro_batch": 1}
+    document["objective"] = {"name": name, "features": _VECTORS, **_COUPLED[name]}
+    document["timm"] = document["timm"] | {"deit_base": "deit_base_distilled_patch16_224.fb_in1k"}
+    document["optimizers"] = {"generator": document["optimizers"]["generator"]}
+    del document["discriminator"]
+    report, records = _trained(document, folder=folder, weights=weights, label=name, capsys=capsys)
+    assert [set(record["losses"]) for record in records] == [{"generator"}] * 2
+    assert all(record["non_finite"] == 0 and None not in record["observed"].values() for record in records)
+    assert report["finite"] and min(report["moved"].values()) > 0
+    for part in _VECTORS:
+        held = {name for name in report["held"] if name.startswith(f"features_{part}.")}
+        assert held and not held & set(report["held_changed"])
+
+
+@pytest.mark.parametrize("name", [*RUNS, "ladd"])
+def test_steps_of_each_further_objective_are_finite_and_hold_what_they_should(name, weights, folder, capsys):
+    run = "cifar10_uncond_d2o_f"
+    config, _ = _TEACHERS[run]
+    _work("teacher", folder, json.dumps(config))
+    document = recipe(run) | {"freeze": [], "precision": {"generator": "float32"}}
+    if name == "ladd":
+        document["objective"] |= {"r1_every": 2}
+        document |= {"discriminator": {"name": "teacher_features", "levels": [0, 1, 2]}}
+    else:
+        document = run_document(document, name)
+    document |= {"batch": 2, "images": 6, "snapshots": [6]}
+    report, records = _trained(document, folder=folder, weights=weights, label=name, capsys=capsys)
+    assert all(record["non_finite"] == 0 and None not in record["losses"].values() for record in records)
+    assert {phase for record in records for phase in record["losses"]} >= {"generator"}
+    assert report["finite"] and min(report["moved"].values()) > 0
+    assert {key.partition(".")[0] for key in report["moved"]} == set(document["optimizers"])
+    held = {key for key in report["held"] if key.startswith(("teacher.", "discriminator.teacher."))}
+    assert bool(held) == (name not in ("easy_consistency", "relativistic"))
+    assert not held & set(report["held_changed"])

@@ -102,6 +102,49 @@ if sample.stores_images(plan):
             " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
             " --output {output.images:q} 2>&1 | tee {log:q}"
 
+    if sample.guided_samplers(plan):
+        # With a rule of its own, the other samplers' records stay.
+        workflow.ruleorder("sample_guided", "sample")
+
+        rule sample_guided:
+            """Generate one image per seed with a network and its guide."""
+            input:
+                weights=lambda wildcards: plan.weights(wildcards.model),
+                guide=lambda wildcards: sample.guide_files(plan, wildcards.sampler),
+            output:
+                images=stored_images(results.samples("{model}", "{sampler}", "{seeds}")),
+                grid=results.grid("{model}", "{sampler}", "{seeds}"),
+            log:
+                "logs/sample/{model}/{sampler}/{seeds}.log",
+            benchmark:
+                "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
+            wildcard_constraints:
+                sampler="|".join(sample.guided_samplers(plan)),
+            priority: 1
+            group:
+                group_of_block
+            conda:
+                "../../envs/onestep.yaml"
+            threads: plan.threads
+            resources:
+                **plan.gpu,
+                in_turn=1,
+                mem_mb=32000,
+                runtime=lambda wildcards: cost.sampling_minutes(
+                    plan, f"{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}"
+                ),
+            params:
+                sampler=lambda wildcards: plan.options("samplers", wildcards.sampler),
+                code=lambda wildcards: sample.sampling_code(
+                    plan, wildcards.model, wildcards.sampler
+                ),
+            message:
+                "sample {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
+            shell:
+                "onestep sample --weights {input.weights:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
+                " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
+                " --output {output.images:q} 2>&1 | tee {log:q}"
+
     use rule extract_real as extract with:
         input:
             images=results.samples("{model}", "{sampler}", "{seeds}"),
@@ -127,6 +170,8 @@ for observed in (
 ):
     if sample.stores_images(plan):
         workflow.ruleorder(observed.name, "sample")
+        if sample.guided_samplers(plan):
+            workflow.ruleorder(observed.name, "sample_guided")
         workflow.ruleorder(observed.name, "extract")
 
     rule:
@@ -135,6 +180,9 @@ for observed in (
             observed.name
         input:
             model=lambda wildcards: plan.weights(wildcards.block.split("/")[0]),
+            guide=lambda wildcards: sample.guide_files(
+                plan, wildcards.block.split("/")[1]
+            ),
             # No pattern, whatever the names.
             networks=lambda wildcards, weights=observed.weights: weights,
         output:

@@ -1,7 +1,8 @@
 # RUNS AND TEACHERS
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
 # makes:  results/class_embeddings/{class_embeddings}.safetensors
-#         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}),
+#         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}
+#         or -ema{std} for profiles of `power`, of which results/averages/{model}.safetensors is made),
 #         snapshots.json with their digests, log.jsonl, summary.json; earlier/{spec}/ has the same of earlier configs
 
 from onestep.fingerprint import every
@@ -110,6 +111,31 @@ for run in train.train_rules(plan):
         shell:
             "onestep launch --config {params.config:q} --run {input.run:q} --data {input.data:q} {params.options}"
             " --state state --output results/runs --log {log:q} 2>&1 | tee -ai {log:q}"
+
+
+rule average:
+    """Make a further average of a run's weights from those with power-function profiles at its snapshots."""
+    input:
+        lambda wildcards: train.kept_averages(plan, wildcards.model),
+    output:
+        results.average("{model}"),
+    log:
+        "logs/average/{model}.log",
+    benchmark:
+        "benchmarks/average/{model}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=32000,
+        runtime="2h",
+    params:
+        options=lambda wildcards: train.average_options(wildcards.model),
+        code=plan.fingerprints.of_stage("average"),
+    message:
+        "average the weights {wildcards.model}"
+    shell:
+        "onestep average --snapshots {input:q} {params.options} --output {output:q} > {log:q} 2>&1"
 
 
 rule convert:

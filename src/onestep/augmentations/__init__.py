@@ -7,7 +7,7 @@ range. Each image has its own draw.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,3 +49,12 @@ class Augmentation(Protocol):
         computed border depends on the whole batch).
         """
         ...
+
+
+def prepared(discriminator: Any, images: Tensor, batch: Any) -> Tensor:
+    """Return images [n B, C, H, W] as the frozen part of a discriminator takes them, in a `batch` of an objective.
+
+    Those with a method `prepared` add noise, for example (`onestep.discriminators`); others take images as they are.
+    """
+    own = getattr(discriminator, "prepared", None)
+    return images if own is None else own(images, random=batch.random, condition=batch.condition)

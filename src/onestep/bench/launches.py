@@ -85,6 +85,8 @@ def _training(experiment: Experiment, run: str, *, options: OptionSet, shape: Im
     """Build a run on the device `meta`, with an option set that this device would refuse, after its first steps."""
     plain = replace(options, precision={}, compile={k: v for k, v in options.compile.items() if k == "channels_last"})
     training = random_training(experiment, run, options=plain, shape=shape, batch=batch, ranks=NOWHERE)
+    if any(phase.coupled is not None for phase in training.phases):
+        raise ValueError(f"runs.{run}: got a loss of all images of a step, expected another. Fix: count another run")
     # Discriminators have the same kernels in bfloat16, but for casts; their half precision is torch's autocast.
     half = frozenset({"networks"} if options.precision.get("generator") == "bfloat16" else ())
     set_training_mode(training.networks, phases=training.phases)

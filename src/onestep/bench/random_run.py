@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +13,21 @@ from torch import Tensor
 from onestep import components
 from onestep.bench.option_sets import OptionSet
 from onestep.bench.released import release, released_views
+from onestep.checkpoints.diffusers_folder import read_unet2d_config
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.constraints import seeds_of
 from onestep.config.reading import resolved_run
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
-from onestep.discriminators._backbones import Backbone, classifier_backbone, timm_backbone
+from onestep.discriminators._backbones import Backbone, classifier_backbone, create_timm, timm_backbone
 from onestep.distributed import Ranks
+from onestep.features._float_images import FloatFeatures, classifier_features, inception_features, timm_features
+from onestep.features.inception import InceptionNetwork
 from onestep.networks import build_denoiser, one_step_config, published_architecture
 from onestep.objectives import Networks
 from onestep.training.assembly import Training, build_networks, compose
+from onestep.training.coupled import begin_states
 from onestep.training.loop import wrapped_networks
 from onestep.training.sources import ImageShape, codec_of
 from onestep.training.stored_pairs import StoredPairs
@@ -56,11 +61,14 @@ def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None
 
 
 def _published_teacher(experiment: Experiment, run: Run) -> dict[str, Any] | None:
-    """Return the configuration of the published checkpoint that a run starts from, if it is in the registry."""
+    """Return the configuration of the checkpoint that a run starts from, if it is in the registry or a folder here."""
     teacher = None if run.teacher is None else experiment.teachers.get(run.teacher)
     if teacher is None or teacher.input is None:
         return None
-    name = getattr(experiment.inputs[teacher.input], "published", None)
+    source = experiment.inputs[teacher.input]
+    if source.file is not None and Path(source.file).is_dir():
+        return read_unet2d_config(Path(source.file))
+    name = source.published
     return published_architecture(name or teacher.input.replace("_", "-"))
 
 
@@ -123,6 +131,16 @@ class RandomSources:
         assert backbone.timm is not None
         return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm, strides=strides)
 
+    def vectors(self, name: str) -> FloatFeatures:
+        """Return a network from images to vectors with random weights."""
+        backbone = self.experiment.backbones[name]
+        if backbone.run is not None:
+            config = {**to_document(self.experiment.runs[backbone.run].classifier), **self.shape._asdict()}
+            return classifier_features(build_classifier(config), channels=self.shape.channels)
+        if backbone.timm is not None:
+            return timm_features(create_timm(backbone.timm))
+        return inception_features(InceptionNetwork())
+
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         """Return positive random tensors."""
         return {key: torch.rand(shape) for key, shape in shapes.items()}
@@ -166,6 +184,8 @@ def random_training(
     )
     if options.as_released:
         release(training)
+    if ranks.device.type != "meta":
+        begin_states(training, ranks=ranks, most=_ROWS)
     return training
 
 

@@ -1,4 +1,4 @@
-"""Conversion of a published pickle, or of a snapshot of this package, to a teacher: safetensors weights and a card."""
+"""Conversion of a published pickle or folder, or of a snapshot of this package, to a teacher: weights and a card."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 import yaml
 
 from onestep.chain import sampler_in
+from onestep.checkpoints.diffusers_folder import read_unet2d
 from onestep.checkpoints.digests import WEIGHTS, known_digest
-from onestep.checkpoints.edm_pickle import read_edm_pickle
+from onestep.checkpoints.edm_pickle import of_denoiser, read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
+from onestep.config.laws import laws_like
 from onestep.files import write_text
+from onestep.folders import named_folder
 
 _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
@@ -20,14 +23,15 @@ _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 def convert_edm_pickle(
     source: Path | str, *, weights: Path | str, architecture: Path | str, preconditioning: str = "edm"
 ) -> None:
-    """Convert one of EDM's network pickles, or one of the same form, to a teacher; nothing in it is executed.
+    """Convert one of EDM's or EDM2's network pickles, or one of that form, to a teacher; nothing in it is executed.
 
-    `preconditioning` is `edm` for all nine networks of EDM, `d2o` for the one-step generators of D2O; the class name
-    in the file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, the
+    `preconditioning` is `edm` for all networks of EDM and EDM2, `d2o` for the generators of D2O; the class name in the
+    file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, the
     source with its SHA-256, and that of the weights. A pickle that is refused or damaged, whose weights are not finite,
-    or that holds neither a SongUNet nor a DhariwalUNet, is a ValueError.
+    or that holds neither a SongUNet nor a DhariwalUNet nor a network of EDM2, is a ValueError. Weights of EDM2 stay
+    float16 in the file, as published.
     """
-    checkpoint = read_edm_pickle(source)
+    checkpoint = of_denoiser(read_edm_pickle(source))
     expect_finite(source, checkpoint.state_dict)
     config, note = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
     network = Snapshot(config=config, state_dict=checkpoint.state_dict, note=note)
@@ -42,6 +46,21 @@ def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: P
     _write_teacher(source, network, weights=weights, architecture=architecture)
 
 
+def convert_folder(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
+    """Convert a folder of diffusers with a UNet2DModel, or the `.folder` file of an input that names it, to a teacher.
+
+    Its law is `ddpm`. What `read_unet2d` refuses is a ValueError; `weights` and `architecture` as in
+    `convert_edm_pickle`.
+    """
+    network = read_unet2d(named_folder(Path(source)))
+    _write_teacher(source, network, weights=weights, architecture=architecture)
+
+
+def laws_of_snapshot(source: Path | str) -> tuple[str, ...]:
+    """Return the laws that suit the network of a snapshot; ValueError: the file is none."""
+    return laws_like(str(read_snapshot(source).config.get("preconditioning", "edm")))
+
+
 def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str, architecture: Path | str) -> None:
     """Write the weights, then the card, so that a card implies complete weights."""
     # `name: song_unet` first, in place of EDM's `model_type: SongUNet`.
@@ -51,7 +70,8 @@ def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str
     if name is None:
         raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
     config = {"name": name, **rest}
-    note = {"source": Path(source).name, "sha256": known_digest(Path(source)), **network.note}
+    origin = {} if "sha256" in network.note else {"source": Path(source).name, "sha256": known_digest(Path(source))}
+    note = {**origin, **network.note}
     digest = write_snapshot(weights, network.state_dict, config, note=note)
     numbers = sum(tensor.numel() for tensor in network.state_dict.values())
     # Through JSON, because YAML has no tuples.

@@ -1,4 +1,4 @@
-"""Networks pickled in EDM's persistence format, read without executing anything in the file.
+"""Networks pickled in EDM's persistence format, which EDM2 has too, read without executing anything in the file.
 
 Source: NVlabs/edm, `torch_utils/persistence.py`. An ordinary unpickler would run the source text in the file.
 """
@@ -6,21 +6,23 @@ Source: NVlabs/edm, `torch_utils/persistence.py`. An ordinary unpickler would ru
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from onestep.checkpoints.digests import checked
 from onestep.checkpoints.safe_pickle import Budget, kind, naming, read_pickle_file
-from onestep.checkpoints.saved_modules import Module, Storage, StoredTensor, allowed_globals
+from onestep.checkpoints.saved_modules import Module, Storage, StoredArray, StoredTensor, allowed_globals
 
 _MOST_TENSORS = 20_000
 _DEEPEST = 64
 _LONGEST_NAME = 512
+_EDM2 = "unet."  # begins the names of EDM2's tensors; EDM's begin with `model.`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class EdmCheckpoint:
 
 
 def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
-    """Read the EMA network (key `ema`) of a network pickle of EDM or D2O, protocols 2 to 5.
+    """Read the EMA network (key `ema`) of a network pickle of EDM, EDM2 or D2O, protocols 2 to 5.
 
     Any other file, a damaged one, and one that names a global that is not allowed are a ValueError.
     """
@@ -51,6 +53,29 @@ def read_edm_pickle(path: Path | str) -> EdmCheckpoint:
         return EdmCheckpoint(config=config, state_dict=state_dict, class_name=network.class_name[:200])
 
 
+def of_denoiser(checkpoint: EdmCheckpoint) -> EdmCheckpoint:
+    """Return a checkpoint with config and tensors as denoisers of this package have them; one of EDM has them already.
+
+    EDM2's networks are recognized by the names of their tensors; their config names no class.
+    """
+    if not any(name.startswith(_EDM2) for name in checkpoint.state_dict):
+        return checkpoint
+    config = {key: value for key, value in checkpoint.config.items() if key != "logvar_channels"}
+    return replace(checkpoint, config={"name": "edm2", **config}, state_dict=edm2_tensors(checkpoint.state_dict))
+
+
+def edm2_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a network of EDM2 by their names in a denoiser; those that have these names keep them.
+
+    The estimate of the loss that EDM2 trains beside its network, `logvar_*`, is left out.
+    """
+    return {
+        f"model.{name.removeprefix(_EDM2)}" if name.startswith(_EDM2) else name: tensor
+        for name, tensor in state_dict.items()
+        if not name.startswith("logvar_")
+    }
+
+
 def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a pickle that is one network, as NVIDIA publishes feature extractors; else a ValueError."""
     with naming(path, fix="expected one of NVIDIA's metric networks as a pickle"):
@@ -58,6 +83,26 @@ def read_metric_pickle(path: Path | str) -> dict[str, Tensor]:
         if type(network) is not Module:
             raise ValueError(f"the file holds {kind(network)}, not a network")
         return tensors_of(network, budget)
+
+
+def read_statistics_pickle(path: Path | str) -> dict[str, np.ndarray]:
+    """Read the reference statistics of EDM2, `mu` and `sigma` under `fid`, `fd_dinov2` or both; else a ValueError.
+
+    The arrays are `mu` and `sigma` of FID, and `mu_dinov2` and `sigma_dinov2`.
+    """
+    with naming(path, fix="expected the statistics of a dataset as EDM2 publishes them"):
+        document, _ = read_pickle_file(checked(path), allowed=allowed_globals)
+        found: dict[str, np.ndarray] = {}
+        for metric, suffix in (("fid", ""), ("fd_dinov2", "_dinov2")):
+            moments: Any = document.get(metric) if type(document) is dict else None
+            for name in ("mu", "sigma") if type(moments) is dict else ():
+                array = moments.get(name)
+                if type(array) is not StoredArray:
+                    raise ValueError(f"{name} of {metric} is {kind(array)}, not an array of numpy")
+                found[f"{name}{suffix}"] = array.load()
+        if not found:
+            raise ValueError(f"the file holds {kind(document)} without the statistics fid or fd_dinov2")
+        return found
 
 
 def _config(network: Module, budget: Budget) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _LARGEST_NUMBER = 2**40
 # The format of torch.save before the zip files: five pickles, a count (int64) and the raw numbers.
 _MAGIC, _FORMAT_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _DTYPES = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
+_ARRAYS = ("f4", "f8", "i8")  # of scales and statistics; EDM's pickles have no other
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -103,22 +104,36 @@ class StoredDtype:
 
 
 class StoredArray:
-    """A numpy array of uint8; shape and bytes arrive after it."""
+    """A numpy array of bytes (uint8 [N, M], as long as its reader checks), or of numbers; all arrives after it."""
 
-    __slots__ = ("raw", "shape")
+    __slots__ = ("code", "order", "raw", "shape")
 
     def __init__(self) -> None:
-        self.shape: tuple[int, ...] = ()
-        self.raw = b""
+        self.shape: tuple[int, ...] | None = None
+        self.code, self.order, self.raw = "u1", "=", b""
 
     def __setstate__(self, state: Any) -> None:
-        """Take shape and bytes, once."""
+        """Take shape, number type and bytes, once."""
         match state:
-            case (1, tuple((int(rows), int(columns))), StoredDtype(code="u1"), False, bytes(raw)):
-                if not self.shape and rows >= 0 and columns >= 0:
-                    self.shape, self.raw = (rows, columns), raw
+            case (1, tuple(shape), StoredDtype() as dtype, False, bytes(raw)) if self.shape is None:
+                if _is_array(shape, dtype.code, raw):
+                    self.shape, self.code, self.order, self.raw = shape, dtype.code, dtype.order, raw
                     return
         refuse_state(self, state)
+
+    def load(self) -> np.ndarray:
+        """Return a copy of the numbers in their shape, in the byte order of this machine."""
+        numbers = np.frombuffer(self.raw, np.dtype(self.order + self.code)).reshape(self.shape or ())
+        return numbers.astype(self.code)
+
+
+def _is_array(shape: tuple[Any, ...], code: str, raw: bytes) -> bool:
+    """Return whether a shape is one of bytes, or of as many numbers of a type of `_ARRAYS` as there are bytes for."""
+    if len(shape) > _MOST_DIMENSIONS or not all(type(each) is int and 0 <= each <= _LARGEST_NUMBER for each in shape):
+        return False
+    if code == "u1":
+        return len(shape) == 2
+    return code in _ARRAYS and math.prod(shape) * int(code[1]) == len(raw)
 
 
 def allowed_globals(budget: Budget) -> Mapping[str, type]:

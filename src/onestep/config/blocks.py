@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from onestep import components
 from onestep.components import Parameter
 from onestep.config.constraints import Classes, Constraint, Name, RunName
+from onestep.config.laws import Law
 from onestep.config.messages import Place, Problem, exactly_one, not_among, one_line
 from onestep.config.schema import worded
 
@@ -45,13 +46,13 @@ _FAMILIES: Mapping[str, _Family] = {
     "features": _Family(contract=("__call__",), source="weights", named_by={"run": RunName, "input": Name}),
     "networks": _Family(
         supplied=("img_resolution", "img_channels", "label_dim"),
-        keys={"preconditioning": Parameter(hint=Literal["edm", "d2o"], default="edm")},
+        keys={"preconditioning": Parameter(hint=Law, default="edm")},
     ),
     "classifiers": _Family(supplied=("resolution", "channels", "classes")),
     "objectives": _Family(contract=("publishes", "networks", "phases")),
     "distances": _Family(contract=("networks", "__call__")),
     "discriminators": _Family(
-        supplied=("embedding", "classes", "seed", "rank", "img_resolution", "img_channels"),
+        supplied=("embedding", "classes", "seed", "rank", "img_resolution", "img_channels", "teacher", "map_shapes"),
         source="backbones",
         named_by={"backbones": Annotated[tuple[Name, ...], Constraint(min_length=1)]},
         keys={"class_embeddings": Parameter(hint=Name | None, default=None)},
@@ -123,13 +124,15 @@ class Origin(NamedTuple):
     role: str | None
     name: str | None
     shapes: Mapping[str, tuple[int, ...]] | None  # of a feature network that is tensors alone
+    pooled: bool | None  # of a feature network that makes vectors
+    maps_of: str | None  # of a discriminator of that role's inner maps
 
 
 def networks_of(objective: Any) -> dict[str, Origin]:
     """Return the networks that an objective declares, by role; empty if it needs torch and torch is missing."""
     declared = {} if objective is None else objective.networks()
     return {
-        role: Origin(type(each).__name__, *(getattr(each, name, None) for name in ("family", "role", "name", "shapes")))
+        role: Origin(type(each).__name__, *(getattr(each, name, None) for name in Origin._fields[1:]))
         for role, each in declared.items()
     }
 

@@ -113,6 +113,14 @@ def _even(values: tuple[_T, ...]) -> tuple[_T, ...]:
     return values
 
 
+def _average(value: float) -> float:
+    if value >= 1 and value.is_integer():
+        return int(value)
+    if not 0.01 <= value <= 0.28:
+        raise ValueError("expected a whole number of images, or a relative standard deviation from 0.01 to 0.28")
+    return value
+
+
 def power_of_two(least: int, most: int) -> Apply:
     """Return the constraint of a whole number that is a power of two in a range."""
 
@@ -146,6 +154,8 @@ Natural = Annotated[int, Constraint(ge=0, le=10**12)]
 Seed = Annotated[int, Constraint(ge=0, lt=2**32)]
 Positive = Annotated[float, Constraint(gt=0, le=1e6), least(1e-12)]
 Images = Annotated[float, Constraint(gt=0, le=1e12), least(1)]  # a half-life
+RelativeStd = Annotated[float, Constraint(ge=0.01, le=0.28)]  # of an average's profile
+Average = Annotated[float, Constraint(gt=0, le=1e12), Apply(_average)]  # half-life of an EMA, or such a deviation
 NotNegative = Annotated[float, Constraint(ge=0, le=1e6)]
 Seconds = Annotated[float, Constraint(gt=0, le=1e7), least(1e-3)]
 Share = Annotated[float, Constraint(ge=0, le=1)]
@@ -155,6 +165,7 @@ Pixels = Annotated[int, Constraint(ge=0, le=4_096)]
 LogSigma = Annotated[float, Constraint(ge=-50, le=50)]
 Resolution = Annotated[int, power_of_two(4, 4_096)]
 Named = Annotated[Mapping[Name, _T], Apply(frozen)]
+Weights = Annotated[Mapping[Name, Positive], Constraint(min_length=1, max_length=16)]  # of a few parts, by name
 Options = Annotated[Mapping[str, Any], Apply(frozen)]
 
 

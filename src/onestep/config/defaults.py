@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onestep import components
+from onestep.config.laws import laws_like, teacher_law
 from onestep.config.run import FAST, snapshot_counts
 
 MOST_SNAPSHOTS = 10_000  # of a run
@@ -18,12 +19,12 @@ _DROPOUT = 0.0  # of a generator that is fine-tuned: the released training scrip
 def fill_in(document: Any) -> None:
     """Set the keys that a document of config.yaml lacks, in place; parts of the wrong type are left to later checks."""
     for run in _blocks(document, "runs"):
-        _fill_in_run(run)
+        _fill_in_run(run, document=document)
     for name, table in _named_blocks(document, "tables"):
         table.setdefault("title", name)
 
 
-def _fill_in_run(run: dict[str, Any]) -> None:
+def _fill_in_run(run: dict[str, Any], *, document: Any) -> None:
     published = _constants(run.get("objective"))
     if "classifier" in run:
         run.setdefault("conditional", True)
@@ -31,13 +32,19 @@ def _fill_in_run(run: dict[str, Any]) -> None:
         run.setdefault("snapshot_every", max(run["images"], 1))
         _count_snapshots(run)
     if run.get("teacher") is not None:
-        run.setdefault("preconditioning", published.get("preconditioning", "edm"))
+        run.setdefault("preconditioning", _law_of(run, document, wanted=published.get("preconditioning", "edm")))
         run.setdefault("dropout", _DROPOUT)
     for optimizer in _blocks(run, "optimizers"):
         if "betas" in published:
             optimizer.setdefault("betas", list(published["betas"]))
     if run.get("fast") is True:
         _make_fast(run)
+
+
+def _law_of(run: Mapping[str, Any], document: Any, *, wanted: str) -> str:
+    """Return the law that an objective publishes, or the teacher's where its network has another one."""
+    law = teacher_law(document, run["teacher"]) if isinstance(run["teacher"], str) else None
+    return wanted if law is None or wanted in laws_like(law) else law
 
 
 def _count_snapshots(run: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from onestep.config.known import (
     teacher_differences,
     trained_with,
 )
+from onestep.config.laws import is_folder, laws_like, teacher_law
 from onestep.config.messages import Place, Problem, got, listed, one_line
 from onestep.config.run import Component, Run, to_document
 from onestep.config.sections import Experiment
@@ -33,6 +34,7 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
     shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
     tries = Tries()
     yield from _class_problems(experiment)
+    yield from _law_problems(experiment)
     for name, run in experiment.runs.items():
         if run.dataset not in shapes:
             continue
@@ -53,6 +55,7 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
             run, processes=experiment.launch.of(name).processes, shape=shape, tries=tries, place=place
         )
         declared = networks_of(objective)
+        yield from _map_problems(run, experiment, declared=declared, shapes=shapes, tries=tries, place=place)
         yield from _network_problems(run, declared=declared, shape=shape, tries=tries, place=place)
         yield from _ratio_problems(run, experiment, declared=declared, shapes=shapes, tries=tries, place=place)
         yield from _freeze_problems(run, experiment, shapes=shapes, tries=tries, place=(*place, "freeze"))
@@ -69,6 +72,25 @@ def _class_problems(experiment: Experiment) -> Iterator[Problem]:
         if dataset.classes is not None and (dataset.options.get("labels") == "none" or dataset.classes < stated):
             expected = f"at least {stated}, those of {dataset.name}" if stated else "none without labels"
             yield Problem(("datasets", name, "classes"), f"got {dataset.classes}, expected {expected}")
+
+
+def _law_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield laws that do not suit the network of a teacher's file, or of a run's teacher."""
+    for name, teacher in experiment.teachers.items():
+        source = experiment.inputs.get(teacher.input or "")
+        if source is not None and str(source.file or source.url).endswith(".safetensors"):
+            continue  # compared with the file's own as it is converted
+        is_diffusers = is_folder(experiment, teacher)
+        laws = ("ddpm",) if is_diffusers else ("edm", "d2o")
+        if teacher.run is None and teacher.preconditioning not in (None, *laws):
+            expected = f"{' or '.join(laws)}, for a {'folder of diffusers' if is_diffusers else 'pickle'}"
+            place = ("teachers", name, "preconditioning")
+            yield Problem(place, f"{got(teacher.preconditioning)}, expected {expected}. Fix: remove it")
+    for name, run in experiment.runs.items():
+        law = None if run.teacher is None else teacher_law(experiment, run.teacher)
+        if law is not None and run.preconditioning not in (None, *laws_like(law)):
+            expected = f"expected {' or '.join(laws_like(law))}, that of teachers.{run.teacher}"
+            yield Problem(("runs", name, "preconditioning"), f"{got(run.preconditioning)}, {expected}")
 
 
 def teacher_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -115,7 +137,7 @@ def _discriminator_problems(run: Run, *, processes: int, shape: Shape, tries: Tr
     sizes, of = getattr(outline, "image_sizes", None), f"datasets.{run.dataset}: resolution {shape.resolution}"
     if sizes is not None and shape.resolution is not None and shape.resolution not in sizes:
         yield Problem(here, f"{block.name} takes images of {listed(map(str, sizes))} pixels ({of})")
-    if sizes is None and "backbones" not in taken and shape.resolution is not None:
+    if sizes is None and not taken.keys() & {"backbones", "map_shapes"} and shape.resolution is not None:
         supplied = shape.of_network(conditional=run.conditional)
         supplied |= {"classes": supplied.pop("label_dim"), "seed": run.seed, "rank": 0}
         only = {key: value for key, value in supplied.items() if key in taken}
@@ -129,6 +151,42 @@ def _discriminator_problems(run: Run, *, processes: int, shape: Shape, tries: Tr
     if rows is not None:
         found = f"got {rows} images at once ({run.batch} in {processes * parts} parts, of processes and micro-batches)"
         yield Problem((*here, outline.grouped_by), f"{found}, expected a multiple of {group}, or fewer")
+
+
+def _map_problems(
+    run: Run,
+    experiment: Experiment,
+    *,
+    declared: Mapping[str, Origin],
+    shapes: Mapping[str, Shape],
+    tries: Tries,
+    place: Place,
+) -> Iterator[Problem]:
+    """Yield discriminators on inner maps of a teacher that is not there or has none, and others in their place."""
+    block, origin = run.discriminator, declared.get("discriminator")
+    if block is None:
+        return
+    here = (*place, "discriminator")
+    if "map_shapes" not in components.describe("discriminators", block.name).parameters:
+        if origin is not None and origin.maps_of is not None:
+            of = f"on inner maps of the {origin.maps_of}, such as teacher_features"
+            yield Problem((*here, "name"), f"{got(block.name)}, expected one {of}, for objective {run.objective.name}")
+        return
+    if run.teacher is None:
+        yield Problem((*here, "name"), f"{got(block.name)}, and the run has no teacher. Fix: name one")
+        return
+    network, _ = tries.generator(trained_with(run, experiment), shapes=shapes)
+    if network is None or not hasattr(network, "named_parameters"):
+        return
+    maps = getattr(network, "map_shapes", None)
+    if maps is None:
+        without = f"{got(block.name)}, and its teacher, {type(network).__name__}, has no inner maps"
+        yield Problem((*here, "name"), without)
+        return
+    own = {"map_shapes": maps, "img_channels": shapes[run.dataset].channels or 1, "seed": run.seed}
+    _, refused = tries.of("discriminators", Component(name=block.name, options=block.options), **own)
+    if refused is not None:
+        yield Problem(here, f"{refused}, those of the teacher of runs.{place[-1]}")
 
 
 def _network_problems(

@@ -6,12 +6,13 @@ These are chains, metrics `against` a run, and `pairs` of a run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onestep.chain import sampler_misfit
 from onestep.config.blocks import networks_of
 from onestep.config.constraints import seeds_of
+from onestep.config.known import shape_of, teacher_differences
 from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, unknown
 from onestep.config.run_checks import denoisers
 from onestep.config.sections import AgainstBlock, Experiment
@@ -47,6 +48,7 @@ def generated_problems(
     for name in experiment.runs:
         yield from _pairs_problems(name, experiment, objective=objectives.get(name), place=("runs", name, "pairs"))
         uses += _uses_of_pairs(name, experiment)
+    yield from _guide_problems(experiment)
     levels = {name: getattr(objective, "samples_at", None) for name, objective in objectives.items()}
     for use in uses:
         yield from _sampler_problems(use, experiment, steps=steps.get(use.run), sigma=levels.get(use.run))
@@ -101,6 +103,25 @@ def _sampler_problems(
         return
     if wrong := sampler_misfit({"name": sampler.name, **sampler.options}, steps=steps, sigma=sigma):
         yield Problem(use.place, f"{use.run} by {use.sampler}: {wrong}")
+    guide, run = sampler.options.get("guide"), experiment.runs[use.run]
+    if sampler.name != "guided" or (guide is not None and guide not in experiment.teachers):
+        return
+    if guide is None and not run.conditional:
+        found = f"{use.run} by {use.sampler}: got no guide, and {use.run} has no class that a guide could lack"
+        yield Problem(use.place, f"{found}. Fix: guide: an entry of teachers")
+    if guide is not None and run.dataset in experiment.datasets:
+        shapes = {name: shape_of(experiment, name) for name in experiment.datasets}
+        for key, found, expected in teacher_differences(replace(run, teacher=guide), experiment, shapes=shapes):
+            if key != "conditional" or not run.conditional:
+                yield Problem(use.place, f"guide {guide} of {use.sampler}: got {key} {found}, expected {expected}")
+
+
+def _guide_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield guides that are no teachers."""
+    for name, sampler in experiment.samplers.items():
+        if sampler.name == "guided":
+            place = ("samplers", name, "guide")
+            yield from unknown(place, sampler.options.get("guide"), experiment.teachers, of="teachers")
 
 
 def _overlap_problems(use: _Use, metric: str, experiment: Experiment) -> Iterator[Problem]:
@@ -145,8 +166,9 @@ def _pairs_problems(name: str, experiment: Experiment, *, objective: Any, place:
     yield from unknown((*place, "teacher"), run.pairs.teacher, experiment.teachers, of="teachers")
     yield from unknown((*place, "sampler"), run.pairs.sampler, experiment.samplers, of="samplers")
     sampler = experiment.samplers.get(run.pairs.sampler)
-    if sampler is not None and sampler.options.get("churn"):
-        found = f"{got(run.pairs.sampler)}, whose churn adds noise"
+    adding = next((key for key in ("churn", "noise") if sampler is not None and sampler.options.get(key)), None)
+    if adding is not None:
+        found = f"{got(run.pairs.sampler)}, whose {adding} adds noise"
         yield Problem((*place, "sampler"), f"{found}, expected one whose images follow from noise and class")
     for index, text in enumerate(run.pairs.seeds):
         yield from backwards(text, place=(*place, "seeds", index))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from onestep import components
 from onestep.config.messages import one_line
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
+from onestep.files import read_json
 from onestep.inputs import read_registry
 
 _UNKNOWN_CHANNELS, _UNKNOWN_CLASSES = 3, 10  # for trying a network of a dataset that does not state them
@@ -112,6 +114,16 @@ def trained_with(run: Run, experiment: Experiment) -> Run | None:
     return None
 
 
+def _shape_of_folder(path: str | None) -> Shape | None:
+    """Return the shape of the network in a folder of diffusers on this machine; None if there is none to be read."""
+    for config in () if path is None else (Path(path, "config.json"), Path(path, "unet", "config.json")):
+        with contextlib.suppress(OSError, ValueError):
+            sizes = read_json(config, {"sample_size": int, "in_channels": int})
+            classes = sizes.get("num_class_embeds")
+            return Shape(sizes["sample_size"], sizes["in_channels"], classes if type(classes) is int else 0)
+    return None
+
+
 def teacher_differences(
     run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape]
 ) -> Iterator[tuple[str, str, str]]:
@@ -126,6 +138,8 @@ def teacher_differences(
         network = read_registry()[source.published].network
         where, facts = f"inputs.{teacher.input}", Shape(**network) if network else Shape()
         conditional = bool(facts.classes) if network else run.conditional
+    elif source is not None and (found := _shape_of_folder(source.file)) is not None:
+        where, facts, conditional = f"inputs.{teacher.input}", found, bool(found.classes)
     else:
         return
     if conditional != run.conditional:

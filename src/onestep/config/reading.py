@@ -121,8 +121,11 @@ def resolved_run(experiment: Experiment, run: str) -> ResolvedRun:
         raise ValueError(f"run: got {run!r}, expected one of: {', '.join(experiment.runs)}")
     chosen = experiment.runs[run]
     timm = {name: each for name in run_backbones(chosen) if (each := experiment.backbones[name].timm) is not None}
+    extractors = {name: each for name in run_backbones(chosen) if (each := experiment.backbones[name].extractor)}
     classes = experiment.datasets[chosen.dataset].classes
-    return ResolvedRun(name=run, run=chosen, timm=timm, classes=classes, snapshots=chosen.snapshots)
+    return ResolvedRun(
+        name=run, run=chosen, timm=timm, extractors=extractors, classes=classes, snapshots=chosen.snapshots
+    )
 
 
 def run_backbones(run: Run) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from onestep.config.constraints import (
     NotNegative,
     Options,
     Positive,
+    RelativeStd,
     Seed,
     Share,
     ShareBelowOne,
@@ -33,6 +34,7 @@ from onestep.config.constraints import (
     empty,
     frozen,
 )
+from onestep.config.laws import Law
 from onestep.config.starts import Initialisation, PairsBlock
 from onestep.config.subset import Subset
 
@@ -54,7 +56,7 @@ class NetworkBlock:
 
     name: str
     options: Options = field(default_factory=empty)
-    preconditioning: str = "edm"  # the law around the network: `edm` (arXiv:2206.00364, Table 1) or `d2o`
+    preconditioning: str = "edm"  # the law around the network (networks/_laws.py): `edm`, `d2o`, `ddpm` or `flow`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ class Ema:
     half_life: Images = 500_000.0  # of EDM's networks up to 64x64 (arXiv:2206.00364, appendix F.1)
     ramp_up: NotNegative = 0.05  # largest half-life as a share of the images seen; 0 is no limit (EDM's training loop)
     others: tuple[Count, ...] = ()  # half-life of each further EMA, which has its own file beside every snapshot
+    power: tuple[RelativeStd, ...] = field(default=(), metadata=OMIT_EMPTY)  # of averages with power-function profiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +157,9 @@ class Run:
     network: NetworkBlock | None = None
     teacher: Name | None = None  # entry of `teachers`, whose weights initialize the generator
     classifier: Component | None = None
-    # With a teacher only, in place of the teacher's: the law, by default that of the objective (`d2o` for D2O); and the
-    # dropout, by default 0, that of the released training script.
-    preconditioning: Literal["edm", "d2o"] | None = None
+    # With a teacher only, in place of the teacher's: the law, by default that of the objective (`d2o` for D2O), or the
+    # teacher's where that is `ddpm` or `flow`; and the dropout, by default 0, that of the released training script.
+    preconditioning: Law | None = None
     dropout: ShareBelowOne | None = None
     init: Initialisation | None = None  # what the generator starts from in place of the teacher's or of fresh weights
     pairs: PairsBlock | None = None  # of noise and images, for objectives that learn from them
@@ -199,6 +202,7 @@ class ResolvedRun:
     name: str
     run: Run
     timm: Mapping[str, str] = field(default_factory=empty)  # names in timm of those of its backbones that timm has
+    extractors: Mapping[str, str] = field(default_factory=empty)  # choices of features/ among its backbones
     classes: int | None = None  # of its dataset, where the config gives them; else those that labels name
     snapshots: tuple[int, ...]  # counts of images at which snapshots are published
 
@@ -226,15 +230,17 @@ def run_of(document: Mapping[str, Any]) -> ResolvedRun:
     if not isinstance(name, str):
         raise ValueError(f"run: got {name!r}, expected the run's name")
     timm, classes = frozen(block.pop("timm", {})), block.pop("classes", None)
+    extractors = frozen(block.pop("extractors", {}))
     run: Run = from_document(Run, block)
     if "snapshots" not in document:
         run = dataclasses.replace(run, snapshots=snapshot_counts(images=run.images, every=run.snapshot_every))
-    return ResolvedRun(name=name, run=run, timm=timm, classes=classes, snapshots=run.snapshots)
+    return ResolvedRun(name=name, run=run, timm=timm, extractors=extractors, classes=classes, snapshots=run.snapshots)
 
 
 def document_of(resolved: ResolvedRun) -> dict[str, Any]:
     """Return the mapping of run.yaml: `run`, the keys of its block, `timm` and `classes` where needed, `snapshots`."""
     others: dict[str, Any] = {"timm": dict(resolved.timm)} if resolved.timm else {}
+    others |= {"extractors": dict(resolved.extractors)} if resolved.extractors else {}
     others |= {} if resolved.classes is None else {"classes": resolved.classes}
     block = {key: value for key, value in to_document(resolved.run).items() if key != "snapshots"}
     return {"run": resolved.name, **block, **others, "snapshots": list(resolved.snapshots)}

@@ -40,6 +40,7 @@ def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         yield from _part_problems(run, place=place)
         yield from _role_problems(run, objectives.get(name), declared=declared[name], place=place)
         yield from _average_problems(run, place=(*place, "ema", "others"))
+        yield from _profile_problems(run, place=(*place, "ema", "power"))
         yield from _optimizer_problems(run, place=(*place, "optimizers"))
         yield from _execution_problems(run, place=place)
     yield from _launch_problems(experiment)
@@ -114,9 +115,9 @@ def _address_problems(address: str, *, place: Place) -> Iterator[Problem]:
 
 
 def _source_problems(experiment: Experiment) -> Iterator[Problem]:
+    wholes = [name for name, dataset in experiment.datasets.items() if dataset.dataset is None]
     for name, dataset in experiment.datasets.items():
         yield from unknown(("datasets", name, "input"), dataset.input, experiment.inputs, of="inputs")
-        wholes = [each for each, other in experiment.datasets.items() if other.dataset is None]
         yield from unknown(("datasets", name, "dataset"), dataset.dataset, wholes, of="datasets that are no parts")
     for name in experiment.teachers:
         yield from _teacher_problems(name, experiment, place=("teachers", name))
@@ -148,12 +149,12 @@ def _teacher_problems(name: str, experiment: Experiment, *, place: Place) -> Ite
 def _backbone_problems(backbone: BackboneBlock, *, place: Place) -> Iterator[Problem]:
     if backbone.is_tensors and backbone.input is not None:
         return
-    if wrong := exactly_one(vars(backbone), "run", "timm"):
+    if wrong := exactly_one(vars(backbone), "run", "timm", "extractor"):
         yield Problem(place, f"{wrong}, or `input` alone for tensors without a network")
     elif backbone.run is not None and backbone.input is not None:
         yield Problem((*place, "input"), "the weights of a run are its last snapshot. Fix: remove it")
-    elif backbone.timm is not None and backbone.input is None:
-        yield Problem((*place, "input"), f"{MISSING}. Fix: name the input that holds the weights of {backbone.timm}")
+    elif (network := backbone.timm or backbone.extractor) is not None and backbone.input is None:
+        yield Problem((*place, "input"), f"{MISSING}. Fix: name the input that holds the weights of {network}")
     elif backbone.timm is not None:
         yield from _timm_problems(backbone.timm, place=(*place, "timm"))
 
@@ -225,7 +226,8 @@ def _reference_problems(
         if origin.kind == "FeatureNetwork" and origin.name is not None:
             here, found = (*place, "objective"), experiment.backbones.get(origin.name)
             yield from unknown(here, origin.name, experiment.backbones, of="backbones")
-            yield from _kind_problems(found, origin.name, as_tensors=origin.shapes is not None, place=here)
+            as_tensors, pooled = origin.shapes is not None, bool(origin.pooled)
+            yield from _kind_problems(found, origin.name, as_tensors=as_tensors, pooled=pooled, place=here)
     table = run.discriminator.class_embeddings if run.discriminator else None
     place = (*place, "discriminator", "class_embeddings")
     yield from unknown(place, table, experiment.class_embeddings, of="class embeddings")
@@ -233,8 +235,13 @@ def _reference_problems(
         yield Problem(place, f"{got(table)}, expected none for an unconditional run. Fix: remove it")
 
 
-def _kind_problems(backbone: BackboneBlock | None, name: str, *, as_tensors: bool, place: Place) -> Iterator[Problem]:
-    """Yield a problem where tensors are used as a network, or a network as tensors."""
+def _kind_problems(
+    backbone: BackboneBlock | None, name: str, *, as_tensors: bool, pooled: bool = False, place: Place
+) -> Iterator[Problem]:
+    """Yield a problem where tensors are used as a network, a network as tensors, or an extractor for feature maps."""
+    if backbone is not None and backbone.extractor is not None and not pooled:
+        yield Problem(place, f"got backbones.{name}, an extractor of vectors, expected an entry with `run` or `timm`")
+        return
     if backbone is not None and backbone.is_tensors != as_tensors:
         found, expected = "tensors without a network", "an entry with `run` or `timm`"
         if as_tensors:
@@ -296,6 +303,10 @@ def _role_problems(run: Run, objective: Any, *, declared: Mapping[str, Origin], 
         }.get(origin.kind, (True, ""))
         if not present:
             yield Problem(place, f"missing {needed}, which objective {name} needs as its {role}")
+    least, most = getattr(objective, "batch_limits", (1, None))
+    if not least <= run.batch <= (most or run.batch):
+        wanted = f"at least {least}" if run.batch < least else f"at most {most}"
+        yield Problem((*place, "batch"), f"got {run.batch}, expected {wanted} images of a step for objective {name}")
     if run.discriminator is not None and "discriminator" not in declared:
         yield Problem((*place, "discriminator"), f"objective {name} has no discriminator. Fix: remove it")
     trained = dict.fromkeys(phase.trains for phase in objective.phases())
@@ -313,6 +324,15 @@ def _average_problems(run: Run, *, place: Place) -> Iterator[Problem]:
             where = "the main half-life" if half_life == known[0] else "already in this list"
             yield Problem((*place, index), f"got {half_life}, which is {where}. Fix: remove it")
         known.append(half_life)
+
+
+def _profile_problems(run: Run, *, place: Place) -> Iterator[Problem]:
+    """Yield a single profile, of which no other follows, and one that a run gives twice."""
+    if len(run.ema.power) == 1:
+        yield Problem(place, f"got {list(run.ema.power)}, expected two or more, such as [0.05, 0.1], or none")
+    for index, std in enumerate(run.ema.power):
+        if std in run.ema.power[:index]:
+            yield Problem((*place, index), f"got {std}, which is already in this list. Fix: remove it")
 
 
 def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:

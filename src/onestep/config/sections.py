@@ -32,6 +32,7 @@ from onestep.config.constraints import (
     frozen,
     least,
 )
+from onestep.config.laws import Law
 from onestep.config.run import OMIT_EMPTY, Component, Run
 from onestep.config.sbatch import SbatchOption, SbatchValue, cluster_of, given, one_cluster
 from onestep.config.tables import TableBlock
@@ -116,11 +117,13 @@ class TeacherBlock:
     """A denoiser that runs start from: the last snapshot of a `run`, or an input with its `weights`."""
 
     run: RunName | None = None
-    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors).
+    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors), or the folder of a
+    # UNet2DModel of diffusers.
     weights: Name | None = None
     pickle: Name | None = None  # the former name of `weights`
-    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints.
-    preconditioning: Literal["edm", "d2o"] | None = None
+    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints; of a folder, `ddpm`.
+    # That of a snapshot is in its file; its runs have another one than `edm` and `d2o` where it is stated here.
+    preconditioning: Law | None = None
 
     @property
     def input(self) -> Name | None:
@@ -130,19 +133,21 @@ class TeacherBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneBlock:
-    """A frozen network of a discriminator or a distance: the last snapshot of a classifier's `run`, or one of timm.
+    """A frozen network of a discriminator, a distance or a loss: the last snapshot of a classifier's `run`, or of timm.
 
     With `input` alone, it is tensors by name, such as the linear layers of LPIPS.
     """
 
     run: RunName | None = None
     timm: Text | None = None  # name of the network in timm with the tag of its weights: vgg16_bn.tv_in1k
-    input: Name | None = None  # the weights for `timm`, or the tensors
+    input: Name | None = None  # the weights for `timm` or `extractor`, or the tensors
+    # The network of FID, for losses on vectors alone.
+    extractor: Literal["inception"] | None = field(default=None, metadata=OMIT_EMPTY)
 
     @property
     def is_tensors(self) -> bool:
         """Whether it is tensors without a network."""
-        return self.run is None and self.timm is None
+        return self.run is None and self.timm is None and self.extractor is None
 
 
 @dataclass(frozen=True, kw_only=True)

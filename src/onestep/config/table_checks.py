@@ -266,8 +266,9 @@ def _ema_problems(row: RowBlock, experiment: Experiment, *, place: Place) -> Ite
     for name in (name for name in row.members if name in experiment.runs):
         ema = experiment.runs[name].ema
         kept = [ema.half_life, *ema.others]
-        if row.ema not in kept:
+        if row.ema not in kept and not (isinstance(row.ema, float) and ema.power):
             known = ", ".join(f"{each:.15g}" for each in kept)
+            known += ", or a relative standard deviation below 1" if ema.power else ""
             yield Problem((*place, "ema"), f"got {row.ema}, expected a half-life of {name}: {known}")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from onestep.config.constraints import (
     Apply,
+    Average,
     Constraint,
     Count,
     MetricValue,
@@ -49,7 +50,9 @@ class RowBlock:
     sampler: Name | None = None
     label: Text | None = None  # by default the name of the run or teacher
     dataset: Name | None = None  # that the images are compared with, in a table without `dataset`
-    ema: Count | None = None  # half-life in images of the run's EMA to use; by default the main one
+    # Half-life in images of the run's EMA to use, or the relative standard deviation of one that follows from those of
+    # `power`; by default the main one.
+    ema: Average | None = None
     published: Named[Annotated[PublishedNumber, Apply(_with_source, when="before")]] = field(default_factory=empty)
     nfe: Count | None = None  # of another method, as published
     images: Text | None = None  # that another method was trained on, as its authors write it

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from onestep.files import read_json, regular_file
-from onestep.folders import is_hidden, walk
+from onestep.files import regular_file
+from onestep.folders import is_hidden, named_folder, walk
 
 _logger = logging.getLogger(__name__)
 
@@ -372,21 +372,10 @@ def open_source(path: Path) -> Source:
         raise ValueError(f"{path}: there is no such file or folder. Fix: correct the path")
     regular_file(path)
     if path.suffix == ".folder":
-        return FolderSource(_named_folder(path))
+        return FolderSource(named_folder(path))
     return ZipSource(path) if _head(path).startswith(b"PK") else TarSource(path)
 
 
 def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read(8)
-
-
-def _named_folder(path: Path) -> Path:
-    """Return the folder that a `.folder` file names."""
-    try:
-        folder = Path(read_json(path)["folder"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{path}: not {{"folder": PATH, ...}} ({error!r}); fetch the input again') from error
-    if not folder.is_dir():
-        raise ValueError(f"{path}: there is no folder {folder}. Fix: restore it, or fetch the input again")
-    return folder

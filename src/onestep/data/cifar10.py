@@ -116,8 +116,8 @@ def read_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     array, labels = entries.get("data"), entries.get("labels")
     if type(array) is not StoredArray:
         raise ValueError(f"under 'data' it holds {kind(array)}, not an array of numpy")
-    if len(array.shape) != 2 or array.shape[1] != _NUMBERS or not array.shape[0]:
-        raise ValueError(f"its pixels are an array {list(array.shape)}, expected [N, {_NUMBERS}]")
+    if array.shape is None or array.code != "u1" or array.shape[1] != _NUMBERS or not array.shape[0]:
+        raise ValueError(f"its pixels are an array {list(array.shape or ())}, expected [N, {_NUMBERS}] of uint8")
     count = array.shape[0]
     if len(array.raw) != count * _NUMBERS:
         raise ValueError(f"its pixels {list(array.shape)} are {len(array.raw)} bytes, so it is damaged")

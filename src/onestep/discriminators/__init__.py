@@ -43,6 +43,11 @@ class Discriminator(Protocol):
     optional class attributes are literals, which a login node without torch reads, too: `image_sizes`, the sizes that
     it takes, and `grouped_by`, the option of which the images of a call are a multiple, or fewer.
 
+    One on inner maps of denoisers has `map_shapes` in its constructor, channels and size of each map, and `teacher`,
+    the run's frozen teacher, or None for an objective that has maps of its own (`Fresh.maps_of` of objectives); and a
+    method `chosen`, from all maps of an encoder to those that `heads` takes. One of noisy images has a method
+    `prepared`, from images [n B, C, H, W], `random` and `condition` of a batch to what `frozen_features` takes.
+
     Attributes:
         splits: N as a sum: the numbers of neighbouring logits of the independent discriminators. A loss is the mean
             within each and the sum over them.
@@ -77,6 +82,8 @@ class ExecutionView:
     splits: tuple[int, ...]
     frozen_features: Callable[[Tensor], FeatureMaps]
     heads: Callable[[Sequence[Sequence[Tensor]], Tensor | None], Tensor]
+    prepared: Callable[..., Tensor] | None = None
+    chosen: Callable[[Sequence[Tensor]], FeatureMaps] | None = None
 
     def __call__(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return logits [B, N] of images [B, C, H, W]."""
@@ -107,6 +114,8 @@ def wrap_for_execution(discriminator: Discriminator, *, bfloat16: bool, compiled
         splits=discriminator.splits,
         frozen_features=compiled(half(frozen.frozen_features)),
         heads=(lambda maps, condition: heads(maps, condition).float()) if bfloat16 else heads,
+        prepared=getattr(discriminator, "prepared", None),
+        chosen=getattr(discriminator, "chosen", None),
     )
 
 
@@ -145,13 +154,15 @@ def build_discriminator(
     rank: int = 0,
     resolution: int | None = None,
     channels: int | None = None,
+    teacher: nn.Module | None = None,
+    map_shapes: Sequence[tuple[int, int]] | None = None,
 ) -> nn.Module:
     """Build a discriminator from its config, `{name: projected, channels: 64, resolution: 224}`, and its backbones.
 
     The keys `backbones` and `class_embeddings` of the config, names of files, are not used. `embedding` is the initial
     class table [at least K, E], None for a random one; `classes` is K, 0 for an unconditional discriminator; `seed` is
     that of all random weights; `resolution` and `channels` are H and W, and C, of the images, for a discriminator built
-    for one size. A class gets those that its constructor has.
+    for one size; `teacher` and `map_shapes` are for one on inner maps. A class gets those that its constructor has.
 
     Raises:
         ValueError: There is no such discriminator, its parts do not fit each other, or it has no classes
@@ -164,7 +175,7 @@ def build_discriminator(
     if embedding is not None and "embedding" not in taken:
         raise ValueError(f"class_embeddings: got a table, expected none: {block['name']} begins with random classes")
     supplied = {"backbones": backbones, "classes": classes, "seed": seed, "rank": rank}
-    supplied |= {"img_resolution": resolution, "img_channels": channels}
+    supplied |= {"img_resolution": resolution, "img_channels": channels, "teacher": teacher, "map_shapes": map_shapes}
     supplied |= {} if embedding is None else {"embedding": embedding}
     return components.build("discriminators", block, **{key: value for key, value in supplied.items() if key in taken})
 

@@ -168,15 +168,19 @@ def load_timm_backbone(path: Path, *, name: str, strides: tuple[int, ...] | None
     have others, and is then read by position. ValueError: timm has no such network, it has no usable taps, or the file
     does not fit it.
     """
+    model, weights = create_timm(name), read_published_weights(path)
+    load_timm_weights(model, weights, path=path, name=name)
+    return timm_backbone(model, name=name, strides=strides)
+
+
+def create_timm(name: str) -> nn.Module:
+    """Return a network of timm with random weights that change no random numbers of the run; ValueError: no such."""
     import timm  # takes a second
 
     if not timm.is_model(name):
         raise ValueError(f"timm: got {name!r}, expected a name of timm.list_models() of timm {timm.__version__}")
-    weights = read_published_weights(path)
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(name, pretrained=False)
-    load_timm_weights(model, weights, path=path, name=name)
-    return timm_backbone(model, name=name, strides=strides)
+        return timm.create_model(name, pretrained=False)
 
 
 def load_timm_weights(model: nn.Module, weights: Mapping[str, Tensor], *, path: Path, name: str) -> None:

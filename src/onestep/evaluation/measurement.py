@@ -14,14 +14,15 @@ import numpy as np
 from onestep.archive import Arrays, digest_of, published_arrays, read_arrays
 from onestep.arithmetic import ARITHMETIC
 from onestep.checkpoints.digests import checked, known_digest
+from onestep.checkpoints.edm_pickle import read_statistics_pickle
 from onestep.evaluation.extraction import check_place, read_pixels, sampled_by, subject_of
 from onestep.files import regular_file, sealed, write_json
 from onestep.metrics import Metric, Statistics
 from onestep.metrics._features import device_record
 from onestep.results import Results
 
-# Mean and covariance of pooled features (EDM, ADM, clean-fid) and of spatial ones (ADM).
-_STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
+# Mean and covariance of pooled features (EDM, ADM, clean-fid), of spatial ones (ADM), and of those of DINOv2 (EDM2).
+_STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"), ("mu_dinov2", "sigma_dinov2"))
 # The record of features: what they are of and how they were made.
 _ABOUT = {
     **dict.fromkeys(("weights_sha256", "pixels_sha256"), str),
@@ -73,7 +74,11 @@ class Block:
     def statistics(self, path: Path) -> dict[str, np.ndarray] | None:
         """Return published statistics by their names; None for a file of features."""
         if path not in self._archives:
-            self._archives[path] = published_arrays(checked(path), [name for names in _STATISTICS for name in names])
+            if path.suffix == ".pkl":
+                self._archives[path] = read_statistics_pickle(path)
+            else:
+                names = [name for names in _STATISTICS for name in names]
+                self._archives[path] = published_arrays(checked(path), names)
         found = self._archives[path]
         return None if found is None else {name: array.copy() for name, array in found.items()}
 

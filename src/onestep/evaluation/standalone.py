@@ -128,8 +128,8 @@ def write_evaluation(
     """Measure images, each metric once, write the values and what they were computed from, and return the values.
 
     `images` and `reference` are paths that `iter_images` reads; a reference may also be features from `onestep extract`
-    or published statistics (.npz with `mu` and `sigma`). From a file with both images and statistics, each metric uses
-    the statistics if it accepts them. No network is needed if each metric reads pixels.
+    or published statistics (.npz with `mu` and `sigma`, or .pkl of EDM2). From a file with both images and statistics,
+    each metric uses the statistics if it accepts them. No network is needed if each metric reads pixels.
 
     ValueError: Images, reference and metrics do not fit together.
     """
@@ -242,7 +242,9 @@ class _Real:
 
     @functools.cached_property
     def _names(self) -> frozenset[str]:
-        """The names of the arrays in an .npz; empty for another kind of file."""
+        """The names of the arrays in an .npz, or of the statistics in a .pkl; empty for another kind of file."""
+        if self._path.suffix == ".pkl":
+            return _STATISTICS
         if self._path.suffix != ".npz":
             return frozenset()
         return array_names(self._path)

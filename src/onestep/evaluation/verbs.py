@@ -182,7 +182,8 @@ def evaluate(
     Args:
         images: The images to measure: a folder, a .zip, an .npz or a .pt.
         output: The numbers (.json).
-        reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`).
+        reference: Real images in the same forms, features, or published statistics (.npz with `mu` and `sigma`, or a
+            .pkl of EDM2).
         features: The feature extractor by name, as `inception`, or with options as in config.yaml (JSON); not for
             metrics of pixels alone.
         weights: Weights of the feature extractor.

@@ -55,14 +55,15 @@ class InceptionFeatures:
         """Extract features [B, 2048] and probabilities [B, 1008], or with `spatial` features [B, 2023] only."""
         network = self.network.to(pixels.device)
         layer = network.pool if self.layer == "pool" else network.spatial
-        features = run_in_parts(layer, pixels, prepare=_prepared, precision=self.precision)
+        features = run_in_parts(layer, pixels, prepare=prepared, precision=self.precision)
         if self.layer == "spatial":
             return Features(features=features, probabilities=None)
         with computing("float32", device=pixels.device):
             return Features(features=features, probabilities=network.output(features).softmax(dim=1))
 
 
-def _prepared(pixels: Tensor) -> Tensor:
+def prepared(pixels: Tensor) -> Tensor:
+    """Return the network's input of pixels [B, 3, H, W] in [0, 255]: resized to 299 x 299, in about [-1, 1]."""
     return (resized_as_in_tensorflow(pixels, size=_SIZE) - 128) / 128
 
 

@@ -109,6 +109,19 @@ def remote_file(source: Mapping[str, Any], *, name: str) -> RemoteFile:
     return RemoteFile(name=name, key=key, path=kept_at(source, name=name), published=published, expected=expected)
 
 
+def _parts(folder: RemoteFile) -> list[RemoteFile]:
+    """Return the files of a folder that is downloaded; none of a file, or of a folder provided by hand."""
+    published = folder.published
+    found = []
+    for address in published.addresses if published.folder else ():
+        filename = address_filename(address)
+        part = Published(filename=filename, addresses=(address,), licence=published.licence, accept=published.accept)
+        expected = Expected(source=folder.expected.source)
+        path = folder.path / filename
+        found.append(RemoteFile(name=folder.name, key=address, path=path, published=part, expected=expected))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Store:
     """inputs/ and inputs.lock.yaml of the working directory."""
@@ -118,7 +131,14 @@ class Store:
     patience: Patience = Patience()
 
     def fetch(self, file: RemoteFile) -> Verified:
-        """Download a file unless it is here, and verify it; ValueError if it is unobtainable or its content differs."""
+        """Download a file, or those of a folder, unless they are here, and verify them.
+
+        ValueError: Something is unobtainable, or its content differs.
+        """
+        if parts := _parts(file):
+            for each in parts:
+                self.fetch(each)
+            return self.verify(file)
         within = _WORK / file.path.relative_to(KEPT)
         with locked(within.with_name(f"{within.name}.turn"), name=file.name):
             if file.path.exists():

@@ -1,4 +1,4 @@
-"""Examine a teacher's file: its architecture, without executing anything in it."""
+"""Examine a teacher's file or folder: its architecture, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from onestep.checkpoints.edm_pickle import read_edm_pickle
+from onestep.checkpoints.diffusers_folder import read_unet2d
+from onestep.checkpoints.edm_pickle import of_denoiser, read_edm_pickle
 from onestep.files import regular_file
 from onestep.inputs import address_filename, is_offline, kept_at, read_registry
 
 _ADDRESSES = ("http://", "https://", "file://")
 _ENDINGS = (".pkl", ".safetensors")
-_EXPECTED = "a pickle of EDM's format (.pkl), or a snapshot or exported generator of onestep (.safetensors)"
+_EXPECTED = (
+    "a pickle of EDM or EDM2 (.pkl), a snapshot or exported generator of onestep (.safetensors), or the folder of a "
+    "UNet2DModel of diffusers"
+)
 _MISSING_LAW = "edm"
 
 
@@ -55,6 +59,7 @@ def examine_teacher(given: str, *, folder: Path) -> Teacher:
             resolution=sizes["resolution"],
             channels=sizes["channels"],
             classes=sizes["classes"],
+            law="ddpm" if registry[names[0]].folder else _MISSING_LAW,
         )
     if given.startswith(_ADDRESSES):
         return _described(_downloaded(given, folder=folder), source={"url": given})
@@ -79,11 +84,12 @@ def _downloaded(address: str, *, folder: Path) -> Path:
 
 
 def _described(path: Path, *, source: Mapping[str, Any]) -> Teacher:
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected {_EXPECTED}. Fix: name the file of the weights")
-    if path.suffix not in _ENDINGS:
+    if not path.is_dir() and path.suffix not in _ENDINGS:
         raise ValueError(f"{path}: got a file that ends in {path.suffix or 'nothing'}, expected {_EXPECTED}")
-    config, parameters = _snapshot(path) if path.suffix == ".safetensors" else _pickle(path)
+    if path.is_dir():
+        config, parameters = _folder(path)
+    else:
+        config, parameters = _snapshot(path) if path.suffix == ".safetensors" else _pickle(path)
     name = config.get("name", config.get("model_type", "?"))
     sizes = [config.get(key, 0) for key in ("img_resolution", "img_channels", "label_dim")]
     if not all(type(each) is int for each in sizes) or 0 in sizes[:2]:
@@ -113,6 +119,11 @@ def _snapshot(path: Path) -> tuple[Mapping[str, Any], int]:
     return config, numbers
 
 
+def _folder(path: Path) -> tuple[Mapping[str, Any], int]:
+    network = read_unet2d(path)
+    return network.config, sum(tensor.numel() for tensor in network.state_dict.values())
+
+
 def _pickle(path: Path) -> tuple[Mapping[str, Any], int]:
-    checkpoint = read_edm_pickle(path)
+    checkpoint = of_denoiser(read_edm_pickle(path))
     return checkpoint.config, sum(tensor.numel() for tensor in checkpoint.state_dict.values())

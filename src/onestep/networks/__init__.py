@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from onestep.networks._denoiser import Compiler, Preconditioned, build_denoiser, load_denoiser
 from onestep.networks._teachers import frozen_parameters, one_step_config, published_architecture, teacher_weights_for
@@ -24,6 +25,7 @@ __all__ = [
     "load_denoiser",
     "one_step_config",
     "published_architecture",
+    "settle_after_steps",
     "teacher_weights_for",
 ]
 
@@ -47,9 +49,18 @@ class Network(Protocol):
             pattern of the names of their modules, and the name of the last layer within a block.
         casts_weights: True if `forward` takes half-precision images and casts its weights to their type. Otherwise
             half precision means torch's autocast on float32 images.
+        after_step: A method without arguments, of any submodule, which a training calls at its start and after each
+            optimizer step of the network's role, before averages take the weights over: it may change trained
+            parameters in place, such as to unit norm, and must leave those that require no gradient.
+        published_tensors: A function from the tensors of a published file to those of a denoiser, by name, which
+            `load_state_dict` of the denoiser applies; other tensors must stay as they are.
         encode: A method of `x`, `noise` and `condition` as in `forward` that returns the coarsest map of the first half
             of the network, of which ratio networks are made (`onestep.ratios`). With it come `encoded`, channels and
             size of that map, and `decoder_parts`, the names of the submodules that it does without.
+        with_maps: A method of `x`, `noise` and `condition` as in `forward`, and `stop_early`, that returns (result,
+            maps): the last map of each level of the first half of the network, the finest first, for discriminators on
+            inner maps. With `stop_early` the result is None, and the second half is not run. With it comes
+            `map_shapes`, channels and size of each map.
     """
 
     freeze_levels: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -82,3 +93,16 @@ def execution_view(
     if own is None:
         return compiled(module)
     return own(bfloat16=bfloat16, compiled=compiled, is_constant=is_constant)
+
+
+def settle_after_steps(network: nn.Module, optimizer: Optimizer) -> None:
+    """Call the methods `after_step` of a network's parts now, and after each step of the optimizer of the network."""
+    calls: list[Any] = [part.after_step for part in network.modules() if hasattr(part, "after_step")]
+
+    def settle(*_: Any) -> None:
+        for call in calls:
+            call()
+
+    settle()
+    if calls:
+        optimizer.register_step_post_hook(settle)

@@ -1,16 +1,13 @@
-"""Denoisers: a preconditioning law around a network, built from a config or loaded from a file.
-
-A law is c_skip, c_out, c_in and c_noise as functions of sigma; the denoiser around a network F is
-D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al., arXiv:2206.00364, eq. 7).
-"""
+"""Denoisers: a preconditioning law (`_laws.py`) around a network, built from a config or loaded from a file."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,50 +15,24 @@ from torch import Tensor, nn
 from onestep import components
 from onestep.chain import sampler_in
 from onestep.checkpoints.snapshot import read_snapshot
+from onestep.networks._laws import LAWS
 from onestep.networks._layers import cast_frozen_weights
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
-Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]  # c_skip, c_out, c_in, c_noise, each of the shape of sigma
 
 _EDM_NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
-_D2O_SIGMA_MIN = 0.002  # where D2O's denoiser is the identity
-
-
-def edm_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
-    """Return EDM's factors (arXiv:2206.00364, table 1)."""
-    variance = sigma**2 + sigma_data**2
-    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
-
-
-def d2o_coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
-    """Return D2O's factors: EDM's, shifted so that D is the identity at sigma 0.002.
-
-    This is the boundary condition of consistency models (arXiv:2303.01469, appendix C); the denominator of c_out is
-    not shifted.
-    """
-    above = sigma - _D2O_SIGMA_MIN
-    skip, out = sigma_data**2 / (above**2 + sigma_data**2), above * sigma_data / (sigma**2 + sigma_data**2).sqrt()
-    return skip, out, *edm_coefficients(sigma, sigma_data)[2:]
-
-
-# The factors, and the type of the noisy images and of the sum of the two terms; None keeps the images' type: float64
-# images are scaled and summed in float64 around the network, as in the D2O reference.
-_LAWS: Mapping[str, tuple[Callable[[Tensor, float], Coefficients], torch.dtype | None]] = {
-    "edm": (edm_coefficients, torch.float32),
-    "d2o": (d2o_coefficients, None),
-}
 
 
 class Preconditioned(nn.Module):
     """A denoiser: a network `model` in a preconditioning law. Teachers and generators are denoisers.
 
     Attributes:
-        preconditioning: Name of the law.
+        preconditioning: Name of the law; `coefficients` are its factors.
         img_resolution: H and W.
         img_channels: C.
         label_dim: K; 0 for an unconditional network.
         use_fp16: Whether the image path is bfloat16 on CUDA devices.
-        sigma_min: Smallest noise level of samplers; `sigma_max` is the largest.
+        sigma_min: Smallest noise level of samplers; `sigma_max` is the largest. Both lie within the law's range.
         sigma_data: Standard deviation of the training data.
         image_type: Type of the image path on every device; None leaves the choice to `use_fp16`. A training sets it
             from its `precision:`; it is not part of a network's config.
@@ -82,12 +53,14 @@ class Preconditioned(nn.Module):
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__()
-        if preconditioning not in _LAWS:
-            raise ValueError(f"preconditioning: got {preconditioning!r}, expected one of {', '.join(_LAWS)}")
-        self._coefficients, self._container = _LAWS[preconditioning]
+        if preconditioning not in LAWS:
+            raise ValueError(f"preconditioning: got {preconditioning!r}, expected one of {', '.join(LAWS)}")
+        law = LAWS[preconditioning]
+        self.coefficients, self._container = law.coefficients, law.container
         self.preconditioning, self.use_fp16 = preconditioning, use_fp16
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
-        self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
+        self.sigma_min, self.sigma_max = max(sigma_min, law.sigma_min), min(sigma_max, law.sigma_max)
+        self.sigma_data = sigma_data
         self.image_type: torch.dtype | None = None
         self.sampler: Mapping[str, Any] | None = None
         self.takes_augment_labels = "augment_labels" in inspect.signature(model.forward).parameters
@@ -96,6 +69,8 @@ class Preconditioned(nn.Module):
         self.freeze_levels: Mapping[str, tuple[str, ...]] = getattr(model, "freeze_levels", {})
         self.teacher_only: tuple[str, ...] = getattr(model, "teacher_only", ())
         self.model = model
+        if hasattr(model, "published_tensors"):
+            self.register_load_state_dict_pre_hook(_take_published)
 
     def forward(
         self,
@@ -105,7 +80,8 @@ class Preconditioned(nn.Module):
         augment_labels: Tensor | None = None,
         *,
         force_fp32: bool = False,
-    ) -> Tensor:
+        maps: Literal["only", "beside"] | None = None,
+    ) -> Any:
         """Estimate the clean images D(x; sigma) [B, C, H, W].
 
         Args:
@@ -114,24 +90,38 @@ class Preconditioned(nn.Module):
             condition: [B, K]; None is a condition of zeros.
             augment_labels: Parameters of the images' augmentations [B, A]; None is no augmentation.
             force_fp32: Run in float32, whatever `use_fp16` and `image_type`.
+            maps: Return inner maps, a tuple [B, C', H', W'] of float32 (`with_maps` of `onestep.networks.Network`), in
+                place of the images, for half the work (`only`), or as (images, maps) (`beside`).
 
         Raises:
-            ValueError: The condition has another width than K, or the network does not take the augmentation labels.
+            ValueError: The condition has another width than K, or the network does not take the augmentation labels, or
+                has no inner maps.
         """
         x = x if self._container is None else x.to(self._container)
         sigma = torch.as_tensor(sigma, device=x.device)
         if sigma.ndim == 1 and sigma.stride(0) == 0:
             sigma = sigma[:1]  # a level expanded over all rows is embedded once
-        skip, out, scale, noise = self._coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
+        skip, out, scale, noise = self.coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1), self.sigma_data)
         described, condition = self._described(augment_labels), condition_of(condition, width=self.label_dim, like=x)
         inner, noise = scale * x, noise.flatten()
         image_type = torch.float32 if force_fp32 else self._image_type(x)
+        network = self.model if maps is None else self._with_maps(stop_early=maps == "only")
         if self.casts_weights or image_type == torch.float32:
-            raw = self.model(inner.to(image_type), noise, condition, **described)
+            raw = network(inner.to(image_type), noise, condition, **described)
         else:
             with torch.autocast(x.device.type, dtype=image_type):
-                raw = self.model(inner.to(torch.float32), noise, condition, **described)
-        return skip * x + out * raw.to(torch.float32)
+                raw = network(inner.to(torch.float32), noise, condition, **described)
+        if maps is None:
+            return skip * x + out * raw.to(torch.float32)
+        raw, found = raw
+        found = tuple(each.to(torch.float32) for each in found)
+        return found if raw is None else (skip * x + out * raw.to(torch.float32), found)
+
+    def _with_maps(self, *, stop_early: bool) -> Callable[..., Any]:
+        if not hasattr(self.model, "with_maps"):
+            expected = "one with `with_maps` (see onestep/networks/__init__.py)"
+            raise ValueError(f"maps: got the network {type(self.model).__name__}, expected {expected}")
+        return functools.partial(cast(Any, self.model).with_maps, stop_early=stop_early)
 
     def execution_view(self, *, bfloat16: bool, compiled: Compiler, is_constant: bool = True) -> Callable[..., Any]:
         """Set the type of the image path, and compile: see `onestep.networks.execution_view`."""
@@ -155,6 +145,14 @@ class Preconditioned(nn.Module):
                 "Fix: remove the augmentation, or choose another network"
             )
         return {"augment_labels": augment_labels} if self.takes_augment_labels else {}
+
+
+def _take_published(denoiser: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the tensors of a file that `load_state_dict` gets as its publisher names them."""
+    if not prefix:
+        renamed = denoiser.model.published_tensors(state_dict)  # type: ignore[operator, union-attr]
+        state_dict.clear()
+        state_dict.update(renamed)
 
 
 def condition_of(condition: Tensor | None, *, width: int, like: Tensor) -> Tensor | None:

@@ -1,13 +1,15 @@
-"""Teachers: EDM's published architectures; from a teacher to its generator: config, weights, frozen parameters."""
+"""Teachers: published architectures; from a teacher to its generator: config, weights, frozen parameters."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from onestep.config.freezing import drawn_at_random, frozen_by, matches, patterns_of
+from onestep.config.laws import laws_like
 from onestep.networks._denoiser import network_class, option_names
 
 # By data: resolution, classes, channel multipliers, dropout. Each exists as vp (DDPM++) and as ve (NCSN++).
@@ -30,13 +32,29 @@ _ADM = {
     "dropout": 0.1,
     "use_fp16": True,
 }
+# Sizes of EDM2 (arXiv:2312.02696): base width, dropout. A name ends in thousands of images and EMA length.
+_EDM2 = re.compile(r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)(-uncond)?-[0-9]{7}-0\.[0-9]{3}")
+_EDM2_SIZES = {"xs": (128, 0.0), "s": (192, 0.0), "m": (256, 0.1), "l": (320, 0.1), "xl": (384, 0.1), "xxl": (448, 0.1)}
 
 
 def published_architecture(name: str) -> dict[str, Any]:
-    """Return the config of a checkpoint of EDM, the file `name` without `.pkl`, as `build_denoiser` takes it.
+    """Return the config of a checkpoint of EDM or EDM2, the file `name` without `.pkl`, or of `ddpm-cifar10-32`.
 
-    Source: Karras et al., arXiv:2206.00364, table 7, and the checkpoints. ValueError: EDM published none of this name.
+    Sources: Karras et al., arXiv:2206.00364, table 7, and the checkpoints; of EDM2 arXiv:2312.02696; Ho et al.,
+    arXiv:2006.11239, appendix B. Those of EDM2 at 512 pixels take latents, [4, 64, 64]. ValueError: None of this name
+    was published.
     """
+    if (edm2 := _EDM2.fullmatch(name)) is not None:
+        width, dropout = _EDM2_SIZES[edm2[2]]
+        return {
+            "name": "edm2",
+            "img_resolution": 64,
+            "img_channels": 3 if edm2[1] == "64" else 4,
+            "label_dim": 0 if edm2[3] else 1000,
+            "model_channels": width,
+            "dropout": dropout,
+            "use_fp16": True,
+        }
     found: dict[str, dict[str, Any]] = {}
     for data, (resolution, classes, channel_mult, dropout) in _SONG.items():
         own = {"img_resolution": resolution, "label_dim": classes, "channel_mult": channel_mult, "dropout": dropout}
@@ -44,19 +62,26 @@ def published_architecture(name: str) -> dict[str, Any]:
             chosen = dict(zip(_STYLE_OPTIONS, values, strict=True))
             found[f"{data}-{style}"] = {**_SONG_OPTIONS, **own, **chosen, "augment_dim": 9}
     found["edm-imagenet-64x64-cond-adm"] = {**_ADM}
+    # The defaults of the network are its options.
+    ddpm = {"name": "unet2d", "img_resolution": 32, "img_channels": 3, "label_dim": 0, "preconditioning": "ddpm"}
+    found["ddpm-cifar10-32"] = ddpm
     if name not in found:
-        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(found)}")
+        raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(found)}, or one of EDM2")
     return found[name]
 
 
 def one_step_config(teacher: Mapping[str, Any], *, preconditioning: str, dropout: float | None) -> dict[str, Any]:
     """Return the config of the generator that starts from a teacher of a config as `build_denoiser` takes it.
 
-    `dropout` is the generator's, 0 in the paper; None keeps the teacher's. The paper's law is `d2o`.
+    `dropout` is the generator's, 0 in the paper; None keeps the teacher's. The paper's law is `d2o`, for networks of
+    EDM's; others keep their own.
 
     Raises:
-        ValueError: The network has no option `dropout`, and a positive one is given.
+        ValueError: The network has no option `dropout`, and a positive one is given; or its weights are of another law.
     """
+    if preconditioning not in (suitable := laws_like(teacher.get("preconditioning", "edm"))):
+        expected = f"expected {' or '.join(suitable)}, as the teacher's. Fix: preconditioning: {suitable[0]} in the run"
+        raise ValueError(f"preconditioning: got {preconditioning!r}, {expected}")
     network = network_class(teacher)
     config = {**teacher, **getattr(network, "generator_options", {})}
     if dropout is not None and "dropout" in option_names(network):

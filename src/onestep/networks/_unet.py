@@ -211,7 +211,17 @@ def run_encoder(encoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> list[Tensor]:
 
 def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> Tensor:
     """Run encoder and decoder on images [B, C, H, W]; return the decoder's finest map."""
-    skips = run_encoder(encoder, x, emb)
+    return run_decoder(decoder, run_encoder(encoder, x, emb), emb)
+
+
+def level_maps(skips: Sequence[Tensor], *, levels: int) -> tuple[Tensor, ...]:
+    """Return the last map of each level of an encoder, the finest first, of all that `run_encoder` returned."""
+    each = len(skips) // levels
+    return tuple(skips[each - 1 :: each])
+
+
+def run_decoder(decoder: nn.ModuleDict, skips: list[Tensor], emb: Tensor) -> Tensor:
+    """Run the decoder on the maps of `run_encoder`, which it takes from the list; return its finest map."""
     x = skips[-1]
     for block in decoder.values():
         if isinstance(block, UNetBlock):

@@ -17,6 +17,8 @@ from onestep.networks._unet import (
     augmentation_embedding,
     build_unet,
     condition_dropped,
+    level_maps,
+    run_decoder,
     run_encoder,
     run_unet,
 )
@@ -98,7 +100,8 @@ class DhariwalUNet(nn.Module):
             decoder_attn_blocks=range(num_blocks + 1),
             style=style,
         )
-        self.encoded = widths[-1], img_resolution >> (len(widths) - 1)
+        self.map_shapes = tuple((width, img_resolution >> level) for level, width in enumerate(widths))
+        self.encoded = self.map_shapes[-1]
         self.out_norm = GroupNorm(widths[0], eps=1e-5)
         self.out_conv = Conv2d(widths[0], img_channels, kernel=3, init=_ZERO)
 
@@ -106,12 +109,23 @@ class DhariwalUNet(nn.Module):
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return self._end(run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels)))
 
     def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Run the encoder alone: see `onestep.networks.Network`."""
         return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
+
+    def with_maps(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, stop_early: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Run the network, or the encoder alone, and return its maps, too: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, None)
+        skips = run_encoder(self.enc, x, emb)
+        maps = level_maps(skips, levels=len(self.map_shapes))
+        return None if stop_early else self._end(run_decoder(self.dec, skips, emb)), maps
+
+    def _end(self, x: Tensor) -> Tensor:
+        return self.out_conv(F.silu(self.out_norm(x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         angles = positional_angles(noise, count=self.noise_channels // 2, endpoint=False)

@@ -17,6 +17,8 @@ from onestep.networks._unet import (
     augmentation_embedding,
     build_unet,
     condition_dropped,
+    level_maps,
+    run_decoder,
     run_encoder,
     run_unet,
 )
@@ -130,7 +132,8 @@ class SongUNet(nn.Module):
             first_width=model_channels,
             residual=encoder_type == "residual",
         )
-        self.encoded = widths[-1], img_resolution >> (len(widths) - 1)
+        self.map_shapes = tuple((width, img_resolution >> level) for level, width in enumerate(widths))
+        self.encoded = self.map_shapes[-1]
         at = f"{img_resolution}x{img_resolution}"
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
         self.dec[self._norm_out] = GroupNorm(widths[0], eps=1e-6)
@@ -140,12 +143,23 @@ class SongUNet(nn.Module):
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        x = run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels))
-        return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
+        return self._end(run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels)))
 
     def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Run the encoder alone: see `onestep.networks.Network`."""
         return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
+
+    def with_maps(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, stop_early: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Run the network, or the encoder alone, and return its maps, too: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, None)
+        skips = run_encoder(self.enc, x, emb)
+        maps = level_maps(skips, levels=len(self.map_shapes))
+        return None if stop_early else self._end(run_decoder(self.dec, skips, emb)), maps
+
+    def _end(self, x: Tensor) -> Tensor:
+        return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))
 
     def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         if self.map_noise is None:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from torch import Tensor
 
 from onestep.augmentations import RowNumbers
+from onestep.controls import Control
+from onestep.coupling import Coupled, no_loss_of_a_part
 
 Networks: TypeAlias = Mapping[str, Any]
 """The networks of a run by role: callables of the contract of their family, which the objective chooses."""
@@ -29,6 +31,7 @@ class Fresh:
     """A trainable network of a family folder, built at random from the run's block of the same name as the role."""
 
     family: str
+    maps_of: str | None = None  # of a discriminator: the role before it whose inner maps its heads take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class FeatureNetwork:
     name: str
     strides: tuple[int, ...] | None = None  # of its taps
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of an entry that is tensors alone, by name
+    pooled: bool = False  # whether it maps images [B, C, H, W] to vectors, float32 [B, D]
     frozen: ClassVar[bool] = True
 
 
@@ -101,28 +105,8 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
-    """A parameter that adapts during training, driven by an observation of its own phase.
-
-    It is part of the training state, equal on all ranks, and available to every phase in its batch.
-
-    Attributes:
-        observes: Name of the driving observation, a mean over images (`Loss.observed`); a vector as `start` may be.
-        every: Steps of the phase between two updates.
-        rule: Returns the new value: `rule(value, mean=..., images=...)`, given the mean observation over the images
-            since the last update, over all ranks.
-    """
-
-    name: str
-    start: float | tuple[float, ...]
-    observes: str
-    every: int
-    rule: Callable[..., float | tuple[float, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One optimizer step: `loss` trains the network of role `trains`.
+    """One optimizer step: `loss` trains the network of role `trains`, or a loss of all images at once, `coupled`.
 
     Attributes:
         trains: The role whose parameters are updated; all others are constant.
@@ -135,7 +119,8 @@ class Phase:
 
     name: str
     trains: str
-    loss: Callable[[Networks, Batch], Loss]
+    loss: Callable[[Networks, Batch], Loss] = no_loss_of_a_part
+    coupled: Coupled | None = None
     every: int = 1
     gain: float = 1.0
     controls: tuple[Control, ...] = ()
@@ -151,7 +136,8 @@ class Objective(Protocol):
         samples_in: NFE of its generator: 1, or more of a chain (`onestep.chain`); None if it does not fix the NFE.
 
     Optional, literals for login nodes: `betas`, `preconditioning` with a teacher (defaults of runs); `also_publishes`,
-    roles with a file beside the last snapshot (`RoleWeights` of studies). Optional: `samples_at`, its sampling level.
+    roles with a file beside the last snapshot (`RoleWeights` of studies). Optional: `samples_at`, its sampling level;
+    `batch_limits`, fewest and most images of a step (None: any).
     """
 
     publishes: ClassVar[str]

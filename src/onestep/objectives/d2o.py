@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from onestep.arithmetic import dual_numbers
+from onestep.augmentations import prepared
 from onestep.chain import chain_levels, chained
 from onestep.config.constraints import Few, NotNegative, Positive, SmallCount
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
@@ -122,15 +123,14 @@ class D2O:
 
     def augmented(self, images: Tensor, batch: Batch) -> Tensor:
         """Return images [B, C, H, W], augmented where configured."""
-        if self.augment is None:
-            return images
-        return pipe_of(self.augment, batch=batch)(images, generator=batch.random).images
+        pipe = None if self.augment is None else pipe_of(self.augment, batch=batch)
+        return images if pipe is None else pipe(images, generator=batch.random).images
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Return the generator's loss on new noise. non_saturating: softplus(-D(G(z))); hinge: -D(G(z))."""
         discriminator: Discriminator = networks["discriminator"]
         generated = self.generate(networks["generator"], batch)
-        logits = discriminator(self.augmented(generated, batch), batch.condition)
+        logits = discriminator(prepared(discriminator, self.augmented(generated, batch), batch), batch.condition)
         losses = F.softplus(-logits) if self.loss == "non_saturating" else -logits
         return Loss(value=self.over_rows(losses, splits=discriminator.splits))
 
@@ -138,15 +138,14 @@ class D2O:
         """Return the discriminator's loss on generated images, of new noise, and on real images.
 
         non_saturating: softplus(D(G(z))) + softplus(-D(x)); hinge: relu(1 + D(G(z))) + relu(1 - D(x)).
-        Both sets pass the frozen features in one batch, where images do not interact, and the heads separately,
-        generated images first: each set has its own batch statistics.
+        The frozen features take both sets in one batch, the heads one after the other, with batch statistics of each.
         """
         discriminator: Discriminator = networks["discriminator"]
         rows = len(batch.images)
         with torch.no_grad():
             generated = self.generate(networks["generator"], batch)
             both = torch.cat([self.augmented(generated, batch), self.augmented(batch.images, batch)])
-            features = discriminator.frozen_features(both)
+            features = discriminator.frozen_features(prepared(discriminator, both, batch))
         fake = discriminator.heads([[m[:rows] for m in maps] for maps in features], batch.condition)
         real = discriminator.heads([[m[rows:] for m in maps] for maps in features], batch.condition)
         losses = self.adversarial(fake) + self.adversarial(-real)
@@ -162,11 +161,10 @@ class D2O:
         return F.softplus(logits) if self.loss == "non_saturating" else F.relu(1 + logits)
 
     def r1_loss(self, networks: Networks, batch: Batch) -> Loss:
-        """Return gamma / 2 times the mean over real images of |d(sum of all logits)/d(image)|^2.
-
-        The R1 penalty of Mescheder et al. (arXiv:1801.04406, Eq. 9).
-        """
-        squared = _SQUARED_SLOPES[self.r1_gradient](networks["discriminator"], batch.images, condition=batch.condition)
+        """Return gamma / 2 times the mean of |d(sum of all logits)/d(real image)|^2: R1 (arXiv:1801.04406, Eq. 9)."""
+        discriminator: Discriminator = networks["discriminator"]
+        images = prepared(discriminator, batch.images, batch)
+        squared = _SQUARED_SLOPES[self.r1_gradient](discriminator, images, condition=batch.condition)
         penalty = squared / len(batch.images)
         return Loss(value=penalty * self.r1_gamma / 2, observed={"r1_penalty": penalty.detach()})
 

@@ -79,7 +79,7 @@ class Instance:
         if self._beside is None:
             return
         if self._beside.publishes != _GENERATOR or not any(map(_trains_generator, self._beside.phases())):
-            raise ValueError(f"beside: got {self.beside}, expected an objective that trains a generator")
+            raise ValueError(f"beside: got {self.beside}, expected an objective that trains a generator image by image")
         if (self._beside.samples_in or 1) > 1:
             raise ValueError(f"beside: got {self.beside}, expected a generator of one step")
         if getattr(self._beside, "sigma", self.sigma) != self.sigma:
@@ -153,4 +153,5 @@ class Instance:
 
 
 def _trains_generator(phase: Phase) -> bool:
-    return phase.trains == _GENERATOR and not phase.lazy_regularizer
+    # A coupled loss is of all images of a step, so none of some of them can be added.
+    return phase.trains == _GENERATOR and not phase.lazy_regularizer and phase.coupled is None

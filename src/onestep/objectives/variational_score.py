@@ -44,8 +44,8 @@ class VariationalScore:
     - SiD on CIFAR-10: `loss: sid`, `alpha: 1.2`, `sigma: 2.5`, `grid: [0.0, 0.8]`, `scale: 100.0`; learning rates 1e-5,
       betas [0, 0.999], batch 256.
     - DMD2 on ImageNet-64: `loss: dmd`, `grid: [0.02, 0.98]`, `fake_grid: [0.0, 1.0]`, `updates: 5`; learning rates
-      2e-6, batch 280, and a GAN loss, which is not part of this objective. Differs from the reference: positions are
-      not rounded to its 1,000.
+      2e-6, batch 280; its GAN loss is in objective `dmd2`. Differs from the reference: positions are not rounded to
+      its 1,000.
     - f-distill: DMD2 with `ratio: {name: density_ratio, divergence: forward_kl, noise: dmd2, normalise: 0.5}`, whose
       divergence is a choice. Its ratio is that of the discriminator of DMD2's GAN loss, here of a network of its own.
 
@@ -140,6 +140,10 @@ class VariationalScore:
         """Return EDM's loss (`onestep.objectives.edm`) of the fake score on generated images, which are constant."""
         with torch.no_grad():
             generated = self.generate(networks[_GENERATOR], batch)
+        return self.fake_loss_on(generated, networks, batch)
+
+    def fake_loss_on(self, generated: Tensor, networks: Networks, batch: Batch) -> Loss:
+        """Return the same on given images [B, C, H, W]."""
         fakes = replace(batch, images=generated)
         return self._edm.loss_at(self.noise_levels(fakes, self.fake_grid), networks[_FAKE], fakes)
 

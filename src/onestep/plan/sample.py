@@ -52,8 +52,24 @@ def sampling_code(plan: Plan, model: str, sampler: str) -> str:
 def _code(plan: Plan, stage: str, name: str, sampler: str, features: tuple[str, ...]) -> str:
     """Return the fingerprint of sampling a run or teacher, and of extracting features if there are any."""
     components_ = [("sampling", plan.experiment.samplers[sampler].name), *networks_of(plan, name)]
+    components_ += [each for guide in _guides(plan, sampler) for each in networks_of(plan, guide)]
     extraction = _extraction_components(plan, *features) if features else []
     return plan.fingerprints.of_stage(stage, [*components_, *extraction])
+
+
+def guided_samplers(plan: Plan) -> list[str]:
+    """Return the samplers with a second network."""
+    return [name for name in plan.experiment.samplers if _guides(plan, name)]
+
+
+def guide_files(plan: Plan, sampler: str) -> list[Path]:
+    """Return the weights of a sampler's second network; none for a sampler without one."""
+    return [plan.results.teacher(name) for name in _guides(plan, sampler)]
+
+
+def _guides(plan: Plan, sampler: str) -> list[str]:
+    guide = plan.experiment.samplers[sampler].options.get("guide")
+    return [] if guide is None else [guide]
 
 
 def networks_of(plan: Plan, name: str) -> list[Component]:

@@ -14,6 +14,7 @@ from onestep.config.reading import run_backbones, run_document
 from onestep.config.run import Run
 from onestep.config.starts import pairs_teacher, started_from
 from onestep.files import canonical_json
+from onestep.models import Snapshot, parse_model
 from onestep.plan import Plan, inputs
 from onestep.plan import progress as progress_of_runs
 
@@ -110,6 +111,27 @@ def role_files(plan: Plan, name: str) -> dict[str, Path]:
     return {role: plan.results.role_weights(name, run.images, role) for role in roles}
 
 
+def averages_of(run: Run) -> tuple[int | float | None, ...]:
+    """Return the averages of which a run publishes snapshots, as in their names; None is the main one."""
+    return (None, *run.ema.others, *run.ema.power)
+
+
+def kept_averages(plan: Plan, model: str) -> list[Path]:
+    """Return the snapshots of the averages that a training keeps, of which one that is made afterwards follows."""
+    made = parse_model(model)
+    assert isinstance(made, Snapshot), model
+    run = plan.experiment.runs[made.name]
+    counts = [count for count in run.snapshots if count <= made.images]
+    return [plan.results.snapshot(made.name, count, std) for count in counts for std in run.ema.power]
+
+
+def average_options(model: str) -> str:
+    """Return what is made of them, as options of `onestep average`."""
+    made = parse_model(model)
+    assert isinstance(made, Snapshot), model
+    return f"--std {made.ema}"
+
+
 def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     run = plan.experiment.runs[name]
     files = weight_files(plan, name)
@@ -125,7 +147,7 @@ def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     follows = plan.experiment.rerun.training_on_code_change
     found = progress_of_runs.progress(plan.written, name, results=plan.results, state=plan.state)
     snapshots = {
-        plan.results.snapshot(name, images, ema): images for images in run.snapshots for ema in (None, *run.ema.others)
+        plan.results.snapshot(name, images, ema): images for images in run.snapshots for ema in averages_of(run)
     }
     snapshots |= dict.fromkeys(role_files(plan, name).values(), run.images)
     goes_on = found.is_same and not all(path.exists() for path in snapshots)

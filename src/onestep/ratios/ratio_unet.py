@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep.networks import build_denoiser
-from onestep.networks._denoiser import Compiler, condition_of, edm_coefficients
+from onestep.networks._denoiser import Compiler, condition_of
 from onestep.networks._layers import GroupNorm
 
 __all__ = ["RatioUNet"]
@@ -55,7 +55,8 @@ class RatioUNet(nn.Module):
             raise ValueError(f"ratio_unet: got the network {type(self.model).__name__}, expected {expected}")
         for part in self.model.decoder_parts:
             delattr(self.model, part)
-        self.sigma_data, self.label_dim = denoiser.sigma_data, denoiser.label_dim
+        self.coefficients, self.sigma_data = denoiser.coefficients, denoiser.sigma_data
+        self.label_dim = denoiser.label_dim
         self.head = _head(*self.model.encoded)
         if weights == "teacher" and teacher is not None:
             self._take(teacher)
@@ -74,7 +75,7 @@ class RatioUNet(nn.Module):
 
     def _ratios(self, x: Tensor, sigma: Tensor, condition: Tensor | None, *, image_type: torch.dtype) -> Tensor:
         level = sigma.to(torch.float32).reshape(-1, 1, 1, 1)
-        _, _, scale, noise = edm_coefficients(level, self.sigma_data)
+        _, _, scale, noise = self.coefficients(level, self.sigma_data)
         inner = (scale * x.to(torch.float32)).to(image_type)
         encoded = self.model.encode(inner, noise.flatten(), condition_of(condition, width=self.label_dim, like=x))
         return self.head(encoded.to(torch.float32)).mean(dim=(1, 2, 3))

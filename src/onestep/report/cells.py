@@ -111,13 +111,22 @@ def facts(row: Row, *, table: Table) -> dict[str, str]:
         "snapshot": row.snapshot_policy or untrained(row),
     }
     if any(shows_further_ema(each) for each in table.rows):
-        found["EMA"] = untrained(row) if row.ema is None else f"{row.ema:,.15g} images"
+        found["EMA"] = untrained(row) if row.ema is None else average_text(row.ema)
     return found
 
 
 def shows_further_ema(row: Row) -> bool:
     """Whether a row shows another EMA than the main one of its run."""
-    return row.ema is not None and str(row.snapshot).endswith(average_suffix(int(row.ema)))
+    return row.ema is not None and str(row.snapshot).endswith(average_suffix(_as_named(row.ema)))
+
+
+def average_text(ema: float) -> str:
+    """Return the half-life of an EMA, or below 1 the relative standard deviation of an average, in words."""
+    return f"{100 * ema:.3g} % of the training" if ema < 1 else f"{ema:,.15g} images"
+
+
+def _as_named(ema: float) -> float:
+    return ema if ema < 1 else int(ema)
 
 
 def untrained(row: Row) -> str:

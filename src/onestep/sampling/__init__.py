@@ -65,6 +65,8 @@ class Sampler(Protocol):
         precision: `float32`, `tf32` or `bfloat16`, in which the network computes on CUDA devices; elsewhere it is
             float32. None, the default, is float32, or bfloat16 for a network that its file marks as `use_fp16`.
         samples_half: False if None is float32 for those networks, too.
+        guide: What names the weights of a second network, as `onestep sample` reads it; None for none. With it comes
+            `with_guide(network)`, which returns a sampler that has this network.
     """
 
     @property

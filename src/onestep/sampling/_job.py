@@ -18,6 +18,7 @@ from onestep.arithmetic import default_device, entry, record_of
 from onestep.files import sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
+from onestep.published import weights_file
 from onestep.sampling import Sampler, Samples, dropped, generate, sampled_in
 from onestep.sampling._parts import Parts, discard
 
@@ -48,6 +49,17 @@ class SamplingJob:
         return load_denoiser(self.weights).to(default_device())
 
     @functools.cached_property
+    def guide(self) -> Path | None:
+        """The weights of the sampler's second network, if it has one. ValueError: They are not there."""
+        named = getattr(self.sampler, "guide", None)
+        return None if named is None else weights_file(named)
+
+    @functools.cached_property
+    def complete_sampler(self) -> Sampler:
+        """The sampler with its second network, on the device that samples."""
+        return with_guide(self.sampler, guide=self.guide)
+
+    @functools.cached_property
     def weights_sha256(self) -> str:
         """The digest of the file of the weights, for what is made from them."""
         return sha256_of_file(self.weights)
@@ -56,6 +68,14 @@ class SamplingJob:
         """Return the record of the arithmetic of the images."""
         device = next(self.network.parameters()).device
         return record_of(sampled_in(self.network, self.sampler), device=device)
+
+
+def with_guide(sampler: Sampler, *, guide: Path | None) -> Sampler:
+    """Return a sampler with its second network, from a file, on the device that samples; itself without one."""
+    if guide is None:
+        return sampler
+    guided: Sampler = sampler.with_guide(load_denoiser(guide).to(default_device()))  # type: ignore[attr-defined]
+    return guided
 
 
 def write_samples(job: SamplingJob, *, output: Path, grid: Path | None) -> None:
@@ -94,7 +114,7 @@ def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = N
 def _generated(job: SamplingJob, parts: Parts) -> Iterator[Samples]:
     """Yield the images that are not in `parts`, which gets them; an error names the weights."""
     try:
-        for made in generate(job.network, job.sampler, seeds=job.seeds[parts.images :], batch=job.batch):
+        for made in generate(job.network, job.complete_sampler, seeds=job.seeds[parts.images :], batch=job.batch):
             parts.add(made)
             yield made
     except ValueError as error:
@@ -105,7 +125,12 @@ def _identity(job: SamplingJob) -> dict[str, Any]:
     """Return what determines the bytes of images beside their seeds and the code."""
     where = job.arithmetic() or {"precision": "float32", "device": f"CPU, {torch.get_num_threads()} threads"}
     facts = {"weights_sha256": job.weights_sha256, "sampler": dict(job.options), "torch": torch.__version__}
-    return {**facts, **where}
+    return {**facts, **_guide_of(job), **where}
+
+
+def _guide_of(job: SamplingJob) -> dict[str, str]:
+    """Return the digest of the weights of a sampler's second network; empty without one."""
+    return {} if job.guide is None else {"guide_sha256": sha256_of_file(job.guide)}
 
 
 def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:
@@ -120,6 +145,7 @@ def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int
         "weights_sha256": job.weights_sha256,
         "sampler": dict(job.options),
         "evaluations": job.sampler.nfe,
+        **_guide_of(job),
         **entry(job.arithmetic()),
     }
     write_arrays(path, arrays, about=about)

@@ -34,8 +34,9 @@ class StudyOfMethods(StudyOfArms):
         return {label: (self.samplers or {}).get(label, self.sampler) for label in self.arms}
 
     def observes_metrics(self, metrics: Sequence[str]) -> dict[str, Observable]:
-        """Return the measurements of each snapshot by some metrics, and the logs."""
-        return observe(self.arms, sampler=self.sampler_of, seeds=self.seeds, metrics=metrics, logs=True)
+        """Return the measurements of each snapshot by some metrics and that of the recall, and the logs."""
+        every = [*metrics, *metrics_of([] if self.recall is None else [self.recall])]
+        return observe(self.arms, sampler=self.sampler_of, seeds=self.seeds, metrics=dict.fromkeys(every), logs=True)
 
 
 def metrics_of(values: Sequence[str]) -> list[str]:

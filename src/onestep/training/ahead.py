@@ -126,6 +126,7 @@ def _on_device(prepared: _Prepared, training: Training, rows: range, *, ranks: R
         controls=training.controls.values(),
         micro_batch=training.micro_batch,
         ahead=prepared.numbers,
+        states=training.states,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from onestep.autoencoders import Codec
 from onestep.config.run import ResolvedRun, Run, to_document
 from onestep.data._batches import InfiniteOrder, OneHot
 from onestep.distributed import Ranks
-from onestep.models import average_suffix
 from onestep.objectives import AverageOf, FeatureNetwork, Fresh, Objective, Phase, Pretrained, SampledPairs, TeacherCopy
 from onestep.training.adaptive import AdaptiveParameters
+from onestep.training.averages import averages_of
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
@@ -41,6 +41,7 @@ class Training:
         averages: The EMAs of that role by the suffix of their files; "" is the main one.
         followers: EMAs that are networks of the objective, by role.
         frozen: Roles of networks that never change; states contain their digests only.
+        states: Of the coupled losses by phase, from the start of the training on.
         configs: Builds a network again, by role, of those that can be published; written into its snapshots.
         pixels: The dataset, uint8 [N, C, H, W].
         conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
@@ -69,6 +70,7 @@ class Training:
     snapshots: tuple[int, ...]
     micro_batch: int | None = None
     execution: Execution
+    states: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def record_every(self) -> int:
@@ -91,11 +93,12 @@ def build_networks(run: Run, *, sources: Sources, shape: ImageShape, rank: int =
                 built[role] = pretrained(run, sources=sources, shape=shape)
             case TeacherCopy(dropout=dropout):
                 built[role] = teacher_copy(sources=sources, dropout=dropout)
-            case Fresh(family=family):
+            case Fresh(family=family, maps_of=maps_of):
                 # The run's key of that name, or its entry of `networks`.
                 chosen = run.networks.get(role, getattr(run, role, None))
                 block = to_document(chosen) if dataclasses.is_dataclass(chosen) else None
-                built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank)
+                own = None if maps_of is None else built[maps_of].network
+                built[role] = build_fresh(family, block, run=run, sources=sources, shape=shape, rank=rank, mapped=own)
             case FeatureNetwork():
                 built[role] = Built(feature_network(origin, sources=sources), family="backbones")
             case SampledPairs():
@@ -135,7 +138,6 @@ def compose(
     if run.recompute:
         recompute_activations(networks)
     published = objective.publishes
-    half_lives = {"": run.ema.half_life} | {average_suffix(each): float(each) for each in run.ema.others}
     return Training(
         name=resolved.name,
         run=run,
@@ -146,10 +148,7 @@ def compose(
             networks, phases=phases, options=run.optimizers, images=run.images, fused=execution.fused_optimizer
         ),
         published=published,
-        averages={
-            suffix: MovingAverage(networks[published], half_life=half_life, ramp_up=run.ema.ramp_up)
-            for suffix, half_life in half_lives.items()
-        },
+        averages=averages_of(networks[published], run.ema),
         followers={
             role: MovingAverage(networks[origin.role], half_life=origin.half_life, target=networks[role])
             for role, origin in origins.items()

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
-def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float) -> float:
+def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float, power: float | None = None) -> float:
     """Return the weight of the old average in the update after a step of `batch` images over all ranks.
 
     `ramp_up` limits the half-life to a share of the images seen before the step, so that the average starts as a copy
-    of the first step; 0 is no limit.
+    of the first step; 0 is no limit. `power` is the exponent of a profile instead (arXiv:2312.02696, section 3).
     """
+    if power is not None:
+        return (1 - batch / (images_seen + batch)) ** (power + 1)
     if ramp_up > 0:
         half_life = min(half_life, images_seen * ramp_up)
     return 0.5 ** (batch / max(half_life, 1e-8))
@@ -21,6 +23,8 @@ def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float)
 
 class MovingAverage:
     """The EMA of the parameters that require a gradient; frozen parameters and buffers are those of the network."""
+
+    power: float | None = None  # exponent of a power-function profile, in place of the half-life
 
     def __init__(
         self, network: nn.Module, *, half_life: float, ramp_up: float = 0.0, target: nn.Module | None = None
@@ -41,7 +45,7 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, *, images_seen: int, batch: int) -> None:
         """Average in the weights after a step of `batch` images that began at `images_seen`."""
-        keep = ema_decay(images_seen, batch=batch, half_life=self._half_life, ramp_up=self._ramp_up)
+        keep = ema_decay(images_seen, batch=batch, half_life=self._half_life, ramp_up=self._ramp_up, power=self.power)
         torch._foreach_lerp_(list(self._averages.values()), list(self._moving.values()), 1.0 - keep)
         if self._target is not None:
             for mine, current in zip(self._target.buffers(), self._network.buffers(), strict=True):

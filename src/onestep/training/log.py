@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onestep import components, distributed
 from onestep.chain import sampler_for
+from onestep.checkpoints.post_hoc import NOTE
 from onestep.checkpoints.snapshot import expect_finite, write_snapshot
 from onestep.config.run import to_document
 from onestep.distributed import Ranks
@@ -221,7 +222,8 @@ def write_snapshots(training: Training, *, before: int, now: int, folder: Path) 
         weights = average.published()
         expect_finite(f"{training.name}: {name}", weights)
         config = training.configs.get(training.published, {})
-        written[name] = write_snapshot(folder / name, weights, config, note=_note(training))
+        profile = {} if average.power is None else {NOTE: {"exponent": average.power, "images": now}}
+        written[name] = write_snapshot(folder / name, weights, config, note=_note(training) | profile)
     for name, role in role_files(training, before=before, now=now).items():
         weights = training.networks[role].state_dict()
         expect_finite(f"{training.name}: {name}", weights)
@@ -232,7 +234,7 @@ def write_snapshots(training: Training, *, before: int, now: int, folder: Path) 
 def _note(training: Training) -> dict[str, Any]:
     """Return the note of the snapshots: the sampler of a generator unless its law, D2O's, implies one step from 80."""
     sampler = sampler_for(to_document(training.run.objective))
-    is_implied = sampler is not None and sampler["name"] == "one_step" and training.run.preconditioning != "edm"
+    is_implied = sampler is not None and sampler["name"] == "one_step" and training.run.preconditioning in (None, "d2o")
     return {} if sampler is None or is_implied else {"sampler": sampler}
 
 

@@ -8,9 +8,11 @@ Heads in bfloat16 are counted in float32, since the device that has shapes and n
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from onestep.coupling import Coupled
 from onestep.distributed import Ranks
 from onestep.networks import _unet
-from onestep.objectives import Networks, Phase
+from onestep.objectives import Batch, Loss, Networks, Phase
 from onestep.training.assembly import Training
 from onestep.training.footprint import Footprint, PhaseMemory
 from onestep.training.optimizers import let_train
@@ -144,11 +147,17 @@ def _only(training: Training, phase: Phase) -> list[nn.Parameter]:
 
 def _gradients(training: Training, wrapped: Networks, phase: Phase, *, data: StepData) -> None:
     collect_gradients(
-        phase,
+        phase if phase.coupled is None else replace(phase, loss=functools.partial(_any_loss, phase.coupled)),
         networks=training.networks if phase.second_order else wrapped,
         batches=data.batches(phase.name),
         parameters=training.optimizers[phase.trains].parameters,
     )
+
+
+def _any_loss(coupled: Coupled, networks: Networks, batch: Batch) -> Loss:
+    """Return some loss of features, since memory and time of a coupled one itself are not counted."""
+    found = [each.square().sum() for each in coupled.features(networks, batch).values()]
+    return Loss(value=functools.reduce(torch.add, found))
 
 
 def _data(training: Training, *, rows: int) -> StepData:

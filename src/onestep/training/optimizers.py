@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from onestep.config.run import Optimizer, Schedule
+from onestep.networks import settle_after_steps
 from onestep.objectives import Phase
 
 # arXiv:1412.6980, arXiv:1711.05101 and arXiv:1908.03265.
@@ -121,6 +122,7 @@ def build_optimizers(
             weight_decay=chosen.weight_decay or 0.0,
             **({"fused": True} if fused else {"foreach": True}),
         )
+        settle_after_steps(networks[role], algorithm)
         optimizers[role] = RoleOptimizer(
             torch=algorithm, lr=lr, schedule=chosen.schedule, images=images, clip_norm=chosen.clip_norm
         )

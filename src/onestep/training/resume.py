@@ -24,6 +24,7 @@ from onestep.checkpoints.training_state import (
 from onestep.distributed import Ranks
 from onestep.files import sha256_of_file
 from onestep.run_record import link
+from onestep.training import coupled
 from onestep.training.assembly import Training
 from onestep.training.background import Background
 from onestep.training.execution import Execution
@@ -74,6 +75,7 @@ class Resume:
             parameters = dict(self._training.networks[self._training.published].named_parameters())
             for average in self._training.averages.values():
                 average.restore({name: parameters[name].detach() for name in average.state()})
+            coupled.begin_states(self._training, ranks=self._ranks)
             if self._ranks.leads:
                 self.files = write_snapshots(self._training, before=-1, now=0, folder=self._folder)
             return 0
@@ -159,6 +161,7 @@ class Resume:
     def _content(self, *, log: Settled, window: Window) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the other values of a state, in rank 0; all ranks must call this."""
         generators, begun = self._generators(), window.state(ranks=self._ranks)
+        coupled.check_states(self._training.states, ranks=self._ranks)
         if not self._ranks.leads:
             return {}, {}
         tensors, optimizers = self._tensors()
@@ -168,6 +171,7 @@ class Resume:
                 numbers[name] = value
             else:
                 tensors[f"order.{name}"] = torch.as_tensor(value.astype("int64"))
+        tensors |= {f"coupled.{name}": value for name, value in coupled.tensors_of(self._training.states).items()}
         tensors |= generators | {"window.sums": begun.pop("sums")}
         values = {
             "name": self._training.name,
@@ -285,6 +289,7 @@ class Resume:
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
         self._training.order.restore(state.values["order"] | arrays)
         self._training.controls.restore(state.values.get("controls", {}))
+        self._training.states.update(coupled.states_of(_under("coupled.", state.tensors), device=self._ranks.device))
         self.log = _settled(state)
         # States of older versions have no window, because they were written between two of them.
         if "window" in state.values:

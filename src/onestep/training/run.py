@@ -288,7 +288,8 @@ def assemble(
     classes = archive.classes if resolved.classes is None else resolved.classes
     shape = ImageShape(resolution=resolution, channels=channels, classes=classes)
     check_fit(run, files=files, shape=shape, seen=archive.classes)
-    built = build_networks(run, sources=FileSources(files=files, timm=resolved.timm), shape=shape, rank=ranks.rank)
+    sources = FileSources(files=files, timm=resolved.timm, extractors=resolved.extractors)
+    built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
     pixels = decoded(archive, cache=cache)
     chosen: slice | np.ndarray = slice(None)
     if run.subset is not None:

@@ -17,11 +17,14 @@ from onestep.autoencoders import Codec
 from onestep.autoencoders.identity import Identity
 from onestep.checkpoints.published_weights import read_class_embeddings, read_published_weights
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot
-from onestep.classifiers import build_classifier
+from onestep.classifiers import build_classifier, load_classifier
 from onestep.config.run import Run, to_document
 from onestep.config.starts import FRESH
 from onestep.discriminators import build_backbone, build_discriminator
-from onestep.discriminators._backbones import Backbone
+from onestep.discriminators._backbones import Backbone, create_timm, load_timm_weights
+from onestep.discriminators._backbones import freeze as freeze_parameters
+from onestep.features._float_images import FloatFeatures, classifier_features, inception_features, timm_features
+from onestep.features.inception import read_inception
 from onestep.networks import build_denoiser, frozen_parameters, one_step_config, teacher_weights_for
 from onestep.objectives import FeatureNetwork
 from onestep.ratios import build_ratio
@@ -70,6 +73,10 @@ class Sources(Protocol):
         """Return a frozen feature network, with the taps of these strides; None for those of discriminators."""
         ...
 
+    def vectors(self, name: str) -> FloatFeatures:
+        """Return a frozen network from images to vectors."""
+        ...
+
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         """Return the tensors of a file by name."""
         ...
@@ -81,10 +88,14 @@ class Sources(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSources:
-    """A run's input files; `timm` has the names in timm of the backbones that are not classifiers."""
+    """A run's input files.
+
+    `timm` has the names in timm of the backbones that are not classifiers, `extractors` the choices of features/.
+    """
 
     files: Inputs
     timm: Mapping[str, str] = field(default_factory=dict)
+    extractors: Mapping[str, str] = field(default_factory=dict)
 
     def teacher(self) -> Snapshot:
         """Read the teacher, a snapshot or converted checkpoint; without one or from a damaged file, ValueError."""
@@ -108,6 +119,18 @@ class FileSources:
     def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Read a backbone; without its file, from a damaged one, or without such taps, ValueError."""
         return build_backbone(self._backbone_file(name), timm=self.timm.get(name), strides=strides)
+
+    def vectors(self, name: str) -> FloatFeatures:
+        """Read a network; without its file, or from a damaged one, ValueError."""
+        path = self._backbone_file(name)
+        if name in self.extractors:
+            return inception_features(read_inception(path))
+        if name not in self.timm:
+            classifier, config = load_classifier(path)
+            return classifier_features(classifier, channels=config["channels"])
+        model, weights = create_timm(self.timm[name]), read_published_weights(path)
+        load_timm_weights(model, weights, path=path, name=self.timm[name])
+        return timm_features(model)
 
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         """Read tensors by name; without their file, from a damaged one, or of other names or shapes, ValueError."""
@@ -239,16 +262,27 @@ class NamedTensors(nn.Module):
 
 
 def feature_network(origin: FeatureNetwork, *, sources: Sources) -> nn.Module:
-    """Return a frozen entry of `backbones`: a `Backbone`, or `NamedTensors` where the origin has shapes."""
+    """Return a frozen entry of `backbones`: a `Backbone`, `FloatFeatures`, or `NamedTensors` of the origin's shapes."""
+    if origin.pooled:
+        return sources.vectors(origin.name)
     if origin.shapes is None:
         return sources.backbone(origin.name, strides=origin.strides)
     return NamedTensors(sources.tensors(origin.name, shapes=origin.shapes))
 
 
 def build_fresh(
-    family: str, block: Mapping[str, Any] | None, *, run: Run, sources: Sources, shape: ImageShape, rank: int
+    family: str,
+    block: Mapping[str, Any] | None,
+    *,
+    run: Run,
+    sources: Sources,
+    shape: ImageShape,
+    rank: int,
+    mapped: nn.Module | None = None,
 ) -> Built:
     """Build a network of a family folder from its block, with random weights; `sources` are of its pre-trained parts.
+
+    `mapped` is the denoiser whose inner maps the heads of a discriminator take (`Fresh.maps_of`).
 
     Raises:
         ValueError: There is no block, or no builder of this family.
@@ -271,11 +305,31 @@ def build_fresh(
             rank=rank,
             resolution=shape.resolution,
             channels=shape.channels,
+            **_mapped(block["name"], mapped, sources=sources),
         )
         return Built(discriminator, family=family)
     if family == "ratios":
         return _fresh_ratio(block, run=run, sources=sources, shape=shape)
     raise ValueError(f"family {family!r}: got no builder, expected classifiers, networks, discriminators or ratios")
+
+
+def _mapped(name: str, mapped: nn.Module | None, *, sources: Sources) -> dict[str, Any]:
+    """Return the teacher of a discriminator on inner maps, and the shapes of the maps; nothing for another one.
+
+    Raises:
+        ValueError: There is no teacher, it has no inner maps, or the objective has maps and this one takes none.
+    """
+    if "map_shapes" not in components.describe("discriminators", name).parameters:
+        if mapped is not None:
+            raise ValueError(f"discriminator: got {name}, expected one on inner maps, such as teacher_features")
+        return {}
+    teacher = None if mapped is not None else freeze_parameters(teacher_copy(sources=sources).network, persistent=False)
+    network = getattr(mapped if teacher is None else teacher, "model", None)
+    shapes = getattr(network, "map_shapes", None)
+    if shapes is None:
+        expected = "one with `with_maps` (see onestep/networks/__init__.py)"
+        raise ValueError(f"discriminator: got {name} for the network {type(network).__name__}, expected {expected}")
+    return {"teacher": teacher, "map_shapes": shapes}
 
 
 def _fresh_ratio(block: Mapping[str, Any], *, run: Run, sources: Sources, shape: ImageShape) -> Built:
@@ -287,7 +341,9 @@ def _fresh_ratio(block: Mapping[str, Any], *, run: Run, sources: Sources, shape:
         network = {**to_document(run.network), **shape.of_network(conditional=run.conditional)}
     else:
         raise ValueError("network: got none, expected a `network` or a `teacher` for a ratio network")
-    config = {**block, "network": one_step_config(network, preconditioning="edm", dropout=0.0)}
+    law = network.get("preconditioning", "edm")
+    law = "edm" if law == "d2o" else law  # whose factors of the image and of the noise level are EDM's
+    config = {**block, "network": one_step_config(network, preconditioning=law, dropout=0.0)}
     weights = None if teacher is None else teacher.state_dict
     # In the precision and the layout of denoisers, of which its encoder is one half.
     return Built(build_ratio(config, teacher=weights), config, "networks")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from onestep import distributed
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
+from onestep.training.coupled import coupled_gradients
 from onestep.training.execution import fastest_kernels
 from onestep.training.optimizers import Optimizers, let_train
 from onestep.training.streams import CountedRows, Draw
@@ -28,6 +29,7 @@ class StepData:
         micro_batch: Largest number of images that pass through the networks at once; None for all.
         ahead: Numbers of the first draws of each phase, of all `rows`, made before they are requested.
         draws: What each phase has drawn for each row, once it ran.
+        states: Of the coupled losses by phase, which the step replaces.
     """
 
     images: Tensor
@@ -39,6 +41,7 @@ class StepData:
     micro_batch: int | None = None
     ahead: Mapping[str, Sequence[tuple[Draw, Tensor]]] = field(default_factory=dict)
     draws: dict[str, list[Draw]] = field(default_factory=dict)
+    states: MutableMapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def batches(self, phase: str) -> list[Batch]:
         """Return the micro-batches of a phase, each with fresh random streams."""
@@ -102,28 +105,23 @@ def train_step(
 
     Second-order phases receive `networks`, all others `wrapped` (`Execution.wrapped`); None for `networks`.
     """
+    seen = networks if wrapped is None else wrapped
     with fastest_kernels(ranks.device):
         return [
-            _take(phase, networks=networks, optimizers=optimizers, data=data, ranks=ranks, wrapped=wrapped)
-            for phase in phases
+            _take(each, networks if each.second_order else seen, optimizers=optimizers, data=data, ranks=ranks)
+            for each in phases
         ]
 
 
-def _take(
-    phase: Phase,
-    *,
-    networks: Networks,
-    optimizers: Optimizers,
-    data: StepData,
-    ranks: Ranks,
-    wrapped: Networks | None,
-) -> PhaseReport:
+def _take(phase: Phase, networks: Networks, *, optimizers: Optimizers, data: StepData, ranks: Ranks) -> PhaseReport:
     let_train(phase.trains, optimizers)
     optimizer = optimizers[phase.trains]
     parameters = optimizer.parameters
     optimizer.torch.zero_grad(set_to_none=True)
-    seen = networks if phase.second_order or wrapped is None else wrapped
-    loss = collect_gradients(phase, networks=seen, batches=data.batches(phase.name), parameters=parameters)
+    if phase.coupled is None:
+        loss = collect_gradients(phase, networks=networks, batches=data.batches(phase.name), parameters=parameters)
+    else:
+        loss = coupled_gradients(phase, networks=networks, data=data, parameters=parameters, ranks=ranks)
     replaced, entries = settle_gradients(parameters, ranks=ranks)
     optimizer.step(images_seen=data.images_seen)
     return PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)

@@ -1,0 +1,294 @@
+"""Folders of diffusers with a UNet2DModel, read without the package: config.json, weights, the scheduler's config.
+
+What is not read as diffusers would build it is refused by name. The table of tensors follows from config.json alone, so
+a file with others is refused before a network is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep.checkpoints.digests import known_digest
+from onestep.checkpoints.published_weights import read_published_weights
+from onestep.checkpoints.snapshot import Snapshot
+from onestep.files import parse_json, read_text
+from onestep.shapes import misfit
+
+CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CLASS = "UNet2DModel"
+PREFIX = "model."
+"""Of the names of a network's tensors in a denoiser; the folder's names are those behind it."""
+
+_PICKLED = "diffusion_pytorch_model.bin"
+_MOST_CONFIG = 2**20  # bytes
+_DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
+_WIDTHS, _LAYERS, _LEVELS = range(4, 8_193), range(1, 65), range(1, 13)
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.13
+_OLD_NAME = re.compile(rf"(attentions\.\d+\.)({'|'.join(_OLD_NAMES)})(\.(?:weight|bias))")
+
+# Keys of config.json that are options of networks/unet2d.py, with the defaults and the types of diffusers 0.35.
+_OPTIONS: Mapping[str, tuple[Any, Any]] = {
+    "block_out_channels": ([224, 448, 672, 896], [int]),
+    "layers_per_block": (2, int),
+    "down_block_types": ([_DOWN[0], *[_DOWN[1]] * 3], [str]),
+    "up_block_types": ([*[_UP[1]] * 3, _UP[0]], [str]),
+    "norm_num_groups": (32, int),
+    "norm_eps": (1e-5, float),
+    "attention_head_dim": (8, (int, None)),
+    "downsample_padding": (1, int),
+    "flip_sin_to_cos": (True, bool),
+    "freq_shift": (0, int),
+    "dropout": (0.0, float),
+}
+_SIZES = {
+    "sample_size?": (int, [int], None),
+    "in_channels?": int,
+    "out_channels?": int,
+    "num_class_embeds?": (int, None),
+}
+# Keys that change the network, with the values that are read, the default of diffusers first.
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "mid_block_scale_factor": (1, None),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"),
+    "attn_norm_num_groups": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "add_attention": (True,),
+    "class_embed_type": (None,),
+    "num_train_timesteps": (None, 1000),
+}
+# Of the scheduler: those that make the process that of DDPM (arXiv:2006.11239, section 4).
+_PROCESS: Mapping[str, tuple[Any, ...]] = {
+    "prediction_type": ("epsilon",),
+    "num_train_timesteps": (1000,),
+    "beta_schedule": ("linear",),
+    "beta_start": (0.0001,),
+    "beta_end": (0.02,),
+    "trained_betas": (None,),
+    "rescale_betas_zero_snr": (False, None),
+}
+
+
+def read_unet2d(folder: Path) -> Snapshot:
+    """Read a folder of `UNet2DModel.save_pretrained`, or of a pipeline with one, as a denoiser of law `ddpm`.
+
+    The tensors are float32, with the names of networks/unet2d.py. Attention with the names of before diffusers 0.13 is
+    read as well, and weights in a .bin file, of which nothing is executed. Another class, an option that
+    networks/unet2d.py lacks, another process than DDPM's, damaged or missing files, numbers that are not finite, and
+    tensors that are not those of the config are a ValueError.
+    """
+    place = _place(folder)
+    config = _config(place / CONFIG)
+    for path in (place / SCHEDULER, place / "scheduler" / SCHEDULER, place.parent / "scheduler" / SCHEDULER):
+        if path.exists():
+            _check(path, _json(path), _PROCESS, expected="the process of DDPM")
+            break
+    weights = place / (WEIGHTS if (place / WEIGHTS).exists() or not (place / _PICKLED).exists() else _PICKLED)
+    shapes = dict(tensor_shapes(config))
+    found = _current(weights, read_published_weights(weights), shapes=shapes)
+    tensors = {f"{PREFIX}{name}": found[name].to(torch.float32) for name in shapes}
+    note = {"source": f"{folder.name}/{weights.relative_to(folder)}", "class_name": CLASS}
+    return Snapshot(config=config, state_dict=tensors, note={**note, "sha256": known_digest(weights)})
+
+
+def read_unet2d_config(folder: Path) -> dict[str, Any]:
+    """Return the config of the denoiser in a folder, without its weights; ValueError as in `read_unet2d`."""
+    return _config(_place(folder) / CONFIG)
+
+
+def folder_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config.json of a network from its config as in a snapshot, the inverse of what is read."""
+    channels = config["img_channels"]
+    options = {key: config.get(key, default) for key, (default, _) in _OPTIONS.items()}
+    sizes = {"sample_size": config["img_resolution"], "in_channels": channels, "out_channels": channels}
+    classes = {"num_class_embeds": config["label_dim"]} if config.get("label_dim") else {}
+    return {"_class_name": CLASS, **sizes, **options, **classes, "act_fn": "silu"}
+
+
+def scheduler_config() -> dict[str, Any]:
+    """Return the config of the scheduler of DDPM, as of diffusers' DDPMScheduler."""
+    stated = {key: values[0] for key, values in _PROCESS.items() if values[0] not in (None, False)}
+    return {"_class_name": "DDPMScheduler", **stated, "variance_type": "fixed_large", "clip_sample": True}
+
+
+def _place(folder: Path) -> Path:
+    """Return the folder of the network: the folder itself, or that in a pipeline's."""
+    place = next((each for each in (folder, folder / "unet") if (each / CONFIG).exists()), None)
+    if place is None:
+        raise ValueError(f"{folder}: got a folder without {CONFIG}, expected that of a {CLASS} of diffusers")
+    return place
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return the config of a denoiser from a config.json."""
+    given = _json(path)
+    if (kind := given.get("_class_name")) != CLASS:
+        raise ValueError(f"{path}: _class_name: got {str(kind)[:80]!r}, expected {CLASS}. Fix: choose such a network")
+    if found := misfit(given, {f"{key}?": kind for key, (_, kind) in _OPTIONS.items()} | _SIZES):
+        raise ValueError(f"{path}: {found}. Fix: restore the file as published")
+    _check(path, given, _FIXED, expected="an option of unet2d")
+    known = {*_OPTIONS, *_FIXED, *(key.removesuffix("?") for key in _SIZES)}
+    if unknown := [key for key, value in given.items() if key not in known and key[:1] != "_" and value is not None]:
+        raise ValueError(f"{path}: {unknown[0][:80]}: got an option of {CLASS} that is not known here, expected none")
+    options = {key: given.get(key, default) for key, (default, _) in _OPTIONS.items()}
+    size = given.get("sample_size")
+    if isinstance(size, list):
+        size = size[0] if len(size) == 2 and size[0] == size[1] else None
+    channels, classes = given.get("in_channels", 3), given.get("num_class_embeds") or 0
+    found = _out_of_range(options, size=size, channels=channels, classes=classes)
+    if found is None and given.get("out_channels", 3) != channels:
+        found = f"out_channels: got {given.get('out_channels', 3)}, expected {channels}, those of the input"
+    if found is not None:
+        raise ValueError(f"{path}: {found}. Fix: choose another network")
+    sizes = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
+    return {"name": "unet2d", **sizes, **options, "preconditioning": "ddpm"}
+
+
+def _out_of_range(options: Mapping[str, Any], *, size: Any, channels: int, classes: int) -> str | None:
+    """Return what is wrong with the numbers of a config, None if nothing: no network of absurd size is built."""
+    widths, head = options["block_out_channels"], options["attention_head_dim"]
+    checks: dict[str, tuple[Any, bool, str]] = {
+        "sample_size": (size, type(size) is int and 1 <= size <= 8_192, "the resolution of square images"),
+        "in_channels": (channels, 1 <= channels <= 64, "1 to 64"),
+        "num_class_embeds": (classes, 0 <= classes <= 1_000_000, "a number of classes"),
+        "block_out_channels": (widths, len(widths) in _LEVELS and all(w in _WIDTHS for w in widths), "1 to 12 widths"),
+        "layers_per_block": (options["layers_per_block"], options["layers_per_block"] in _LAYERS, "1 to 64"),
+        "norm_eps": (options["norm_eps"], 0 < options["norm_eps"] < 1, "a small number above 0"),
+        "attention_head_dim": (head, head is None or head > 0, "a number above 0, or null"),
+        "norm_num_groups": (options["norm_num_groups"], options["norm_num_groups"] > 0, "a number above 0"),
+        "downsample_padding": (options["downsample_padding"], options["downsample_padding"] in (0, 1), "0 or 1"),
+        "freq_shift": (options["freq_shift"], options["freq_shift"] in (0, 1), "0 or 1"),
+        "dropout": (options["dropout"], 0 <= options["dropout"] < 1, "a probability below 1"),
+    }
+    for key, names in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+        given = options[key]
+        right = len(given) == len(widths) and all(each in names for each in given)
+        checks[key] = (given, right, f"{' or '.join(names)} for each of block_out_channels")
+    for key, (value, is_right, expected) in checks.items():
+        if not is_right:
+            return f"{key}: got {str(value)[:80]}, expected {expected}"
+    return None
+
+
+def _check(path: Path, given: Mapping[str, Any], values: Mapping[str, tuple[Any, ...]], *, expected: str) -> None:
+    for key, allowed in values.items():
+        value = given.get(key, allowed[0])
+        if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
+            known = f"{allowed[0]}, {expected}" if len(allowed) == 1 else f"{allowed[0]} or {allowed[1]}, {expected}"
+            raise ValueError(f"{path}: {key}: got {str(value)[:80]!r}, expected {known}. Fix: choose another network")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = parse_json(read_text(path, most=_MOST_CONFIG))
+    except ValueError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: got no JSON ({str(error)[:120]}). Fix: restore it as published") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: got {type(value).__name__}, expected a mapping. Fix: restore it as published")
+    return value
+
+
+def _current(path: Path, given: Mapping[str, Tensor], *, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return tensors under current names; ValueError unless they are exactly those of `shapes`."""
+    found: dict[str, Tensor] = {}
+    for old, tensor in given.items():
+        name = _OLD_NAME.sub(lambda match: f"{match[1]}{_OLD_NAMES[match[2]]}{match[3]}", old)
+        if name in found:
+            raise ValueError(f"{path}: got two tensors for {name}, expected one. Fix: restore it as published")
+        wanted = shapes.get(name, ())
+        # As 1x1 convolutions, the linear layers of attention in still older files.
+        is_pointwise = "attentions." in name and len(wanted) == 2 and tensor.shape == (*wanted, 1, 1)
+        found[name] = tensor.flatten(1) if is_pointwise else tensor
+    if wrong := sorted(name for name in found.keys() | shapes.keys() if _shape(found, name) != shapes.get(name)):
+        listed = f"{wrong[0][:120]}: got {_words(_shape(found, wrong[0]))}, expected {_words(shapes.get(wrong[0]))}"
+        more = f" ({len(wrong)} tensors differ)" if len(wrong) > 1 else ""
+        raise ValueError(f"{path}: {listed}, by config.json{more}. Fix: restore both as published")
+    if odd := next((name for name, each in found.items() if not each.is_floating_point()), None):
+        raise ValueError(
+            f"{path}: {odd}: got {found[odd].dtype}, expected floating point. Fix: restore it as published"
+        )
+    return found
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _words(shape: tuple[int, ...] | None) -> str:
+    return "no tensor" if shape is None else str(list(shape))
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of each tensor of a UNet2DModel from its config as in a snapshot."""
+    widths, layers, channels = config["block_out_channels"], config["layers_per_block"], config["img_channels"]
+    first, last, emb = widths[0], len(widths) - 1, 4 * widths[0]
+    yield from _layer("conv_in", first, channels, 3, 3)
+    yield from _layer("time_embedding.linear_1", emb, first)
+    yield from _layer("time_embedding.linear_2", emb, emb)
+    if config.get("label_dim"):
+        yield "class_embedding.weight", (config["label_dim"], emb)
+    kept = [first]
+    for level, (above, width) in enumerate(pairwise((first, *widths))):
+        inputs, here = [above, *[width] * (layers - 1)], f"down_blocks.{level}"
+        yield from _level(here, inputs, width, emb=emb, attends=config["down_block_types"][level] == _DOWN[1])
+        if level < last:
+            yield from _layer(f"{here}.downsamplers.0.conv", width, width, 3, 3)
+        kept += [width] * (layers + (level < last))
+    below = widths[-1]
+    for level, width in enumerate(reversed(widths)):
+        inputs = [(width if index else below) + kept.pop() for index in range(layers + 1)]
+        here, below = f"up_blocks.{level}", width
+        yield from _level(here, inputs, width, emb=emb, attends=config["up_block_types"][level] == _UP[1])
+        if level < last:
+            yield from _layer(f"{here}.upsamplers.0.conv", width, width, 3, 3)
+    yield from _attention("mid_block.attentions.0", widths[-1])
+    for index in range(2):
+        yield from _residual(f"mid_block.resnets.{index}", widths[-1], widths[-1], emb=emb)
+    yield from _layer("conv_norm_out", first)
+    yield from _layer("conv_out", channels, first, 3, 3)
+
+
+_Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def _level(name: str, inputs: list[int], width: int, *, emb: int, attends: bool) -> _Shapes:
+    for index in range(len(inputs)) if attends else ():
+        yield from _attention(f"{name}.attentions.{index}", width)
+    for index, channels in enumerate(inputs):
+        yield from _residual(f"{name}.resnets.{index}", channels, width, emb=emb)
+
+
+def _residual(name: str, inputs: int, width: int, *, emb: int) -> _Shapes:
+    yield from _layer(f"{name}.norm1", inputs)
+    yield from _layer(f"{name}.conv1", width, inputs, 3, 3)
+    yield from _layer(f"{name}.time_emb_proj", width, emb)
+    yield from _layer(f"{name}.norm2", width)
+    yield from _layer(f"{name}.conv2", width, width, 3, 3)
+    if inputs != width:
+        yield from _layer(f"{name}.conv_shortcut", width, inputs, 1, 1)
+
+
+def _attention(name: str, width: int) -> _Shapes:
+    yield from _layer(f"{name}.group_norm", width)
+    for each in ("to_q", "to_k", "to_v", "to_out.0"):
+        yield from _layer(f"{name}.{each}", width, width)
+
+
+def _layer(name: str, *shape: int) -> _Shapes:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]

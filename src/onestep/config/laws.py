@@ -1,0 +1,54 @@
+"""Names of the laws around networks, and which law a teacher of config.yaml has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from onestep.inputs import read_registry
+
+Law = Literal["edm", "d2o", "ddpm", "flow"]
+"""What a network estimates and how the noise level enters it; the equations are in networks/_laws.py."""
+
+_FOLDER_LAW: Law = "ddpm"  # of UNet2DModel with the schedule of DDPM, the only folders that are read
+
+
+def laws_like(law: str) -> tuple[str, ...]:
+    """Return the laws that suit a network trained with one: EDM's and D2O's suit both, any other itself alone."""
+    return ("edm", "d2o") if law in ("edm", "d2o") else (law,)
+
+
+def teacher_law(config: Any, name: str) -> str | None:
+    """Return the law of an entry of `teachers`, as far as a config shows it; None where its file alone has it.
+
+    `config` is a checked config or the document that it is read from, of which wrong parts have no law.
+    """
+    for _ in range(len(_at(config, "runs") or ()) + 1):  # a circle is refused elsewhere
+        teacher = _at(config, "teachers", name)
+        if (stated := _at(teacher, "preconditioning")) is not None:
+            return stated if isinstance(stated, str) else None
+        if (run := _at(config, "runs", _at(teacher, "run"))) is None:
+            return _FOLDER_LAW if is_folder(config, teacher) else None
+        law = _at(run, "preconditioning") or (_at(run, "network") and (_at(run, "network", "preconditioning") or "edm"))
+        if law is not None or not isinstance(name := _at(run, "teacher"), str):
+            return law if isinstance(law, str) else None
+    return None
+
+
+def is_folder(config: Any, teacher: Any) -> bool:
+    """Return whether the weights of a teacher are a folder: of the registry, or on this machine."""
+    source = _at(config, "inputs", _at(teacher, "weights") or _at(teacher, "pickle"))
+    published, file = _at(source, "published"), _at(source, "file")
+    if isinstance(published, str):
+        return published in read_registry() and read_registry()[published].folder
+    return isinstance(file, str) and (file.endswith("/") or Path(file).is_dir())
+
+
+def _at(value: Any, *keys: Any) -> Any:
+    """Return what is below keys, of mappings or of attributes; None where there is nothing."""
+    for key in keys:
+        if not isinstance(key, str):
+            return None
+        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+    return value

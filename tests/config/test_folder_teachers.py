@@ -1,0 +1,98 @@
+"""Teachers that are folders of diffusers: their law, and what is refused before any job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from changed_demo import D2O, TAKEN_AWAY, demo_with, problems, problems_at
+from yaml import safe_dump
+
+from onestep.bench.random_run import shape_of
+from onestep.config import parse_experiment, read_experiment, run_document
+from onestep.plan import Plan
+from tiny import REPOSITORY
+from unet2d_folders import write_folder
+
+D2O_F = "runs.digits_d2o_f"
+LAWS = {f"{run}.preconditioning": TAKEN_AWAY for run in (D2O, D2O_F)}
+SMALL = {"name": "unet2d", "block_out_channels": [8, 16], "norm_num_groups": 4}
+BLOCKS = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+
+
+def with_folder(path: str, **changes: Any) -> dict[str, Any]:
+    """Return the demo with that folder as the teacher, and the law of runs left to the config."""
+    return demo_with({"inputs.unet": {"file": path}, "teachers.digits": {"weights": "unet"}, **LAWS, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder(tmp_path / "unet")
+    return str(tmp_path / "unet")
+
+
+def test_a_run_has_the_law_of_its_folder(folder):
+    document = run_document(parse_experiment(with_folder(folder)), "digits_d2o")
+    assert document["preconditioning"] == "ddpm" and document["dropout"] == 0.0
+    # One that is not here yet is a folder by its slash.
+    assert parse_experiment(with_folder("absent/")).runs["digits_d2o"].preconditioning == "ddpm"
+
+
+def test_a_run_has_the_law_of_its_teacher_s_network():
+    network = {**SMALL, **BLOCKS, "preconditioning": "flow"}
+    document = demo_with({"runs.digits_edm.network": network, **LAWS})
+    found = parse_experiment(document)
+    assert found.runs["digits_d2o"].preconditioning == found.runs["digits_d2o_f"].preconditioning == "flow"
+    assert found.runs["digits_edm"].network.preconditioning == "flow"
+
+
+def test_the_recipe():
+    experiment = read_experiment(REPOSITORY / "config.yaml")
+    document = run_document(experiment, "cifar10_ddpm_d2o_f")
+    assert document["preconditioning"] == "ddpm" and document["freeze"] == ["conv", "proj"]
+    rows = experiment.tables["cifar10_ddpm"].rows
+    assert [experiment.samplers[row.sampler].options.get("steps") for row in rows[:2]] == [1000, 50]
+    assert shape_of(experiment, "cifar10_ddpm_d2o", given={})[:2] == (32, 3)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "D2O's law": ({f"{D2O}.preconditioning": "d2o"}, f"{D2O}.preconditioning", "ddpm"),
+    "velocities": ({f"{D2O}.preconditioning": "flow"}, f"{D2O}.preconditioning", "ddpm"),
+    "a law of a folder that none has": (
+        {"teachers.digits": {"weights": "unet", "preconditioning": "edm"}},
+        "teachers.digits.preconditioning",
+        "ddpm",
+    ),
+    "other images": ({"datasets.digits.resolution": 8}, f"{D2O}.teacher", "16"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_suit_a_folder_is_refused(folder, name):
+    changes, place, named = REFUSED[name]
+    lines = problems_at(with_folder(folder, **changes), place)
+    assert lines and all(named in line for line in lines)
+
+
+def test_a_pickle_has_no_law_of_others():
+    changes = {"inputs.edm": {"file": "edm.pkl"}, "teachers.digits": {"weights": "edm", "preconditioning": "flow"}}
+    assert any(line.startswith("config.yaml: teachers.digits.preconditioning") for line in problems(demo_with(changes)))
+
+
+def test_a_snapshot_s_law_may_be_stated():
+    teacher = {"weights": "mine", "preconditioning": "ddpm"}
+    document = demo_with({"inputs.mine": {"file": "mine.safetensors"}, "teachers.digits": teacher, **LAWS})
+    assert parse_experiment(document).runs["digits_d2o"].preconditioning == "ddpm"
+
+
+def test_a_network_of_another_law_is_not_fine_tuned_in_d2o_s():
+    changes = {"runs.digits_edm.network": {**SMALL, **BLOCKS, "preconditioning": "ddpm"}}
+    assert problems_at(demo_with(changes), f"{D2O}.preconditioning")
+
+
+def test_classes_that_a_run_does_not_have_are_refused_by_the_plan(tmp_path, monkeypatch):
+    write_folder(tmp_path / "unet", num_class_embeds=10)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(safe_dump(with_folder("unet/"), sort_keys=False))
+    with pytest.raises(ValueError, match="runs.digits_d2o.teacher"):
+        Plan.read("config.yaml")
