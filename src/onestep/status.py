@@ -238,7 +238,7 @@ def _tail(path: Path) -> list[str]:
 
 
 def _last_record(log: Path) -> dict[str, Any] | None:
-    """Return the last complete record of a log; None where it has none yet."""
+    """Return the last complete record of a log; None if it contains no record yet."""
     found = _last_records(log, 1)
     return found[-1] if found else None
 

@@ -20,7 +20,7 @@ def laws_like(law: str) -> tuple[str, ...]:
 
 
 def teacher_law(config: Any, name: str) -> str | None:
-    """Return the law of an entry of `teachers`, as far as a config shows it; None where its file alone has it.
+    """Return the law of an entry of `teachers` if the config determines it; None if only the file of weights does.
 
     `config` is a checked config or the document that it is read from, of which wrong parts have no law.
     """
@@ -46,7 +46,7 @@ def is_folder(config: Any, teacher: Any) -> bool:
 
 
 def _at(value: Any, *keys: Any) -> Any:
-    """Return what is below keys, of mappings or of attributes; None where there is nothing."""
+    """Return the value at a path of keys of mappings or names of attributes; None if there is no such value."""
     for key in keys:
         if not isinstance(key, str):
             return None

@@ -6,7 +6,7 @@ Legend: B images, C H W a feature map, E the width of the embedding of noise lev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,16 @@ class BlockStyle:
     init: Init  # of all layers but the following
     init_last: Init  # of the last layer of each residual branch; small values make a new block almost the identity
     init_attention: Init  # of queries, keys and values
+
+
+def run_block(run: Callable[..., Tensor], *inputs: Tensor, recompute: bool, random: bool = False) -> Tensor:
+    """Run a block; with `recompute`, the backward pass computes its activations again, from its inputs.
+
+    With `random`, the masks of its dropout are then drawn again from the same state of the generator.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=random)
+    return run(*inputs)
 
 
 class UNetBlock(nn.Module):
@@ -75,11 +85,8 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map [B, in, H, W] with embeddings [B, E] (or [1, E]) to [B, out, H', W']."""
-        if self.recompute and torch.is_grad_enabled():
-            # The masks of the dropout are drawn again from the same state of the generator.
-            random = self.training and self.style.dropout > 0
-            return checkpoint(self._run, x, emb, use_reentrant=False, preserve_rng_state=random)
-        return self._run(x, emb)
+        random = self.training and self.style.dropout > 0
+        return run_block(self._run, x, emb, recompute=self.recompute, random=random)
 
     def _run(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv0(F.silu(self.norm0(x)))
@@ -209,11 +216,6 @@ def run_encoder(encoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> list[Tensor]:
     return skips
 
 
-def run_unet(encoder: nn.ModuleDict, decoder: nn.ModuleDict, x: Tensor, emb: Tensor) -> Tensor:
-    """Run encoder and decoder on images [B, C, H, W]; return the decoder's finest map."""
-    return run_decoder(decoder, run_encoder(encoder, x, emb), emb)
-
-
 def level_maps(skips: Sequence[Tensor], *, levels: int) -> tuple[Tensor, ...]:
     """Return the last map of each level of an encoder, the finest first, of all that `run_encoder` returned."""
     each = len(skips) // levels
@@ -227,6 +229,46 @@ def run_decoder(decoder: nn.ModuleDict, skips: list[Tensor], emb: Tensor) -> Ten
         if isinstance(block, UNetBlock):
             x = block(x if x.shape[1] == block.in_channels else torch.cat([x, skips.pop()], dim=1), emb)
     return x
+
+
+class EdmUNet(nn.Module):
+    """The passes of EDM's two networks, which differ in their embedding and in their last layers.
+
+    Attributes:
+        map_shapes: Channels and size of the last map of each level, the finest first.
+    """
+
+    enc: nn.ModuleDict
+    dec: nn.ModuleDict
+    map_shapes: tuple[tuple[int, int], ...]
+
+    def forward(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
+        """Run the network, in the type of `x`: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, augment_labels)
+        return self._end(run_decoder(self.dec, run_encoder(self.enc, x, emb), emb))
+
+    def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Run the encoder alone: see `onestep.networks.Network`."""
+        return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
+
+    def with_maps(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, stop_early: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Run the network, or the encoder alone, and return its maps, too: see `onestep.networks.Network`."""
+        emb = self._embed(noise, condition, None)
+        skips = run_encoder(self.enc, x, emb)
+        maps = level_maps(skips, levels=len(self.map_shapes))
+        return None if stop_early else self._end(run_decoder(self.dec, skips, emb)), maps
+
+    def _embed(self, noise: Tensor, condition: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """Return the embedding [B, E], or [1, E] of one noise level and no condition."""
+        raise NotImplementedError
+
+    def _end(self, x: Tensor) -> Tensor:
+        """Return the output of the network, of the decoder's finest map."""
+        raise NotImplementedError
 
 
 def condition_dropped(condition: Tensor | None, *, probability: float, training: bool) -> Tensor:

@@ -8,20 +8,11 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Width
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import (
-    BlockStyle,
-    augmentation_embedding,
-    build_unet,
-    condition_dropped,
-    level_maps,
-    run_decoder,
-    run_encoder,
-    run_unet,
-)
+from onestep.networks._unet import BlockStyle, EdmUNet, augmentation_embedding, build_unet, condition_dropped
 
 __all__ = ["DhariwalUNet"]
 
@@ -29,7 +20,7 @@ _INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
 _ZERO = Init("kaiming_uniform", weight=0.0)
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(EdmUNet):
     """ADM, the network of ImageNet at 64 x 64 pixels.
 
     The arguments are those of `onestep.networks.song_unet.SongUNet`. Attention heads have 64 channels. The defaults are
@@ -104,25 +95,6 @@ class DhariwalUNet(nn.Module):
         self.encoded = self.map_shapes[-1]
         self.out_norm = GroupNorm(widths[0], eps=1e-5)
         self.out_conv = Conv2d(widths[0], img_channels, kernel=3, init=_ZERO)
-
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
-    ) -> Tensor:
-        """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        return self._end(run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels)))
-
-    def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Run the encoder alone: see `onestep.networks.Network`."""
-        return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
-
-    def with_maps(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, stop_early: bool
-    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Run the network, or the encoder alone, and return its maps, too: see `onestep.networks.Network`."""
-        emb = self._embed(noise, condition, None)
-        skips = run_encoder(self.enc, x, emb)
-        maps = level_maps(skips, levels=len(self.map_shapes))
-        return None if stop_early else self._end(run_decoder(self.dec, skips, emb)), maps
 
     def _end(self, x: Tensor) -> Tensor:
         return self.out_conv(F.silu(self.out_norm(x)))

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from onestep.checkpoints.edm_pickle import edm2_tensors
 from onestep.config.constraints import Factors, Few, Positive, Resolutions, Share, ShareBelowOne, Taps, Width
@@ -21,7 +20,7 @@ from onestep.networks._magnitudes import (
     silu,
     weighted_sum,
 )
-from onestep.networks._unet import attend, condition_dropped
+from onestep.networks._unet import attend, condition_dropped, run_block
 
 __all__ = ["EDM2"]
 
@@ -218,10 +217,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map [B, in, H, W] with embeddings [B, E] (or [1, E]) to [B, out, H', W']."""
-        if self.recompute and torch.is_grad_enabled():
-            random = self.training and self.dropout.p > 0
-            return checkpoint(self._run, x, emb, use_reentrant=False, preserve_rng_state=random)
-        return self._run(x, emb)
+        random = self.training and self.dropout.p > 0
+        return run_block(self._run, x, emb, recompute=self.recompute, random=random)
 
     def _run(self, x: Tensor, emb: Tensor) -> Tensor:
         x = resampled(x, mode=self.mode, taps=self.taps)

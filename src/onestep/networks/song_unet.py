@@ -8,20 +8,11 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep.config.constraints import Factors, Few, Natural, Resolutions, ShareBelowOne, Taps, Width
 from onestep.networks._layers import Conv2d, FourierAngles, GroupNorm, Init, Linear, positional_angles
-from onestep.networks._unet import (
-    BlockStyle,
-    augmentation_embedding,
-    build_unet,
-    condition_dropped,
-    level_maps,
-    run_decoder,
-    run_encoder,
-    run_unet,
-)
+from onestep.networks._unet import BlockStyle, EdmUNet, augmentation_embedding, build_unet, condition_dropped
 
 __all__ = ["SongUNet"]
 
@@ -29,7 +20,7 @@ _INIT = Init("xavier_uniform")
 _ALMOST_ZERO = Init("xavier_uniform", weight=1e-5)
 
 
-class SongUNet(nn.Module):
+class SongUNet(EdmUNet):
     """DDPM++ (positional, standard, 1, [1, 1]) and NCSN++ (fourier, residual, 2, [1, 3, 3, 1]).
 
     The defaults are those of EDM's constructor, because published checkpoints omit them.
@@ -138,25 +129,6 @@ class SongUNet(nn.Module):
         self._norm_out, self._conv_out = f"{at}_aux_norm", f"{at}_aux_conv"
         self.dec[self._norm_out] = GroupNorm(widths[0], eps=1e-6)
         self.dec[self._conv_out] = Conv2d(widths[0], img_channels, kernel=3, init=_ALMOST_ZERO)
-
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augment_labels: Tensor | None = None
-    ) -> Tensor:
-        """Run the network, in the type of `x`: see `onestep.networks.Network`."""
-        return self._end(run_unet(self.enc, self.dec, x, self._embed(noise, condition, augment_labels)))
-
-    def encode(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Run the encoder alone: see `onestep.networks.Network`."""
-        return run_encoder(self.enc, x, self._embed(noise, condition, None))[-1]
-
-    def with_maps(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, stop_early: bool
-    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Run the network, or the encoder alone, and return its maps, too: see `onestep.networks.Network`."""
-        emb = self._embed(noise, condition, None)
-        skips = run_encoder(self.enc, x, emb)
-        maps = level_maps(skips, levels=len(self.map_shapes))
-        return None if stop_early else self._end(run_decoder(self.dec, skips, emb)), maps
 
     def _end(self, x: Tensor) -> Tensor:
         return self.dec[self._conv_out](F.silu(self.dec[self._norm_out](x)))

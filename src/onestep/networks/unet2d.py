@@ -13,10 +13,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from onestep.config.constraints import Constraint, Few, Positive, ShareBelowOne, Width
-from onestep.networks._unet import fused_attention, plain_attention
+from onestep.networks._unet import fused_attention, plain_attention, run_block
 
 __all__ = ["UNet2D"]
 
@@ -248,11 +247,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map [B, in, H, W] with embeddings [B, E] (or [1, E]) to [B, out, H, W]."""
-        if self.recompute and torch.is_grad_enabled():
-            # The masks of the dropout are drawn again from the same state of the generator.
-            random = self.training and self.dropout > 0
-            return checkpoint(self._run, x, emb, use_reentrant=False, preserve_rng_state=random)
-        return self._run(x, emb)
+        random = self.training and self.dropout > 0
+        return run_block(self._run, x, emb, recompute=self.recompute, random=random)
 
     def _run(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(emb)[:, :, None, None]
@@ -276,9 +272,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to the same shape."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._run, x, use_reentrant=False, preserve_rng_state=False)
-        return self._run(x)
+        return run_block(self._run, x, recompute=self.recompute)
 
     def _run(self, x: Tensor) -> Tensor:
         rows, channels, height, width = x.shape

@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from onestep.config.constraints import Constraint, NotNegative, Positive, ShareBelowOne, Weights
+from onestep.config.constraints import Constraint, NotNegative, Positive, ShareBelowOne
 from onestep.coupling import Coupled, CoupledLoss, Start, Vectors
-from onestep.objectives import Batch, Networks, Origin, Phase
-from onestep.objectives._vectors import GENERATOR, expect_finite, generated_vectors, networks_of, vectors
+from onestep.objectives import Batch, Networks, Phase
+from onestep.objectives._vectors import GENERATOR, VectorLoss, expect_finite, generated_vectors
 
 __all__ = ["Frechet"]
 
@@ -27,7 +27,7 @@ _Images = Annotated[int, Constraint(ge=2, le=10_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frechet:
+class Frechet(VectorLoss):
     """Train a generator by the Frechet distance of its features to those of the dataset, without a discriminator.
 
     The loss is the sum over feature networks of `weight` F / (F + `eps`), whose denominator is constant. Its value
@@ -55,37 +55,20 @@ class Frechet:
     """
 
     # The constants of the released code (github.com/Jiawei-Yang/FD-Loss), but for the gain.
-    features: Weights
     population: Literal["average", "ring", "batch"] = "average"
     decay: ShareBelowOne = 0.999
     warm_start: _Images = 50_000
     reference: _Images = 50_000
     eps: NotNegative = 0.01
     gain: Positive | None = None
-    sigma: Positive = 80.0
 
-    publishes: ClassVar[str] = GENERATOR
-    samples_in: ClassVar[int | None] = 1
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)  # of the released code
     preconditioning: ClassVar[str] = "d2o"
-
-    def __post_init__(self) -> None:
-        if not self.features:
-            raise ValueError("features: got none, expected at least one entry of `backbones` with its weight")
-
-    @property
-    def samples_at(self) -> float:
-        """Noise level of its sampler."""
-        return self.sigma
 
     @property
     def batch_limits(self) -> tuple[int, int | None]:
         """Fewest and most images of a step."""
         return 2, self.warm_start if self.population == "ring" else None
-
-    def networks(self) -> Mapping[str, Origin]:
-        """Return the generator and the feature networks."""
-        return networks_of(self.features)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the generator's step, whose loss couples all images of the step."""
@@ -95,10 +78,6 @@ class Frechet:
     def generated(self, networks: Networks, batch: Batch) -> Vectors:
         """Return the features of new images, by network [B, D]."""
         return generated_vectors(networks, batch, sigma=self.sigma, features=self.features)
-
-    def real(self, networks: Networks, batch: Batch) -> Vectors:
-        """Return the features of the images of the dataset, by network [B, D]."""
-        return vectors(networks, batch.images, self.features)
 
     def start(self, start: Start) -> dict[str, Tensor]:
         """Return the moments of the dataset, and the population that the generator begins with.

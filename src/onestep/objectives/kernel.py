@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from onestep.config.constraints import Constraint, NotNegative, Positive, Seed, Weights
+from onestep.config.constraints import Constraint, NotNegative, Positive, Seed
 from onestep.coupling import Coupled, CoupledLoss, Start, Vectors
-from onestep.objectives import Batch, Networks, Origin, Phase
+from onestep.objectives import Batch, Networks, Phase
 from onestep.objectives._kernels import (
     Kernel,
     Landmarks,
@@ -29,7 +29,7 @@ from onestep.objectives._kernels import (
     sliced,
     two_sample,
 )
-from onestep.objectives._vectors import GENERATOR, expect_finite, generated_vectors, networks_of, vectors
+from onestep.objectives._vectors import GENERATOR, VectorLoss, expect_finite, generated_vectors
 
 __all__ = ["KernelLoss"]
 
@@ -43,7 +43,7 @@ _Scales = Annotated[tuple[Positive, ...], Constraint(min_length=1, max_length=16
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelLoss:
+class KernelLoss(VectorLoss):
     """Train a generator by the squared discrepancy (MMD) of its features and those of the dataset, in a kernel.
 
     The loss is the sum over feature networks of `weight` d / (|d| + 1e-7) with a constant denominator, so that each has
@@ -76,7 +76,6 @@ class KernelLoss:
         sigma: The only noise level at which the generator is trained and sampled.
     """
 
-    features: Weights
     kernel: Literal["gaussian", "rational_quadratic", "distance"] = "gaussian"
     scales: _Scales = (1.0,)
     unit: Literal["median", "one"] = "median"
@@ -89,16 +88,12 @@ class KernelLoss:
     held_out: _Images | None = None
     clamp: bool = True
     seed: Seed = 0
-    sigma: Positive = 80.0
 
-    publishes: ClassVar[str] = GENERATOR
-    samples_in: ClassVar[int | None] = 1
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)  # of the released code
     preconditioning: ClassVar[str] = "d2o"
 
     def __post_init__(self) -> None:
-        if not self.features:
-            raise ValueError("features: got none, expected at least one entry of `backbones` with its weight")
+        super().__post_init__()
         if self.normalise and not self.diagonal:
             raise ValueError("normalise: got true without the diagonal, expected false: such a distance may be near 0")
         if self.dot and self.kernel != "rational_quadratic":
@@ -107,18 +102,9 @@ class KernelLoss:
             raise ValueError(f"against: got waves with kernel: {self.kernel}, expected gaussian with its diagonal")
 
     @property
-    def samples_at(self) -> float:
-        """Noise level of its sampler."""
-        return self.sigma
-
-    @property
     def batch_limits(self) -> tuple[int, int | None]:
         """Fewest and most images of a step."""
         return 2, self.held_out
-
-    def networks(self) -> Mapping[str, Origin]:
-        """Return the generator and the feature networks."""
-        return networks_of(self.features)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the generator's step, whose loss couples all images of the step."""
@@ -132,10 +118,6 @@ class KernelLoss:
             return generated
         with torch.no_grad():
             return generated | {f"{name}{_REAL}": each for name, each in self.real(networks, batch).items()}
-
-    def real(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        """Return the features of the images of the dataset, by network [B, D]."""
-        return vectors(networks, batch.images, self.features)
 
     def start(self, start: Start) -> dict[str, Tensor]:
         """Return the reference by `NETWORK/NAME`: see `reference_of`, and of the controller `floor` and `begun` [1]."""

@@ -112,7 +112,7 @@ class Table:
     name: str
     title: str
     caption: str = ""
-    dataset: str | None  # the reference dataset; None where each row has its own
+    dataset: str | None  # the reference dataset; None if each row names one
     seeds: tuple[str, ...]  # the blocks of seeds, such as "0-1999"
     show: Shown
     columns: Mapping[str, str]  # `metric.value` by column

@@ -202,7 +202,7 @@ def losses_are_finite(records: Iterable[Mapping[str, Any]]) -> bool:
 def collapse_of(curve: Curve, *, recall: float | None = None, finite: bool = True) -> str | None:
     """Return in a word why a training has collapsed: `rise`, `recall`, `loss`; None if it has not.
 
-    `recall` is that of its last snapshot, None where it is not measured; `finite` whether all its losses are finite.
+    `recall` is that of its last snapshot, None if it is not measured; `finite` whether all its losses are finite.
     """
     if not finite:
         return "loss"
