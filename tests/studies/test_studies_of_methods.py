@@ -7,6 +7,7 @@ from arms_files import IMAGES, OPTIONS, arms_of, log, measure
 from matplotlib.figure import Figure
 
 from onestep.files import write_json
+from onestep.studies.freezing_by_network import FreezingByNetwork
 from onestep.studies.freezing_elsewhere import FreezingElsewhere
 from onestep.studies.order_of_methods import OrderOfMethods
 from onestep.studies.without_gan import WithoutGan
@@ -89,13 +90,14 @@ def test_methods_of_other_images_are_not_compared(tmp_path):
         ("not confirmed", (1.01, 0.99, 1.0)),
     ],
 )
-def test_freezing_helps_most_methods_or_few(tmp_path, verdict, ratios):
+@pytest.mark.parametrize("kind", [FreezingElsewhere, FreezingByNetwork])
+def test_freezing_helps_most_methods_or_few(tmp_path, verdict, ratios, kind):
     curves = {"D2O": around(1), "D2O, frozen": around(0.1)}
     for name, ratio in zip("ABC", ratios, strict=True):
         curves |= {name: around(2), f"{name}, frozen": around(2 * ratio)}
     arms, files = written(tmp_path, curves)
     frozen = {label: f"{label}, frozen" for label in ("D2O", "A", "B", "C")}
-    study = FreezingElsewhere(arms=arms, frozen=frozen, known="D2O", **OPTIONS)
+    study = kind(arms=arms, frozen=frozen, known="D2O", **OPTIONS)
     found = study.conclude({name: files[name] for name in study.observes()})
     assert found.verdict == verdict
     assert found.numbers["A.frozen ratio"] == pytest.approx(ratios[0])

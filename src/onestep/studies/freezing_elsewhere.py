@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["FreezingElsewhere"]
 
 
+def gap_rule(others: str, *, gap_of: str) -> str:
+    """Return the rule of a study that compares `others`, each with frozen parameters and without."""
+    return (
+        f"The gap of a {gap_of} is the difference of the mean last values with frozen parameters and without, in units "
+        f"of its deviation over training seeds. Confirmed: it is below -2 for more than half of the {others}. "
+        f"Contradicted: it is above 2 for more than half of them. Not confirmed: otherwise. {UNDECIDED}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FreezingElsewhere(StudyOfMethods):
     """Methods with everything trained, and each with the frozen parameters of D2O-F.
@@ -31,12 +40,7 @@ class FreezingElsewhere(StudyOfMethods):
     """
 
     question: ClassVar[str] = "Freezing the convolutions of the generator helps other methods than D2O, too."
-    rule: ClassVar[str] = (
-        "The gap of a method is the difference of the mean last values with frozen parameters and without, in units of "
-        "its deviation over training seeds. Confirmed: it is below -2 for more than half of the methods other than "
-        "D2O. Contradicted: it is above 2 for more than half of them. Not confirmed: otherwise. "
-        f"{UNDECIDED}"
-    )
+    rule: ClassVar[str] = gap_rule("methods other than D2O", gap_of="method")
 
     frozen: Annotated[Mapping[Text, Text], Constraint(min_length=1)]
     known: Text
@@ -50,7 +54,7 @@ class FreezingElsewhere(StudyOfMethods):
     @property
     def choices(self) -> tuple[str, ...]:
         """Choices of every study of arms, of this one and of its config."""
-        own = ("A method has one learning rate, with frozen parameters and without, unless the config states others.",)
+        own = ("Frozen parameters change no learning rate, unless the config states others.",)
         return (*CHOICES, *own, *self.stated)
 
     @property
