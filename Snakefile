@@ -43,7 +43,13 @@ onstart:
         provenance.record_each_file(
             workflow,
             together=tuple(names),
-            single=["measure", "sample_guided", "sample", "extract"],
+            single=[
+                "measure",
+                "sample_decoded",
+                "sample_guided",
+                "sample",
+                "extract",
+            ],
         )
     # As --keep-incomplete: every file is written whole or not at all, and what a failed job has published stays.
     workflow.execution_settings.keep_incomplete = True

@@ -153,7 +153,7 @@ def far_apart(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, shar
     """Return the tensors that differ by more than a share of their norm, with that share.
 
     A tensor that is near zero beside those of its phase, such as the gradient of a bias before a batch norm, counts
-    with 0.3 times their norm.
+    with 0.3 times their norm. The update of a parameter whose gradient is so is not compared: Adam magnifies rounding.
     """
     assert found.keys() == wanted.keys()
     groups: dict[str, list[Tensor]] = {}
@@ -163,6 +163,10 @@ def far_apart(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, shar
     shares = {}
     for name, value in wanted.items():
         assert torch.isfinite(found[name]).all(), name
+        gradient = f"gradient: {name.removeprefix('update: ')}"
+        size = wanted[gradient].square().mean().sqrt() if gradient != name and gradient in wanted else torch.inf
+        if size < 0.01 * typical.get(gradient.rpartition(",")[0], 0.0):
+            continue
         norm = value.norm() + 0.3 * typical[name.rpartition(",")[0]] * value.numel() ** 0.5
         shares[name] = float((found[name] - value).norm() / norm)
     return {name: each for name, each in shares.items() if each > share}

@@ -15,7 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
+from dit_files import SMALL as DIT_CONFIG
+from dit_files import small_dit
 from onestep.archive import read_arrays
+from onestep.checkpoints.denoiser_folder import read_denoiser_folder
 from onestep.checkpoints.diffusers_folder import read_unet2d
 from onestep.checkpoints.snapshot import write_snapshot
 from onestep.cli import main
@@ -205,6 +208,63 @@ def test_diffusers_reads_its_layout(run: Path) -> None:
     images, times = torch.randn(3, 1, 16, 16), torch.tensor([0.0, 439.82, 999.0])
     with torch.no_grad():
         assert torch.allclose(unet(images, times).sample, network.model(images, times), atol=2e-5)
+
+
+DIT = {"img_channels": 3, "label_dim": 3}
+
+
+@pytest.mark.parametrize("options", [{}, {"no_class": False, "learn_sigma": False}, {"freq_shift": 1}])
+def test_a_dit_in_the_layout_of_diffusers(run: Path, options: dict[str, Any]) -> None:
+    network = small_dit(law="ddpm", **DIT, **options)
+    config = {**DIT_CONFIG, **DIT, **options, "preconditioning": "ddpm"}
+    write_snapshot(run / "snapshots" / "640.safetensors", network.state_dict(), config)
+    assert exported(run, "--format", "diffusers") == 0
+    found = read_denoiser_folder(run / "out")
+    again = build_denoiser(found.config).eval()
+    again.load_state_dict(found.state_dict, strict=True)
+    card = (run / "out" / "README.md").read_text()
+    assert "DiTTransformer2DModel" in card and "class_labels=torch.full((16,), 2)" in card
+    sigma = torch.tensor([float(re.search(r"sigma, time = ([\d.]+)", card).group(1))])  # type: ignore[union-attr]
+    x, classes = torch.randn(4, 3, 16, 16) * sigma, torch.eye(4)[:, :3]  # the last one has no class
+    with torch.no_grad():
+        apart = (again(x, sigma, classes) - network(x, sigma, classes)).abs().max()
+        elsewhere = (again(x, sigma / 9, classes) - network(x, sigma / 9, classes)).abs().max()
+    assert apart <= 2e-5 * sigma
+    assert (elsewhere <= 2e-5 * sigma / 9) == ("freq_shift" in options)
+
+
+def test_a_dit_without_classes_or_of_another_law_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for law, classes in (("ddpm", 0), ("flow", 3)):
+        network = small_dit(law=law, label_dim=classes)
+        config = {**DIT_CONFIG, "label_dim": classes, "preconditioning": law}
+        write_snapshot(run / "snapshots" / "640.safetensors", network.state_dict(), config)
+        assert exported(run, "--format", "diffusers") == 1
+        assert "--format: got diffusers" in capsys.readouterr().err and not (run / "out").exists()
+
+
+def test_diffusers_runs_an_exported_dit(run: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    network = small_dit(law="ddpm", **DIT)
+    config = {**DIT_CONFIG, **DIT, "preconditioning": "ddpm"}
+    write_snapshot(run / "snapshots" / "640.safetensors", network.state_dict(), config)
+    assert exported(run, "--format", "diffusers") == 0
+    names: dict[str, Any] = {}
+    card = (run / "out" / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, flags=re.S).group(1).replace('"."', repr(str(run / "out")))  # type: ignore[union-attr]
+    exec(code, names)
+    assert isinstance(names["network"], diffusers.DiTTransformer2DModel)
+    classes = torch.eye(3)[[2] * 16]
+    with torch.no_grad():
+        expected = network(names["noisy"], torch.full((16,), names["sigma"]), classes)
+    assert (names["images"] - expected).abs().max() <= 2e-5 * names["sigma"]
+
+
+def test_the_defaults_of_a_network_are_in_the_layout_of_diffusers(run: Path) -> None:
+    left_out = ("norm_eps", "downsample_padding", "flip_sin_to_cos", "freq_shift", "attention_head_dim")
+    config = {key: value for key, value in network_config(SMALL).items() if key not in left_out}
+    write_snapshot(run / "snapshots" / "640.safetensors", small_unet2d().state_dict(), config)
+    assert exported(run, "--format", "diffusers") == 0
+    assert network_config(SMALL).items() <= read_unet2d(run / "out").config.items()
 
 
 def test_a_selected_snapshot_is_exported_with_its_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_exponents_factors_and_coefficients(recorded):
     basis = zip(recorded["coefficients_in_ofs"], recorded["coefficients_in_std"], strict=True)
     wanted = [Profile(64, exponent_of(float(std))) for std in recorded["coefficients_out_std"]]
     solved = coefficients([Profile(images, exponent_of(float(std))) for images, std in basis], wanted)
-    np.testing.assert_allclose(solved, recorded["coefficients"], rtol=1e-9)
+    np.testing.assert_allclose(solved, recorded["coefficients"], rtol=1e-9, atol=1e-13)  # of an ill-conditioned system
 
 
 @pytest.mark.parametrize("std", [0.0, -0.1, 0.2887, 1.0])

@@ -57,6 +57,7 @@ CLUSTER = {
     "cancel": ("onestep.launch.verbs:cancel", "Cancel the SLURM jobs of a run."),
     "bench train": ("onestep.bench.verbs:train", "Measure training speed."),
     "bench launches": ("onestep.bench.verbs:launches", "Count the kernels of a step."),
+    "bench work": ("onestep.bench.verbs:work", "Count operations and network passes of a run."),
     "bench workflow": ("onestep.workflow:record_workflow", "Run a workflow and record its time and tables."),
 }
 GROUPS = {"People": PEOPLE, "Pipeline": PIPELINE, "Cluster": CLUSTER}

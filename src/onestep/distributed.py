@@ -1,4 +1,4 @@
-"""The ranks of a run and their collectives: broadcast, average, gather, barrier, maximum."""
+"""The ranks of a run and their collectives: broadcast, average, sum, gather, barrier, maximum; tensors in shards."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from onestep import gpus
@@ -208,10 +209,11 @@ def rank_seed(seed: int, *, world: int, rank: int) -> int:
 
 
 def broadcast(tensors: Iterable[Tensor], *, ranks: Ranks) -> None:
-    """Overwrite `tensors` with those of rank 0."""
+    """Overwrite `tensors` with those of rank 0; those in shards stay."""
     if ranks.world > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            if not is_shard(tensor):
+                dist.broadcast(tensor, src=0, group=ranks.cpu_group if tensor.device.type == "cpu" else None)
 
 
 def average(tensor: Tensor, *, ranks: Ranks) -> Tensor:
@@ -220,6 +222,70 @@ def average(tensor: Tensor, *, ranks: Ranks) -> Tensor:
         dist.all_reduce(tensor)
         tensor /= ranks.world
     return tensor
+
+
+def total(tensor: Tensor, *, ranks: Ranks) -> Tensor:
+    """Replace `tensor` by its sum over the ranks, in place, and return it."""
+    if ranks.world > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Return whether the ranks hold a tensor in parts: a `DTensor` of torch, whose import takes half a second."""
+    return hasattr(tensor, "device_mesh")
+
+
+def whole(tensors: Mapping[str, Tensor], *, kept: bool = True) -> dict[str, Tensor]:
+    """Return tensors by name, those in shards as whole ones on the CPU; every rank must call this.
+
+    Ranks that do not need them have none where not `kept`, and no memory for more than one.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        complete = cast(Any, tensor.detach()).full_tensor() if is_shard(tensor) else tensor
+        if kept:
+            found[name] = complete.cpu() if is_shard(tensor) else complete
+    return found
+
+
+def own_part(shards: Tensor, tensor: Tensor) -> Tensor:
+    """Return what this rank has of a tensor that is in shards as `shards` is; all of it if that is whole.
+
+    A tensor of another shape is returned as it is.
+    """
+    if is_shard(tensor):
+        return cast(Any, tensor).to_local()
+    if not is_shard(shards) or tensor.shape != shards.shape:
+        return tensor
+    mesh = cast(Any, shards).device_mesh
+    parts, rank = tensor.chunk(mesh.size(), dim=0), mesh.get_local_rank()
+    return parts[rank] if rank < len(parts) else tensor[:0]
+
+
+def own_parts(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return what this rank has of each tensor."""
+    return [own_part(each, each) for each in tensors.values()]
+
+
+def like(shards: Tensor, part: Tensor) -> Tensor:
+    """Return the part of this rank as one of a tensor in shards as `shards` is; the same if that is whole."""
+    if not is_shard(shards):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = cast(DTensor, shards).device_mesh, cast(DTensor, shards).placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shards.shape, stride=shards.stride())
+
+
+def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state dict of whole tensors, strictly; a module in shards takes the part of this rank."""
+    own = {name: each for name, each in module.state_dict().items() if is_shard(each)}
+    parts = {
+        name: like(own[name], own_part(own[name], each)) if name in own and each.shape == own[name].shape else each
+        for name, each in tensors.items()
+    }
+    module.load_state_dict(parts, strict=True)
 
 
 def gather(tensor: Tensor, *, ranks: Ranks) -> list[Tensor]:

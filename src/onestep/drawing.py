@@ -29,6 +29,7 @@ from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import origin_of, weights_file
 from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples, dropped, sampled_in, sampling
+from onestep.sampling._decoding import codec_of
 from onestep.sampling._job import with_guide
 from onestep.sheets import tiled
 
@@ -40,7 +41,13 @@ _GAP = 2
 
 
 def write_images(
-    weights: Path, output: Path, *, seeds: Sequence[int], chosen: str | None, sampler: Mapping[str, Any] | None
+    weights: Path,
+    output: Path,
+    *,
+    seeds: Sequence[int],
+    chosen: str | None,
+    sampler: Mapping[str, Any] | None,
+    codec: Path | None = None,
 ) -> str:
     """Write one image per seed to `output`, and return what was done in one line.
 
@@ -50,6 +57,7 @@ def write_images(
         seeds: One for each image.
         chosen: Class of all images, by its number or name; None draws one from each seed.
         sampler: Its config block; None is that of the network.
+        codec: The network that decodes latents; None is the one in the results.
     """
     check_output(output, images=len(seeds))
     try:
@@ -64,11 +72,12 @@ def write_images(
     built = built or components.build("sampling", options)
     if (named := getattr(built, "guide", None)) is not None:
         built = with_guide(built, guide=weights_file(named))
+    decoder = codec_of(weights, file=codec)
     device = default_device()
     network = load_denoiser(weights).to(device)
     index = None if chosen is None else class_index(chosen, count=network.label_dim, names=origin.class_names)
     samples = _shown(
-        draw(network, built, seeds=seeds, classes=None if index is None else [index] * len(seeds)),
+        draw(network, built, seeds=seeds, classes=None if index is None else [index] * len(seeds), codec=decoder),
         weights=weights,
         count=len(seeds),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import yaml
 
 from onestep import components
 from onestep.chain import sampler_for
+from onestep.checkpoints.diffusers_dit import diffusers_config_of, diffusers_tensors_of
 from onestep.checkpoints.diffusers_folder import CONFIG, PREFIX, SCHEDULER, WEIGHTS, folder_config, scheduler_config
 from onestep.checkpoints.snapshot import Snapshot, read_snapshot, write_tensors
 from onestep.config.reading import read_experiment
@@ -26,6 +28,7 @@ from onestep.networks._laws import ddpm_time
 from onestep.published import CARD, EXPORTED, class_names_of, run_of, snapshot_of, weights_file
 from onestep.records import read_run_config, read_summary
 from onestep.report.table import recorded_digests
+from onestep.sampling._decoding import codec_of
 from onestep.shapes import misfit
 
 _ROW = {
@@ -39,8 +42,8 @@ _SAMPLES = 16
 # Layouts of others, and why none is written: a file that loads, but makes other images, would be worse than none.
 _REFUSED = {
     "edm": "Its pickles execute EDM's own classes, none of which has the law of a one-step generator (d2o)",
-    "diffusers": "Of the networks here, UNet2DModel is unet2d of law ddpm in one step alone; any other one would make "
-    "other images",
+    "diffusers": "Of the networks here, UNet2DModel is unet2d and DiTTransformer2DModel is dit with classes, both of "
+    "law ddpm in one step alone; any other one would make other images",
 }
 _SAMPLERS = {"one_step": "OneStep", "chain": "Chain"}
 _SHOWN = {
@@ -56,16 +59,17 @@ from onestep.sampling.{module} import {sampler}
 generator = load_denoiser("generator.safetensors")
 samples = next(draw(generator, {sampler}({options}), seeds=range(16){classes}))
 samples.pixels  # uint8 [16, {size}, {size}, {channels}]"""
-_USE_OF_UNET2D = """\
+_USE_OF_DIFFUSERS = """\
 import torch
-from diffusers import UNet2DModel
+from diffusers import {kind}
 
-unet = UNet2DModel.from_pretrained(".").eval()
+network = {kind}.from_pretrained(".").eval()
 sigma, time = {sigma}, {time}
 noisy = sigma * torch.randn(16, {shape})
 with torch.no_grad():
-    noise = unet(noisy / (1 + sigma**2) ** 0.5, torch.full((16,), time){labels}).sample
+    noise = network(noisy / (1 + sigma**2) ** 0.5, torch.full((16,), time){labels}).sample{part}
 images = noisy - sigma * noise  # in about [-1, 1]"""
+_KINDS = {"unet2d": "UNet2DModel", "dit": "DiTTransformer2DModel"}
 _COMMAND = "onestep sample generator.safetensors images.png --seeds 0-63"
 
 
@@ -74,7 +78,8 @@ def export(
 ) -> str:
     """Write `generator.safetensors`, a model card `README.md` and a picture `samples.png`, and return a summary.
 
-    In the layout `diffusers` a UNet2DModel's config.json and weights, and the scheduler's config, are in its place.
+    In the layout `diffusers` config.json and weights of a UNet2DModel or a DiT, and the scheduler's config, are in its
+    place. A DiT's is right at the time of its one step alone, as diffusers has other frequencies.
 
     The weights are what `onestep.published.weights_file` finds, the bytes of a snapshot of `run`, by default the run
     that they are of. The card has the snapshot's numbers of `table`, a tables/{table}.json, or none. Without a
@@ -106,7 +111,7 @@ def export(
             f"{run}: got objective {objective['name']}, expected one that trains a generator of one or few steps. "
             "Fix: choose the run of such an objective"
         )
-    if layout == "diffusers" and not _is_unet2d(config, sampler):
+    if layout == "diffusers" and not _is_of_diffusers(config, sampler):
         raise ValueError(_refused(layout))
     snapshot = snapshot_of(weights, run=document["run"])
     rows = [] if table is None else _rows(table, snapshot=snapshot)
@@ -119,11 +124,12 @@ def export(
         "onestep": {"sampler": sampler, **({"classes": list(names)} if names else {})},
     }
     network = load_denoiser(weights)
-    samples = list(draw(network, components.build("sampling", sampler), seeds=range(_SAMPLES)))
+    codec = codec_of(weights)
+    samples = list(draw(network, components.build("sampling", sampler), seeds=range(_SAMPLES), codec=codec))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)  # of an earlier export; written last
     if layout == "diffusers":
-        files = _write_unet2d(folder, read_snapshot(weights))
+        files = _write_folder(folder, read_snapshot(weights), sampler=sampler)
     else:
         files = [EXPORTED]
         with replacing(folder / EXPORTED) as temporary:
@@ -206,7 +212,7 @@ def _card(
     )
     yield from ("", f"![Samples of seeds 0 to {_SAMPLES - 1}]({_PICTURE})", "")
     if head["library_name"] == "diffusers":
-        yield from _use_of_unet2d(config, sampler)
+        yield from _use_of_diffusers(config, sampler)
         yield from _end(document, rows=rows, terms=terms, weights=weights)
         return
     chosen = f", classes=[{classes - 1}] * 16" if classes else ""
@@ -232,27 +238,51 @@ def _refused(layout: str) -> str:
     return f"--format: got {layout}. {_REFUSED[layout]}. Fix: --format onestep"
 
 
-def _is_unet2d(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
-    named = (config["name"], config.get("preconditioning"), sampler["name"])
-    return named == ("unet2d", "ddpm", "one_step")
+def _is_of_diffusers(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
+    is_known = config["name"] == "unet2d" or (config["name"] == "dit" and bool(config.get("label_dim")))
+    return is_known and (config.get("preconditioning"), sampler["name"]) == ("ddpm", "one_step")
 
 
-def _write_unet2d(folder: Path, network: Snapshot) -> list[str]:
-    """Write a UNet2DModel as diffusers saves one, and return the names of its files, that of the weights first."""
-    tensors = {name.removeprefix(PREFIX): each for name, each in network.state_dict.items()}
+def _level(sampler: Mapping[str, Any]) -> tuple[float, float]:
+    """Return noise level and time of a generator's one step."""
+    sigma = float(sampler.get("sigma", 80.0))
+    return sigma, ddpm_time(torch.tensor([sigma])).item()
+
+
+def _write_folder(folder: Path, network: Snapshot, *, sampler: Mapping[str, Any]) -> list[str]:
+    """Write a network as diffusers saves one, and return the names of its files, that of the weights first."""
+    whole = {**_defaults(network.config["name"]), **network.config}
+    if whole["name"] == "dit":
+        from onestep.networks.dit import for_one_time  # and with it timm, which takes a second
+
+        config, state = for_one_time(whole, network.state_dict, time=_level(sampler)[1])
+        tensors = diffusers_tensors_of(Snapshot(config=config, state_dict=state, note={}))
+        described = diffusers_config_of(config)
+    else:
+        tensors = {name.removeprefix(PREFIX): each for name, each in network.state_dict.items()}
+        described = folder_config(whole)
     write_tensors(folder / WEIGHTS, tensors, texts={"format": "pt"})
-    write_json(folder / CONFIG, folder_config(network.config))
+    write_json(folder / CONFIG, described)
     write_json(folder / SCHEDULER, scheduler_config())
     return [WEIGHTS, CONFIG, SCHEDULER]
 
 
-def _use_of_unet2d(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> Iterator[str]:
+def _defaults(name: str) -> dict[str, Any]:
+    """Return the options of a network that its config may leave out."""
+    parameters = inspect.signature(components.load("networks", name)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _use_of_diffusers(config: Mapping[str, Any], sampler: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the card with code that makes images with diffusers alone."""
-    sigma = float(sampler.get("sigma", 80.0))
-    labels = f", class_labels=torch.full((16,), {config['label_dim'] - 1})" if config.get("label_dim") else ""
-    shape = f"{config['img_channels']}, {config['img_resolution']}, {config['img_resolution']}"
-    time = ddpm_time(torch.tensor([sigma])).item()
-    use = _USE_OF_UNET2D.format(sigma=sigma, time=f"{time:.6f}", shape=shape, labels=labels)
+    sigma, time = _level(sampler)
+    channels, size = config["img_channels"], config["img_resolution"]
+    named = {
+        "kind": _KINDS[config["name"]],
+        "labels": f", class_labels=torch.full((16,), {config['label_dim'] - 1})" if config.get("label_dim") else "",
+        "part": f"[:, :{channels}]" if config["name"] == "dit" else "",
+    }
+    use = _USE_OF_DIFFUSERS.format(sigma=sigma, time=f"{time:.6f}", shape=f"{channels}, {size}, {size}", **named)
     yield from ("With diffusers:", "", "```python", use, "```", "")
 
 

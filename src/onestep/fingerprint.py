@@ -36,6 +36,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "observe": ("onestep.evaluation.fused_sampling",),
     "extract": ("onestep.evaluation.extraction",),
     "measure": ("onestep.evaluation.measurement",),
+    "work": ("onestep.bench.work",),
     "study": ("onestep.studies._run",),
     "select": ("onestep.evaluation.selection",),
     "tabulate": ("onestep.report.tabulation",),

@@ -48,6 +48,7 @@ class Published:
     sha256_begins: str | None = None  # first digits, if only these are public
     md5: str | None = None
     network: Mapping[str, int] | None = None  # resolution, channels, and classes (0 without) of a denoiser
+    law: str | None = None  # of the denoiser, where neither its file nor its kind of file shows it
     gflop: float | None = None  # of one evaluation of the denoiser for one image
     half: bool = False  # whether its images pass in half precision
 

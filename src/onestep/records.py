@@ -31,6 +31,13 @@ _SUMMARY = {
     "arithmetic": dict,
     "networks": {str: int},  # parameters by role; earlier versions did not count them
 }
+_WORK = {
+    "run": str,
+    **dict.fromkeys(("batch", "processes"), int),
+    **dict.fromkeys(("flops_per_image", "flops_before_the_first_step"), float),
+    "passes_per_image": {str: float},
+    "phases": {str: {"every": int, "flops_per_image": float, "passes": {str: float}, "units": {str: float}}},
+}
 _NUMBERS = {str: (float, None)}
 _LOG_RECORD = {
     "images_seen": float,
@@ -106,6 +113,14 @@ def read_summary(path: Path, *, run: str, keys: Sequence[str]) -> dict[str, Any]
     found: dict[str, Any] = read_json(path, shape)
     if found.get("run", run) != run:
         raise ValueError(f"{path}: got the summary of run {found['run']}, expected {run}. Fix: publish the run again")
+    return found
+
+
+def read_work(path: Path, *, run: str) -> dict[str, Any]:
+    """Read what a run computes for each image, as `bench work` counts it. ValueError: As `read_summary`."""
+    found: dict[str, Any] = read_json(path, _WORK)
+    if found["run"] != run:
+        raise ValueError(f"{path}: got the work of run {found['run']}, expected {run}. Fix: delete it to count again")
     return found
 
 

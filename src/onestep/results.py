@@ -34,6 +34,10 @@ class Results:
         """Return the weights of a teacher, or its architecture (`.yaml`)."""
         return self.root / "teachers" / f"{name}{suffix}"
 
+    def codec(self, source: str, suffix: str = ".safetensors") -> Path:
+        """Return the network of a codec, of an input, or its architecture (`.yaml`)."""
+        return self.root / "codecs" / f"{source}{suffix}"
+
     def class_embeddings(self, name: str) -> Path:
         """Return a table of class embeddings that is computed from a dataset."""
         return self.root / "class_embeddings" / f"{name}.safetensors"
@@ -45,6 +49,10 @@ class Results:
     def run_config(self, run: str) -> Path:
         """Return the resolved configuration of a run."""
         return self.run(run, "run.yaml")
+
+    def work(self, run: str) -> Path:
+        """Return what a run computes for each image, as counted without training it."""
+        return self.root / "work" / f"{run}.json"
 
     def log(self, run: str) -> Path:
         """Return the training log of a run: one JSON record a line."""

@@ -161,7 +161,14 @@ def _specs(plan: Plan, run: str) -> tuple[list[str], str]:
     inputs = Inputs(
         run=plan.results.run_config(run), data=plan.results.data(plan.experiment.runs[run].dataset), **files
     )
-    networks = [inputs.teacher, *inputs.backbones.values(), inputs.class_embeddings, inputs.init, *inputs.pairs]
+    networks = [
+        inputs.teacher,
+        *inputs.backbones.values(),
+        inputs.class_embeddings,
+        inputs.init,
+        inputs.codec,
+        *inputs.pairs,
+    ]
     paths = [inputs.data, *filter(None, networks)]
     for path in paths:
         if not path.exists():

@@ -80,6 +80,7 @@ def sample(
     sampler_name: str | None = None,
     batch: int = 256,
     grid: Path | None = None,
+    codec: Path | None = None,
 ) -> int:
     """Generate one image per seed, as a picture of all, a folder of pictures, or an array.
 
@@ -103,11 +104,13 @@ def sample(
         sampler_name: Of the pipeline: name of the sampler in config.yaml, recorded likewise.
         batch: Of the pipeline: images per batch.
         grid: Of the pipeline: also write the first images here (.npz).
+        codec: Autoencoder that decodes the images of a network on latents, as `onestep convert` writes it or a folder
+            of diffusers; by default the one in `results/`.
     """
     if model is None and sampler_name is None and grid is None:
         from onestep.drawing import write_images
 
-        print(write_images(weights, output, seeds=seeds, chosen=class_, sampler=sampler))
+        print(write_images(weights, output, seeds=seeds, chosen=class_, sampler=sampler, codec=codec))
         return 0
     from onestep import gpus
     from onestep.sampling._job import write_samples
@@ -128,6 +131,7 @@ def sample(
             sampler_name=sampler_name,
             batch=batch,
             output=output,
+            codec=codec,
         )
         write_samples(job, output=output, grid=grid)
     return 0

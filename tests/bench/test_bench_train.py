@@ -16,7 +16,7 @@ from onestep.cli import main
 from onestep.config import parse_experiment
 from onestep.distributed import Ranks
 from onestep.training.footprint import ALLOWANCE
-from onestep.training.memory import flop_counter
+from onestep.training.nowhere import flop_counter
 from tiny import tiny_config, write_config
 
 _RANKS = Ranks(rank=0, world=1, device=torch.device("cpu"))

@@ -8,8 +8,10 @@ import pytest
 from changed_demo import D2O, TAKEN_AWAY, demo_with, problems, problems_at
 from yaml import safe_dump
 
+from dit_files import write_dit_folder
 from onestep.bench.random_run import shape_of
 from onestep.config import parse_experiment, read_experiment, run_document
+from onestep.config.laws import teacher_law
 from onestep.plan import Plan
 from tiny import REPOSITORY
 from unet2d_folders import write_folder
@@ -77,6 +79,36 @@ def test_what_does_not_suit_a_folder_is_refused(folder, name):
 def test_a_pickle_has_no_law_of_others():
     changes = {"inputs.edm": {"file": "edm.pkl"}, "teachers.digits": {"weights": "edm", "preconditioning": "flow"}}
     assert any(line.startswith("config.yaml: teachers.digits.preconditioning") for line in problems(demo_with(changes)))
+
+
+def _with_state_dict(law, **source):
+    teacher = {"weights": "dit"} | ({} if law is None else {"preconditioning": law})
+    return demo_with({"inputs.dit": source, "teachers.digits": teacher, **LAWS})
+
+
+@pytest.mark.parametrize("source", [{"file": "dit.pt"}, {"url": "https://example.org/a.pt?download=1"}])
+def test_a_state_dict_has_its_law_stated(source):
+    for law in ("ddpm", "flow"):
+        document = run_document(parse_experiment(_with_state_dict(law, **source)), "digits_d2o")
+        assert document["preconditioning"] == law
+    for law in (None, "edm", "d2o"):
+        lines = problems_at(_with_state_dict(law, **source), "teachers.digits.preconditioning")
+        assert lines and all("ddpm" in line and "flow" in line for line in lines)
+
+
+def test_a_published_state_dict_has_the_law_of_the_registry(tmp_path):
+    found = teacher_law(_with_state_dict(None, published="sit-xl-2-256x256"), "digits")
+    assert (found, teacher_law(_with_state_dict(None, published="dit-xl-2-256x256"), "digits")) == ("flow", "ddpm")
+    document = _with_state_dict("ddpm", published="sit-xl-2-256x256")
+    assert problems_at(document, "teachers.digits.preconditioning")
+    # Latents are not the digits' pixels.
+    assert problems_at(_with_state_dict(None, published="sit-xl-2-256x256"), f"{D2O}.teacher")
+
+
+def test_the_shape_of_a_dit_s_folder_is_compared(tmp_path):
+    write_dit_folder(tmp_path / "dit", sample_size=8)
+    lines = problems_at(with_folder(str(tmp_path / "dit")), f"{D2O}.teacher")
+    assert lines and all("8" in line for line in lines)
 
 
 def test_a_snapshot_s_law_may_be_stated():

@@ -813,6 +813,11 @@ def test_a_circle_over_several_runs_is_named():
             "bfloat16",
         ),
         ({"runs.digits_metric.recompute": True}, "runs.digits_metric.recompute", "classifier"),
+        ({f"{D2O}.frozen_precision": "bfloat16"}, f"{D2O}.frozen_precision", "freeze"),
+        ({"runs.digits_metric.shard": True}, "runs.digits_metric.shard", "classifier"),
+        ({f"{D2O}.shard": True, f"{D2O}.compile.networks": True}, f"{D2O}.compile.networks", "shard"),
+        ({f"{D2O}.shard": True, f"{D2O}.compile.channels_last": True}, f"{D2O}.compile.channels_last", "shard"),
+        ({f"{D2O}.frozen_precision": "float16"}, f"{D2O}.frozen_precision", "bfloat16"),
         ({f"{D2O}.micro_batch": 0}, f"{D2O}.micro_batch", "0"),
         ({f"{D2O}.compile.cuda_graphs": True}, f"{D2O}.compile.cuda_graphs", "networks: true"),
         (

@@ -135,7 +135,7 @@ def test_the_preconditioning_keeps_what_samplers_and_training_ask_for(config):
     ("change", "message"),
     [
         ({"atn_resolutions": (8,)}, "'atn_resolutions'.*attn_resolutions"),
-        ({"name": "unet"}, "'unet'.*dhariwal_unet, edm2, song_unet, unet2d"),
+        ({"name": "unet"}, "'unet'.*dhariwal_unet, dit, edm2, song_unet, unet2d"),
         ({"model_type": "SongUNet"}, "name and model_type"),
         ({"preconditioning": "vp"}, "^preconditioning: .*'vp'.*edm, d2o"),
         ({"embedding_type": "learned"}, "^embedding_type: .*'learned'.*positional, fourier"),

@@ -136,7 +136,8 @@ def test_a_saved_one_is_loaded(config, tmp_path):
     network = build_denoiser(config)
     write_snapshot(tmp_path / "network.safetensors", network.state_dict(), config)
     loaded = load_denoiser(tmp_path / "network.safetensors")
-    assert torch.equal(loaded(*_batch()), network.eval()(*_batch())) and not loaded.training
+    with torch.no_grad():  # with a gradient, attention has another kernel on some processors
+        assert torch.equal(loaded(*_batch()), network.eval()(*_batch())) and not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

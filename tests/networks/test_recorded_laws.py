@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from dit_files import condition_of, recorded_dit
 from onestep.networks import Preconditioned
 from onestep.networks._laws import ddpm_sigmas, ddpm_time
 from onestep.sampling.ddpm import DDPM
@@ -19,43 +17,6 @@ from unet2d_folders import networks_of
 
 pytestmark = pytest.mark.golden
 _GROUP = "dit_diffusion.npz"
-
-
-class _Transformer(nn.Module):
-    """A diffusion transformer (arXiv:2212.09748) with recorded weights; of its output the estimated noise."""
-
-    def __init__(self, weights, kwargs):
-        super().__init__()
-        self.weights, self.patch, self.heads = weights, kwargs["patch_size"], kwargs["num_heads"]
-        self.depth, self.size, self.channels = kwargs["depth"], kwargs["input_size"], kwargs["in_channels"]
-
-    def _linear(self, x, name):
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-    def _scaled(self, x, shift, scale):
-        return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
-
-    def forward(self, x, noise, condition):
-        rates = torch.exp(-math.log(10_000) * torch.arange(128) / 128)
-        angles = noise[:, None] * rates
-        c = self._linear(torch.cat([angles.cos(), angles.sin()], dim=1), "t_embedder.mlp.0")
-        c = self._linear(F.silu(c), "t_embedder.mlp.2") + condition @ self.weights["y_embedder.embedding_table.weight"]
-        bias = self.weights["x_embedder.proj.bias"]
-        tokens = F.conv2d(x, self.weights["x_embedder.proj.weight"], bias, stride=self.patch).flatten(2).transpose(1, 2)
-        tokens = tokens + self.weights["pos_embed"]
-        for block in (f"blocks.{index}" for index in range(self.depth)):
-            parts = self._linear(F.silu(c), f"{block}.adaLN_modulation.1").chunk(6, dim=1)
-            h = self._linear(self._scaled(tokens, *parts[:2]), f"{block}.attn.qkv")
-            q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-            tokens = tokens + parts[2][:, None] * self._linear(h, f"{block}.attn.proj")
-            h = F.gelu(self._linear(self._scaled(tokens, *parts[3:5]), f"{block}.mlp.fc1"), approximate="tanh")
-            tokens = tokens + parts[5][:, None] * self._linear(h, f"{block}.mlp.fc2")
-        parts = self._linear(F.silu(c), "final_layer.adaLN_modulation.1").chunk(2, dim=1)
-        out = self._linear(self._scaled(tokens, *parts), "final_layer.linear")
-        side = self.size // self.patch
-        image = out.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (side, side)).permute(0, 5, 1, 3, 2, 4)
-        return image.flatten(4, 5).flatten(2, 3)[:, : self.channels]
 
 
 @pytest.fixture
@@ -70,11 +31,7 @@ def arrays(recorded):
 
 @pytest.fixture
 def denoiser(recorded):
-    net = recorded.load("dit_net.npz")
-    kwargs = json.loads(str(net["kwargs"]))
-    model = _Transformer({key[3:]: torch.from_numpy(v) for key, v in net.items() if key[:3] == "sd/"}, kwargs)
-    sizes = {"img_resolution": kwargs["input_size"], "img_channels": kwargs["in_channels"]}
-    return Preconditioned(model, preconditioning="ddpm", label_dim=kwargs["num_classes"] + 1, **sizes)
+    return recorded_dit(recorded.load("dit_net.npz"), law="ddpm")
 
 
 def _tolerance(recorded, pattern):
@@ -84,10 +41,6 @@ def _tolerance(recorded, pattern):
 def _share(found, wanted):
     wanted = torch.from_numpy(wanted).double()
     return ((found.double() - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def _classes(arrays, denoiser):
-    return F.one_hot(torch.from_numpy(arrays["y"]), denoiser.label_dim).float()
 
 
 def test_the_levels_of_the_thousand_times(recorded, arrays):
@@ -110,16 +63,17 @@ def test_estimates_of_clean_images(recorded, arrays, denoiser):
     scales = (1 + levels**2).sqrt().reshape(-1, 1, 1, 1)
     clean, noise = torch.from_numpy(arrays["x0"]).double(), torch.from_numpy(arrays["noise"]).double()
     assert _share((clean + levels.reshape(-1, 1, 1, 1) * noise) / scales, arrays["q_sample"]) <= 1e-6
-    condition = _classes(arrays, denoiser)
+    condition = condition_of(arrays["y"], denoiser)
     assert _share(denoiser(clean * scales, levels, condition), arrays["p_pred_xstart"]) <= tolerance
     z, last = torch.from_numpy(arrays["z"]).double(), ddpm_sigmas()[-1]
     one_step = denoiser(z * (1 + last**2).sqrt(), last.expand(len(z)), condition)
     assert _share(one_step, arrays["one_step_x0"]) <= tolerance
 
 
+@torch.no_grad()
 def test_deterministic_samples(recorded, arrays, denoiser):
     sampler = DDPM(steps=len(arrays["timesteps_10"]), spacing="linspace", variance="none", clip=False)
-    images = sampler(denoiser, torch.from_numpy(arrays["z"]), _classes(arrays, denoiser))
+    images = sampler(denoiser, torch.from_numpy(arrays["z"]), condition_of(arrays["y"], denoiser))
     assert _share(images, arrays["ddim10"]) <= _tolerance(recorded, r"loops rel ([\d.e-]+)")
 
 

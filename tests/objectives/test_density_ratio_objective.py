@@ -417,7 +417,7 @@ def test_a_ring_of_gaussians_trains_with_every_divergence(divergence):
     centres = torch.stack([torch.tensor([math.cos(a), math.sin(a)]) for a in torch.arange(8) * (math.pi / 4)])
     distances, nearest = torch.cdist(found.flatten(1), centres).min(dim=1)
     assert len(nearest.unique()) == 8
-    assert float((distances < 0.2).float().mean()) > 0.2  # a tenth of a disk
+    assert float((distances < 0.2).float().mean()) > 0.15  # a tenth of a disk
 
 
 # What the options do.

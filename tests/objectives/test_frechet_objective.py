@@ -115,6 +115,9 @@ def test_the_gradient_of_one_rank_is_the_recorded_one(arrays, recorded):
     share = tolerance(recorded, _FILE, r"ema, online: rel ([0-9.e-]+)")
     assert_close(gradient, arrays["ranks/1/grad"], share=share, what="grad")
     assert_close(gradient / 2, arrays["ranks/2/grad"], share=share, what="half of it")
+    for ranks in (1, 2):  # of which each has the same distance and state
+        assert_close(found.observed["frechet_rep0"], arrays[f"ranks/{ranks}/fd"], share=share, what="fd")
+        assert_close(found.state["rep0/mean"], arrays[f"ranks/{ranks}/state/mean"], share=share, what="mean")
 
 
 def _random(rows, width, *, seed, shift=0.0):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from onestep.coupling import Start
-from onestep.objectives._kernels import Kernel, balanced, centroids, landmarks_of, mean_of_pairs
+from onestep.objectives._kernels import Kernel, balanced, centroids, landmarks_of, mean_of_pairs, two_sample
+from onestep.objectives.frechet import ReferenceMoments, frechet_distance, unbiased_moments
 from onestep.objectives.kernel import KernelLoss
 from recorded_studies import assert_close, constants, tensors, tolerance
 
@@ -144,6 +145,30 @@ def test_the_product_beside_rational_quadratic_kernels_is_the_recorded_one(array
     state = {"unit": torch.ones(1, dtype=torch.float64)}
     found = called(own, arrays["generated"], state, real=arrays["real"])
     close(*found, _below(arrays, "rq_dot_mixture/biased/"))
+
+
+def test_the_unbiased_product_is_the_recorded_one_but_for_its_diagonal(arrays, known, close):
+    """The reference subtracts the diagonal of the rational quadratic kernels alone, which is constant."""
+    scales = tuple(known["alphas"])
+    kernel = Kernel(name="rational_quadratic", scales=scales, dot=known["dot"])
+    generated = arrays["generated"].clone().requires_grad_()
+    lengths = [each.double().square().sum() for each in (generated, arrays["real"])]
+    left = known["dot"] * sum(lengths) / (len(generated) * (len(generated) - 1))
+    found = two_sample(kernel, generated, arrays["real"], diagonal=False) + left
+    (gradient,) = torch.autograd.grad(found, generated)
+    close(found, gradient, _below(arrays, "rq_dot_mixture/unbiased/"))
+
+
+def test_the_frechet_distance_of_a_batch_is_the_recorded_one(arrays, close):
+    """There 1e-6 is added to the diagonal of the covariance (RDM), and not in the objective `frechet`."""
+    generated = arrays["generated"].clone().requires_grad_()
+    mean, covariance = unbiased_moments(generated.double())
+    root = arrays["frechet/half"].double()
+    reference = ReferenceMoments(arrays["frechet/mu"].double(), root @ root.T, root)
+    added = 1e-6 * torch.eye(len(mean), dtype=torch.float64)
+    found = frechet_distance(mean, covariance + added, reference)
+    (gradient,) = torch.autograd.grad(found, generated)
+    close(found, gradient, _below(arrays, "frechet_batch/"))
 
 
 def test_the_controller_has_the_recorded_weights(arrays, known, recorded):

@@ -54,6 +54,13 @@ def test_a_network_is_its_own_guide_without_the_class():
     torch.testing.assert_close(plain, Heun(steps=4)(_shifted(0.5), _noise(), classes))
 
 
+def test_the_first_channels_alone_are_guided():
+    classes, noise = torch.tensor([[1.0], [2.0], [3.0]]), torch.randn(3, 4, 8, 8)
+    found = Guided(weight=3.0, steps=4, channels=3)(_shifted(0.5), noise, classes)
+    guided, plain = (Heun(steps=4)(_shifted(0.5), noise, each * classes) for each in (3.0, 1.0))
+    torch.testing.assert_close(found, torch.cat([guided[:, :3], plain[:, 3:]], dim=1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,7 +12,8 @@ from tiny import REPOSITORY
 OWN, FULL, SHORT = ("studies/config.yaml", "config.yaml", "studies/short.yaml")
 OWN_RATIO, FULL_RATIO = ("studies/ratio.yaml", "studies/ratio_full.yaml")
 OWN_ARENA, FULL_ARENA = ("studies/arena.yaml", "studies/arena_full.yaml")
-ALL = (OWN, FULL, SHORT, OWN_RATIO, FULL_RATIO, OWN_ARENA, FULL_ARENA)
+OWN_NETWORKS, FULL_NETWORKS = ("trials/architectures.yaml", "studies/latents_full.yaml")
+ALL = (OWN, FULL, SHORT, OWN_RATIO, FULL_RATIO, OWN_ARENA, FULL_ARENA, OWN_NETWORKS, FULL_NETWORKS)
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +22,19 @@ def experiments():
 
 
 @pytest.mark.parametrize(
-    "configs", [(OWN, OWN_RATIO, OWN_ARENA), (FULL, FULL_RATIO, FULL_ARENA), (SHORT, OWN_RATIO, OWN_ARENA)]
+    "configs",
+    [
+        (OWN, OWN_RATIO, OWN_ARENA, OWN_NETWORKS),
+        (FULL, FULL_RATIO, FULL_ARENA, FULL_NETWORKS),
+        (SHORT, OWN_RATIO, OWN_ARENA, OWN_NETWORKS),
+    ],
 )
 def test_every_study_is_there(experiments, configs):
     found = {study.name for config in configs for study in experiments[config].studies.values()}
     assert found | {"images_seen"} == set(components.choices("studies"))
 
 
-@pytest.mark.parametrize("config", [OWN, FULL, OWN_RATIO, FULL_RATIO, OWN_ARENA, FULL_ARENA])
+@pytest.mark.parametrize("config", ALL[:2] + ALL[3:])
 def test_every_arm_of_trainings_has_three_seeds(experiments, config):
     for name, study in experiments[config].studies.items():
         if "least_trainings" not in study.options and "arms" in study.options:
@@ -40,7 +46,7 @@ def test_those_of_the_paper_are_on_request_and_change_no_target(experiments):
     full = experiments[FULL]
     assert measured.default_studies(full) == []
     assert len(measured.default_runs(full)) == 16 < len(full.runs)
-    for config in (OWN, OWN_RATIO, OWN_ARENA):
+    for config in (OWN, OWN_RATIO, OWN_ARENA, OWN_NETWORKS):
         assert measured.default_runs(experiments[config]) == list(experiments[config].runs)
 
 

@@ -38,8 +38,8 @@ class Bench:
         teacher = self.folder / "teacher.safetensors" if document.get("teacher") else None
         compares = document.get("discriminator") or "features" in document["objective"]
         backbones = {"digits": self.folder / "backbone.safetensors"} if compares else {}
-        data = self.folder / "digits.zip"
-        return Inputs(run=self.folder / "run.yaml", data=data, teacher=teacher, backbones=backbones)
+        data, codec = self.folder / "digits.zip", self.folder / "codec.safetensors" if document.get("codec") else None
+        return Inputs(run=self.folder / "run.yaml", data=data, teacher=teacher, backbones=backbones, codec=codec)
 
     def arguments(self, document: Path, *, state: Path, output: Path) -> list[str]:
         """Return the command line that trains `document`."""
@@ -48,6 +48,8 @@ class Bench:
         if run.get("teacher"):
             arguments += ["--teacher", str(self.folder / "teacher.safetensors")]
             arguments += ["--backbone", f"digits={self.folder / 'backbone.safetensors'}"]
+        if run.get("codec"):
+            arguments += ["--codec", str(self.folder / "codec.safetensors")]
         return [*arguments, "--state", str(state), "--output", str(output)]
 
     def start(self, arguments: list[str]) -> Program:

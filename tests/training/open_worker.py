@@ -36,7 +36,9 @@ def main(run, folder):
     backbones = {"digits": folder / "backbone.safetensors"}
     pairs = tuple(map(Path, filter(None, os.environ.get("PAIRS", "").split(":"))))
     teacher = folder / "teacher.safetensors"
-    inputs = Inputs(run=run, data=folder / "digits.zip", teacher=teacher, backbones=backbones, pairs=pairs)
+    codec = folder / "codec.safetensors" if yaml.safe_load(run.read_text()).get("codec") else None
+    files = {"data": folder / "digits.zip", "teacher": teacher, "backbones": backbones, "codec": codec}
+    inputs = Inputs(run=run, **files, pairs=pairs)
     state = Path(os.environ["STATE"])
     assignment = Assignment(inputs=inputs, state=state, code_in_spec=False, state_seconds=0.0)
     name = yaml.safe_load(run.read_text())["run"]

@@ -28,16 +28,17 @@ from onestep.training.step import set_training_mode
 
 
 def parameters(training):
-    """Return all parameters of all networks by role and name."""
+    """Return all parameters of all networks by role and name, those in shards as whole ones."""
     networks = training.networks.items()
-    return {f"{role}.{name}": p.detach() for role, network in networks for name, p in network.named_parameters()}
+    found = {f"{role}.{name}": p.detach() for role, network in networks for name, p in network.named_parameters()}
+    return {name: each.cpu() for name, each in distributed.whole(found).items()}
 
 
 def digest(training):
     """Return the hash of all parameters and of the steered numbers, as a tensor that can be gathered."""
     found = hashlib.sha256(json.dumps(training.controls.state()).encode())
     for parameter in (*parameters(training).values(), *tensors_of(training.states).values()):
-        found.update(parameter.numpy().tobytes())
+        found.update(parameter.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
@@ -46,7 +47,7 @@ def projection(training):
     found, discriminator = hashlib.sha256(), training.networks.get("discriminator")
     fixed = getattr(discriminator, "scratch", None)
     for buffer in () if fixed is None else fixed.buffers():
-        found.update(buffer.numpy().tobytes())
+        found.update(buffer.cpu().numpy().tobytes())
     return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
@@ -58,6 +59,7 @@ def carry_out(task, *, folder, output, ranks):
         data=folder / "digits.zip",
         teacher=folder / "teacher.safetensors" if run.get("teacher") else None,
         backbones={"digits": folder / "backbone.safetensors"},
+        codec=folder / "codec.safetensors" if run.get("codec") else None,
     )
     training = assemble(run_of(run), files=files, ranks=ranks)
     Resume(training, folder=output.parent / "state", ranks=ranks, code="").restore()
@@ -75,8 +77,9 @@ def carry_out(task, *, folder, output, ranks):
         window.add(take_step(training, images_seen=step * training.run.batch, ranks=ranks))
         losses.append(window.means(ranks=ranks)["losses"])
         controls.append(dict(training.controls.values()))
+    after = parameters(training)
     if ranks.leads:
-        save_file({name: p - before[name] for name, p in parameters(training).items()}, output)
+        save_file({name: p - before[name] for name, p in after.items()}, output)
         networks = training.networks.items()
         found = {f"{r}.{name}": p.grad for r, each in networks for name, p in each.named_parameters()}
         gradients = {name: grad.contiguous() for name, grad in found.items() if grad is not None}

@@ -264,7 +264,7 @@ def test_a_teacher_that_is_not_finite_is_named_before_the_first_step(bench, tmp_
 
 def test_weights_that_diverge_are_not_published(tmp_path):
     average = SimpleNamespace(published=lambda: {"w": torch.tensor([1.0, float("inf")])})
-    run = SimpleNamespace(images=128, objective={"name": "edm"})
+    run = SimpleNamespace(images=128, objective={"name": "edm"}, frozen_precision=None)
     kept = {"averages": {"": average}, "configs": {}, "published": "generator"}
     training = SimpleNamespace(name="a", run=run, snapshots=(64, 128), **kept)
     assert write_snapshots(training, before=64, now=96, folder=tmp_path) == {}

@@ -17,6 +17,7 @@ from test_coupled import CASES as COUPLED
 from test_discriminators import DISCRIMINATORS
 from test_peers import RUNS, run_document
 
+from dit_files import SMALL as DIT
 from meta_device import META, meta_device
 from onestep import components
 from onestep.bench import random_run
@@ -223,6 +224,19 @@ def test_a_whole_step_of_a_unet2d_runs_on_one_device():
         del config["runs"][run]["preconditioning"]
     training = _take_a_step_with_every_phase(config, "digits_d2o_f", options=_HALF)
     assert training.networks["generator"].preconditioning == "ddpm"
+
+
+@pytest.mark.parametrize("options", [_HALF, "reference"])
+def test_a_whole_step_of_a_sit_runs_on_one_device(options):
+    config = tiny_config()
+    network = {key: value for key, value in DIT.items() if not key.startswith(("img_", "label_"))}
+    config["runs"]["digits_edm"]["network"] = {**network, "preconditioning": "flow"}
+    heads = {"discriminator": {"name": "teacher_features"}, "freeze": ["F2"]}
+    config["runs"]["digits_d2o_f"] |= heads
+    for run in ("digits_d2o", "digits_d2o_f"):
+        del config["runs"][run]["preconditioning"]
+    training = _take_a_step_with_every_phase(config, "digits_d2o_f", options=options)
+    assert training.networks["generator"].preconditioning == "flow"
 
 
 @pytest.mark.long

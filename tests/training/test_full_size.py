@@ -258,7 +258,7 @@ def test_a_step_of_density_ratios_is_finite_and_moves_both_networks(run, weights
 
 _VECTORS = {"efficientnet_lite0": 1.0, "deit_base": 1.0}
 _COUPLED = {
-    "frechet": {"decay": 0.5, "warm_start": 16},
+    "frechet": {"decay": 0.5, "warm_start": 8},
     "kernel": {"points": 4, "held_out": 3},
 }
 

@@ -87,8 +87,8 @@ def eight(bench, tmp_path_factory):
         (few.folder / name).hardlink_to(bench.folder / name)
     digits = ImageZip(source=bench.folder / "digits.zip")
     write_archive(few.folder / "digits.zip", (digits[index] for index in range(40)))
-    # Few steps: a GAN under Adam multiplies rounding, on some processors to 1e-5 within twenty steps of "held" and within
-    # four of "chain", whose second pass adds to it.
+    # Few steps: a GAN under Adam multiplies rounding, on some processors to 1e-5 within twenty steps of "held" and
+    # within four of "chain", whose second pass adds to it.
     chain = {"discriminator": {"projection": "shared"}, "objective": {"steps": 2, "middle": 0.8}}
     tasks = {
         "denoiser": task(few, "digits_edm", steps=10, batch_norm="training"),

@@ -7,8 +7,12 @@ import torch
 
 from onestep.bench.option_sets import option_set
 from onestep.bench.random_run import random_training, random_wrapped, shape_of
+from onestep.classifiers import build_classifier
 from onestep.config import parse_experiment
+from onestep.discriminators.stylegan2 import StyleGan2
 from onestep.distributed import Ranks
+from onestep.features._float_images import classifier_features
+from onestep.networks import build_denoiser
 from onestep.training.loop import next_data
 from onestep.training.step import set_training_mode, train_step
 from tiny import tiny_config
@@ -66,6 +70,71 @@ def test_a_teacher_with_dropout_trains_the_same():
     for key, values in plain.items():
         assert all(torch.equal(one, other) for one, other in zip(values, again[key], strict=True)), key
     assert torch.equal(generator, same_generator)
+
+
+SIZE = {"img_resolution": 16, "img_channels": 1, "label_dim": 3, "dropout": 0.3}
+NETWORKS = {
+    "song_unet": {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]},
+    "dhariwal_unet": {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]},
+    "edm2": {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]},
+    "unet2d": {
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "norm_num_groups": 4,
+    },
+}
+
+
+def _gradients(network, call):
+    """Return gradients and the bytes of what the backward pass keeps, without and with recomputation."""
+    found = []
+    for recompute in (False, True):
+        able = [part for part in network.modules() if hasattr(part, "recompute")]
+        for part in able:
+            part.recompute = recompute
+        held: dict[int, int] = {}
+
+        def keep(tensor, held=held):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        network.zero_grad()
+        images = torch.ones(2, 1, 16, 16, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = call(network, images).square().sum()
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+        found.append((gradients | {"images": images.grad}, sum(held.values())))
+    assert able
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_recomputes_its_blocks(name):
+    torch.manual_seed(0)
+    network = build_denoiser({"name": name, **SIZE, **NETWORKS[name]}).train()
+    with torch.no_grad():  # otherwise the last layer of each block is almost zero
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    condition = torch.eye(3)[:2]
+    (plain, held), (again, fewer) = _gradients(network, lambda network, images: network(images, 1.0, condition))
+    assert plain.keys() == again.keys()
+    assert all(torch.equal(again[key], gradient) for key, gradient in plain.items())
+    assert fewer < 0.7 * held
+
+
+def test_a_discriminator_without_backbone_and_features_of_losses_do_so_too():
+    convnet = {"name": "convnet", "resolution": 16, "channels": 1, "classes": 3, "width": 8}
+    torch.manual_seed(0)
+    discriminator = StyleGan2(channel_base=128, channel_max=8, img_resolution=16, img_channels=1, seed=0)
+    for network in (discriminator, classifier_features(build_classifier(convnet), channels=1)):
+        (plain, held), (again, fewer) = _gradients(network, lambda network, images: network(images))
+        assert plain.keys() == again.keys()
+        assert all(torch.equal(again[key], gradient) for key, gradient in plain.items())
+        assert fewer < held
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 # INPUTS AND DATA
 # needs:  an installed package that ships the file, a file or folder provided by hand, or the network (no other rule does)
 # makes:  results/inputs/{input}/{file}, results/data/{dataset}.zip, its card {dataset}.json and contact sheet {dataset}.png
+#         latents of a dataset likewise, by results/codecs/{input}.safetensors of train.smk
 
 from onestep.plan import inputs
 
@@ -63,3 +64,41 @@ rule prepare:
         "prepare dataset {wildcards.dataset}"
     shell:
         "onestep prepare --dataset {params.dataset:q} --source {input:q} --output {output.archive:q} > {log:q} 2>&1"
+
+
+if inputs.encoded_datasets(plan):
+    # With a rule of its own, the other datasets' records stay.
+    workflow.ruleorder("prepare_encoded", "prepare")
+
+    rule prepare_encoded:
+        """Write the latents of a dataset in EDM2's archive format."""
+        input:
+            images=lambda wildcards: inputs.source_of(
+                plan, plan.experiment.datasets[wildcards.dataset]
+            ),
+            codec=lambda wildcards: inputs.codec_of_dataset(plan, wildcards.dataset),
+        output:
+            archive=results.data("{dataset}"),
+            card=results.data("{dataset}", ".json"),
+            sheet=results.data("{dataset}", ".png"),
+        log:
+            "logs/prepare/{dataset}.log",
+        benchmark:
+            "benchmarks/prepare/{dataset}.tsv"
+        wildcard_constraints:
+            dataset="|".join(inputs.encoded_datasets(plan)),
+        conda:
+            "../../envs/onestep.yaml"
+        threads: plan.threads
+        resources:
+            **plan.gpu,
+            mem_mb=32000,
+            runtime="24h",
+        params:
+            dataset=lambda wildcards: plan.options("datasets", wildcards.dataset),
+            code=lambda wildcards: plan.code("prepare", "datasets", wildcards.dataset),
+        message:
+            "encode dataset {wildcards.dataset}"
+        shell:
+            "onestep prepare --dataset {params.dataset:q} --source {input.images:q} --codec {input.codec:q}"
+            " --output {output.archive:q} > {log:q} 2>&1"

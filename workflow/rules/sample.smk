@@ -145,6 +145,51 @@ if sample.stores_images(plan):
                 " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
                 " --output {output.images:q} 2>&1 | tee {log:q}"
 
+    if sample.decoded_models(plan):
+        workflow.ruleorder("sample_decoded", "sample")
+        if sample.guided_samplers(plan):
+            workflow.ruleorder("sample_decoded", "sample_guided")
+
+        rule sample_decoded:
+            """Generate one image per seed in the space of latents, and decode it."""
+            input:
+                weights=lambda wildcards: plan.weights(wildcards.model),
+                guide=lambda wildcards: sample.guide_files(plan, wildcards.sampler),
+                codec=lambda wildcards: sample.codec_files(plan, wildcards.model),
+            output:
+                images=stored_images(results.samples("{model}", "{sampler}", "{seeds}")),
+                grid=results.grid("{model}", "{sampler}", "{seeds}"),
+            log:
+                "logs/sample/{model}/{sampler}/{seeds}.log",
+            benchmark:
+                "benchmarks/sample/{model}/{sampler}/{seeds}.tsv"
+            wildcard_constraints:
+                model=sample.decoded_models(plan),
+            priority: 1
+            group:
+                group_of_block
+            conda:
+                "../../envs/onestep.yaml"
+            threads: plan.threads
+            resources:
+                **plan.gpu,
+                in_turn=1,
+                mem_mb=32000,
+                runtime=lambda wildcards: cost.sampling_minutes(
+                    plan, f"{wildcards.model}/{wildcards.sampler}/{wildcards.seeds}"
+                ),
+            params:
+                sampler=lambda wildcards: plan.options("samplers", wildcards.sampler),
+                code=lambda wildcards: sample.sampling_code(
+                    plan, wildcards.model, wildcards.sampler
+                ),
+            message:
+                "sample {wildcards.model} by {wildcards.sampler}, seeds {wildcards.seeds}"
+            shell:
+                "onestep sample --weights {input.weights:q} --model {wildcards.model:q} --sampler {params.sampler:q}"
+                " --sampler-name {wildcards.sampler} --seeds {wildcards.seeds} --grid {output.grid:q}"
+                " --output {output.images:q} --codec {input.codec:q} 2>&1 | tee {log:q}"
+
     use rule extract_real as extract with:
         input:
             images=results.samples("{model}", "{sampler}", "{seeds}"),
@@ -172,6 +217,8 @@ for observed in (
         workflow.ruleorder(observed.name, "sample")
         if sample.guided_samplers(plan):
             workflow.ruleorder(observed.name, "sample_guided")
+        if sample.decoded_models(plan):
+            workflow.ruleorder(observed.name, "sample_decoded")
         workflow.ruleorder(observed.name, "extract")
 
     rule:
@@ -182,6 +229,9 @@ for observed in (
             model=lambda wildcards: plan.weights(wildcards.block.split("/")[0]),
             guide=lambda wildcards: sample.guide_files(
                 plan, wildcards.block.split("/")[1]
+            ),
+            codec=lambda wildcards: sample.codec_files(
+                plan, wildcards.block.split("/")[0]
             ),
             # No pattern, whatever the names.
             networks=lambda wildcards, weights=observed.weights: weights,

@@ -1,8 +1,35 @@
 # STUDIES
 # needs:  what a study observes: metrics, snapshots, samples, features, logs
-# makes:  results/studies/{study}.json .npz .svg .md
+# makes:  results/studies/{study}.json .npz .svg .md; results/work/{run}.json, what a run computes for each image
 
 from onestep.plan import study
+
+
+rule work:
+    """Count what a run computes for each image, with random weights, where a study observes it."""
+    input:
+        data=lambda wildcards: results.data(plan.experiment.runs[wildcards.run].dataset),
+    output:
+        results.work("{run}"),
+    log:
+        "logs/work/{run}.log",
+    benchmark:
+        "benchmarks/work/{run}.tsv"
+    conda:
+        "../../envs/onestep.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime="1h",
+    params:
+        config=plan.source,
+        options=lambda wildcards: study.work_options(plan, wildcards.run),
+        code=lambda wildcards: study.work_code(plan, wildcards.run),
+    message:
+        "count the work of {wildcards.run}"
+    shell:
+        "onestep bench work --config {params.config:q} --run {wildcards.run} --data {input.data:q} --output {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule study:

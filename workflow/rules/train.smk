@@ -1,6 +1,7 @@
 # RUNS AND TEACHERS
 # needs:  results/data/{dataset}.zip; where a run starts from a teacher, results/teachers/{teacher}.safetensors
 # makes:  results/class_embeddings/{class_embeddings}.safetensors
+#         results/codecs/{input}.safetensors, of runs and datasets with a codec
 #         results/runs/{run}/: run.yaml, snapshots/{images}.safetensors (of other averages {images}-ema{half_life}
 #         or -ema{std} for profiles of `power`, of which results/averages/{model}.safetensors is made),
 #         snapshots.json with their digests, log.jsonl, summary.json; earlier/{spec}/ has the same of earlier configs
@@ -166,3 +167,22 @@ rule convert:
         "convert teacher {wildcards.teacher}"
     shell:
         "onestep convert --source {input:q} {params.options} --output {output.weights:q} > {log:q} 2>&1"
+
+
+if inputs.codecs(plan):
+
+    use rule convert as convert_codec with:
+        input:
+            lambda wildcards: inputs.input(plan, wildcards.input),
+        output:
+            weights=results.codec("{input}"),
+            architecture=results.codec("{input}", ".yaml"),
+        log:
+            "logs/convert/codec/{input}.log",
+        benchmark:
+            "benchmarks/convert/codec/{input}.tsv"
+        params:
+            options="",
+            code=plan.fingerprints.of_stage("convert"),
+        message:
+            "convert codec {wildcards.input}"

@@ -51,6 +51,16 @@ class Augmentation(Protocol):
         ...
 
 
+def visible(discriminator: Any, images: Tensor, batch: Any) -> Tensor:
+    """Return images [n B, C, H, W] as a discriminator sees them, in a `batch` of an objective, before augmentations.
+
+    One whose frozen networks see pictures gets those of latents, decoded, with a gradient (`Batch.pictures`); another
+    one gets the latents. Real images are decoded latents, too, so that errors of the decoder are those of both.
+    """
+    decodes = batch.pictures is not None and getattr(discriminator, "sees_pictures", False)
+    return batch.pictures(images) if decodes else images
+
+
 def prepared(discriminator: Any, images: Tensor, batch: Any) -> Tensor:
     """Return images [n B, C, H, W] as the frozen part of a discriminator takes them, in a `batch` of an objective.
 

@@ -10,6 +10,8 @@ from onestep.data import to_images, to_pixels
 
 __all__ = ["Identity"]
 
+_CHANNELS = (1, 3)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -21,4 +23,7 @@ class Identity:
 
     def decode(self, images: Tensor) -> Tensor:
         """Return images in [-1, 1] as uint8 of the same shape; float64 is quantized in float64."""
+        if images.ndim == 4 and images.shape[1] not in _CHANNELS:
+            found = f"got {images.shape[1]} channels, expected 1 or 3 of pixels"
+            raise ValueError(f"images: {found}, without a codec. Fix: give the one of the run (--codec)")
         return to_pixels(images)

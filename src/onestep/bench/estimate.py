@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Keys of a run that change no memory.
 _WITHOUT_EFFECT = (
     *("run", "batch", "micro_batch", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "seed"),
-    *("dataset", "timm"),
+    *("dataset", "timm", "shard"),
 )
 
 
@@ -39,6 +39,7 @@ class Fit:
         largest: The most images at once that fit, None if none does.
         work: Floating-point operations of an average step, per image.
         saver: The same with `recompute: true`; None if it is unknown or has no effect.
+        parts: The same with `shard: true`; None if it is unknown or has no effect.
     """
 
     share: int
@@ -48,6 +49,7 @@ class Fit:
     largest: int | None
     work: float = 0.0
     saver: int | None = None
+    parts: int | None = None
 
     @property
     def is_hopeless(self) -> bool:
@@ -65,6 +67,8 @@ class Fit:
             return f"runs.{run}.micro_batch: {self.largest}" + (", or recompute: true" if self._saves else "")
         if self.saver:
             return f"runs.{run}.recompute: true and micro_batch: {self.saver}"
+        if self.parts:
+            return f"runs.{run}.shard: true" + ("" if self.parts >= self.rows else f" and micro_batch: {self.parts}")
         return "a GPU with more memory, or precision: {generator: bfloat16}"
 
     @property
@@ -136,17 +140,25 @@ def fit_of_run(
 ) -> Fit | None:
     """Return how a run fits GPUs of `memory` bytes, one for each of its processes; None if that is not known.
 
-    `micro_batch` replaces the run's. See `kept_footprint`.
+    `micro_batch` replaces the run's. With `shard: true` denoisers are divided. See `kept_footprint`.
     """
     found = kept_footprint(experiment, run, folder=folder)
     if found is None:
         return None
     block = experiment.runs[run]
     share = block.batch // processes
+    whole = found
+    found = whole.divided(processes) if block.shard else whole
     fit = fit_of(found, share=share, micro_batch=micro_batch or block.micro_batch, memory=memory)
-    if not fit.is_tight or block.recompute:
+    if not fit.is_tight:
+        return fit
+    if not block.shard and processes > 1:
+        fit = replace(fit, parts=whole.divided(processes).largest(share, memory=memory))
+    if block.recompute:
         return fit
     saver = kept_footprint(experiment, run, folder=folder, recompute=True)
+    if saver is not None and block.shard:
+        saver = saver.divided(processes)
     return replace(fit, saver=None if saver is None else saver.largest(fit.share, memory=memory))
 
 
@@ -177,7 +189,8 @@ def run_footprint(
     """
     from onestep.bench.option_sets import own_options
     from onestep.bench.random_run import random_training, random_wrapped, shape_of
-    from onestep.training.memory import NOWHERE, footprint
+    from onestep.training.memory import footprint
+    from onestep.training.nowhere import NOWHERE
 
     shape = shape_of(experiment, run, given=given or {})
     chosen = (options or own_options(experiment.runs[run])).without_devices()

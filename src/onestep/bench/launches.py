@@ -28,7 +28,7 @@ from onestep.training.assembly import Training
 from onestep.training.execution import Execution
 from onestep.training.log import Window
 from onestep.training.loop import next_data, update_averages
-from onestep.training.memory import NOWHERE
+from onestep.training.nowhere import NOWHERE
 from onestep.training.optimizers import RoleOptimizer
 from onestep.training.sources import ImageShape
 from onestep.training.step import set_training_mode, train_step

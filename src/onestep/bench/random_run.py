@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from onestep import components
+from onestep.autoencoders import Codec, is_latent
+from onestep.autoencoders._kl_network import KLNetwork
+from onestep.autoencoders.kl import sizes_of
 from onestep.bench.option_sets import OptionSet
 from onestep.bench.released import release, released_views
-from onestep.checkpoints.diffusers_folder import read_unet2d_config
+from onestep.checkpoints.autoencoder_folder import autoencoder_config
+from onestep.checkpoints.denoiser_folder import denoiser_config
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.classifiers import build_classifier
 from onestep.config.constraints import seeds_of
+from onestep.config.known import shape_of as known_shape
+from onestep.config.latent_checks import holds_latents
 from onestep.config.reading import resolved_run
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
@@ -34,6 +40,15 @@ from onestep.training.stored_pairs import StoredPairs
 
 _ROWS = 4096  # enough that no batch repeats itself, few enough for any memory
 _EMBEDDING_WIDTH = 320  # of the published class embedding
+_PUBLISHED_AUTOENCODER = {
+    "name": "kl",
+    "in_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+}  # sd-vae-ft-mse and sd-vae-ft-ema
 
 
 def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None]) -> ImageShape:
@@ -45,6 +60,8 @@ def shape_of(experiment: Experiment, run: str, *, given: Mapping[str, int | None
     dataset = experiment.datasets[experiment.runs[run].dataset]
     reader = components.load("data", dataset.name)
     known = {key: getattr(reader, key, None) for key in ImageShape._fields} | dict(dataset.options)
+    if holds_latents(experiment, experiment.runs[run].dataset):
+        known |= known_shape(experiment, experiment.runs[run].dataset)._asdict()
     shape = {key: value for key in ImageShape._fields if isinstance(value := known.get(key), int)}
     if published := _published_teacher(experiment, experiment.runs[run]):
         keys = {"resolution": "img_resolution", "channels": "img_channels", "classes": "label_dim"}
@@ -67,7 +84,7 @@ def _published_teacher(experiment: Experiment, run: Run) -> dict[str, Any] | Non
         return None
     source = experiment.inputs[teacher.input]
     if source.file is not None and Path(source.file).is_dir():
-        return read_unet2d_config(Path(source.file))
+        return denoiser_config(Path(source.file))
     name = source.published
     return published_architecture(name or teacher.input.replace("_", "-"))
 
@@ -102,7 +119,7 @@ class RandomSources:
             labels=torch.randint(max(classes, 1), (len(seeds),)),
             seeds=seeds,
             classes=classes,
-            codec=codec_of(run),
+            codec=random_codec(self.experiment, run),
             shape=size,
         )
 
@@ -119,12 +136,20 @@ class RandomSources:
         config = self._teacher_config(trained)
         return one_step_config(config, preconditioning=trained.preconditioning or "edm", dropout=trained.dropout or 0.0)
 
+    def _shown(self) -> ImageShape:
+        """Return the shape of the images that feature networks see: of a run on latents, of decoded ones."""
+        codec = random_codec(self.experiment, self.run)
+        if not is_latent(codec):
+            return self.shape
+        return self.shape._replace(resolution=self.shape.resolution * codec.factor, channels=codec.channels)
+
     def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Return a feature network with random weights."""
         backbone = self.experiment.backbones[name]
         if backbone.run is not None:
-            config = {**to_document(self.experiment.runs[backbone.run].classifier), **self.shape._asdict()}
-            return classifier_backbone(build_classifier(config), channels=self.shape.channels)
+            shown = self._shown()
+            config = {**to_document(self.experiment.runs[backbone.run].classifier), **shown._asdict()}
+            return classifier_backbone(build_classifier(config), channels=shown.channels)
         # Imported here because timm takes a second.
         import timm
 
@@ -153,6 +178,24 @@ class RandomSources:
         return torch.randn(self.shape.classes, _EMBEDDING_WIDTH)
 
 
+def random_codec(experiment: Experiment, run: Run) -> Codec:
+    """Return a run's codec; of one with a network, random weights of its input's sizes, or of the published ones."""
+    if run.codec is None or run.codec.input is None:
+        return codec_of(run)
+    folder = Path(experiment.inputs[run.codec.input].file or "")
+    places = [path for path in (folder / "config.json", folder / "vae" / "config.json") if path.is_file()]
+    config = autoencoder_config(places[0]) if places else _PUBLISHED_AUTOENCODER
+    weights = Snapshot(config=config, state_dict=KLNetwork(sizes_of(config)).state_dict(), note={"sha256": ""})
+    return components.build("autoencoders", run.codec, weights=weights)
+
+
+def _random_stored(shape: ImageShape, *, latents: bool) -> Tensor:
+    """Return a dataset of random pixels, or of means and deviations of latents."""
+    if latents:
+        return torch.rand(_ROWS, 2 * shape.channels, shape.resolution, shape.resolution)
+    return torch.randint(256, (_ROWS, shape.channels, shape.resolution, shape.resolution), dtype=torch.uint8)
+
+
 def random_training(
     experiment: Experiment,
     run: str,
@@ -176,8 +219,8 @@ def random_training(
     training = compose(
         replace(resolved, run=chosen),
         built=build_networks(chosen, sources=sources, shape=shape),
-        codec=codec_of(chosen),
-        pixels=torch.randint(256, (_ROWS, shape.channels, shape.resolution, shape.resolution), dtype=torch.uint8),
+        codec=random_codec(experiment, chosen),
+        pixels=_random_stored(shape, latents=holds_latents(experiment, chosen.dataset)),
         conditions=torch.eye(classes)[torch.randint(classes, (_ROWS,))] if classes else None,
         ranks=ranks,
         micro_batch=micro_batch,

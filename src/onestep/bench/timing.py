@@ -20,7 +20,7 @@ from onestep.distributed import Ranks
 from onestep.objectives import Networks, Phase
 from onestep.training.assembly import Training
 from onestep.training.loop import next_data, update_averages
-from onestep.training.memory import flop_counter
+from onestep.training.nowhere import flop_counter
 from onestep.training.step import StepData, set_training_mode, train_step
 
 REST = "rest"

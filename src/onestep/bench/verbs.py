@@ -1,4 +1,4 @@
-"""The verbs `bench train` and `bench launches`."""
+"""The verbs `bench train`, `bench launches` and `bench work`."""
 
 from __future__ import annotations
 
@@ -110,4 +110,24 @@ def launches(
         write_json(output, found)
     if record is not None:
         print(write_launches_record(record, found, took=watch.read()))
+    return 0
+
+
+def work(*, config: Path = Path("config.yaml"), run: str, data: Path, output: Path | None = None) -> int:
+    """Count what a run computes for each image, without its weights: floating-point operations and network passes.
+
+    Args:
+        config: The config.
+        run: Name of the run.
+        data: The run's dataset archive, for the shape and number of its images.
+        output: Also write the counts here (.json).
+    """
+    from onestep.bench.work import count_work, work_lines
+    from onestep.config.reading import read_experiment
+    from onestep.files import write_json
+
+    found = count_work(read_experiment(config), run, data=data)
+    print("\n".join(work_lines(found)))
+    if output is not None:
+        write_json(output, found)
     return 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from onestep.chain import sampler_in
-from onestep.checkpoints.diffusers_folder import read_unet2d
+from onestep.checkpoints.autoencoder_folder import place_of, read_autoencoder
+from onestep.checkpoints.denoiser_folder import read_denoiser_folder
 from onestep.checkpoints.digests import WEIGHTS, known_digest
+from onestep.checkpoints.dit_weights import read_dit
 from onestep.checkpoints.edm_pickle import of_denoiser, read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
 from onestep.config.laws import laws_like
@@ -21,7 +25,12 @@ _NAMES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 
 
 def convert_edm_pickle(
-    source: Path | str, *, weights: Path | str, architecture: Path | str, preconditioning: str = "edm"
+    source: Path | str,
+    *,
+    weights: Path | str,
+    architecture: Path | str,
+    preconditioning: str = "edm",
+    codec: Mapping[str, Any] | None = None,
 ) -> None:
     """Convert one of EDM's or EDM2's network pickles, or one of that form, to a teacher; nothing in it is executed.
 
@@ -29,31 +38,55 @@ def convert_edm_pickle(
     file is only noted. `weights` is the safetensors file to write, `architecture` the YAML card: the config, the
     source with its SHA-256, and that of the weights. A pickle that is refused or damaged, whose weights are not finite,
     or that holds neither a SongUNet nor a DhariwalUNet nor a network of EDM2, is a ValueError. Weights of EDM2 stay
-    float16 in the file, as published.
+    float16 in the file, as published. `codec` is noted: the block of what decodes images that are latents.
     """
     checkpoint = of_denoiser(read_edm_pickle(source))
     expect_finite(source, checkpoint.state_dict)
     config, note = {**checkpoint.config, "preconditioning": preconditioning}, {"class_name": checkpoint.class_name}
     network = Snapshot(config=config, state_dict=checkpoint.state_dict, note=note)
-    _write_teacher(source, network, weights=weights, architecture=architecture)
+    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 
-def convert_snapshot(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
+def convert_snapshot(
+    source: Path | str, *, weights: Path | str, architecture: Path | str, codec: Mapping[str, Any] | None = None
+) -> None:
     """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`."""
     found = read_snapshot(source)
     sampler = sampler_in(found.note)
-    network = dataclasses.replace(found, note={} if sampler is None else {"sampler": sampler})
-    _write_teacher(source, network, weights=weights, architecture=architecture)
+    note = {} if sampler is None else {"sampler": sampler}
+    note |= {"codec": found.note["codec"]} if isinstance(found.note.get("codec"), dict) else {}
+    network = dataclasses.replace(found, note=note)
+    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 
-def convert_folder(source: Path | str, *, weights: Path | str, architecture: Path | str) -> None:
-    """Convert a folder of diffusers with a UNet2DModel, or the `.folder` file of an input that names it, to a teacher.
+def convert_folder(
+    source: Path | str, *, weights: Path | str, architecture: Path | str, codec: Mapping[str, Any] | None = None
+) -> None:
+    """Convert a folder of diffusers, or the `.folder` file of an input that names it.
 
-    Its law is `ddpm`. What `read_unet2d` refuses is a ValueError; `weights` and `architecture` as in
+    A UNet2DModel or a DiT becomes a teacher of law `ddpm`, an AutoencoderKL the weights of codec `kl`. What
+    `read_denoiser_folder` and `read_autoencoder` refuse is a ValueError; `weights` and `architecture` as in
     `convert_edm_pickle`.
     """
-    network = read_unet2d(named_folder(Path(source)))
-    _write_teacher(source, network, weights=weights, architecture=architecture)
+    folder = named_folder(Path(source))
+    network = read_autoencoder(folder) if place_of(folder) is not None else read_denoiser_folder(folder)
+    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
+
+
+def convert_state_dict(
+    source: Path | str,
+    *,
+    weights: Path | str,
+    architecture: Path | str,
+    preconditioning: str | None,
+    codec: Mapping[str, Any] | None = None,
+) -> None:
+    """Convert a state dict of DiT (law `ddpm`) or SiT (`flow`) to a teacher; nothing in it is executed.
+
+    What `read_dit` refuses is a ValueError; `weights` and `architecture` as in `convert_edm_pickle`.
+    """
+    network = read_dit(Path(source), law=preconditioning)
+    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 
 def laws_of_snapshot(source: Path | str) -> tuple[str, ...]:
@@ -61,7 +94,14 @@ def laws_of_snapshot(source: Path | str) -> tuple[str, ...]:
     return laws_like(str(read_snapshot(source).config.get("preconditioning", "edm")))
 
 
-def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str, architecture: Path | str) -> None:
+def _write_teacher(
+    source: Path | str,
+    network: Snapshot,
+    *,
+    weights: Path | str,
+    architecture: Path | str,
+    codec: Mapping[str, Any] | None,
+) -> None:
     """Write the weights, then the card, so that a card implies complete weights."""
     # `name: song_unet` first, in place of EDM's `model_type: SongUNet`.
     rest = {key: value for key, value in network.config.items() if key not in ("name", "model_type")}
@@ -71,7 +111,7 @@ def _write_teacher(source: Path | str, network: Snapshot, *, weights: Path | str
         raise ValueError(f"{source}: its config names the network {given!r}, expected {' or '.join(_NAMES)}")
     config = {"name": name, **rest}
     origin = {} if "sha256" in network.note else {"source": Path(source).name, "sha256": known_digest(Path(source))}
-    note = {**origin, **network.note}
+    note = {**origin, **network.note, **({} if codec is None else {"codec": dict(codec)})}
     digest = write_snapshot(weights, network.state_dict, config, note=note)
     numbers = sum(tensor.numel() for tensor in network.state_dict.values())
     # Through JSON, because YAML has no tuples.

@@ -6,19 +6,25 @@ a file with others is refused before a network is built.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from onestep.checkpoints._diffusers import (
+    Shapes,
+    attention_shapes,
+    check_values,
+    layer_shapes,
+    read_config,
+    residual_shapes,
+    with_current_names,
+)
 from onestep.checkpoints.digests import known_digest
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.checkpoints.snapshot import Snapshot
-from onestep.files import parse_json, read_text
 from onestep.shapes import misfit
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
@@ -28,11 +34,8 @@ PREFIX = "model."
 """Of the names of a network's tensors in a denoiser; the folder's names are those behind it."""
 
 _PICKLED = "diffusion_pytorch_model.bin"
-_MOST_CONFIG = 2**20  # bytes
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 _WIDTHS, _LAYERS, _LEVELS = range(4, 8_193), range(1, 65), range(1, 13)
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.13
-_OLD_NAME = re.compile(rf"(attentions\.\d+\.)({'|'.join(_OLD_NAMES)})(\.(?:weight|bias))")
 
 # Keys of config.json that are options of networks/unet2d.py, with the defaults and the types of diffusers 0.35.
 _OPTIONS: Mapping[str, tuple[Any, Any]] = {
@@ -92,16 +95,26 @@ def read_unet2d(folder: Path) -> Snapshot:
     """
     place = _place(folder)
     config = _config(place / CONFIG)
-    for path in (place / SCHEDULER, place / "scheduler" / SCHEDULER, place.parent / "scheduler" / SCHEDULER):
-        if path.exists():
-            _check(path, _json(path), _PROCESS, expected="the process of DDPM")
-            break
-    weights = place / (WEIGHTS if (place / WEIGHTS).exists() or not (place / _PICKLED).exists() else _PICKLED)
+    check_scheduler(place)
+    weights = weights_in(place)
     shapes = dict(tensor_shapes(config))
-    found = _current(weights, read_published_weights(weights), shapes=shapes)
+    found = with_current_names(weights, read_published_weights(weights), shapes=shapes)
     tensors = {f"{PREFIX}{name}": found[name].to(torch.float32) for name in shapes}
     note = {"source": f"{folder.name}/{weights.relative_to(folder)}", "class_name": CLASS}
     return Snapshot(config=config, state_dict=tensors, note={**note, "sha256": known_digest(weights)})
+
+
+def check_scheduler(place: Path) -> None:
+    """Refuse a scheduler of another process than DDPM's, beside a network in the folder `place` or in its pipeline."""
+    for path in (place / SCHEDULER, place / "scheduler" / SCHEDULER, place.parent / "scheduler" / SCHEDULER):
+        if path.exists():
+            check_values(path, read_config(path), _PROCESS, expected="the process of DDPM")
+            break
+
+
+def weights_in(place: Path) -> Path:
+    """Return the file of the weights in a folder, the one of tensors alone where there are two."""
+    return place / (WEIGHTS if (place / WEIGHTS).exists() or not (place / _PICKLED).exists() else _PICKLED)
 
 
 def read_unet2d_config(folder: Path) -> dict[str, Any]:
@@ -134,12 +147,12 @@ def _place(folder: Path) -> Path:
 
 def _config(path: Path) -> dict[str, Any]:
     """Return the config of a denoiser from a config.json."""
-    given = _json(path)
+    given = read_config(path)
     if (kind := given.get("_class_name")) != CLASS:
         raise ValueError(f"{path}: _class_name: got {str(kind)[:80]!r}, expected {CLASS}. Fix: choose such a network")
     if found := misfit(given, {f"{key}?": kind for key, (_, kind) in _OPTIONS.items()} | _SIZES):
         raise ValueError(f"{path}: {found}. Fix: restore the file as published")
-    _check(path, given, _FIXED, expected="an option of unet2d")
+    check_values(path, given, _FIXED, expected="an option of unet2d")
     known = {*_OPTIONS, *_FIXED, *(key.removesuffix("?") for key in _SIZES)}
     if unknown := [key for key, value in given.items() if key not in known and key[:1] != "_" and value is not None]:
         raise ValueError(f"{path}: {unknown[0][:80]}: got an option of {CLASS} that is not known here, expected none")
@@ -183,63 +196,13 @@ def _out_of_range(options: Mapping[str, Any], *, size: Any, channels: int, class
     return None
 
 
-def _check(path: Path, given: Mapping[str, Any], values: Mapping[str, tuple[Any, ...]], *, expected: str) -> None:
-    for key, allowed in values.items():
-        value = given.get(key, allowed[0])
-        if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
-            known = f"{allowed[0]}, {expected}" if len(allowed) == 1 else f"{allowed[0]} or {allowed[1]}, {expected}"
-            raise ValueError(f"{path}: {key}: got {str(value)[:80]!r}, expected {known}. Fix: choose another network")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = parse_json(read_text(path, most=_MOST_CONFIG))
-    except ValueError as error:
-        if str(error).startswith(f"{path}: "):
-            raise
-        raise ValueError(f"{path}: got no JSON ({str(error)[:120]}). Fix: restore it as published") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: got {type(value).__name__}, expected a mapping. Fix: restore it as published")
-    return value
-
-
-def _current(path: Path, given: Mapping[str, Tensor], *, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return tensors under current names; ValueError unless they are exactly those of `shapes`."""
-    found: dict[str, Tensor] = {}
-    for old, tensor in given.items():
-        name = _OLD_NAME.sub(lambda match: f"{match[1]}{_OLD_NAMES[match[2]]}{match[3]}", old)
-        if name in found:
-            raise ValueError(f"{path}: got two tensors for {name}, expected one. Fix: restore it as published")
-        wanted = shapes.get(name, ())
-        # As 1x1 convolutions, the linear layers of attention in still older files.
-        is_pointwise = "attentions." in name and len(wanted) == 2 and tensor.shape == (*wanted, 1, 1)
-        found[name] = tensor.flatten(1) if is_pointwise else tensor
-    if wrong := sorted(name for name in found.keys() | shapes.keys() if _shape(found, name) != shapes.get(name)):
-        listed = f"{wrong[0][:120]}: got {_words(_shape(found, wrong[0]))}, expected {_words(shapes.get(wrong[0]))}"
-        more = f" ({len(wrong)} tensors differ)" if len(wrong) > 1 else ""
-        raise ValueError(f"{path}: {listed}, by config.json{more}. Fix: restore both as published")
-    if odd := next((name for name, each in found.items() if not each.is_floating_point()), None):
-        raise ValueError(
-            f"{path}: {odd}: got {found[odd].dtype}, expected floating point. Fix: restore it as published"
-        )
-    return found
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
-
-
-def _words(shape: tuple[int, ...] | None) -> str:
-    return "no tensor" if shape is None else str(list(shape))
-
-
 def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of each tensor of a UNet2DModel from its config as in a snapshot."""
     widths, layers, channels = config["block_out_channels"], config["layers_per_block"], config["img_channels"]
     first, last, emb = widths[0], len(widths) - 1, 4 * widths[0]
-    yield from _layer("conv_in", first, channels, 3, 3)
-    yield from _layer("time_embedding.linear_1", emb, first)
-    yield from _layer("time_embedding.linear_2", emb, emb)
+    yield from layer_shapes("conv_in", first, channels, 3, 3)
+    yield from layer_shapes("time_embedding.linear_1", emb, first)
+    yield from layer_shapes("time_embedding.linear_2", emb, emb)
     if config.get("label_dim"):
         yield "class_embedding.weight", (config["label_dim"], emb)
     kept = [first]
@@ -247,7 +210,7 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
         inputs, here = [above, *[width] * (layers - 1)], f"down_blocks.{level}"
         yield from _level(here, inputs, width, emb=emb, attends=config["down_block_types"][level] == _DOWN[1])
         if level < last:
-            yield from _layer(f"{here}.downsamplers.0.conv", width, width, 3, 3)
+            yield from layer_shapes(f"{here}.downsamplers.0.conv", width, width, 3, 3)
         kept += [width] * (layers + (level < last))
     below = widths[-1]
     for level, width in enumerate(reversed(widths)):
@@ -255,40 +218,16 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
         here, below = f"up_blocks.{level}", width
         yield from _level(here, inputs, width, emb=emb, attends=config["up_block_types"][level] == _UP[1])
         if level < last:
-            yield from _layer(f"{here}.upsamplers.0.conv", width, width, 3, 3)
-    yield from _attention("mid_block.attentions.0", widths[-1])
+            yield from layer_shapes(f"{here}.upsamplers.0.conv", width, width, 3, 3)
+    yield from attention_shapes("mid_block.attentions.0", widths[-1])
     for index in range(2):
-        yield from _residual(f"mid_block.resnets.{index}", widths[-1], widths[-1], emb=emb)
-    yield from _layer("conv_norm_out", first)
-    yield from _layer("conv_out", channels, first, 3, 3)
+        yield from residual_shapes(f"mid_block.resnets.{index}", widths[-1], widths[-1], emb=emb)
+    yield from layer_shapes("conv_norm_out", first)
+    yield from layer_shapes("conv_out", channels, first, 3, 3)
 
 
-_Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-
-def _level(name: str, inputs: list[int], width: int, *, emb: int, attends: bool) -> _Shapes:
+def _level(name: str, inputs: list[int], width: int, *, emb: int, attends: bool) -> Shapes:
     for index in range(len(inputs)) if attends else ():
-        yield from _attention(f"{name}.attentions.{index}", width)
+        yield from attention_shapes(f"{name}.attentions.{index}", width)
     for index, channels in enumerate(inputs):
-        yield from _residual(f"{name}.resnets.{index}", channels, width, emb=emb)
-
-
-def _residual(name: str, inputs: int, width: int, *, emb: int) -> _Shapes:
-    yield from _layer(f"{name}.norm1", inputs)
-    yield from _layer(f"{name}.conv1", width, inputs, 3, 3)
-    yield from _layer(f"{name}.time_emb_proj", width, emb)
-    yield from _layer(f"{name}.norm2", width)
-    yield from _layer(f"{name}.conv2", width, width, 3, 3)
-    if inputs != width:
-        yield from _layer(f"{name}.conv_shortcut", width, inputs, 1, 1)
-
-
-def _attention(name: str, width: int) -> _Shapes:
-    yield from _layer(f"{name}.group_norm", width)
-    for each in ("to_q", "to_k", "to_v", "to_out.0"):
-        yield from _layer(f"{name}.{each}", width, width)
-
-
-def _layer(name: str, *shape: int) -> _Shapes:
-    yield f"{name}.weight", shape
-    yield f"{name}.bias", shape[:1]
+        yield from residual_shapes(f"{name}.resnets.{index}", channels, width, emb=emb)

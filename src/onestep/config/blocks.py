@@ -36,6 +36,7 @@ class _Family(NamedTuple):
 _FAMILIES: Mapping[str, _Family] = {
     "data": _Family(
         contract=("__len__", "__getitem__"),
+        supplied=("codec_weights",),
         source="source",
         named_by={"input": Name},
         keys={
@@ -72,6 +73,7 @@ _FAMILY_AT: Mapping[str, str | None] = {
     "runs.*.network": "networks",
     "runs.*.classifier": "classifiers",
     "runs.*.codec": "autoencoders",
+    "teachers.*.codec": "autoencoders",
     "runs.*.objective": "objectives",
     "runs.*.discriminator": "discriminators",
     "samplers.*": "sampling",
@@ -126,6 +128,7 @@ class Origin(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]] | None  # of a feature network that is tensors alone
     pooled: bool | None  # of a feature network that makes vectors
     maps_of: str | None  # of a discriminator of that role's inner maps
+    frozen: bool | None  # of a copy of the teacher
 
 
 def networks_of(objective: Any) -> dict[str, Origin]:
@@ -180,7 +183,7 @@ def _resolved(block: dict[str, Any], *, folder: str, place: Place) -> tuple[dict
     for key, inner in getattr(component, "parts", {}).items():
         if isinstance(chosen.get(key), dict):
             part, _ = _resolved(chosen[key], folder=inner, place=(*place, key))
-            chosen[key] = {"name": part["name"], **part["options"]}
+            chosen[key] = {**{k: v for k, v in part.items() if k != "options"}, **part["options"]}
     built = None
     if not family.source and not family.supplied:
         try:

@@ -5,6 +5,7 @@ All other defaults are in the dataclasses and in the constructors of components,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ def fill_in(document: Any) -> None:
 
 def _fill_in_run(run: dict[str, Any], *, document: Any) -> None:
     published = _constants(run.get("objective"))
+    if "codec" not in run and (codec := _codec_of(document, run.get("dataset"))) is not None:
+        run["codec"] = codec
     if "classifier" in run:
         run.setdefault("conditional", True)
     if type(run.get("images")) is int:
@@ -45,6 +48,13 @@ def _law_of(run: Mapping[str, Any], document: Any, *, wanted: str) -> str:
     """Return the law that an objective publishes, or the teacher's where its network has another one."""
     law = teacher_law(document, run["teacher"]) if isinstance(run["teacher"], str) else None
     return wanted if law is None or wanted in laws_like(law) else law
+
+
+def _codec_of(document: Any, dataset: Any) -> dict[str, Any] | None:
+    """Return a copy of the codec that makes a dataset of latents; None for other datasets."""
+    found = next((block for name, block in _named_blocks(document, "datasets") if name == dataset), {})
+    codec = found.get("codec")
+    return copy.deepcopy(codec) if isinstance(codec, dict) else None
 
 
 def _count_snapshots(run: dict[str, Any]) -> None:

@@ -21,10 +21,17 @@ from onestep.config.known import (
     teacher_differences,
     trained_with,
 )
-from onestep.config.laws import is_folder, laws_like, teacher_law
+from onestep.config.laws import (
+    STATE_DICT_LAWS,
+    is_folder,
+    is_state_dict,
+    laws_like,
+    published_law,
+    teacher_law,
+)
 from onestep.config.messages import Place, Problem, got, listed, one_line
 from onestep.config.run import Component, Run, to_document
-from onestep.config.sections import Experiment
+from onestep.config.sections import Experiment, TeacherBlock
 from onestep.config.start_checks import init_problems, pairs_problems
 from onestep.config.tables import TableBlock
 
@@ -80,17 +87,30 @@ def _law_problems(experiment: Experiment) -> Iterator[Problem]:
         source = experiment.inputs.get(teacher.input or "")
         if source is not None and str(source.file or source.url).endswith(".safetensors"):
             continue  # compared with the file's own as it is converted
-        is_diffusers = is_folder(experiment, teacher)
-        laws = ("ddpm",) if is_diffusers else ("edm", "d2o")
-        if teacher.run is None and teacher.preconditioning not in (None, *laws):
-            expected = f"{' or '.join(laws)}, for a {'folder of diffusers' if is_diffusers else 'pickle'}"
-            place = ("teachers", name, "preconditioning")
-            yield Problem(place, f"{got(teacher.preconditioning)}, expected {expected}. Fix: remove it")
+        if teacher.run is None:
+            yield from _law_problems_of_file(teacher, experiment, place=("teachers", name, "preconditioning"))
     for name, run in experiment.runs.items():
         law = None if run.teacher is None else teacher_law(experiment, run.teacher)
         if law is not None and run.preconditioning not in (None, *laws_like(law)):
             expected = f"expected {' or '.join(laws_like(law))}, that of teachers.{run.teacher}"
             yield Problem(("runs", name, "preconditioning"), f"{got(run.preconditioning)}, {expected}")
+
+
+def _law_problems_of_file(teacher: TeacherBlock, experiment: Experiment, *, place: Place) -> Iterator[Problem]:
+    """Yield laws that do not suit weights from outside, by the kind of their file or by the registry."""
+    stated, published = teacher.preconditioning, published_law(experiment, teacher)
+    if is_state_dict(experiment, teacher) and published is None:
+        if stated not in STATE_DICT_LAWS:
+            found = "got none" if stated is None else got(stated)
+            expected = "ddpm for one of DiT or flow for one of SiT, as a state dict does not show it"
+            yield Problem(place, f"{found}, expected {expected}. Fix: add preconditioning: flow, or ddpm")
+        return
+    laws: tuple[str, ...] = ("edm", "d2o")
+    of = "a pickle"
+    if published is not None or is_folder(experiment, teacher):
+        laws, of = (published or "ddpm",), "this checkpoint" if published else "a folder of diffusers"
+    if stated not in (None, *laws):
+        yield Problem(place, f"{got(stated)}, expected {' or '.join(laws)}, for {of}. Fix: remove it")
 
 
 def teacher_problems(experiment: Experiment) -> Iterator[Problem]:
@@ -109,7 +129,7 @@ def _backbone_problems(
     run: Run, experiment: Experiment, *, shapes: Mapping[str, Shape], place: Place
 ) -> Iterator[Problem]:
     """Yield classifiers of colours as backbones for other channels; grey images become those of any backbone."""
-    own = shapes[run.dataset].channels
+    own = shapes[run.dataset].channels if run.codec is None else None  # of pictures, which only the codec's file states
     for index, name in enumerate(run.discriminator.backbones if run.discriminator else ()):
         backbone = experiment.backbones.get(name)
         trained = experiment.runs.get((backbone and backbone.run) or "")

@@ -7,9 +7,12 @@ from typing import Any
 
 from onestep.files import canonical_json, sha256_of_text
 
-_NOT_SCIENCE = ("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "fast", "recompute")
+_NOT_SCIENCE = (
+    *("run", "images", "snapshot_every", "snapshots", "passed", "non_finite_limit", "fast"),
+    *("recompute", "shard"),
+)
 """Keys of run.yaml that change no weights: the name, the length, the snapshots, when a run is given up, a preset whose
-options run.yaml spells out, and exact saving of memory."""
+options run.yaml spells out, exact saving of memory, and shards, which like the number of processes change rounding."""
 
 
 def science(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onestep import components
+from onestep.config.latent_checks import codec_block, codec_sizes
 from onestep.config.messages import one_line
 from onestep.config.run import Run, to_document
 from onestep.config.sections import Experiment
@@ -42,13 +43,22 @@ def shape_of(experiment: Experiment, dataset: str) -> Shape:
     block = experiment.datasets[dataset]
     whole = experiment.datasets.get(block.dataset or "")
     if whole is not None and whole.dataset is None:
-        return shape_of(experiment, str(block.dataset))
+        found, codec = shape_of(experiment, str(block.dataset)), codec_block(experiment, dataset)
+        return found if codec is None else _of_latents(found, codec_sizes(experiment, codec))
     known = {**components.describe("data", block.name).constants, **block.options}
     if known.get("labels") == "none":
         known["classes"] = 0
     if block.classes is not None:
         known["classes"] = block.classes
     return Shape(**{key: known[key] for key in Shape._fields if type(known.get(key)) is int})
+
+
+def _of_latents(pixels: Shape, sizes: tuple[int, int] | None) -> Shape:
+    """Return the shape of latents; None for what only the autoencoder's file states."""
+    if sizes is None:
+        return Shape(classes=pixels.classes)
+    factor, channels = sizes
+    return Shape(None if pixels.resolution is None else pixels.resolution // factor, channels, pixels.classes)
 
 
 class Tries:
@@ -116,10 +126,10 @@ def trained_with(run: Run, experiment: Experiment) -> Run | None:
 
 def _shape_of_folder(path: str | None) -> Shape | None:
     """Return the shape of the network in a folder of diffusers on this machine; None if there is none to be read."""
-    for config in () if path is None else (Path(path, "config.json"), Path(path, "unet", "config.json")):
+    for config in () if path is None else (Path(path, part, "config.json") for part in ("", "unet", "transformer")):
         with contextlib.suppress(OSError, ValueError):
             sizes = read_json(config, {"sample_size": int, "in_channels": int})
-            classes = sizes.get("num_class_embeds")
+            classes = sizes.get("num_class_embeds", sizes.get("num_embeds_ada_norm"))
             return Shape(sizes["sample_size"], sizes["in_channels"], classes if type(classes) is int else 0)
     return None
 

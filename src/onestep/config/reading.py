@@ -14,6 +14,7 @@ from onestep.config.defaults import fill_in
 from onestep.config.families import expand, merged
 from onestep.config.fit import fit_problems
 from onestep.config.generated_checks import generated_problems
+from onestep.config.latent_checks import latent_problems
 from onestep.config.messages import ConfigError, Problem, folded, got, in_order
 from onestep.config.run import ResolvedRun, Run, document_of, to_document
 from onestep.config.run_checks import backbones_of, run_problems
@@ -100,6 +101,7 @@ def parse_experiment(document: Any, *, source: str = "config") -> Experiment:
         metrics = {name: built.get(("metrics", name)) for name in experiment.metrics}
         problems = [
             *run_problems(experiment, objectives=objectives),
+            *latent_problems(experiment, declared={name: networks_of(objectives[name]) for name in experiment.runs}),
             *fit_problems(experiment, objectives=objectives),
             *table_problems(experiment, metrics=metrics),
             *study_problems(experiment, studies=studies),

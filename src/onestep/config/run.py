@@ -181,9 +181,15 @@ class Run:
     # accumulate. Batch norms of discriminators then have the statistics of a micro-batch, as those of the paper have
     # the ones of a GPU: 64 on one GPU trains like a batch of 256 on four.
     micro_batch: Count | None = None
-    # Compute the activations of the generator's blocks and of the frozen backbones again in the backward pass: less
-    # memory, about a third more work in them, the same numbers to the bit. Not part of the run hash.
+    # Compute the activations of blocks and of frozen feature networks again in the backward pass: less memory, about a
+    # third more work in them, the same numbers to the bit. Not part of the run hash.
     recompute: bool = field(default=False, metadata=OMIT_EMPTY)
+    # Give each process a part of all weights of denoisers, their gradients, moments and averages (FSDP2), for networks
+    # that do not fit one GPU; the same up to rounding. Without effect on one process. Not part of the run hash.
+    shard: bool = field(default=False, metadata=OMIT_EMPTY)
+    # Store frozen kernels and matrices of denoisers in bfloat16: those of a frozen teacher, and of what `freeze` names.
+    # Half their memory; they are rounded, so it is part of the run hash. By default float32.
+    frozen_precision: Literal["bfloat16"] | None = None
     images: Count
     snapshot_every: Count  # images; by default one snapshot at the end
     # Counts of images at whose first step a snapshot is taken, 0 before it: those of the config, to which reading it

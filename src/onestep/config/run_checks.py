@@ -12,6 +12,7 @@ from typing import Any
 from onestep import components
 from onestep.config.blocks import Origin, networks_of
 from onestep.config.defaults import MOST_SNAPSHOTS
+from onestep.config.execution_checks import execution_problems
 from onestep.config.messages import MISSING, Place, Problem, closest, exactly_one, got, unknown
 from onestep.config.run import Run
 from onestep.config.schema import hidden_characters
@@ -42,7 +43,7 @@ def run_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
         yield from _average_problems(run, place=(*place, "ema", "others"))
         yield from _profile_problems(run, place=(*place, "ema", "power"))
         yield from _optimizer_problems(run, place=(*place, "optimizers"))
-        yield from _execution_problems(run, place=place)
+        yield from execution_problems(run, declared=declared[name], place=place)
     yield from _launch_problems(experiment)
     before = {name: _before(run, experiment, declared=declared[name]) for name, run in experiment.runs.items()}
     try:
@@ -350,22 +351,6 @@ def _optimizer_problems(run: Run, *, place: Place) -> Iterator[Problem]:
             yield Problem((*here, "final"), f"got {schedule.final}, expected none for {schedule.name}")
         if schedule.warmup >= run.images:
             yield Problem((*here, "warmup"), f"got {schedule.warmup}, expected less than the images ({run.images})")
-
-
-def _execution_problems(run: Run, *, place: Place) -> Iterator[Problem]:
-    present = {"generator": run.classifier is None, "discriminator": run.discriminator is not None}
-    for role in (role for role in present if not present[role]):
-        if getattr(run.precision, role) != "float32":
-            yield Problem((*place, "precision", role), f"got bfloat16, and the run has no {role}. Fix: remove it")
-    if run.recompute and run.classifier is not None:
-        yield Problem((*place, "recompute"), "got true, expected false for a classifier, which has no such blocks")
-    if run.compile.cuda_graphs and not run.compile.networks:
-        alone = "got true, expected false without `networks: true`: CUDA graphs record compiled networks"
-        yield Problem((*place, "compile", "cuda_graphs"), alone)
-    for role, optimizer in run.optimizers.items():
-        if run.compile.fused_optimizer and optimizer.name == "radam":
-            alone = f"got true, and torch has no fused {optimizer.name}, the optimizer of the {role}"
-            yield Problem((*place, "compile", "fused_optimizer"), alone)
 
 
 def _before(run: Run, experiment: Experiment, *, declared: Mapping[str, Origin]) -> list[str]:

@@ -33,7 +33,7 @@ from onestep.config.constraints import (
     least,
 )
 from onestep.config.laws import Law
-from onestep.config.run import OMIT_EMPTY, Component, Run
+from onestep.config.run import OMIT_EMPTY, CodecBlock, Component, Run
 from onestep.config.sbatch import SbatchOption, SbatchValue, cluster_of, given, one_cluster
 from onestep.config.tables import TableBlock
 
@@ -117,13 +117,15 @@ class TeacherBlock:
     """A denoiser that runs start from: the last snapshot of a `run`, or an input with its `weights`."""
 
     run: RunName | None = None
-    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors), or the folder of a
-    # UNet2DModel of diffusers.
+    # An input: a pickle of EDM's format (.pkl), a snapshot or an exported generator (.safetensors), a state dict of DiT
+    # or SiT (.pt, .pth, .bin, .safetensors), or the folder of a UNet2DModel or a DiT of diffusers.
     weights: Name | None = None
     pickle: Name | None = None  # the former name of `weights`
-    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints; of a folder, `ddpm`.
+    # The law of a pickle's network: `edm`, the default, or `d2o` for released D2O checkpoints; of a folder, `ddpm`; of
+    # a state dict, `ddpm` (DiT) or `flow` (SiT), without a default.
     # That of a snapshot is in its file; its runs have another one than `edm` and `d2o` where it is stated here.
     preconditioning: Law | None = None
+    codec: CodecBlock | None = None  # of weights from outside whose images are latents; runs have their own
 
     @property
     def input(self) -> Name | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from onestep import components
 from onestep.config.constraints import seeds_of
+from onestep.config.latent_checks import pixels_of
 from onestep.config.messages import MISSING, Place, Problem, exactly_one, got, listed, not_among, unknown
 from onestep.config.run import Run
 from onestep.config.run_checks import denoisers, network_of
@@ -281,7 +282,8 @@ def _other_dataset_problems(
     """
     dataset = row.dataset or table.dataset
     for run in _trained_by(row, experiment):
-        if run.dataset != dataset and {run.dataset, dataset} <= experiment.datasets.keys():
+        pixels = pixels_of(experiment, run.dataset)
+        if pixels not in (None, dataset) and {run.dataset, dataset} <= experiment.datasets.keys():
             holder = "the table" if row.dataset is None else "the row"
             yield Problem(place, f"trained on dataset {run.dataset}, expected {dataset}, the dataset of {holder}")
 

@@ -20,6 +20,9 @@ class Dataset(Protocol):
     `onestep prepare` builds a dataset from the options of its block in config.yaml and the keyword `source`, the path
     of its input. Training reads the archive that it writes; the condition of a network is the one-hot class,
     float32 [B, K], or None for an unlabelled dataset. A class outside this package is named `my_module:MyDataset`.
+
+    A dataset of latents has the class attribute `latents`, True: its images are float32 [2 C, H, W], the mean of C
+    channels and their deviation, and its `codec` states what made them, if that is known (`LatentCodec.origin`).
     """
 
     resolution: int  # H and W, a power of two

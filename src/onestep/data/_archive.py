@@ -1,5 +1,7 @@
 """Preparation: a dataset becomes EDM's archive (stored PNG files, `dataset.json`), a card and a contact sheet.
 
+A dataset of latents becomes that of EDM2, of stored files of numpy; see `onestep.data._forms`.
+
 Images are encoded in shards, each a file beside the archive. A shard holds the same images whichever process makes it,
 so the archive depends neither on the number of processes nor on interruptions. It records what its images are made of.
 """
@@ -9,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,9 @@ import PIL
 from onestep.archive import read_arrays, write_arrays
 from onestep.data import Dataset, UnreadableImage
 from onestep.data._contact_sheet import write_contact_sheet
-from onestep.data._pixels import checked, png
+from onestep.data._forms import LATENTS, PIXELS, Archive, Form
 from onestep.data._processes import in_processes
 from onestep.data._sources import Unused
-from onestep.data.image_zip import ImageZip
 from onestep.files import Lock, canonical_json, read_json, replacing, sealed, sha256_of_file, sha256_of_text, write_json
 from onestep.folders import describe_folder, text_of
 from onestep.progress import Bar
@@ -66,8 +66,9 @@ def prepare(
     Returns:
         The card: `images`, `resolution`, `channels`, `classes`;
         `images_per_class`, a list by class (empty if unlabelled); `pixel_mean` and `pixel_std`, a number in 0..255 for
-        each channel; `sha256` of the archive; `class_names`; name and reason of each `unreadable` image; and, of a
-        dataset from files, reason, number and first name of the `unused` ones.
+        each channel, or `latent_mean` and `latent_std`, of draws that are not scaled; `sha256` of the archive;
+        `class_names`; name and reason of each `unreadable` image; and, of a dataset from files, reason, number and
+        first name of the `unused` ones.
     """
     target = Path(target)
     folder = target.with_name(f".{target.name}.parts")
@@ -79,10 +80,11 @@ def prepare(
         ]
         _encode(dataset, shards, workers=workers)
         unreadable = _unreadable(dataset, shards)
-        _write(target, shards, labelled=bool(dataset.classes))
-        archive = ImageZip(source=target)
+        form = _form(dataset)
+        _write(target, shards, ending=form.ending, labelled=bool(dataset.classes), **form.about(dataset))
+        archive = form.opened(target)
         _expect_whole(target)
-        card = _card(archive, shards)
+        card = _card(archive, shards, form=form)
         card |= {"class_names": list(dataset.class_names), "unreadable": unreadable}
         if isinstance(dataset, FromFiles):
             card["unused"] = [each._asdict() for each in dataset.unused]
@@ -101,6 +103,7 @@ def origin_of(dataset: Dataset, source: Path, *, options: Mapping[str, Any], cod
     """
     known = source.stat()
     state: list[object] = [known.st_size, known.st_mtime_ns]
+    codec = getattr(dataset, "codec", None)
     if isinstance(dataset, FromFiles):
         state = []
     elif source.is_dir():
@@ -111,7 +114,13 @@ def origin_of(dataset: Dataset, source: Path, *, options: Mapping[str, Any], cod
         "source": [text_of(str(source.resolve())), *state],
         "code": code,
         "pillow": PIL.__version__,
+        **({} if codec is None else {"codec": codec}),
     }
+
+
+def _form(dataset: Dataset) -> Form:
+    """Return what the images of a dataset are: pixels, or latents by its attribute `latents`."""
+    return LATENTS if getattr(dataset, "latents", False) else PIXELS
 
 
 @contextlib.contextmanager
@@ -139,29 +148,19 @@ def _expect_whole(path: Path) -> None:
         raise ValueError(f"{path}: got damage in {damaged} after writing. Fix: check the disk, and prepare it again")
 
 
-def _card(archive: ImageZip, shards: list[_Shard]) -> dict[str, Any]:
+def _card(archive: Archive, shards: list[_Shard], *, form: Form) -> dict[str, Any]:
     """Return the card of an archive and the shards that it was written from."""
     sums = sum(read_arrays(shard.path, ("sums",)).arrays["sums"] for shard in shards)
     count = len(archive) * archive.resolution**2
-    # From exact sums, so that they do not depend on the order of the images.
-    totals, squares = np.asarray(sums).tolist()
-    deviations = [math.sqrt(count * square - total**2) / count for total, square in zip(totals, squares, strict=True)]
     return {
         "images": len(archive),
         "resolution": archive.resolution,
         "channels": archive.channels,
         "classes": archive.classes,
         "images_per_class": np.bincount(archive.labels()).tolist() if archive.classes else [],
-        "pixel_mean": [total / count for total in totals],
-        "pixel_std": deviations,
+        **form.statistics(np.asarray(sums), count=count),
         "sha256": sha256_of_file(archive.source),
     }
-
-
-def _sums(images: list[np.ndarray], *, channels: int) -> np.ndarray:
-    """Return the sum and the sum of squares of each channel over images [C, H, W], exact integers [2, C]."""
-    numbers = np.stack(images).astype(np.uint32) if images else np.zeros((0, channels, 1, 1), np.uint32)
-    return np.stack([each.sum(axis=(0, 2, 3), dtype=np.uint64) for each in (numbers, numbers**2)])
 
 
 class _Shard(NamedTuple):
@@ -220,23 +219,24 @@ def _encode(dataset: Dataset, shards: list[_Shard], *, workers: int) -> None:
 
 
 def _encode_shard(dataset: Dataset, shard: _Shard) -> None:
-    expected = (dataset.channels, dataset.resolution, dataset.resolution)
+    form = _form(dataset)
+    expected = form.shape(dataset)
     images: list[np.ndarray] = []
     labels: list[int] = []
     unreadable: list[dict[str, str]] = []
     for index in shard.indices:
         try:
             pixels, label = dataset[index]
-            images.append(checked(pixels, name=f"image {index}", expected=expected))
+            images.append(form.checked(pixels, name=f"image {index}", expected=expected))
             labels.append(label)
         except UnreadableImage as error:
             unreadable.append({"name": error.name, "reason": error.reason})
-    files = [png(image) for image in images]
+    files = [form.encoded(image) for image in images]
     arrays: dict[str, np.ndarray] = {
         "png": np.frombuffer(b"".join(files), np.uint8),
         "sizes": np.array([len(content) for content in files], np.int64),
         "labels": np.array(labels, np.int64),
-        "sums": _sums(images, channels=dataset.channels),
+        "sums": form.sums(images, channels=dataset.channels),
     }
     write_arrays(shard.path, arrays, about={"unreadable": unreadable, "made_of": shard.made_of})
 
@@ -276,18 +276,18 @@ def _log_classes(card: Mapping[str, Any]) -> None:
     _logger.info("%s images%s", f"{card['images']:,}", classes)
 
 
-def _write(path: Path, shards: list[_Shard], *, labelled: bool) -> None:
-    """Write encoded images and their labels as an archive."""
+def _write(path: Path, shards: list[_Shard], *, ending: str, labelled: bool, **about: object) -> None:
+    """Write encoded images and their labels as an archive; `about` are further keys of `dataset.json`."""
     labels: list[tuple[str, int]] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for content, label in _read(shards):
             number = f"{len(labels):08d}"
-            name = f"{number[:5]}/img{number}.png"
+            name = f"{number[:5]}/img{number}{ending}"
             archive.writestr(_member(name), content)
             labels.append((name, label))
         if not labels:
             raise ValueError(f"{path}: got no images, expected at least one")
-        archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if labelled else None}))
+        archive.writestr(_member("dataset.json"), json.dumps({"labels": labels if labelled else None, **about}))
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from torch.nn import functional
 
 from onestep.archive import digest_of, read_arrays, write_arrays
 from onestep.checkpoints.digests import checked, read_record
+from onestep.data._opening import open_archive, read_part
 from onestep.data._processes import in_processes
-from onestep.data.image_zip import ImageZip, read_part
+from onestep.data.image_zip import ImageZip
+from onestep.data.latent_zip import LatentZip
 from onestep.files import Lock, regular_file, replacing, sha256_of_file, write_json
 
 _logger = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ _logger = logging.getLogger(__name__)
 # Each process has its own copy in memory: CIFAR-10 takes 0.15 GB, FFHQ at 64x64 0.86, ImageNet at 64x64 15.7.
 _IN_MEMORY = 2**30
 _PART = 8192  # images that one process decodes at a time
-_INDEX = {"images": int, "channels": int, "resolution": int, "classes": int, "archive": dict}
+_INDEX = {"images": int, "channels": int, "resolution": int, "classes": int, "archive": dict, "codec?": (dict, None)}
 
 
 class OneHot:
@@ -47,7 +50,7 @@ class OneHot:
 class IndexedZip:
     """What training reads of a large archive before its pixels, from the file that `opened` has made of it.
 
-    The attributes are those of `ImageZip`.
+    The attributes are those of `ImageZip` or `LatentZip`.
     """
 
     source: Path
@@ -56,23 +59,33 @@ class IndexedZip:
     resolution: int
     classes: int
     _labels: np.ndarray
+    latents: bool = False
+    codec: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return self.images
+
+    @property
+    def stored(self) -> tuple[int, int, int]:
+        """The shape of an image's array."""
+        return self.channels * (2 if self.latents else 1), self.resolution, self.resolution
 
     def labels(self) -> np.ndarray:
         """Return all classes, int64 [N]."""
         return self._labels.astype(np.int64)
 
 
-def opened(path: Path, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> ImageZip | IndexedZip:
-    """Return an archive whose content is that of its record; ValueError as of `checked` and of `ImageZip`.
+Archive: TypeAlias = ImageZip | LatentZip | IndexedZip
+
+
+def opened(path: Path, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Archive:
+    """Return an archive whose content is that of its record; ValueError as of `checked` and of the archive's class.
 
     A list of a million images takes seconds and hundreds of MiB. So of an archive whose pixels go to a file in `cache`
     one process makes the list, and all later ones, until the archive has another size or time, read what they need.
     """
     if cache is None or regular_file(path).stat().st_size <= in_memory // 2:
-        return ImageZip(source=checked(path))
+        return open_archive(checked(path))
     index = cache / f"{path.stem}-{digest_of(path)[:16]}.index.npz"
     cache.mkdir(parents=True, exist_ok=True)
     lock = Lock(index.with_suffix(".lock"))
@@ -80,11 +93,12 @@ def opened(path: Path, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Im
     try:
         if (found := _read_index(index, path)) is not None:
             return found
-        archive = ImageZip(source=checked(path))
+        archive = open_archive(checked(path))
         if _size(archive) <= in_memory:
             return archive
         facts = {key: getattr(archive, key) for key in ("channels", "resolution", "classes")}
         about = {**facts, "images": len(archive), "archive": _state(path)}
+        about |= {"latents": True, "codec": archive.codec} if isinstance(archive, LatentZip) else {}
         write_arrays(index, {"labels": archive.labels().astype(np.int32)}, about=about)
         return archive
     finally:
@@ -100,7 +114,8 @@ def _read_index(index: Path, path: Path) -> IndexedZip | None:
         return None
     fits = about["archive"] == _state(path) and labels.dtype == np.int32 and labels.shape == (about["images"],)
     facts = {key: about[key] for key in ("images", "channels", "resolution", "classes")}
-    return IndexedZip(source=path, _labels=labels, **facts) if fits else None
+    latents = {key: about[key] for key in ("latents", "codec") if key in about}
+    return IndexedZip(source=path, _labels=labels, **facts, **latents) if fits else None
 
 
 def _state(path: Path) -> dict[str, int]:
@@ -109,35 +124,40 @@ def _state(path: Path) -> dict[str, int]:
     return {"size": status.st_size, "time_ns": status.st_mtime_ns}
 
 
-def _size(archive: ImageZip | IndexedZip) -> int:
-    """Return the bytes of all pixels."""
-    return len(archive) * archive.channels * archive.resolution**2
+def _size(archive: Archive) -> int:
+    """Return the bytes of all images."""
+    return len(archive) * math.prod(archive.stored) * _type(archive).itemsize
 
 
-def decoded(archive: ImageZip | IndexedZip, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:
+def _type(archive: Archive) -> np.dtype[Any]:
+    return np.dtype(np.float32 if archive.latents else np.uint8)
+
+
+def decoded(archive: Archive, *, cache: Path | None, in_memory: int = _IN_MEMORY) -> Tensor:
     """Return all pixels of an archive, uint8 [N, C, H, W]; the caller must not write to them.
 
-    Pixels of more than `in_memory` bytes are in a file in `cache`, best on a local disk: the first process decodes into
-    it, with one helper for each processor core, the others wait and share. A JSON beside it has its digest, size and
-    time of writing: if the time differs, the digest is compared, and if that differs, the archive is decoded again.
-    None keeps everything in memory. An unreadable image is a ValueError.
+    Of an archive of latents their means and deviations, float32 [N, 2 C, H, W]. More than `in_memory` bytes are in a
+    file in `cache`, best on a local disk: the first process decodes into it, with one helper for each processor core,
+    the others wait and share. A JSON beside it has its digest, size and time of writing: if the time differs, the
+    digest is compared, and if that differs, the archive is decoded again. None keeps everything in memory. An
+    unreadable image is a ValueError.
     """
-    shape = (len(archive), archive.channels, archive.resolution, archive.resolution)
+    shape, kind = (len(archive), *archive.stored), _type(archive)
     if cache is None or _size(archive) <= in_memory:
-        listed = archive if isinstance(archive, ImageZip) else ImageZip(source=checked(archive.source))
+        listed = open_archive(checked(archive.source)) if isinstance(archive, IndexedZip) else archive
         return torch.from_numpy(listed.read_all()[0])
     path = cache / f"{archive.source.stem}-{digest_of(archive.source)[:16]}.npy"
     cache.mkdir(parents=True, exist_ok=True)
     lock = Lock(path.with_suffix(".lock"))
     lock.acquire(seconds=math.inf)
     try:
-        if not _is_whole(path, shape):
+        if not _is_whole(path, shape, kind):
             _logger.info("decoding %s images into %s", f"{shape[0]:,}", path)
             with replacing(path) as temporary:
-                pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
                 pixels.flush()
                 parts = [range(start, min(start + _PART, shape[0])) for start in range(0, shape[0], _PART)]
-                source = archive.source if isinstance(archive, ImageZip) else checked(archive.source)
+                source = checked(archive.source) if isinstance(archive, IndexedZip) else archive.source
                 for _ in in_processes(read_part, (source, temporary), parts, workers=len(os.sched_getaffinity(0))):
                     pass
                 digest = sha256_of_file(temporary)
@@ -148,12 +168,12 @@ def decoded(archive: ImageZip | IndexedZip, *, cache: Path | None, in_memory: in
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+def _is_whole(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> bool:
     """Whether a file holds the array that was written; its name holds the digest of the archive."""
     try:
         regular_file(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape != shape or found.dtype != np.uint8:
+        if found.shape != shape or found.dtype != kind:
             return False
         record = path.with_suffix(".json")
         if not record.exists():  # of an earlier version

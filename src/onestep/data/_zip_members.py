@@ -49,7 +49,7 @@ _PNG_MODES = {b"\x08\0\0\0\0": "L", b"\x08\2\0\0\0": "RGB"}  # 8 bits, grey or R
 
 
 class PlainMembers:
-    """The PNG files of a plain archive in the order of their names, and its labels; used in one process or several."""
+    """The files of a plain archive in the order of their names, and its labels; used in one process or several."""
 
     def __init__(self, path: Path, *, names: np.ndarray, table: np.ndarray, labels: int | None) -> None:
         """Keep names, bytes [N], and for each a row of `table`: offset, size, CRC. `labels` is the last row if any."""
@@ -106,12 +106,12 @@ class PlainMembers:
         return self._opened[1]
 
 
-def plain_members(path: Path) -> PlainMembers | None:
-    """List a plain archive; None if it is not one."""
+def plain_members(path: Path, *, ending: str = ".png") -> PlainMembers | None:
+    """List a plain archive of files of an ending of four letters; None if it is not one."""
     try:
         content = _directory(path)
         rows, parts = [], []
-        for fields, letters, offsets in _runs(content) if content is not None else ():
+        for fields, letters, offsets in _runs(content, ending.encode()) if content is not None else ():
             rows.append(np.stack([offsets, fields["size"].astype(np.int64), fields["crc"].astype(np.int64)], axis=1))
             parts.append(np.ascontiguousarray(letters).view(f"S{letters.shape[1]}")[:, 0])
     except (OSError, ValueError, struct.error, OverflowError):
@@ -158,7 +158,7 @@ def _directory(path: Path) -> bytes | None:
     return content if len(content) == size else None
 
 
-def _runs(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _runs(content: bytes, ending: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield fields, letters of the names [N, L] and offsets of neighbouring members with equal lengths.
 
     ValueError: One is not plain.
@@ -177,15 +177,15 @@ def _runs(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         count = count if alike.all() else int(alike.argmin())
         table, fields = table[:count], fields[:count]
         letters = table[:, _FIELDS.itemsize : _FIELDS.itemsize + length]
-        _check(fields, letters)
+        _check(fields, letters, ending)
         yield fields, letters, _offsets(fields, table[:, _FIELDS.itemsize + length :])
         place, runs, members = place + count * stride, runs + 1, members + count
         if runs > _SHORT_RUNS and runs * 8 > members:
             raise ValueError("the names have many lengths")
 
 
-def _check(fields: np.ndarray, letters: np.ndarray) -> None:
-    """Raise ValueError unless all are stored files with plain names: PNG files, or the labels."""
+def _check(fields: np.ndarray, letters: np.ndarray, ending: bytes) -> None:
+    """Raise ValueError unless all are stored files with plain names: of the ending, or the labels."""
     if not len(fields):
         raise ValueError("no member is at this place")
     links = stat.S_IFMT(0o177777) & (fields["external"] >> 16) == stat.S_IFLNK
@@ -196,7 +196,7 @@ def _check(fields: np.ndarray, letters: np.ndarray) -> None:
         begins = kinds[:, :1] == _WORD
         after = (kinds[:, :-1] != _SLASH) | (kinds[:, 1:] == _WORD)
         plain &= begins[:, 0] & after.all(axis=1) & (kinds != _OTHER).all(axis=1)
-        plain &= (letters[:, -4:] == np.frombuffer(b".png", np.uint8)[: letters.shape[1]]).all(axis=1)
+        plain &= (letters[:, -4:] == np.frombuffer(ending, np.uint8)[: letters.shape[1]]).all(axis=1)
     if not plain.all():
         raise ValueError("a member is not plain")
 

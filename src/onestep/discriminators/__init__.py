@@ -46,7 +46,8 @@ class Discriminator(Protocol):
     One on inner maps of denoisers has `map_shapes` in its constructor, channels and size of each map, and `teacher`,
     the run's frozen teacher, or None for an objective that has maps of its own (`Fresh.maps_of` of objectives); and a
     method `chosen`, from all maps of an encoder to those that `heads` takes. One of noisy images has a method
-    `prepared`, from images [n B, C, H, W], `random` and `condition` of a batch to what `frozen_features` takes.
+    `prepared`, from images [n B, C, H, W], `random` and `condition` of a batch to what `frozen_features` takes. One
+    whose frozen networks see pictures, and so decoded latents, has the class attribute `sees_pictures`, True.
 
     Attributes:
         splits: N as a sum: the numbers of neighbouring logits of the independent discriminators. A loss is the mean
@@ -84,6 +85,7 @@ class ExecutionView:
     heads: Callable[[Sequence[Sequence[Tensor]], Tensor | None], Tensor]
     prepared: Callable[..., Tensor] | None = None
     chosen: Callable[[Sequence[Tensor]], FeatureMaps] | None = None
+    sees_pictures: bool = False
 
     def __call__(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return logits [B, N] of images [B, C, H, W]."""
@@ -116,6 +118,7 @@ def wrap_for_execution(discriminator: Discriminator, *, bfloat16: bool, compiled
         heads=(lambda maps, condition: heads(maps, condition).float()) if bfloat16 else heads,
         prepared=getattr(discriminator, "prepared", None),
         chosen=getattr(discriminator, "chosen", None),
+        sees_pictures=getattr(discriminator, "sees_pictures", False),
     )
 
 

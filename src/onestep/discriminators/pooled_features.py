@@ -7,7 +7,7 @@ Legend: B images, C H W an image, D features, N logits per image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class PooledFeatures(nn.Module):
     Attributes:
         splits: `logits` for each backbone.
     """
+
+    sees_pictures: ClassVar[bool] = True
 
     def __init__(
         self,

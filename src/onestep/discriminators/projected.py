@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class Projected(nn.Module):
         splits: Number of logits for each backbone, in the order of the logits.
         memory_format: Memory layout of the frozen part.
     """
+
+    sees_pictures: ClassVar[bool] = True
 
     def __init__(
         self,

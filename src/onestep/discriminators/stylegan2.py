@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onestep.arithmetic import half_products
 from onestep.config.constraints import Constraint, SmallCount
@@ -134,7 +135,13 @@ class StyleGan2(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, the second at half the size, beside a 1x1 convolution; the first block takes an image."""
+    """Two 3x3 convolutions, the second at half the size, beside a 1x1 convolution; the first block takes an image.
+
+    Attributes:
+        recompute: Whether the backward pass computes the block's activations again, from its input.
+    """
+
+    recompute = False
 
     def __init__(self, img_channels: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -145,6 +152,11 @@ class _Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps [B, out, H/2, W/2] of maps [B, in, H, W], or of images."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, maps, use_reentrant=False, preserve_rng_state=False)
+        return self._run(maps)
+
+    def _run(self, maps: Tensor) -> Tensor:
         if self.fromrgb is not None:
             maps = self.fromrgb(maps)
         # Half the variance of each branch, so that their sum keeps it.

@@ -71,6 +71,7 @@ def observe(
     processes: int = 1,
     grid: Path | None = None,
     images: Path | None = None,
+    codec: Path | None = None,
     output: Path,
 ) -> int:
     """Generate one image per seed and extract features at once; images are stored only on request.
@@ -87,6 +88,7 @@ def observe(
         processes: Processes on this machine, one per GPU.
         grid: Also write the first images here (.npz).
         images: Also write all images here (.npz), as `onestep sample` does; with one process.
+        codec: Autoencoder that decodes the images of a network on latents; by default the one in `results/`.
         output: Prefix of the features: `{output}.{name}.npz`.
     """
     options = dict(locals())
@@ -114,6 +116,7 @@ def observe(
             sampler_name=sampler_name,
             batch=batch,
             output=output,
+            codec=codec,
         )
         sample_features(job, networks, grid=grid, images=images, ranks=ranks)
     return 0

@@ -15,13 +15,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onestep.arithmetic import half_products
 from onestep.features.inception import InceptionNetwork, prepared
 
 
 class FloatFeatures(nn.Module):
-    """A frozen network as a function of float images to vectors, float32 [B, D]."""
+    """A frozen network as a function of float images to vectors, float32 [B, D].
+
+    Attributes:
+        recompute: Whether the backward pass computes the network's activations again, from the images.
+    """
+
+    recompute = False
 
     def __init__(self, network: nn.Module, *, channels: int, vectors: Callable[[Any, Tensor], Tensor]) -> None:
         """Freeze `network`; `vectors(network, images)` are those of images with `channels` channels."""
@@ -36,7 +43,13 @@ class FloatFeatures(nn.Module):
         """
         if images.shape[1] not in (1, self.channels):
             raise ValueError(f"images: got {images.shape[1]} channels, expected {self.channels} for this network")
-        return self._vectors(self.network, images.expand(-1, self.channels, -1, -1)).to(torch.float32)
+        images = images.expand(-1, self.channels, -1, -1)
+        if self.recompute and torch.is_grad_enabled() and images.requires_grad:
+            # In evaluation mode nothing in it is random.
+            vectors = checkpoint(self._vectors, self.network, images, use_reentrant=False, preserve_rng_state=False)
+        else:
+            vectors = self._vectors(self.network, images)
+        return vectors.to(torch.float32)
 
 
 def classifier_features(classifier: nn.Module, *, channels: int) -> FloatFeatures:

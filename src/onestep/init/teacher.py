@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from onestep.checkpoints.diffusers_folder import read_unet2d
+from onestep.checkpoints.denoiser_folder import read_denoiser_folder
 from onestep.checkpoints.edm_pickle import of_denoiser, read_edm_pickle
 from onestep.files import regular_file
 from onestep.inputs import address_filename, is_offline, kept_at, read_registry
@@ -21,7 +21,7 @@ _ADDRESSES = ("http://", "https://", "file://")
 _ENDINGS = (".pkl", ".safetensors")
 _EXPECTED = (
     "a pickle of EDM or EDM2 (.pkl), a snapshot or exported generator of onestep (.safetensors), or the folder of a "
-    "UNet2DModel of diffusers"
+    "UNet2DModel or a DiT of diffusers"
 )
 _MISSING_LAW = "edm"
 
@@ -59,7 +59,7 @@ def examine_teacher(given: str, *, folder: Path) -> Teacher:
             resolution=sizes["resolution"],
             channels=sizes["channels"],
             classes=sizes["classes"],
-            law="ddpm" if registry[names[0]].folder else _MISSING_LAW,
+            law=registry[names[0]].law or ("ddpm" if registry[names[0]].folder else _MISSING_LAW),
         )
     if given.startswith(_ADDRESSES):
         return _described(_downloaded(given, folder=folder), source={"url": given})
@@ -120,7 +120,7 @@ def _snapshot(path: Path) -> tuple[Mapping[str, Any], int]:
 
 
 def _folder(path: Path) -> tuple[Mapping[str, Any], int]:
-    network = read_unet2d(path)
+    network = read_denoiser_folder(path)
     return network.config, sum(tensor.numel() for tensor in network.state_dict.values())
 
 

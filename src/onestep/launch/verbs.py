@@ -22,6 +22,7 @@ def launch(
     backbone: Mapping[str, Path] | None = None,
     class_embeddings: Path | None = None,
     init: Path | None = None,
+    codec: Path | None = None,
     pairs: Sequence[Path] = (),
     state: Path,
     output: Path,
@@ -40,6 +41,7 @@ def launch(
         backbone: Weights of the discriminator's backbones by name.
         class_embeddings: Initial class embeddings of the discriminator.
         init: Weights that the run's `init` names; not the verb `init`, which writes a config.
+        codec: Network of the run's codec, as `onestep convert` writes it.
         pairs: Images of the run's `pairs`, one file for each block of seeds, in its order.
         state: Folder of training states; the run uses `{state}/{run}/{run hash}/`.
         output: Folder of published runs.
@@ -92,6 +94,7 @@ def launch(
             backbones=backbone or {},
             class_embeddings=class_embeddings,
             init=init,
+            codec=codec,
             pairs=tuple(pairs),
         ),
         state=state,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onestep.networks._denoiser import Compiler, Preconditioned, build_denoiser, load_denoiser
+from onestep.networks._storage import store_frozen_weights
 from onestep.networks._teachers import frozen_parameters, one_step_config, published_architecture, teacher_weights_for
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "one_step_config",
     "published_architecture",
     "settle_after_steps",
+    "store_frozen_weights",
     "teacher_weights_for",
 ]
 

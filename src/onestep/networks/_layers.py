@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestep.distributed import is_shard
+
 Resample = Literal["up", "down", "down_last"]
 
 
@@ -127,7 +129,8 @@ def cast_frozen_weights(network: nn.Module, *, dtype: torch.dtype) -> None:
     for layer in network.modules():
         if isinstance(layer, Conv2d):
             for name, parameter in list(layer.named_parameters(recurse=False)):
-                if not parameter.requires_grad:
+                # A rank has no whole tensor of those in shards.
+                if not parameter.requires_grad and not is_shard(parameter):
                     layer.register_buffer(f"{name}_cast", parameter.detach().to(dtype), persistent=False)
 
 

@@ -35,14 +35,18 @@ _ADM = {
 # Sizes of EDM2 (arXiv:2312.02696): base width, dropout. A name ends in thousands of images and EMA length.
 _EDM2 = re.compile(r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)(-uncond)?-[0-9]{7}-0\.[0-9]{3}")
 _EDM2_SIZES = {"xs": (128, 0.0), "s": (192, 0.0), "m": (256, 0.1), "l": (320, 0.1), "xl": (384, 0.1), "xxl": (448, 0.1)}
+# DiT (arXiv:2212.09748) and SiT (arXiv:2401.08740) in size XL, whose options are the defaults of the network: law, and
+# resolution of the latents.
+_DIT = {"dit-xl-2-256x256": ("ddpm", 32), "dit-xl-2-512x512": ("ddpm", 64), "sit-xl-2-256x256": ("flow", 32)}
 
 
 def published_architecture(name: str) -> dict[str, Any]:
-    """Return the config of a checkpoint of EDM or EDM2, the file `name` without `.pkl`, or of `ddpm-cifar10-32`.
+    """Return the config of a checkpoint of EDM or EDM2, the file `name` without `.pkl`, or of another one by its name.
 
-    Sources: Karras et al., arXiv:2206.00364, table 7, and the checkpoints; of EDM2 arXiv:2312.02696; Ho et al.,
-    arXiv:2006.11239, appendix B. Those of EDM2 at 512 pixels take latents, [4, 64, 64]. ValueError: None of this name
-    was published.
+    Sources: Karras et al., arXiv:2206.00364, table 7, and the checkpoints; of EDM2 arXiv:2312.02696; of
+    `ddpm-cifar10-32` Ho et al., arXiv:2006.11239, appendix B; of `dit-xl-2-256x256`, `dit-xl-2-512x512` and
+    `sit-xl-2-256x256` their papers. Those take latents, [4, 32, 32] or [4, 64, 64], as do those of EDM2 at 512 pixels.
+    ValueError: None of this name was published.
     """
     if (edm2 := _EDM2.fullmatch(name)) is not None:
         width, dropout = _EDM2_SIZES[edm2[2]]
@@ -65,6 +69,9 @@ def published_architecture(name: str) -> dict[str, Any]:
     # The defaults of the network are its options.
     ddpm = {"name": "unet2d", "img_resolution": 32, "img_channels": 3, "label_dim": 0, "preconditioning": "ddpm"}
     found["ddpm-cifar10-32"] = ddpm
+    for each, (law, size) in _DIT.items():
+        sizes = {"img_resolution": size, "img_channels": 4, "label_dim": 1000}
+        found[each] = {"name": "dit", **sizes, "preconditioning": law}
     if name not in found:
         raise ValueError(f"published architecture: got {name!r}, expected one of {', '.join(found)}, or one of EDM2")
     return found[name]

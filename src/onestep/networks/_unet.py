@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from onestep.networks._layers import Conv2d, GroupNorm, Init, Linear, Resample
@@ -40,8 +41,27 @@ def run_block(run: Callable[..., Tensor], *inputs: Tensor, recompute: bool, rand
     With `random`, the masks of its dropout are then drawn again from the same state of the generator.
     """
     if recompute and torch.is_grad_enabled():
-        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=random)
+        return checkpoint(_with_kernels_of_now(run), *inputs, use_reentrant=False, preserve_rng_state=random)
     return run(*inputs)
+
+
+def _with_kernels_of_now(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Limit a block to the kernels of attention that are allowed now, for when it runs again in the backward pass."""
+    enabled = {
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled,
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled,
+        SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled,
+    }
+    if torch.compiler.is_compiling() or all(is_enabled() for is_enabled in enabled.values()):
+        return run
+    allowed = [kernel for kernel, is_enabled in enabled.items() if is_enabled()]
+
+    def limited(*inputs: Tensor) -> Tensor:
+        with sdpa_kernel(allowed):
+            return run(*inputs)
+
+    return limited
 
 
 class UNetBlock(nn.Module):

@@ -77,11 +77,12 @@ class Batch:
     """The input of one phase of one step.
 
     Attributes:
-        images: Real images, float32 in [-1, 1], shape [B, C, H, W].
+        images: Real images, float32 in [-1, 1], shape [B, C, H, W]; of a run on latents, draws of these.
         condition: Of these images; None for an unconditional run.
         random: Fresh random streams of this phase, one per image.
         images_seen: Images used before this step, over all ranks.
         controls: Current values of the controlled parameters (`Phase.controls`) by name: numbers, or tuples of them.
+        pictures: Decodes images of a run on latents, with a gradient; None where images are pictures themselves.
     """
 
     images: Tensor
@@ -89,6 +90,7 @@ class Batch:
     random: RowNumbers
     images_seen: int
     controls: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    pictures: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,8 @@ class Objective(Protocol):
 
     Optional, literals for login nodes: `betas`, `preconditioning` with a teacher (defaults of runs); `also_publishes`,
     roles with a file beside the last snapshot (`RoleWeights` of studies). Optional: `samples_at`, its sampling level;
-    `batch_limits`, fewest and most images of a step (None: any).
+    `batch_limits`, fewest and most images of a step (None: any); a method `spared`: by phase and role, forward passes
+    per image that a step without numbers makes beyond an average one, where values decide which images pass.
     """
 
     publishes: ClassVar[str]

@@ -59,19 +59,35 @@ def drawn_levels(kind: Kind, *, steps: int, random: RowNumbers) -> Levels:
     cd: t in 2..N, u = t - 1, s = 0. ctm: the same t, u in 1..t-1, s in 0..u-1. rcd: t = N, s in 0..N-2, u = s + 1.
     pd: m = 2^i with i in 0..log2(N)-1, an interval of m equal ones, and u its middle.
     """
+    return levels_of(kind, steps=steps, uniform=random.uniform)
+
+
+def levels_of(kind: Kind, *, steps: int, uniform: Callable[[], Tensor]) -> Levels:
+    """Return the same of numbers in [0, 1) [B] that each call of `uniform` draws."""
     if kind == "rcd":
-        s = _whole(random.uniform(), 0, steps - 2)
+        s = _whole(uniform(), 0, steps - 2)
         return Levels(torch.full_like(s, steps), s + 1, s)
     if kind == "pd":
-        intervals = 2 ** _whole(random.uniform(), 0, math.floor(math.log2(steps)) - 1)
-        end = _whole(random.uniform(), 1, intervals)
+        intervals = 2 ** _whole(uniform(), 0, math.floor(math.log2(steps)) - 1)
+        end = _whole(uniform(), 1, intervals)
         width = steps / intervals
         return Levels(end * width, (end - 0.5) * width, (end - 1) * width)
-    t = _whole(random.uniform(), 2, steps)
+    t = _whole(uniform(), 2, steps)
     if kind == "cd":
         return Levels(t, t - 1, torch.zeros_like(t))
-    u = _whole(random.uniform(), 1, t - 1)
-    return Levels(t, u, _whole(random.uniform(), 0, u - 1))
+    u = _whole(uniform(), 1, t - 1)
+    return Levels(t, u, _whole(uniform(), 0, u - 1))
+
+
+def shares(kind: Kind, *, steps: int, draws: int = 100_000) -> tuple[int, float, float]:
+    """Return the number of moves of each image, and how many of them are Heun's steps and Euler's steps in the mean."""
+    random = torch.Generator().manual_seed(0)
+    levels = levels_of(kind, steps=steps, uniform=lambda: torch.rand(draws, generator=random, dtype=torch.float64))
+    moves = [(levels.t, levels.u), (levels.u, levels.s)]
+    moves += [(levels.s, torch.zeros_like(levels.s))] if kind == "ctm" else []
+    lengths = torch.stack([start - end for start, end in moves])
+    heun, euler = (float(each.double().sum(dim=0).mean()) for each in (lengths == 1, lengths > 1))
+    return len(moves), heun, euler
 
 
 def _whole(uniform: Tensor, lowest: Tensor | int, highest: Tensor | int) -> Tensor:

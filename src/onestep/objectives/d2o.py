@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from onestep.arithmetic import dual_numbers
-from onestep.augmentations import prepared
+from onestep.augmentations import prepared, visible
 from onestep.chain import chain_levels, chained
 from onestep.config.constraints import Few, NotNegative, Positive, SmallCount
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
@@ -129,7 +129,7 @@ class D2O:
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Return the generator's loss on new noise. non_saturating: softplus(-D(G(z))); hinge: -D(G(z))."""
         discriminator: Discriminator = networks["discriminator"]
-        generated = self.generate(networks["generator"], batch)
+        generated = visible(discriminator, self.generate(networks["generator"], batch), batch)
         logits = discriminator(prepared(discriminator, self.augmented(generated, batch), batch), batch.condition)
         losses = F.softplus(-logits) if self.loss == "non_saturating" else -logits
         return Loss(value=self.over_rows(losses, splits=discriminator.splits))
@@ -143,8 +143,8 @@ class D2O:
         discriminator: Discriminator = networks["discriminator"]
         rows = len(batch.images)
         with torch.no_grad():
-            generated = self.generate(networks["generator"], batch)
-            both = torch.cat([self.augmented(generated, batch), self.augmented(batch.images, batch)])
+            sets = self.generate(networks["generator"], batch), batch.images
+            both = torch.cat([self.augmented(visible(discriminator, each, batch), batch) for each in sets])
             features = discriminator.frozen_features(prepared(discriminator, both, batch))
         fake = discriminator.heads([[m[:rows] for m in maps] for maps in features], batch.condition)
         real = discriminator.heads([[m[rows:] for m in maps] for maps in features], batch.condition)
@@ -163,7 +163,7 @@ class D2O:
     def r1_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Return gamma / 2 times the mean of |d(sum of all logits)/d(real image)|^2: R1 (arXiv:1801.04406, Eq. 9)."""
         discriminator: Discriminator = networks["discriminator"]
-        images = prepared(discriminator, batch.images, batch)
+        images = prepared(discriminator, visible(discriminator, batch.images, batch), batch)
         squared = _SQUARED_SLOPES[self.r1_gradient](discriminator, images, condition=batch.condition)
         penalty = squared / len(batch.images)
         return Loss(value=penalty * self.r1_gamma / 2, observed={"r1_penalty": penalty.detach()})

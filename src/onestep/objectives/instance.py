@@ -17,7 +17,7 @@ from torch import Tensor
 from onestep import components
 from onestep.config.constraints import Constraint, Images, Positive
 from onestep.objectives import AverageOf, Batch, Loss, Networks, Origin, Phase, Pretrained, TeacherCopy
-from onestep.objectives._moves import Grid, Moves, drawn_levels
+from onestep.objectives._moves import Grid, Moves, drawn_levels, shares
 
 __all__ = ["Instance"]
 
@@ -114,6 +114,13 @@ class Instance:
         index = next(index for index, phase in enumerate(phases) if _trains_generator(phase))
         phases[index] = replace(phases[index], loss=functools.partial(self.both_losses, phases[index].loss))
         return tuple(phases)
+
+    def spared(self) -> dict[str, dict[str, float]]:
+        """Return the passes of its moves that a step without numbers makes beyond those of an average one."""
+        phase = next(phase.name for phase in self.phases() if _trains_generator(phase))
+        moves, heun, euler = shares(self.kind, steps=self.steps)
+        moving = _GENERATOR if self.target == "student" else _TARGET
+        return {phase: {_TEACHER: 2 * (moves - heun), moving: moves - euler}}
 
     def both_losses(self, beside: Callable[[Networks, Batch], Loss], networks: Networks, batch: Batch) -> Loss:
         """Return the sum of a loss and the instance loss; the former draws first, and so as it does alone."""

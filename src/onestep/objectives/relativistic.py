@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from onestep.augmentations import prepared
+from onestep.augmentations import prepared, visible
 from onestep.config.constraints import Count, Few, NotNegative, Positive, SmallCount
 from onestep.objectives import Batch, Fresh, Loss, Networks, Origin, Phase, Pretrained
 from onestep.objectives._augmentation import build_pipe, probability_controls
@@ -140,8 +140,8 @@ class Relativistic:
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Return the mean over images of softplus(D(x) - D(g)), with new noise."""
         discriminator: Discriminator = networks[_DISCRIMINATOR]
-        generated = self._gan.generate(networks[_GENERATOR], batch)
-        both = torch.cat([self.augmented(each, batch) for each in (generated, batch.images)])
+        generated = visible(discriminator, self._gan.generate(networks[_GENERATOR], batch), batch)
+        both = torch.cat([self.augmented(each, batch) for each in (generated, self.real(discriminator, batch))])
         fakes, reals = prepared(discriminator, both, batch).chunk(2)
         fake = discriminator(fakes, batch.condition)
         with torch.no_grad():
@@ -152,11 +152,12 @@ class Relativistic:
         """Return the mean over images of softplus(D(g) - D(x)), and gamma / 2 (R1 + R2) where it is penalized."""
         discriminator: Discriminator = networks[_DISCRIMINATOR]
         with torch.no_grad():
-            generated = self._gan.generate(networks[_GENERATOR], batch)
+            generated = visible(discriminator, self._gan.generate(networks[_GENERATOR], batch), batch)
         if penalized:
             fake, real, penalties = self.penalized(discriminator, generated, batch)
         else:
-            (fake, real), penalties = self.paired(discriminator, (generated, batch.images), batch), None
+            shown = generated, self.real(discriminator, batch)
+            (fake, real), penalties = self.paired(discriminator, shown, batch), None
         value = self._gan.over_rows(F.softplus(fake - real), splits=discriminator.splits)
         observed = {
             "logits_fake": fake.detach().mean(),
@@ -169,10 +170,16 @@ class Relativistic:
 
     def penalty_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Return gamma / 2 (R1 + R2) of real images and of generated ones, of new noise."""
+        discriminator: Discriminator = networks[_DISCRIMINATOR]
         with torch.no_grad():
-            generated = self._gan.generate(networks[_GENERATOR], batch)
-        _, _, penalties = self.penalized(networks[_DISCRIMINATOR], generated, batch)
+            generated = visible(discriminator, self._gan.generate(networks[_GENERATOR], batch), batch)
+        _, _, penalties = self.penalized(discriminator, generated, batch)
         return penalties
+
+    @torch.no_grad()
+    def real(self, discriminator: Discriminator, batch: Batch) -> Tensor:
+        """Return the real images as the discriminator sees them."""
+        return visible(discriminator, batch.images, batch)
 
     def paired(
         self, discriminator: Discriminator, images: tuple[Tensor, Tensor], batch: Batch
@@ -189,7 +196,7 @@ class Relativistic:
 
         Logits and penalties share the pass through augmentation and network, as in the reference.
         """
-        images = generated, batch.images
+        images = generated, self.real(discriminator, batch)
         if self.r1_gradient == "forward_mode":
             both = prepared(discriminator, torch.cat(images), batch)
             squared = [

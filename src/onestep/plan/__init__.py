@@ -137,8 +137,10 @@ class Plan:
     @functools.cache  # noqa: B019
     def code(self, stage: str, section: str, name: str) -> str:
         """Return the code fingerprint of a stage that runs one component of a section."""
-        family = "data" if section == "datasets" else section
-        return self.fingerprints.of_stage(stage, [(family, self.document[section][name]["name"])])
+        family, block = "data" if section == "datasets" else section, self.document[section][name]
+        codec = block.get("codec") if section == "datasets" else None
+        others = [("autoencoders", codec["name"])] if isinstance(codec, dict) else []
+        return self.fingerprints.of_stage(stage, [(family, block["name"]), *others])
 
     def weights(self, model: str) -> Path:
         """Return the weights of a model."""

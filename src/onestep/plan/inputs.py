@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from onestep.config import ConfigError
+from onestep.config.latent_checks import codec_block
+from onestep.config.laws import published_law
 from onestep.config.reading import run_backbones
+from onestep.config.run import to_document
 from onestep.config.sections import BackboneBlock, DatasetBlock, Experiment, ExtractorBlock, TeacherBlock
 from onestep.config.starts import pairs_teacher
 from onestep.files import canonical_json, read_json
@@ -106,10 +109,34 @@ def source_of(plan: Plan, block: DatasetBlock | TeacherBlock | BackboneBlock | E
     return input(plan, block.input)
 
 
+def encoded_datasets(plan: Plan) -> list[str]:
+    """Return the datasets of latents that a codec encodes."""
+    return [name for name in plan.experiment.datasets if codec_block(plan.experiment, name) is not None]
+
+
+def codec_of_dataset(plan: Plan, dataset: str) -> Path:
+    """Return the network that encodes a dataset of latents."""
+    block = codec_block(plan.experiment, dataset)
+    assert block is not None, dataset
+    return plan.results.codec(str(block["input"]))
+
+
+def codecs(plan: Plan) -> list[str]:
+    """Return the inputs that are networks of codecs."""
+    found = [run.codec for run in plan.experiment.runs.values()]
+    found += [teacher.codec for teacher in plan.experiment.teachers.values()]
+    runs = [codec.input for codec in found if codec is not None]
+    made = [(codec_block(plan.experiment, name) or {}).get("input") for name in plan.experiment.datasets]
+    return list(dict.fromkeys(str(each) for each in [*runs, *made] if each is not None))
+
+
 def teacher_options(plan: Plan, teacher: str) -> str:
     """Return the options of a teacher's conversion, quoted for a shell."""
-    law = plan.experiment.teachers[teacher].preconditioning
-    return "" if law is None else shlex.join(["--preconditioning", law])
+    block = plan.experiment.teachers[teacher]
+    law = block.preconditioning or published_law(plan.experiment, block)
+    options = [] if law is None else ["--preconditioning", law]
+    options += [] if block.codec is None else ["--codec", canonical_json(to_document(block.codec))]
+    return shlex.join(options)
 
 
 def class_embeddings(plan: Plan, name: str) -> Path:
@@ -148,10 +175,15 @@ def _needed(experiment: Experiment) -> Iterator[str | None]:
     for dataset in (experiment.datasets[name] for name in datasets if name is not None):
         yield dataset.input
         yield from dataset.references.values()
+    for name in filter(None, datasets):
+        yield (codec_block(experiment, name) or {}).get("input")
     teachers = [run.teacher for run in runs] + [row.teacher for row in rows] + [pairs_teacher(run) for run in runs]
     teachers += [run.init.source for run in runs if run.init is not None]
-    yield from (experiment.teachers[name].input for name in filter(None, teachers) if name in experiment.teachers)
+    named = [experiment.teachers[name] for name in filter(None, teachers) if name in experiment.teachers]
+    yield from (teacher.input for teacher in named)
+    yield from (teacher.codec.input for teacher in named if teacher.codec is not None)
     for run in runs:
+        yield None if run.codec is None else run.codec.input
         yield from (experiment.backbones[name].input for name in run_backbones(run))
         if run.discriminator is not None and run.discriminator.class_embeddings is not None:
             yield experiment.class_embeddings[run.discriminator.class_embeddings].input

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
+from onestep.config.latent_checks import pixels_of
 from onestep.files import canonical_json
 from onestep.models import Selected, parse_model
 from onestep.plan import Plan, inputs, measured
@@ -130,12 +131,13 @@ def _class(plan: Plan, metric: str) -> Any:
 
 @functools.cache
 def _dataset_of(plan: Plan, name: str) -> str:
-    if name in plan.experiment.runs:
-        return plan.experiment.runs[name].dataset
+    run = plan.experiment.runs.get(name)
+    if run is not None and (pixels := pixels_of(plan.experiment, run.dataset)) is not None:
+        return pixels
     tables = plan.experiment.tables.values()
-    found = [table.dataset_of(row) for table in tables for row in table.rows if row.teacher == name]
+    found = [table.dataset_of(row) for table in tables for row in table.rows if name in (row.teacher, *row.members)]
     if not found:
-        raise ValueError(f"teacher {name}: got no dataset, expected a row of a table that has one")
+        raise ValueError(f"{name}: got no dataset of pixels, expected a row of a table that has one")
     return found[0]
 
 

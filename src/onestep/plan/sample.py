@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onestep import components
+from onestep.config.run import CodecBlock
 from onestep.config.run_checks import network_of
 from onestep.files import canonical_json
 from onestep.fingerprint import Component, every
@@ -52,6 +53,7 @@ def sampling_code(plan: Plan, model: str, sampler: str) -> str:
 def _code(plan: Plan, stage: str, name: str, sampler: str, features: tuple[str, ...]) -> str:
     """Return the fingerprint of sampling a run or teacher, and of extracting features if there are any."""
     components_ = [("sampling", plan.experiment.samplers[sampler].name), *networks_of(plan, name)]
+    components_ += [("autoencoders", codec.name)] if (codec := _codec_of(plan, name)) is not None else []
     components_ += [each for guide in _guides(plan, sampler) for each in networks_of(plan, guide)]
     extraction = _extraction_components(plan, *features) if features else []
     return plan.fingerprints.of_stage(stage, [*components_, *extraction])
@@ -65,6 +67,31 @@ def guided_samplers(plan: Plan) -> list[str]:
 def guide_files(plan: Plan, sampler: str) -> list[Path]:
     """Return the weights of a sampler's second network; none for a sampler without one."""
     return [plan.results.teacher(name) for name in _guides(plan, sampler)]
+
+
+def decoded_models(plan: Plan) -> str:
+    """Return the pattern of the models whose images a codec decodes; empty if there are none."""
+    names = [name for name in [*plan.experiment.runs, *plan.experiment.teachers] if _codec_file(plan, name)]
+    return rf"(?:{'|'.join(map(re.escape, names))})(?:@.+)?" if names else ""
+
+
+def codec_files(plan: Plan, model: str) -> list[Path]:
+    """Return the network of the codec of a model; none where images are pixels."""
+    return _codec_file(plan, parse_model(model).name)
+
+
+def _codec_file(plan: Plan, name: str) -> list[Path]:
+    codec = _codec_of(plan, name)
+    return [] if codec is None or codec.input is None else [plan.results.codec(codec.input)]
+
+
+def _codec_of(plan: Plan, name: str) -> CodecBlock | None:
+    """Return the codec of a run or a teacher, or of the run whose snapshot a teacher is."""
+    teacher = plan.experiment.teachers.get(name)
+    if teacher is not None and teacher.codec is not None:
+        return teacher.codec
+    run = plan.experiment.runs.get(name if teacher is None else teacher.run or "")
+    return None if run is None else run.codec
 
 
 def _guides(plan: Plan, sampler: str) -> list[str]:

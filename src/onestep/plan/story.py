@@ -61,6 +61,7 @@ _STAGES = (
     "extract",
     "measure",
     "select",
+    "work",
 )
 _INPUTS, _TABLES, _PAGE = "inputs", "tables", "page"
 _REPORT = re.compile(r"onestep [a-z ]+: ")
@@ -218,7 +219,8 @@ def _stages_of(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def _stage(rule: str) -> str:
-    return next((stage for stage in ("train", "observe", "extract", "measure") if rule.startswith(f"{stage}_")), rule)
+    variants = ("prepare", "convert", "train", "sample", "observe", "extract", "measure")
+    return next((stage for stage in variants if rule.startswith(f"{stage}_")), rule)
 
 
 def _place(job: Job, stages: Collection[str]) -> int:

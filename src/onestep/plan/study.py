@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestep import components, studies
+from onestep.config.reading import run_backbones, run_document
 from onestep.files import canonical_json
-from onestep.fingerprint import Component
+from onestep.fingerprint import Component, training_components
 from onestep.models import Snapshot
 from onestep.plan import Plan, measured
 from onestep.plan.measure import metric_file
@@ -39,13 +40,13 @@ def _files(plan: Plan, observable: Observable) -> list[Path]:
             return [plan.results.real_features(dataset, features)]
         case studies.RealImages(dataset=dataset):
             return [plan.results.data(dataset)]
-        case studies.Log() | studies.Configuration() | studies.Summary():
+        case studies.Log() | studies.Configuration() | studies.Summary() | studies.Work():
             return [_record(plan, observable)]
         case _:
             return [metric_file(plan, each) for each in measured.of_study(plan.experiment, observable)]
 
 
-def _record(plan: Plan, observable: studies.Log | studies.Configuration | studies.Summary) -> Path:
+def _record(plan: Plan, observable: studies.Log | studies.Configuration | studies.Summary | studies.Work) -> Path:
     """Return a record of a run."""
     match observable:
         case studies.Log(run=run):
@@ -54,6 +55,28 @@ def _record(plan: Plan, observable: studies.Log | studies.Configuration | studie
             return plan.results.run_config(run)
         case studies.Summary(run=run):
             return plan.results.summary(run)
+        case studies.Work(run=run):
+            return plan.results.work(run)
+
+
+def work_options(plan: Plan, run: str) -> str:
+    """Return all that the work of a run depends on in config.yaml, as JSON: the run and those that it starts from."""
+    chosen = plan.written.runs[run]
+    backbones = {name: plan.written.backbones[name] for name in run_backbones(chosen)}
+    teacher = None if chosen.teacher is None else plan.written.teachers[chosen.teacher]
+    sources = [*(each.run for each in backbones.values()), None if teacher is None else teacher.run]
+    content = {
+        "run": run_document(plan.written, run),
+        "teacher": None if teacher is None else teacher.input,
+        "processes": plan.written.launch.of(run).processes,
+        "from": {name: run_document(plan.written, name) for name in filter(None, sources)},
+    }
+    return canonical_json(content)
+
+
+def work_code(plan: Plan, run: str) -> str:
+    """Return the code fingerprint of the count of a run's work."""
+    return plan.fingerprints.of_stage("work", training_components(run_document(plan.written, run)))
 
 
 def study_code(plan: Plan, study: str) -> str:

@@ -62,6 +62,7 @@ def weight_files(plan: Plan, name: str) -> dict[str, Any]:
         "backbones": {each: inputs.source_of(plan, plan.experiment.backbones[each]) for each in run_backbones(run)},
         "class_embeddings": None if table is None else inputs.class_embeddings(plan, table),
         "init": None if run.init is None or not run.init.is_named else _weights_named(plan, run.init.source),
+        "codec": _codec_file(plan, run),
         "pairs": _pair_files(plan, run),
     }
 
@@ -71,6 +72,10 @@ def _weights_named(plan: Plan, name: str) -> Path:
     if name in plan.experiment.teachers:
         return plan.results.teacher(name)
     return plan.results.snapshot(name, plan.written.runs[name].images)
+
+
+def _codec_file(plan: Plan, run: Run) -> Path | None:
+    return None if run.codec is None or run.codec.input is None else plan.results.codec(run.codec.input)
 
 
 def _pair_files(plan: Plan, run: Run) -> tuple[Path, ...]:
@@ -135,14 +140,15 @@ def average_options(model: str) -> str:
 def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     run = plan.experiment.runs[name]
     files = weight_files(plan, name)
-    teacher, embeddings, initial = (
-        [] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings", "init")
+    teacher, embeddings, initial, codec = (
+        [] if (path := files[key]) is None else [path] for key in ("teacher", "class_embeddings", "init", "codec")
     )
     backbones = files["backbones"]
     options = [word for path in teacher for word in ("--teacher", str(path))]
     options += [word for backbone, path in backbones.items() for word in ("--backbone", f"{backbone}={path}")]
     options += [word for path in embeddings for word in ("--class-embeddings", str(path))]
     options += [word for path in initial for word in ("--init", str(path))]
+    options += [word for path in codec for word in ("--codec", str(path))]
     options += [word for path in files["pairs"] for word in ("--pairs", str(path))]
     follows = plan.experiment.rerun.training_on_code_change
     found = progress_of_runs.progress(plan.written, name, results=plan.results, state=plan.state)
@@ -155,7 +161,7 @@ def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
     return TrainRule(
         name=name,
         data=plan.results.data(run.dataset),
-        weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings, *initial, *files["pairs"]],
+        weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings, *initial, *codec, *files["pairs"]],
         options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
         snapshots=due if goes_on else [*snapshots],
         is_settled=found.is_same and not goes_on,

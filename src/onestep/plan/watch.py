@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onestep.config.latent_checks import pixels_of
 from onestep.plan import Plan, inputs, measure, measured
 
 
@@ -31,7 +32,8 @@ def _number(plan: Plan, run: str, metric: str, images: int) -> dict[str, Any]:
     assert features is not None, metric
     # The reference does not depend on the rest of the block's name.
     (real,) = measure.metric_files(plan, f"{run}@0", "one_step", "0-0", metric).get("real", [None])
-    source = plan.experiment.datasets[plan.experiment.runs[run].dataset].references.get(metric)
+    trained_on = plan.experiment.runs[run].dataset
+    source = plan.experiment.datasets[pixels_of(plan.experiment, trained_on) or trained_on].references.get(metric)
     return {
         "metric": metric,
         "images": images,

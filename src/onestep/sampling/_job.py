@@ -15,11 +15,13 @@ import torch
 
 from onestep.archive import write_arrays
 from onestep.arithmetic import default_device, entry, record_of
+from onestep.autoencoders import Codec, is_latent
 from onestep.files import sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
 from onestep.progress import Bar
 from onestep.published import weights_file
 from onestep.sampling import Sampler, Samples, dropped, generate, sampled_in
+from onestep.sampling._decoding import codec_of
 from onestep.sampling._parts import Parts, discard
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class SamplingJob:
     seeds: Sequence[int]
     batch: int  # images per yielded item; does not change them
     subject: Mapping[str, str]
+    codec: Path | None = None  # the network that decodes its latents; by default the one in the results
     parts: Path | None = None  # folder of the images so far of a long sampling; None keeps nothing of a killed one
 
     @functools.cached_property
@@ -53,6 +56,11 @@ class SamplingJob:
         """The weights of the sampler's second network, if it has one. ValueError: They are not there."""
         named = getattr(self.sampler, "guide", None)
         return None if named is None else weights_file(named)
+
+    @functools.cached_property
+    def decoder(self) -> Codec:
+        """The codec of the images. ValueError: See `onestep.sampling._decoding.codec_of`."""
+        return codec_of(self.weights, file=self.codec)
 
     @functools.cached_property
     def complete_sampler(self) -> Sampler:
@@ -114,7 +122,8 @@ def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = N
 def _generated(job: SamplingJob, parts: Parts) -> Iterator[Samples]:
     """Yield the images that are not in `parts`, which gets them; an error names the weights."""
     try:
-        for made in generate(job.network, job.complete_sampler, seeds=job.seeds[parts.images :], batch=job.batch):
+        seeds, codec = job.seeds[parts.images :], job.decoder
+        for made in generate(job.network, job.complete_sampler, seeds=seeds, batch=job.batch, codec=codec):
             parts.add(made)
             yield made
     except ValueError as error:
@@ -125,12 +134,18 @@ def _identity(job: SamplingJob) -> dict[str, Any]:
     """Return what determines the bytes of images beside their seeds and the code."""
     where = job.arithmetic() or {"precision": "float32", "device": f"CPU, {torch.get_num_threads()} threads"}
     facts = {"weights_sha256": job.weights_sha256, "sampler": dict(job.options), "torch": torch.__version__}
-    return {**facts, **_guide_of(job), **where}
+    return {**facts, **_guide_of(job), **_codec_of(job), **where}
 
 
 def _guide_of(job: SamplingJob) -> dict[str, str]:
     """Return the digest of the weights of a sampler's second network; empty without one."""
     return {} if job.guide is None else {"guide_sha256": sha256_of_file(job.guide)}
+
+
+def _codec_of(job: SamplingJob) -> dict[str, str]:
+    """Return the digest of the network that decodes the images; empty where they are no latents."""
+    codec = job.decoder
+    return {"codec_sha256": codec.origin["weights_sha256"]} if is_latent(codec) else {}
 
 
 def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int) -> None:
@@ -146,6 +161,7 @@ def _write(path: Path, parts: Sequence[Samples], *, job: SamplingJob, count: int
         "sampler": dict(job.options),
         "evaluations": job.sampler.nfe,
         **_guide_of(job),
+        **_codec_of(job),
         **entry(job.arithmetic()),
     }
     write_arrays(path, arrays, about=about)

@@ -19,6 +19,7 @@ def sampling_job(
     sampler_name: str | None,
     batch: int,
     output: Path,
+    codec: Path | None = None,
 ) -> SamplingJob:
     """Return the images to generate from the options of a verb; those so far are kept beside its `output`."""
     from onestep import components
@@ -30,5 +31,12 @@ def sampling_job(
     built = components.build("sampling", sampler)
     parts = output.with_name(f".{output.name}.parts")
     return SamplingJob(
-        weights=weights, sampler=built, options=sampler, seeds=seeds, batch=batch, subject=subject, parts=parts
+        weights=weights,
+        sampler=built,
+        options=sampler,
+        seeds=seeds,
+        batch=batch,
+        subject=subject,
+        codec=codec,
+        parts=parts,
     )

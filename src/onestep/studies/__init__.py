@@ -129,9 +129,16 @@ class Summary:
     run: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run computes for each image: operations and network passes, counted without training it (`bench work`)."""
+
+    run: str
+
+
 Numbers = Measurements | SnapshotMeasurements
 Images = Weights | SnapshotWeights | RoleWeights | Samples | Features | SnapshotFeatures | RealFeatures | RealImages
-Observable = Numbers | Images | Log | Configuration | Summary
+Observable = Numbers | Images | Log | Configuration | Summary | Work
 
 
 @dataclass(frozen=True, kw_only=True)

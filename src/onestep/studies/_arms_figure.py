@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, float] | None = None) -> None:
-    """Draw the mean of each arm over images on logarithmic axes, with bars of its deviation, and dashed levels."""
+def draw_curves(
+    axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, float] | None = None, across: str = "images seen"
+) -> None:
+    """Draw the mean of each arm over images on logarithmic axes, with bars of its deviation, and dashed levels.
+
+    `across` is what the curves have in the place of images seen.
+    """
     curves = _after_start(curves)
     positive = all(mean > 0 for group in curves.values() for each in group for mean in each.means)
     for index, (name, group) in enumerate(curves.items()):
@@ -32,7 +37,7 @@ def draw_curves(axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, 
     if positive:
         axes.set_yscale("log")
         few_ticks(axes.yaxis, reach)
-    axes.set_xlabel("images seen")
+    axes.set_xlabel(across)
     axes.set_ylabel(label)
     axes.legend()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onestep.config.constraints import Name, Text
+from onestep.records import read_summary
 from onestep.studies import Observable, Verdict
 from onestep.studies._arms import StudyOfArms, Trainings, decided, gap, observe
 
@@ -42,6 +44,16 @@ class StudyOfMethods(StudyOfArms):
 def metrics_of(values: Sequence[str]) -> list[str]:
     """Return the metrics of some values, `metric.value`, each once."""
     return list(dict.fromkeys(each.partition(".")[0] for each in values))
+
+
+def seconds_of(files: Mapping[str, Sequence[Path]], runs: Sequence[str]) -> list[float]:
+    """Return the seconds of each training for 1,000 images, from its facts under `summary.{run}`."""
+    found = []
+    for run in runs:
+        (path,) = files[f"summary.{run}"]
+        summary = read_summary(path, run=run, keys=("seconds", "images_seen"))
+        found.append(1_000 * summary["seconds"] / summary["images_seen"])
+    return found
 
 
 def expect_equal_images(found: Trainings, labels: Sequence[str], *, of: str) -> None:

@@ -30,6 +30,7 @@ from onestep.studies._methods import StudyOfMethods, metrics_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["OrderOfMethods"]
@@ -109,7 +110,7 @@ class OrderOfMethods(StudyOfMethods):
             numbers=finite(numbers | flattery),
             control=finite(control),
             verdict=self._verdict(lasts),
-            draw=lambda figure: self._draw(figure, ranks),
+            draw=lambda figure: self._draw(figure, ranks, flattery=flattery, control=control),
         )
 
     def _curves(self, files: Mapping[str, Sequence[Path]], source: str) -> Curves:
@@ -158,16 +159,51 @@ class OrderOfMethods(StudyOfMethods):
             return decided(self.arms, "confirmed")
         return decided(self.arms, "contradicted" if is_same else "not confirmed")
 
-    def _draw(self, figure: Figure, ranks: Mapping[str, Mapping[str, int]]) -> None:
+    def _draw(
+        self,
+        figure: Figure,
+        ranks: Mapping[str, Mapping[str, int]],
+        *,
+        flattery: Mapping[str, float],
+        control: Mapping[str, float],
+    ) -> None:
+        """Draw the ranks of each method, and how far representations flatter those that were trained on them."""
+        if not flattery:
+            self._draw_ranks(figure.add_subplot(), ranks)
+            return
+        figure.set_size_inches(7.2, 3.2)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        self._draw_ranks(left, ranks)
+        _draw_flattery(right, flattery, control)
+
+    def _draw_ranks(self, axes: Axes, ranks: Mapping[str, Mapping[str, int]]) -> None:
         """Draw the rank of each method over the representations; a ring where it was trained on one."""
-        axes, names = figure.add_subplot(), list(self.representations)
+        names = list(self.representations)
         for index, label in enumerate(self.arms):
             places = [ranks[name][label] for name in names]
             axes.plot(range(len(names)), places, markersize=4, linewidth=1, **look(index))
             axes.annotate(label, (len(names) - 1, places[-1]), xytext=(6, -2), textcoords="offset points", fontsize=6)
             rings = [place for place, name in enumerate(names) if name in (self.trained_on or {}).get(label, ())]
             axes.scatter(rings, [places[each] for each in rings], s=80, facecolors="none", edgecolors="k", zorder=3)
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         axes.set_xlim(-0.3, len(names) - 0.2)
         axes.set_ylim(len(self.arms) + 0.5, 0.5)
         axes.set_ylabel("rank, 1 is the best")
+
+
+def _draw_flattery(axes: Axes, flattery: Mapping[str, float], control: Mapping[str, float]) -> None:
+    """Draw seen over unseen of each method beside that of the methods that were not trained on the representation."""
+    from matplotlib.ticker import NullLocator
+
+    names = list(flattery)
+    places = range(len(names))
+    axes.barh(places, [flattery[name] for name in names], height=0.5, color="C0", label="trained on it")
+    known = [(control[name], place) for place, name in enumerate(names) if name in control]
+    if known:
+        axes.plot(*zip(*known, strict=True), linestyle="none", marker="D", color="k", markersize=3.5, label="others")
+    axes.axvline(1.0, color="0.5", linewidth=1, linestyle="--")
+    axes.set_yticks(places, [name.removesuffix(" to unseen").replace(".", ", ", 1) for name in names])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.invert_yaxis()
+    axes.set_xlabel("seen / unseen, relative")
+    axes.legend(fontsize=6)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from onestep.config.constraints import Constraint, Text
-from onestep.records import read_summary
 from onestep.studies import Findings, Observable, Summary
 from onestep.studies._arms import CHOICES, UNDECIDED, arrays_of, check_arms, described, finite, spread
 from onestep.studies._arms_figure import drawing
-from onestep.studies._methods import MATCH, StudyOfMethods, expect_equal_images, match
+from onestep.studies._methods import MATCH, StudyOfMethods, expect_equal_images, match, seconds_of
 
 __all__ = ["WithoutGan"]
 
@@ -61,12 +60,7 @@ class WithoutGan(StudyOfMethods):
         numbers = found.numbers(value=self.value) | finite(found.gaps(self.gan))
         for label, runs in self.arms.items():
             numbers[f"{label}.images"] = found.curves[label][0].images[-1]
-            seconds = []
-            for run in runs:
-                (path,) = files[f"summary.{run}"]
-                summary = read_summary(path, run=run, keys=("seconds", "images_seen"))
-                seconds.append(1_000 * summary["seconds"] / summary["images_seen"])
-            numbers |= described(f"{label}.seconds_per_1000_images", spread(seconds))
+            numbers |= described(f"{label}.seconds_per_1000_images", spread(seconds_of(files, runs)))
         return Findings(
             arrays=arrays_of(found.curves, value=self.value),
             numbers=finite(numbers),

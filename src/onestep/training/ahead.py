@@ -19,6 +19,7 @@ from torch import Tensor
 from onestep.distributed import Ranks
 from onestep.training import streams
 from onestep.training.assembly import Training
+from onestep.training.latents import decoder_of, images_of, posterior_numbers
 from onestep.training.step import StepData, due
 from onestep.training.streams import Draw, drawn_rows
 
@@ -34,6 +35,7 @@ class _Prepared(NamedTuple):
     pixels: Tensor
     condition: Tensor | None
     numbers: Mapping[str, Sequence[tuple[Draw, Tensor]]]
+    normal: Tensor | None  # of the draws of latents
 
 
 @contextlib.contextmanager
@@ -57,9 +59,8 @@ def next_data(training: Training, *, images_seen: int, ranks: Ranks) -> StepData
     """Return this rank's data of one step, on its device."""
     rows = rows_of(training, images_seen=images_seen, ranks=ranks)
     indices = torch.as_tensor(training.order.take(len(rows)))
-    return _on_device(
-        _prepared(training, indices, pinned=ranks.device.type in streams.PINNED), training, rows, ranks=ranks
-    )
+    pinned = ranks.device.type in streams.PINNED
+    return _on_device(_prepared(training, indices, rows, pinned=pinned), training, rows, ranks=ranks)
 
 
 def rows_of(training: Training, *, images_seen: int, ranks: Ranks) -> range:
@@ -97,7 +98,7 @@ class _Ahead:
     def _prepare(self, images_seen: int) -> _Prepared:
         training, pinned = self._training, self._ranks.device.type in streams.PINNED
         rows = rows_of(training, images_seen=images_seen, ranks=self._ranks)
-        prepared = _prepared(training, torch.as_tensor(self._order.take(len(rows))), pinned=pinned)
+        prepared = _prepared(training, torch.as_tensor(self._order.take(len(rows))), rows, pinned=pinned)
         numbers = {}
         for phase in due(training.phases, images_seen // training.run.batch):
             draws = self._draws.get(phase.name, ())
@@ -106,19 +107,21 @@ class _Ahead:
         return prepared._replace(numbers=numbers)
 
 
-def _prepared(training: Training, indices: Tensor, *, pinned: bool) -> _Prepared:
+def _prepared(training: Training, indices: Tensor, rows: range, *, pinned: bool) -> _Prepared:
     pixels = training.pixels.index_select(0, indices)
     condition = None if training.conditions is None else training.conditions[indices]
+    normal = posterior_numbers(training.codec, pixels, seed=training.run.seed, rows=rows, pinned=pinned)
     if pinned:
         pixels, condition = pixels.pin_memory(), None if condition is None else condition.pin_memory()
-    return _Prepared(pixels, condition, {})
+    return _Prepared(pixels, condition, {}, normal)
 
 
 def _on_device(prepared: _Prepared, training: Training, rows: range, *, ranks: Ranks) -> StepData:
     """Start the copies, which do not wait for the device."""
     condition = prepared.condition
+    normal = None if prepared.normal is None else prepared.normal.to(ranks.device, non_blocking=True)
     return StepData(
-        images=training.codec.encode(prepared.pixels.to(ranks.device, non_blocking=True)),
+        images=images_of(training.codec, prepared.pixels.to(ranks.device, non_blocking=True), normal),
         condition=None if condition is None else condition.to(ranks.device, non_blocking=True),
         rows=rows,
         seed=training.run.seed,
@@ -127,6 +130,7 @@ def _on_device(prepared: _Prepared, training: Training, rows: range, *, ranks: R
         micro_batch=training.micro_batch,
         ahead=prepared.numbers,
         states=training.states,
+        pictures=decoder_of(training.codec),
     )
 
 

@@ -22,7 +22,7 @@ from onestep.training.averages import averages_of
 from onestep.training.ema import MovingAverage
 from onestep.training.execution import Execution, execution_of
 from onestep.training.optimizers import Optimizers, build_optimizers
-from onestep.training.recompute import recompute_activations
+from onestep.training.placement import placed
 from onestep.training.sources import Built, ImageShape, Sources, build_fresh, feature_network, pretrained, teacher_copy
 
 # Records that a run writes, whatever its length.
@@ -43,7 +43,7 @@ class Training:
         frozen: Roles of networks that never change; states contain their digests only.
         states: Of the coupled losses by phase, from the start of the training on.
         configs: Builds a network again, by role, of those that can be published; written into its snapshots.
-        pixels: The dataset, uint8 [N, C, H, W].
+        pixels: The dataset, uint8 [N, C, H, W]; means and deviations of latents, float32 [N, 2 C, H, W].
         conditions: `conditions[indices]` is the condition of those images; None for an unconditional run.
         order: This rank's endless order of dataset indices.
         snapshots: Counts of images at which a snapshot is taken, at the first step that reaches them.
@@ -129,14 +129,12 @@ def compose(
     execution = execution_of(run, device=ranks.device)
     objective: Objective = components.build("objectives", run.objective)
     phases, origins = objective.phases(), objective.networks()
-    networks = {role: each.network.to(ranks.device) for role, each in built.items()}
     frozen = [role for role, origin in origins.items() if getattr(origin, "frozen", False)]
+    networks = placed(built, codec=codec, run=run, frozen=frozen, ranks=ranks)
     for role in frozen:
         networks[role].requires_grad_(False).eval()
     families = {role: each.family for role, each in built.items()}
     execution.lay_out(networks, families=families)
-    if run.recompute:
-        recompute_activations(networks)
     published = objective.publishes
     return Training(
         name=resolved.name,

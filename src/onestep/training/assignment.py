@@ -27,6 +27,7 @@ class Inputs:
     backbones: Mapping[str, Path] = field(default_factory=dict)
     class_embeddings: Path | None = None
     init: Path | None = None  # the network whose weights the run's `init` names
+    codec: Path | None = None  # the network of the run's `codec`
     pairs: tuple[Path, ...] = ()  # the images of the run's `pairs`, in the order of its blocks of seeds
 
     def digests(self, *, read: Callable[[Path], str] = checked_digest) -> dict[str, Any]:
@@ -41,6 +42,7 @@ class Inputs:
             "backbones": {name: read(path) for name, path in self.backbones.items()},
             **({"class_embeddings": read(self.class_embeddings)} if self.class_embeddings else {}),
             **({"init": read(self.init)} if self.init else {}),
+            **({"codec": read(self.codec)} if self.codec else {}),
             **({"pairs": [read(path) for path in self.pairs]} if self.pairs else {}),
         }
 

@@ -14,13 +14,15 @@ from onestep import distributed
 from onestep.coupling import Coupled, CoupledLoss, Start, Vectors
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
+from onestep.training.latents import decoder_of, images_of, posterior_numbers
+from onestep.training.sharding import leaves_of
 from onestep.training.streams import CountedRows
 
 if TYPE_CHECKING:
     from onestep.training.assembly import Training
     from onestep.training.step import StepData
 
-_ROWS = 64  # images of one call before the first step; one size, so that nothing depends on the micro-batch
+_ROWS = 64  # images of one call before the first step, or all if they are fewer: it is the same for any micro-batch
 
 
 def coupled_gradients(
@@ -54,7 +56,7 @@ def coupled_gradients(
         features = parts[0] if is_whole else coupled.features(networks, batch)
         trained = [name for name in names if features[name].requires_grad]  # not features of real images
         grads = [own[name][rows].to(features[name].dtype) for name in trained]
-        torch.autograd.backward([features[name] for name in trained], grads, inputs=list(parameters))
+        torch.autograd.backward([features[name] for name in trained], grads, inputs=leaves_of(parameters))
     return Loss(value=loss.value.to(torch.float32), observed=loss.observed)
 
 
@@ -132,17 +134,23 @@ def _collect(
     """Return the results of a function for images of the dataset; see `onestep.coupling.Collect`."""
     order = np.random.default_rng(training.run.seed).permutation(len(training.pixels))
     computed = images if most is None else min(images, most)
-    rounds = -(-computed // (_ROWS * ranks.world))
+    size = min(_ROWS, computed)
+    rounds = -(-computed // (size * ranks.world))
     parts: dict[str, list[Tensor]] = {}
     for part in range(ranks.rank, rounds * ranks.world, ranks.world):
-        rows = range(part * _ROWS, (part + 1) * _ROWS)
+        rows = range(part * size, (part + 1) * size)
         indices = torch.from_numpy(order[np.asarray(rows) % len(order)])
-        conditions = training.conditions
+        conditions, stored = training.conditions, training.pixels[indices]
+        normal = posterior_numbers(
+            training.codec, stored, seed=training.run.seed, rows=rows, stream=f"/{phase}/{stream}"
+        )
+        normal = None if normal is None else normal.to(ranks.device)
         batch = Batch(
-            images=training.codec.encode(training.pixels[indices].to(ranks.device)),
+            images=images_of(training.codec, stored.to(ranks.device), normal),
             condition=None if conditions is None else conditions[indices].to(ranks.device),
             random=CountedRows(seed=training.run.seed, phase=f"{phase}/{stream}", rows=rows, device=ranks.device),
             images_seen=0,
+            pictures=decoder_of(training.codec),
         )
         for name, each in function(training.networks, batch).items():
             parts.setdefault(name, []).append(each)

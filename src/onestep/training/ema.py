@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from onestep.distributed import own_part, own_parts
+
 
 def ema_decay(images_seen: int, *, batch: int, half_life: float, ramp_up: float, power: float | None = None) -> float:
     """Return the weight of the old average in the update after a step of `batch` images over all ranks.
@@ -33,8 +35,7 @@ class MovingAverage:
 
         The parameters and buffers of `target`, a copy of the network, then hold the average; None for tensors apart.
         """
-        self._network, self._target = network, target
-        self._half_life, self._ramp_up = half_life, ramp_up
+        self._network, self._target, self._half_life, self._ramp_up = network, target, half_life, ramp_up
         self._moving = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if target is None:
             self._averages = {name: p.detach().clone() for name, p in self._moving.items()}
@@ -46,7 +47,7 @@ class MovingAverage:
     def update(self, *, images_seen: int, batch: int) -> None:
         """Average in the weights after a step of `batch` images that began at `images_seen`."""
         keep = ema_decay(images_seen, batch=batch, half_life=self._half_life, ramp_up=self._ramp_up, power=self.power)
-        torch._foreach_lerp_(list(self._averages.values()), list(self._moving.values()), 1.0 - keep)
+        torch._foreach_lerp_(own_parts(self._averages), own_parts(self._moving), 1.0 - keep)
         if self._target is not None:
             for mine, current in zip(self._target.buffers(), self._network.buffers(), strict=True):
                 mine.copy_(current)
@@ -56,7 +57,7 @@ class MovingAverage:
         return {name: self._averages.get(name, value.detach()) for name, value in self._network.state_dict().items()}
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return the averages only, by parameter name."""
+        """Return the averages only, by parameter name; of a network in shards these are shards, too."""
         return self._averages
 
     @torch.no_grad()
@@ -69,4 +70,4 @@ class MovingAverage:
         if odd := sorted(set(averages) ^ set(self._averages)):
             raise ValueError(f"EMA: got other parameters than the network trains, first difference {odd[0]!r}")
         for name, value in averages.items():
-            self._averages[name].copy_(value)
+            own_part(self._averages[name], self._averages[name]).copy_(own_part(self._averages[name], value))

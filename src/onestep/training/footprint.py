@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ALLOWANCE = 3 << 29
@@ -20,6 +20,7 @@ class PhaseMemory:
         per_image: Peak of forward and backward pass, per image; `fixed` is the part that no image adds to.
         update: Peak while gradients are settled and weights updated.
         gradients: Gradients of the role that it trains.
+        is_divisible: Whether that role is a denoiser, which processes may hold in shards.
     """
 
     saved: float
@@ -28,6 +29,26 @@ class PhaseMemory:
     fixed: float
     update: int
     gradients: int
+    is_divisible: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divisible:
+    """Bytes of denoisers, which processes may hold in shards (`shard: true`).
+
+    Attributes:
+        weights: Parameters; `averages`, `moments` and `gradients` as in `Footprint`.
+        copies: Of weights in other number types, which networks in shards do without.
+        gathered: Weights and gradients that a process has as wholes at a time: two blocks, one block's gradients, and
+            what is in no block.
+    """
+
+    weights: int = 0
+    averages: int = 0
+    moments: int = 0
+    gradients: int = 0
+    copies: int = 0
+    gathered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +63,7 @@ class Footprint:
         phases: By name.
         flops: Floating-point operations of each phase per image, two per multiply-add.
         every: Steps from one use of each phase to the next.
+        divisible: The part of it that processes may share.
     """
 
     weights: int
@@ -51,6 +73,32 @@ class Footprint:
     phases: Mapping[str, PhaseMemory]
     flops: Mapping[str, float]
     every: Mapping[str, int]
+    divisible: Divisible = Divisible()
+
+    def divided(self, processes: int) -> Footprint:
+        """Return the footprint of one of several processes that hold denoisers in shards."""
+        own = self.divisible
+        if processes == 1 or not own.weights:
+            return self
+
+        def rest(whole: int, part: int) -> int:
+            return whole - part + -(-part // processes)
+
+        phases = {
+            name: replace(each, update=-(-each.update // processes), gradients=-(-each.gradients // processes))
+            if each.is_divisible
+            else each
+            for name, each in self.phases.items()
+        }
+        return replace(
+            self,
+            weights=rest(self.weights - own.copies, own.weights) + own.gathered,
+            averages=rest(self.averages, own.averages),
+            moments=rest(self.moments, own.moments),
+            gradients=rest(self.gradients, own.gradients),
+            phases=phases,
+            divisible=Divisible(),
+        )
 
     @property
     def work(self) -> float:
@@ -84,4 +132,4 @@ class Footprint:
 def footprint_of(document: Mapping[str, Any]) -> Footprint:
     """Return the values of `dataclasses.asdict(footprint)`; TypeError or AttributeError: it is of another version."""
     phases = {name: PhaseMemory(**each) for name, each in document["phases"].items()}
-    return Footprint(**{**document, "phases": phases})
+    return Footprint(**{**document, "phases": phases, "divisible": Divisible(**document["divisible"])})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from onestep import components, distributed
+from onestep.autoencoders import is_latent
 from onestep.chain import sampler_for
 from onestep.checkpoints.post_hoc import NOTE
 from onestep.checkpoints.snapshot import expect_finite, write_snapshot
@@ -25,6 +26,7 @@ from onestep.files import write_bytes
 from onestep.progress import live
 from onestep.training.assembly import Training
 from onestep.training.ema import MovingAverage
+from onestep.training.frozen import as_published, storage_note
 from onestep.training.step import PhaseReport
 
 
@@ -209,33 +211,50 @@ def record_of(
     }
 
 
-def write_snapshots(training: Training, *, before: int, now: int, folder: Path) -> dict[str, str]:
+def write_snapshots(
+    training: Training, *, before: int, now: int, folder: Path, ranks: Ranks | None = None
+) -> dict[str, str]:
     """Write each average if this step reached the count of a snapshot; return the SHA-256 of each file by its name.
 
-    Beside the last snapshot are the weights of further roles that the objective publishes.
+    Beside the last snapshot are the weights of further roles that the objective publishes. Every one of `ranks` must
+    call this; rank 0 writes, and others return nothing.
 
     Raises:
         ValueError: The weights are not finite; no stage would read the snapshot.
     """
-    written = {}
+    written, leads = {}, ranks is None or ranks.leads
     for name, average in snapshot_files(training, before=before, now=now).items():
-        weights = average.published()
+        weights = as_published(distributed.whole(average.published(), kept=leads), training.run)
+        if not leads:
+            continue
         expect_finite(f"{training.name}: {name}", weights)
         config = training.configs.get(training.published, {})
         profile = {} if average.power is None else {NOTE: {"exponent": average.power, "images": now}}
         written[name] = write_snapshot(folder / name, weights, config, note=_note(training) | profile)
     for name, role in role_files(training, before=before, now=now).items():
-        weights = training.networks[role].state_dict()
+        tensors = distributed.whole(training.networks[role].state_dict(), kept=leads)
+        weights = as_published(tensors, training.run)
+        if not leads:
+            continue
         expect_finite(f"{training.name}: {name}", weights)
-        written[name] = write_snapshot(folder / name, weights, training.configs[role])
+        written[name] = write_snapshot(folder / name, weights, training.configs[role], note=storage_note(training.run))
     return written
 
 
 def _note(training: Training) -> dict[str, Any]:
     """Return the note of the snapshots: the sampler of a generator unless its law, D2O's, implies one step from 80."""
+    stored = storage_note(training.run)
     sampler = sampler_for(to_document(training.run.objective))
     is_implied = sampler is not None and sampler["name"] == "one_step" and training.run.preconditioning in (None, "d2o")
-    return {} if sampler is None or is_implied else {"sampler": sampler}
+    return ({} if sampler is None or is_implied else {"sampler": sampler}) | stored | _codec_note(training)
+
+
+def _codec_note(training: Training) -> dict[str, Any]:
+    """Return the codec with which images of a snapshot are decoded, with the digest of its network."""
+    if training.run.codec is None:
+        return {}
+    digest = {"weights_sha256": training.codec.origin["weights_sha256"]} if is_latent(training.codec) else {}
+    return {"codec": {**to_document(training.run.codec), **digest}}
 
 
 def snapshot_files(training: Training, *, before: int, now: int) -> dict[str, MovingAverage]:

@@ -75,8 +75,9 @@ def train(
                 break
             window.add(take_step(training, images_seen=images_seen, ranks=ranks, wrapped=wrapped, data=data))
             before, images_seen = images_seen, images_seen + training.run.batch
+            found = write_snapshots(training, before=before, now=images_seen, folder=folder, ranks=ranks)
             if ranks.leads:
-                _snapshots(training, resume, before=before, now=images_seen, folder=folder, published=published)
+                _keep(found, resume, folder=folder, published=published)
                 since = (since[0] + watching.snapshots(before=before, now=images_seen), since[1])
             if images_seen % training.record_every == 0:
                 record = _record_of(training, resume, images_seen=images_seen, window=window, since=since, ranks=ranks)
@@ -144,11 +145,9 @@ def _write(record: Mapping[str, Any] | None, *, log: RunLog | None, progress: Pr
     progress.show(record["images_seen"], losses=record["losses"])
 
 
-def _snapshots(
-    training: Training, resume: Resume, *, before: int, now: int, folder: Path, published: Path | None
-) -> None:
-    """Write the snapshots of one step, if it has some, and publish them while the training continues."""
-    if files := write_snapshots(training, before=before, now=now, folder=folder):
+def _keep(files: Mapping[str, str], resume: Resume, *, folder: Path, published: Path | None) -> None:
+    """Record the snapshots of one step, if it has some, and publish them while the training continues."""
+    if files:
         resume.files |= files
         _record(folder, resume.files, published=published)
 

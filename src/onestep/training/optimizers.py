@@ -13,6 +13,7 @@ from torch import nn
 from onestep.config.run import Optimizer, Schedule
 from onestep.networks import settle_after_steps
 from onestep.objectives import Phase
+from onestep.training.sharding import Shards, clip_gradients, shards_of
 
 # arXiv:1412.6980, arXiv:1711.05101 and arXiv:1908.03265.
 _ALGORITHMS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
@@ -30,6 +31,7 @@ class RoleOptimizer:
     Attributes:
         lr: Learning rate before the schedule.
         images: Length of the run, in images.
+        shards: Of a network that the ranks hold in parts, of which this rank updates its own; None for a whole one.
     """
 
     torch: torch.optim.Optimizer
@@ -37,11 +39,13 @@ class RoleOptimizer:
     schedule: Schedule | None = None
     images: int = 0
     clip_norm: float | None = None
+    shards: Shards | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The trained parameters."""
-        return [parameter for group in self.torch.param_groups for parameter in group["params"]]
+        """The trained parameters of the network."""
+        own = [parameter for group in self.torch.param_groups for parameter in group["params"]]
+        return own if self.shards is None else self.shards.whole
 
     def step(self, *, images_seen: int) -> None:
         """Clip the gradient and update the parameters with the learning rate after `images_seen` images.
@@ -49,7 +53,7 @@ class RoleOptimizer:
         The position in the schedule is not state of its own, so a resumed run continues it exactly.
         """
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            clip_gradients(self.shards or self.parameters, self.clip_norm)
         if self.schedule is not None:
             for group in self.torch.param_groups:
                 group["lr"] = self.lr * lr_factor(self.schedule, images_seen=images_seen, images=self.images)
@@ -114,8 +118,9 @@ def build_optimizers(
             raise ValueError(f"optimizer: got {name!r}, expected one of {', '.join(_ALGORITHMS)}")
         if fused and name not in _FUSED:
             raise ValueError(f"compile.fused_optimizer: got true, expected false with {name}, which has no kernel")
+        shards = shards_of(trainable)
         algorithm = _ALGORITHMS[name](
-            trainable,
+            trainable if shards is None else shards.own,
             lr=lr,
             betas=tuple(float(beta) ** ratio for beta in chosen.betas),
             eps=float(chosen.eps),
@@ -124,6 +129,6 @@ def build_optimizers(
         )
         settle_after_steps(networks[role], algorithm)
         optimizers[role] = RoleOptimizer(
-            torch=algorithm, lr=lr, schedule=chosen.schedule, images=images, clip_norm=chosen.clip_norm
+            torch=algorithm, lr=lr, schedule=chosen.schedule, images=images, clip_norm=chosen.clip_norm, shards=shards
         )
     return optimizers

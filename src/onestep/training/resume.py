@@ -76,8 +76,7 @@ class Resume:
             for average in self._training.averages.values():
                 average.restore({name: parameters[name].detach() for name in average.state()})
             coupled.begin_states(self._training, ranks=self._ranks)
-            if self._ranks.leads:
-                self.files = write_snapshots(self._training, before=-1, now=0, folder=self._folder)
+            self.files = write_snapshots(self._training, before=-1, now=0, folder=self._folder, ranks=self._ranks)
             return 0
         self._load(state)
         self._images_written = state.images_seen
@@ -162,9 +161,9 @@ class Resume:
         """Return the tensors and the other values of a state, in rank 0; all ranks must call this."""
         generators, begun = self._generators(), window.state(ranks=self._ranks)
         coupled.check_states(self._training.states, ranks=self._ranks)
+        tensors, optimizers = self._tensors()
         if not self._ranks.leads:
             return {}, {}
-        tensors, optimizers = self._tensors()
         numbers = {}
         for name, value in self._training.order.state().items():
             if isinstance(value, int):
@@ -265,8 +264,9 @@ class Resume:
         values = {}
         for role, optimizer in self._training.optimizers.items():
             moments, values[role] = optimizer_tensors(optimizer.torch)
+            moments = moments if optimizer.shards is None else optimizer.shards.whole_state(moments)
             tensors |= {f"optimizer.{role}.{name}": value for name, value in moments.items()}
-        return tensors, values
+        return distributed.whole(tensors, kept=self._ranks.leads), values
 
     def _generators(self) -> dict[str, Tensor]:
         """Return every rank's global random generators, stacked by rank."""
@@ -280,12 +280,13 @@ class Resume:
         # Without a record it is that of run.yaml: on a CPU, of an earlier version.
         self._bfloat16 = frozenset(state.values.get("bfloat16", self._training.execution.bfloat16))
         for role, network in self._networks.items():
-            network.load_state_dict(_under(f"player.{role}.", state.tensors), strict=True)
+            distributed.load(network, _under(f"player.{role}.", state.tensors))
         for suffix, average in self._training.averages.items():
             average.restore(_under(f"average{suffix}.", state.tensors))
         for role, optimizer in self._training.optimizers.items():
             moments, values = _under(f"optimizer.{role}.", state.tensors), state.values["optimizers"][role]
-            load_optimizer(optimizer.torch, moments, values)
+            own = moments if optimizer.shards is None else optimizer.shards.own_state(moments)
+            load_optimizer(optimizer.torch, own, values)
         arrays = {name: tensor.numpy() for name, tensor in _under("order.", state.tensors).items()}
         self._training.order.restore(state.values["order"] | arrays)
         self._training.controls.restore(state.values.get("controls", {}))
@@ -338,11 +339,11 @@ def _settled(state: TrainingState) -> Settled:
 
 
 def _digest(network: nn.Module) -> str:
-    """Return the SHA-256 of a network's tensors and their names."""
+    """Return the SHA-256 of a network's tensors and their names; of one in shards, every rank must call this."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in distributed.whole(network.state_dict()).items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

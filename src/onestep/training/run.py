@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from onestep import distributed
+from onestep.autoencoders import is_latent
 from onestep.checkpoints.training_state import discard_training_states
 from onestep.config.run import ResolvedRun, load_run
 from onestep.data._batches import OneHot, decoded, opened
@@ -26,6 +27,8 @@ from onestep.run_record import newest_state
 from onestep.training.assembly import Training, build_networks, compose
 from onestep.training.assignment import Assignment, Inputs
 from onestep.training.execution import device_name
+from onestep.training.frozen import storage_note
+from onestep.training.latents import shape_in
 from onestep.training.loop import train
 from onestep.training.publication import (
     DONE,
@@ -227,6 +230,7 @@ def _too_much(training: Training, *, ranks: Ranks) -> str:
     share = ranks.share_of(training.run.batch)
     rows = min(share, training.micro_batch or share)
     saves = [] if training.run.recompute else ["recompute: true"]
+    saves += ["shard: true"] if ranks.world > 1 and not training.run.shard else []
     fix = " or ".join([*([f"micro_batch: {rows // 2}"] if rows > 1 else []), *saves]) or "a GPU with more memory"
     return f"runs.{training.name}: got {rows} images at once, expected fewer: no memory left. Fix: {fix}"
 
@@ -282,12 +286,12 @@ def assemble(
         raise ValueError(f"--micro-batch: got {micro_batch}, {expected}. Fix: remove the option")
     ranks.share_of(run.batch)
     archive = opened(files.data, cache=cache)
-    codec = codec_of(run)
-    example = torch.zeros(1, archive.channels, archive.resolution, archive.resolution, dtype=torch.uint8)
-    _, channels, _, resolution = codec.encode(example).shape
+    codec = codec_of(run, files.codec)
+    resolution, channels = shape_in(archive, codec=codec, path=files.data)
     classes = archive.classes if resolved.classes is None else resolved.classes
     shape = ImageShape(resolution=resolution, channels=channels, classes=classes)
-    check_fit(run, files=files, shape=shape, seen=archive.classes)
+    shown = codec.channels if is_latent(codec) else None
+    check_fit(run, files=files, shape=shape, seen=archive.classes, shown=shown)
     sources = FileSources(files=files, timm=resolved.timm, extractors=resolved.extractors)
     built = build_networks(run, sources=sources, shape=shape, rank=ranks.rank)
     pixels = decoded(archive, cache=cache)
@@ -322,6 +326,7 @@ def _facts(training: Training, *, ranks: Ranks) -> dict[str, Any]:
         "world_size": ranks.world,
         "passes": len(micro_batches(ranks.share_of(training.run.batch), limit=training.micro_batch)),
         "device": device_name(ranks.device),
+        **storage_note(training.run),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -114,7 +114,9 @@ class FileSources:
         if run.pairs is None:
             raise ValueError("pairs: got none, expected `pairs` of the run for this objective")
         classes, size = (shape.classes if run.conditional else 0), (shape.channels, shape.resolution, shape.resolution)
-        return stored_pairs(self.files.pairs, run=run, classes=classes, codec=codec_of(run), shape=size)
+        return stored_pairs(
+            self.files.pairs, run=run, classes=classes, codec=codec_of(run, self.files.codec), shape=size
+        )
 
     def backbone(self, name: str, *, strides: tuple[int, ...] | None = None) -> Backbone:
         """Read a backbone; without its file, from a damaged one, or without such taps, ValueError."""
@@ -152,10 +154,11 @@ class FileSources:
         return None if file is None else read_class_embeddings(file)
 
 
-def check_fit(run: Run, *, files: Inputs, shape: ImageShape, seen: int) -> None:
+def check_fit(run: Run, *, files: Inputs, shape: ImageShape, seen: int, shown: int | None = None) -> None:
     """Compare a run, its files and the shape of its images before anything is built.
 
     `seen` are the classes that the labels of the images name; `shape` may have more, see `classes` of a dataset.
+    `shown` are the channels of its pictures, where its images are latents.
 
     Raises:
         ValueError: They do not fit each other; the message names the files.
@@ -174,10 +177,11 @@ def check_fit(run: Run, *, files: Inputs, shape: ImageShape, seen: int) -> None:
                 lacks = f". Fix: datasets.{run.dataset}.classes: {found}, if the images lack classes"
                 fix = lacks if key == "label_dim" and run.conditional and found > own else f". Fix: another {kind}"
                 raise ValueError(f"{path}: got {key} {found}, expected {own}, {where}{fix}")
-    for path in files.backbones.values() if shape.channels != 1 else ():
-        channels = _config_in(path).get("channels", shape.channels)  # of a classifier; networks of timm have none
-        if channels != shape.channels:
-            raise ValueError(f"{path}: got a network of {channels} channels, expected {shape.channels} of {files.data}")
+    own, of = (shape.channels, files.data) if shown is None else (shown, files.codec)
+    for path in files.backbones.values() if own != 1 else ():
+        channels = _config_in(path).get("channels", own)  # of a classifier; networks of timm have none
+        if channels != own:
+            raise ValueError(f"{path}: got a network of {channels} channels, expected {own} of {of}")
 
 
 def _config_in(path: Path) -> Mapping[str, Any]:
@@ -190,17 +194,19 @@ def _config_in(path: Path) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def codec_of(run: Run) -> Codec:
-    """Build a run's codec.
+def codec_of(run: Run, file: Path | None = None) -> Codec:
+    """Build a run's codec, one with a network from its file.
 
     Raises:
-        ValueError: It needs weights from an input, which training does not supply.
+        ValueError: The file is missing or damaged, or does not suit the options.
     """
     if run.codec is None:
         return Identity()
-    if run.codec.input is not None:
-        raise ValueError(f"codec.input: got {run.codec.input!r}, expected none: no codec of this version has weights")
-    return components.build("autoencoders", run.codec)
+    if run.codec.input is None:
+        return components.build("autoencoders", run.codec)
+    if file is None:
+        raise ValueError(f"codec: got no file, expected the network of inputs.{run.codec.input}. Fix: give --codec")
+    return components.build("autoencoders", run.codec, weights=file)
 
 
 def pretrained(run: Run, *, sources: Sources, shape: ImageShape) -> Built:

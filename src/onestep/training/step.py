@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -16,6 +16,7 @@ from onestep.objectives import Batch, Loss, Networks, Phase
 from onestep.training.coupled import coupled_gradients
 from onestep.training.execution import fastest_kernels
 from onestep.training.optimizers import Optimizers, let_train
+from onestep.training.sharding import leaves_of
 from onestep.training.streams import CountedRows, Draw
 
 
@@ -30,6 +31,7 @@ class StepData:
         ahead: Numbers of the first draws of each phase, of all `rows`, made before they are requested.
         draws: What each phase has drawn for each row, once it ran.
         states: Of the coupled losses by phase, which the step replaces.
+        pictures: See `Batch`.
     """
 
     images: Tensor
@@ -42,6 +44,7 @@ class StepData:
     ahead: Mapping[str, Sequence[tuple[Draw, Tensor]]] = field(default_factory=dict)
     draws: dict[str, list[Draw]] = field(default_factory=dict)
     states: MutableMapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    pictures: Callable[[Tensor], Tensor] | None = None
 
     def batches(self, phase: str) -> list[Batch]:
         """Return the micro-batches of a phase, each with fresh random streams."""
@@ -55,6 +58,7 @@ class StepData:
                 random=random,
                 images_seen=self.images_seen,
                 controls=self.controls,
+                pictures=self.pictures,
             )
             for part, random in zip(parts, streams, strict=True)
         ]
@@ -122,7 +126,7 @@ def _take(phase: Phase, networks: Networks, *, optimizers: Optimizers, data: Ste
         loss = collect_gradients(phase, networks=networks, batches=data.batches(phase.name), parameters=parameters)
     else:
         loss = coupled_gradients(phase, networks=networks, data=data, parameters=parameters, ranks=ranks)
-    replaced, entries = settle_gradients(parameters, ranks=ranks)
+    replaced, entries = optimizer.shards.settle() if optimizer.shards else settle_gradients(parameters, ranks=ranks)
     optimizer.step(images_seen=data.images_seen)
     return PhaseReport(name=phase.name, loss=loss.value, observed=loss.observed, replaced=replaced, entries=entries)
 
@@ -141,7 +145,7 @@ def collect_gradients(
         share = len(batch.images) / rows
         loss = phase.loss(networks, batch)
         # Restrict backward to the trained parameters; R1 would otherwise also compute unused image gradients.
-        (loss.value * (phase.gain * share)).backward(inputs=list(parameters))
+        (loss.value * (phase.gain * share)).backward(inputs=leaves_of(parameters))
         observed = {name: value * share for name, value in loss.observed.items()}
         parts.append(Loss(value=loss.value.detach() * share, observed=observed))
     return Loss(
