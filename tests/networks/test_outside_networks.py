@@ -136,8 +136,9 @@ def test_a_saved_one_is_loaded(config, tmp_path):
     network = build_denoiser(config)
     write_snapshot(tmp_path / "network.safetensors", network.state_dict(), config)
     loaded = load_denoiser(tmp_path / "network.safetensors")
-    with torch.no_grad():  # with a gradient, attention has another kernel on some processors
-        assert torch.equal(loaded(*_batch()), network.eval()(*_batch())) and not loaded.training
+    # Equal tensors at other addresses have another kernel on some processors.
+    assert torch.allclose(loaded(*_batch()), network.eval()(*_batch()), rtol=0, atol=1e-5) and not loaded.training
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
