@@ -156,8 +156,8 @@ def export(
     Args:
         weights: A snapshot or selected snapshot (.safetensors), a run (its newest snapshot), or `RUN@IMAGES`.
         output: Folder of the files.
-        format: `onestep`, or `diffusers` for one-step generators of the networks unet2d and dit; others are refused, for
-            the reasons in docs/checkpoints.md.
+        format: `onestep`, or `diffusers` for one-step generators of the networks unet2d and dit; others are refused,
+            for the reasons in docs/checkpoints.md.
         run: Folder of its run; by default the one that the snapshot is in.
         table: A table (.json) with its numbers for the card.
         licence: Licence of the weights, such as `cc-by-4.0`; by default the one that follows from the licences of the
