@@ -239,7 +239,7 @@ def is_shard(tensor: Tensor) -> bool:
 def whole(tensors: Mapping[str, Tensor], *, kept: bool = True) -> dict[str, Tensor]:
     """Return tensors by name, those in shards as whole ones on the CPU; every rank must call this.
 
-    Ranks that do not need them have none where not `kept`, and no memory for more than one.
+    A rank with `kept` false returns nothing, and holds at most one whole tensor at a time.
     """
     found = {}
     for name, tensor in tensors.items():

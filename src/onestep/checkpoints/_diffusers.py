@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from onestep.files import parse_json, read_text
+from onestep.shapes import misfit
 
 _MOST_CONFIG = 2**20  # bytes
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.13
@@ -39,6 +40,32 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: got {type(value).__name__}, expected a mapping. Fix: restore it as published")
     return value
+
+
+def read_options(
+    path: Path,
+    *,
+    kind: str,
+    options: Mapping[str, tuple[Any, Any]],
+    fixed: Mapping[str, tuple[Any, ...]],
+    others: Mapping[str, Any],
+    of: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of a network from the config of class `kind`, with defaults, and the config as it is.
+
+    `options` has default and type of each, `others` the shape of further keys; values of `fixed` are those of
+    `check_values`, options `of` a network. Another class, type, value or key is a ValueError.
+    """
+    given = read_config(path)
+    if (found := given.get("_class_name")) != kind:
+        raise ValueError(f"{path}: _class_name: got {str(found)[:80]!r}, expected {kind}. Fix: choose such a network")
+    if wrong := misfit(given, {f"{key}?": shape for key, (_, shape) in options.items()} | dict(others)):
+        raise ValueError(f"{path}: {wrong}. Fix: restore the file as published")
+    check_values(path, given, fixed, expected=f"an option of {of}")
+    known = {*options, *fixed, *(key.removesuffix("?") for key in others)}
+    if unknown := [key for key, value in given.items() if key not in known and key[:1] != "_" and value is not None]:
+        raise ValueError(f"{path}: {unknown[0][:80]}: got an option of {kind} that is not known here, expected none")
+    return {key: given.get(key, default) for key, (default, _) in options.items()}, given
 
 
 def with_current_names(

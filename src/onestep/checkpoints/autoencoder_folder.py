@@ -16,9 +16,9 @@ import torch
 from onestep.checkpoints._diffusers import (
     Shapes,
     attention_shapes,
-    check_values,
     layer_shapes,
     read_config,
+    read_options,
     residual_shapes,
     with_current_names,
 )
@@ -27,7 +27,6 @@ from onestep.checkpoints.digests import known_digest
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.checkpoints.snapshot import Snapshot
 from onestep.folders import named_folder
-from onestep.shapes import misfit
 
 CLASS = "AutoencoderKL"
 CODEC = "kl"
@@ -86,7 +85,7 @@ def read_autoencoder(folder: Path) -> Snapshot:
 
 
 def place_of(folder: Path) -> Path | None:
-    """Return the folder of the autoencoder: the folder itself, or that in a pipeline's; None where none is one."""
+    """Return the folder of the autoencoder: the folder itself, or that in a pipeline's; None if neither holds one."""
     places = (each for each in (folder, folder / "vae") if (each / CONFIG).exists())
     return next((each for each in places if _class_in(each / CONFIG) == CLASS), None)
 
@@ -100,16 +99,7 @@ def _class_in(path: Path) -> Any:
 
 def autoencoder_config(path: Path) -> dict[str, Any]:
     """Return the config of an autoencoder from a config.json; ValueError as in `read_autoencoder`."""
-    given = read_config(path)
-    if (kind := given.get("_class_name")) != CLASS:
-        raise ValueError(f"{path}: _class_name: got {str(kind)[:80]!r}, expected {CLASS}. Fix: choose such a network")
-    if found := misfit(given, {f"{key}?": kind for key, (_, kind) in _OPTIONS.items()} | _OTHERS):
-        raise ValueError(f"{path}: {found}. Fix: restore the file as published")
-    check_values(path, given, _FIXED, expected=f"an option of {CODEC}")
-    known = {*_OPTIONS, *_FIXED, *(key.removesuffix("?") for key in _OTHERS)}
-    if unknown := [key for key, value in given.items() if key not in known and key[:1] != "_" and value is not None]:
-        raise ValueError(f"{path}: {unknown[0][:80]}: got an option of {CLASS} that is not known here, expected none")
-    options = {key: given.get(key, default) for key, (default, _) in _OPTIONS.items()}
+    options, given = read_options(path, kind=CLASS, options=_OPTIONS, fixed=_FIXED, others=_OTHERS, of=CODEC)
     if found := _out_of_range(options, given):
         raise ValueError(f"{path}: {found}. Fix: choose another network")
     return {"name": CODEC, **options}

@@ -19,13 +19,13 @@ from onestep.checkpoints._diffusers import (
     check_values,
     layer_shapes,
     read_config,
+    read_options,
     residual_shapes,
     with_current_names,
 )
 from onestep.checkpoints.digests import known_digest
 from onestep.checkpoints.published_weights import read_published_weights
 from onestep.checkpoints.snapshot import Snapshot
-from onestep.shapes import misfit
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -147,16 +147,7 @@ def _place(folder: Path) -> Path:
 
 def _config(path: Path) -> dict[str, Any]:
     """Return the config of a denoiser from a config.json."""
-    given = read_config(path)
-    if (kind := given.get("_class_name")) != CLASS:
-        raise ValueError(f"{path}: _class_name: got {str(kind)[:80]!r}, expected {CLASS}. Fix: choose such a network")
-    if found := misfit(given, {f"{key}?": kind for key, (_, kind) in _OPTIONS.items()} | _SIZES):
-        raise ValueError(f"{path}: {found}. Fix: restore the file as published")
-    check_values(path, given, _FIXED, expected="an option of unet2d")
-    known = {*_OPTIONS, *_FIXED, *(key.removesuffix("?") for key in _SIZES)}
-    if unknown := [key for key, value in given.items() if key not in known and key[:1] != "_" and value is not None]:
-        raise ValueError(f"{path}: {unknown[0][:80]}: got an option of {CLASS} that is not known here, expected none")
-    options = {key: given.get(key, default) for key, (default, _) in _OPTIONS.items()}
+    options, given = read_options(path, kind=CLASS, options=_OPTIONS, fixed=_FIXED, others=_SIZES, of="unet2d")
     size = given.get("sample_size")
     if isinstance(size, list):
         size = size[0] if len(size) == 2 and size[0] == size[1] else None

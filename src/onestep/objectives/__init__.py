@@ -82,7 +82,7 @@ class Batch:
         random: Fresh random streams of this phase, one per image.
         images_seen: Images used before this step, over all ranks.
         controls: Current values of the controlled parameters (`Phase.controls`) by name: numbers, or tuples of them.
-        pictures: Decodes images of a run on latents, with a gradient; None where images are pictures themselves.
+        pictures: Decodes images of a run on latents, with a gradient; None for a run on pixels.
     """
 
     images: Tensor

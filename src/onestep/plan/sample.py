@@ -76,7 +76,7 @@ def decoded_models(plan: Plan) -> str:
 
 
 def codec_files(plan: Plan, model: str) -> list[Path]:
-    """Return the network of the codec of a model; none where images are pixels."""
+    """Return the file of the codec of a model; an empty list for a model on pixels."""
     return _codec_file(plan, parse_model(model).name)
 
 

@@ -19,7 +19,7 @@ _DIGEST = "weights_sha256"
 
 
 def codec_note(weights: Path) -> Mapping[str, Any] | None:
-    """Return the codec in the note of a snapshot or teacher; None where it has none, or the file is another one."""
+    """Return the codec in the note of a snapshot or teacher; None without one, or for a file of another kind."""
     try:
         with safe_open(weights, framework="pt") as file:
             found = json.loads((file.metadata() or {}).get("note", "{}")).get("codec")
