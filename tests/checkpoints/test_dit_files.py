@@ -14,10 +14,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from dit_files import FOLDER, PUBLISHED, published_tensors, write_dit_folder
+from dit_files import FOLDER, PUBLISHED, SMALL, published_tensors, write_dit_folder
 from onestep.checkpoints.denoiser_folder import denoiser_config, read_denoiser_folder
+from onestep.checkpoints.snapshot import write_snapshot
 from onestep.cli import main
-from onestep.networks import load_denoiser, published_architecture
+from onestep.networks import build_denoiser, load_denoiser, published_architecture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LAST = "final_layer.adaLN_modulation.1.bias"
@@ -67,6 +68,55 @@ def test_a_state_dict_becomes_a_teacher(tensors: Tensors, tmp_path: Path, form: 
     card = yaml.safe_load(target.with_suffix(".yaml").read_text())
     assert {**PUBLISHED, "learn_sigma": True, "preconditioning": law} == card["network"]
     assert card["class_name"] == {"flow": "SiT", "ddpm": "DiT"}[law] and card["source"] == form
+
+
+@pytest.mark.parametrize("form", ["state dict", "folder", "snapshot"])
+def test_a_network_with_classes_becomes_the_one_for_no_class(tensors: Tensors, tmp_path: Path, form: str) -> None:
+    if form == "folder":
+        write_dit_folder(tmp_path / "dit")
+        source, options = tmp_path / "dit", ()
+    else:
+        source, options = FORMS["tensors.pt"](tmp_path / "tensors.pt", tensors), ("--preconditioning", "flow")
+    code, whole = convert(source, *options)
+    assert code == 0
+    if form == "snapshot":
+        source, options = whole.rename(tmp_path / "snapshot.safetensors"), ()
+        whole = source
+    else:
+        whole = whole.rename(tmp_path / "whole.safetensors")
+    code, target = convert(source, *options, "--without-classes")
+    assert code == 0
+    given, found = load_denoiser(whole), load_denoiser(target)
+    assert (given.label_dim, found.label_dim) == (3, 0) and found.preconditioning == given.preconditioning
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = given(x, torch.full((2,), 2.5), torch.zeros(2, 3)).detach()
+    torch.testing.assert_close(found(x, torch.full((2,), 2.5)).detach(), expected, rtol=0, atol=1e-5)
+    with_class = given(x, torch.full((2,), 2.5), torch.eye(3)[:2]).detach()
+    assert (with_class - expected).abs().max() > 1e-3  # else the test above would show nothing
+    assert yaml.safe_load(target.with_suffix(".yaml").read_text())["without_classes"] == 3
+    # There are none to leave out any more, and no row for them.
+    code, _ = convert(target.rename(tmp_path / "again.safetensors"), "--without-classes")
+    assert code != 0
+
+
+def _other_snapshot(path: Path, config: dict[str, Any]) -> Path:
+    network = build_denoiser({**config, "preconditioning": "edm"})
+    write_snapshot(path, network.state_dict(), {**config, "preconditioning": "edm"})
+    return path
+
+
+def test_no_class_is_refused_of_networks_that_never_saw_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unet = {"name": "song_unet", "img_resolution": 8, "img_channels": 1, "label_dim": 3, "model_channels": 16}
+    dit = {**SMALL, "label_dim": 3, "no_class": False}
+    (tmp_path / "edm.pkl").write_bytes(b"")
+    for source in (
+        _other_snapshot(tmp_path / "unet.safetensors", unet),
+        _other_snapshot(tmp_path / "dit.safetensors", dit),
+        tmp_path / "edm.pkl",
+    ):
+        code, target = convert(source, "--without-classes")
+        message = capsys.readouterr().err.strip()
+        assert code != 0 and not target.exists() and "\n" not in message and str(source) in message
 
 
 def _without(tensors: Tensors, part: str) -> Tensors:

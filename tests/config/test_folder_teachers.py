@@ -13,6 +13,7 @@ from onestep.bench.random_run import shape_of
 from onestep.config import parse_experiment, read_experiment, run_document
 from onestep.config.laws import teacher_law
 from onestep.plan import Plan
+from onestep.plan.inputs import teacher_options
 from tiny import REPOSITORY
 from unet2d_folders import write_folder
 
@@ -128,3 +129,47 @@ def test_classes_that_a_run_does_not_have_are_refused_by_the_plan(tmp_path, monk
     (tmp_path / "config.yaml").write_text(safe_dump(with_folder("unet/"), sort_keys=False))
     with pytest.raises(ValueError, match="runs.digits_d2o.teacher"):
         Plan.read("config.yaml")
+
+
+def _with_teacher(source, **teacher):
+    return demo_with({"inputs.dit": source, "teachers.digits": {"weights": "dit", **teacher}, **LAWS})
+
+
+def _planned(document, folder):
+    (folder / "config.yaml").write_text(safe_dump(document, sort_keys=False))
+    return Plan.read("config.yaml")
+
+
+@pytest.mark.parametrize("source", [{"file": "dit/"}, {"file": "dit.safetensors"}, {"url": "https://example.org/a.pt"}])
+def test_the_network_for_no_class_is_a_teacher_of_runs_without_classes(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    write_dit_folder(tmp_path / "dit")
+    law = "ddpm" if source == {"file": "dit/"} else "flow"
+    if law == "ddpm":
+        with pytest.raises(ValueError, match="runs.digits_d2o.teacher"):
+            _planned(_with_teacher(source, preconditioning=law), tmp_path)
+    plan = _planned(_with_teacher(source, preconditioning=law, without_classes=True), tmp_path)
+    assert teacher_options(plan, "digits") == f"--preconditioning {law} --without-classes"
+    # The other way round: it has no classes for a run that has them.
+    document = _with_teacher(source, preconditioning=law, without_classes=True)
+    document["runs"]["digits_d2o"]["conditional"] = True
+    if law == "ddpm":
+        with pytest.raises(ValueError, match="runs.digits_d2o.teacher"):
+            _planned(document, tmp_path)
+
+
+@pytest.mark.parametrize("source", [{"file": "edm.pkl"}, {"published": "edm-cifar10-32x32-uncond-vp"}])
+def test_the_network_for_no_class_of_a_pickle_is_refused(source):
+    assert problems_at(_with_teacher(source, without_classes=True), "teachers.digits.without_classes")
+
+
+def test_the_network_for_no_class_of_a_run_is_refused():
+    document = demo_with({"teachers.digits.without_classes": True})
+    assert problems_at(document, "teachers.digits.without_classes")
+
+
+def test_the_recipe_without_classes():
+    experiment = read_experiment(REPOSITORY / "studies/latents_full.yaml")
+    document = run_document(experiment, "coco256_sit_d2o_f")
+    assert document["preconditioning"] == "flow" and not document["conditional"] and document["freeze"] == ["F2"]
+    assert experiment.runs["coco256_sit_d2o_f"].discriminator.class_embeddings is None

@@ -14,7 +14,7 @@ from onestep.chain import sampler_in
 from onestep.checkpoints.autoencoder_folder import place_of, read_autoencoder
 from onestep.checkpoints.denoiser_folder import read_denoiser_folder
 from onestep.checkpoints.digests import WEIGHTS, known_digest
-from onestep.checkpoints.dit_weights import read_dit
+from onestep.checkpoints.dit_weights import network_of_no_class, read_dit
 from onestep.checkpoints.edm_pickle import of_denoiser, read_edm_pickle
 from onestep.checkpoints.snapshot import Snapshot, expect_finite, read_snapshot, write_snapshot
 from onestep.config.laws import laws_like
@@ -48,28 +48,43 @@ def convert_edm_pickle(
 
 
 def convert_snapshot(
-    source: Path | str, *, weights: Path | str, architecture: Path | str, codec: Mapping[str, Any] | None = None
+    source: Path | str,
+    *,
+    weights: Path | str,
+    architecture: Path | str,
+    codec: Mapping[str, Any] | None = None,
+    without_classes: bool = False,
 ) -> None:
-    """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`."""
+    """Convert a snapshot, whose config holds its preconditioning; arguments and errors as in `convert_edm_pickle`.
+
+    `without_classes` takes the network for no class: see `network_of_no_class`.
+    """
     found = read_snapshot(source)
     sampler = sampler_in(found.note)
     note = {} if sampler is None else {"sampler": sampler}
     note |= {"codec": found.note["codec"]} if isinstance(found.note.get("codec"), dict) else {}
     network = dataclasses.replace(found, note=note)
+    network = network_of_no_class(source, network) if without_classes else network
     _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 
 def convert_folder(
-    source: Path | str, *, weights: Path | str, architecture: Path | str, codec: Mapping[str, Any] | None = None
+    source: Path | str,
+    *,
+    weights: Path | str,
+    architecture: Path | str,
+    codec: Mapping[str, Any] | None = None,
+    without_classes: bool = False,
 ) -> None:
     """Convert a folder of diffusers, or the `.folder` file of an input that names it.
 
     A UNet2DModel or a DiT becomes a teacher of law `ddpm`, an AutoencoderKL the weights of codec `kl`. What
     `read_denoiser_folder` and `read_autoencoder` refuse is a ValueError; `weights` and `architecture` as in
-    `convert_edm_pickle`.
+    `convert_edm_pickle`, `without_classes` as in `convert_snapshot`.
     """
     folder = named_folder(Path(source))
     network = read_autoencoder(folder) if place_of(folder) is not None else read_denoiser_folder(folder)
+    network = network_of_no_class(source, network) if without_classes else network
     _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 
@@ -80,12 +95,15 @@ def convert_state_dict(
     architecture: Path | str,
     preconditioning: str | None,
     codec: Mapping[str, Any] | None = None,
+    without_classes: bool = False,
 ) -> None:
     """Convert a state dict of DiT (law `ddpm`) or SiT (`flow`) to a teacher; nothing in it is executed.
 
-    What `read_dit` refuses is a ValueError; `weights` and `architecture` as in `convert_edm_pickle`.
+    What `read_dit` refuses is a ValueError; `weights` and `architecture` as in `convert_edm_pickle`, `without_classes`
+    as in `convert_snapshot`.
     """
     network = read_dit(Path(source), law=preconditioning)
+    network = network_of_no_class(source, network) if without_classes else network
     _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
 
 

@@ -7,6 +7,7 @@ width, as in the published sizes S, B, L and XL (arXiv:2212.09748, table 1).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,24 @@ def read_dit(path: Path, *, law: str | None) -> Snapshot:
     tensors = {f"{PREFIX}{name}": tensor.to(torch.float32) for name, tensor in found.items()}
     note = {"source": path.name, "class_name": LAWS[law], "sha256": known_digest(path)}
     return Snapshot(config={**config, "preconditioning": law}, state_dict=tensors, note=note)
+
+
+def network_of_no_class(source: Path | str, network: Snapshot) -> Snapshot:
+    """Return the network of a DiT or SiT for no class, as one without classes: equal up to float32's rounding.
+
+    Its embedding of time and class is a sum, so the row of no class goes into the last bias of the time's. ValueError:
+    another network, or one without classes or without that row.
+    """
+    config, table = network.config, f"{PREFIX}y_embedder.embedding_table.weight"
+    if config.get("name") != "dit" or not config.get("label_dim") or not config.get("no_class", True):
+        found = f"a {config.get('name', config.get('model_type'))} of {config.get('label_dim', 0)} classes"
+        expected = "a DiT or SiT that was trained with a row of no class beside its classes"
+        raise ValueError(f"{source}: without_classes: got {found}, expected {expected}. Fix: remove without_classes")
+    state, bias = dict(network.state_dict), f"{PREFIX}t_embedder.mlp.2.bias"
+    state[bias] = (state[bias].double() + state.pop(table)[-1].double()).to(state[bias].dtype)
+    rest = {key: value for key, value in config.items() if key != "label_dropout"}
+    note = {**network.note, "without_classes": config["label_dim"]}
+    return dataclasses.replace(network, config={**rest, "label_dim": 0}, state_dict=state, note=note)
 
 
 def holds_dit(path: Path) -> bool:

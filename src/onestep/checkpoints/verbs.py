@@ -8,7 +8,12 @@ from typing import Any
 
 
 def convert(
-    *, source: Path, preconditioning: str | None = None, codec: Mapping[str, Any] | None = None, output: Path
+    *,
+    source: Path,
+    preconditioning: str | None = None,
+    codec: Mapping[str, Any] | None = None,
+    without_classes: bool = False,
+    output: Path,
 ) -> int:
     """Convert a published checkpoint, or a run's snapshot, to a teacher; an autoencoder to the network of a codec.
 
@@ -18,6 +23,7 @@ def convert(
         preconditioning: The law of a pickle, `edm` (default) or `d2o`; of a state dict, `ddpm` (DiT) or `flow` (SiT);
             that of a folder is `ddpm`, and a snapshot holds its own.
         codec: What decodes the images of a network on latents, as `codec` of a teacher in config.yaml (JSON).
+        without_classes: Take a DiT or SiT with classes as its network for no class, for runs without classes.
         output: The weights (.safetensors); the architecture is written beside them (.yaml).
     """
     from onestep.checkpoints.conversion import (
@@ -33,7 +39,12 @@ def convert(
     is_folder = source.is_dir() or source.suffix == ".folder"
     if not is_folder and (source.suffix in (".pt", ".pth", ".bin") or holds_dit(source)):
         convert_state_dict(
-            source, weights=output, architecture=architecture, preconditioning=preconditioning, codec=codec
+            source,
+            weights=output,
+            architecture=architecture,
+            preconditioning=preconditioning,
+            codec=codec,
+            without_classes=without_classes,
         )
         return 0
     laws: tuple[str, ...] = ("ddpm",) if is_folder else ("edm", "d2o")
@@ -42,9 +53,14 @@ def convert(
     if preconditioning not in (None, *laws):
         raise ValueError(f"--preconditioning: got {preconditioning!r}, expected {' or '.join(laws)} for {source}")
     if is_folder:
-        convert_folder(source, weights=output, architecture=architecture, codec=codec)
+        convert_folder(source, weights=output, architecture=architecture, codec=codec, without_classes=without_classes)
     elif source.suffix == ".safetensors":
-        convert_snapshot(source, weights=output, architecture=architecture, codec=codec)
+        convert_snapshot(
+            source, weights=output, architecture=architecture, codec=codec, without_classes=without_classes
+        )
+    elif without_classes:
+        expected = "a file or folder of a DiT or SiT"
+        raise ValueError(f"--without-classes: got {source}, expected {expected}. Fix: remove --without-classes")
     else:
         law = preconditioning or "edm"
         convert_edm_pickle(source, weights=output, architecture=architecture, preconditioning=law, codec=codec)

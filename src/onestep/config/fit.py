@@ -42,6 +42,7 @@ def fit_problems(experiment: Experiment, *, objectives: Mapping[str, Any]) -> It
     tries = Tries()
     yield from _class_problems(experiment)
     yield from _law_problems(experiment)
+    yield from _no_class_problems(experiment)
     for name, run in experiment.runs.items():
         if run.dataset not in shapes:
             continue
@@ -111,6 +112,19 @@ def _law_problems_of_file(teacher: TeacherBlock, experiment: Experiment, *, plac
         laws, of = (published or "ddpm",), "this checkpoint" if published else "a folder of diffusers"
     if stated not in (None, *laws):
         yield Problem(place, f"{got(stated)}, expected {' or '.join(laws)}, for {of}. Fix: remove it")
+
+
+def _no_class_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Yield teachers `without_classes` whose weights cannot be those of a DiT or SiT; others show it at conversion."""
+    for name, teacher in experiment.teachers.items():
+        source = experiment.inputs.get(teacher.input or "")
+        is_snapshot = source is not None and str(source.file or source.url).endswith(".safetensors")
+        if teacher.without_classes and not (
+            is_snapshot or is_state_dict(experiment, teacher) or is_folder(experiment, teacher)
+        ):
+            of = f"runs.{teacher.run}" if teacher.run is not None else f"inputs.{teacher.input}"
+            found = f"got true for {of}, expected a file or folder of a DiT or SiT. Fix: remove without_classes"
+            yield Problem(("teachers", name, "without_classes"), found)
 
 
 def teacher_problems(experiment: Experiment) -> Iterator[Problem]:

@@ -152,6 +152,8 @@ def teacher_differences(
         where, facts, conditional = f"inputs.{teacher.input}", found, bool(found.classes)
     else:
         return
+    if teacher.without_classes:
+        conditional = False
     if conditional != run.conditional:
         yield "conditional", f"{str(conditional).lower()} ({where})", str(run.conditional).lower()
     own = shapes[run.dataset]

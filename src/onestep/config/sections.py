@@ -126,6 +126,8 @@ class TeacherBlock:
     # That of a snapshot is in its file; its runs have another one than `edm` and `d2o` where it is stated here.
     preconditioning: Law | None = None
     codec: CodecBlock | None = None  # of weights from outside whose images are latents; runs have their own
+    # Of weights from outside: a DiT or SiT with classes is its network for no class, for runs without classes.
+    without_classes: bool = field(default=False, metadata=OMIT_EMPTY)
 
     @property
     def input(self) -> Name | None:

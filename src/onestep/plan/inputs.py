@@ -136,6 +136,7 @@ def teacher_options(plan: Plan, teacher: str) -> str:
     law = block.preconditioning or published_law(plan.experiment, block)
     options = [] if law is None else ["--preconditioning", law]
     options += [] if block.codec is None else ["--codec", canonical_json(to_document(block.codec))]
+    options += ["--without-classes"] if block.without_classes else []
     return shlex.join(options)
 
 
