@@ -137,6 +137,16 @@ def test_classic_kernels_are_the_recorded_ones(arrays, known, close, name, bias)
     close(*found, _below(arrays, f"{name}/{bias}/"))
 
 
+@pytest.mark.parametrize(("name", "power", "offset"), [("linear", 1.0, 0.0), ("polynomial", 2.0, 2.0)])
+def test_neighbours_are_the_recorded_ones(arrays, close, name, power, offset):
+    own = objective(
+        kernel="polynomial", scales=(power,), offset=offset, unit="one", against="neighbours", normalise=False
+    )
+    state = {"unit": torch.ones(1, dtype=torch.float64)}
+    found = called(own, arrays["generated"], state, real=arrays["real"])
+    close(*found, _below(arrays, f"linear_time/{name}/"))
+
+
 def test_the_product_beside_rational_quadratic_kernels_is_the_recorded_one(arrays, known, close):
     """Biased; the reference's unbiased one leaves a part of the product's diagonal in (docs of the recordings)."""
     own = objective(
@@ -233,6 +243,21 @@ def test_waves_are_near_the_kernel_that_they_stand_for():
     assert found["waves"] == pytest.approx(found["batch"], rel=0.1)
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "polynomial", "distance"])
+def test_neighbours_have_the_mean_of_all_pairs(kernel):
+    """Over many draws the linear estimate and the unbiased one of all pairs agree."""
+    own = {each: objective(kernel=kernel, against=each, diagonal=each != "batch", normalise=False, unit="one")
+           for each in ("batch", "neighbours")}  # fmt: skip
+    state, found = {"unit": torch.ones(1, dtype=torch.float64)}, {name: [] for name in own}
+    for seed in range(60):
+        generated, real = _rows(100, seed=2 * seed, shift=0.7), _rows(100, seed=2 * seed + 1)
+        for name, each in own.items():
+            found[name].append(float(each.discrepancy(generated, state, real=real)))
+    deviation = torch.tensor(found["neighbours"]).std() / 60**0.5
+    wanted, linear = (torch.tensor(found[name]).mean() for name in ("batch", "neighbours"))
+    assert abs(linear - wanted) < 4 * deviation < 4 * wanted
+
+
 def test_centroids_are_the_means_of_separate_groups():
     groups = torch.cat([_rows(40, seed=place) * 0.01 + 10 * place for place in range(3)])
     found = centroids(groups, count=3, steps=20, seed=3)
@@ -261,6 +286,8 @@ def test_the_reference_leaves_held_out_images_aside_and_makes_floors_of_them():
     [
         ({"diagonal": False}, "normalise"),
         ({"dot": 0.1}, "dot"),
+        ({"offset": 0.1}, "offset"),
+        ({"against": "neighbours"}, "normalise"),
         ({"against": "waves", "kernel": "rational_quadratic"}, "waves"),
     ],
 )

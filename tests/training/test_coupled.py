@@ -34,6 +34,16 @@ CASES = {
     "average": {"name": "frechet", "features": _DIGITS, "decay": 0.9, "warm_start": 128, "reference": 256},
     "ring": {"name": "frechet", "features": _DIGITS, "population": "ring", "warm_start": 64, "reference": 256},
     "kernel": {"name": "kernel", "features": _DIGITS, "points": 40, "reference": 192, "held_out": 64},
+    "neighbours": {
+        "name": "kernel",
+        "features": _DIGITS,
+        "against": "neighbours",
+        "kernel": "polynomial",
+        "scales": [3.0],
+        "offset": 1.0,
+        "normalise": False,
+    },
+    "drifting": {"name": "drifting", "features": _DIGITS},
     "batch": {"name": "kernel", "features": _DIGITS, "against": "batch", "scales": [0.5, 1.0]},
 }
 _SPLITS = [(1, None), (1, 5), (2, None), (3, 2)]  # ranks, and images of each that pass at once

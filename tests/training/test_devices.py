@@ -152,7 +152,8 @@ def test_the_start_and_a_whole_step_of_a_coupled_loss_run_on_one_device(case):
     adam = run["optimizers"]["generator"]
     config["runs"]["coupled"] = run | {"objective": objective, "optimizers": {"generator": adam}, "batch": 4}
     training = _take_a_step_with_every_phase(config, "coupled", options="ours")
-    assert training.states["generator"] and {each.device for each in training.states["generator"].values()} == {META}
+    state = training.states.get("generator", {})
+    assert {each.device for each in state.values()} == ({META} if objective["name"] != "drifting" else set())
 
 
 @pytest.mark.parametrize("steps", [2, 4])

@@ -260,6 +260,7 @@ _VECTORS = {"efficientnet_lite0": 1.0, "deit_base": 1.0}
 _COUPLED = {
     "frechet": {"decay": 0.5, "warm_start": 8},
     "kernel": {"points": 4, "held_out": 3},
+    "drifting": {},
 }
 
 

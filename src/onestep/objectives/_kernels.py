@@ -26,19 +26,25 @@ class Kernel:
 
     Attributes:
         name: `gaussian`, exp(-d^2 / 2 s^2) for each of `scales` s; `rational_quadratic`, (1 + d^2 / 2 a)^-a for each of
-            `scales` a (arXiv:1801.01401, eq. 5); `distance`, |x| + |y| - |x - y|, without scales.
+            `scales` a (arXiv:1801.01401, eq. 5); `distance`, |x| + |y| - |x - y|, without scales; `polynomial`,
+            (x y + offset)^p for each of `scales` p.
         unit: Distances are in units of this length.
         dot: Weight of the product x y beside `rational_quadratic`.
+        offset: Addend of `polynomial`.
     """
 
-    name: Literal["gaussian", "rational_quadratic", "distance"]
+    name: Literal["gaussian", "rational_quadratic", "distance", "polynomial"]
     scales: tuple[float, ...]
     unit: float = 1.0
     dot: float = 0.0
+    offset: float = 0.0
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the kernel of all pairs [N, M] of rows [N, D] and [M, D]."""
         a, b = a.double() / self.unit, b.double() / self.unit
+        if self.name == "polynomial":
+            product = a @ b.T + self.offset
+            return torch.stack([product.pow(scale) for scale in self.scales]).sum(dim=0)
         squared = squared_distances(a, b)
         if self.name == "distance":
             lengths = [(each.square().sum(dim=1) + _SOFTENING).sqrt() for each in (a, b)]
@@ -79,6 +85,18 @@ def two_sample(
     """Return the squared discrepancy of two sets of rows [N, D] and [M, D]; unbiased without the `diagonal`."""
     within = mean_within(kernel, generated, diagonal=diagonal) + mean_within(kernel, real, diagonal=diagonal)
     return within - 2 * kernel(generated, real).mean()
+
+
+def neighbours(kernel: Callable[[Tensor, Tensor], Tensor], generated: Tensor, real: Tensor) -> Tensor:
+    """Return an unbiased squared discrepancy of two sets of N rows [N, D] from N - 1 terms, in linear time and memory.
+
+    A term is k(x, x') + k(y, y') - k(x, y') - k(y, x') of a generated x, a real y and the next ones, x' and y'.
+    """
+
+    def apart(a: Tensor, b: Tensor) -> Tensor:
+        return torch.vmap(lambda one, other: kernel(one[None], other[None])[0, 0])(a[:-1], b[1:]).mean()
+
+    return apart(generated, generated) + apart(real, real) - apart(generated, real) - apart(real, generated)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from onestep.objectives._kernels import (
     landmarks_of,
     mean_waves,
     median_distance,
+    neighbours,
     sliced,
     two_sample,
 )
@@ -50,21 +51,24 @@ class KernelLoss(VectorLoss):
     a gradient of one size; d itself is in the log. All images of a step are compared with each other, which drives
     them apart, and with the dataset, which draws them near.
 
-    Real images make the reference before the first step. The steps need none but with `against: batch` and `slices`;
-    they take the conditions of the dataset, and `images` of a run counts generated images.
+    Real images make the reference before the first step. The steps need none but with `against: batch`, `neighbours`
+    and `slices`; they take the conditions of the dataset, and `images` of a run counts generated images.
 
     A table should not measure a run by the features that it was trained on. Differs from the reference: kernels are
     computed in float64, and the loss does not depend on the number of processes.
 
     Attributes:
         features: Entries of `backbones`, whose vectors are compared, with the weight of each.
-        kernel: `gaussian`, `rational_quadratic` (arXiv:1801.01401) or `distance`; a sum over `scales`.
-        scales: Bandwidths of Gaussian kernels, or the exponents of rational quadratic ones.
+        kernel: `gaussian`, `rational_quadratic` (arXiv:1801.01401), `distance` or `polynomial`; a sum over `scales`.
+        scales: Bandwidths of Gaussian kernels, or the exponents of rational quadratic and polynomial ones.
         unit: Unit of distances: the `median` of those between real images, or that of the features, `one`.
         dot: Weight of the product of features beside rational quadratic kernels.
+        offset: Addend of the product of features in polynomial kernels; with 0 and `scales: [1.0]` it is linear.
         against: What the images of a step are compared with. `landmarks`: the whole reference, by its mean embedding on
             centroids (Nystrom); `waves`: the same by random Fourier features, of a Gaussian kernel alone; `batch`: the
-            real images of the step; `slices`: these, by the sliced Wasserstein distance, which needs no kernel.
+            real images of the step; `neighbours`: these in pairs, in linear time and memory, unbiased and far noisier
+            (Gretton et al., JMLR 2012, section 6); `slices`: these, by the sliced Wasserstein distance, which needs no
+            kernel.
         points: Centroids, random frequencies of each scale, or directions.
         reference: The most images of the dataset whose features make the reference.
         diagonal: Whether the kernel of an image with itself counts. It makes d biased, and never negative.
@@ -76,11 +80,12 @@ class KernelLoss(VectorLoss):
         sigma: The only noise level at which the generator is trained and sampled.
     """
 
-    kernel: Literal["gaussian", "rational_quadratic", "distance"] = "gaussian"
+    kernel: Literal["gaussian", "rational_quadratic", "distance", "polynomial"] = "gaussian"
     scales: _Scales = (1.0,)
     unit: Literal["median", "one"] = "median"
     dot: NotNegative = 0.0
-    against: Literal["landmarks", "waves", "batch", "slices"] = "landmarks"
+    offset: NotNegative = 0.0
+    against: Literal["landmarks", "waves", "batch", "neighbours", "slices"] = "landmarks"
     points: Annotated[int, Constraint(ge=1, le=100_000)] = 4_096
     reference: _Images = 50_000
     diagonal: bool = True
@@ -96,6 +101,10 @@ class KernelLoss(VectorLoss):
         super().__post_init__()
         if self.normalise and not self.diagonal:
             raise ValueError("normalise: got true without the diagonal, expected false: such a distance may be near 0")
+        if self.normalise and self.against == "neighbours":
+            raise ValueError("normalise: got true against neighbours, expected false: such a distance may be near 0")
+        if self.offset and self.kernel != "polynomial":
+            raise ValueError(f"offset: got {self.offset} with kernel: {self.kernel}, expected 0, or polynomial")
         if self.dot and self.kernel != "rational_quadratic":
             raise ValueError(f"dot: got {self.dot} with kernel: {self.kernel}, expected 0, or rational_quadratic")
         if self.against == "waves" and (self.kernel != "gaussian" or not self.diagonal):
@@ -114,7 +123,7 @@ class KernelLoss(VectorLoss):
     def compared(self, networks: Networks, batch: Batch) -> Vectors:
         """Return the features of new images, by network [B, D], and of the real ones where the loss needs them."""
         generated = generated_vectors(networks, batch, sigma=self.sigma, features=self.features, clamp=self.clamp)
-        if self.against not in ("batch", "slices"):
+        if self.against not in ("batch", "neighbours", "slices"):
             return generated
         with torch.no_grad():
             return generated | {f"{name}{_REAL}": each for name, each in self.real(networks, batch).items()}
@@ -159,7 +168,7 @@ class KernelLoss(VectorLoss):
 
     def kernel_of(self, unit: float) -> Kernel:
         """Return the kernel, given the unit of distances."""
-        return Kernel(name=self.kernel, scales=tuple(self.scales), unit=unit, dot=self.dot)
+        return Kernel(name=self.kernel, scales=tuple(self.scales), unit=unit, dot=self.dot, offset=self.offset)
 
     def discrepancy(self, generated: Tensor, state: Mapping[str, Tensor], *, real: Tensor | None = None) -> Tensor:
         """Return d of features [N, D], given `reference_of`, and real features [N, D] where it compares with these."""
@@ -173,6 +182,9 @@ class KernelLoss(VectorLoss):
         if self.against == "batch":
             assert real is not None
             return two_sample(kernel, generated, real, diagonal=self.diagonal)
+        if self.against == "neighbours":
+            assert real is not None
+            return neighbours(kernel, generated, real)
         known = Landmarks(rows=state["rows"], weights=state["weights"], within=state["within"])
         return known.discrepancy(kernel, generated, diagonal=self.diagonal)
 
