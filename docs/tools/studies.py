@@ -3,8 +3,8 @@
 Usage: python docs/tools/studies.py after `make studies`; with the argument `ratio` or `arena` after
 `make studies-ratio` or `make studies-arena`.
 What a person adds to a verdict, such as the cause of a contradiction, is in studies/notes/{study}.md.
-A study that is not finished in this working directory keeps its section and figure from the page before, with the
-commit and the machine that made it: studies of one page can be run on different machines.
+A study or table that is not finished in this working directory keeps its section and figure from the page before, with
+the commit and the machine that made it: studies of one page can be run on different machines.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ def page(config: Path, *, folder: Path, target: Path, made_by: str, full: str) -
             cost = _cost(experiment, name, results=results, folder=folder)
             at = _verdict_at(sections[name]) + 1
             sections[name][at:at] = ["", cost]
+    tables = {name: f"Table {name}" for name in experiment.tables}
+    for name, title in tables.items():
+        if results.table(name, ".md").exists():
+            sections[title] = [f"## {title}", "", *_table(read_text(results.table(name, ".md"))), "", _made()]
     lines = [
         f"# {experiment.title or config.stem}",
         "",
@@ -62,14 +66,22 @@ def page(config: Path, *, folder: Path, target: Path, made_by: str, full: str) -
     for name in (each for each in experiment.studies if each in sections):
         notes = config.parent / "notes" / f"{name}.md"
         lines += _with_notes(sections[name], notes)
+    for title in (each for each in tables.values() if each in sections):
+        lines += [*sections[title], ""]
     return "\n".join(lines)
 
 
 def _sections(target: Path) -> dict[str, list[str]]:
-    """Return the sections of a page by study, without what a person added."""
+    """Return the sections of a page by study, without what a person added, and those of its tables by their titles."""
     text = read_text(target) if target.exists() else ""
     found = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    return {each.partition("\n")[0]: _without_notes(f"## {each}".rstrip().splitlines()) for each in found}
+    sections = {each.partition("\n")[0]: f"## {each}".rstrip().splitlines() for each in found}
+    return {name: each if name.startswith("Table ") else _without_notes(each) for name, each in sections.items()}
+
+
+def _table(text: str) -> list[str]:
+    """Return the lines of a table, whose title is that of its section."""
+    return text.strip().partition("\n")[2].strip().splitlines()
 
 
 def _verdict_at(section: list[str]) -> int:
@@ -107,9 +119,13 @@ def _cost(experiment: Experiment, name: str, *, results: Results, folder: Path) 
     runs = [each for each in experiment.runs if each in seen and results.summary(each).exists()]
     images = sum(experiment.runs[each].images for each in runs)
     hours = sum(_cpu_seconds(folder / "benchmarks" / "train" / f"{each}.tsv") for each in runs) / 3600
-    here = machine()
     trained = f"{len(runs)} trainings, {images:,} images in all, {hours:.1f} CPU hours" if runs else "no training"
-    return f"Cost: {trained}; onestep {_commit()}; {here['processor']}, {here['cores']} cores."
+    return f"Cost: {trained}; {_made()}"
+
+
+def _made() -> str:
+    here = machine()
+    return f"onestep {_commit()}; {here['processor']}, {here['cores']} cores."
 
 
 def _cpu_seconds(path: Path) -> float:
