@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+_MOST_INSIDE = 5  # entries of a legend between the curves
+
 
 def draw_curves(
     axes: Axes, curves: Curves, *, label: str, levels: Mapping[str, float] | None = None, across: str = "images seen"
@@ -83,6 +85,11 @@ def drawing(curves: Curves, *, label: str, levels: Mapping[str, float] | None = 
     """Return the function that draws the curves of all arms as a figure."""
 
     def draw(figure: Figure) -> None:
-        draw_curves(figure.add_subplot(), curves, label=label, levels=levels)
+        axes = figure.add_subplot()
+        draw_curves(axes, curves, label=label, levels=levels)
+        handles, names = axes.get_legend_handles_labels()
+        if len(names) > _MOST_INSIDE:
+            axes.legend().remove()
+            figure.legend(handles, names, loc="outside lower center", ncols=3)
 
     return draw
