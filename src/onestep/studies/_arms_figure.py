@@ -90,6 +90,6 @@ def drawing(curves: Curves, *, label: str, levels: Mapping[str, float] | None = 
         handles, names = axes.get_legend_handles_labels()
         if len(names) > _MOST_INSIDE:
             axes.legend().remove()
-            figure.legend(handles, names, loc="outside lower center", ncols=3)
+            figure.legend(handles, names, loc="outside lower center", ncols=2)
 
     return draw
