@@ -1,6 +1,6 @@
 """A training step of SiT-XL/2 with random weights on random latents, in a process of its own for its peak of memory.
 
-Usage: python full_size_dit_worker.py OUTPUT
+Usage: python full_size_dit_worker.py OUTPUT [RUN]; with a run, of studies/latents_full.yaml and two images.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import time
 from pathlib import Path
 
 import torch
+import yaml
 
 from onestep.bench.option_sets import option_set
-from onestep.bench.random_run import random_training
-from onestep.config import parse_experiment
+from onestep.bench.random_run import random_training, shape_of
+from onestep.config import parse_experiment, read_experiment
 from onestep.distributed import Ranks
 from onestep.networks import published_architecture
 from onestep.training.loop import take_step
 from onestep.training.sources import ImageShape
 from onestep.training.step import set_training_mode
-from tiny import tiny_config
+from tiny import REPOSITORY, tiny_config
 
 TEACHER = "sit_xl_2_256x256"
 # Heads on the tokens after three quarters of the blocks; a penalty at each step.
@@ -63,19 +64,33 @@ def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def report():
-    """Take the step and return what came of it."""
-    ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
+def heads_on_tokens(ranks):
+    """Return the training of one image with heads on the teacher's tokens."""
     config = published_architecture(TEACHER.replace("_", "-"))
     shape = ImageShape(
         resolution=config["img_resolution"], channels=config["img_channels"], classes=config["label_dim"]
     )
+    return random_training(experiment(), "latents", options=option_set("reference"), shape=shape, batch=1, ranks=ranks)
+
+
+def recipe(run, ranks, *, folder):
+    """Return the training of two images of a run of studies/latents_full.yaml, with a penalty at each step."""
+    changed = {"extends": str(REPOSITORY / "studies/latents_full.yaml"), "runs": {run: {"objective": {"r1_every": 1}}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(changed))
+    full = read_experiment(folder / "config.yaml")
+    return random_training(
+        full, run, options=option_set("reference"), shape=shape_of(full, run, given={}), batch=2, ranks=ranks
+    )
+
+
+def report(run=None, *, folder):
+    """Take the step and return what came of it."""
+    ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
     torch.manual_seed(0)
     began = time.monotonic()
-    training = random_training(
-        experiment(), "latents", options=option_set("reference"), shape=shape, batch=1, ranks=ranks
-    )
-    generator, teacher = training.networks["generator"], training.networks["discriminator"].teacher
+    training = heads_on_tokens(ranks) if run is None else recipe(run, ranks, folder=folder)
+    generator = training.networks["generator"]
+    teacher = getattr(training.networks["discriminator"], "teacher", torch.nn.Identity())
     with torch.no_grad():  # of the layers that begin as zeros, so that all are in use
         for name, parameter in (*generator.named_parameters(), *teacher.named_parameters()):
             if "adaLN_modulation" in name or "final_layer" in name:
@@ -102,4 +117,4 @@ def report():
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(report()))
+    Path(sys.argv[1]).write_text(json.dumps(report(*sys.argv[2:], folder=Path(sys.argv[1]).parent)))

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tiny import REPOSITORY, tiny_config, write_config
+from snakemake_here import snakemake
+from tiny import tiny_config, write_config
 from unet2d_folders import write_folder
-
-
-def snakemake(work: Path, *arguments: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPOSITORY / "Snakefile"),
-        "--directory",
-        str(work),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY / "src")}
-    done = subprocess.run([*command, "--cores", "1", *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture

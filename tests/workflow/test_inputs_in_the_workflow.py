@@ -6,8 +6,6 @@ import contextlib
 import http.server
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,29 +14,11 @@ import pytest
 from onestep.cli import main
 from onestep.files import read_json
 from onestep.plan import Plan, inputs, report
-from tiny import REPOSITORY, tiny_config, write_config
+from snakemake_here import run_snakemake
+from tiny import tiny_config, write_config
 
 EDM = "results/inputs/edm/edm.pkl"
 MINE = "results/inputs/mine/table.pkl"
-
-
-def snakemake(work, *arguments, **environment):
-    """Run Snakemake in a working directory with this checkout's package."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPOSITORY / "Snakefile"),
-        "--directory",
-        str(work),
-    ]
-    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    variables |= {"PYTHONPATH": str(REPOSITORY / "src"), **environment}
-    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
-    command += ["--cores", "1", "--scheduler", "greedy", *arguments]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -81,19 +61,19 @@ def config(tmp_path, site):
 @pytest.mark.long
 def test_an_absent_input_is_planned_but_stops_an_offline_workflow(config, tmp_path, monkeypatch):
     work = tmp_path / "work"
-    code, text = snakemake(work, "--dry-run")
+    code, text = run_snakemake(work, "--dry-run")
     assert code != 0 and "mine/table.pkl" in text  # a local file has to be there
     (work / "mine").mkdir()
     (work / "mine" / "table.pkl").write_bytes(b"table")
-    code, text = snakemake(work, "--dry-run")
+    code, text = run_snakemake(work, "--dry-run")
     assert code == 0, text
     assert EDM in text and MINE in text and "ffhq" not in text  # a run needs its own inputs alone
-    code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
+    code, text = run_snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
     assert code != 0 and "inputs/edm/edm.pkl" in text and "onestep fetch --only edm" in text
     assert not (work / "results").exists()
     monkeypatch.chdir(work)
     assert main(["fetch", "--only", "edm"]) == 0
-    code, text = snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
+    code, text = run_snakemake(work, "results/inputs/digits/digits.csv.gz", EDM, ONESTEP_OFFLINE="1")
     assert code == 0, text
     assert (work / EDM).read_bytes() == b"weights"
 

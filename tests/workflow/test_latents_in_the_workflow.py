@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +12,8 @@ from autoencoder_folders import latent_config, small_folder
 from onestep.archive import read_arrays
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data.latent_zip import LatentZip
-from tiny import REPOSITORY, tiny_config, write_config
-
-
-def snakemake(work: Path, *arguments: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPOSITORY / "Snakefile"),
-        "--directory",
-        str(work),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY / "src")}
-    done = subprocess.run([*command, "--cores", "1", *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+from snakemake_here import snakemake
+from tiny import tiny_config, write_config
 
 
 @pytest.mark.long
