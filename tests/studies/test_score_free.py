@@ -119,7 +119,7 @@ def test_values_and_costs_are_beside_the_steps_to_a_threshold(tmp_path):
     assert found.control.keys() <= found.numbers.keys()
     figure = drawn(found)
     assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
-    texts = {each.get_text() for each in figure.axes[0].get_legend().get_texts()}
+    texts = {each.get_text() for each in figure.legends[0].get_texts()}
     assert {"Diff-Instruct", "JS", "KL", "D2O", "edm, heun"} == texts
     assert found.arrays["D2O.auxiliary_parameters"].tolist() == [900]
 

@@ -44,6 +44,13 @@ def draw_curves(
     axes.legend()
 
 
+def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+    """Put the legend of axes below all axes of a figure."""
+    if (inside := axes.get_legend()) is not None:
+        inside.remove()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 def look(index: int) -> dict[str, Any]:
     """Return marker and colour of an arm by its place among the arms, for matplotlib."""
     return {"marker": "osD^v"[index // 8 % 5], "color": f"C{index % 8}"}
@@ -87,9 +94,7 @@ def drawing(curves: Curves, *, label: str, levels: Mapping[str, float] | None = 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         draw_curves(axes, curves, label=label, levels=levels)
-        handles, names = axes.get_legend_handles_labels()
-        if len(names) > _MOST_INSIDE:
-            axes.legend().remove()
-            figure.legend(handles, names, loc="outside lower center", ncols=2)
+        if len(axes.get_legend_handles_labels()[1]) > _MOST_INSIDE:
+            legend_below(figure, axes, columns=2)
 
     return draw

@@ -26,7 +26,7 @@ from onestep.studies._arms import (
     spearman,
     spread,
 )
-from onestep.studies._arms_figure import draw_curves
+from onestep.studies._arms_figure import draw_curves, legend_below
 from onestep.studies._methods import StudyOfMethods, seconds_of
 
 if TYPE_CHECKING:
@@ -166,9 +166,8 @@ class LessCompute(StudyOfMethods):
         left, right = figure.subplots(1, 2, sharey=True)
         draw_curves(left, curves, label=self.measured)
         draw_curves(right, across, label="", across="GFLOP")
-        for axes in (left, right):
-            axes.get_legend().remove()
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        right.get_legend().remove()
+        legend_below(figure, left, columns=5)
 
 
 def _gflop(works: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

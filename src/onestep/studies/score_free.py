@@ -27,7 +27,7 @@ from onestep.studies._arms import (
     read_curves,
     spread,
 )
-from onestep.studies._arms_figure import bar_below, counted, draw_curves, few_ticks, look
+from onestep.studies._arms_figure import bar_below, counted, draw_curves, few_ticks, legend_below, look
 from onestep.studies._methods import StudyOfMethods, expect_equal_images, match, metrics_of
 
 if TYPE_CHECKING:
@@ -213,24 +213,25 @@ def _draw(
     """Draw the value over images, and where the sizes are known the last value over auxiliary parameters."""
     sizes = {label: each["auxiliary_parameters"][0] for label, each in costs.items() if "auxiliary_parameters" in each}
     sizes = {label: size for label, size in sizes.items() if size > 0}
-    figure.set_size_inches(8.4 if sizes else 4.6, 3.4)
+    figure.set_size_inches(8.4 if sizes else 4.6, 4.0)
     panels = figure.subplots(1, 2 if sizes else 1, squeeze=False)[0]
     of_the_teacher = numbers.get(f"teacher.{study.value}")
     levels = {} if of_the_teacher is None else {f"{study.teacher}, {study.teacher_sampler}": of_the_teacher}
     draw_curves(panels[0], found.curves, label=study.measured, levels=levels)
+    legend_below(figure, panels[0], columns=4 if sizes else 2)
     if not sizes:
         return
+    drawn: list[float] = []
     for index, label in enumerate(found.curves):
         if label in sizes:
-            last = spread(found.last(label))
+            last, beside = spread(found.last(label)), 1.03 ** drawn.count(sizes[label])  # of arms of one size
+            drawn.append(sizes[label])
             panels[1].errorbar(
-                [sizes[label]], [last.mean], yerr=[bar_below(last)], markersize=4, capsize=1.5, **look(index)
+                [beside * sizes[label]], [last.mean], yerr=[bar_below(last)], markersize=4, capsize=1.5, **look(index)
             )
-            panels[1].annotate(label, (sizes[label], last.mean), xytext=(4, 3), textcoords="offset points", fontsize=6)
     panels[1].set_xscale("log")
     panels[1].set_yscale("log")
     few_ticks(panels[1].xaxis, list(sizes.values()), shown=counted)
     few_ticks(panels[1].yaxis, [value for label in sizes for value in found.last(label)])
-    panels[1].margins(x=0.25)  # for the labels
     panels[1].set_xlabel("auxiliary parameters")
     panels[1].set_ylabel(f"last {study.measured}")
