@@ -1,4 +1,4 @@
-"""Steps of SiT-XL/2 on latents [4, 32, 32] at full size, on a CPU: minutes, and up to 20 GiB of memory."""
+"""Steps of SiT-XL/2 on latents [4, 32, 32] at full size, on a CPU: minutes, and 12 GiB of memory."""
 
 from __future__ import annotations
 

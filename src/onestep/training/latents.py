@@ -22,7 +22,7 @@ _STREAM = "posterior"  # the name of the random numbers, as of a phase
 def posterior_numbers(
     codec: Codec, stored: Tensor, *, seed: int, rows: Sequence[int], stream: str = "", pinned: bool = False
 ) -> Tensor | None:
-    """Return the random numbers of rows of a dataset, on the CPU; None where `images_of` needs none."""
+    """Return the random numbers of rows of a dataset, on the CPU; None if `images_of` draws nothing."""
     if stored.dtype == torch.uint8 or not (is_latent(codec) and codec.draws):
         return None
     draw = Draw("normal", (codec.latent_channels, *stored.shape[2:]))
