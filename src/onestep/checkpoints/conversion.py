@@ -64,8 +64,9 @@ def convert_snapshot(
     note = {} if sampler is None else {"sampler": sampler}
     note |= {"codec": found.note["codec"]} if isinstance(found.note.get("codec"), dict) else {}
     network = dataclasses.replace(found, note=note)
-    network = network_of_no_class(source, network) if without_classes else network
-    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
+    _write_teacher(
+        source, network, weights=weights, architecture=architecture, codec=codec, without_classes=without_classes
+    )
 
 
 def convert_folder(
@@ -84,8 +85,9 @@ def convert_folder(
     """
     folder = named_folder(Path(source))
     network = read_autoencoder(folder) if place_of(folder) is not None else read_denoiser_folder(folder)
-    network = network_of_no_class(source, network) if without_classes else network
-    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
+    _write_teacher(
+        source, network, weights=weights, architecture=architecture, codec=codec, without_classes=without_classes
+    )
 
 
 def convert_state_dict(
@@ -103,8 +105,9 @@ def convert_state_dict(
     as in `convert_snapshot`.
     """
     network = read_dit(Path(source), law=preconditioning)
-    network = network_of_no_class(source, network) if without_classes else network
-    _write_teacher(source, network, weights=weights, architecture=architecture, codec=codec)
+    _write_teacher(
+        source, network, weights=weights, architecture=architecture, codec=codec, without_classes=without_classes
+    )
 
 
 def laws_of_snapshot(source: Path | str) -> tuple[str, ...]:
@@ -119,8 +122,10 @@ def _write_teacher(
     weights: Path | str,
     architecture: Path | str,
     codec: Mapping[str, Any] | None,
+    without_classes: bool = False,
 ) -> None:
     """Write the weights, then the card, so that a card implies complete weights."""
+    network = network_of_no_class(source, network) if without_classes else network
     # `name: song_unet` first, in place of EDM's `model_type: SongUNet`.
     rest = {key: value for key, value in network.config.items() if key not in ("name", "model_type")}
     given = network.config.get("name", network.config.get("model_type"))
