@@ -2,7 +2,8 @@
 
 Usage: python docs/tools/studies.py after `make studies`; with the argument `ratio` or `arena` after
 `make studies-ratio` or `make studies-arena`.
-What a person adds to a verdict, such as the cause of a contradiction, is in studies/notes/{study}.md.
+What a person adds to a verdict, such as the cause of a contradiction, is in studies/notes/{study}.md; what a page
+begins with, in studies/notes/{config}.md.
 A study or table that is not finished in this working directory keeps its section and figure from the page before, with
 the commit and the machine that made it: studies of one page can be run on different machines.
 """
@@ -58,6 +59,7 @@ def page(config: Path, *, folder: Path, target: Path, made_by: str, full: str) -
         f"ratio, never a value of the paper. `{full}` has the same studies at the papers' size.",
         "A training that several studies share counts in the cost of each.",
         "",
+        *_noted(config.parent / "notes" / f"{config.stem}.md"),
         "| study | claim | verdict |",
         "|---|---|---|",
         *(_row(name, sections.get(name)) for name in experiment.studies),
@@ -93,6 +95,10 @@ def _without_notes(section: list[str]) -> list[str]:
     rule = next(i for i, line in enumerate(section) if line.startswith("Rule: "))
     cost = next(i for i, line in enumerate(section) if line.startswith("Cost: "))
     return [*section[: cost + 1], "", *section[rule:]]
+
+
+def _noted(notes: Path) -> list[str]:
+    return [read_text(notes).strip(), ""] if notes.exists() else []
 
 
 def _with_notes(section: list[str], notes: Path) -> Iterator[str]:

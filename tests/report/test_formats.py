@@ -216,6 +216,12 @@ def test_a_family_of_runs_shows_its_deviation_in_any_table():
     assert lines[1]["fd_std"] == "0.5"
 
 
+def test_families_of_one_run_have_no_note_on_runs():
+    one, two = (dataclasses.replace(TABLE.rows[1], models=models) for models in (("a@9",), ("b@9", "c@9")))
+    assert "over runs" not in as_markdown(dataclasses.replace(TABLE, rows=(one,)))
+    assert "over runs (d2o_f: 1, d2o_f: 2)" in as_markdown(dataclasses.replace(TABLE, rows=(one, two)))
+
+
 def test_rows_of_several_datasets_and_emas_name_them():
     first, second, third, other = TABLE.rows
     second = dataclasses.replace(second, dataset="letters", ema=100_000.0, snapshot="d2o_f@30000-ema100000")

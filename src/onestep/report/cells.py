@@ -142,7 +142,7 @@ def notes(table: Table) -> list[str]:
     found = [_blocks(table), f"Bold: the best of its column{within} ({meanings})."]
     found += [f"{numbers.heading(column)}: against {images}." for column, images in table.against.items()]
     families = [row for row in table.rows if row.runs]
-    if families:
+    if any(len(row.runs) > 1 for row in families):
         members = ", ".join(f"{row.label}: {len(row.runs)}" for row in families)
         found.append(f"Mean {numbers.PLUS_MINUS} standard deviation over runs ({members}).")
     if any(row.trained_with_other_code for row in table.rows):
