@@ -51,10 +51,6 @@ class Pipeline:
 
     def due(self) -> Counter[str]:
         """Return which rules a dry run would run, and how often; the collecting rule `all` left out."""
-        return self.due_with_files()[0]
-
-    def due_with_files(self) -> tuple[Counter[str], list[str]]:
-        """Return which rules a dry run would run, and how often, and the files it would write."""
         dry = self.snakemake("--dry-run")
         assert dry.returncode == 0, dry.stdout + dry.stderr
         text = dry.stdout + dry.stderr
@@ -66,8 +62,14 @@ class Pipeline:
             }
         )
         assert found or "Nothing to be done" in text, text
-        listed = re.findall(r"^ +output: (.*)$", text, flags=re.M)
-        return found, [path.strip() for line in listed for path in line.split(",")]
+        return found
+
+    def due_with_files(self) -> tuple[Counter[str], list[str]]:
+        """Return which rules a dry run would run, and how often, and the files it would write."""
+        lines = [line.split("\t") for line in self.snakemake("--summary").stdout.splitlines()]
+        files = [line[0] for line in lines if line[-1] == "update pending"]
+        assert files, lines
+        return self.due(), files
 
     def copy(self, folder: Path) -> Pipeline:
         """Return a copy of both, dates kept."""

@@ -127,6 +127,27 @@ def test_a_metric_that_is_added_later_is_measured_alone(pipeline):
     assert all(any(part in path for part in (".pr5.json", "tables/", "report/")) for path in files)
 
 
+def test_another_name_of_the_config_reruns_nothing(pipeline):
+    (pipeline.work / "config.yaml").rename(pipeline.work / "other.yaml")
+    dry = pipeline.snakemake("--dry-run", "--config", "experiment=other.yaml")
+    assert dry.returncode == 0 and "Nothing to be done" in dry.stdout + dry.stderr
+
+
+def test_what_is_added_beside_an_edit_that_trains_nothing_is_made_in_the_same_call(pipeline):
+    config = selecting_config()
+    config["runs"]["digits_metric"]["non_finite_limit"] = 0.5
+    config["runs"]["digits_d2o_f"]["images"] = 160
+    config["metrics"]["pr5"] = config["metrics"]["pr"] | {"neighbours": 5}
+    config["tables"]["digits"]["columns"]["precision_5"] = "pr5.precision"
+    write_config(pipeline.work, config)
+    due, files = pipeline.due_with_files()
+    assert {"measure", "tabulate", "report"} <= set(due) and not {"resolve", "train_digits_d2o_f"} & set(due)
+    assert "results/tables/digits.md" in files
+    pipeline.run()
+    assert "precision_5" in (pipeline.work / "results/tables/digits.csv").read_text()
+    assert not pipeline.due()
+
+
 def test_a_runs_option_reruns_that_run_alone(pipeline):
     config = selecting_config()
     config["runs"]["digits_d2o_f"]["objective"]["r1_gamma"] = 0.5

@@ -31,7 +31,8 @@ rule tabulate:
         login_jobs=1,
     params:
         # Those that are not in the command make it run again; it reads the config, whose rows may exceed an argument.
-        source=plan.source,
+        source=lambda wildcards, output: plan.source,
+        recorded="config.yaml",
         table=lambda wildcards: page.table_options(plan, wildcards.table),
         training_code=lambda wildcards: page.table_training_code(plan, wildcards.table),
         code=plan.fingerprints.of_stage("tabulate"),
@@ -73,7 +74,8 @@ rule report:
         login_jobs=1,
     params:
         config=page.page_options(plan),
-        source=plan.source,
+        source=lambda wildcards, output: plan.source,
+        recorded="config.yaml",
         code=page.page_code(plan),
     message:
         "make the results page"

@@ -22,7 +22,8 @@ rule work:
         mem_mb=16000,
         runtime="1h",
     params:
-        config=plan.source,
+        config=lambda wildcards, output: plan.source,
+        recorded="config.yaml",
         options=lambda wildcards: study.work_options(plan, wildcards.run),
         code=lambda wildcards: study.work_code(plan, wildcards.run),
     message:

@@ -9,6 +9,9 @@
 from onestep.fingerprint import every
 from onestep.plan import inputs, messages, train
 
+trainings = train.train_rules(plan)
+settled = {run.name for run in trainings if run.is_settled}
+
 
 rule resolve:
     """Write the resolved configuration of a run: all that its training reads of config.yaml."""
@@ -25,9 +28,15 @@ rule resolve:
     resources:
         login_jobs=1,
     params:
-        # The whole content of the output: no code, so that editing a config check does not train anything again.
-        run=lambda wildcards: train.run_config(plan, wildcards.run),
-        source=plan.source,
+        # The whole content of the output: no code, so that editing a config check does not train anything again. That
+        # of a settled run stays as it is, so that an edit of its length runs nothing.
+        run=lambda wildcards: train.run_config(
+            plan, wildcards.run, is_settled=wildcards.run in settled
+        ),
+        # As a function of the output it is no reason to run again: the same experiment may have another file's name.
+        source=lambda wildcards, output: plan.source,
+        # The usual name, which records of earlier versions have: what they trained stays valid.
+        recorded="config.yaml",
     message:
         "resolve the configuration of {wildcards.run}"
     shell:
@@ -65,25 +74,24 @@ rule embed:
         " > {log:q} 2>&1"
 
 
-for run in train.train_rules(plan):
+for run in trainings:
 
     rule:
         """Train a run as section `launch` describes, resume it where it stopped, and publish it."""
         name:
             f"train_{run.name}"
         input:
-            # An edit of the length trains only where snapshots are missing.
-            run=(
-                ancient(results.run_config(run.name))
-                if run.is_settled
-                else results.run_config(run.name)
-            ),
+            run=results.run_config(run.name),
             data=run.data,
             # No pattern, whatever the names.
             weights=lambda wildcards, weights=run.weights: weights,
         output:
             # Snapshots are published while the job runs, and nothing that is published is removed.
-            snapshots=update(run.snapshots) if run.goes_on else run.snapshots,
+            snapshots=(
+                update(run.snapshots)
+                if run.goes_on or run.is_settled
+                else run.snapshots
+            ),
             log=update(results.log(run.name)),
             summary=update(results.summary(run.name)),
         log:
@@ -103,7 +111,8 @@ for run in train.train_rules(plan):
         resources:
             train_jobs=1,
         params:
-            config=plan.source,
+            config=lambda wildcards, output: plan.source,
+            recorded="config.yaml",
             # Empty unless config.yaml lets training follow its code.
             code=run.code,
             options=run.options,

@@ -17,6 +17,7 @@ from onestep.files import canonical_json
 from onestep.models import Snapshot, parse_model
 from onestep.plan import Plan, inputs
 from onestep.plan import progress as progress_of_runs
+from onestep.run_record import read_run_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,10 @@ class TrainRule:
     priority: int  # the images of the run and of the longest chain of runs after it: to wait for it costs the most
 
 
-def run_config(plan: Plan, run: str) -> str:
-    """Return the resolved configuration of a run."""
-    return canonical_json(run_document(plan.written, run))
+def run_config(plan: Plan, run: str, *, is_settled: bool = False) -> str:
+    """Return the resolved configuration of a run; of a settled one that which it was published with."""
+    published = read_run_record(plan.results.run(run)) if is_settled else None
+    return canonical_json(run_document(plan.written, run) if published is None else dict(published.config))
 
 
 def training_code(plan: Plan, run: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_INSIDE = 5  # entries of a legend between the curves
+_ROW_INCHES = 0.18  # of a legend below the axes
 
 
 def draw_curves(
@@ -30,7 +31,7 @@ def draw_curves(
         points = [spread(values) for values in mean_curve(group).blocks]
         means, bars = [each.mean for each in points], [each.deviation or 0.0 for each in points]
         below = [bar_below(each) if positive else each.deviation or 0.0 for each in points]
-        axes.errorbar(group[0].images, means, yerr=(below, bars), label=name, markersize=3, capsize=1.5, **look(index))
+        axes.errorbar(group[0].images, means, yerr=(below, bars), label=name, markersize=3, capsize=1.5, **line(index))
     for index, (name, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="0.5", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
     reach = [value for each in curves.values() for curve in each for value in curve.means]
@@ -45,15 +46,22 @@ def draw_curves(
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
-    """Put the legend of axes below all axes of a figure."""
+    """Put the legend of axes below all axes of a figure, which becomes higher by its rows."""
     if (inside := axes.get_legend()) is not None:
         inside.remove()
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.set_figheight(figure.get_figheight() + _ROW_INCHES * math.ceil(len(labels) / columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def look(index: int) -> dict[str, Any]:
     """Return marker and colour of an arm by its place among the arms, for matplotlib."""
     return {"marker": "osD^v"[index // 8 % 5], "color": f"C{index % 8}"}
+
+
+def line(index: int) -> dict[str, Any]:
+    """Return marker, colour and stroke of the curve of an arm by its place among the arms, for matplotlib."""
+    return {**look(index), "linestyle": ("-", "--", ":")[index // 8 % 3]}
 
 
 def bar_below(point: Spread) -> float:

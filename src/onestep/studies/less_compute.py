@@ -162,7 +162,7 @@ class LessCompute(StudyOfMethods):
 
     def _draw(self, figure: Figure, curves: Curves, across: Curves) -> None:
         """Draw the distance against images and against operations."""
-        figure.set_size_inches(7.2, 3.6)
+        figure.set_size_inches(7.2, 3.2)
         left, right = figure.subplots(1, 2, sharey=True)
         draw_curves(left, curves, label=self.measured)
         draw_curves(right, across, label="", across="GFLOP")

@@ -25,7 +25,7 @@ from onestep.studies._arms import (
     spearman,
     spread,
 )
-from onestep.studies._arms_figure import look
+from onestep.studies._arms_figure import line
 from onestep.studies._methods import StudyOfMethods, metrics_of
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class OrderOfMethods(StudyOfMethods):
         names = list(self.representations)
         for index, label in enumerate(self.arms):
             places = [ranks[name][label] for name in names]
-            axes.plot(range(len(names)), places, markersize=4, linewidth=1, **look(index))
+            axes.plot(range(len(names)), places, markersize=4, linewidth=1, **line(index))
             axes.annotate(label, (len(names) - 1, places[-1]), xytext=(6, -2), textcoords="offset points", fontsize=6)
             rings = [place for place, name in enumerate(names) if name in (self.trained_on or {}).get(label, ())]
             axes.scatter(rings, [places[each] for each in rings], s=80, facecolors="none", edgecolors="k", zorder=3)
@@ -206,4 +206,4 @@ def _draw_flattery(axes: Axes, flattery: Mapping[str, float], control: Mapping[s
     axes.yaxis.set_minor_locator(NullLocator())
     axes.invert_yaxis()
     axes.set_xlabel("seen / unseen, relative")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
