@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Left(Exception):
-    """A request to stop came while the ranks met."""
+    """A request to stop came before the first step, such as while the ranks met."""
 
 
 @dataclass(frozen=True, kw_only=True)

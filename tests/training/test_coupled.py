@@ -15,7 +15,7 @@ from test_open_objectives import losses, train
 from test_ranks import train_in_ranks
 from torch import nn
 
-from onestep import objectives
+from onestep import distributed, objectives
 from onestep.bench.estimate import run_footprint
 from onestep.checkpoints.training_state import read_training_state
 from onestep.components import build
@@ -136,6 +136,17 @@ def test_a_killed_run_ends_bitwise_as_one_that_was_not(bench, tmp_path):
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     one, other = ((each / "snapshots/32.safetensors").read_bytes() for each in (straight, resumed))
     assert one == other
+
+
+def test_a_request_to_stop_ends_what_precedes_the_first_step(bench, tmp_path):
+    document = document_of(bench, "average")
+    training = assemble(run_of(document), files=bench.files(document), ranks=ALONE)
+    requests = iter([False, True])
+    resume = Resume(training, folder=tmp_path, ranks=ALONE, code="")
+    with pytest.raises(distributed.Left):
+        resume.restore(stop=lambda: next(requests))
+    assert not any(tmp_path.rglob("*.safetensors")) and not training.states
+    assert resume.restore(stop=lambda: False) == 0 and training.states
 
 
 @pytest.mark.parametrize(("case", "micro_batch"), [("average", None), ("ring", 5), ("kernel", None)])

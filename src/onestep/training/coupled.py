@@ -14,8 +14,10 @@ from onestep import distributed
 from onestep.coupling import Coupled, CoupledLoss, Start, Vectors
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
+from onestep.progress import Bar
 from onestep.training.latents import decoder_of, images_of, posterior_numbers
 from onestep.training.sharding import leaves_of
+from onestep.training.stopping import never
 from onestep.training.streams import CountedRows
 
 if TYPE_CHECKING:
@@ -99,10 +101,15 @@ def _restore(generators: Sequence[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(generators[1], device)
 
 
-def begin_states(training: Training, *, ranks: Ranks, most: int | None = None) -> None:
+def begin_states(
+    training: Training, *, ranks: Ranks, most: int | None = None, stop: Callable[[], bool] = never
+) -> None:
     """Make the states of a run's coupled losses, with its networks as they are; every rank must call this.
 
     With `most`, features of so many images are repeated where more are requested: enough to measure a step.
+
+    Raises:
+        Left: A rank received a request to stop; nothing is kept.
     """
     coupled = {phase.name: phase.coupled for phase in training.phases if phase.coupled is not None}
     if not coupled:
@@ -112,7 +119,7 @@ def begin_states(training: Training, *, ranks: Ranks, most: int | None = None) -
         network.eval()
     with training.execution.computing(), torch.no_grad():
         for name, each in coupled.items():
-            collect = functools.partial(_collect, training, name, ranks=ranks, most=most)
+            collect = functools.partial(_collect, training, name, ranks=ranks, most=most, stop=stop)
             start = Start(images=len(training.pixels), batch=training.run.batch, collect=collect)
             made = {key: value.to(ranks.device).contiguous() for key, value in each.start(start).items()}
             distributed.broadcast(made.values(), ranks=ranks)
@@ -130,6 +137,7 @@ def _collect(
     stream: str,
     ranks: Ranks,
     most: int | None,
+    stop: Callable[[], bool],
 ) -> Vectors:
     """Return the results of a function for images of the dataset; see `onestep.coupling.Collect`."""
     order = np.random.default_rng(training.run.seed).permutation(len(training.pixels))
@@ -137,23 +145,28 @@ def _collect(
     size = min(_ROWS, computed)
     rounds = -(-computed // (size * ranks.world))
     parts: dict[str, list[Tensor]] = {}
-    for part in range(ranks.rank, rounds * ranks.world, ranks.world):
-        rows = range(part * size, (part + 1) * size)
-        indices = torch.from_numpy(order[np.asarray(rows) % len(order)])
-        conditions, stored = training.conditions, training.pixels[indices]
-        normal = posterior_numbers(
-            training.codec, stored, seed=training.run.seed, rows=rows, stream=f"/{phase}/{stream}"
-        )
-        normal = None if normal is None else normal.to(ranks.device)
-        batch = Batch(
-            images=images_of(training.codec, stored.to(ranks.device), normal),
-            condition=None if conditions is None else conditions[indices].to(ranks.device),
-            random=CountedRows(seed=training.run.seed, phase=f"{phase}/{stream}", rows=rows, device=ranks.device),
-            images_seen=0,
-            pictures=decoder_of(training.codec),
-        )
-        for name, each in function(training.networks, batch).items():
-            parts.setdefault(name, []).append(each)
+    desc, is_shown = f"{training.name}: before the first step, {stream}", ranks.rank == 0 and most is None
+    with Bar(total=computed, desc=desc, unit="image", mininterval=10, delay=10, disable=not is_shown) as progress:
+        for part in range(ranks.rank, rounds * ranks.world, ranks.world):
+            if distributed.highest(int(stop()), ranks=ranks):
+                raise distributed.Left
+            rows = range(part * size, (part + 1) * size)
+            indices = torch.from_numpy(order[np.asarray(rows) % len(order)])
+            conditions, stored = training.conditions, training.pixels[indices]
+            normal = posterior_numbers(
+                training.codec, stored, seed=training.run.seed, rows=rows, stream=f"/{phase}/{stream}"
+            )
+            normal = None if normal is None else normal.to(ranks.device)
+            batch = Batch(
+                images=images_of(training.codec, stored.to(ranks.device), normal),
+                condition=None if conditions is None else conditions[indices].to(ranks.device),
+                random=CountedRows(seed=training.run.seed, phase=f"{phase}/{stream}", rows=rows, device=ranks.device),
+                images_seen=0,
+                pictures=decoder_of(training.codec),
+            )
+            for name, each in function(training.networks, batch).items():
+                parts.setdefault(name, []).append(each)
+            progress.update(size * ranks.world)
     # Of each round, the parts of all ranks in their order; what is beyond `computed` has filled the last round.
     stacked = {name: _of_all_ranks(torch.stack(each), ranks=ranks) for name, each in sorted(parts.items())}
     found = {name: each.flatten(0, 1)[:computed] for name, each in stacked.items()}

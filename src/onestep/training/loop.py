@@ -52,7 +52,7 @@ def train(
     """
     set_training_mode(training.networks, phases=training.phases)
     resume = Resume(training, folder=folder, ranks=ranks, code=code, published=published)
-    images_seen = resume.restore()
+    images_seen = resume.restore(stop=stop)
     if ranks.leads:
         _record(folder, resume.files, published=published)
     asked, training = training.execution, replace(training, execution=resume.in_force())

@@ -29,6 +29,7 @@ from onestep.training.assembly import Training
 from onestep.training.background import Background
 from onestep.training.execution import Execution
 from onestep.training.log import RunLog, Settled, Window, flaw_of_log, role_files, snapshot_files, write_snapshots
+from onestep.training.stopping import never
 
 _logger = logging.getLogger(__name__)
 
@@ -62,10 +63,13 @@ class Resume:
         self._began = self._written_at = time.monotonic()
         self._images_written = 0
 
-    def restore(self) -> int:
+    def restore(self, *, stop: Callable[[], bool] = never) -> int:
         """Load the newest valid state whose snapshots and log are whole, and return its images seen.
 
         Without one, broadcast from rank 0, write the snapshots of the start, and return 0.
+
+        Raises:
+            Left: A request to stop came before the first step; nothing is kept.
         """
         state = self._newest()
         if state is None:
@@ -75,7 +79,7 @@ class Resume:
             parameters = dict(self._training.networks[self._training.published].named_parameters())
             for average in self._training.averages.values():
                 average.restore({name: parameters[name].detach() for name in average.state()})
-            coupled.begin_states(self._training, ranks=self._ranks)
+            coupled.begin_states(self._training, ranks=self._ranks, stop=stop)
             self.files = write_snapshots(self._training, before=-1, now=0, folder=self._folder, ranks=self._ranks)
             return 0
         self._load(state)
