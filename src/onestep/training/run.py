@@ -106,7 +106,7 @@ def carry_out(
                     when_stopped()
                 distributed.wait(ranks=ranks)
     except distributed.Left:
-        _logger.info("%s: stopped before the first step. Start it again to begin anew", folder)
+        _logger.info("%s: stopped before the first step. Start it again", folder)
         if when_stopped is not None:
             folder.mkdir(parents=True, exist_ok=True)
             when_stopped()
