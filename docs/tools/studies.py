@@ -58,8 +58,8 @@ def page(config: Path, *, folder: Path, target: Path, made_by: str, full: str) -
         "which they would prove nothing. Networks have 10^5 parameters, so a verdict is about this size: an order or a",
         f"ratio, never a value of the paper. `{full}` has the same studies at the papers' size.",
         "A training that several studies share counts in the cost of each.",
-        "",
         *_noted(config.parent / "notes" / f"{config.stem}.md"),
+        "",
         "| study | claim | verdict |",
         "|---|---|---|",
         *(_row(name, sections.get(name)) for name in experiment.studies),
@@ -98,14 +98,15 @@ def _without_notes(section: list[str]) -> list[str]:
 
 
 def _noted(notes: Path) -> list[str]:
-    return [read_text(notes).strip(), ""] if notes.exists() else []
+    """Return a blank line and what a person added; nothing without a file."""
+    return ["", read_text(notes).strip()] if notes.exists() else []
 
 
 def _with_notes(section: list[str], notes: Path) -> Iterator[str]:
     for line in section:
         yield line
-        if line.startswith("Cost: ") and notes.exists():
-            yield from ("", read_text(notes).strip())
+        if line.startswith("Cost: "):
+            yield from _noted(notes)
     yield ""
 
 

@@ -10,7 +10,7 @@ from onestep.fingerprint import every
 from onestep.plan import inputs, messages, train
 
 trainings = train.train_rules(plan)
-settled = {run.name for run in trainings if run.is_settled}
+settled = {run.name: run.settled for run in trainings}
 
 
 rule resolve:
@@ -31,7 +31,7 @@ rule resolve:
         # The whole content of the output: no code, so that editing a config check does not train anything again. That
         # of a settled run stays as it is, so that an edit of its length runs nothing.
         run=lambda wildcards: train.run_config(
-            plan, wildcards.run, is_settled=wildcards.run in settled
+            plan, wildcards.run, settled=settled.get(wildcards.run)
         ),
         # As a function of the output it is no reason to run again: the same experiment may have another file's name.
         source=lambda wildcards, output: plan.source,
@@ -87,11 +87,7 @@ for run in trainings:
             weights=lambda wildcards, weights=run.weights: weights,
         output:
             # Snapshots are published while the job runs, and nothing that is published is removed.
-            snapshots=(
-                update(run.snapshots)
-                if run.goes_on or run.is_settled
-                else run.snapshots
-            ),
+            snapshots=update(run.snapshots) if run.is_same else run.snapshots,
             log=update(results.log(run.name)),
             summary=update(results.summary(run.name)),
         log:

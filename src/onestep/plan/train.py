@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from onestep.files import canonical_json
 from onestep.models import Snapshot, parse_model
 from onestep.plan import Plan, inputs
 from onestep.plan import progress as progress_of_runs
-from onestep.run_record import read_run_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,15 @@ class TrainRule:
     options: str  # the same as options of `onestep launch`, quoted for a shell
     # Of a run that continues, those that it will make: what it has published is no output, which could be removed.
     snapshots: list[Path]
-    is_settled: bool  # the published run is of this science and has all snapshots: a newer run.yaml trains nothing
-    goes_on: bool  # it is of this science and lacks some
+    is_same: bool  # the published run is of this science: nothing of it is removed
+    settled: Mapping[str, Any] | None  # its configuration if it has all snapshots: a newer run.yaml trains nothing
     code: str  # code fingerprint if config.yaml lets training follow its code, else empty
     priority: int  # the images of the run and of the longest chain of runs after it: to wait for it costs the most
 
 
-def run_config(plan: Plan, run: str, *, is_settled: bool = False) -> str:
+def run_config(plan: Plan, run: str, *, settled: Mapping[str, Any] | None = None) -> str:
     """Return the resolved configuration of a run; of a settled one that which it was published with."""
-    published = read_run_record(plan.results.run(run)) if is_settled else None
-    return canonical_json(run_document(plan.written, run) if published is None else dict(published.config))
+    return canonical_json(run_document(plan.written, run) if settled is None else settled)
 
 
 def training_code(plan: Plan, run: str) -> str:
@@ -166,8 +165,8 @@ def _train_rule(plan: Plan, name: str, *, priority: int) -> TrainRule:
         weights=[*teacher, *dict.fromkeys(backbones.values()), *embeddings, *initial, *codec, *files["pairs"]],
         options=shlex.join([*options, *(["--code-in-spec"] if follows else [])]),
         snapshots=due if goes_on else [*snapshots],
-        is_settled=found.is_same and not goes_on,
-        goes_on=goes_on,
+        is_same=found.is_same,
+        settled=dict(found.published.config) if found.published is not None and found.is_same and not goes_on else None,
         code=training_code(plan, name) if follows else "",
         priority=priority,
     )
