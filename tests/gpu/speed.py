@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -57,6 +57,28 @@ def loop(
     busy = sum(each.time_range.elapsed_us() for each in kernels) / 3e6
     waits = sum(each.name in _WAITS for each in events) - 1  # the last is our own
     yield {"kernels": len(kernels) / 3, "busy": busy / seconds, "waits": waits / 3}
+
+
+def runs(
+    device: torch.device, *, runs: Mapping[str, int], sets: str = "ours", steps: int = 6, config: str = "config.yaml"
+) -> Found:
+    """Time a few steps of each of several runs, given with their rows; one that fails is a finding of its own."""
+    for run, rows in runs.items():
+        try:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
+            measured.steps(range(1, 3))
+            _settle(device)
+            began = time.perf_counter()
+            measured.steps(range(3, 3 + steps))
+            _settle(device)
+            yield {f"{run}.images_per_second": rows * steps / (time.perf_counter() - began)}
+            if device.type == "cuda":
+                yield {f"{run}.memory_mib": torch.cuda.max_memory_allocated() / 2**20}
+        except Exception as error:  # of the device, or of memory
+            yield {f"{run}.outcome": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
 
 
 def bench(device: torch.device, *, words: list[str], record: str) -> Found:

@@ -69,6 +69,8 @@ def test_samples_on_a_cpu_have_one_precision():
 def test_the_loop_and_sampling_are_timed(config):
     found = _all(speed.loop(CPU, run=RUN, sets="ours", rows=2, steps=2, config=config))
     assert found["images_per_second"] == pytest.approx(2e3 / found["milliseconds"])
+    found = _all(speed.runs(CPU, runs={RUN: 2, "absent": 2}, steps=1, config=config))
+    assert set(found) == {f"{RUN}.images_per_second", "absent.outcome"} and found[f"{RUN}.images_per_second"] > 0
     found = _all(evaluation.sampling(CPU, images=64, config=tiny_network()))
     assert found["images_per_second"] == pytest.approx(64 / found["seconds"])
 
@@ -127,7 +129,10 @@ def test_the_plan_names_functions_runs_and_sets_that_exist():
             module, _, function = step.call.partition(":")
             assert callable(getattr(importlib.import_module(f"gpu.{module}"), function))
             run = step.options.get("run")
+            config = step.options.get("config", "config.yaml")
+            several = step.options.get("runs", {})
             assert run is None or run in experiment.runs
+            assert not several or set(several) <= set(read_experiment(REPOSITORY / config).runs)
             sets = step.options.get("sets", [])
             for name in [sets] if isinstance(sets, str) else sets:
                 option_set(name)
