@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+from typing import ClassVar
 
 import pytest
 import timm
@@ -183,3 +185,11 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     mixer = timm.create_model("mixer_s32_224", pretrained=False)
     with pytest.raises(ValueError, match="^mixer: .* strides .* or a plain vision transformer"):
         timm_backbone(mixer, name="mixer")
+
+
+def test_a_network_without_feature_maps_is_refused_with_the_version_of_timm():
+    class Older(nn.Module):  # as timm's VGGs were before 1.0.31
+        pretrained_cfg: ClassVar = {"input_size": (3, _SIZE, _SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    with pytest.raises(ValueError, match=rf"vgg: .*timm {re.escape(timm.__version__)}.*Fix: "):
+        timm_backbone(Older(), name="vgg")

@@ -25,6 +25,8 @@ from onestep.sampling.one_step import OneStep
 Found = Iterator[dict[str, float | str]]
 REPOSITORY = Path(__file__).parents[2]
 TESTS = REPOSITORY / "tests"
+_RESULTS = {"PASSED": "passed", "SKIPPED": "skipped", "FAILED": "failed", "ERROR": "failed"}
+_RESULT = re.compile(r"(?:\[gw\d+\] \[ *\d+%\] |\S+::.* )(PASSED|FAILED|ERROR|SKIPPED)\b")
 
 
 def tests(device: torch.device, *, paths: Sequence[str] = ()) -> Found:
@@ -32,21 +34,32 @@ def tests(device: torch.device, *, paths: Sequence[str] = ()) -> Found:
     chosen = paths or [str(path) for path in sorted(TESTS.rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     workers = min(6, (os.cpu_count() or 1) // 2)
     several = workers > 1 and importlib.util.find_spec("xdist") is not None
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-rfE", *chosen]
     # A warning of a package in another version than the lock file's is no failure of ours.
-    command += ["-W", "default", *(["-n", str(workers)] if several else [])]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr, flush=True)
-    lines = done.stdout.splitlines() + done.stderr.splitlines()
-    counts = {
-        word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", "\n".join(lines))
-    }
-    yield {"passed": counts.get("passed", 0), "skipped": counts.get("skipped", 0)}
-    yield {"failed": counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)}
-    failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    yield {f"failure {number}": line[:300] for number, line in enumerate(failures[:20], start=1)}
-    if done.returncode not in (0, 1, 5) or not (counts or done.returncode == 5):
-        yield {"outcome": (lines or ["no output"])[-1][:300]}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-vv", "-rfE", "-W", "default"]
+    command += ["-n", str(workers)] if several else []
+    environment = {**os.environ, **({"OMP_NUM_THREADS": "2"} if several else {})}
+    counts, last, failures = dict.fromkeys(_RESULTS.values(), 0), "no output", 0
+    yield dict(counts)
+    with subprocess.Popen(
+        [*command, *chosen],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            last = line.strip() or last
+            if line.startswith(("FAILED", "ERROR")) and failures < 20:  # of the summary at the end
+                failures += 1
+                yield {f"failure {failures}": line.strip()[:300]}
+            elif found := _RESULT.match(line):
+                counts[_RESULTS[found[1]]] += 1
+                yield dict(counts)
+    code = process.returncode
+    if code not in (0, 1, 5) or (code == 1 and not counts["failed"]):
+        yield {"outcome": last[:300]}
 
 
 def gradients(device: torch.device, *, run: str, config: str = "config.yaml", rows: int = 2) -> Found:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 
 import pytest
 import torch
 import yaml
 
-from gpu import correctness, evaluation, speed, trial
+from gpu import correctness, evaluation, speed, trial, wheels
 from gpu.measured_run import MeasuredRun, comparison
 from gpu.runner import bounds_in_words, carry_out, main, read_plan, run_part, verdict
 from onestep.bench.recording import read_benchmarks
@@ -109,6 +110,35 @@ def test_the_trial_trains_and_measures_and_does_nothing_twice(tmp_path, config):
     assert all(math.isfinite(value) for value in found.values())
     (tmp_path / "work" / "data.zip").unlink()
     assert _all(trial.trial(CPU, **options)) == found
+
+
+def test_marked_tests_are_counted_as_they_end(tmp_path):
+    path = tmp_path / "test_marked.py"
+    marked = {"passes": "pass", "fails": "assert False", "skips": "pytest.skip('no')", "errs": "pass"}
+    lines = ["import pytest", "@pytest.fixture", "def broken():", "    raise ValueError"]
+    for name, body in marked.items():
+        lines += ["@pytest.mark.gpu", f"def test_{name}({'broken' if name == 'errs' else ''}): {body}"]
+    path.write_text("\n".join([*lines, "def test_of_no_gpu(): assert False"]) + "\n", encoding="utf-8")
+    found = _all(correctness.tests(CPU, paths=[str(path)]))
+    assert (found["passed"], found["skipped"], found["failed"]) == (1, 1, 2)
+    assert {name for name in found if name.startswith("failure")} == {"failure 1", "failure 2"}
+    path.write_text("import nothing_of_this_name\n", encoding="utf-8")
+    found = _all(correctness.tests(CPU, paths=[str(path)]))
+    assert found["passed"] == 0 and (found["failed"] or found["outcome"])
+
+
+def test_packages_below_the_least_version_of_the_project_are_installed(tmp_path, monkeypatch):
+    wheel = tmp_path / "timm-1.0.31-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("timm/__init__.py", "")
+        file.writestr("timm-1.0.31.dist-info/METADATA", "Metadata-Version: 2.1\nName: timm\nVersion: 1.0.31\n")
+        file.writestr("timm-1.0.31.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("timm-1.0.31.dist-info/RECORD", "")
+    for there, installed in (("1.0.29", True), ("1.0.31", False), ("1.1.0", False), ("2.0.0", True)):
+        monkeypatch.setattr(wheels, "version", lambda name, found=there: found)
+        target = tmp_path / there
+        assert wheels.install(tmp_path, target) == 0
+        assert (target / "timm" / "__init__.py").exists() == installed
 
 
 def test_a_trial_without_its_images_is_left_out(tmp_path, config):

@@ -9,6 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,11 +17,12 @@ PACKAGES = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
     *("cyclopts", "attrs", "docstring-parser", "rich", "rich-rst", "docutils", "markdown-it-py", "mdurl", "pygments"),
     *("pytest", "iniconfig", "pluggy", "packaging"),
-    *("pyyaml", "pillow", "tqdm"),
+    *("timm", "pyyaml", "pillow", "tqdm"),
 )
-"""What training, sampling, metrics and their tests import beyond torch, timm, numpy, scipy and safetensors."""
+"""What training, sampling, metrics and their tests import beyond torch, numpy, scipy and safetensors."""
 
-_LOCK = Path(__file__).parents[2] / "envs" / "requirements.lock"
+_REPOSITORY = Path(__file__).parents[2]
+_LOCK = _REPOSITORY / "envs" / "requirements.lock"
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
@@ -56,7 +58,20 @@ def _is_there(wheel: Path) -> bool:
     except PackageNotFoundError:
         return False
     # pydantic and its core fit each other in one version only.
-    return found == needed if name.startswith("pydantic") else found.partition(".")[0] == needed.partition(".")[0]
+    if name.startswith("pydantic"):
+        return found == needed
+    return found.partition(".")[0] == needed.partition(".")[0] and _numbers(found) >= least().get(name.lower(), ())
+
+
+def least() -> dict[str, tuple[int, ...]]:
+    """Return the least version of each package that the project names, as numbers."""
+    document = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    found = (re.match(r"([A-Za-z0-9-]+)>=([0-9.]+)", line) for line in document["project"]["dependencies"])
+    return {each[1].lower(): _numbers(each[2]) for each in found if each}
+
+
+def _numbers(version_: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version_.partition("+")[0])[:3])
 
 
 def main() -> int:

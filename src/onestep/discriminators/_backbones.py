@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,12 +225,17 @@ def _of_convnet(model: Any, *, name: str, strides: tuple[int, ...] | None) -> tu
     from timm.models.vgg import VGG
 
     strides = strides or (_VGG_STRIDES if isinstance(model, VGG) else _STRIDES)
-    infos: list[Mapping[str, Any]] = list(model.feature_info) if hasattr(model, "forward_intermediates") else []
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(
+            f"{name}: got a network whose feature maps timm {version('timm')} does not give, expected a convolutional "
+            f"network or a plain vision transformer. Fix: take another one; for a VGG, timm 1.0.31 or newer"
+        )
+    infos: list[Mapping[str, Any]] = list(model.feature_info)
     reductions = [info["reduction"] for info in infos]
     if not set(strides) <= set(reductions):
         raise ValueError(
-            f"{name}: got feature maps of strides {sorted(set(reductions)) or 'unknown to timm'}, expected a "
-            f"convolutional network with strides {list(strides)}, or a plain vision transformer"
+            f"{name}: got feature maps of strides {sorted(set(reductions))}, expected a convolutional network with "
+            f"strides {list(strides)}, or a plain vision transformer"
         )
     indices = [reductions.index(stride) for stride in strides]
     return indices, {"tap_channels": tuple(infos[index]["num_chs"] for index in indices), "strides": strides}
