@@ -14,6 +14,7 @@ from onestep.bench.recording import read_benchmarks
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDS = REPOSITORY / "docs" / "records"
+NOTES = REPOSITORY / "tests" / "gpu" / "notes.md"  # by hand
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from gpu.runner import LIMIT, Step, bounds_in_words, read_plan, verdict  # noqa: E402
@@ -109,7 +110,7 @@ def gpu_page(folder: Path = RECORDS) -> str:
         "",
         f"**Measured on:** {', '.join(gpus) if gpus else 'nothing yet. No number below has been seen on a GPU'}.",
         "",
-        "A machine without a network needs torch, timm, numpy, scipy and safetensors. `make gpu-wheels` elsewhere",
+        "A machine without a network needs torch, numpy, scipy and safetensors. `make gpu-wheels` elsewhere",
         "collects the other packages, the digits and the commit in `.gpu`; copy the whole folder. `CIFAR10=FILE make",
         "gpu-wheels` adds the photographs of the last step; another Python than 3.12 is `GPU_PYTHON=3.11`.",
         "",
@@ -124,6 +125,8 @@ def gpu_page(folder: Path = RECORDS) -> str:
         lines += [f"| {' | '.join(row)} |" for step in steps for row in _rows(step, newest.get(step.record))]
         lines += ["", *[f"- `{step.name}`: {step.about}" for step in steps], ""]
     lines += [
+        *NOTES.read_text(encoding="utf-8").splitlines(),
+        "",
         "## What one GPU cannot show",
         "",
         "NCCL between ranks, the load of eight ranks on one host, several nodes, and the published weights.",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from metrics.random_networks import blobs, write_inception
+from onestep.arithmetic import Precision
 from onestep.evaluation.extraction import extract
 from onestep.features.inception import InceptionFeatures
 from onestep.metrics.frechet import FrechetDistance
@@ -26,16 +27,21 @@ Result = TypeVar("Result")
 
 
 def sampling(
-    device: torch.device, *, images: int, network: str = "", config: dict[str, Any] | None = None, tf32: bool = False
+    device: torch.device,
+    *,
+    images: int,
+    network: str = "",
+    config: dict[str, Any] | None = None,
+    precision: Precision = "float32",
 ) -> Found:
     """Generate images in one step with a published architecture, or with a network of a config."""
     torch.manual_seed(0)
     denoiser = build_denoiser(config or published_architecture(network)).eval().to(device)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    for _ in generate(denoiser, OneStep(), seeds=range(64), batch=64):
+    sampler = OneStep(precision=precision)
+    for _ in generate(denoiser, sampler, seeds=range(64), batch=64):
         pass
     seconds, made = _timed(
-        lambda: sum(len(each.pixels) for each in generate(denoiser, OneStep(), seeds=range(images), batch=256)), device
+        lambda: sum(len(each.pixels) for each in generate(denoiser, sampler, seeds=range(images), batch=256)), device
     )
     yield {"seconds": seconds, "images_per_second": made / seconds}
     if device.type == "cuda":

@@ -136,7 +136,9 @@ def carry_out(step: Step, *, device: str, found: Path | None, work: Path, record
         options |= {"words": [*options["words"], "--sets", ",".join(sets)], "record": str(records)}
     function = getattr(importlib.import_module(f"gpu.{module}"), name)
     try:
-        for numbers in function(torch.device(device), **options):
+        # As trainings have it, with an index.
+        where = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+        for numbers in function(where, **options):
             _add(found, numbers)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]

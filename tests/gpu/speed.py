@@ -36,8 +36,11 @@ def loop(
     torch.backends.cudnn.benchmark = cudnn_benchmark
     measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
     on_gpu = device.type == "cuda"
+    began = time.perf_counter()
     measured.steps(range(1, 1 + _WARM_UP))
     measured.steps(range(16, 17))
+    _settle(device)
+    yield {"warm_up_seconds": time.perf_counter() - began}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     _settle(device)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -84,3 +85,15 @@ def test_code_of_another_version_that_cannot_read_the_task_is_refused(tmp_path, 
     with pytest.raises(ValueError, match=f"^{journal.folder / 'code'}: ") as error:
         submit(Request(run="r", assignment=assignment, site=Launch()), journal=journal, attempt=0)
     assert len(str(error.value).splitlines()) == 1 and not journal.is_submitting
+
+
+def test_a_watcher_is_named_that_writes_its_name_only_after_it_has_the_lock(tmp_path):
+    """Two launchers that start together: the second may read the file between the lock and the name."""
+    journal, path = Journal(tmp_path), tmp_path / "launch.lock"
+    path.touch()
+    writer = threading.Timer(0.2, path.write_text, ["process 7 on a host"])
+    writer.start()
+    assert journal.watcher == "process 7 on a host"
+    writer.join()
+    path.write_text("")
+    assert journal.watcher == "another process"

@@ -293,8 +293,8 @@ def test_drivers_of_two_users_make_one_job_and_replace_each_other(shared, full, 
             path.chmod(0o2775 if path.is_dir() else 0o664)
         first, second = drivers = [shared.launch(**who) for who in users]
         until(lambda: any("PENDING" in each.text for each in drivers), seconds=180, what="one of them has a job")
-        until(lambda: any("watched by process" in each.text for each in drivers), seconds=180, what="the other waits")
         watches, waits = (first, second) if "PENDING" in first.text else (second, first)
+        waits.awaits("watched by process")
         who = users[drivers.index(watches)]
         watches.process.send_signal(signal.SIGTERM)
         watches.ends(Exit.DETACHED)

@@ -20,6 +20,7 @@ from onestep.training.publication import images_done
 
 _MOST_BYTES = 1 << 20
 _LAST_LINES = 40
+_READS, _READ_SECONDS = 50, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +157,12 @@ class Journal:
 
     @property
     def watcher(self) -> str:
-        """Process and host of the run's launcher."""
-        return (self._lock.read_text(encoding="utf-8") if self._lock.exists() else "") or "another process"
+        """Process and host of the run's launcher, which writes them when it has taken the lock."""
+        for _ in range(_READS):
+            if self._lock.exists() and (found := self._lock.read_text(encoding="utf-8")):
+                return found
+            time.sleep(_READ_SECONDS)
+        return "another process"
 
     def tail(self, job_id: str) -> Iterator[list[str]]:
         """Yield at each step the complete lines that rank 0 of a job added to its log, each to one launcher only."""

@@ -135,6 +135,6 @@ def _on_device(prepared: _Prepared, training: Training, rows: range, *, ranks: R
 
 
 def _use(device: torch.device) -> None:
-    """Make a CUDA device this thread's; otherwise pinning would take memory of the first one."""
-    if device.type == "cuda":
+    """Make a CUDA device this thread's; otherwise pinning would take memory of the first one, which `cuda` means."""
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
