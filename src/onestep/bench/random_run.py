@@ -156,14 +156,14 @@ class RandomSources:
         assert backbone.timm is not None
         return timm_backbone(timm.create_model(backbone.timm, pretrained=False), name=backbone.timm, strides=strides)
 
-    def vectors(self, name: str) -> FloatFeatures:
-        """Return a network from images to vectors with random weights."""
+    def vectors(self, name: str, *, resolution: int | None = None) -> FloatFeatures:
+        """Return a network from images to vectors with random weights; of timm, for images of this resolution."""
         backbone = self.experiment.backbones[name]
         if backbone.run is not None:
             config = {**to_document(self.experiment.runs[backbone.run].classifier), **self.shape._asdict()}
             return classifier_features(build_classifier(config), channels=self.shape.channels)
         if backbone.timm is not None:
-            return timm_features(create_timm(backbone.timm))
+            return timm_features(create_timm(backbone.timm), resolution=resolution)
         return inception_features(InceptionNetwork())
 
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:

@@ -127,6 +127,7 @@ class Origin(NamedTuple):
     name: str | None
     shapes: Mapping[str, tuple[int, ...]] | None  # of a feature network that is tensors alone
     pooled: bool | None  # of a feature network that makes vectors
+    resolution: int | None  # of its images
     maps_of: str | None  # of a discriminator of that role's inner maps
     frozen: bool | None  # of a copy of the teacher
 

@@ -229,6 +229,9 @@ def _reference_problems(
             yield from unknown(here, origin.name, experiment.backbones, of="backbones")
             as_tensors, pooled = origin.shapes is not None, bool(origin.pooled)
             yield from _kind_problems(found, origin.name, as_tensors=as_tensors, pooled=pooled, place=here)
+            if found is not None and found.timm is None and origin.resolution is not None:
+                wrong = f"{got(origin.resolution)} with backbones.{origin.name}, expected networks of timm alone"
+                yield Problem((*here, "resolution"), wrong)
     table = run.discriminator.class_embeddings if run.discriminator else None
     place = (*place, "discriminator", "class_embeddings")
     yield from unknown(place, table, experiment.class_embeddings, of="class embeddings")

@@ -62,14 +62,18 @@ def inception_features(network: InceptionNetwork) -> FloatFeatures:
     return FloatFeatures(network, channels=3, vectors=lambda own, images: own.pool(prepared((images + 1) * 127.5)))
 
 
-def timm_features(model: Any) -> FloatFeatures:
+def timm_features(model: Any, *, resolution: int | None = None) -> FloatFeatures:
     """Return the pooled layer below the logits of a network of timm, as timm pools it: its `forward_head`.
 
-    Images are resized to the size of its weights, and normalised as its weights need it.
+    Images are resized to `resolution`, by default to the size of its weights, and normalised as its weights need it.
+    Less is cheaper and another function. ValueError: the network has images of one size alone.
     """
     model.reset_classifier(0)
     config = model.pretrained_cfg
     channels, *size = config["input_size"]
+    if resolution is not None and config.get("fixed_input_size") and size != [resolution, resolution]:
+        raise ValueError(f"resolution: got {resolution}, expected {size[0]}, the only one of {config['architecture']}")
+    size = size if resolution is None else [resolution, resolution]
     mean, std = (torch.tensor(config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
 
     def vectors(network: nn.Module, images: Tensor) -> Tensor:

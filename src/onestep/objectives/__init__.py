@@ -58,6 +58,7 @@ class FeatureNetwork:
     strides: tuple[int, ...] | None = None  # of its taps
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of an entry that is tensors alone, by name
     pooled: bool = False  # whether it maps images [B, C, H, W] to vectors, float32 [B, D]
+    resolution: int | None = None  # of the images of a network of timm that makes vectors; None: that of its weights
     frozen: ClassVar[bool] = True
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from onestep.config.constraints import Positive, Weights
+from onestep.config.constraints import Constraint, Positive, Weights
 from onestep.coupling import Vectors
 from onestep.objectives import Batch, FeatureNetwork, Networks, Origin, Pretrained
 
@@ -48,10 +48,12 @@ class VectorLoss:
     Attributes:
         features: Entries of `backbones`, whose vectors are compared, with the weight of each.
         sigma: The only noise level at which the generator is trained and sampled.
+        resolution: Pixels to which images are resized before networks of timm; by default the size of their weights.
     """
 
     features: Weights
     sigma: Positive = 80.0
+    resolution: Annotated[int, Constraint(ge=32, le=1_024)] | None = None
 
     publishes: ClassVar[str] = GENERATOR
     samples_in: ClassVar[int | None] = 1
@@ -69,7 +71,10 @@ class VectorLoss:
         """Return the generator, and the frozen networks of the entries of `backbones`, each a function to vectors."""
         return {
             GENERATOR: Pretrained(),
-            **{_role(name): FeatureNetwork(name=name, pooled=True) for name in self.features},
+            **{
+                _role(name): FeatureNetwork(name=name, pooled=True, resolution=self.resolution)
+                for name in self.features
+            },
         }
 
     def real(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ class Drifting(VectorLoss):
         temperatures: Of the affinities, in units of the mean distance. Forces of all are added, each normalized.
         clamp: Whether generated images are limited to [-1, 1], outside of which they have no gradient.
         sigma: The only noise level at which the generator is trained and sampled.
+        resolution: Pixels to which images are resized before networks of timm; by default the size of their weights.
     """
 
     temperatures: Annotated[tuple[Positive, ...], Constraint(min_length=1, max_length=16)] = (0.2, 0.05, 0.02)

@@ -52,6 +52,7 @@ class Frechet(VectorLoss):
         gain: Factor of the loss; None: 1 / (1 - decay), for a ring its length / N, else 1. It undoes that the gradient
             shrinks with the share of a step in its population, down to the `eps` of Adam. 1.0 is the reference's.
         sigma: The only noise level at which the generator is trained and sampled.
+        resolution: Pixels to which images are resized before networks of timm; by default the size of their weights.
     """
 
     # The constants of the released code (github.com/Jiawei-Yang/FD-Loss), but for the gain.

@@ -78,6 +78,7 @@ class KernelLoss(VectorLoss):
         clamp: Whether generated images are limited to [-1, 1], outside of which they have no gradient.
         seed: Of centroids, frequencies, directions and draws of held-out images.
         sigma: The only noise level at which the generator is trained and sampled.
+        resolution: Pixels to which images are resized before networks of timm; by default the size of their weights.
     """
 
     kernel: Literal["gaussian", "rational_quadratic", "distance", "polynomial"] = "gaussian"

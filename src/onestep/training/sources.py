@@ -73,8 +73,8 @@ class Sources(Protocol):
         """Return a frozen feature network, with the taps of these strides; None for those of discriminators."""
         ...
 
-    def vectors(self, name: str) -> FloatFeatures:
-        """Return a frozen network from images to vectors."""
+    def vectors(self, name: str, *, resolution: int | None = None) -> FloatFeatures:
+        """Return a frozen network from images to vectors; of timm, for images of this resolution."""
         ...
 
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
@@ -122,8 +122,8 @@ class FileSources:
         """Read a backbone; without its file, from a damaged one, or without such taps, ValueError."""
         return build_backbone(self._backbone_file(name), timm=self.timm.get(name), strides=strides)
 
-    def vectors(self, name: str) -> FloatFeatures:
-        """Read a network; without its file, or from a damaged one, ValueError."""
+    def vectors(self, name: str, *, resolution: int | None = None) -> FloatFeatures:
+        """Read a network; without its file, from a damaged one, or of timm and not for this resolution, ValueError."""
         path = self._backbone_file(name)
         if name in self.extractors:
             return inception_features(read_inception(path))
@@ -132,7 +132,7 @@ class FileSources:
             return classifier_features(classifier, channels=config["channels"])
         model, weights = create_timm(self.timm[name]), read_published_weights(path)
         load_timm_weights(model, weights, path=path, name=self.timm[name])
-        return timm_features(model)
+        return timm_features(model, resolution=resolution)
 
     def tensors(self, name: str, *, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         """Read tensors by name; without their file, from a damaged one, or of other names or shapes, ValueError."""
@@ -270,7 +270,7 @@ class NamedTensors(nn.Module):
 def feature_network(origin: FeatureNetwork, *, sources: Sources) -> nn.Module:
     """Return a frozen entry of `backbones`: a `Backbone`, `FloatFeatures`, or `NamedTensors` of the origin's shapes."""
     if origin.pooled:
-        return sources.vectors(origin.name)
+        return sources.vectors(origin.name, resolution=origin.resolution)
     if origin.shapes is None:
         return sources.backbone(origin.name, strides=origin.strides)
     return NamedTensors(sources.tensors(origin.name, shapes=origin.shapes))
