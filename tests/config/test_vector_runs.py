@@ -47,6 +47,17 @@ def test_an_extractor_is_named_in_the_document_of_its_run():
     assert run_of(document).extractors == {"fid": "inception"}
 
 
+@pytest.mark.parametrize("name", ["frechet", "kernel", "drifting"])
+def test_a_resolution_is_in_the_document_of_its_run_alone(name):
+    network = {"backbones.net": {"timm": "tf_efficientnet_lite0.in1k", "input": "digits"}}
+    objective = {"name": name, "features": {"net": 1.0}}
+    plain = parse_experiment(vector_run({**network, f"{D2O}.objective": objective}))
+    assert "resolution" not in run_document(plain, "digits_d2o")["objective"]
+    small = parse_experiment(vector_run({**network, f"{D2O}.objective": {**objective, "resolution": 64}}))
+    document = run_document(small, "digits_d2o")
+    assert document["objective"]["resolution"] == 64 and run_of(document).run == small.runs["digits_d2o"]
+
+
 _RING = {"name": "frechet", "features": {"digits": 1.0}, "population": "ring"}
 WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "an unknown backbone": ({f"{D2O}.objective.features": {"digit": 1.0}}, f"{D2O}.objective", ("digits",)),
@@ -73,6 +84,16 @@ WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         {"backbones.digits.timm": "vgg16.tv_in1k", "backbones.digits.input": "digits"},
         "backbones.digits",
         ("run and timm",),
+    ),
+    "a resolution of a network that is not timm's": (
+        {f"{D2O}.objective.resolution": 64},
+        f"{D2O}.objective.resolution",
+        ("got 64", "digits"),
+    ),
+    "a resolution below the strides of networks": (
+        {f"{D2O}.objective.resolution": 16},
+        f"{D2O}.objective.resolution",
+        ("got 16", "32"),
     ),
     "a sampler at another level": ({"samplers.one_step.sigma": 2.5}, "tables.digits.rows[2]", ("expected 80",)),
 }

@@ -71,6 +71,26 @@ def test_those_of_timm_are_its_pooled_layer_of_resized_and_normalised_images(nam
     assert not any(each.requires_grad for each in network.parameters())
 
 
+def test_a_network_of_timm_gets_images_of_the_given_resolution():
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", pretrained=False).eval()
+    config, images = model.pretrained_cfg, _float(_pixels(3))
+    mean, std = (torch.tensor(config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+    for resolution in (16, 48):
+        shown = F.interpolate(images, size=(resolution,) * 2, mode="bicubic", antialias=True, align_corners=False)
+        with torch.no_grad():
+            wanted = model.forward_head(model.forward_features(((shown + 1) / 2 - mean) / std), pre_logits=True)
+        _assert_close(timm_features(model, resolution=resolution)(images).detach(), wanted)
+
+
+def test_a_network_of_timm_for_images_of_one_size_refuses_another():
+    model = timm.create_model("test_vit", pretrained=False)
+    own = model.pretrained_cfg["input_size"][-1]
+    assert timm_features(model, resolution=own)(_float(_pixels(3))).shape[0] == 3
+    with pytest.raises(ValueError, match=rf"resolution: got 64, expected {own}"):
+        timm_features(model, resolution=64)
+
+
 @pytest.mark.parametrize(("before", "after"), [((16, 16), (40, 40)), ((64, 48), (24, 24))])
 def test_the_resize_is_torch_s_antialiased_bicubic_one(before, after):
     images = torch.randn(2, 3, *before, generator=torch.Generator().manual_seed(0))
