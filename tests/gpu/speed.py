@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -68,20 +69,25 @@ def runs(
     """Time a few steps of each of several runs, given with their rows; one that fails is a finding of its own."""
     for run, rows in runs.items():
         try:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
-            measured.steps(range(1, 3))
-            _settle(device)
-            began = time.perf_counter()
-            measured.steps(range(3, 3 + steps))
-            _settle(device)
-            yield {f"{run}.images_per_second": rows * steps / (time.perf_counter() - began)}
-            if device.type == "cuda":
-                yield {f"{run}.memory_mib": torch.cuda.max_memory_allocated() / 2**20}
+            yield {f"{run}.{name}": value for name, value in _timed(device, run, rows, sets, steps, config).items()}
         except Exception as error:  # of the device, or of memory
             yield {f"{run}.outcome": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
+        gc.collect()  # what is left of it would count in the memory of the next
+
+
+def _timed(device: torch.device, run: str, rows: int, sets: str, steps: int, config: str) -> dict[str, float]:
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
+    measured.steps(range(1, 3))
+    _settle(device)
+    began = time.perf_counter()
+    measured.steps(range(3, 3 + steps))
+    _settle(device)
+    found = {"images_per_second": rows * steps / (time.perf_counter() - began)}
+    return found | ({"memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {})
 
 
 def bench(device: torch.device, *, words: list[str], record: str) -> Found:
