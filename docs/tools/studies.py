@@ -15,14 +15,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from onestep.bench.recording import machine
 from onestep.config.reading import read_experiment
 from onestep.config.sections import Experiment
 from onestep.escapes import one_line
-from onestep.files import read_text
+from onestep.files import read_json, read_text
 from onestep.plan.measured import observables
 from onestep.report.evidence import read_svg
 from onestep.results import Results
@@ -125,7 +126,10 @@ def _cost(experiment: Experiment, name: str, *, results: Results, folder: Path) 
     }
     runs = [each for each in experiment.runs if each in seen and results.summary(each).exists()]
     images = sum(experiment.runs[each].images for each in runs)
-    hours = sum(_cpu_seconds(folder / "benchmarks" / "train" / f"{each}.tsv") for each in runs) / 3600
+    benchmarks = folder / "benchmarks" / "train"
+    hours = (
+        sum(_cpu_seconds(benchmarks / f"{each}.tsv", summary=read_json(results.summary(each))) for each in runs) / 3600
+    )
     trained = f"{len(runs)} trainings, {images:,} images in all, {hours:.1f} CPU hours" if runs else "no training"
     return f"Cost: {trained}; {_made()}"
 
@@ -135,8 +139,11 @@ def _made() -> str:
     return f"onestep {_commit()}; {here['processor']}, {here['cores']} cores."
 
 
-def _cpu_seconds(path: Path) -> float:
-    return sum(float(line["cpu_time"]) for line in csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
+def _cpu_seconds(path: Path, *, summary: Mapping[str, Any]) -> float:
+    """Return the CPU seconds of a training by its job's file, or its time where that is of its last part alone."""
+    lines = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t")) if path.exists() else []
+    counted, seconds = (sum(float(line[key]) for line in lines) for key in ("cpu_time", "s"))
+    return counted if seconds >= summary["seconds"] else max(counted, summary["seconds"] * summary["world_size"])
 
 
 def _commit() -> str:
