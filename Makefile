@@ -31,8 +31,8 @@ studies-short: setup  ## the same with one training seed and few images, undecid
 records: setup  ## the pages of the records in docs/records, after new ones
 	@python docs/tools/records.py
 
-gpu:  ## correctness, speed and evaluation on a GPU of this machine, ten minutes each; PART=speed for one of them
-	@PYTHON=$(PYTHON) tests/gpu/run.sh $(PART)
+gpu:  ## correctness, speed and evaluation on a GPU of this machine, ten minutes each; PART=speed for one; LIMIT=300 seconds for less
+	@PYTHON=$(PYTHON) tests/gpu/run.sh $(PART) $(if $(LIMIT),--seconds $(LIMIT))
 
 gpu-wheels: setup  ## what a GPU machine without a network may lack, into .gpu, to be copied there with this folder
 	@tests/gpu/wheels.sh
