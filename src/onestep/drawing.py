@@ -26,7 +26,7 @@ from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data._pixels import picture_of, png
 from onestep.files import replacing, sha256_of_file, temporary_beside
 from onestep.networks import Preconditioned, load_denoiser
-from onestep.progress import Bar
+from onestep.progress import patient
 from onestep.published import origin_of, weights_file
 from onestep.sampling import ROWS, PerSeedRandom, Sampler, Samples, dropped, sampled_in, sampling
 from onestep.sampling._decoding import codec_of
@@ -114,7 +114,7 @@ def check_output(output: Path, *, images: int) -> None:
 
 def _shown(samples: Iterator[Samples], *, weights: Path, count: int) -> Iterator[Samples]:
     """Yield the same with a progress bar; an error names the weights."""
-    with Bar(total=count, desc=weights.stem, unit="image", mininterval=10, delay=10) as progress:
+    with patient(name=weights.stem, total=count) as progress:
         try:
             for part in samples:
                 progress.update(len(part.pixels))

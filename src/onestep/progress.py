@@ -59,3 +59,8 @@ def live(*, total: int, name: str, unit: str, initial: int = 0, shown: bool = Tr
         file=sys.stderr if on_terminal else Lines(sys.stderr),
         bar_format=None if on_terminal else line,
     )
+
+
+def patient(*, name: str, total: int | None = None, shown: bool = True) -> Bar:
+    """Return a bar of images that is shown after 10 seconds and then every 10, so that quick work prints nothing."""
+    return Bar(total=total, desc=name, unit="image", mininterval=10, delay=10, disable=not shown)

@@ -31,7 +31,7 @@ from onestep.evaluation.extraction import (
 from onestep.evaluation.measurement import Reference, call_metric, device_of, inputs_of, precision_of, read_reference
 from onestep.files import read_json, regular_file, write_json
 from onestep.metrics import Metric
-from onestep.progress import Bar
+from onestep.progress import patient
 
 _STATISTICS = frozenset({"mu", "mu_s"})
 _IMAGES = frozenset({"arr_0", "pixels"})
@@ -195,7 +195,7 @@ def _check(metrics: Sequence[NamedMetric], *, network: FeatureNetwork | None, re
 
 def _read(path: Path) -> Iterator[Tensor]:
     """Yield images as `iter_images` does, at most one batch at a time, with a progress bar."""
-    with Bar(desc=str(path), unit="image", mininterval=10, delay=10) as progress:
+    with patient(name=str(path)) as progress:
         for images in iter_images(path):
             for batch in images.split(BATCH):
                 yield batch

@@ -18,7 +18,7 @@ from onestep.arithmetic import default_device, entry, record_of
 from onestep.autoencoders import Codec, is_latent
 from onestep.files import sha256_of_file
 from onestep.networks import Preconditioned, load_denoiser
-from onestep.progress import Bar
+from onestep.progress import patient
 from onestep.published import weights_file
 from onestep.sampling import Sampler, Samples, dropped, generate, sampled_in
 from onestep.sampling._decoding import codec_of
@@ -105,7 +105,7 @@ def iter_samples(job: SamplingJob, *, grid: Path | None, output: Path | None = N
     first: list[Samples] = []
     kept: list[Samples] = []
     label = "/".join(job.subject.values()) or job.weights.stem
-    with Bar(total=len(job.seeds), desc=label, unit="image", mininterval=10, delay=10) as progress:
+    with patient(name=label, total=len(job.seeds)) as progress:
         for made in itertools.chain(parts.read(), _generated(job, parts)):
             if sum(len(part.pixels) for part in first) < _GRID:
                 first.append(made)

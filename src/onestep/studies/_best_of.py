@@ -19,7 +19,7 @@ from onestep.arithmetic import computing, default_device
 from onestep.checkpoints.snapshot import read_snapshot
 from onestep.data import to_images
 from onestep.evaluation.extraction import read_pixels
-from onestep.progress import Bar
+from onestep.progress import patient
 from onestep.ratios import build_ratio
 
 
@@ -66,7 +66,7 @@ def scores(
     found = []
     with (
         computing("float32", device=device),
-        Bar(total=len(pixels), desc=label, unit="image", mininterval=10, delay=10) as progress,
+        patient(name=label, total=len(pixels)) as progress,
     ):
         for start in range(0, len(pixels), batch):
             rows = slice(start, start + batch)

@@ -14,7 +14,7 @@ from onestep import distributed
 from onestep.coupling import Coupled, CoupledLoss, Start, Vectors
 from onestep.distributed import Ranks
 from onestep.objectives import Batch, Loss, Networks, Phase
-from onestep.progress import Bar
+from onestep.progress import patient
 from onestep.training.latents import decoder_of, images_of, posterior_numbers
 from onestep.training.sharding import leaves_of
 from onestep.training.stopping import never
@@ -146,7 +146,7 @@ def _collect(
     rounds = -(-computed // (size * ranks.world))
     parts: dict[str, list[Tensor]] = {}
     desc, is_shown = f"{training.name}: before the first step, {stream}", ranks.rank == 0 and most is None
-    with Bar(total=computed, desc=desc, unit="image", mininterval=10, delay=10, disable=not is_shown) as progress:
+    with patient(name=desc, total=computed, shown=is_shown) as progress:
         for part in range(ranks.rank, rounds * ranks.world, ranks.world):
             if distributed.highest(int(stop()), ranks=ranks):
                 raise distributed.Left

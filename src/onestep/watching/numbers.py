@@ -17,7 +17,7 @@ from onestep.evaluation.extraction import extract, feature_network, write_extrac
 from onestep.evaluation.measurement import write_measurement
 from onestep.files import read_json, regular_file, sealed, sha256_of_file, write_json
 from onestep.networks import load_denoiser
-from onestep.progress import Bar
+from onestep.progress import patient
 from onestep.sampling import ROWS, Sampler, generate, sampled_in
 from onestep.training.assembly import Training
 from onestep.training.publication import spec_of
@@ -83,7 +83,7 @@ def write_number(
     generator = load_denoiser(weights).to(device)
 
     def batches() -> Iterator[Tensor]:
-        with Bar(total=asked.images, desc=f"{subject['model']} {asked.metric}", mininterval=10, delay=10) as bar:
+        with patient(name=f"{subject['model']} {asked.metric}", total=asked.images) as bar:
             for made in generate(generator, sampler, seeds=range(asked.images), batch=_BATCH, codec=training.codec):
                 goes_on()
                 yield made.pixels.permute(0, 3, 1, 2)
