@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,12 +221,13 @@ def timm_backbone(model: Any, *, name: str, strides: tuple[int, ...] | None = No
 
 
 def _of_convnet(model: Any, *, name: str, strides: tuple[int, ...] | None) -> tuple[list[int], dict[str, Any]]:
+    import timm
     from timm.models.vgg import VGG
 
     strides = strides or (_VGG_STRIDES if isinstance(model, VGG) else _STRIDES)
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(
-            f"{name}: got a network whose feature maps timm {version('timm')} does not give, expected a convolutional "
+            f"{name}: got a network whose feature maps timm {timm.__version__} does not give, expected a convolutional "
             f"network or a plain vision transformer. Fix: take another one; for a VGG, timm 1.0.31 or newer"
         )
     infos: list[Mapping[str, Any]] = list(model.feature_info)
