@@ -14,13 +14,13 @@ TRIALS = sorted((REPOSITORY / "trials").glob("cifar10*.yaml"))
 @pytest.mark.parametrize("path", TRIALS, ids=lambda path: path.stem)
 def test_a_trial_is_a_whole_config(path):
     plan = Plan.read(path)
-    (table,) = plan.experiment.tables.values()
-    assert {row.run.partition(".")[0] for row in table.rows} >= {"trial_edm", "trial_d2o_f"}
+    rows = [row for table in plan.experiment.tables.values() for row in table.rows]
+    assert {row.run.partition(".")[0] for row in rows} >= {"trial_edm", "trial_d2o_f"}
     assert set(needed_inputs(plan)) == set(plan.experiment.inputs)
     frozen = [run for name, run in plan.experiment.runs.items() if name.partition(".")[0] == "trial_d2o_f"]
     assert {run.freeze for run in frozen} == {("conv", "proj")}
 
 
 def test_the_shortened_one_says_so():
-    assert [path.stem for path in TRIALS] == ["cifar10", "cifar10_cpu", "cifar10_imagenet", "cifar10_studies"]
-    assert "shortened" in Plan.read(TRIALS[1]).experiment.tables["trial"].title
+    (path,) = (path for path in TRIALS if path.stem == "cifar10_cpu")
+    assert "shortened" in Plan.read(path).experiment.tables["trial"].title

@@ -116,8 +116,7 @@ class Phase:
         every: The phase runs on each `every`-th step; with `every` > 1 not on step 0.
         controls: Parameters that adapt to what this phase observes.
         second_order: True if the loss needs double backward; the phase then receives uncompiled float32 networks.
-        lazy_regularizer: True for a regularizer with a gain of `every` (StyleGAN2, arXiv:1912.04958, appendix B). The
-            learning rate and betas of the role's Adam are then corrected for the additional steps.
+        lazy_regularizer: Of one with a gain of `every`: Adam is corrected as in StyleGAN2 (1912.04958, appendix B).
     """
 
     name: str
