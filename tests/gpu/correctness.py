@@ -15,6 +15,7 @@ import torch
 from torch import distributed as dist
 
 from gpu.measured_run import MeasuredRun, comparison
+from gpu.runner import failure
 from onestep import distributed
 from onestep.data import to_pixels
 from onestep.distributed import Ranks
@@ -83,7 +84,7 @@ def options(device: torch.device, *, run: str, sets: list[str], config: str = "c
             found = MeasuredRun.build(config, run, options=name, rows=rows, device=device).effects()
             yield {f"{name}.{key}": value for key, value in comparison(plain, found)}
         except Exception as error:  # of the device or the compiler
-            yield {f"{name}.outcome": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
+            yield {f"{name}.outcome": failure(error)}
 
 
 def collectives(device: torch.device, *, run: str, config: str = "config.yaml") -> Found:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from gpu.measured_run import timed
 from metrics.random_networks import blobs, write_inception
 from onestep.arithmetic import Precision
 from onestep.evaluation.extraction import extract
@@ -23,7 +23,6 @@ from onestep.sampling import generate
 from onestep.sampling.one_step import OneStep
 
 Found = Iterator[dict[str, float | str]]
-Result = TypeVar("Result")
 
 
 def sampling(
@@ -40,7 +39,7 @@ def sampling(
     sampler = OneStep(precision=precision)
     for _ in generate(denoiser, sampler, seeds=range(64), batch=64):
         pass
-    seconds, made = _timed(
+    seconds, made = timed(
         lambda: sum(len(each.pixels) for each in generate(denoiser, sampler, seeds=range(images), batch=256)), device
     )
     yield {"seconds": seconds, "images_per_second": made / seconds}
@@ -54,7 +53,7 @@ def inception(device: torch.device, *, images: int) -> Found:
         network = InceptionFeatures(weights=write_inception(Path(folder, "inception.pt")))
     pixels = blobs(min(images, 4096), seed=0)
     batches = [pixels[torch.arange(start, min(start + 256, images)) % len(pixels)] for start in range(0, images, 256)]
-    seconds, found = _timed(lambda: extract([network], batches), device)
+    seconds, found = timed(lambda: extract([network], batches), device)
     yield {"seconds": seconds, "images_per_second": found.images / seconds}
 
 
@@ -72,26 +71,15 @@ def metrics(device: torch.device, *, images: int, on_cpu: int, width: int = 2048
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         metric(generated=here[0][:on_cpu], real=here[1][:on_cpu])  # libraries are loaded
-        seconds, _ = _timed(lambda m=metric: m(generated=here[0], real=here[1]), device)
+        seconds, _ = timed(lambda m=metric: m(generated=here[0], real=here[1]), device)
         yield {f"{name}.seconds": seconds}
         if device.type == "cuda":
             yield {f"{name}.memory_mib": torch.cuda.max_memory_allocated() / 2**20}
     for name, metric in measured.items():
         few, few_here = ([each[:on_cpu] for each in group] for group in ([torch.from_numpy(s) for s in sets], here))
-        seconds, expected = _timed(lambda m=metric, f=few: m(generated=f[0], real=f[1]), torch.device("cpu"))
+        seconds, expected = timed(lambda m=metric, f=few: m(generated=f[0], real=f[1]), torch.device("cpu"))
         found = metric(generated=few_here[0], real=few_here[1])
         yield {f"{name}.cpu_seconds": seconds}
         yield {
             f"{name}.differs": max(abs(found[key] - value) / max(abs(value), 1e-6) for key, value in expected.items())
         }
-
-
-def _timed(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Return the seconds of `work()` with all that it starts on the device, and its result."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    found = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began, found

@@ -1,15 +1,16 @@
 """A run at full size with random weights on one device: gradients and updates of its phases, and steps of its loop.
 
-All that these measurements use of the package's training is in this file.
+All that these measurements use of the package's training is in this file, and their clock.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,23 @@ from onestep.training.assembly import Training
 from onestep.training.loop import take_step
 from onestep.training.step import set_training_mode, train_step
 
+Result = TypeVar("Result")
 _REPLAYS = 3  # a compiled network is compiled in its first step, recorded in its second and replayed in its third
+
+
+def settle(device: torch.device) -> None:
+    """Wait for all that was started on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Return the seconds of `work()` with all that it starts on the device, and its result."""
+    settle(device)
+    began = time.perf_counter()
+    found = work()
+    settle(device)
+    return time.perf_counter() - began, found
 
 
 class Effect(NamedTuple):

@@ -116,6 +116,11 @@ def main(words: Sequence[str]) -> int:
     return max(codes)
 
 
+def failure(error: Exception) -> str:
+    """Return an error as the outcome of a step: its type and first line, at most 300 characters."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
+
+
 def gpu_name() -> str | None:
     """Return the name of the GPU, None without one."""
     import torch
@@ -141,8 +146,7 @@ def carry_out(step: Step, *, device: str, found: Path | None, work: Path, record
         for numbers in function(where, **options):
             _add(found, numbers)
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        _add(found, {_OUTCOME: f"{type(error).__name__}: {line}"[:300]})
+        _add(found, {_OUTCOME: failure(error)})
 
 
 def _add(found: Path | None, numbers: Mapping[str, Any]) -> None:

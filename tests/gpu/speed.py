@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gpu.correctness import REPOSITORY
-from gpu.measured_run import MeasuredRun
+from gpu.measured_run import MeasuredRun, settle, timed
+from gpu.runner import failure
 
 Found = Iterator[dict[str, float | str]]
 _WARM_UP = 4  # steps, and one with the regularizer
@@ -37,25 +37,18 @@ def loop(
     torch.backends.cudnn.benchmark = cudnn_benchmark
     measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
     on_gpu = device.type == "cuda"
-    began = time.perf_counter()
-    measured.steps(range(1, 1 + _WARM_UP))
-    measured.steps(range(16, 17))
-    _settle(device)
-    yield {"warm_up_seconds": time.perf_counter() - began}
+    warm_up, _ = timed(lambda: [measured.steps(each) for each in (range(1, 1 + _WARM_UP), range(16, 17))], device)
+    yield {"warm_up_seconds": warm_up}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    _settle(device)
-    began = time.perf_counter()
-    measured.steps(range(17, 17 + steps))
-    _settle(device)
-    seconds = (time.perf_counter() - began) / steps
+    seconds = timed(lambda: measured.steps(range(17, 17 + steps)), device)[0] / steps
     yield {"images_per_second": rows / seconds, "milliseconds": 1e3 * seconds}
     if not on_gpu:
         return
     yield {"memory_mib": torch.cuda.max_memory_allocated() / 2**20}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         measured.steps(range(33, 36))
-        _settle(device)
+        settle(device)
     events = seen.events() or []
     kernels = [each for each in events if each.device_type == torch.autograd.DeviceType.CUDA]
     busy = sum(each.time_range.elapsed_us() for each in kernels) / 3e6
@@ -69,24 +62,21 @@ def runs(
     """Time a few steps of each of several runs, given with their rows; one that fails is a finding of its own."""
     for run, rows in runs.items():
         try:
-            yield {f"{run}.{name}": value for name, value in _timed(device, run, rows, sets, steps, config).items()}
+            yield {f"{run}.{name}": value for name, value in _rate(device, run, rows, sets, steps, config).items()}
         except Exception as error:  # of the device, or of memory
-            yield {f"{run}.outcome": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
+            yield {f"{run}.outcome": failure(error)}
         gc.collect()  # what is left of it would count in the memory of the next
 
 
-def _timed(device: torch.device, run: str, rows: int, sets: str, steps: int, config: str) -> dict[str, float]:
+def _rate(device: torch.device, run: str, rows: int, sets: str, steps: int, config: str) -> dict[str, float]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     measured = MeasuredRun.build(config, run, options=sets, rows=rows, device=device)
     measured.steps(range(1, 3))
-    _settle(device)
-    began = time.perf_counter()
-    measured.steps(range(3, 3 + steps))
-    _settle(device)
-    found = {"images_per_second": rows * steps / (time.perf_counter() - began)}
+    seconds, _ = timed(lambda: measured.steps(range(3, 3 + steps)), device)
+    found = {"images_per_second": rows * steps / seconds}
     return found | ({"memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {})
 
 
@@ -98,8 +88,3 @@ def bench(device: torch.device, *, words: list[str], record: str) -> Found:
     yield {"exit_code": done.returncode}
     if done.returncode:
         yield {"outcome": (done.stderr.strip().splitlines() or ["no output"])[-1][:300]}
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
